@@ -1,0 +1,68 @@
+"""One exception tree. A message names the value seen and the remedy; the command line prints it in one line."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+__all__ = [
+    "CutPointError",
+    "DataError",
+    "DeviceError",
+    "MeasurementError",
+    "ModelError",
+    "OutputError",
+    "RankscopeError",
+    "UsageError",
+    "nearest",
+]
+
+
+class RankscopeError(Exception):
+    """Base of every error that rankscope raises on purpose. ``exit_code`` is what the command line returns."""
+
+    exit_code = 1
+
+
+class UsageError(RankscopeError, ValueError):
+    """An option or argument has a value that cannot be used."""
+
+    exit_code = 2
+
+
+class CutPointError(UsageError):
+    """A requested layer does not exist, is never called, or cannot be a cut point."""
+
+
+class ModelError(RankscopeError):
+    """The model cannot be built, loaded, or run."""
+
+
+class DataError(RankscopeError):
+    """Inputs are missing, unreadable, of the wrong shape, or not finite."""
+
+
+class DeviceError(RankscopeError):
+    """The requested device is absent or too small for the work."""
+
+
+class MeasurementError(RankscopeError):
+    """A Jacobian could not be computed, or what was computed cannot be trusted."""
+
+
+class OutputError(RankscopeError):
+    """A result cannot be written or read back."""
+
+
+def nearest(name: str, known: Iterable[str]) -> str:
+    """A sentence end that names the closest known value, or the known values when none is close.
+
+    >>> nearest("papr", ["paper", "reference"])
+    "did you mean 'paper'?"
+    """
+    names = sorted(known)
+    close = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
+    if close:
+        return f"did you mean {close[0]!r}?"
+    shown = ", ".join(repr(n) for n in names[:8])
+    return f"known are {shown}" + (f" and {len(names) - 8} more" if len(names) > 8 else "")
