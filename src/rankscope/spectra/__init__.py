@@ -1,0 +1,19 @@
+"""Singular values and everything read off them: tolerances, ranks with bounds, soft ranks, error certificates."""
+
+from rankscope.spectra.certificate import norm_bound
+from rankscope.spectra.gram import accumulate_gram, gram_square_error, spectrum_of_gram
+from rankscope.spectra.spectrum import RankEstimate, Spectrum
+from rankscope.spectra.tolerance import EPS32, Tolerance, ToleranceLike, as_tolerance
+
+__all__ = [
+    "EPS32",
+    "RankEstimate",
+    "Spectrum",
+    "Tolerance",
+    "ToleranceLike",
+    "accumulate_gram",
+    "as_tolerance",
+    "gram_square_error",
+    "norm_bound",
+    "spectrum_of_gram",
+]
