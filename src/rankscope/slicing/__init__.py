@@ -1,0 +1,35 @@
+"""A model becomes sub-networks at named cut points; patches and sketches restrict its input."""
+
+from rankscope.slicing.capture import CallKey, Capture, capture, first_tensor
+from rankscope.slicing.columns import All, Columns, ColumnsLike, Patch, Sketch, as_columns
+from rankscope.slicing.cut_points import CutPointsLike, LayerTable, layers, select
+from rankscope.slicing.guard import evaluation_mode, full_precision, measuring
+from rankscope.slicing.inputs import Sample, call_model, example_sample, read_samples
+from rankscope.slicing.trace import ModuleCall, Trace, trace
+
+__all__ = [
+    "All",
+    "CallKey",
+    "Capture",
+    "Columns",
+    "ColumnsLike",
+    "CutPointsLike",
+    "LayerTable",
+    "ModuleCall",
+    "Patch",
+    "Sample",
+    "Sketch",
+    "Trace",
+    "as_columns",
+    "call_model",
+    "capture",
+    "evaluation_mode",
+    "example_sample",
+    "first_tensor",
+    "full_precision",
+    "layers",
+    "measuring",
+    "read_samples",
+    "select",
+    "trace",
+]

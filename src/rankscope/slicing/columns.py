@@ -1,0 +1,251 @@
+"""Which directions of the input the Jacobian is taken along: a patch's coordinates, random directions, or all."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal, Protocol, TypeAlias
+
+import torch
+from torch import Tensor
+
+from rankscope._base.errors import UsageError, nearest
+
+__all__ = ["All", "Columns", "ColumnsLike", "Patch", "Sketch", "as_columns"]
+
+Shape: TypeAlias = tuple[int, ...]
+
+
+class Columns(Protocol):
+    """K directions of an input space of a given shape."""
+
+    def count(self, shape: Shape) -> int:
+        """K, for inputs of this shape (without the batch dimension); raises where the choice does not fit."""
+
+    def coordinates(self, shape: Shape) -> Tensor | None:
+        """Flat input coordinates, ascending, or ``None`` where the directions are not coordinates."""
+
+    def tangents(self, shape: Shape, start: int, stop: int, device: torch.device, dtype: torch.dtype) -> Tensor:
+        """Directions start … stop − 1 as a tensor of shape (stop − start, *shape)."""
+
+    def describe(self) -> str:
+        """One phrase for results and figures."""
+
+
+def _one_hot(flat: Tensor, shape: Shape, device: torch.device, dtype: torch.dtype) -> Tensor:
+    out = torch.zeros(len(flat), math.prod(shape), device=device, dtype=dtype)
+    out.scatter_(1, flat.to(device)[:, None], 1.0)
+    return out.view(len(flat), *shape)
+
+
+@dataclass(frozen=True)
+class Patch:
+    """The coordinates of a rectangular patch of an image (paper, Eq. 5), or any explicit list of coordinates.
+
+    Parameters
+    ----------
+    size : int or (int, int)
+        Height and width in pixels; 16 as in the paper, where K = 16·16·3 = 768.
+    centre : (int, int), optional
+        Row and column of the patch's centre; default: the image's. The patch starts at centre − size // 2.
+    offset : (int, int), optional
+        Row and column of the patch's first pixel, instead of ``centre``.
+    channels : sequence of int, optional
+        Channels to include; default: all.
+    coordinates : sequence of int or of index tuples, optional
+        Explicit coordinates instead of a rectangle: flat indices, or one index tuple per coordinate.
+
+    Raises
+    ------
+    UsageError
+        When the patch reaches outside the input, or coordinates repeat.
+
+    Examples
+    --------
+    >>> Patch(16).count((3, 224, 224))
+    768
+    >>> Patch(2, offset=(0, 0), channels=[0]).coordinates((1, 4, 4)).tolist()
+    [0, 1, 4, 5]
+    """
+
+    size: int | tuple[int, int] = 16
+    centre: tuple[int, int] | None = None
+    offset: tuple[int, int] | None = None
+    channels: tuple[int, ...] | None = None
+    coordinates_: tuple[int, ...] | tuple[tuple[int, ...], ...] | None = None
+
+    def __init__(
+        self,
+        size: int | tuple[int, int] = 16,
+        *,
+        centre: Sequence[int] | None = None,
+        offset: Sequence[int] | None = None,
+        channels: Sequence[int] | None = None,
+        coordinates: Sequence[int] | Sequence[Sequence[int]] | None = None,
+    ) -> None:
+        if centre is not None and offset is not None:
+            raise UsageError(f"give a patch's centre {tuple(centre)} or its offset {tuple(offset)}, not both")
+        set_ = object.__setattr__
+        set_(self, "size", size if isinstance(size, int) else (int(size[0]), int(size[1])))
+        set_(self, "centre", None if centre is None else (int(centre[0]), int(centre[1])))
+        set_(self, "offset", None if offset is None else (int(offset[0]), int(offset[1])))
+        set_(self, "channels", None if channels is None else tuple(int(c) for c in channels))
+        explicit = None
+        if coordinates is not None:
+            explicit = tuple(c if isinstance(c, int) else tuple(int(i) for i in c) for c in _plain(coordinates))
+        set_(self, "coordinates_", explicit)
+        height, width = self._extent()
+        if min(height, width) < 1:
+            raise UsageError(f"a patch of {height}×{width} pixels is empty; give a size of at least 1")
+
+    def _extent(self) -> tuple[int, int]:
+        return (self.size, self.size) if isinstance(self.size, int) else self.size
+
+    def coordinates(self, shape: Shape) -> Tensor:
+        if self.coordinates_ is not None:
+            return self._explicit(shape)
+        if len(shape) != 3:
+            raise UsageError(
+                f"a patch needs inputs of shape (channels, height, width); these are {shape}. "
+                "Use columns='all', Sketch(k), or Patch(coordinates=...)"
+            )
+        channels, image_height, image_width = shape
+        height, width = self._extent()
+        if self.offset is not None:
+            top, left = self.offset
+        else:
+            row, column = self.centre if self.centre is not None else (image_height // 2, image_width // 2)
+            top, left = row - height // 2, column - width // 2
+        if top < 0 or left < 0 or top + height > image_height or left + width > image_width:
+            raise UsageError(
+                f"the patch covers rows {top}…{top + height - 1} and columns {left}…{left + width - 1}, outside the "
+                f"{image_height}×{image_width} image; choose a smaller size or another offset"
+            )
+        chosen = tuple(range(channels)) if self.channels is None else self.channels
+        outside = [c for c in chosen if not 0 <= c < channels]
+        if outside or not chosen or len(set(chosen)) != len(chosen):
+            raise UsageError(f"channels {list(chosen)} of an input with {channels} channels; give distinct 0…{channels - 1}")
+        grid = torch.arange(math.prod(shape)).view(shape)
+        return grid[list(chosen), top : top + height, left : left + width].reshape(-1).sort().values
+
+    def _explicit(self, shape: Shape) -> Tensor:
+        size = math.prod(shape)
+        flat = []
+        for c in self.coordinates_ or ():
+            index = (c,) if isinstance(c, int) else c
+            limits = (size,) if isinstance(c, int) else shape
+            if len(index) != len(limits) or any(not 0 <= i < n for i, n in zip(index, limits, strict=True)):
+                raise UsageError(f"coordinate {c} lies outside an input of shape {shape} ({size} values)")
+            place = 0
+            for i, n in zip(index, limits, strict=True):
+                place = place * n + i
+            flat.append(place)
+        if len(set(flat)) != len(flat) or not flat:
+            raise UsageError(f"{len(flat)} coordinates with {len(flat) - len(set(flat))} repeats; give distinct ones")
+        return torch.tensor(sorted(flat))
+
+    def count(self, shape: Shape) -> int:
+        return len(self.coordinates(shape))
+
+    def tangents(self, shape: Shape, start: int, stop: int, device: torch.device, dtype: torch.dtype) -> Tensor:
+        return _one_hot(self.coordinates(shape)[start:stop], shape, device, dtype)
+
+    def describe(self) -> str:
+        if self.coordinates_ is not None:
+            return f"{len(self.coordinates_)} chosen coordinates"
+        height, width = self._extent()
+        if self.offset is not None:
+            where = f"at offset {self.offset}"
+        else:
+            where = "at the centre" if self.centre is None else f"centred at {self.centre}"
+        channels = "" if self.channels is None else f", channels {list(self.channels)}"
+        return f"{height}×{width} patch {where}{channels}"
+
+
+def _plain(values: Sequence[int] | Sequence[Sequence[int]]) -> list[int] | list[list[int]]:
+    return values.tolist() if hasattr(values, "tolist") else list(values)
+
+
+@dataclass(frozen=True)
+class Sketch:
+    """K random directions: JΩ with independent standard normal Ω has rank min(K, rank J) almost surely.
+
+    Direction j depends on ``seed`` and j alone: not on K, the chunk size or the device.
+
+    >>> Sketch(8, seed=1).count((3, 4, 4))
+    8
+    """
+
+    k: int = 768
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.k < 1:
+            raise UsageError(f"a sketch of {self.k} directions is empty; give k of at least 1")
+
+    def count(self, shape: Shape) -> int:
+        size = math.prod(shape)
+        if self.k > size:
+            raise UsageError(f"a sketch of {self.k} directions exceeds the input's {size} dimensions; use columns='all'")
+        return self.k
+
+    def coordinates(self, shape: Shape) -> None:
+        return None
+
+    def tangents(self, shape: Shape, start: int, stop: int, device: torch.device, dtype: torch.dtype) -> Tensor:
+        generator = torch.Generator()
+        rows = []
+        for j in range(start, stop):
+            generator.manual_seed((self.seed << 24) + j)
+            rows.append(torch.randn(shape, generator=generator))
+        return torch.stack(rows).to(device, dtype)
+
+    def describe(self) -> str:
+        return f"{self.k} random directions (seed {self.seed})"
+
+
+@dataclass(frozen=True)
+class All:
+    """Every input coordinate: the full Jacobian.
+
+    >>> All().count((1, 8, 8))
+    64
+    """
+
+    def count(self, shape: Shape) -> int:
+        return math.prod(shape)
+
+    def coordinates(self, shape: Shape) -> Tensor:
+        return torch.arange(math.prod(shape))
+
+    def tangents(self, shape: Shape, start: int, stop: int, device: torch.device, dtype: torch.dtype) -> Tensor:
+        return _one_hot(torch.arange(start, stop), shape, device, dtype)
+
+    def describe(self) -> str:
+        return "all input coordinates"
+
+
+ColumnsLike: TypeAlias = Patch | Sketch | All | Literal["all", "auto"] | Columns
+_AUTO_ALL = 1024  # up to this many inputs the full Jacobian costs no more than the paper's patch
+
+
+def as_columns(value: ColumnsLike, shape: Shape) -> Columns:
+    """The columns for inputs of this shape.
+
+    ``"auto"``: all coordinates up to 1,024 of them, the paper's central 16×16 patch for larger images, and a sketch of
+    768 directions for anything else.
+    """
+    if isinstance(value, str):
+        if value == "all":
+            return All()
+        if value != "auto":
+            raise UsageError(f"unknown columns {value!r}; {nearest(value, ['all', 'auto'])}, or give a Patch or a Sketch")
+        size = math.prod(shape)
+        if size <= _AUTO_ALL:
+            return All()
+        if len(shape) == 3 and min(shape[1:]) >= 16 and shape[0] <= 16:
+            return Patch(16)
+        return Sketch(min(768, size))
+    value.count(shape)
+    return value

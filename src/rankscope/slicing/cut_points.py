@@ -1,0 +1,156 @@
+"""From what the user asks for to module calls, and the table of everything that can be asked for."""
+
+from __future__ import annotations
+
+import fnmatch
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+import torch
+from torch import nn
+
+from rankscope._base.errors import CutPointError, nearest
+from rankscope.slicing.blocks import default_blocks
+from rankscope.slicing.inputs import example_sample
+from rankscope.slicing.paper_networks import paper_cut_points
+from rankscope.slicing.trace import ModuleCall, Trace, trace
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+__all__ = ["CutPointsLike", "LayerTable", "layers", "select"]
+
+CutPointsLike: TypeAlias = str | Sequence[str]
+
+
+def select(model: nn.Module, found: Trace, wanted: CutPointsLike) -> list[ModuleCall]:
+    """The calls that ``cut_points=`` names, in depth order.
+
+    ``"blocks"``, ``"paper"``, ``"all"`` (every call), a dotted name, a glob over dotted names, or a list of these. A
+    module called several times stands for all its calls; ``name#2`` is its second.
+
+    Raises
+    ------
+    CutPointError
+        For a name that no module has (with the nearest), and for one that is never called.
+    """
+    if wanted == "blocks":
+        chosen = default_blocks(model, found)
+        if not chosen:
+            raise CutPointError(
+                f"no module of {found.model} passes all information from input to output; name layers yourself "
+                "(rs.layers(model) lists them)"
+            )
+        return chosen
+    if wanted == "paper":
+        return paper_cut_points(found)
+    if wanted == "all":
+        return list(found.calls)
+    names = [wanted] if isinstance(wanted, str) else list(wanted)
+    if not names:
+        raise CutPointError("cut_points is empty; give 'blocks', 'paper', dotted names or a glob")
+    picked: dict[str, ModuleCall] = {}
+    for name in names:
+        for call in _match(model, found, name):
+            picked[call.name] = call
+    return [c for c in found.calls if c.name in picked]
+
+
+def _match(model: nn.Module, found: Trace, name: str) -> list[ModuleCall]:
+    exact = found.named(name)
+    if exact:
+        return exact
+    if any(ch in name for ch in "*?["):
+        matches = [c for c in found.calls if fnmatch.fnmatchcase(c.name, name)]
+        if matches:
+            return matches
+        raise CutPointError(f"no called module matches {name!r}; {nearest(name, [c.name for c in found.calls])}")
+    modules = dict(model.named_modules(remove_duplicate=False))
+    if name in modules:
+        same = next((k for k, m in model.named_modules() if m is modules[name] and k != name), None)
+        if same and found.named(same):
+            return found.named(same)
+        raise CutPointError(
+            f"module {name!r} is never called in a forward pass, or returns no floating-point tensor; "
+            "choose one that rs.layers(model) lists"
+        )
+    names = [c.name for c in found.calls] + ["blocks", "paper", "all"]
+    raise CutPointError(f"there is no module {name!r}; {nearest(name, names)}")
+
+
+@dataclass(frozen=True)
+class LayerTable:
+    """Every module call of a model that can be a cut point, in depth order. Prints as a table.
+
+    Attributes
+    ----------
+    calls : tuple of ModuleCall
+        Name, class, output shape (with the batch dimension), whether it is a true cut, whether it depends on the input.
+    default : tuple of str
+        The names that ``cut_points="blocks"`` chooses.
+    """
+
+    calls: tuple[ModuleCall, ...]
+    default: tuple[str, ...]
+    model: str
+
+    def __len__(self) -> int:
+        return len(self.calls)
+
+    def __iter__(self) -> Any:
+        return iter(self.calls)
+
+    def table(self) -> pd.DataFrame:
+        """One row a call: ``name``, ``kind``, ``shape``, ``true_cut``, ``depends``, ``default``."""
+        import pandas as pd
+
+        chosen = set(self.default)
+        rows = [(c.name, c.kind, c.shape, c.true_cut, c.depends, c.name in chosen) for c in self.calls]
+        return pd.DataFrame(rows, columns=["name", "kind", "shape", "true_cut", "depends", "default"])
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values for JSON."""
+        rows = self.table().to_dict("records")
+        return {"schema_version": 1, "model": self.model, "layers": [{**r, "shape": list(r["shape"])} for r in rows]}
+
+    def __str__(self) -> str:
+        width = max([len(c.name) for c in self.calls] + [5])
+        lines = [f"{'layer':<{width}}  {'module':<22} {'output':<20} cut"]
+        chosen = set(self.default)
+        for c in self.calls:
+            cut = "true cut" if c.true_cut else "in a branch" if c.depends else "independent of the input"
+            mark = "  *" if c.name in chosen else ""
+            shape = "×".join(map(str, c.shape[1:])) or "scalar"
+            lines.append(f"{c.name:<{width}}  {c.kind:<22} {shape:<20} {cut}{mark}")
+        lines.append(f"{len(self.calls)} calls; * = cut_points='blocks' ({len(self.default)})")
+        return "\n".join(lines)
+
+
+def layers(model: nn.Module, inputs: Any = None) -> LayerTable:
+    """Every module that can be a cut point, with its output shape, marked whether all information passes through it.
+
+    Runs one forward pass, on the first of ``inputs`` or on an example whose shape the model tells.
+
+    Raises
+    ------
+    ModelError
+        When the forward pass fails.
+    UsageError
+        When no input is given and the model does not tell what it takes.
+
+    Examples
+    --------
+    >>> import torch
+    >>> net = torch.nn.Sequential(torch.nn.Linear(4, 3), torch.nn.ReLU())
+    >>> [call.name for call in layers(net)]
+    ['0', '1']
+    """
+    device = next((p.device for p in model.parameters()), torch.device("cpu"))
+    dtype = next((p.dtype for p in model.parameters() if p.is_floating_point()), torch.float32)
+    found = trace(model, example_sample(model, inputs).to(device, dtype))
+    try:
+        default = tuple(c.name for c in default_blocks(model, found))
+    except KeyError:  # a model that changes its own modules while it runs
+        default = ()
+    return LayerTable(found.calls, default, found.model)

@@ -1,0 +1,152 @@
+"""Measure a model without leaving a trace: everything that a measurement changes is put back, whatever happens."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
+
+from rankscope._base.errors import ModelError
+
+__all__ = ["evaluation_mode", "full_precision", "measuring"]
+
+_MODE_DEPENDENT = (
+    nn.modules.batchnorm._BatchNorm,
+    nn.modules.instancenorm._InstanceNorm,
+    nn.modules.dropout._DropoutNd,
+    nn.RReLU,
+)
+
+
+def _depends_on_mode(module: nn.Module) -> bool:
+    """Whether training mode makes this module compute something else than evaluation mode."""
+    if isinstance(module, nn.modules.dropout._DropoutNd):
+        return module.p > 0
+    if isinstance(module, nn.modules.instancenorm._InstanceNorm):
+        return module.track_running_stats
+    if isinstance(module, nn.RNNBase | nn.MultiheadAttention):
+        return module.dropout > 0
+    return isinstance(module, _MODE_DEPENDENT) or bool(getattr(module, "drop_prob", 0.0))
+
+
+@contextmanager
+def evaluation_mode(model: nn.Module) -> Iterator[None]:
+    """Evaluation mode inside; every module's own mode is put back afterwards.
+
+    Raises
+    ------
+    ModelError
+        When a module in training mode would compute something else in evaluation mode: the user has to choose.
+    """
+    for name, module in model.named_modules():
+        if module.training and _depends_on_mode(module):
+            raise ModelError(
+                f"the model is in training mode and {name or 'its root'!r} ({type(module).__name__}) behaves differently "
+                "there; call model.eval() before measuring"
+            )
+    modes = {module: module.training for module in model.modules()}
+    try:
+        model.eval()
+        yield
+    finally:
+        for module, mode in modes.items():
+            module.training = mode
+
+
+def _precision_settings() -> list[Any]:
+    backends: Any = torch.backends
+    return [
+        backends.cuda.matmul,
+        backends.cudnn.conv,
+        backends.cudnn.rnn,
+        backends.mkldnn.matmul,
+        backends.mkldnn.conv,
+        backends.mkldnn.rnn,
+    ]
+
+
+def _legacy_precision() -> tuple[str, bool] | None:
+    """The older flags, or ``None`` where the caller mixed both interfaces and torch refuses to read them."""
+    try:
+        return torch.get_float32_matmul_precision(), bool(torch.backends.cudnn.allow_tf32)
+    except RuntimeError:
+        return None
+
+
+@contextmanager
+def full_precision() -> Iterator[None]:
+    """float32 arithmetic in full inside: rounding to TF32 turned an exact rank of 300 into 765 (measured).
+
+    torch has two interfaces to these flags and its kernels refuse to run where they disagree, so both are set, and both
+    are put back.
+    """
+    settings = _precision_settings()
+    before = [setting.fp32_precision for setting in settings]
+    legacy = _legacy_precision()
+    try:
+        torch.set_float32_matmul_precision("highest")
+        torch.backends.cudnn.allow_tf32 = False
+        for setting in settings:
+            setting.fp32_precision = "ieee"
+        yield
+    finally:
+        if legacy is not None:
+            torch.set_float32_matmul_precision(legacy[0])
+            torch.backends.cudnn.allow_tf32 = legacy[1]
+        for setting, value in zip(settings, before, strict=True):
+            setting.fp32_precision = value
+
+
+@contextmanager
+def _random_state(device: torch.device) -> Iterator[None]:
+    python, numpy = random.getstate(), np.random.get_state()
+    devices = [device] if device.type == "cuda" else []
+    with torch.random.fork_rng(devices=devices):
+        try:
+            yield
+        finally:
+            random.setstate(python)
+            np.random.set_state(numpy)
+
+
+@contextmanager
+def _buffers(model: nn.Module) -> Iterator[None]:
+    before = [(buffer, buffer._version, buffer.detach().clone()) for buffer in model.buffers()]
+    try:
+        yield
+    finally:
+        with torch.no_grad():
+            for buffer, version, value in before:
+                if buffer._version != version:
+                    buffer.copy_(value)
+
+
+@contextmanager
+def _fast_path_off() -> Iterator[None]:
+    """``nn.MultiheadAttention``'s fast path has no forward-mode formula, and it skips hooks."""
+    before = torch.backends.mha.get_fastpath_enabled()
+    try:
+        torch.backends.mha.set_fastpath_enabled(False)
+        yield
+    finally:
+        torch.backends.mha.set_fastpath_enabled(before)
+
+
+@contextmanager
+def measuring(model: nn.Module, device: torch.device) -> Iterator[None]:
+    """All the guards at once: evaluation mode, attention by its plain formula, full float32, random state, buffers."""
+    with ExitStack() as stack:
+        stack.enter_context(evaluation_mode(model))
+        stack.enter_context(_buffers(model))
+        stack.enter_context(_random_state(device))
+        stack.enter_context(full_precision())
+        stack.enter_context(_fast_path_off())
+        stack.enter_context(sdpa_kernel([SDPBackend.MATH]))
+        stack.enter_context(torch.no_grad())
+        yield
