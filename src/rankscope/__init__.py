@@ -14,16 +14,58 @@ __version__ = "0.1.0"
 
 # Public name → the module it lives in. Loaded on first use, so that `import rankscope` costs little more than torch.
 _HOME = {
+    "CutPointError": "rankscope._base.errors",
+    "DataError": "rankscope._base.errors",
+    "DeviceError": "rankscope._base.errors",
+    "JacobianProfile": "rankscope.jacobian",
+    "LayerTable": "rankscope.slicing",
+    "MeasurementError": "rankscope._base.errors",
+    "ModelError": "rankscope._base.errors",
+    "OutputError": "rankscope._base.errors",
+    "Patch": "rankscope.slicing",
     "RankEstimate": "rankscope.spectra",
     "RankscopeError": "rankscope._base.errors",
+    "Sketch": "rankscope.slicing",
     "Spectrum": "rankscope.spectra",
     "Tolerance": "rankscope.spectra",
+    "UsageError": "rankscope._base.errors",
+    "jacobian_rank": "rankscope.jacobian",
+    "layers": "rankscope.slicing",
 }
 
-__all__ = ["RankEstimate", "RankscopeError", "Spectrum", "Tolerance"]
+__all__ = [
+    "CutPointError",
+    "DataError",
+    "DeviceError",
+    "JacobianProfile",
+    "LayerTable",
+    "MeasurementError",
+    "ModelError",
+    "OutputError",
+    "Patch",
+    "RankEstimate",
+    "RankscopeError",
+    "Sketch",
+    "Spectrum",
+    "Tolerance",
+    "UsageError",
+    "jacobian_rank",
+    "layers",
+]
 
 if TYPE_CHECKING:
-    from rankscope._base.errors import RankscopeError
+    from rankscope._base.errors import (
+        CutPointError,
+        DataError,
+        DeviceError,
+        MeasurementError,
+        ModelError,
+        OutputError,
+        RankscopeError,
+        UsageError,
+    )
+    from rankscope.jacobian import JacobianProfile, jacobian_rank
+    from rankscope.slicing import LayerTable, Patch, Sketch, layers
     from rankscope.spectra import RankEstimate, Spectrum, Tolerance
 
 

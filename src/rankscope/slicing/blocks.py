@@ -55,7 +55,12 @@ class _Walk:
         repeated: set[str] = set()
         for child in self._children(name):
             call = self.called.get(child)
-            if call is None or not call.true_cut or not self._compound(child) or isinstance(self.modules[child], _CONTAINERS):
+            if (
+                call is None
+                or not call.true_cut
+                or not self._compound(child)
+                or isinstance(self.modules[child], _CONTAINERS)
+            ):
                 continue
             (repeated if call.kind in seen else seen).add(call.kind)
         return repeated

@@ -10,7 +10,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 __all__ = ["CallKey", "Capture", "capture", "first_tensor"]
@@ -19,7 +18,7 @@ CallKey = tuple[str, int]
 
 
 def first_tensor(output: Any) -> Tensor | None:
-    """The first floating-point tensor in a module's output: itself, or found in order in tuples, lists, mappings, records.
+    """The first floating-point tensor in a module's output, searched in tuples, lists, mappings and records.
 
     >>> first_tensor((torch.tensor([1]), torch.tensor([2.0])))
     tensor([2.])
@@ -89,5 +88,3 @@ def capture(
         for handle in handles:
             handle.remove()
         record.clear()
-
-

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal, Protocol, TypeAlias
+from typing import Any, Literal, Protocol, TypeAlias
 
 import torch
 from torch import Tensor
@@ -125,7 +125,9 @@ class Patch:
         chosen = tuple(range(channels)) if self.channels is None else self.channels
         outside = [c for c in chosen if not 0 <= c < channels]
         if outside or not chosen or len(set(chosen)) != len(chosen):
-            raise UsageError(f"channels {list(chosen)} of an input with {channels} channels; give distinct 0…{channels - 1}")
+            raise UsageError(
+                f"channels {list(chosen)} of an input with {channels} channels; give distinct 0…{channels - 1}"
+            )
         grid = torch.arange(math.prod(shape)).view(shape)
         return grid[list(chosen), top : top + height, left : left + width].reshape(-1).sort().values
 
@@ -163,7 +165,7 @@ class Patch:
         return f"{height}×{width} patch {where}{channels}"
 
 
-def _plain(values: Sequence[int] | Sequence[Sequence[int]]) -> list[int] | list[list[int]]:
+def _plain(values: Any) -> list[Any]:
     return values.tolist() if hasattr(values, "tolist") else list(values)
 
 
@@ -187,7 +189,9 @@ class Sketch:
     def count(self, shape: Shape) -> int:
         size = math.prod(shape)
         if self.k > size:
-            raise UsageError(f"a sketch of {self.k} directions exceeds the input's {size} dimensions; use columns='all'")
+            raise UsageError(
+                f"a sketch of {self.k} directions exceeds the input's {size} dimensions; use columns='all'"
+            )
         return self.k
 
     def coordinates(self, shape: Shape) -> None:
@@ -240,7 +244,9 @@ def as_columns(value: ColumnsLike, shape: Shape) -> Columns:
         if value == "all":
             return All()
         if value != "auto":
-            raise UsageError(f"unknown columns {value!r}; {nearest(value, ['all', 'auto'])}, or give a Patch or a Sketch")
+            raise UsageError(
+                f"unknown columns {value!r}; {nearest(value, ['all', 'auto'])}, or give a Patch or a Sketch"
+            )
         size = math.prod(shape)
         if size <= _AUTO_ALL:
             return All()

@@ -47,8 +47,8 @@ def evaluation_mode(model: nn.Module) -> Iterator[None]:
     for name, module in model.named_modules():
         if module.training and _depends_on_mode(module):
             raise ModelError(
-                f"the model is in training mode and {name or 'its root'!r} ({type(module).__name__}) behaves differently "
-                "there; call model.eval() before measuring"
+                f"the model is in training mode and {name or 'its root'!r} ({type(module).__name__}) behaves "
+                "differently there; call model.eval() before measuring"
             )
     modes = {module: module.training for module in model.modules()}
     try:

@@ -58,7 +58,7 @@ def _from_mapping(model: nn.Module, batch: Mapping[str, Any], name: str) -> Samp
     keyword = next((k for k in _PREFERRED if k in floating), None)
     if keyword is None and "input_ids" in values and _is_hugging_face(model):
         ids = values.pop("input_ids")
-        table = model.get_input_embeddings()
+        table: Any = model.get_input_embeddings()  # type: ignore[operator]
         if not callable(table):
             raise DataError(f"{type(model).__name__} has no input embeddings; pass inputs_embeds= in the batch")
         weight = next(table.parameters())
@@ -85,12 +85,14 @@ def _split(batch: Any, size: int) -> Iterator[Any]:
         if isinstance(batch, Tensor):
             yield batch[i : i + 1]
         else:
-            yield {k: v[i : i + 1] if isinstance(v, Tensor) and v.ndim and len(v) == size else v for k, v in batch.items()}
+            yield {
+                k: v[i : i + 1] if isinstance(v, Tensor) and v.ndim and len(v) == size else v for k, v in batch.items()
+            }
 
 
 def _batches(inputs: Any) -> Iterator[tuple[Any, bool]]:
     """Yield (tensor or mapping, whether its first dimension counts samples)."""
-    if isinstance(inputs, Tensor | Mapping) or hasattr(inputs, "data") and isinstance(inputs.data, Mapping):
+    if isinstance(inputs, Tensor | Mapping) or (hasattr(inputs, "data") and isinstance(inputs.data, Mapping)):
         yield (inputs if isinstance(inputs, Tensor | Mapping) else inputs.data), True
         return
     batched = isinstance(inputs, torch.utils.data.DataLoader) and inputs.batch_size is not None
@@ -126,7 +128,9 @@ def read_samples(model: nn.Module, inputs: Any, *, limit: int | None = None) -> 
             try:
                 item = torch.as_tensor(item)
             except (TypeError, ValueError, RuntimeError):
-                raise DataError(f"sample {count} is a {type(item).__name__}, not a tensor or a dict of tensors") from None
+                raise DataError(
+                    f"sample {count} is a {type(item).__name__}, not a tensor or a dict of tensors"
+                ) from None
         if isinstance(item, Tensor):
             if not batched:
                 item = item[None]
@@ -190,7 +194,7 @@ def example_sample(model: nn.Module, inputs: Any = None) -> Sample:
 def _hugging_face_example(model: nn.Module, generator: torch.Generator) -> Sample | None:
     config: Any = model.config
     if getattr(model, "main_input_name", "input_ids") == "pixel_values" and getattr(config, "image_size", None):
-        size = config.image_size if isinstance(config.image_size, int) else tuple(config.image_size)[0]
+        size = config.image_size if isinstance(config.image_size, int) else next(iter(config.image_size))
         shape = (1, getattr(config, "num_channels", 3), size, size)
         return Sample(torch.randn(shape, generator=generator), "example", "pixel_values")
     vocabulary = getattr(config, "vocab_size", None)

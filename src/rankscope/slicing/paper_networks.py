@@ -44,6 +44,6 @@ def paper_cut_points(trace: Trace) -> list[ModuleCall]:
             return calls
     found = f" ({'; '.join(counts)})" if counts else ""
     raise CutPointError(
-        f"cut_points='paper' knows ResNet-18, ResNet-50, gmixer_24_224, resmlp_24_224, swin_tiny_patch4_window7_224 and "
-        f"vit_tiny_patch16_224; this {trace.model} is none of them{found}. Use cut_points='blocks'"
+        f"cut_points='paper' knows ResNet-18, ResNet-50, gmixer_24_224, resmlp_24_224, swin_tiny_patch4_window7_224 "
+        f"and vit_tiny_patch16_224; this {trace.model} is none of them{found}. Use cut_points='blocks'"
     )

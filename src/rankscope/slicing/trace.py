@@ -167,7 +167,7 @@ def trace(model: nn.Module, sample: Sample) -> Trace:
     for name, _ in seen:
         counts[name] = counts.get(name, 0) + 1
     numbers: dict[Any, int] = {}
-    calls = []
+    calls: list[ModuleCall] = []
     for key, (module, shape) in seen.items():
         node = nodes[key]
         name = key[0] if counts[key[0]] == 1 else f"{key[0]}#{key[1] + 1}"

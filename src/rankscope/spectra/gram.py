@@ -41,19 +41,41 @@ def gram_square_error(rows: int, columns: int, frobenius_squared: float, sigma_m
 
 def spectrum_of_gram(
     gram: torch.Tensor,
-    rows: int,
+    shape: tuple[int, int],
     *,
     dtype: str = "float32",
     error_bound: float = math.nan,
     summed: int | None = None,
+    eigenvalues: torch.Tensor | None = None,
 ) -> Spectrum:
-    """The ``Spectrum`` of a rows × K matrix A from its Gram matrix AᵀA (K × K, float64).
+    """The ``Spectrum`` of a rows × K matrix A from AᵀA (K × K), or from A·Aᵀ of its rows that are not zero.
 
-    ``summed`` is how many rows were really added up (rows that are exactly zero add no rounding).
+    Parameters
+    ----------
+    gram : torch.Tensor
+        Symmetric, float64.
+    shape : (int, int)
+        (rows, columns) of A.
+    error_bound : float
+        Bound on ‖E‖₂ of A's own error; NaN when unknown.
+    summed : int, optional
+        How many products were added up in each entry; default: rows.
+    eigenvalues : torch.Tensor, optional
+        Ascending eigenvalues of ``gram`` where they are known already.
+
+    Examples
+    --------
+    >>> a = torch.tensor([[3.0, 0.0], [0.0, 4.0], [0.0, 0.0]], dtype=torch.float64)
+    >>> spectrum_of_gram(a.T @ a, (3, 2)).singular_values
+    array([4., 3.])
     """
-    columns = int(gram.shape[0])
-    eigenvalues = torch.linalg.eigvalsh(gram).clamp_min_(0).flip(0).cpu().numpy()
-    sigma = np.sqrt(eigenvalues)[: min(rows, columns)]
-    trace = float(torch.trace(gram))
-    error = gram_square_error(rows if summed is None else summed, columns, trace, float(sigma.max(initial=0.0)))
-    return Spectrum(sigma, (rows, columns), dtype, error_bound=error_bound, square_error=error)
+    values = torch.linalg.eigvalsh(gram) if eigenvalues is None else eigenvalues
+    found = np.sqrt(values.clamp_min(0).flip(0).cpu().numpy())
+    count = min(shape)
+    sigma = np.zeros(count)
+    sigma[: min(count, len(found))] = found[:count]
+    trace = float(gram.diagonal().sum())
+    error = gram_square_error(
+        shape[0] if summed is None else summed, max(len(found), 1), trace, float(sigma.max(initial=0.0))
+    )
+    return Spectrum(sigma, shape, dtype, error_bound=error_bound, square_error=error)

@@ -1,0 +1,90 @@
+"""How many tangents to push at once, so that a sweep stays within a memory budget."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+import psutil
+import torch
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_flatten
+
+from rankscope._base.errors import DeviceError, UsageError
+from rankscope.jacobian.runner import Runner
+from rankscope.slicing import Sample
+
+__all__ = ["bytes_per_tangent", "chunk_for", "default_budget", "parse_budget"]
+
+_UNITS = {"": 1, "K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
+_DEFAULT = 4 * 2**30  # measured: larger chunks gain nothing on the networks of the paper
+_SAFETY = 3.0  # tensors of the largest operator's size that a forward-mode formula keeps alive at once (measured)
+
+
+def parse_budget(value: int | float | str | None, device: torch.device) -> int:
+    """Bytes from a number or a text such as ``"6GB"``; ``None`` gives the default for the device.
+
+    >>> parse_budget("1.5 GB", torch.device("cpu"))
+    1610612736
+    """
+    if value is None:
+        return default_budget(device)
+    if isinstance(value, str):
+        match = re.fullmatch(r"\s*([\d.]+)\s*([KMGT]?)i?B?\s*", value, re.IGNORECASE)
+        if match is None:
+            raise UsageError(f"memory budget {value!r} is not a size; write for instance '4GB'")
+        value = float(match[1]) * _UNITS[match[2].upper()]
+    if not value > 0:
+        raise UsageError(f"memory budget is {value}; it must be positive")
+    return int(value)
+
+
+def default_budget(device: torch.device) -> int:
+    """4 GiB, or half of what is free where that is less."""
+    cuda = device.type == "cuda"
+    free = torch.cuda.mem_get_info(device)[0] if cuda else psutil.virtual_memory().available
+    return min(_DEFAULT, free // 2)
+
+
+class _LargestOperator(TorchDispatchMode):
+    """Remembers the largest sum of input and output bytes of one operator."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.bytes = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        out = func(*args, **(kwargs or {}))
+        tensors = [t for t in tree_flatten((args, out))[0] if isinstance(t, Tensor)]
+        if not func.is_view:
+            self.bytes = max(self.bytes, sum(t.numel() * t.element_size() for t in tensors))
+        return out
+
+
+def bytes_per_tangent(runner: Runner, sample: Sample) -> int:
+    """Estimated workspace of one tangent, from the largest operator of one plain forward pass."""
+    with _LargestOperator() as seen:
+        runner.outputs(sample, sample.x)
+    return max(int(_SAFETY * seen.bytes), 1)
+
+
+def chunk_for(columns: int, per_tangent: int, budget: int, device: torch.device, *, limit: int | None = None) -> int:
+    """Tangents a chunk, evenly spread over the columns.
+
+    Raises
+    ------
+    DeviceError
+        When not even one tangent fits.
+    """
+    if limit is None:
+        limit = 256 if device.type == "cuda" else 32  # measured: past these a larger chunk is no faster
+    fits = budget // per_tangent
+    if fits < 1:
+        raise DeviceError(
+            f"the memory budget of {budget / 2**20:,.0f} MB is too small: one tangent needs about "
+            f"{per_tangent / 2**20:,.0f} MB; raise memory_budget or choose a smaller input"
+        )
+    chunk = min(int(fits), limit, columns)
+    passes = -(-columns // chunk)
+    return -(-columns // passes)

@@ -1,0 +1,304 @@
+"""``jacobian_rank``: from a model and inputs to a ``JacobianProfile``."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from itertools import chain
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from rankscope._base.errors import DataError, DeviceError, MeasurementError, ModelError, UsageError, nearest
+from rankscope._base.progress import Progress, progress_for
+from rankscope._base.provenance import device_name, versions
+from rankscope.jacobian.batch import BatchMeasurer, Settings, join
+from rankscope.jacobian.budget import parse_budget
+from rankscope.jacobian.checkpoint import Checkpoint
+from rankscope.jacobian.profile import JacobianProfile, Layer
+from rankscope.slicing import (
+    Columns,
+    ColumnsLike,
+    CutPointsLike,
+    Sample,
+    as_columns,
+    measuring,
+    read_samples,
+    select,
+    trace,
+)
+from rankscope.spectra import Spectrum, ToleranceLike, as_tolerance
+
+__all__ = ["Background", "jacobian_rank"]
+
+Background = Literal["image", "zero"]
+_DTYPES = {"float32": torch.float32, "float64": torch.float64}
+
+
+def jacobian_rank(
+    model: nn.Module,
+    inputs: Any,
+    *,
+    cut_points: CutPointsLike = "blocks",
+    columns: ColumnsLike = "auto",
+    background: Background = "image",
+    tolerance: ToleranceLike = "paper",
+    dtype: torch.dtype | str | None = None,
+    chunk_size: int | Literal["auto"] = "auto",
+    memory_budget: int | float | str | None = None,
+    certify: bool = True,
+    device: torch.device | str | None = None,
+    progress: bool | Progress | None = None,
+    limit: int | None = None,
+    checkpoint: str | Path | None = None,
+    names: Callable[[int], str] | None = None,
+    provenance: Mapping[str, Any] | None = None,
+) -> JacobianProfile:
+    """Jacobian rank of every sub-network from the input to a cut point, on every given input.
+
+    One forward-mode sweep an image yields all cut points' columns; their singular values come from float64 Gram
+    matrices of the rows that are not exactly zero. The model is left as it was, also after an exception.
+
+    Parameters
+    ----------
+    model : torch.nn.Module
+        In evaluation mode (``model.eval()``), on any device.
+    inputs : Tensor, mapping of tensors, Dataset or DataLoader
+        A tensor's first dimension counts samples. Of (input, label) pairs the input is taken. A mapping is passed as
+        keyword arguments; ``input_ids`` go through the model's own embedding.
+    cut_points : str or list of str
+        ``"blocks"`` (stem, each repeated block, pooled features, logits), ``"paper"``, ``"all"``, dotted names, globs.
+    columns : Patch, Sketch, ``"all"`` or ``"auto"``
+        Input directions. ``"auto"``: all up to 1,024 inputs, else the paper's central 16×16 patch, else a sketch.
+    background : ``"image"`` or ``"zero"``
+        What lies outside the patch: the image itself, or zeros as in the authors' code.
+    tolerance : Tolerance, str or float
+        See ``Tolerance``; spectra are kept, so ``profile.with_tolerance`` reads them again.
+    dtype : torch.dtype, optional
+        float32 or float64; default: the model's own, half precision raised to float32.
+    chunk_size : int or ``"auto"``
+        Tangents pushed at once; ``"auto"`` fits ``memory_budget``.
+    memory_budget : int or str, optional
+        Bytes, or a text such as ``"4GB"``; default: 4 GiB or half of what is free. The model itself comes on top.
+    certify : bool
+        Bound the error of every spectrum with six float64 probes (an image's bound is wrong with probability 1e-6).
+    device : torch.device or str, optional
+        Where to compute; default: where the model is. The model itself is not moved.
+    progress : bool or callable, optional
+        A progress bar on standard error (default: when it is a terminal), or ``f(done, total, text)``.
+    limit : int, optional
+        Use at most this many samples.
+    checkpoint : path, optional
+        Folder that keeps each finished image's spectra: the same call continues after an interruption.
+
+    Returns
+    -------
+    JacobianProfile
+
+    Raises
+    ------
+    UsageError, CutPointError
+        For options that cannot be used, unknown layers, a patch outside the image.
+    DataError
+        For empty, non-numeric, NaN or infinite inputs.
+    ModelError
+        For a model in training mode, with NaN weights, or whose forward pass fails.
+    DeviceError
+        For an absent device or a memory budget that is too small.
+    MeasurementError
+        When no cut point could be measured.
+
+    Examples
+    --------
+    >>> import torch, rankscope as rs
+    >>> net = torch.nn.Sequential(torch.nn.Linear(6, 4), torch.nn.Linear(4, 5)).eval()
+    >>> rs.jacobian_rank(net, torch.zeros(1, 6)).function_rank
+    (4, 4)
+    """
+    started = time.perf_counter()
+    tol = as_tolerance(tolerance)
+    if background not in ("image", "zero"):
+        raise UsageError(f"unknown background {background!r}; {nearest(str(background), ['image', 'zero'])}")
+    if chunk_size != "auto" and (not isinstance(chunk_size, int) or chunk_size < 1):
+        raise UsageError(f"chunk_size is {chunk_size!r}; give a positive integer or 'auto'")
+    where = _device(model, device)
+    work_dtype, notes = _dtype(model, dtype)
+    _finite_weights(model)
+
+    samples = read_samples(model, inputs, limit=limit)
+    first = next(samples)
+    home = next((p.device for p in model.parameters()), torch.device("cpu"))
+    home_dtype = next((p.dtype for p in model.parameters() if p.is_floating_point()), first.x.dtype)
+    found = trace(model, first.to(home, home_dtype))
+    calls = select(model, found, cut_points)
+    unmeasured = {c.name: "its output does not depend on the input" for c in calls if not c.depends}
+    calls = [c for c in calls if c.depends]
+    if not calls:
+        raise MeasurementError(f"no requested cut point depends on the input: {', '.join(unmeasured)}")
+    shape = tuple(first.x.shape[1:])
+    chosen = as_columns(columns, shape)
+    if background == "zero" and chosen.coordinates(shape) is None:
+        raise UsageError("background='zero' needs a patch; random directions cover the whole image")
+    if not found.structured:
+        notes.append("autograd's graph could not be read, so true cuts are unknown and rises are not marked")
+
+    budget = parse_budget(memory_budget, where)
+    settings = Settings(
+        chunk_size=chunk_size, budget=budget, certify=certify, device=where, dtype=work_dtype, columns=chosen
+    )
+    total = _length(inputs, limit)
+    labels = names or (lambda i: f"image {i}" if len(shape) == 3 else f"sample {i}")
+    store = Checkpoint.open(checkpoint, calls, chosen, background, work_dtype, certify, model, cut_points)
+    report = progress_for(progress, "Jacobian rank")
+    spectra: dict[int, list[Spectrum | None]] = {}
+    kinks: dict[int, int] = {}
+    image_names: list[str] = []
+    if where.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(where)
+    try:
+        with measuring(model, where):
+            measurer = BatchMeasurer(model, calls, settings)
+            pending: list[tuple[int, Sample]] = []
+
+            def flush() -> None:
+                _measure(measurer, pending, spectra, kinks, store, lambda i: report(len(spectra), total, labels(i)))
+
+            for index, raw in enumerate(chain([first], samples)):
+                sample = _prepared(raw, shape, chosen, background).to(where, work_dtype)
+                image_names.append(labels(index))
+                restored = store.read(index, sample.x)
+                if restored is not None:
+                    spectra[index], kinks[index] = restored
+                    report(len(spectra), total, image_names[index])
+                    continue
+                pending.append((index, sample))
+                left = len(pending) + (total or index + 1) - index - 1
+                if len(pending) >= measurer.batch_size(sample, left):
+                    flush()
+            if pending:
+                flush()
+    finally:
+        report.close()
+
+    layers = []
+    for k, call in enumerate(calls):
+        row = tuple(spectra[i][k] for i in range(len(image_names)))
+        reason = measurer.failures.get(call.name)
+        if all(s is None for s in row):
+            unmeasured[call.name] = reason or "its Jacobian is not finite on any image"
+            continue
+        rows = next(s.shape[0] for s in row if s is not None)
+        layers.append(Layer(call.name, rows, chosen.count(shape), call.true_cut, row))
+    if not layers:
+        raise MeasurementError(
+            "no cut point could be measured: " + "; ".join(f"{k}: {v}" for k, v in unmeasured.items())
+        )
+    extra = dict(provenance or {})
+    return JacobianProfile(
+        model=extra.pop("model", found.model),
+        layers=tuple(layers),
+        images=tuple(image_names),
+        tolerance=tol,
+        columns=f"{chosen.describe()} (K = {chosen.count(shape)})",
+        background=background,
+        device=device_name(where),
+        dtype=str(work_dtype).removeprefix("torch."),
+        versions=versions(),
+        input_shape=shape,
+        cut_points=cut_points if isinstance(cut_points, str) else ", ".join(cut_points),
+        method=measurer.method_name,
+        failed_methods=tuple(measurer.failed_methods),
+        unmeasured=unmeasured,
+        adjoint_error=measurer.adjoint,
+        kinks=tuple(kinks[i] for i in range(len(image_names))) if certify else (),
+        certificate=measurer.certificate,
+        notes=(*extra.pop("notes", ()), *notes, *measurer.notes),
+        seconds=time.perf_counter() - started,
+        chunk_size=measurer.chunk,
+        peak_memory=torch.cuda.max_memory_allocated(where) if where.type == "cuda" else None,
+        **extra,
+    )
+
+
+def _measure(
+    measurer: BatchMeasurer,
+    pending: list[tuple[int, Sample]],
+    spectra: dict[int, list[Spectrum | None]],
+    kinks: dict[int, int],
+    store: Checkpoint,
+    done: Callable[[int], None],
+) -> None:
+    batch = join([s for _, s in pending])
+    for (index, sample), (row, kinked) in zip(pending, measurer.measure(batch), strict=True):
+        spectra[index], kinks[index] = row, kinked
+        store.write(index, sample.x, row, kinked)
+        done(index)
+    pending.clear()
+
+
+def _device(model: nn.Module, device: torch.device | str | None) -> torch.device:
+    if device is None:
+        return next((p.device for p in model.parameters()), torch.device("cpu"))
+    try:
+        found = torch.device(device)
+    except RuntimeError:
+        raise UsageError(f"unknown device {device!r}; give 'cpu', 'cuda' or 'cuda:1'") from None
+    if found.type == "cuda" and not torch.cuda.is_available():
+        raise DeviceError(f"device {str(device)!r} was asked for and no CUDA device is available; use device='cpu'")
+    if found.type == "cuda" and (found.index or 0) >= torch.cuda.device_count():
+        raise DeviceError(f"device {str(device)!r} was asked for; this machine has {torch.cuda.device_count()}")
+    if found.type not in ("cpu", "cuda"):
+        raise DeviceError(f"device {str(device)!r} has no float64, which the Gram matrices need; use 'cpu' or 'cuda'")
+    return torch.device("cuda", torch.cuda.current_device()) if str(found) == "cuda" else found
+
+
+def _dtype(model: nn.Module, dtype: torch.dtype | str | None) -> tuple[torch.dtype, list[str]]:
+    if dtype is not None:
+        found = _DTYPES.get(dtype) if isinstance(dtype, str) else dtype
+        if found is None or found not in _DTYPES.values():
+            raise UsageError(f"dtype {dtype!r} cannot be measured in; give 'float32' or 'float64'")
+        return found, []
+    own = {p.dtype for p in model.parameters() if p.is_floating_point()}
+    if own == {torch.float64}:
+        return torch.float64, []
+    narrow = own - {torch.float32, torch.float64}
+    names = ", ".join(sorted(str(d).removeprefix("torch.") for d in narrow))
+    return torch.float32, [f"the model's weights are {names}; they were measured in float32"] if narrow else []
+
+
+def _finite_weights(model: nn.Module) -> None:
+    for name, tensor in [*model.named_parameters(), *model.named_buffers()]:
+        if tensor.is_floating_point() and not torch.isfinite(tensor).all():
+            bad = int((~torch.isfinite(tensor)).sum())
+            raise ModelError(f"the weights of {name!r} hold {bad} NaN or infinite values; load other weights")
+
+
+def _prepared(sample: Sample, shape: tuple[int, ...], columns: Columns, background: str) -> Sample:
+    if tuple(sample.x.shape[1:]) != shape:
+        raise DataError(
+            f"{sample.name} has shape {tuple(sample.x.shape[1:])} where the first has {shape}; "
+            "give inputs of one shape (resize, crop or pad them)"
+        )
+    if background == "image":
+        return sample
+    coordinates = columns.coordinates(shape)
+    assert coordinates is not None
+    kept = torch.zeros_like(sample.x).flatten(1)
+    kept[:, coordinates] = sample.x.flatten(1)[:, coordinates]
+    return replace(sample, x=kept.view_as(sample.x))
+
+
+def _length(inputs: Any, limit: int | None) -> int | None:
+    size: int | None = None
+    if isinstance(inputs, Tensor):
+        size = len(inputs)
+    elif isinstance(inputs, Mapping):
+        size = max((len(v) for v in inputs.values() if isinstance(v, Tensor) and v.ndim), default=None)
+    elif isinstance(inputs, torch.utils.data.DataLoader):
+        size = None
+    elif hasattr(inputs, "__len__"):
+        size = len(inputs)
+    return size if limit is None or size is None else min(size, limit)

@@ -1,0 +1,127 @@
+"""Ways to push tangents through a model, fastest first. All give the same columns; which one ran is in the result.
+
+Forward mode costs one pass a column and never needs the layer's size; reverse mode costs one pass a row and is the last
+resort for operators that have no forward-mode formula.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from functools import partial
+
+import torch
+from torch import Tensor
+from torch.func import jvp, vmap
+
+from rankscope._base.errors import MeasurementError
+from rankscope.jacobian.runner import Runner
+from rankscope.slicing import Sample
+
+__all__ = ["METHODS", "Method", "choose_method"]
+
+Push = Callable[[Runner, Sample, Tensor], tuple[Tensor, ...]]
+MAX_REVERSE_ROWS = 200_000
+
+
+@dataclass(frozen=True)
+class Method:
+    """A named way to compute J·v for a chunk of tangents: (chunk, *shape) → one (chunk, rows) tensor a cut point."""
+
+    name: str
+    push: Push
+    plain_kernels: bool = False
+    whole: bool = False
+    """Whether the cost does not depend on the number of tangents, so that all should come at once."""
+
+    def __call__(self, runner: Runner, sample: Sample, tangents: Tensor) -> tuple[Tensor, ...]:
+        with _plain_kernels() if self.plain_kernels else ExitStack():
+            return self.push(runner, sample, tangents)
+
+
+@contextmanager
+def _plain_kernels() -> Iterator[None]:
+    """Without oneDNN and cuDNN: their recurrent cells have no forward-mode formula."""
+    with torch.backends.mkldnn.flags(enabled=False), torch.backends.cudnn.flags(enabled=False):
+        yield
+
+
+def _tangent(runner: Runner, sample: Sample, direction: Tensor) -> tuple[Tensor, ...]:
+    run = partial(runner.outputs, sample)
+    out: tuple[Tensor, ...] = jvp(run, (sample.x,), (direction.expand_as(sample.x),))[1]
+    for (name, _), tangent in zip(runner.keys, out, strict=True):
+        if tangent is None:
+            raise MeasurementError(f"forward mode gave no tangent at {name!r}; it must not be read as zero")
+    return out
+
+
+def _vmap_jvp(runner: Runner, sample: Sample, tangents: Tensor) -> tuple[Tensor, ...]:
+    # "same": a model that draws random numbers has to draw the same for every tangent, or it is not one function
+    return vmap(partial(_tangent, runner, sample), randomness="same")(tangents)
+
+
+def _loop_jvp(runner: Runner, sample: Sample, tangents: Tensor) -> tuple[Tensor, ...]:
+    parts = [_tangent(runner, sample, v) for v in tangents]
+    return tuple(torch.stack(p) for p in zip(*parts, strict=True))
+
+
+def _double_backward(runner: Runner, sample: Sample, tangents: Tensor) -> tuple[Tensor, ...]:
+    """J·v as the derivative of u ↦ Jᵀu, which is linear in u."""
+    with torch.enable_grad():
+        x = sample.x.detach().clone().requires_grad_()
+        outputs = runner.outputs(sample, x * 1)
+        dual = [torch.zeros_like(o, requires_grad=True) for o in outputs]
+        back = torch.autograd.grad(outputs, x, dual, create_graph=True)[0]
+        parts = [
+            torch.autograd.grad(back, dual, v.expand_as(x), retain_graph=True, materialize_grads=True) for v in tangents
+        ]
+    return tuple(torch.stack(p) for p in zip(*parts, strict=True))
+
+
+def _reverse_rows(runner: Runner, sample: Sample, tangents: Tensor) -> tuple[Tensor, ...]:
+    """One reverse pass a row, times the tangents."""
+    directions = torch.stack([v.expand_as(sample.x).reshape(-1) for v in tangents])
+    with torch.enable_grad():
+        x = sample.x.detach().clone().requires_grad_()
+        outputs = runner.outputs(sample, x * 1)
+        total = sum(o.numel() for o in outputs)
+        if total > MAX_REVERSE_ROWS:
+            raise MeasurementError(
+                f"only reverse mode works on this model and its cut points have {total:,} rows, one reverse pass each "
+                f"(limit {MAX_REVERSE_ROWS:,}); choose fewer or narrower cut points"
+            )
+        columns = []
+        for out in outputs:
+            parts = [
+                (torch.autograd.grad(value, x, retain_graph=True, materialize_grads=True)[0].reshape(-1) @ directions.T)
+                for value in out
+            ]
+            columns.append(torch.stack(parts, 1))
+    return tuple(columns)
+
+
+METHODS = (
+    Method("vmap(jvp)", _vmap_jvp),
+    Method("vmap(jvp), plain kernels", _vmap_jvp, plain_kernels=True),
+    Method("jvp, one tangent at a time", _loop_jvp),
+    Method("jvp, one tangent at a time, plain kernels", _loop_jvp, plain_kernels=True),
+    Method("double backward", _double_backward),
+    Method("double backward, plain kernels", _double_backward, plain_kernels=True),
+    Method("reverse mode by rows", _reverse_rows, whole=True),
+)
+
+
+def choose_method(runner: Runner, sample: Sample, tangents: Tensor) -> tuple[Method, list[str]]:
+    """The first method that works on two tangents of this sample, and why each one before it did not."""
+    failures = []
+    for method in METHODS:
+        try:
+            method(runner, sample, tangents[:2])
+        except (RuntimeError, NotImplementedError, TypeError, ValueError, AttributeError, MeasurementError) as error:
+            if isinstance(error, torch.OutOfMemoryError):
+                raise
+            failures.append(f"{method.name}: {(str(error).strip().splitlines() or [type(error).__name__])[0][:200]}")
+        else:
+            return method, failures
+    raise MeasurementError("no way to differentiate this model worked. " + "; ".join(failures))

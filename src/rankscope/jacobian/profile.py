@@ -1,0 +1,239 @@
+"""The record that a measurement leaves: spectra of every image and cut point, and everything that led to them."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rankscope._base.errors import UsageError, nearest
+from rankscope.spectra import RankEstimate, Spectrum, Tolerance, ToleranceLike, as_tolerance
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from matplotlib.axes import Axes
+
+__all__ = ["SCHEMA_VERSION", "JacobianProfile", "Layer"]
+
+SCHEMA_VERSION = 1
+
+
+@dataclass(frozen=True)
+class Layer:
+    """One measured cut point, with one spectrum an image; ``None`` where that image's Jacobian is not finite."""
+
+    name: str
+    rows: int
+    columns: int
+    true_cut: bool
+    spectra: tuple[Spectrum | None, ...]
+
+    def estimates(self, tolerance: Tolerance) -> list[RankEstimate]:
+        """Rank of every image that could be measured."""
+        return [s.rank(tolerance) for s in self.spectra if s is not None]
+
+
+@dataclass(frozen=True)
+class JacobianProfile:
+    """Jacobian rank of every sub-network of a model, on one or more images.
+
+    Attributes
+    ----------
+    layers : tuple of Layer
+        Measured cut points in depth order.
+    tolerance : Tolerance
+        What turns spectra into ranks; every method takes another one.
+    unmeasured : mapping
+        Requested cut points that could not be measured, and why.
+    method : str
+        How tangents were pushed; ``failed_methods`` says why faster ones were not used.
+    adjoint_error : float or None
+        Relative disagreement of forward and reverse mode on the first image; ``None`` where reverse mode fails.
+    kinks : tuple of int
+        For each image, piecewise linear units that rounding puts on the other side of their kink.
+    notes : tuple of str
+        What a reader has to know to trust the numbers.
+    """
+
+    model: str
+    layers: tuple[Layer, ...]
+    images: tuple[str, ...]
+    tolerance: Tolerance
+    columns: str
+    background: str
+    device: str
+    dtype: str
+    versions: Mapping[str, str]
+    weights: str = "as given"
+    input_shape: tuple[int, ...] = ()
+    cut_points: str = "blocks"
+    method: str = ""
+    failed_methods: tuple[str, ...] = ()
+    unmeasured: Mapping[str, str] = field(default_factory=dict)
+    skipped: Mapping[str, str] = field(default_factory=dict)
+    adjoint_error: float | None = None
+    kinks: tuple[int, ...] = ()
+    certificate: str = ""
+    notes: tuple[str, ...] = ()
+    seconds: float = 0.0
+    chunk_size: int = 0
+    peak_memory: int | None = None
+
+    def with_tolerance(self, tolerance: ToleranceLike) -> JacobianProfile:
+        """The same spectra read with another tolerance."""
+        return replace(self, tolerance=as_tolerance(tolerance))
+
+    def __getitem__(self, name: str) -> Layer:
+        for layer in self.layers:
+            if layer.name == name:
+                return layer
+        if name in self.unmeasured:
+            raise UsageError(f"{name!r} was not measured: {self.unmeasured[name]}")
+        raise UsageError(f"{name!r} is not in this profile; {nearest(name, [x.name for x in self.layers])}")
+
+    @property
+    def function_rank(self) -> tuple[int, ...]:
+        """Largest rank over the images (paper, Eq. 3), one integer a measured cut point, in depth order."""
+        return tuple(max((e.value for e in x.estimates(self.tolerance)), default=0) for x in self.layers)
+
+    def rises(self) -> dict[str, int]:
+        """True cuts whose function rank exceeds the smallest before them, and by how much.
+
+        Exact rank cannot rise along true cuts; numerical rank can (its threshold follows each layer's own σ₁).
+        """
+        found: dict[str, int] = {}
+        least: int | None = None
+        for layer, rank in zip(self.layers, self.function_rank, strict=True):
+            if not layer.true_cut:
+                continue
+            if least is not None and rank > least:
+                found[layer.name] = rank - least
+            least = rank if least is None else min(least, rank)
+        return found
+
+    def summary(self, layer: Layer) -> dict[str, Any]:
+        """What ``profile.json`` holds of one cut point: rank over the images, bounds, flags."""
+        estimates = layer.estimates(self.tolerance)
+        values = [e.value for e in estimates]
+        spectra = [s for s in layer.spectra if s is not None]
+        return {
+            "name": layer.name,
+            "rows": layer.rows,
+            "columns": layer.columns,
+            "rank": {
+                "min": min(values, default=None),
+                "median": statistics.median(values) if values else None,
+                "max": max(values, default=None),
+                "lower": min((e.lower for e in estimates), default=None),
+                "upper": max((e.upper for e in estimates), default=None),
+            },
+            "function_rank": {
+                "value": max(values, default=None),
+                "lower": max((e.lower for e in estimates), default=None),
+                "upper": max((e.upper for e in estimates), default=None),
+            },
+            "true_cut": layer.true_cut,
+            "images": len(estimates),
+            "effective_rank": statistics.median(s.effective_rank for s in spectra) if spectra else None,
+            "stable_rank": statistics.median(s.stable_rank for s in spectra) if spectra else None,
+            "threshold": statistics.median(e.threshold for e in estimates) if estimates else None,
+            "margin": _finite(min((e.margin for e in estimates), default=None)),
+            "near_threshold": max((e.near for e in estimates), default=0),
+            "certified": bool(estimates) and all(e.certified for e in estimates),
+            "error_bound": _finite(max((s.error_bound for s in spectra), default=None)),
+            "zero_images": sum(s.is_zero for s in spectra),
+            "not_finite_images": sum(s is None for s in layer.spectra),
+            "rises_by": self.rises().get(layer.name, 0),
+        }
+
+    def table(self, tolerance: ToleranceLike | None = None) -> pd.DataFrame:
+        """One row a cut point, in depth order: sizes, rank over the images, bounds, soft ranks, flags."""
+        import pandas as pd
+
+        profile = self if tolerance is None else self.with_tolerance(tolerance)
+        rows = []
+        for layer in profile.layers:
+            row = profile.summary(layer)
+            rank = row.pop("rank")
+            function = row.pop("function_rank")
+            head = {"layer": row.pop("name"), "rows": row.pop("rows"), "columns": row.pop("columns")}
+            rows.append({**head, **rank, "function_rank": function["value"], **row})
+        return pd.DataFrame(rows)
+
+    def per_image(self, tolerance: ToleranceLike | None = None) -> pd.DataFrame:
+        """One row a cut point and image: ``layer``, ``image``, ``rank``, ``lower``, ``upper``, ``margin``."""
+        import pandas as pd
+
+        tol = self.tolerance if tolerance is None else as_tolerance(tolerance)
+        rows = []
+        for layer in self.layers:
+            for image, spectrum in zip(self.images, layer.spectra, strict=True):
+                e = None if spectrum is None else spectrum.rank(tol)
+                values = (None,) * 4 if e is None else (e.value, e.lower, e.upper, e.margin)
+                rows.append((layer.name, image, *values))
+        return pd.DataFrame(rows, columns=["layer", "image", "rank", "lower", "upper", "margin"])
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values for JSON; the spectra themselves go to safetensors (``save``)."""
+        return {
+            "schema_version": SCHEMA_VERSION,
+            "kind": "jacobian_profile",
+            "model": self.model,
+            "weights": self.weights,
+            "input_shape": list(self.input_shape),
+            "images": list(self.images),
+            "cut_points": self.cut_points,
+            "tolerance": self.tolerance.to_dict(),
+            "columns": self.columns,
+            "background": self.background,
+            "device": self.device,
+            "dtype": self.dtype,
+            "method": self.method,
+            "failed_methods": list(self.failed_methods),
+            "certificate": self.certificate,
+            "adjoint_error": self.adjoint_error,
+            "kinks": list(self.kinks),
+            "chunk_size": self.chunk_size,
+            "seconds": self.seconds,
+            "peak_memory": self.peak_memory,
+            "versions": dict(self.versions),
+            "notes": list(self.notes),
+            "skipped": dict(self.skipped),
+            "unmeasured": dict(self.unmeasured),
+            "rises": self.rises(),
+            "layers": [self.summary(x) for x in self.layers],
+        }
+
+    def save(self, path: str | Path) -> Path:
+        """Write ``profile.json`` and ``profile.safetensors`` into a folder (made if absent); returns the folder."""
+        from rankscope.jacobian.profile_files import save
+
+        return save(self, Path(path))
+
+    @classmethod
+    def load(cls, path: str | Path) -> JacobianProfile:
+        """Read back what ``save`` wrote: the folder or its ``profile.json``."""
+        from rankscope.jacobian.profile_files import load
+
+        return load(Path(path))
+
+    def plot(self, *, ax: Axes | None = None, label: str | None = None) -> Axes:
+        """Rank over depth: function rank as a line, the range over the images as a band, bounds as whiskers."""
+        from rankscope.jacobian.figure import plot_profile
+
+        return plot_profile(self, ax=ax, label=label)
+
+    def __str__(self) -> str:
+        from rankscope.jacobian.text import profile_text
+
+        return profile_text(self)
+
+    def __repr__(self) -> str:
+        ranks = " → ".join(map(str, self.function_rank))
+        return f"JacobianProfile({self.model}, {len(self.images)} images, {self.tolerance.name}: {ranks})"
+
+
+def _finite(value: float | None) -> float | None:
+    return value if value is not None and value - value == 0 else None

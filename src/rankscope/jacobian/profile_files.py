@@ -1,0 +1,120 @@
+"""Profiles on disk: readable JSON for everything, safetensors for the spectra. Files appear whole or not at all."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from rankscope._base.errors import OutputError
+from rankscope.jacobian.profile import SCHEMA_VERSION, JacobianProfile, Layer
+from rankscope.spectra import Spectrum, as_tolerance
+
+__all__ = ["load", "make_folder", "save", "write_whole"]
+
+
+def make_folder(path: Path) -> Path:
+    """The folder, made if absent and proved writable.
+
+    Raises
+    ------
+    OutputError
+        When it cannot be made or written.
+    """
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+        probe = path / f".rankscope-{os.getpid()}"
+        probe.touch()
+        probe.unlink()
+    except OSError as error:
+        raise OutputError(
+            f"cannot write into {str(path)!r}: {error.strerror or error}; choose another output folder"
+        ) from error
+    return path
+
+
+def write_whole(path: Path, content: bytes | str) -> None:
+    """Write beside, then rename: a reader never sees half a file."""
+    beside = path.with_name(f".{path.name}.part")
+    try:
+        beside.write_bytes(content.encode() if isinstance(content, str) else content)
+        beside.replace(path)
+    except OSError as error:
+        beside.unlink(missing_ok=True)
+        raise OutputError(f"cannot write {str(path)!r}: {error.strerror or error}") from error
+
+
+def save(profile: JacobianProfile, path: Path) -> Path:
+    """``profile.json`` and ``profile.safetensors`` in a folder."""
+    from safetensors.numpy import save as to_bytes
+
+    make_folder(path)
+    arrays: dict[str, Any] = {}
+    for k, layer in enumerate(profile.layers):
+        for i, spectrum in enumerate(layer.spectra):
+            if spectrum is not None:
+                arrays[f"{k}.{i}.sigma"] = np.ascontiguousarray(spectrum.singular_values)
+                arrays[f"{k}.{i}.error"] = np.array([spectrum.error_bound, spectrum.square_error])
+    write_whole(path / "profile.safetensors", to_bytes(arrays, metadata={"schema_version": str(SCHEMA_VERSION)}))
+    write_whole(path / "profile.json", json.dumps(profile.to_dict(), indent=1, allow_nan=False) + "\n")
+    return path
+
+
+def load(path: Path) -> JacobianProfile:
+    """What ``save`` wrote.
+
+    Raises
+    ------
+    OutputError
+        When a file is missing, damaged, or of another schema version.
+    """
+    from safetensors import SafetensorError
+    from safetensors.numpy import load_file
+
+    folder = path.parent if path.suffix == ".json" else path
+    try:
+        data = json.loads((folder / "profile.json").read_text())
+        arrays = load_file(folder / "profile.safetensors")
+    except (OSError, json.JSONDecodeError, SafetensorError) as error:
+        raise OutputError(f"cannot read a profile from {str(folder)!r}: {error}") from error
+    if data.get("schema_version") != SCHEMA_VERSION or data.get("kind") != "jacobian_profile":
+        raise OutputError(
+            f"{str(folder / 'profile.json')!r} has schema_version {data.get('schema_version')!r} and kind "
+            f"{data.get('kind')!r}; this version reads {SCHEMA_VERSION} and 'jacobian_profile'"
+        )
+    layers = []
+    for k, entry in enumerate(data["layers"]):
+        spectra: list[Spectrum | None] = []
+        for i in range(len(data["images"])):
+            sigma = arrays.get(f"{k}.{i}.sigma")
+            if sigma is None:
+                spectra.append(None)
+                continue
+            error_bound, square_error = (float(v) for v in arrays[f"{k}.{i}.error"])
+            shape = (entry["rows"], entry["columns"])
+            spectra.append(Spectrum(sigma, shape, data["dtype"], error_bound, square_error))
+        layers.append(Layer(entry["name"], entry["rows"], entry["columns"], entry["true_cut"], tuple(spectra)))
+    plain = {
+        k: data[k] for k in ("model", "weights", "columns", "background", "device", "dtype", "method", "cut_points")
+    }
+    return JacobianProfile(
+        **plain,
+        layers=tuple(layers),
+        images=tuple(data["images"]),
+        tolerance=as_tolerance(data["tolerance"]),
+        versions=data["versions"],
+        input_shape=tuple(data["input_shape"]),
+        failed_methods=tuple(data["failed_methods"]),
+        unmeasured=data["unmeasured"],
+        skipped=data["skipped"],
+        adjoint_error=data["adjoint_error"],
+        kinks=tuple(data["kinks"]),
+        certificate=data["certificate"],
+        notes=tuple(data["notes"]),
+        seconds=data["seconds"],
+        chunk_size=data["chunk_size"],
+        peak_memory=data["peak_memory"],
+    )

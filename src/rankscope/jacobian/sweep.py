@@ -1,0 +1,198 @@
+"""One forward-mode sweep: the columns of every cut point's Jacobian, kept as float64 Gram matrices.
+
+Rows that are exactly zero add nothing to a Gram matrix and are dropped before they are stored: for a 16×16 patch that
+is over 98 % of the rows of an early convolution. Which they are is told by random combinations of the columns, which
+are zero on a zero row and almost surely nowhere else.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from itertools import pairwise
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from rankscope.jacobian.methods import Method
+from rankscope.jacobian.runner import Runner
+from rankscope.slicing import Columns, Sample
+
+__all__ = ["Sweep", "SweepResult"]
+
+_SUPPORT_PROBES = 2
+_CPU_BLOCK = 8192  # rows; × 768 columns in float64 = 50 MB a block
+_GPU_BLOCK = 131_072
+
+Push = Callable[[Runner, Sample, Tensor], tuple[Tensor, ...]]
+
+
+@dataclass
+class SweepResult:
+    """What one sweep leaves, for each cut point (outer) and image (inner)."""
+
+    grams: list[list[Tensor]]
+    transposed: list[list[bool]]
+    kept: list[list[int]]
+    rows: list[int]
+    products: list[Tensor]
+    """J·g on the kept rows for the certificate's probes g, float64, (probes, rows); and where those rows are."""
+    support: list[Tensor]
+    finite: list[list[bool]]
+
+
+class Sweep:
+    """Pushes K columns through a runner for one batch of images of one shape."""
+
+    def __init__(
+        self,
+        runner: Runner,
+        columns: Columns,
+        shape: tuple[int, ...],
+        method: Method,
+        push: Push,
+        *,
+        chunk: int,
+        budget: int,
+    ) -> None:
+        self.runner, self.columns, self.shape, self.method, self.push = runner, columns, shape, method, push
+        self.count = columns.count(shape)
+        self.chunk = self.count if method.whole else chunk
+        self.budget = budget
+
+    def tangents(self, start: int, stop: int) -> Tensor:
+        return self.columns.tangents(self.shape, start, stop, self.runner.device, self.runner.dtype)
+
+    def combine(self, weights: Tensor) -> Tensor:
+        """Σ_j weights[q, j] · direction_j for every probe q: (q, *shape) in the runner's dtype."""
+        weights = weights.to(self.runner.device)
+        flat = self.columns.coordinates(self.shape)
+        if flat is not None:
+            out = torch.zeros(len(weights), math.prod(self.shape), dtype=weights.dtype, device=weights.device)
+            out[:, flat.to(weights.device)] = weights
+        else:
+            out = torch.zeros(len(weights), math.prod(self.shape), dtype=weights.dtype, device=weights.device)
+            for start in range(0, self.count, 64):
+                stop = min(start + 64, self.count)
+                directions = self.columns.tangents(self.shape, start, stop, weights.device, weights.dtype)
+                out += weights[:, start:stop] @ directions.flatten(1)
+        return out.view(len(weights), *self.shape).to(self.runner.dtype)
+
+    def support(self, sample: Sample) -> tuple[list[Tensor], list[int]]:
+        """Flat indices (over all images of the batch) of the rows that are not exactly zero, and all row counts."""
+        generator = torch.Generator().manual_seed(0x5EED)
+        weights = torch.randn(_SUPPORT_PROBES, self.count, generator=generator, dtype=torch.float64)
+        self.runner.rows = [None] * len(self.runner.keys)
+        probes = self.push(self.runner, sample, self.combine(weights))
+        kept = [(p != 0).any(0).nonzero().flatten() for p in probes]  # NaN != 0: rows that are not finite stay
+        return kept, [int(p.shape[1]) for p in probes]
+
+    def run(self, sample: Sample, probes: Tensor | None) -> SweepResult:
+        """Sweep all columns. ``probes`` (q, K) float64 asks for J·g on the kept rows."""
+        images = len(sample.x)
+        support, sizes = self.support(sample)
+        result = SweepResult([], [], [], [s // images for s in sizes], [], support, [])
+        places = [self._segments(s, size, images) for s, size in zip(support, sizes, strict=True)]
+        result.kept = [[stop - start for start, stop in segments] for segments in places]
+        result.finite = [[True] * images for _ in support]
+        result.grams = [[] for _ in support]
+        result.transposed = [[] for _ in support]
+        result.products = [
+            torch.zeros(0 if probes is None else len(probes), len(s), dtype=torch.float64, device=s.device)
+            for s in support
+        ]
+        pending: list[list[Tensor | None]] = [[None] * images for _ in support]
+        for group in self._groups(support):
+            chosen = [support[k][start:stop] for k, start, stop in group]
+            matrices = self._columns(sample, chosen, [k for k, _, _ in group])
+            for (k, start, stop), matrix in zip(group, matrices, strict=True):
+                if probes is not None:
+                    result.products[k][:, start:stop] = _times(probes, matrix)
+                for image, (first, last) in enumerate(places[k]):
+                    lo, hi = max(first, start), min(last, stop)
+                    if lo >= hi:
+                        continue
+                    whole = last - first < self.count and (lo, hi) == (first, last)
+                    part = _gram(matrix[:, lo - start : hi - start], transposed=whole)
+                    before = pending[k][image]
+                    pending[k][image] = part if before is None else before + part
+        for k in range(len(support)):
+            for image, (first, last) in enumerate(places[k]):
+                gram = pending[k][image]
+                if gram is None:
+                    gram = torch.zeros(0, 0, dtype=torch.float64)
+                result.grams[k].append(gram)
+                result.transposed[k].append(gram.shape[0] != self.count)
+                result.finite[k][image] = bool(torch.isfinite(gram.diagonal()).all()) if last > first else True
+        return result
+
+    @staticmethod
+    def _segments(support: Tensor, size: int, images: int) -> list[tuple[int, int]]:
+        if images == 1:
+            return [(0, len(support))]
+        edges = torch.arange(images + 1, device=support.device) * (size // images)
+        cuts = torch.searchsorted(support, edges).tolist()
+        return list(pairwise(cuts))
+
+    def _groups(self, support: list[Tensor]) -> list[list[tuple[int, int, int]]]:
+        """Split all kept rows into groups whose columns fit the budget; a Gram matrix adds up over rows."""
+        row = self.count * torch.empty(0, dtype=self.runner.dtype).element_size()
+        capacity = max(self.budget // row, 1)
+        groups: list[list[tuple[int, int, int]]] = [[]]
+        room = capacity
+        for k, rows in enumerate(support):
+            start = 0
+            while start < len(rows):
+                if room == 0:
+                    groups.append([])
+                    room = capacity
+                stop = min(start + room, len(rows))
+                groups[-1].append((k, start, stop))
+                room -= stop - start
+                start = stop
+        return [g for g in groups if g]
+
+    def _columns(self, sample: Sample, rows: list[Tensor], cuts: list[int]) -> list[Tensor]:
+        """(K, rows) matrices of the chosen rows of the chosen cut points; other cut points are cut to nothing."""
+        empty = torch.zeros(0, dtype=torch.long, device=self.runner.device)
+        self.runner.rows = [empty] * len(self.runner.keys)
+        for k, chosen in zip(cuts, rows, strict=True):
+            self.runner.rows[k] = chosen
+        matrices = [
+            torch.empty(self.count, len(chosen), dtype=self.runner.dtype, device=self.runner.device) for chosen in rows
+        ]
+        for start in range(0, self.count, self.chunk):
+            stop = min(start + self.chunk, self.count)
+            out = self.push(self.runner, sample, self.tangents(start, stop))
+            for k, matrix in zip(cuts, matrices, strict=True):
+                matrix[start:stop] = out[k]
+        return matrices
+
+
+def _times(probes: Tensor, matrix: Tensor) -> Tensor:
+    """probes (q, K) times matrix (K, rows) in float64, in blocks of rows."""
+    probes = probes.to(matrix.device)
+    step = _CPU_BLOCK if matrix.device.type == "cpu" else _GPU_BLOCK
+    parts = [probes @ matrix[:, i : i + step].to(torch.float64) for i in range(0, matrix.shape[1], step)]
+    return torch.cat(parts, 1) if parts else probes.new_zeros(len(probes), 0)
+
+
+def _gram(matrix: Tensor, *, transposed: bool) -> Tensor:
+    """J·Jᵀ over the columns (K × K) in float64, or over the rows where those are fewer."""
+    if transposed:
+        rows = matrix.to(torch.float64)
+        return rows.T @ rows
+    count, width = matrix.shape
+    if matrix.device.type == "cpu":
+        total = np.zeros((count, count))
+        for start in range(0, width, _CPU_BLOCK):
+            part = matrix[:, start : start + _CPU_BLOCK].to(torch.float64).numpy()
+            total += part @ part.T  # numpy sees the symmetry: half the work
+        return torch.from_numpy(total)
+    gram = torch.zeros(count, count, dtype=torch.float64, device=matrix.device)
+    for start in range(0, width, _GPU_BLOCK):
+        block = matrix[:, start : start + _GPU_BLOCK].to(torch.float64)
+        gram.addmm_(block, block.T)
+    return gram
