@@ -1,8 +1,7 @@
-"""A small residual network for 8×8 digits, with trained weights in the package: a real network whose full Jacobian fits.
+"""A small residual network for 8×8 digits, its trained weights in the package: the full Jacobian of it is exact.
 
-Its input has 64 dimensions, so the Jacobian of every sub-network is at most 4,096 × 64 (1,024 × 64 after the stem) and
-its rank needs no patch and no sketch. ``examples/digits/train.py`` made the weights; their recipe and accuracy are in
-the file's metadata.
+Its input has 64 dimensions, so the Jacobian of every sub-network is at most 1,024 × 64 and its rank needs no patch and
+no sketch. ``examples/digits/train.py`` made the weights; their recipe and accuracy are in the file's metadata.
 """
 
 from __future__ import annotations
@@ -41,7 +40,7 @@ class Block(nn.Module):
 
 
 class DigitsNetwork(nn.Module):
-    """(N, 1, 8, 8) images in [0, 1] → (N, 10) logits; stem, three stages of two residual blocks, global pool, linear."""
+    """(N, 1, 8, 8) images in [0, 1] → (N, 10) logits: stem, three stages of two residual blocks, pool, linear."""
 
     input_size = (1, 8, 8)
 
