@@ -15,6 +15,7 @@ from torch import nn
 
 from rankscope._base.errors import ModelError, RankscopeError, UsageError, nearest
 from rankscope.loading._random import open_branches, seeded
+from rankscope.loading._torchvision import ensure_torchvision, misses_operator
 from rankscope.loading.preprocessing import Preprocessing, plain_preprocessing
 from rankscope.loading.record import LoadedModel
 from rankscope.loading.weights import load_weights
@@ -37,10 +38,14 @@ def from_file(spec: str, *, weights: str, seed: int, num_classes: int | None) ->
         raise UsageError(f"model {spec!r}: {factory_name!r} is no function name; write path/to/file.py:factory")
     if not path.is_file():
         raise ModelError(f"model file {path_text!r} does not exist")
-    with seeded(seed):
-        module = _import(path)
-        factory = _factory(module, path, factory_name)
-        model, transform = _call(factory, path, factory_name, num_classes)
+    try:
+        model, transform = _build(path, factory_name, seed, num_classes)
+    except ModelError as error:
+        # the file imports torchvision or timm itself, and met what ensure_torchvision() is for
+        if not misses_operator(error.__cause__):
+            raise
+        ensure_torchvision()
+        model, transform = _build(path, factory_name, seed, num_classes)
     notes: list[str] = []
     if weights == "random":
         notes = [f"built by {factory_name}() under seed {seed}; the file decides whether its weights are random"]
@@ -63,6 +68,11 @@ def from_file(spec: str, *, weights: str, seed: int, num_classes: int | None) ->
         random=weights == "random",
         notes=tuple(notes),
     )
+
+
+def _build(path: Path, name: str, seed: int, num_classes: int | None) -> tuple[nn.Module, Any]:
+    with seeded(seed):
+        return _call(_factory(_import(path), path, name), path, name, num_classes)
 
 
 def _import(path: Path) -> ModuleType:

@@ -13,7 +13,7 @@ from rankscope.loading._random import open_branches, seeded
 from rankscope.loading._torchvision import ensure_torchvision
 from rankscope.loading.preprocessing import Preprocessing, plain_preprocessing
 from rankscope.loading.record import LoadedModel
-from rankscope.loading.weights import load_weights
+from rankscope.loading.weights import load_weights, read_weights
 
 __all__ = ["from_hf"]
 
@@ -34,6 +34,8 @@ def from_hf(name: str, *, weights: str, seed: int, num_classes: int | None) -> L
     where = str(folder) if local else name
     known = transformers.CONFIG_MAPPING
     bare = not local and name in known
+    if not local and name.startswith(("/", ".", "~")):
+        raise ModelError(f"model folder {name!r} does not exist; a hub name is written OWNER/NAME")
     if bare and weights == "pretrained":
         raise UsageError(f"hf:{name} is an architecture without weights; use --weights random, or a full hub name")
     if not local and not bare and "/" not in name:
@@ -58,7 +60,7 @@ def from_hf(name: str, *, weights: str, seed: int, num_classes: int | None) -> L
                 notes = open_branches(model, seed=seed)
                 described = f"random, seed {seed}"
             else:
-                described = load_weights(model, weights)
+                model, described = _file_weights(builder, config, model, weights)
         preprocessing = _preprocessing(transformers, model, config, where, local=local)
     trained = weights != "random" and num_classes is None
     return LoadedModel(
@@ -106,12 +108,15 @@ def _config(transformers: Any, where: str, *, local: bool, bare: bool, num_class
             return transformers.AutoConfig.from_pretrained(where, **options)
         except (OSError, ValueError, KeyError) as error:
             raise ModelError(f"{where}/config.json cannot be used: {str(error).splitlines()[0][:200]}") from error
-    with download(f"configuration of hf:{where}", fetch=_fetch(where)):
+    with download(f"configuration of hf:{where}", remedy=_fetch(where)):
         return transformers.AutoConfig.from_pretrained(where, **options)
 
 
 def _fetch(name: str) -> str:
-    return f"hf download {name} --local-dir FOLDER, then hf:FOLDER"
+    return (
+        f"run hf download {name} --local-dir FOLDER where there is one and take hf:FOLDER as the model, or take the "
+        "architecture alone (such as hf:vit) with --weights random"
+    )
 
 
 def _builder(transformers: Any, config: Any) -> Any:
@@ -127,7 +132,7 @@ def _builder(transformers: Any, config: Any) -> Any:
 
 def _pretrained(builder: Any, where: str, name: str, *, local: bool) -> tuple[Any, dict[str, Any]]:
     if not local:
-        with download(f"pretrained weights of hf:{name}", fetch=_fetch(name)):
+        with download(f"pretrained weights of hf:{name}", remedy=_fetch(name)):
             return builder.from_pretrained(where, output_loading_info=True, **_PLAIN)
     try:
         return builder.from_pretrained(where, output_loading_info=True, **_PLAIN)
@@ -148,6 +153,25 @@ def _random_model(transformers: Any, builder: Any, config: Any, name: str, seed:
         raise ModelError(f"hf:{name} cannot be built: {type(error).__name__}: {str(error)[:200]}") from error
 
 
+def _file_weights(builder: Any, config: Any, model: Any, path: str) -> tuple[Any, str]:
+    """Weights whose names are the model's, or those of an older release, which only transformers can translate."""
+    try:
+        return model, load_weights(model, path)
+    except ModelError as error:
+        if "does not fit" not in str(error):
+            raise
+        given = read_weights(path)
+        try:
+            made, found = builder.from_pretrained(
+                None, config=config, state_dict=given, output_loading_info=True, **_PLAIN
+            )
+        except Exception:
+            raise error from None
+        if any(found[kind] for kind in ("missing_keys", "unexpected_keys", "mismatched_keys")):
+            raise
+        return made, f"file {Path(path).name} ({len(given)} tensors)"
+
+
 def _preprocessing(transformers: Any, model: Any, config: Any, where: str, *, local: bool) -> Preprocessing | None:
     if getattr(model, "main_input_name", "") != "pixel_values":
         return None
@@ -156,7 +180,7 @@ def _preprocessing(transformers: Any, model: Any, config: Any, where: str, *, lo
         processor = transformers.AutoImageProcessor.from_pretrained(where)
     elif not local and "/" in where:
         try:
-            with download(f"preprocessing of hf:{where}", fetch=_fetch(where)):
+            with download(f"preprocessing of hf:{where}", remedy=_fetch(where)):
                 processor = transformers.AutoImageProcessor.from_pretrained(where)
         except ModelError:
             processor = None

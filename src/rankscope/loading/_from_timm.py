@@ -34,8 +34,11 @@ def from_timm(name: str, *, weights: str, seed: int, num_classes: int | None) ->
     options: dict[str, Any] = {} if num_classes is None else {"num_classes": num_classes}
     notes: list[str] = []
     if weights == "pretrained":
-        fetch = f"python -c \"import timm, torch; torch.save(timm.create_model('{name}', pretrained=True).state_dict(),"
-        with download(f"pretrained weights of timm:{name}", fetch=f"{fetch} 'FILE.pth')\""):
+        command = (
+            f"import timm, torch; torch.save(timm.create_model('{name}', pretrained=True).state_dict(), 'FILE.pth')"
+        )
+        remedy = f'use --weights random, or run python -c "{command}" where there is one and give --weights FILE.pth'
+        with download(f"pretrained weights of timm:{name}", remedy=remedy):
             model: Any = timm.create_model(name, pretrained=True)
         tag = (model.pretrained_cfg or {}).get("tag", "")
         described = f"pretrained ({tag})" if tag else "pretrained"

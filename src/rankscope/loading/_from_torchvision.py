@@ -40,9 +40,8 @@ def from_torchvision(name: str, *, weights: str, seed: int, num_classes: int | N
     options: dict[str, Any] = {} if num_classes is None else {"num_classes": num_classes}
     notes: list[str] = []
     if weights == "pretrained":
-        with download(
-            f"pretrained weights of torchvision:{name}", fetch=f"from {chosen.url}", host="download.pytorch.org"
-        ):
+        remedy = f"use --weights random, or fetch {chosen.url} where there is one and give --weights FILE.pth"
+        with download(f"pretrained weights of torchvision:{name}", remedy=remedy, host="download.pytorch.org"):
             model = models.get_model(base, weights=chosen, progress=False)
         described = f"pretrained ({chosen.name})"
     else:

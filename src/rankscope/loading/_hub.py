@@ -14,11 +14,11 @@ __all__ = ["download", "unreachable"]
 
 
 @contextmanager
-def download(what: str, *, fetch: str, host: str | None = None) -> Iterator[None]:
+def download(what: str, *, remedy: str, host: str | None = None) -> Iterator[None]:
     """Around a step that may download: what fails inside becomes one ``ModelError`` saying what to do instead.
 
-    ``what`` names the thing in the message, ``fetch`` says how to get it on another machine. Where ``host``'s name does
-    not resolve, the Hugging Face client is set offline meanwhile: cached files still load, and a missing one
+    ``what`` names the thing in the message, ``remedy`` is the sentence on what to do instead. Where ``host``'s name
+    does not resolve, the Hugging Face client is set offline meanwhile: cached files still load, and a missing one
     fails at once instead of after six tries (24–48 s).
     """
     from huggingface_hub import constants
@@ -32,10 +32,9 @@ def download(what: str, *, fetch: str, host: str | None = None) -> Iterator[None
         raise
     except Exception as error:
         text = str(error).strip()
-        reason = text.splitlines()[0][:200] if text else type(error).__name__
+        reason = text.splitlines()[0][:110] if text else "no reason given"
         raise ModelError(
-            f"{what} could not be fetched ({type(error).__name__}: {reason}). Without a network, use --weights random, "
-            f"or fetch the file where there is one ({fetch}) and pass it with --weights FILE"
+            f"{what} could not be fetched ({type(error).__name__}: {reason}). Without a network: {remedy}"
         ) from error
     finally:
         constants.HF_HUB_OFFLINE = offline

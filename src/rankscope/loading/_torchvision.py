@@ -18,7 +18,7 @@ import torch
 
 from rankscope._base.errors import ModelError
 
-__all__ = ["ensure_torchvision"]
+__all__ = ["ensure_torchvision", "misses_operator"]
 
 _SCHEMAS = {
     "nms": "nms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor",
@@ -44,8 +44,7 @@ def ensure_torchvision() -> None:
     try:
         importlib.import_module("torchvision")
     except RuntimeError as error:
-        found = _MISSING.search(str(error))
-        if found is None or found[1] not in _SCHEMAS:
+        if not misses_operator(error):
             raise ModelError(_message(error)) from error
         _declare_missing()
         _forget("torchvision")
@@ -56,6 +55,16 @@ def ensure_torchvision() -> None:
             raise ModelError(_message(again)) from again
     except ImportError as error:
         raise ModelError(_message(error)) from error
+
+
+def misses_operator(error: BaseException | None) -> bool:
+    """Whether this is the failure that ``ensure_torchvision`` mends, also when it met another importer first.
+
+    >>> misses_operator(RuntimeError("operator torchvision::nms does not exist"))
+    True
+    """
+    found = _MISSING.search(str(error)) if isinstance(error, RuntimeError) else None
+    return found is not None and found[1] in _SCHEMAS
 
 
 def _declare_missing() -> None:

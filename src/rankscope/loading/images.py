@@ -7,7 +7,7 @@ import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 
@@ -107,21 +107,12 @@ def load_images(
         )
     if preprocessing.input_size is not None:
         check_channels(preprocessing.input_size[0])
-    names, opener, labels, class_names = _pictures(text)
-    return _prepare(text, names, opener, labels, class_names, preprocessing, limit, seed)
+    return _prepare(_pictures(text), preprocessing, limit, seed)
 
 
-def _prepare(
-    source: str,
-    names: list[str],
-    opener: Callable[[int], Image.Image],
-    labels: list[int] | None,
-    class_names: list[str] | None,
-    preprocessing: Preprocessing,
-    limit: int | None,
-    seed: int,
-) -> Images:
+def _prepare(found: _Pictures, preprocessing: Preprocessing, limit: int | None, seed: int) -> Images:
     """Decode every image once, so that all that is bad shows before the long work starts."""
+    source, names, opener, labels, class_names, unreadable = found
     wanted = len(names) if limit is None else limit
     good: dict[int, torch.Tensor | None] = {}
     skipped: dict[int, str] = {}
@@ -140,7 +131,7 @@ def _prepare(
             continue
         held += tensor.numel() * tensor.element_size()
         good[index] = tensor if held <= _KEEP_BYTES else None
-    reasons = [(names[i], skipped[i]) for i in sorted(skipped)]
+    reasons = [*unreadable] + [(names[i], skipped[i]) for i in sorted(skipped)]
     if not good or shape is None:
         shown = "; ".join(f"{name}: {reason}" for name, reason in reasons[:_SHOWN])
         more = f" and {len(reasons) - _SHOWN} more" if len(reasons) > _SHOWN else ""
@@ -186,45 +177,59 @@ def _open(opener: Callable[[int], Image.Image], index: int, preprocessing: Prepr
         raise DataError(f"cannot be read: {text.splitlines()[0][:160] if text else type(error).__name__}") from error
 
 
-def _pictures(
-    source: str,
-) -> tuple[list[str], Callable[[int], Image.Image], list[int] | None, list[str] | None]:
+class _Pictures(NamedTuple):
+    """Pictures not decoded yet; ``unreadable`` are subfolders that were passed over, with the reason."""
+
+    source: str
+    names: list[str]
+    opener: Callable[[int], Image.Image]
+    labels: list[int] | None = None
+    class_names: list[str] | None = None
+    unreadable: tuple[tuple[str, str], ...] = ()
+
+
+def _pictures(source: str) -> _Pictures:
     import PIL.Image
 
     if source == "photos":
         from sklearn.datasets import load_sample_images
 
         data = load_sample_images()
-        names = [Path(f).name for f in data.filenames]
-        return names, lambda i: PIL.Image.fromarray(data.images[i]), None, None
+        return _Pictures(source, [Path(f).name for f in data.filenames], lambda i: PIL.Image.fromarray(data.images[i]))
     if source == "digits":
         from sklearn.datasets import load_digits
 
         digits = load_digits()
         pixels = (digits.images * (255 / 16)).round().astype("uint8")
         names = [f"digit{i:04d}" for i in range(len(pixels))]
-        return names, lambda i: PIL.Image.fromarray(pixels[i]), digits.target.tolist(), list("0123456789")
+        labels = digits.target.tolist()
+        return _Pictures(source, names, lambda i: PIL.Image.fromarray(pixels[i]), labels, list("0123456789"))
     path = Path(source).expanduser()
     if path.is_file():
-        return [path.name], lambda _: PIL.Image.open(path), None, None
+        return _Pictures(source, [path.name], lambda _: PIL.Image.open(path))
     if not path.is_dir():
         raise DataError(f"images {source!r} do not exist; give a folder, a file, or 'photos', 'digits', 'noise'")
-    files = _files(path)
-    names = [f.relative_to(path).as_posix() for f in files]
+    files, unreadable = _files(path)
     labels, class_names = _classes(path, files)
-    return names, lambda i: PIL.Image.open(files[i]), labels, class_names
+    names = [f.relative_to(path).as_posix() for f in files]
+    return _Pictures(source, names, lambda i: PIL.Image.open(files[i]), labels, class_names, unreadable)
 
 
-def _files(folder: Path) -> list[Path]:
-    unreadable: list[OSError] = []
+def _files(folder: Path) -> tuple[list[Path], tuple[tuple[str, str], ...]]:
+    errors: list[OSError] = []
     found = []
-    for root, _, names in os.walk(folder, onerror=unreadable.append, followlinks=False):
+    for root, _, names in os.walk(folder, onerror=errors.append):
         found += [Path(root, n) for n in names if Path(n).suffix.lower() in IMAGE_SUFFIXES and not n.startswith(".")]
     if not found:
-        if unreadable:
-            raise DataError(f"folder {str(folder)!r} cannot be read: {unreadable[0].strerror}; check its permissions")
-        raise DataError(f"folder {str(folder)!r} holds no images ({', '.join(sorted(IMAGE_SUFFIXES))})")
-    return sorted(found)
+        if errors:
+            first = errors[0]
+            raise DataError(f"folder {str(first.filename)!r} cannot be read: {first.strerror}; check who may read it")
+        kinds = ", ".join(sorted(IMAGE_SUFFIXES))
+        raise DataError(f"folder {str(folder)!r} holds no images ({kinds}); give another, or 'photos', 'noise'")
+    unreadable = tuple(
+        (f"{os.path.relpath(e.filename, folder)}/", f"folder cannot be read: {e.strerror}") for e in errors
+    )
+    return sorted(found), unreadable
 
 
 def _classes(folder: Path, files: list[Path]) -> tuple[list[int] | None, list[str] | None]:

@@ -19,6 +19,7 @@ _TORCH = (".pt", ".pth", ".ckpt", ".bin")
 # Where training scripts put the weights inside a checkpoint; averaged weights come last, they need not be complete.
 _NESTS = ("state_dict", "model_state_dict", "model", "net", "network", "module", "weights", "params", "state_dict_ema")
 _PREFIXES = ("module.", "_orig_mod.", "model.", "net.", "network.", "backbone.")
+_REFUSALS = ("GLOBAL", "is blocked", "Can only create new object", "Can only build", "must be imported to load")
 _SHOWN = 4
 _AGAIN = "it is truncated or of another type: fetch or save it again"
 
@@ -103,8 +104,8 @@ def _read_torch(path: Path) -> Any:
     try:
         return torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
-        # torch gives the same class to a refused global and to bytes that are no pickle at all
-        refused = zipfile.is_zipfile(path) or any(word in str(error) for word in ("GLOBAL", "REDUCE", "Unsupported"))
+        # torch gives the same class to objects that are refused and to bytes that are no pickle at all
+        refused = any(word in str(error) for word in _REFUSALS)
         if not refused:
             raise ModelError(f"weights file {path.name!r} cannot be read ({_first(error)}); {_AGAIN}") from error
         raise ModelError(
@@ -169,5 +170,5 @@ def _few(items: Iterable[str]) -> str:
 
 
 def _first(error: BaseException) -> str:
-    text = str(error).strip()
+    text = str(error).rpartition("WeightsUnpickler error:")[2].strip()
     return text.splitlines()[0][:160] if text else type(error).__name__
