@@ -1,0 +1,26 @@
+"""Models, weights, images and devices by name: what a command line needs before anything can be measured."""
+
+from rankscope.loading._torchvision import ensure_torchvision
+from rankscope.loading.batchnorm import calibrate_batchnorm
+from rankscope.loading.device import resolve_device
+from rankscope.loading.images import IMAGE_SUFFIXES, Images, load_images
+from rankscope.loading.models import load_model
+from rankscope.loading.preprocessing import Preprocessing, plain_preprocessing
+from rankscope.loading.record import LoadedModel
+from rankscope.loading.weights import check_finite, load_weights, read_weights
+
+__all__ = [
+    "IMAGE_SUFFIXES",
+    "Images",
+    "LoadedModel",
+    "Preprocessing",
+    "calibrate_batchnorm",
+    "check_finite",
+    "ensure_torchvision",
+    "load_images",
+    "load_model",
+    "load_weights",
+    "plain_preprocessing",
+    "read_weights",
+    "resolve_device",
+]

@@ -1,0 +1,224 @@
+"""Hugging Face models: from the hub, a local folder, or an architecture's default configuration."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from rankscope._base.errors import ModelError, UsageError, nearest
+from rankscope.loading._hub import download
+from rankscope.loading._random import open_branches, seeded
+from rankscope.loading._torchvision import ensure_torchvision
+from rankscope.loading.preprocessing import Preprocessing, plain_preprocessing
+from rankscope.loading.record import LoadedModel
+from rankscope.loading.weights import load_weights, read_weights
+
+__all__ = ["from_hf"]
+
+# Forward-mode derivatives need attention and expert layers as plain operators.
+_PLAIN = {"attn_implementation": "eager"}
+
+
+def from_hf(name: str, *, weights: str, seed: int, num_classes: int | None) -> LoadedModel:
+    """``name`` is a hub name, a local folder with a ``config.json``, or a model type such as ``vit`` (no weights).
+
+    The class is the one the configuration names, else the image classifier of that architecture, else the bare model.
+    Code from the hub is never run.
+    """
+    ensure_torchvision()
+    transformers = _transformers()
+    folder = Path(name).expanduser()
+    local = folder.is_dir()
+    where = str(folder) if local else name
+    known = transformers.CONFIG_MAPPING
+    bare = not local and name in known
+    if not local and name.startswith(("/", ".", "~")):
+        raise ModelError(f"model folder {name!r} does not exist; a hub name is written OWNER/NAME")
+    if bare and weights == "pretrained":
+        raise UsageError(f"hf:{name} is an architecture without weights; use --weights random, or a full hub name")
+    if not local and not bare and "/" not in name:
+        raise UsageError(f"Hugging Face has no architecture {name!r}; {nearest(name, known)}; a hub name has a '/'")
+    if local and not (folder / "config.json").is_file():
+        raise ModelError(f"folder {str(folder)!r} holds no config.json; save_pretrained() writes one")
+    with _quiet(transformers):
+        config = _config(transformers, where, local=local, bare=bare, num_classes=num_classes)
+        builder = _builder(transformers, config)
+        notes: list[str] = []
+        if weights == "pretrained":
+            model, found = _pretrained(builder, where, name, local=local)
+            fresh = sorted(found["missing_keys"])
+            if fresh:
+                notes.append(
+                    f"{len(fresh)} parameters are not in the weights and are random ({', '.join(fresh[:3])} …)"
+                )
+            described = f"pretrained ({where})"
+        else:
+            model = _random_model(transformers, builder, config, name, seed)
+            if weights == "random":
+                notes = open_branches(model, seed=seed)
+                described = f"random, seed {seed}"
+            else:
+                model, described = _file_weights(builder, config, model, weights)
+        preprocessing = _preprocessing(transformers, model, config, where, local=local)
+    trained = weights != "random" and num_classes is None
+    return LoadedModel(
+        model=model.eval(),
+        name=f"hf:{name}",
+        source="hf",
+        weights=described,
+        input_size=None if preprocessing is None else preprocessing.input_size,
+        preprocessing=preprocessing,
+        class_names=_class_names(model, config) if trained else None,
+        random=weights == "random",
+        notes=tuple(notes),
+    )
+
+
+def _transformers() -> Any:
+    try:
+        import transformers
+    except ImportError as error:
+        raise ModelError("hf: models need the transformers package; pip install 'rankscope[transformers]'") from error
+    return transformers
+
+
+@contextmanager
+def _quiet(transformers: Any) -> Iterator[None]:
+    """No progress bars and reports on loading: what matters of them is in the notes and errors."""
+    level = transformers.logging.get_verbosity()
+    bars = transformers.logging.is_progress_bar_enabled()
+    transformers.logging.set_verbosity_error()
+    transformers.logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        transformers.logging.set_verbosity(level)
+        if bars:
+            transformers.logging.enable_progress_bar()
+
+
+def _config(transformers: Any, where: str, *, local: bool, bare: bool, num_classes: int | None) -> Any:
+    options = {} if num_classes is None else {"num_labels": num_classes}
+    if bare:
+        return transformers.AutoConfig.for_model(where, **options)
+    if local:
+        try:
+            return transformers.AutoConfig.from_pretrained(where, **options)
+        except (OSError, ValueError, KeyError) as error:
+            raise ModelError(f"{where}/config.json cannot be used: {str(error).splitlines()[0][:200]}") from error
+    with download(f"configuration of hf:{where}", remedy=_fetch(where)):
+        return transformers.AutoConfig.from_pretrained(where, **options)
+
+
+def _fetch(name: str) -> str:
+    return (
+        f"run hf download {name} --local-dir FOLDER where there is one and take hf:FOLDER as the model, or take the "
+        "architecture alone (such as hf:vit) with --weights random"
+    )
+
+
+def _builder(transformers: Any, config: Any) -> Any:
+    for architecture in config.architectures or []:
+        if hasattr(transformers, architecture):
+            return getattr(transformers, architecture)
+    mapping = transformers.MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING
+    if type(config) in mapping:
+        found = mapping[type(config)]
+        return found[0] if isinstance(found, tuple) else found
+    return transformers.AutoModel
+
+
+def _pretrained(builder: Any, where: str, name: str, *, local: bool) -> tuple[Any, dict[str, Any]]:
+    if not local:
+        with download(f"pretrained weights of hf:{name}", remedy=_fetch(name)):
+            return builder.from_pretrained(where, output_loading_info=True, **_PLAIN)
+    try:
+        return builder.from_pretrained(where, output_loading_info=True, **_PLAIN)
+    except Exception as error:
+        reason = str(error).strip().splitlines()[0][:200] if str(error).strip() else type(error).__name__
+        raise ModelError(
+            f"weights in folder {where!r} cannot be loaded ({reason}); it needs a whole model.safetensors that fits "
+            "its config.json, or use --weights random"
+        ) from error
+
+
+def _random_model(transformers: Any, builder: Any, config: Any, name: str, seed: int) -> Any:
+    make = builder.from_config if builder is transformers.AutoModel else builder._from_config
+    try:
+        with seeded(seed):
+            return make(config, **_PLAIN, experts_implementation="eager")
+    except Exception as error:
+        raise ModelError(f"hf:{name} cannot be built: {type(error).__name__}: {str(error)[:200]}") from error
+
+
+def _file_weights(builder: Any, config: Any, model: Any, path: str) -> tuple[Any, str]:
+    """Weights whose names are the model's, or those of an older release, which only transformers can translate."""
+    try:
+        return model, load_weights(model, path)
+    except ModelError as error:
+        if "does not fit" not in str(error):
+            raise
+        given = read_weights(path)
+        try:
+            made, found = builder.from_pretrained(
+                None, config=config, state_dict=given, output_loading_info=True, **_PLAIN
+            )
+        except Exception:
+            raise error from None
+        if any(found[kind] for kind in ("missing_keys", "unexpected_keys", "mismatched_keys")):
+            raise
+        return made, f"file {Path(path).name} ({len(given)} tensors)"
+
+
+def _preprocessing(transformers: Any, model: Any, config: Any, where: str, *, local: bool) -> Preprocessing | None:
+    if getattr(model, "main_input_name", "") != "pixel_values":
+        return None
+    size = _config_size(config)
+    if local and (Path(where) / "preprocessor_config.json").is_file():
+        processor = transformers.AutoImageProcessor.from_pretrained(where)
+    elif not local and "/" in where:
+        try:
+            with download(f"preprocessing of hf:{where}", remedy=_fetch(where)):
+                processor = transformers.AutoImageProcessor.from_pretrained(where)
+        except ModelError:
+            processor = None
+    else:
+        processor = None
+    if processor is None:
+        return None if size is None else plain_preprocessing(size)
+
+    def apply(image: Any) -> Any:
+        return processor(images=image, return_tensors="pt")["pixel_values"][0]
+
+    made = _made_size(processor, size)
+    return Preprocessing(f"Hugging Face {type(processor).__name__}, {made[1]}×{made[2]}", made, apply)
+
+
+def _config_size(config: Any) -> tuple[int, int, int] | None:
+    vision = getattr(config, "vision_config", config)
+    side = getattr(vision, "image_size", None)
+    channels = int(getattr(vision, "num_channels", 3))
+    if side is None:
+        # convolutional networks leave it out: they take any size, and ImageNet's is 224
+        return (channels, 224, 224)
+    height, width = side if isinstance(side, list | tuple) else (side, side)
+    return (channels, int(height), int(width))
+
+
+def _made_size(processor: Any, size: tuple[int, int, int] | None) -> tuple[int, int, int]:
+    """The shape that the processor really gives, which need not be the configuration's."""
+    from PIL import Image
+
+    mode = "L" if size is not None and size[0] == 1 else "RGB"
+    made = processor(images=Image.new(mode, (256, 256)), return_tensors="pt")["pixel_values"][0]
+    return (int(made.shape[0]), int(made.shape[1]), int(made.shape[2]))
+
+
+def _class_names(model: Any, config: Any) -> tuple[str, ...] | None:
+    if not type(model).__name__.endswith("Classification"):
+        return None
+    names = [str(config.id2label[i]) for i in range(config.num_labels) if i in config.id2label]
+    made_up = all(name == f"LABEL_{i}" for i, name in enumerate(names))
+    return None if made_up or len(names) != config.num_labels else tuple(names)

@@ -1,0 +1,121 @@
+"""Models of timm, with timm's own preprocessing."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from rankscope._base.errors import ModelError, UsageError, nearest
+from rankscope.loading._hub import download
+from rankscope.loading._random import open_branches, seeded
+from rankscope.loading._torchvision import ensure_torchvision
+from rankscope.loading.preprocessing import Preprocessing
+from rankscope.loading.record import LoadedModel
+from rankscope.loading.weights import load_weights
+
+__all__ = ["from_timm", "is_timm", "timm_preprocessing"]
+
+
+def is_timm(name: str) -> bool:
+    """Whether timm knows a model of this name (a pretrained tag after a dot may follow)."""
+    ensure_torchvision()
+    import timm
+
+    return bool(timm.is_model(name))
+
+
+def from_timm(name: str, *, weights: str, seed: int, num_classes: int | None) -> LoadedModel:
+    """``timm.create_model`` with pretrained weights, random ones, or those of a file."""
+    ensure_torchvision()
+    import timm
+
+    remote = name.startswith(("hf-hub:", "hf_hub:", "local-dir:"))
+    if not remote:
+        _check_name(name, pretrained=weights == "pretrained")
+    options: dict[str, Any] = {} if num_classes is None else {"num_classes": num_classes}
+    notes: list[str] = []
+    if weights == "pretrained":
+        command = (
+            f"import timm, torch; torch.save(timm.create_model('{name}', pretrained=True).state_dict(), 'FILE.pth')"
+        )
+        remedy = f'use --weights random, or run python -c "{command}" where there is one and give --weights FILE.pth'
+        with download(f"pretrained weights of timm:{name}", remedy=remedy):
+            model: Any = timm.create_model(name, pretrained=True)
+        tag = (model.pretrained_cfg or {}).get("tag", "")
+        described = f"pretrained ({tag})" if tag else "pretrained"
+    else:
+        model = _build(name, options, seed)
+        if weights == "random":
+            notes = open_branches(model, seed=seed)
+            described = f"random, seed {seed}"
+        else:
+            described = load_weights(model, weights)
+    model.eval()
+    preprocessing = timm_preprocessing(model)
+    names = None if weights == "random" or num_classes is not None else _class_names(model)
+    return LoadedModel(
+        model=model,
+        name=f"timm:{name}",
+        source="timm",
+        weights=described,
+        input_size=preprocessing.input_size,
+        preprocessing=preprocessing,
+        class_names=names,
+        random=weights == "random",
+        notes=tuple(notes),
+    )
+
+
+def timm_preprocessing(model: Any) -> Preprocessing:
+    """The evaluation transform of ``timm.data.resolve_model_data_config``."""
+    from timm.data.config import resolve_model_data_config
+    from timm.data.transforms_factory import create_transform
+
+    config = resolve_model_data_config(model)
+    size = tuple(int(v) for v in config["input_size"])
+    # the transform itself is made on first use: for one channel timm's normalisation constants may not fit yet
+    made: list[Any] = []
+
+    def apply(image: Any) -> Any:
+        if not made:
+            made.append(create_transform(**config, is_training=False))
+        return made[0](image)
+
+    mean, std = (tuple(round(float(v), 4) for v in config[key]) for key in ("mean", "std"))
+    text = (
+        f"timm: {config['interpolation']} resize, {config['crop_mode']} crop {size[1]}×{size[2]} "
+        f"(crop {config['crop_pct']:g}), mean {mean}, std {std}"
+    )
+    return Preprocessing(text, (size[0], size[1], size[2]), apply)
+
+
+def _check_name(name: str, *, pretrained: bool) -> None:
+    import timm
+
+    base, _, tag = name.partition(".")
+    if not timm.is_model(base):
+        raise UsageError(f"timm has no model {base!r}; {nearest(base, timm.list_models())}")
+    tags = [n.partition(".")[2] for n in timm.list_pretrained(f"{base}*") if n.partition(".")[0] == base]
+    if tag and tag not in tags:
+        raise UsageError(f"timm has no weights {tag!r} for {base!r}; {nearest(tag, tags) if tags else 'it has none'}")
+    if pretrained and not tags:
+        raise ModelError(f"timm has no pretrained weights for {base!r}; use --weights random or --weights FILE")
+
+
+def _build(name: str, options: dict[str, Any], seed: int) -> Any:
+    import timm
+
+    try:
+        with seeded(seed):
+            return timm.create_model(name, pretrained=False, **options)
+    except (RuntimeError, TypeError, ValueError, ImportError, OSError) as error:
+        raise ModelError(f"timm cannot build {name!r}: {type(error).__name__}: {str(error)[:200]}") from error
+
+
+def _class_names(model: Any) -> tuple[str, ...] | None:
+    from timm.data.imagenet_info import ImageNetInfo, infer_imagenet_subset
+
+    subset = infer_imagenet_subset(model)
+    if not subset:
+        return None
+    info = ImageNetInfo(subset)
+    return tuple(str(info.index_to_description(i)) for i in range(info.num_classes()))

@@ -1,0 +1,64 @@
+"""Random weights that repeat, leave the global random state alone, and do not switch residual branches off."""
+
+from __future__ import annotations
+
+import math
+import random
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import numpy as np
+import torch
+from torch import nn
+
+__all__ = ["open_branches", "seeded"]
+
+
+@contextmanager
+def seeded(seed: int) -> Iterator[None]:
+    """Python's, NumPy's and torch's CPU generators start from ``seed`` inside and go on as before after."""
+    python_state, numpy_state = random.getstate(), np.random.get_state()
+    with torch.random.fork_rng(devices=[]):
+        # torch.manual_seed would seed the GPUs too, and those are not restored here
+        torch.default_generator.manual_seed(seed)
+        random.seed(seed)
+        np.random.seed(seed % 2**32)
+        try:
+            yield
+        finally:
+            random.setstate(python_state)
+            np.random.set_state(numpy_state)
+
+
+@torch.no_grad()
+def open_branches(model: nn.Module, *, seed: int) -> list[str]:
+    """Replace weights that start at exactly zero, and say so in one sentence for each kind.
+
+    Many networks start with the last norm of each residual branch, or the last linear layer, at zero: good for
+    training, but the Jacobian of the branch, or of all logits, is then exactly zero. Norm scales become 1 (timm's
+    ``zero_init_last=False``); weights of linear and convolution layers are drawn as PyTorch draws them by default.
+    Layer scales and gains stay as they come; those at exactly zero are counted.
+    """
+    norms = layers = gains = 0
+    with seeded(seed):
+        for module in model.modules():
+            for name, parameter in module.named_parameters(recurse=False):
+                if parameter.numel() == 0 or parameter.any():
+                    continue
+                # a layer scale is a bare parameter of its block; only true norms carry a `weight` and a norm's name
+                if name == "weight" and parameter.ndim == 1 and "norm" in type(module).__name__.lower():
+                    parameter.fill_(1)
+                    norms += 1
+                elif name == "weight" and isinstance(module, nn.Linear | nn.modules.conv._ConvNd):
+                    nn.init.kaiming_uniform_(parameter, a=math.sqrt(5))
+                    layers += 1
+                elif any(word in name for word in ("gain", "gamma", "scale", "alpha")):
+                    gains += 1
+    notes = []
+    if norms:
+        notes.append(f"{norms} norm scales that start at zero were set to 1, so that the residual branches take part")
+    if layers:
+        notes.append(f"{layers} linear or convolution weights that start at zero were drawn at random")
+    if gains:
+        notes.append(f"{gains} gains or layer scales start at zero and were left: their branches add nothing yet")
+    return notes

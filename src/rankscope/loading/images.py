@@ -1,0 +1,269 @@
+"""Images by name: scikit-learn's photographs and digits, a folder, one file, or noise."""
+
+from __future__ import annotations
+
+import os
+import warnings
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+
+import torch
+
+from rankscope._base.errors import DataError, UsageError
+from rankscope.loading.preprocessing import Preprocessing, check_channels
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+__all__ = ["IMAGE_SUFFIXES", "Images", "load_images"]
+
+_KINDS = ("bmp", "gif", "jfif", "jp2", "jpeg", "jpg", "pbm", "pgm", "png", "pnm", "ppm", "tga", "tif", "tiff", "webp")
+IMAGE_SUFFIXES = frozenset(f".{kind}" for kind in _KINDS)
+_KEEP_BYTES = 1 << 30
+_NOISE = 16
+_SHOWN = 3
+
+
+@dataclass(frozen=True)
+class Images:
+    """Images ready for a model: a sequence of (C, H, W) float32 tensors with their names.
+
+    ``skipped`` pairs each image that could not be used with the reason. ``labels`` index ``class_names``, for
+    digits and for folders with one subfolder per class. Up to 1 GiB is kept in memory; beyond, images are decoded
+    again when asked for.
+    """
+
+    source: str
+    names: tuple[str, ...]
+    shape: tuple[int, int, int]
+    preprocessing: str
+    labels: tuple[int, ...] | None = None
+    class_names: tuple[str, ...] | None = None
+    skipped: tuple[tuple[str, str], ...] = ()
+    _kept: torch.Tensor | None = field(default=None, repr=False, compare=False)
+    _load: Callable[[int], torch.Tensor] | None = field(default=None, repr=False, compare=False)
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    def __getitem__(self, index: int) -> torch.Tensor:
+        if not -len(self) <= index < len(self):
+            raise IndexError(f"image {index} of {len(self)}")
+        if self._kept is not None:
+            return self._kept[index]
+        assert self._load is not None
+        return self._load(index % len(self))
+
+    def __iter__(self) -> Iterator[torch.Tensor]:
+        return (self[i] for i in range(len(self)))
+
+    @property
+    def tensor(self) -> torch.Tensor:
+        """All images as one (N, C, H, W) tensor."""
+        return self._kept if self._kept is not None else torch.stack(list(self))
+
+    def batches(self, size: int) -> Iterator[torch.Tensor]:
+        """Tensors (up to ``size``, C, H, W) in order; a last batch of one joins the one before it."""
+        start = 0
+        while start < len(self):
+            stop = start + size if len(self) - start - size > 1 else len(self)
+            stop = stop if size > 1 else start + 1
+            yield torch.stack([self[i] for i in range(start, min(stop, len(self)))])
+            start = stop
+
+
+def load_images(
+    source: str | Path, *, preprocessing: Preprocessing | None = None, limit: int | None = None, seed: int = 0
+) -> Images:
+    """The images that ``source`` names, made ready by ``preprocessing`` (``LoadedModel.preprocessing``).
+
+    ``source``: ``photos`` (scikit-learn's two photographs), ``digits`` (its 1,797 8×8 digits, in [0, 1]), ``noise``
+    (independent standard normal values of the model's input size, 16 images unless ``limit`` says otherwise), one
+    image file, or a folder, searched with its subfolders in the order of the names. A folder whose images all lie in
+    two or more subfolders is taken as one class per subfolder. ``limit`` draws that many at random from ``seed``,
+    and keeps their order.
+
+    An image that cannot be used is skipped and named in ``skipped``, and with a ``limit`` another takes its place.
+    Raises ``DataError`` when the source does not exist, is empty or unreadable, or when no image is good, and
+    ``UsageError`` for a limit below 1.
+
+    >>> from rankscope.loading import plain_preprocessing
+    >>> load_images("photos", preprocessing=plain_preprocessing((3, 32, 32)), limit=1).tensor.shape
+    torch.Size([1, 3, 32, 32])
+    """
+    if limit is not None and limit < 1:
+        raise UsageError(f"limit={limit}; at least one image is needed")
+    text = str(source)
+    if text == "noise":
+        return _noise(preprocessing, limit or _NOISE, seed)
+    if text == "digits" and (preprocessing is None or preprocessing.input_size == (1, 8, 8)):
+        return _plain_digits(limit, seed)
+    if preprocessing is None:
+        raise DataError(
+            "the model's input size is not known; let its factory return (module, transform) or give the model an "
+            "attribute input_size = (C, H, W)"
+        )
+    if preprocessing.input_size is not None:
+        check_channels(preprocessing.input_size[0])
+    return _prepare(_pictures(text), preprocessing, limit, seed)
+
+
+def _prepare(found: _Pictures, preprocessing: Preprocessing, limit: int | None, seed: int) -> Images:
+    """Decode every image once, so that all that is bad shows before the long work starts."""
+    source, names, opener, labels, class_names, unreadable = found
+    wanted = len(names) if limit is None else limit
+    good: dict[int, torch.Tensor | None] = {}
+    skipped: dict[int, str] = {}
+    shape: tuple[int, ...] | None = preprocessing.input_size
+    held = 0
+    for index in _order(len(names), limit, seed):
+        if len(good) >= wanted:
+            break
+        try:
+            tensor = _open(opener, index, preprocessing)
+            shape = shape or tuple(tensor.shape)
+            if tuple(tensor.shape) != shape:
+                raise DataError(f"became {tuple(tensor.shape)}, others {shape}; resize in the transform")
+        except DataError as error:
+            skipped[index] = str(error)
+            continue
+        held += tensor.numel() * tensor.element_size()
+        good[index] = tensor if held <= _KEEP_BYTES else None
+    reasons = [*unreadable] + [(names[i], skipped[i]) for i in sorted(skipped)]
+    if not good or shape is None:
+        shown = "; ".join(f"{name}: {reason}" for name, reason in reasons[:_SHOWN])
+        more = f" and {len(reasons) - _SHOWN} more" if len(reasons) > _SHOWN else ""
+        raise DataError(f"none of the {len(reasons)} images of {source!r} can be used ({shown}{more})")
+    order = sorted(good)
+    kept = [good[i] for i in order]
+    whole = torch.stack([t for t in kept if t is not None]) if held <= _KEEP_BYTES else None
+    return Images(
+        source=source,
+        names=tuple(names[i] for i in order),
+        shape=(shape[0], shape[1], shape[2]),
+        preprocessing=preprocessing.description,
+        labels=None if labels is None else tuple(labels[i] for i in order),
+        class_names=None if class_names is None else tuple(class_names),
+        skipped=tuple(reasons),
+        _kept=whole,
+        _load=None if whole is not None else lambda i: _open(opener, order[i], preprocessing),
+    )
+
+
+def _order(count: int, limit: int | None, seed: int) -> list[int]:
+    if limit is None or limit >= count:
+        return list(range(count))
+    shuffled: list[int] = torch.randperm(count, generator=torch.Generator().manual_seed(seed)).tolist()
+    return shuffled
+
+
+def _open(opener: Callable[[int], Image.Image], index: int, preprocessing: Preprocessing) -> torch.Tensor:
+    import PIL.Image
+
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            with opener(index) as image:
+                image.load()
+                return preprocessing(image)
+    except DataError:
+        raise
+    except PIL.UnidentifiedImageError as error:
+        raise DataError("is no image that Pillow can read") from error
+    except Exception as error:  # decoders raise nearly anything on damaged files
+        text = str(error).strip()
+        raise DataError(f"cannot be read: {text.splitlines()[0][:160] if text else type(error).__name__}") from error
+
+
+class _Pictures(NamedTuple):
+    """Pictures not decoded yet; ``unreadable`` are subfolders that were passed over, with the reason."""
+
+    source: str
+    names: list[str]
+    opener: Callable[[int], Image.Image]
+    labels: list[int] | None = None
+    class_names: list[str] | None = None
+    unreadable: tuple[tuple[str, str], ...] = ()
+
+
+def _pictures(source: str) -> _Pictures:
+    import PIL.Image
+
+    if source == "photos":
+        from sklearn.datasets import load_sample_images
+
+        data = load_sample_images()
+        return _Pictures(source, [Path(f).name for f in data.filenames], lambda i: PIL.Image.fromarray(data.images[i]))
+    if source == "digits":
+        from sklearn.datasets import load_digits
+
+        digits = load_digits()
+        pixels = (digits.images * (255 / 16)).round().astype("uint8")
+        names = [f"digit{i:04d}" for i in range(len(pixels))]
+        labels = digits.target.tolist()
+        return _Pictures(source, names, lambda i: PIL.Image.fromarray(pixels[i]), labels, list("0123456789"))
+    path = Path(source).expanduser()
+    if path.is_file():
+        return _Pictures(source, [path.name], lambda _: PIL.Image.open(path))
+    if not path.is_dir():
+        raise DataError(f"images {source!r} do not exist; give a folder, a file, or 'photos', 'digits', 'noise'")
+    files, unreadable = _files(path)
+    labels, class_names = _classes(path, files)
+    names = [f.relative_to(path).as_posix() for f in files]
+    return _Pictures(source, names, lambda i: PIL.Image.open(files[i]), labels, class_names, unreadable)
+
+
+def _files(folder: Path) -> tuple[list[Path], tuple[tuple[str, str], ...]]:
+    errors: list[OSError] = []
+    found = []
+    for root, _, names in os.walk(folder, onerror=errors.append):
+        found += [Path(root, n) for n in names if Path(n).suffix.lower() in IMAGE_SUFFIXES and not n.startswith(".")]
+    if not found:
+        if errors:
+            first = errors[0]
+            raise DataError(f"folder {str(first.filename)!r} cannot be read: {first.strerror}; check who may read it")
+        kinds = ", ".join(sorted(IMAGE_SUFFIXES))
+        raise DataError(f"folder {str(folder)!r} holds no images ({kinds}); give another, or 'photos', 'noise'")
+    unreadable = tuple(
+        (f"{os.path.relpath(e.filename, folder)}/", f"folder cannot be read: {e.strerror}") for e in errors
+    )
+    return sorted(found), unreadable
+
+
+def _classes(folder: Path, files: list[Path]) -> tuple[list[int] | None, list[str] | None]:
+    parts = [f.relative_to(folder).parts for f in files]
+    names = sorted({p[0] for p in parts if len(p) > 1})
+    if len(names) < 2 or any(len(p) == 1 for p in parts):
+        return None, None
+    return [names.index(p[0]) for p in parts], names
+
+
+def _plain_digits(limit: int | None, seed: int) -> Images:
+    from sklearn.datasets import load_digits
+
+    digits = load_digits()
+    order = sorted(_order(len(digits.target), limit, seed)[: limit or len(digits.target)])
+    return Images(
+        source="digits",
+        names=tuple(f"digit{i:04d}" for i in order),
+        shape=(1, 8, 8),
+        preprocessing="pixels in [0, 1]",
+        labels=tuple(int(digits.target[i]) for i in order),
+        class_names=tuple("0123456789"),
+        _kept=torch.from_numpy(digits.images[order]).to(torch.float32).div_(16).unsqueeze(1),
+    )
+
+
+def _noise(preprocessing: Preprocessing | None, count: int, seed: int) -> Images:
+    shape = None if preprocessing is None else preprocessing.input_size
+    if shape is None:
+        raise DataError("noise needs the model's input size; give the model an attribute input_size = (C, H, W)")
+    return Images(
+        source="noise",
+        names=tuple(f"noise{i:04d}" for i in range(count)),
+        shape=shape,
+        preprocessing=f"none: independent standard normal values, seed {seed}",
+        _kept=torch.randn(count, *shape, generator=torch.Generator().manual_seed(seed)),
+    )

@@ -1,0 +1,124 @@
+"""From a model's name on the command line to a model that is ready to be measured."""
+
+from __future__ import annotations
+
+import importlib
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from rankscope._base.errors import UsageError, nearest
+from rankscope.loading._from_file import from_file
+from rankscope.loading._from_hf import from_hf
+from rankscope.loading._from_timm import from_timm, is_timm
+from rankscope.loading._from_torchvision import from_torchvision
+from rankscope.loading.preprocessing import plain_preprocessing
+from rankscope.loading.record import LoadedModel
+from rankscope.loading.weights import check_finite, load_weights
+
+__all__ = ["load_model"]
+
+_SOURCES = {"timm": from_timm, "torchvision": from_torchvision, "hf": from_hf}
+_FILES = (".safetensors", ".pt", ".pth", ".ckpt", ".bin")
+# The network of the demo stands above this part, so it is found by name, as a user's factory is.
+_DIGITS = "rankscope.demo.digits_network"
+
+
+def load_model(
+    spec: str, *, weights: str | Path = "pretrained", seed: int = 0, num_classes: int | None = None
+) -> LoadedModel:
+    """The model that ``spec`` names, in evaluation mode on the CPU.
+
+    ``spec``: ``timm:NAME``, ``torchvision:NAME``, ``hf:NAME`` (hub name, local folder, or with random weights a
+    model type), ``path/to/file.py:factory``, ``digits`` (the trained network that ships with rankscope), or a bare
+    name, which is tried as timm's. ``weights``: ``"pretrained"``, ``"random"`` (from ``seed``, the global random state
+    untouched, residual branches that start at zero switched on: see ``notes``), or a file. ``num_classes`` sizes
+    the last layer of random or file weights.
+
+    A random network with BatchNorm still has statistics of no data: see ``calibrate_batchnorm``. Raises ``UsageError``
+    for names that do not exist (with the nearest that does), ``ModelError`` for what cannot be built, fetched or
+    loaded, and for weights with NaN or infinite values.
+
+    >>> loaded = load_model("digits")
+    >>> loaded.input_size, loaded.class_names[:3]
+    ((1, 8, 8), ('0', '1', '2'))
+    """
+    chosen = _check_weights(weights)
+    if num_classes is not None and num_classes < 1:
+        raise UsageError(f"num_classes={num_classes}; it must be at least 1")
+    if num_classes is not None and chosen == "pretrained" and not _is_file_spec(spec):
+        raise UsageError(
+            f"num_classes={num_classes} with pretrained weights would put a random layer on a trained network; "
+            "use --weights random or --weights FILE"
+        )
+    options: dict[str, Any] = {"weights": chosen, "seed": seed, "num_classes": num_classes}
+    loaded = _dispatch(spec, options)
+    check_finite([*loaded.model.named_parameters(), *loaded.model.named_buffers()], f"model {loaded.name!r}")
+    return loaded
+
+
+def _dispatch(spec: str, options: dict[str, Any]) -> LoadedModel:
+    if spec == "digits":
+        return _digits(**options)
+    source, colon, name = spec.partition(":")
+    if colon and source in _SOURCES:
+        if not name:
+            raise UsageError(f"model {spec!r} lacks a name after the colon")
+        return _SOURCES[source](name, **options)
+    if _is_file_spec(spec):
+        return from_file(spec, **options)
+    if spec.endswith(".py"):
+        raise UsageError(f"model {spec!r} lacks the function that builds it; write {spec}:factory")
+    if colon:
+        raise UsageError(
+            f"model source {source!r} is unknown; {nearest(source, _SOURCES)} A file's model is written file.py:factory"
+        )
+    if not spec or not is_timm(spec):
+        raise UsageError(f"model {spec!r} is unknown; {_suggest(spec)}")
+    loaded = from_timm(spec, **options)
+    return replace(loaded, notes=(f"{spec!r} was taken as timm:{spec}", *loaded.notes))
+
+
+def _is_file_spec(spec: str) -> bool:
+    return spec.rpartition(":")[0].endswith(".py")
+
+
+def _check_weights(weights: str | Path) -> str:
+    text = str(weights)
+    if text in ("pretrained", "random") or Path(text).suffix.lower() in _FILES or Path(text).exists():
+        return text
+    if "/" in text or "." in text:
+        # read_weights names the remedy for a missing file or another type
+        return text
+    raise UsageError(f"weights {text!r} are neither 'pretrained', 'random' nor a file")
+
+
+def _suggest(name: str) -> str:
+    import timm
+    from torchvision import models
+
+    known = {n: f"timm:{n}" for n in timm.list_models()}
+    known |= {n: f"torchvision:{n}" for n in models.list_models(module=models) if n not in known}
+    hint = nearest(name, [*known, "digits"])
+    return f"{hint} Sources: timm:NAME, torchvision:NAME, hf:NAME, file.py:factory, digits"
+
+
+def _digits(weights: str, seed: int, num_classes: int | None) -> LoadedModel:
+    if num_classes not in (None, 10):
+        raise UsageError(f"the digits network has 10 classes, not {num_classes}")
+    build = importlib.import_module(_DIGITS).digits_network
+    trained = weights == "pretrained"
+    model = build("trained" if trained else "random", seed=seed)
+    described = "trained on scikit-learn's digits" if trained else f"random, seed {seed}"
+    if weights not in ("pretrained", "random"):
+        described = load_weights(model, weights)
+    return LoadedModel(
+        model=model,
+        name="digits",
+        source="digits",
+        weights=described,
+        input_size=(1, 8, 8),
+        preprocessing=plain_preprocessing((1, 8, 8)),
+        class_names=tuple("0123456789"),
+        random=weights == "random",
+    )
