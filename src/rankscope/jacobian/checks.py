@@ -9,7 +9,6 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from rankscope.jacobian.methods import Method
 from rankscope.jacobian.runner import Runner
 from rankscope.jacobian.sweep import Sweep, SweepResult
 from rankscope.slicing import Sample
@@ -106,39 +105,40 @@ def lower_precision_inside(exact: Runner, sample: Sample) -> bool:
     return seen.found or any(o.dtype != torch.float64 for o in outputs)
 
 
-def adjoint_error(runner: Runner, sample: Sample, method: Method) -> tuple[float | None, str]:
+def adjoint_error(
+    runner: Runner, sample: Sample, direction: Tensor, forward: tuple[Tensor, ...]
+) -> tuple[float | None, str]:
     """|⟨w, J·v⟩ − ⟨Jᵀw, v⟩| relative to its parts, and the worst layer; ``None`` where reverse mode fails.
 
-    One random v and one reverse pass for all cut points; where they disagree, one for each, to name the layer.
+    ``forward`` holds J·v of every cut point for the one v = ``direction``. One reverse pass for all cut points; where
+    they disagree, one for each, to name the layer.
     """
     generator = torch.Generator().manual_seed(0xAD)
-    one = Sample(sample.x[:1], sample.name, sample.keyword, sample.extra)
-    v = torch.randn(one.x.shape[1:], generator=generator).to(one.x)
     runner.rows = [None] * len(runner.keys)
-    forward = [t[0].double() for t in method(runner, one, v[None])]
-    weights = []
-    for t in forward:
-        length = t.norm().clamp_min(torch.finfo(torch.float64).tiny)
-        noise = torch.randn(t.shape, generator=generator, dtype=torch.float64).to(t.device)
-        weights.append((t / length + noise / noise.norm().clamp_min(1e-300)) / length)
-    expected = [float((w * t).sum()) for w, t in zip(weights, forward, strict=True)]
-    live = [k for k, t in enumerate(forward) if float(t.norm()) > 0]
+    products = [t.reshape(-1).double() for t in forward]
+    live = [k for k, t in enumerate(products) if 0 < float(t.norm()) < float("inf")]
     if not live:
         return 0.0, ""
+    weights = {}
+    for k in live:
+        noise = torch.randn(products[k].shape, generator=generator, dtype=torch.float64).to(products[k].device)
+        length = products[k].norm()
+        weights[k] = (products[k] / length + noise / noise.norm()) / length
+    expected = {k: float((weights[k] * products[k]).sum()) for k in live}
     try:
         with torch.enable_grad():
-            x = one.x.detach().clone().requires_grad_()
-            outputs = runner.outputs(one, x * 1)
+            x = sample.x.detach().clone().requires_grad_()
+            outputs = runner.outputs(sample, x * 1)
 
-            def back(chosen: list[int]) -> float:
+            def gap(chosen: list[int]) -> float:
                 total = sum((weights[k].to(outputs[k].dtype) * outputs[k]).sum() for k in chosen)
                 grad = torch.autograd.grad(total, x, retain_graph=True)[0]
-                return float((grad.double()[0] * v.double()).sum())
+                return abs(float((grad.double() * direction.double()).sum()) - sum(expected[k] for k in chosen))
 
-            gap = abs(back(live) - sum(expected[k] for k in live)) / len(live)
-            if gap < 1e-3 / len(live):
-                return gap, ""
-            gaps = {k: abs(back([k]) - expected[k]) for k in live}
+            together = gap(live) / len(live)
+            if together < 1e-3 / len(live):
+                return together, ""
+            gaps = {k: gap([k]) for k in live}
     except RuntimeError as error:
         return None, (str(error).strip().splitlines() or ["reverse mode failed"])[0]
     worst = max(gaps, key=lambda k: gaps[k])

@@ -112,16 +112,16 @@ METHODS = (
 )
 
 
-def choose_method(runner: Runner, sample: Sample, tangents: Tensor) -> tuple[Method, list[str]]:
-    """The first method that works on two tangents of this sample, and why each one before it did not."""
+def choose_method(runner: Runner, sample: Sample, tangents: Tensor) -> tuple[Method, tuple[Tensor, ...], list[str]]:
+    """The first method that works on this sample, what it gave, and why each one before it did not."""
     failures = []
     for method in METHODS:
         try:
-            method(runner, sample, tangents[:2])
+            out = method(runner, sample, tangents)
         except (RuntimeError, NotImplementedError, TypeError, ValueError, AttributeError, MeasurementError) as error:
             if isinstance(error, torch.OutOfMemoryError):
                 raise
             failures.append(f"{method.name}: {(str(error).strip().splitlines() or [type(error).__name__])[0][:200]}")
         else:
-            return method, failures
+            return method, out, failures
     raise MeasurementError("no way to differentiate this model worked. " + "; ".join(failures))

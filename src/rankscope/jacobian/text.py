@@ -32,9 +32,10 @@ def profile_text(profile: JacobianProfile) -> str:
     """Header, one line a cut point, and everything that could not be measured or must be known."""
     rows = [profile.summary(layer) for layer in profile.layers]
     width = max([len(r["name"]) for r in rows] + [5])
+    kind = "image" if len(profile.input_shape) == 3 else "sample"
+    count = f"{len(profile.images)} {kind}{'s' * (len(profile.images) != 1)}"
     lines = [
-        f"Jacobian rank of {profile.model} on {len(profile.images)} "
-        f"{'image' if len(profile.input_shape) == 3 else 'sample'}{'s' * (len(profile.images) != 1)}, {profile.columns}",
+        f"Jacobian rank of {profile.model} on {count}, {profile.columns}",
         f"tolerance {profile.tolerance.name}, background {profile.background}, {profile.dtype} on {profile.device}, "
         f"weights {profile.weights}",
         f"{'layer':<{width}}  {'rows':>9} {'min':>6} {'median':>7} {'max':>6}  {'bounds':<15} flags",

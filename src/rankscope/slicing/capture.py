@@ -20,6 +20,7 @@ CallKey = tuple[str, int]
 def first_tensor(output: Any) -> Tensor | None:
     """The first floating-point tensor in a module's output, searched in tuples, lists, mappings and records.
 
+    >>> import torch
     >>> first_tensor((torch.tensor([1]), torch.tensor([2.0])))
     tensor([2.])
     """

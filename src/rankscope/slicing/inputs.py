@@ -136,7 +136,8 @@ def read_samples(model: nn.Module, inputs: Any, *, limit: int | None = None) -> 
                 item = item[None]
             if item.ndim < 2:
                 raise DataError(
-                    f"the input has shape {tuple(item.shape)}; its first dimension counts samples, so give (1, ...) for one"
+                    f"the input has shape {tuple(item.shape)}; its first dimension counts samples, "
+                    "so give (1, ...) for one"
                 )
             size = len(item)
         else:

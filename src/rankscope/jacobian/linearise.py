@@ -1,0 +1,198 @@
+"""A network's forward-mode derivative at one input as a list of plain tensor operations.
+
+Pushing tangents through ``vmap(jvp)`` computes every nonlinearity's derivative again for each tangent, dispatches each
+operator through two layers of transforms, and runs normalisation as a dozen element-wise passes. At a fixed input the
+derivative is linear with constant coefficients: here the network is traced once into operators, each operator's
+coefficients are computed once an image, and a chunk of tangents then costs about one batched forward pass.
+
+Rules for the common operators stand in ``rules``; every other operator goes through ``vmap(jvp)`` by itself. The result
+is compared with the plain path on the first image, and the float64 certificate, which uses the plain path, covers it on
+every image.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor, fx
+from torch.func import functionalize
+from torch.fx.experimental.proxy_tensor import make_fx
+
+from rankscope.jacobian.rules import Push, rule_for
+from rankscope.jacobian.runner import Runner
+from rankscope.slicing import Sample
+
+__all__ = ["Linearised", "TracedNetwork"]
+
+
+@dataclass
+class _Step:
+    """One operator's tangent rule: which tangents it takes, what may be freed after it."""
+
+    name: str
+    push: Push
+    takes: tuple[str, ...]
+    last: tuple[str, ...]
+
+
+class TracedNetwork:
+    """The operators between the input and the cut points, for inputs of one shape."""
+
+    def __init__(self, runner: Runner, sample: Sample) -> None:
+        runner.rows = [None] * len(runner.keys)
+
+        def run(x: Tensor) -> tuple[Tensor, ...]:
+            return runner.outputs(sample, x)
+
+        self.module = make_fx(functionalize(run, remove="mutations"))(sample.x)
+        self.module.graph.eliminate_dead_code()
+        self.constants = {n.name: _attribute(self.module, str(n.target)) for n in self._nodes("get_attr")}
+        self.nodes = list(self.module.graph.nodes)
+        self.input = next(n for n in self.nodes if n.op == "placeholder")
+        self.outputs = [str(a) for a in next(n for n in self.nodes if n.op == "output").args[0]]
+        self.depends = self._depends()
+        self.last_use = self._last_use()
+
+    def _nodes(self, op: str) -> list[fx.Node]:
+        return [n for n in self.module.graph.nodes if n.op == op]
+
+    def _depends(self) -> set[str]:
+        found = {self.input.name}
+        for node in self.nodes:
+            if any(n.name in found for n in node.all_input_nodes):
+                found.add(node.name)
+        return found
+
+    def _last_use(self) -> dict[str, list[str]]:
+        """For every node, the values that nothing after it needs."""
+        last: dict[str, str] = {}
+        for node in self.nodes:
+            for used in node.all_input_nodes:
+                last[used.name] = node.name
+        freed: dict[str, list[str]] = {}
+        for name, node_name in last.items():
+            freed.setdefault(node_name, []).append(name)
+        return freed
+
+    def linearise(self, x: Tensor) -> list[_Step]:
+        """Run the network at ``x`` and keep, for each operator on the way, the coefficients of its derivative."""
+        values: dict[str, Any] = dict(self.constants)
+        steps: list[_Step] = []
+        for node in self.nodes:
+            if node.op == "placeholder":
+                values[node.name] = x
+            elif node.op == "call_function":
+                args, kwargs = fx.node.map_arg((node.args, node.kwargs), lambda n: values[n.name])
+                out = node.target(*args, **kwargs)
+                values[node.name] = out
+                if node.name in self.depends:
+                    takes = tuple(dict.fromkeys(n.name for n in node.all_input_nodes if n.name in self.depends))
+                    push = rule_for(node, args, kwargs, out, self.depends)
+                    freed = tuple(n for n in self.last_use.get(node.name, ()) if n not in self.outputs)
+                    steps.append(_Step(node.name, push, takes, freed))
+            for name in self.last_use.get(node.name, ()):
+                if name not in self.constants:
+                    values.pop(name, None)
+        return steps
+
+    def push(self, steps: list[_Step], tangents: Tensor, take: Callable[[int, Tensor], Tensor]) -> list[Tensor]:
+        """Tangents (chunk, B, *shape) to ``take(i, tangent)`` of every output i."""
+        values: dict[str, Any] = {self.input.name: tangents}
+        found: dict[int, Tensor] = {}
+        wanted: dict[str, list[int]] = {}
+        for i, name in enumerate(self.outputs):
+            wanted.setdefault(name, []).append(i)
+        holders = _Holders()
+        holders.add(tangents)
+        holders.add(tangents)  # the caller's own reference: never written to
+        for step in steps:
+            taken = [values.get(n) for n in step.takes]
+            reusable = {n for n, t in zip(step.takes, taken, strict=True) if n in step.last and holders.alone(t)}
+            out = step.push(taken, [n in reusable for n in step.takes])
+            for i in wanted.get(step.name, ()):
+                if out is not None:
+                    found[i] = take(i, out)
+            for n in step.last:
+                holders.remove(values.pop(n, None))
+            if out is not None:
+                values[step.name] = out
+                holders.add(out)
+        chunk = len(tangents)
+        return [found[i] if i in found else tangents.new_zeros(chunk, 0) for i in range(len(self.outputs))]
+
+
+class _Holders:
+    """How many live values share each storage: only a value that is alone may be overwritten."""
+
+    def __init__(self) -> None:
+        self.counts: dict[int, int] = {}
+
+    @staticmethod
+    def _places(value: Any) -> list[int]:
+        members = value if isinstance(value, list | tuple) else [value]
+        return [t.untyped_storage().data_ptr() for t in members if isinstance(t, Tensor)]
+
+    def add(self, value: Any) -> None:
+        for place in self._places(value):
+            self.counts[place] = self.counts.get(place, 0) + 1
+
+    def remove(self, value: Any) -> None:
+        for place in self._places(value):
+            self.counts[place] -= 1
+            if self.counts[place] == 0:
+                del self.counts[place]
+
+    def alone(self, value: Any) -> bool:
+        if not isinstance(value, Tensor):
+            return False
+        return self.counts.get(value.untyped_storage().data_ptr(), 0) == 1 and not _overlaps_itself(value)
+
+
+def _overlaps_itself(tensor: Tensor) -> bool:
+    return any(stride == 0 and size > 1 for stride, size in zip(tensor.stride(), tensor.shape, strict=True))
+
+
+def _attribute(module: Any, name: str) -> Any:
+    for part in name.split("."):
+        module = getattr(module, part)
+    return module
+
+
+class Linearised:
+    """Stands in for a ``Method`` for one runner: traces on the first image, linearises once an image."""
+
+    def __init__(self, runner: Runner) -> None:
+        self.runner = runner
+        self.traced: dict[tuple[int, ...], TracedNetwork] = {}
+        self._at: tuple[Tensor, list[_Step], TracedNetwork] | None = None
+
+    def __call__(self, runner: Runner, sample: Sample, tangents: Tensor) -> tuple[Tensor, ...]:
+        if self._at is None or self._at[0] is not sample.x:
+            self._at = None
+            shape = tuple(sample.x.shape)
+            if shape not in self.traced:
+                rows = runner.rows
+                self.traced[shape] = TracedNetwork(runner, sample)
+                runner.rows = rows
+            network = self.traced[shape]
+            self._at = (sample.x, network.linearise(sample.x), network)
+        _, steps, network = self._at
+        rows = runner.rows
+
+        def take(i: int, tangent: Tensor) -> Tensor:
+            chosen = rows[i]
+            flat = tangent.reshape(len(tangent), -1)
+            return flat.clone() if chosen is None else flat.index_select(1, chosen)
+
+        full = tangents[:, None].expand(-1, len(sample.x), *tangents.shape[1:])
+        out = network.push(steps, full, take)
+        for i, t in enumerate(out):
+            if t.shape[1] == 0 and rows[i] is None:
+                raise RuntimeError(f"no tangent reached {runner.keys[i][0]!r} in the traced network")
+        return tuple(out)
+
+    def release(self) -> None:
+        """Forget the last image's coefficients."""
+        self._at = None
