@@ -16,6 +16,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from torch import Tensor, fx
 from torch.func import functionalize
 from torch.fx.experimental.proxy_tensor import make_fx
@@ -47,9 +48,15 @@ class TracedNetwork:
             return runner.outputs(sample, x)
 
         self.module = make_fx(functionalize(run, remove="mutations"))(sample.x)
+        if any(_writes(n.target) for n in self._nodes("call_function")):
+            # written by an operator's own decomposition, which ran below the first pass
+            self.module = make_fx(functionalize(self.module, remove="mutations"))(sample.x)
         self.module.graph.eliminate_dead_code()
         self.constants = {n.name: _attribute(self.module, str(n.target)) for n in self._nodes("get_attr")}
         self.nodes = list(self.module.graph.nodes)
+        written = [n for n in self._nodes("call_function") if _writes(n.target)]
+        if written:  # the rules below never look at what an operator writes into its arguments
+            raise NotImplementedError(f"{written[0].target} stays in place after functionalisation")
         self.input = next(n for n in self.nodes if n.op == "placeholder")
         self.outputs = [str(a) for a in next(n for n in self.nodes if n.op == "output").args[0]]
         self.depends = self._depends()
@@ -154,10 +161,32 @@ def _overlaps_itself(tensor: Tensor) -> bool:
     return any(stride == 0 and size > 1 for stride, size in zip(tensor.stride(), tensor.shape, strict=True))
 
 
+def _writes(target: Any) -> bool:
+    return isinstance(target, torch._ops.OpOverload) and target._schema.is_mutable
+
+
 def _attribute(module: Any, name: str) -> Any:
     for part in name.split("."):
         module = getattr(module, part)
     return module
+
+
+def _same_call(a: Sample, b: Sample) -> bool:
+    """Whether everything but the differentiated tensor is equal: the trace holds it as constants."""
+    if a.extra is b.extra:
+        return True
+    if a.keyword != b.keyword or a.extra.keys() != b.extra.keys():
+        return False
+    for left, right in ((a.extra[k], b.extra[k]) for k in a.extra):
+        if isinstance(left, Tensor) and isinstance(right, Tensor):
+            if left.shape != right.shape or left.dtype != right.dtype or not torch.equal(left, right):
+                return False
+        elif isinstance(left, bool | int | float | str | None) and type(left) is type(right):
+            if left != right:
+                return False
+        else:
+            return False
+    return True
 
 
 class Linearised:
@@ -165,18 +194,18 @@ class Linearised:
 
     def __init__(self, runner: Runner) -> None:
         self.runner = runner
-        self.traced: dict[tuple[int, ...], TracedNetwork] = {}
+        self.traced: dict[tuple[int, ...], tuple[TracedNetwork, Sample]] = {}
         self._at: tuple[Tensor, list[_Step], TracedNetwork] | None = None
 
     def __call__(self, runner: Runner, sample: Sample, tangents: Tensor) -> tuple[Tensor, ...]:
         if self._at is None or self._at[0] is not sample.x:
             self._at = None
             shape = tuple(sample.x.shape)
-            if shape not in self.traced:
+            if shape not in self.traced or not _same_call(self.traced[shape][1], sample):
                 rows = runner.rows
-                self.traced[shape] = TracedNetwork(runner, sample)
+                self.traced[shape] = TracedNetwork(runner, sample), sample
                 runner.rows = rows
-            network = self.traced[shape]
+            network = self.traced[shape][0]
             self._at = (sample.x, network.linearise(sample.x), network)
         _, steps, network = self._at
         rows = runner.rows
