@@ -9,6 +9,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
+from rankscope._base.errors import MeasurementError
 from rankscope.jacobian.budget import bytes_per_tangent, chunk_for
 from rankscope.jacobian.checks import adjoint_error, count_kinks, error_bounds, kink_sides, lower_precision_inside
 from rankscope.jacobian.graphs import Graphed
@@ -59,6 +60,7 @@ class BatchMeasurer:
         self.method: Method | None = None
         self.push: Push | None = None
         self.plain: Push | None = None
+        self.reference: Push | None = None
         self.linearised: Linearised | None = None
         self.difference = 0.0
         self.failed_methods: list[str] = []
@@ -91,7 +93,16 @@ class BatchMeasurer:
         generator = torch.Generator().manual_seed(0xF0)
         direction = torch.randn(sample.x.shape[1:], generator=generator).to(sample.x)
         self.runner.rows = [None] * len(self.calls)
-        self.method, out, self.failed_methods = choose_method(self.runner, sample, direction[None])
+
+        def refuse(method: Method, out: tuple[Tensor, ...]) -> str:
+            """Second derivatives of a custom backward can be zero without an error; reverse mode itself tells."""
+            error, where = adjoint_error(self.runner, sample, direction, out) if method.twice else (0.0, "")
+            wrong = error is None or not error <= _ADJOINT_LIMIT
+            return (
+                f"disagrees with reverse mode at {where!r}: a backward formula is not differentiable" if wrong else ""
+            )
+
+        self.method, out, self.failed_methods = choose_method(self.runner, sample, direction[None], refuse)
         self.push = self.method
         if self.settings.device.type == "cuda" and self.method is METHODS[0] and Graphed.suits(sample):
             self.plain = Graphed(self.method)
@@ -103,7 +114,7 @@ class BatchMeasurer:
         self.adjoint, where = adjoint_error(self.runner, sample, direction, out)
         if self.adjoint is None:
             self.notes.append(f"forward mode could not be checked against reverse mode: {where}")
-        elif self.adjoint > _ADJOINT_LIMIT:
+        elif not self.adjoint <= _ADJOINT_LIMIT:
             self.notes.append(
                 f"forward and reverse mode disagree by {self.adjoint:.1%} at {where!r}: an operator has a wrong "
                 "derivative, or a tensor leaves the computation; do not trust layers from there on"
@@ -136,7 +147,8 @@ class BatchMeasurer:
             with self.exact.hooked():
                 one = sample.to(self.settings.device, self.exact.dtype)
                 narrow = lower_precision_inside(self.exact, one) if not down else False
-        except (RuntimeError, TypeError, ValueError) as error:
+                self.reference = self._reference(one)
+        except (RuntimeError, TypeError, ValueError, MeasurementError) as error:
             reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
             self.notes.append(f"no float64 reference, so no rank is certified: {reason}")
             self.certificate = "none: the model does not run in float64"
@@ -152,6 +164,19 @@ class BatchMeasurer:
         else:
             self.certificate = "6 float64 probes; each bound fails with probability 1e-6"
 
+    def _reference(self, sample: Sample) -> Push:
+        """How to push tangents in the other precision: the plain way where it works there too (kernels differ)."""
+        assert self.exact is not None
+        assert self.method is not None
+        assert self.plain is not None
+        direction = torch.ones_like(sample.x[:1])
+        self.exact.rows = [None] * len(self.calls)
+        try:
+            self.method(self.exact, sample, direction)
+        except (RuntimeError, TypeError, ValueError):
+            return choose_method(self.exact, sample, direction)[0]
+        return self.plain
+
     def _shared(self, sample: Sample) -> int:
         if any(isinstance(v, Tensor) for v in sample.extra.values()):
             return 1
@@ -159,19 +184,23 @@ class BatchMeasurer:
         single = self.runner.outputs(sample, sample.x)
         row = self.settings.columns.count(tuple(sample.x.shape[1:])) * sample.x.element_size()
         stored = sum(o.numel() for o in single) * row
-        fits = self.settings.budget // _SHARE // max(stored, 1)
+        fits = min(
+            self.settings.budget // _SHARE // max(stored, 1),
+            self.settings.budget // 2 // bytes_per_tangent(self.runner, sample),  # one tangent of every image
+        )
         if fits < 2 or any(c.shape[:1] != (1,) for c in self.calls):
             return 1
         pair = replace(sample, x=torch.cat([sample.x, torch.flip(sample.x, [-1]) * 0.5]))
         try:
             double = self.runner.outputs(pair, pair.x)
+            other = self.runner.outputs(sample, pair.x[1:])
         except (RuntimeError, ValueError, TypeError):
             return 1
-        for a, b in zip(single, double, strict=True):
-            if b.numel() != 2 * a.numel():
+        for a, b, both in zip(single, other, double, strict=True):
+            apart = torch.cat([a, b])
+            if both.shape != apart.shape:
                 return 1
-            scale = float(a.abs().max()) or 1.0
-            if float((a - b[: len(a)]).abs().max()) > 1e-4 * scale:
+            if both.numel() and float((apart - both).abs().max()) > 1e-4 * (float(apart.abs().max()) or 1.0):
                 return 1  # images of one batch change each other
         return int(min(fits, _MOST_IMAGES))
 
@@ -212,7 +241,7 @@ class BatchMeasurer:
             return [[float("nan")] * images for _ in self.calls], [0] * images
         one = sample.to(self.settings.device, self.exact.dtype)
         with self.exact.hooked():
-            bounds = error_bounds(self._sweep(self.exact, one, self.plain), one, result, probes)
+            bounds = error_bounds(self._sweep(self.exact, one, self.reference), one, result, probes)
             if self.exact.dtype == torch.float32:
                 # the float32 sweep errs by eps32/eps64 = 2^29 more; 16 for what rounding need not scale exactly
                 bounds = [[b * 2.0**-25 for b in row] for row in bounds]
