@@ -121,7 +121,7 @@ class Spectrum:
             raise DataError(f"a {self.shape} matrix has {min(self.shape)} singular values; {sigma.shape} were given")
         if (sigma < 0).any():
             raise DataError(f"a singular value is negative: {sigma.min():g}")
-        sigma = np.sort(sigma)[::-1]
+        sigma = np.ascontiguousarray(np.sort(sigma)[::-1])  # torch takes no negative strides
         sigma.setflags(write=False)
         object.__setattr__(self, "singular_values", sigma)
 
