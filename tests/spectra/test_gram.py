@@ -69,7 +69,7 @@ def test_square_error_holds_in_exact_arithmetic(size: int) -> None:
     for trial in range(12):
         a = rng.standard_normal((size + trial % 3, size)) * np.logspace(0, -(trial % 9), size)
         exact_matrix = mpmath.matrix(a.tolist())
-        exact = sorted((float(abs(v)) for v in mpmath.eigsy(exact_matrix.T * exact_matrix, eigvals_only=True)))[::-1]
+        exact = sorted(float(abs(v)) for v in mpmath.eigsy(exact_matrix.T * exact_matrix, eigvals_only=True))[::-1]
         gram = torch.from_numpy(a.T @ a)
         found = spectrum_of_gram(gram, a.shape)
         assert np.abs(found.singular_values**2 - np.array(exact)).max() <= found.square_error

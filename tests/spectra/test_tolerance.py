@@ -102,5 +102,5 @@ def test_invalid(arguments: dict[str, float], message: str) -> None:
 
 
 def test_negative_number_in_a_text() -> None:
-    with pytest.raises(rs.UsageError, match="rtol is -0.5"):
+    with pytest.raises(rs.UsageError, match=r"rtol is -0\.5"):
         as_tolerance("-0.5")

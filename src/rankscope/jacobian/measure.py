@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import replace
@@ -175,7 +176,8 @@ def jacobian_rank(
                     report(len(spectra), total, image_names[index])
                     continue
                 pending.append((index, sample))
-                left = len(pending) + (total or index + 1) - index - 1
+                # of unknown length: the last, shorter batch is flushed when the samples end
+                left = sys.maxsize if total is None else len(pending) + total - index - 1
                 if len(pending) >= measurer.batch_size(sample, left):
                     flush()
             if pending:
@@ -271,8 +273,13 @@ def _dtype(model: nn.Module, dtype: torch.dtype | str | None) -> tuple[torch.dty
 
 def _finite_weights(model: nn.Module) -> None:
     for name, tensor in [*model.named_parameters(), *model.named_buffers()]:
-        if tensor.is_floating_point() and not torch.isfinite(tensor).all():
-            bad = int((~torch.isfinite(tensor)).sum())
+        if not tensor.is_floating_point():
+            continue
+        wrong = ~torch.isfinite(tensor)
+        if not isinstance(tensor, nn.Parameter):
+            wrong &= tensor != -torch.inf  # a buffer may be an attention mask
+        if wrong.any():
+            bad = int(wrong.sum())
             raise ModelError(f"the weights of {name!r} hold {bad} NaN or infinite values; load other weights")
 
 
