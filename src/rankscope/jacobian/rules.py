@@ -437,7 +437,7 @@ def _partial(target: Any, args: Any, kwargs: Any, place: int, out: Tensor) -> Te
 
     value = args[place]
     if value.shape != out.shape:
-        value = value.expand(out.shape)
+        value = value.expand(out.shape).contiguous()  # some forward-mode formulas write into what they are given
     derivative: Tensor = jvp(alone, (value,), (torch.ones_like(value),))[1]
     if name is aten.where and bool((derivative == 1).all()):
         return 1.0

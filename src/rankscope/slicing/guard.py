@@ -119,7 +119,7 @@ def _random_state(device: torch.device) -> Iterator[None]:
 
 @contextmanager
 def _buffers(model: nn.Module) -> Iterator[None]:
-    """Buffers keep their values, and attributes that hold tensors their tensors: a cache filled in float64 stays out."""
+    """Buffers keep their values, and attributes that hold tensors their tensors: no cache is left in float64."""
     before = [(buffer, buffer._version, buffer.detach().clone()) for buffer in model.buffers()]
     owned = [(module, dict(module._buffers), _tensor_attributes(module)) for module in model.modules()]
     try:
