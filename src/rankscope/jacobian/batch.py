@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -11,7 +12,14 @@ from torch import Tensor, nn
 
 from rankscope._base.errors import MeasurementError
 from rankscope.jacobian.budget import bytes_per_tangent, chunk_for
-from rankscope.jacobian.checks import adjoint_error, count_kinks, error_bounds, kink_sides, lower_precision_inside
+from rankscope.jacobian.checks import (
+    adjoint_error,
+    count_kinks,
+    error_bounds,
+    kink_sides,
+    lower_precision_inside,
+    secant_error,
+)
 from rankscope.jacobian.graphs import Graphed
 from rankscope.jacobian.linearise import Linearised
 from rankscope.jacobian.methods import METHODS, Method, choose_method
@@ -24,6 +32,7 @@ __all__ = ["BatchMeasurer", "Settings", "join"]
 
 _PROBES = 6  # the certificate's bound fails with probability 10^-6
 _ADJOINT_LIMIT = 1e-3
+_SECANT_LIMIT = 0.05  # kinks within 1e-5 of the input's length stay far below
 _AGREE = 1e-4  # of a cut point's largest entry; a kink on the other side would show as far more
 _MOST_IMAGES = 64
 _SHARE = 4  # of the budget's J storage, images that share a sweep take at most a quarter
@@ -67,7 +76,7 @@ class BatchMeasurer:
         self.failures: dict[str, str] = {}
         self.notes: list[str] = []
         self.adjoint: float | None = None
-        self.certificate = "not asked for"
+        self.certificate = "read from finished images" if settings.certify else "not asked for"
         self.chunk = 0
         self._batch: int | None = None
 
@@ -121,6 +130,7 @@ class BatchMeasurer:
             )
         if self.exact is not None:
             self._check_exact(sample)
+        self._check_secant(sample, direction, out)
 
     def _linearise(self, sample: Sample, direction: Tensor, expected: tuple[Tensor, ...]) -> None:
         """Take the faster path where it gives what the plain one gave; say why where it does not."""
@@ -139,6 +149,12 @@ class BatchMeasurer:
             return
         self.linearised = fast
         self.push = fast
+
+    def _give_up_linearised(self, error: BaseException) -> None:
+        """A rule that worked on the first image may not on this one: the plain way does."""
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        self.failed_methods.append(f"linearised network, on a later image: {reason[:200]}")
+        self.linearised, self.push = None, self.plain
 
     def _check_exact(self, sample: Sample) -> None:
         assert self.exact is not None
@@ -163,6 +179,22 @@ class BatchMeasurer:
             )
         else:
             self.certificate = "6 float64 probes; each bound fails with probability 1e-6"
+
+    def _check_secant(self, sample: Sample, direction: Tensor, out: tuple[Tensor, ...]) -> None:
+        """Whether the derivative is the function's own: with a float64 forward pass at hand, two more tell."""
+        runner = self.runner if self.settings.dtype == torch.float64 else self.exact
+        if runner is None:
+            return
+        one = sample.to(self.settings.device, torch.float64)
+        with nullcontext() if runner is self.runner else runner.hooked():
+            if lower_precision_inside(runner, one):
+                return  # its rounding drowns a small step
+            error, where = secant_error(runner, one, direction, out)
+        if error > _SECANT_LIMIT:
+            self.notes.append(
+                f"the outputs at {where!r} change by {error:.0%} otherwise than their derivative says: a tensor leaves "
+                "the computation (detach, .data, numpy, rounding) and counts as a constant from there on"
+            )
 
     def _reference(self, sample: Sample) -> Push:
         """How to push tangents in the other precision: the plain way where it works there too (kernels differ)."""
@@ -221,7 +253,13 @@ class BatchMeasurer:
             if self.exact is not None:
                 generator = torch.Generator().manual_seed(0xCE27)
                 probes = torch.randn(_PROBES, sweep.count, generator=generator, dtype=torch.float64)
-            result = sweep.run(sample, probes)
+            try:
+                result = sweep.run(sample, probes)
+            except (RuntimeError, TypeError, ValueError) as error:
+                if self.linearised is None or isinstance(error, torch.OutOfMemoryError):
+                    raise
+                self._give_up_linearised(error)
+                result = self._sweep(self.runner, sample, self.push).run(sample, probes)
         bounds, kinks = self._certify(sample, result, probes)
         return self._spectra(result, bounds, kinks, len(sample.x), sweep.count)
 

@@ -14,7 +14,7 @@ from rankscope.jacobian.sweep import Sweep, SweepResult
 from rankscope.slicing import Sample
 from rankscope.spectra import norm_bound
 
-__all__ = ["adjoint_error", "count_kinks", "error_bounds", "kink_sides", "lower_precision_inside"]
+__all__ = ["adjoint_error", "count_kinks", "error_bounds", "kink_sides", "lower_precision_inside", "secant_error"]
 
 _UNDERFLOW = 1e-30  # products of float32 numbers below this may be zero in one mode and not in the other
 _aten = torch.ops.aten
@@ -104,6 +104,28 @@ def lower_precision_inside(exact: Runner, sample: Sample) -> bool:
     with _Narrow() as seen:
         outputs = exact.outputs(sample, sample.x)
     return seen.found or any(o.dtype != torch.float64 for o in outputs)
+
+
+def secant_error(runner: Runner, sample: Sample, direction: Tensor, forward: tuple[Tensor, ...]) -> tuple[float, str]:
+    """‖(F(x + hv) − F(x − hv))/2h − J·v‖ relative to the larger, and the worst layer; ``runner`` works in float64.
+
+    Forward and reverse mode agree on a tensor that leaves the computation (``detach``, ``.data``, a detour through
+    numpy): both take it for a constant. Differences of the function itself do not.
+    """
+    runner.rows = [None] * len(runner.keys)
+    direction = direction.to(sample.x)
+    step = 1e-5 * max(float(sample.x.norm()), 1e-3) / max(float(direction.norm()), 1e-300)
+    ahead, behind = (runner.outputs(sample, sample.x + s * step * direction) for s in (1.0, -1.0))
+    worst, where = 0.0, ""
+    for (name, _), a, b, tangent in zip(runner.keys, ahead, behind, forward, strict=True):
+        exact = tangent.reshape(-1).double()
+        secant = (a - b).reshape(-1) / (2 * step)
+        rounding = 1e-14 * float(a.norm()) / step  # of the two outputs
+        top = max(float(exact.norm()), float(secant.norm()))
+        gap = float((secant - exact).norm())
+        if top > 0 and gap > rounding and gap / top > worst:
+            worst, where = gap / top, name
+    return worst, where
 
 
 def adjoint_error(

@@ -170,7 +170,7 @@ def jacobian_rank(
             for index, raw in enumerate(chain([first], samples)):
                 sample = _prepared(raw, shape, chosen, background).to(where, work_dtype)
                 image_names.append(labels(index))
-                restored = store.read(index, sample.x)
+                restored = store.read(index, sample)
                 if restored is not None:
                     spectra[index], kinks[index] = restored
                     report(len(spectra), total, image_names[index])
@@ -236,7 +236,7 @@ def _measure(
     batch = join([s for _, s in pending])
     for (index, sample), (row, kinked) in zip(pending, measurer.measure(batch), strict=True):
         spectra[index], kinks[index] = row, kinked
-        store.write(index, sample.x, row, kinked)
+        store.write(index, sample, row, kinked)
         done(index)
     pending.clear()
 
