@@ -34,7 +34,8 @@ start = time.perf_counter()
 import rankscope
 {use}
 print(time.perf_counter() - start)
-print([m for m in ("timm", "torchvision", "matplotlib", "pandas", "sklearn", "transformers", "scipy") if m in sys.modules])
+heavy = "timm", "torchvision", "matplotlib", "pandas", "sklearn", "transformers", "scipy"
+print([m for m in heavy if m in sys.modules])
 """
 
 

@@ -114,7 +114,7 @@ def test_damaged_profiles(profile: JacobianProfile, tmp_path: Path) -> None:
     with pytest.raises(rs.OutputError, match="cannot read a profile from"):
         JacobianProfile.load(tmp_path / "nowhere")
     (tmp_path / "file").write_text("")
-    with pytest.raises(rs.OutputError, match="cannot write into .*choose another output folder"):
+    with pytest.raises(rs.OutputError, match=r"cannot write into .*choose another output folder"):
         profile.save(tmp_path / "file" / "below")
 
 
@@ -270,7 +270,7 @@ def test_a_damaged_checkpoint(tmp_path: Path) -> None:
     (file,) = tmp_path.glob("image-*.safetensors")
     for content in (file.read_bytes()[:40], b"", b"nonsense" * 20):
         file.write_bytes(content)
-        with pytest.raises(rs.OutputError, match="is damaged .*delete it and run again"):
+        with pytest.raises(rs.OutputError, match=r"is damaged .*delete it and run again"):
             measure(net, x, checkpoint=tmp_path)
     (tmp_path / "file").write_text("")
     with pytest.raises(rs.OutputError, match="cannot write into"):
