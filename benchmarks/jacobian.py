@@ -1,6 +1,6 @@
-"""Jacobian rank of every block: rankscope beside what a competent user would write, the reference way, and the yardstick.
+"""Jacobian rank of every block: rankscope beside a competent user's own code, the reference way, and the yardstick.
 
-All contenders run in one process, one after another, on the same model, image, cut points and patch; float32, TF32 off.
+All contenders run in one process, one after another, on the same model, image, cut points and patch, in float32.
 
     python benchmarks/jacobian.py --device cuda --images 16 --out docs/benchmarks
 """

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -10,14 +10,13 @@ import torch
 from torch import Tensor, nn
 
 from rankscope.jacobian.budget import bytes_per_tangent, chunk_for
-from rankscope.jacobian.checks import adjoint_error, count_kinks, error_bounds, kink_sides, lower_precision_inside
-from rankscope.jacobian.graphs import Graphed
+from rankscope.jacobian.checks import Reference, adjoint_error, lower_precision_inside
+from rankscope.jacobian.finish import Finished, Finisher
 from rankscope.jacobian.linearise import Linearised
 from rankscope.jacobian.methods import METHODS, Method, choose_method
 from rankscope.jacobian.runner import Runner
-from rankscope.jacobian.sweep import Push, Sweep, SweepResult
+from rankscope.jacobian.sweep import Push, Sweep
 from rankscope.slicing import Columns, ModuleCall, Sample
-from rankscope.spectra import Spectrum, spectrum_of_gram
 
 __all__ = ["BatchMeasurer", "Settings", "join"]
 
@@ -58,16 +57,17 @@ class BatchMeasurer:
         self.exact = Runner(model, keys, settings.device, other) if settings.certify else None
         self.method: Method | None = None
         self.push: Push | None = None
-        self.plain: Push | None = None
+        self.reference: Reference | None = None
+        self.finisher = Finisher(settings.device, settings.dtype)
         self.linearised: Linearised | None = None
         self.difference = 0.0
         self.failed_methods: list[str] = []
-        self.failures: dict[str, str] = {}
         self.notes: list[str] = []
         self.adjoint: float | None = None
         self.certificate = "not asked for"
         self.chunk = 0
         self._batch: int | None = None
+        self._chunks: dict[tuple[int, ...], int] = {}
 
     @property
     def method_name(self) -> str:
@@ -93,13 +93,9 @@ class BatchMeasurer:
         self.runner.rows = [None] * len(self.calls)
         self.method, out, self.failed_methods = choose_method(self.runner, sample, direction[None])
         self.push = self.method
-        if self.settings.device.type == "cuda" and self.method is METHODS[0] and Graphed.suits(sample):
-            self.plain = Graphed(self.method)
-        else:
-            self.plain = self.method
-        self.push = self.plain
+        replay = self.settings.device.type == "cuda" and not any(isinstance(v, Tensor) for v in sample.extra.values())
         if self.method is METHODS[0]:
-            self._linearise(sample, direction, out)
+            self._linearise(sample, direction, out, replay)
         self.adjoint, where = adjoint_error(self.runner, sample, direction, out)
         if self.adjoint is None:
             self.notes.append(f"forward mode could not be checked against reverse mode: {where}")
@@ -110,10 +106,13 @@ class BatchMeasurer:
             )
         if self.exact is not None:
             self._check_exact(sample)
+        if self.exact is not None:
+            replay = replay and self.method is METHODS[0]
+            self.reference = Reference(self.runner, self.exact, self.method, replay=replay)
 
-    def _linearise(self, sample: Sample, direction: Tensor, expected: tuple[Tensor, ...]) -> None:
+    def _linearise(self, sample: Sample, direction: Tensor, expected: tuple[Tensor, ...], replay: bool) -> None:
         """Take the faster path where it gives what the plain one gave; say why where it does not."""
-        fast = Linearised(self.runner)
+        fast = Linearised(self.runner, replay=replay)
         try:
             found = fast(self.runner, sample, direction[None])
         except Exception as error:  # tracing runs the model's own code, which may raise anything
@@ -175,90 +174,47 @@ class BatchMeasurer:
                 return 1  # images of one batch change each other
         return int(min(fits, _MOST_IMAGES))
 
-    def measure(self, sample: Sample) -> list[tuple[list[Spectrum | None], int]]:
-        """For every image of the batch: one spectrum a cut point (``None`` where not finite), and its kinks."""
+    def measure(self, sample: Sample) -> Callable[[], list[Finished]]:
+        """Sweep a batch. Call what is returned to get one ``Finished`` an image, in order."""
+        columns = self.settings.columns.count(tuple(sample.x.shape[1:]))
         with self.runner.hooked():
             self.runner.rows = [None] * len(self.calls)
-            if self.settings.chunk_size == "auto":
-                each = bytes_per_tangent(self.runner, sample)
-                shape = tuple(sample.x.shape[1:])
-                self.chunk = chunk_for(
-                    self.settings.columns.count(shape), each, self.settings.budget // 2, self.settings.device
-                )
-            else:
-                self.chunk = self.settings.chunk_size
-            sweep = self._sweep(self.runner, sample, self.push)
+            self.chunk = self._chunk(sample, columns)
+            sweep = self._sweep(sample)
             probes = None
-            if self.exact is not None:
+            if self.reference is not None:
                 generator = torch.Generator().manual_seed(0xCE27)
                 probes = torch.randn(_PROBES, sweep.count, generator=generator, dtype=torch.float64)
             result = sweep.run(sample, probes)
-        bounds, kinks = self._certify(sample, result, probes)
-        return self._spectra(result, bounds, kinks, len(sample.x), sweep.count)
+        lengths = flips = None
+        if self.reference is not None and probes is not None:
+            lengths, flips = self.reference.lengths(sample, sweep, result, probes)
+        # a float64 sweep is compared with float32, which errs by 2^29 more; 16 for what need not scale exactly
+        scale = 2.0**-25 if self.settings.dtype == torch.float64 else 1.0
+        return self.finisher.submit(result, lengths, flips, len(sample.x), columns, scale)
 
-    def _sweep(self, runner: Runner, sample: Sample, push: Push | None) -> Sweep:
+    def _chunk(self, sample: Sample, columns: int) -> int:
+        if self.settings.chunk_size != "auto":
+            return min(self.settings.chunk_size, columns)
+        shape = tuple(sample.x.shape)
+        if shape not in self._chunks:
+            each = bytes_per_tangent(self.runner, sample, linear=self.linearised is not None)
+            self._chunks[shape] = chunk_for(columns, each, self.settings.budget // 2, self.settings.device)
+        return self._chunks[shape]
+
+    def _sweep(self, sample: Sample) -> Sweep:
         assert self.method is not None
-        assert push is not None
+        assert self.push is not None
         shape = tuple(sample.x.shape[1:])
-        chunk = min(self.chunk, self.settings.columns.count(shape))
-        budget = self.settings.budget
-        return Sweep(runner, self.settings.columns, shape, self.method, push, chunk=chunk, budget=budget)
-
-    def _certify(
-        self, sample: Sample, result: SweepResult, probes: Tensor | None
-    ) -> tuple[list[list[float]], list[int]]:
-        images = len(sample.x)
-        if self.exact is None or probes is None:
-            return [[float("nan")] * images for _ in self.calls], [0] * images
-        one = sample.to(self.settings.device, self.exact.dtype)
-        with self.exact.hooked():
-            bounds = error_bounds(self._sweep(self.exact, one, self.plain), one, result, probes)
-            if self.exact.dtype == torch.float32:
-                # the float32 sweep errs by eps32/eps64 = 2^29 more; 16 for what rounding need not scale exactly
-                bounds = [[b * 2.0**-25 for b in row] for row in bounds]
-            exact_sides = kink_sides(self.exact, one)
-        with self.runner.hooked():
-            sides = kink_sides(self.runner, sample)
-        return bounds, count_kinks(sides, exact_sides, images)
-
-    def _spectra(
-        self, result: SweepResult, bounds: list[list[float]], kinks: list[int], images: int, columns: int
-    ) -> list[tuple[list[Spectrum | None], int]]:
-        flat = [(k, i) for k in range(len(self.calls)) for i in range(images) if result.finite[k][i]]
-        eigenvalues = _eigenvalues([result.grams[k][i] for k, i in flat])
-        table: dict[tuple[int, int], Spectrum] = {}
-        name = str(self.settings.dtype).removeprefix("torch.")
-        for (k, i), values in zip(flat, eigenvalues, strict=True):
-            gram = result.grams[k][i]
-            summed = columns if result.transposed[k][i] else result.kept[k][i]
-            bound = bounds[k][i]
-            table[k, i] = spectrum_of_gram(
-                gram,
-                (result.rows[k], columns),
-                dtype=name,
-                error_bound=bound if bound - bound == 0 else float("nan"),
-                summed=summed,
-                eigenvalues=values,
-            )
-        for k, call in enumerate(self.calls):
-            if not all(result.finite[k]):
-                self.failures.setdefault(call.name, "its Jacobian has NaN or infinite entries")
-        return [([table.get((k, i)) for k in range(len(self.calls))], kinks[i]) for i in range(images)]
-
-
-def _eigenvalues(grams: list[Tensor]) -> list[Tensor]:
-    """Ascending eigenvalues of symmetric matrices, those of one size together."""
-    found: list[Tensor] = [torch.zeros(0, dtype=torch.float64)] * len(grams)
-    sizes: dict[int, list[int]] = {}
-    for place, gram in enumerate(grams):
-        sizes.setdefault(gram.shape[0], []).append(place)
-    for size, places in sizes.items():
-        if size == 0:
-            continue
-        values = torch.linalg.eigvalsh(torch.stack([grams[p] for p in places])).cpu()
-        for p, v in zip(places, values, strict=True):
-            found[p] = v
-    return found
+        return Sweep(
+            self.runner,
+            self.settings.columns,
+            shape,
+            self.method,
+            self.push,
+            chunk=self.chunk,
+            budget=self.settings.budget,
+        )
 
 
 def _relative(a: Tensor, b: Tensor) -> float:

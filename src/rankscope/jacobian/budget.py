@@ -19,7 +19,9 @@ __all__ = ["bytes_per_tangent", "chunk_for", "default_budget", "parse_budget"]
 
 _UNITS = {"": 1, "K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
 _DEFAULT = 4 * 2**30  # measured: larger chunks gain nothing on the networks of the paper
-_SAFETY = 3.0  # tensors of the largest operator's size that a forward-mode formula keeps alive at once (measured)
+# The largest operator's inputs and outputs, times what a forward-mode formula keeps alive at once (measured)
+_SAFETY = 3.0
+_SAFETY_LINEAR = 1.4
 
 
 def parse_budget(value: int | float | str | None, device: torch.device) -> int:
@@ -62,11 +64,11 @@ class _LargestOperator(TorchDispatchMode):
         return out
 
 
-def bytes_per_tangent(runner: Runner, sample: Sample) -> int:
+def bytes_per_tangent(runner: Runner, sample: Sample, *, linear: bool) -> int:
     """Estimated workspace of one tangent, from the largest operator of one plain forward pass."""
     with _LargestOperator() as seen:
         runner.outputs(sample, sample.x)
-    return max(int(_SAFETY * seen.bytes), 1)
+    return max(int((_SAFETY_LINEAR if linear else _SAFETY) * seen.bytes), 1)
 
 
 def chunk_for(columns: int, per_tangent: int, budget: int, device: torch.device, *, limit: int | None = None) -> int:

@@ -18,7 +18,7 @@ from torch.utils._pytree import tree_flatten, tree_unflatten
 
 from rankscope.jacobian.matrix_rules import MATRIX_RULES
 
-__all__ = ["Push", "rule_for"]
+__all__ = ["Push", "convolution_push", "rule_for"]
 
 Tangent = Any
 Push = Callable[[Sequence[Tangent], Sequence[bool]], Tangent]
@@ -231,7 +231,7 @@ _TUPLES: dict[Any, Callable[[Any, Any], Push]] = {
 # ---- operators with one differentiable argument --------------------------------------------------------------------
 
 
-def _batched(args: Any, apply: Callable[[Tensor], Tensor]) -> Push:
+def _batched(apply: Callable[[Tensor], Tensor]) -> Push:
     """A linear operator whose first dimension counts samples: the chunk joins it."""
 
     def push(t: Sequence[Tangent], _: Sequence[bool]) -> Tangent:
@@ -245,12 +245,16 @@ def _batched(args: Any, apply: Callable[[Tensor], Tensor]) -> Push:
 
 
 def _linear_pool(op: Any) -> Callable[[Any, Any, Any], Push]:
-    return lambda args, kwargs, out: _batched(args, lambda t: op(t, *args[1:], **kwargs))
+    return lambda args, kwargs, out: _batched(lambda t: op(t, *args[1:], **kwargs))
+
+
+def convolution_push(weight: Tensor, rest: Sequence[Any]) -> Push:
+    """Convolution of the tangents with constant weights; ``rest`` is what follows the bias in ``aten.convolution``."""
+    return _batched(lambda t: aten.convolution(t, weight, None, *rest))
 
 
 def _convolution(args: Any, kwargs: Any, out: Tensor) -> Push:
-    weight, rest = args[1], args[3:]
-    return _batched(args, lambda t: aten.convolution(t, weight, None, *rest))
+    return convolution_push(args[1], args[3:])
 
 
 def _batch_norm(args: Any, kwargs: Any, out: Any) -> Push | None:
@@ -344,7 +348,8 @@ def _pointwise(node: fx.Node, target: Any, args: Any, kwargs: Any, out: Tensor, 
         return None if out.is_floating_point() else (lambda t, _: None)
     if any(not args[i].is_floating_point() for i in places):
         return None
-    partials = [_partial(target, args, kwargs, i, out) for i in places]
+    constant = len([n for n in node.all_input_nodes if n.name in depends]) == 1
+    partials = [_partial(target, args, kwargs, i, out, constant=constant) for i in places]
     ndims = [args[i].ndim for i in places]
     shape = tuple(out.shape)
 
@@ -382,7 +387,7 @@ def _pointwise(node: fx.Node, target: Any, args: Any, kwargs: Any, out: Tensor, 
     return push
 
 
-def _partial(target: Any, args: Any, kwargs: Any, place: int, out: Tensor) -> Tensor | float:
+def _partial(target: Any, args: Any, kwargs: Any, place: int, out: Tensor, *, constant: bool) -> Tensor | float:
     """∂out/∂args[place], with out's shape or one that broadcasts to it; a number where it is constant."""
     name = target.overloadpacket
     if name is aten.add:
@@ -405,8 +410,8 @@ def _partial(target: Any, args: Any, kwargs: Any, place: int, out: Tensor) -> Te
     if value.shape != out.shape:
         value = value.expand(out.shape)
     derivative: Tensor = jvp(alone, (value,), (torch.ones_like(value),))[1]
-    if name is aten.where and bool((derivative == 1).all()):
-        return 1.0
+    if constant and name is aten.where and bool((derivative == 1).all()):
+        return 1.0  # a mask that masks nothing, on every image
     return derivative
 
 
