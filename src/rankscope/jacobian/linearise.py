@@ -237,16 +237,15 @@ class _AtPoint:
         key = (len(tangents), tuple(None if n is None else n > 0 for n in lengths))
         found = self._pushes.get(key)
         if found is None or not found.fits(lengths):
-            first = self._push(tangents, rows)
+            self._pushes.pop(key, None)
             static, padded = tangents.clone(), [_padded(r) for r in rows]
             try:
                 graph, out = record(lambda: self._push(static, padded), self.pool)
             except RuntimeError:
                 torch.cuda.synchronize()
                 self.replay = False
-                return first
-            self._pushes[key] = _RecordedPush(graph, static, padded, out)
-            return first
+                return self._push(tangents, rows)
+            found = self._pushes[key] = _RecordedPush(graph, static, padded, out)
         return found(tangents, rows, lengths)
 
     def _push(self, tangents: Tensor, rows: Sequence[Tensor | None]) -> tuple[Tensor, ...]:
