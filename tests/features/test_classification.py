@@ -22,7 +22,7 @@ def planted(n=600, d=24, c=12, seed=0, noise=1.0, offset=1.0):
     x = means[y] + noise * scale * torch.randn(n, d, generator=g) + offset
     head = nn.Linear(d, c)
     with torch.no_grad():
-        head.weight.copy_(means / scale**2)
+        head.weight.copy_(means / scale)
         head.bias.copy_(-(head.weight * (means / 2 + offset)).sum(1))
     return x, y, head
 
@@ -115,13 +115,14 @@ def test_ranks_agree_where_margins_are_large_and_components_decay():
 
 
 def test_first_crossing_is_found_though_accuracy_falls_again():
-    # the second component sends class 0 astray, the third mends it
-    x = torch.tensor([[3.0, 2.0, 1.0], [3.0, -2.0, 1.0], [-3.0, 2.0, -1.0], [-3.0, -2.0, -1.0]])
-    weight = torch.tensor([[1.0, -2.0, 2.0], [-1.0, 2.0, -2.0]])
-    found = classification_dimension(x, [0, 0, 1, 1], (weight, None), bootstrap=0, retain=1.0)
-    assert found.curve.tolist() == [1.0, 0.5, 1.0]
-    assert found.dimension == 1
-    assert any("1 larger k fall below" in note for note in found.notes)
+    x, y, head = planted(offset=3.0)
+    curve = classification_dimension(x, y, head, bootstrap=0).curve
+    peak = next(k for k in range(1, 23) if curve[k + 1] < curve[k] and curve[k] > curve[:k].max())
+    retain = curve[peak] / curve[-1]
+    found = classification_dimension(x, y, head, bootstrap=0, retain=retain)
+    assert found.dimension == peak + 1
+    below = int((curve[peak:] < curve[peak] - 1e-12).sum())
+    assert any(f"{below} larger k fall below" in note for note in found.notes)
 
 
 def test_planted_dimension_is_recovered():

@@ -126,8 +126,9 @@ def head_mismatch(
         stored = logits[a : a + 8192].to(made.device, made.dtype)
         if made.shape != stored.shape:
             raise DataError(f"the head gives {made.shape[1]} classes, the stored logits have {stored.shape[1]}")
-        worst = max(worst, float((made - stored).abs().max()))
-    if not worst <= limit * scale:
+        difference = float((made - stored).abs().max())
+        worst = worst if difference <= worst else difference  # a NaN is kept
+    if not worst <= limit * scale:  # also for NaN
         raise DataError(
             f"the head does not reproduce the stored logits: they differ by up to {worst:.3g} "
             f"({worst / scale:.1%} of the largest logit); give the head and the features of the same model"
