@@ -16,13 +16,13 @@ from rankscope.features.accuracy_curve import RankSweep, rank_of_label
 
 def planted(n=600, d=24, c=12, seed=0, noise=1.0, offset=1.0):
     g = torch.Generator().manual_seed(seed)
-    scale = torch.arange(1, d + 1) ** -0.7
+    scale = torch.arange(1, d + 1) ** -1.0
     means = torch.randn(c, d, generator=g) * scale
     y = torch.arange(n) % c
     x = means[y] + noise * scale * torch.randn(n, d, generator=g) + offset
     head = nn.Linear(d, c)
     with torch.no_grad():
-        head.weight.copy_(means / scale)
+        head.weight.copy_(means)
         head.bias.copy_(-(head.weight * (means / 2 + offset)).sum(1))
     return x, y, head
 
@@ -150,7 +150,9 @@ def test_bootstrap_interval_is_that_of_resampling_and_measuring_again():
     for _ in range(40):
         pick = torch.randint(240, (240,), generator=generator)
         full = (head(x[pick]).argmax(1) == y[pick]).double().sum()
-        right = torch.stack([(head(x[pick] @ q[:, :k] @ q[:, :k].T).argmax(1) == y[pick]).double().sum() for k in range(1, 25)])
+        right = torch.stack(
+            [(head(x[pick] @ q[:, :k] @ q[:, :k].T).argmax(1) == y[pick]).double().sum() for k in range(1, 25)]
+        )
         crossings.append(int((right >= 0.95 * full - 1e-9).nonzero()[0]) + 1)
     crossings.sort()
     assert found.interval == (crossings[0], crossings[-1])  # 2.5 % of 40 − 1, rounded outwards
@@ -178,7 +180,7 @@ def test_any_scorer():
         by_head = classification_dimension(x, y, head, convention=convention, bootstrap=0)
         np.testing.assert_allclose(by_score.curve, by_head.curve, atol=1 / 240)
         assert (by_score.dimension, by_score.interval, by_score.top5) == (by_head.dimension, None, None)
-    with pytest.raises(MeasurementError, match="full score is -1; .*positive"):
+    with pytest.raises(MeasurementError, match=r"full score is -1; .*positive"):
         classification_dimension(x, y, scorer=lambda *_: -1.0)
 
 

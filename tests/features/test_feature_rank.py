@@ -113,7 +113,9 @@ def test_sketch_bounds_are_wide_when_its_error_is():
     assert layer.sketch_error > 0
     low, high = layer.pca_bounds
     assert low <= exact.pca_dimension <= high == 100
-    assert layer.sketch_error >= float((exact.covariance.singular_values[:10] - layer.covariance.singular_values[:10]).max())
+    assert layer.sketch_error >= float(
+        (exact.covariance.singular_values[:10] - layer.covariance.singular_values[:10]).max()
+    )
 
 
 @pytest.mark.parametrize(
@@ -145,7 +147,9 @@ def test_reductions_of_a_convolution():
         layer = feature_rank(net, x, cut_points=["0"], reduce=reduce)["0"]
         assert (layer.width, layer.samples, layer.reduce) == (width, samples, reduce)
         twin = feature_rank({"0": out}, reduce=reduce)["0"]
-        np.testing.assert_allclose(twin.covariance.singular_values, layer.covariance.singular_values, rtol=1e-5, atol=1e-7)
+        np.testing.assert_allclose(
+            twin.covariance.singular_values, layer.covariance.singular_values, rtol=1e-5, atol=1e-7
+        )
     # the convolution's output must not be the one that ReLU overwrote
     assert feature_rank(net, x, cut_points=["0"], reduce="positions")["0"].covariance.sigma_max == pytest.approx(
         float(torch.linalg.eigvalsh(torch.cov(out.movedim(1, -1).reshape(-1, 6).T))[-1]), rel=1e-5

@@ -1,4 +1,4 @@
-"""Moments in one pass against two passes over all rows; merging in any order, across processes, under any batch size."""
+"""Moments in one pass against two passes over all rows; any merge order, batch size and number of processes."""
 
 from __future__ import annotations
 

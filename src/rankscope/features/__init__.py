@@ -2,6 +2,7 @@
 
 from rankscope.features.classification import classification_dimension
 from rankscope.features.classification_result import ClassificationDimension
+from rankscope.features.collection import Collection, collect
 from rankscope.features.feature_profile import FeatureProfile, LayerFeatures
 from rankscope.features.feature_rank import feature_rank, local_feature_rank
 from rankscope.features.heads import find_head
@@ -12,11 +13,13 @@ from rankscope.features.truncated_head import TruncatedHead
 __all__ = [
     "CentredMoments",
     "ClassificationDimension",
+    "Collection",
     "FeatureProfile",
     "FrequentDirections",
     "LayerFeatures",
     "TruncatedHead",
     "classification_dimension",
+    "collect",
     "feature_rank",
     "find_head",
     "local_feature_rank",

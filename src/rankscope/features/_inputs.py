@@ -61,7 +61,9 @@ def as_labels(
     """
     labels = torch.as_tensor(np.asarray(values) if not isinstance(values, torch.Tensor) else values).detach()
     if labels.ndim != 1 or labels.is_floating_point() or labels.is_complex():
-        raise DataError(f"labels must be integers, one a sample; these are {labels.dtype} of shape {tuple(labels.shape)}")
+        raise DataError(
+            f"labels must be integers, one a sample; these are {labels.dtype} of shape {tuple(labels.shape)}"
+        )
     if len(labels) != samples:
         raise DataError(f"{len(labels)} labels for {samples} samples; give one label a sample")
     labels = labels.to(device=device, dtype=torch.int64)
@@ -83,7 +85,7 @@ def as_labels(
         if empty:
             shown = ", ".join(map(str, empty[:8])) + (" …" if len(empty) > 8 else "")
             raise DataError(
-                f"no sample of class {shown} ({len(empty)} of {count} classes are absent); give samples of every class, "
-                "or allow_absent=True to count those that occur"
+                f"no sample of class {shown} ({len(empty)} of {count} classes are absent); give samples of every "
+                "class, or allow_absent=True to count those that occur"
             )
     return labels

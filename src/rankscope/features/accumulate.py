@@ -30,8 +30,9 @@ def choose_accumulator(
     size = int(memory / (4 * 8.0 * width))
     if size < 8:
         raise DataError(
-            f"{name}: {width:,} dimensions: a covariance needs {covariance / 1e9:,.1f} GB, all rows {rows / 1e9:,.1f} GB, "
-            f"and even a sketch of 8 directions {32 * 8 * width / 1e9:,.1f} GB of {memory / 1e9:,.1f} GB allowed; "
+            f"{name}: {width:,} dimensions: a covariance needs {covariance / 1e9:,.1f} GB, all rows "
+            f"{rows / 1e9:,.1f} GB, and even a sketch of 8 directions {32 * 8 * width / 1e9:,.1f} GB of "
+            f"{memory / 1e9:,.1f} GB allowed; "
             'give more memory=, or reduce="pool"'
         )
     size = min(size, 512)

@@ -66,7 +66,7 @@ class RankSweep:
         return [slice(a, min(a + size, len(self.labels))) for a in range(0, len(self.labels), size)]
 
     def advance(self, tile: slice, axes: torch.Tensor, folded: torch.Tensor) -> torch.Tensor:
-        """Add the components ``axes`` (d × m) with ``folded`` = axesᵀ·Wᵀ (m × c); ranks after each, (samples, m) int32."""
+        """Add the components ``axes`` (d × m), ``folded`` = axesᵀ·Wᵀ (m × c); ranks after each, (samples, m) int32."""
         labels, logits = self.labels[tile], self.logits[tile]
         scores = self.features[tile] @ axes
         ranks = torch.empty(len(labels), axes.shape[1], dtype=torch.int32, device=labels.device)

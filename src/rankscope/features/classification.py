@@ -17,7 +17,7 @@ from rankscope.features.accuracy_curve import RankSweep, rank_of_label
 from rankscope.features.classification_result import ClassificationDimension, FoldedHead
 from rankscope.features.heads import head_mismatch, linear_parts
 from rankscope.features.principal import PrincipalAxes, principal_axes
-from rankscope.features.sweep import Counts, Resampling, first_crossing, sweep_callable, sweep_linear
+from rankscope.features.sweep import Resampling, first_crossing, sweep_callable, sweep_linear
 
 __all__ = ["classification_dimension"]
 
@@ -101,7 +101,9 @@ def classification_dimension(
     x = as_matrix(features, "features", device=device)
     fitted = x if fit_features is None else as_matrix(fit_features, "fit_features", device=x.device)
     if fitted.shape[1] != x.shape[1]:
-        raise DataError(f"fit_features have width {fitted.shape[1]}, features {x.shape[1]}; give the same layer of both")
+        raise DataError(
+            f"fit_features have width {fitted.shape[1]}, features {x.shape[1]}; give the same layer of both"
+        )
     basis = principal_axes(fitted, name="features" if fit_features is None else "fit_features")
     if scorer is not None:
         return _by_score(x, labels, scorer, basis, retain, convention)
@@ -203,7 +205,9 @@ def _dimension(counts: torch.Tensor, needed: float, basis: PrincipalAxes) -> tup
         notes.append(f"not monotone: {below} larger k fall below the threshold again")
     numerical = int((basis.variances > width * 2.0**-52 * basis.variances[0]).sum())
     if found > numerical:
-        notes.append(f"the features have only {numerical} directions of variance; the order of axes beyond is arbitrary")
+        notes.append(
+            f"the features have only {numerical} directions of variance; the order of axes beyond is arbitrary"
+        )
     return found, tuple(notes)
 
 

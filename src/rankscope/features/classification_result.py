@@ -21,7 +21,7 @@ __all__ = ["ClassificationDimension"]
 
 @dataclass(frozen=True)
 class FoldedHead:
-    """What a truncated classifier is made of: axes (d × d), weights on them (d × c), offset (c,), the mean taken off (d,)."""
+    """What a truncated classifier is made of: axes (d × d), weights on them (d × c), offset (c,), mean taken off."""
 
     axes: torch.Tensor
     folded: torch.Tensor

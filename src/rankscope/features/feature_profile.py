@@ -173,20 +173,36 @@ class FeatureProfile:
         }
 
     def __str__(self) -> str:
-        head = ("layer", "width", "samples", "PCA dim.", "eff. rank", "part. ratio", "RankMe", "stable rank", "limited by")
+        head = (
+            "layer",
+            "width",
+            "samples",
+            "PCA dim.",
+            "eff. rank",
+            "part. ratio",
+            "RankMe",
+            "stable rank",
+            "limited by",
+        )
         body = [
             (
                 layer.name,
                 f"{layer.width:,}",
                 f"{layer.samples:,}",
                 f"{layer.pca_dimension:,}" if not layer.sketch_error else "{:,}–{:,}".format(*layer.pca_bounds),
-                *(f"{v:.1f}" for v in (layer.effective_rank, layer.participation_ratio, layer.rankme, layer.stable_rank)),
+                *(
+                    f"{v:.1f}"
+                    for v in (layer.effective_rank, layer.participation_ratio, layer.rankme, layer.stable_rank)
+                ),
                 layer.limited_by,
             )
             for layer in self.layers
         ]
         widths = [max(len(row[i]) for row in (head, *body)) for i in range(len(head))]
-        lines = ["  ".join(v.ljust(w) if i in (0, 8) else v.rjust(w) for i, (v, w) in enumerate(zip(r, widths, strict=True))) for r in (head, *body)]
+        lines = [
+            "  ".join(v.ljust(w) if i in (0, 8) else v.rjust(w) for i, (v, w) in enumerate(zip(r, widths, strict=True)))
+            for r in (head, *body)
+        ]
         return "\n".join([line.rstrip() for line in lines] + [f"note: {note}" for note in self.notes])
 
 

@@ -19,7 +19,9 @@ from rankscope.features.reduction import Channels, Reduce, check_reduce, reduce_
 
 __all__ = ["feature_rank", "local_feature_rank"]
 
-_MEMORY = 4e9  # bytes for accumulators, all layers together: what the paper's networks need for pooled features, and more
+_MEMORY = (
+    4e9  # bytes for accumulators, all layers together: what the paper's networks need for pooled features, and more
+)
 
 
 def feature_rank(
@@ -133,7 +135,8 @@ def local_feature_rank(
     with inference(model) as device, record_outputs(model, cut_points) as outputs:
         for start in range(0, samples, batch_size):
             n = min(batch_size, samples - start)
-            step = noise * torch.randn(n, *x.shape[1:], generator=generator, dtype=torch.float32)
+            # one draw a sample: the noise does not depend on the batch size
+            step = noise * torch.stack([torch.randn(x.shape[1:], generator=generator) for _ in range(n)])
             outputs.clear()
             model(x.to(device, torch.float32) + step.to(device))
             _all_called(cut_points, outputs)

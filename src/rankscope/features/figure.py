@@ -75,7 +75,7 @@ def plot_curves(results: Sequence[tuple[str, ClassificationDimension]], *, ax: A
     ax.set_ylabel("score" if scored else "accuracy (%)", fontsize=8)
     ax.legend(fontsize=7, frameon=False, loc="lower right")
     _tidy(ax)
-    return ax.figure  # type: ignore[no-any-return]
+    return ax.figure
 
 
 def plot_profile(profile: FeatureProfile, *, ax: Any = None) -> Figure:
@@ -91,8 +91,14 @@ def plot_profile(profile: FeatureProfile, *, ax: Any = None) -> Figure:
             ("participation ratio", [layer.participation_ratio for layer in profile]),
         )
     ):
-        style = {"color": "#888888", "linestyle": ":"} if number == 0 else {"color": COLOURS[number - 1], "marker": "os^"[number - 1]}
-        ax.plot(x, np.maximum(values, 0.5), label=label, linewidth=1.2, markersize=3.5, **style)
+        style = (
+            {"color": "#888888", "linestyle": ":"}
+            if number == 0
+            else {"color": COLOURS[number - 1], "marker": "os^"[number - 1]}
+        )
+        ax.plot(
+            x, np.clip(np.array(values, dtype=float), 0.5, None), label=label, linewidth=1.2, markersize=3.5, **style
+        )
     limited = [i for i, layer in enumerate(profile) if layer.limited_by == "samples"]
     if limited:
         shown = [max(profile[i].pca_dimension, 0.5) for i in limited]
@@ -103,4 +109,4 @@ def plot_profile(profile: FeatureProfile, *, ax: Any = None) -> Figure:
     ax.set_xlabel("cut point, in order of depth", fontsize=8)
     ax.legend(fontsize=6.5, frameon=False)
     _tidy(ax)
-    return ax.figure  # type: ignore[no-any-return]
+    return ax.figure

@@ -56,8 +56,8 @@ def find_head(model: nn.Module) -> tuple[str, nn.Module]:
         head = classifier()
         if isinstance(head, tuple | list):
             raise ModelError(
-                f"{type(model).__name__} has {len(head)} classifiers ({', '.join(names.get(id(h), '?') for h in head)}); "
-                "give one of them as the head"
+                f"{type(model).__name__} has {len(head)} classifiers ({', '.join(names.get(id(h), '?') for h in head)}"
+                "); give one of them as the head"
             )
         if isinstance(head, nn.Module):
             found = _last_linear(head, names.get(id(head), ""))
@@ -108,7 +108,11 @@ def linear_parts(head: Any, width: int) -> tuple[torch.Tensor, torch.Tensor] | N
 
 
 def head_mismatch(
-    predict: Callable[[torch.Tensor], torch.Tensor], features: torch.Tensor, logits: torch.Tensor, *, limit: float = 1e-3
+    predict: Callable[[torch.Tensor], torch.Tensor],
+    features: torch.Tensor,
+    logits: torch.Tensor,
+    *,
+    limit: float = 1e-3,
 ) -> float:
     """Largest |head(features) − stored logits|, as a share of the largest stored |logit|.
 

@@ -126,7 +126,9 @@ class CentredMoments(Metric):
 
     def merge_state(self, incoming_state: dict[str, Any] | Metric) -> None:
         """Take in another metric of the same layer (or its state); any order gives the same."""
-        other = incoming_state if isinstance(incoming_state, dict) else incoming_state.metric_state
+        other: dict[str, Any] = (
+            incoming_state if isinstance(incoming_state, dict) else dict(incoming_state.metric_state)
+        )
         if tuple(other["mean"].shape) != tuple(self.mean.shape):
             raise DataError(f"{self.name}: moments of width {other['mean'].shape[-1]} do not merge into {self.width}")
         device = self.mean.device

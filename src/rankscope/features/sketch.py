@@ -13,7 +13,7 @@ __all__ = ["FrequentDirections", "RowStore"]
 class RowStore:
     """All rows, as they come, in the dtype they have; eigenvalues through the N × N Gram matrix of the centred rows.
 
-    The non-zero eigenvalues of XᵀX and XXᵀ are the same, so nothing is approximated. Memory: N·d entries and 8·N² bytes.
+    The non-zero eigenvalues of XᵀX and XXᵀ are the same, so nothing is approximated. Memory: N·d entries, 8·N² bytes.
 
     >>> store = RowStore(3)
     >>> store.update(torch.tensor([[0.0, 0.0, 1.0], [2.0, 0.0, 1.0]]))

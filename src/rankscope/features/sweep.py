@@ -130,10 +130,16 @@ def sweep_callable(
     parts: list[Counts] = []
     for k in range(axes.shape[1]):
         projected.addmm_(scores[:, k : k + 1], axes[:, k : k + 1].T)
-        ranks = torch.cat([rank_of_label(predict(x), y) for x, y in zip(projected.split(4096), labels.split(4096), strict=True)])
+        ranks = torch.cat(
+            [rank_of_label(predict(x), y) for x, y in zip(projected.split(4096), labels.split(4096), strict=True)]
+        )
         right = (ranks == 0).to(torch.float32)
         parts.append(
-            Counts(right.sum()[None].double(), (ranks < 5).sum()[None].double(), (resampling.weights @ right)[:, None].double())
+            Counts(
+                right.sum()[None].double(),
+                (ranks < 5).sum()[None].double(),
+                (resampling.weights @ right)[:, None].double(),
+            )
         )
         if stop is not None and k % 16 == 15 and _enough(parts, *stop):
             break
