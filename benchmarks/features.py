@@ -12,6 +12,7 @@ import argparse
 import platform
 import resource
 import sys
+import tempfile
 import time
 from collections.abc import Callable
 from typing import Any
@@ -19,7 +20,9 @@ from typing import Any
 import torch
 
 from rankscope._base.provenance import device_name, versions
-from rankscope.features import CentredMoments, classification_dimension
+from rankscope.features import CentredMoments, classification_dimension, collect
+from rankscope.features.fingerprint import data_fingerprint, model_fingerprint
+from rankscope.features.sources import as_dataset
 
 Row = tuple[str, str, str]
 
@@ -115,6 +118,36 @@ def moments(device: str) -> list[Row]:
     ]
 
 
+def collecting(device: str) -> list[Row]:
+    """Overhead of ``collect`` with pooled moments of the four stages over plain forward passes on the same batches."""
+    from torchvision.models import resnet50
+
+    model = resnet50(weights=None).eval().to(device)
+    count, batch = (8192, 256) if device == "cuda" else (64, 16)
+    images, labels = torch.randn(count, 3, 224, 224), torch.arange(count) % 1000
+    cut_points = [f"layer{i}" for i in range(1, 5)]
+
+    def plain() -> None:
+        with torch.no_grad():
+            for rows in images.split(batch):
+                model(rows.to(device)).float().cpu()
+
+    def whole() -> Any:
+        with tempfile.TemporaryDirectory() as folder:
+            return collect(model, (images, labels), cut_points=cut_points, out=folder, batch_size=batch)
+
+    plain()
+    best = min(timed(plain, device)[0] for _ in range(2)), min(timed(whole, device)[0] for _ in range(2))
+    # the digests of model and arrays are taken once a run, however long it is
+    digest = timed(lambda: (model_fingerprint(model), data_fingerprint(as_dataset((images, labels))[0])), device)[0]
+    over = (best[1] - digest) / best[0] - 1
+    note = f"{over:+.1%}, and {digest:.2f} s for the digests"
+    return [
+        (f"plain forward of {count} images, batches of {batch}", f"{best[0]:.2f} s", "ResNet-50"),
+        ("collect, moments of 4 stages", f"{best[1]:.2f} s", note),
+    ]
+
+
 def main() -> None:
     """Run and print."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -128,7 +161,7 @@ def main() -> None:
     torch.backends.cudnn.allow_tf32 = False
     print(f"machine: {platform.machine()}, {device_name(options.device)}")
     print("versions:", ", ".join(f"{k} {v}" for k, v in versions().items()))
-    rows = classification(options.samples, options.device) + moments(options.device)
+    rows = classification(options.samples, options.device) + moments(options.device) + collecting(options.device)
     print("\n| what | measured | note |\n|---|---|---|")
     for row in rows:
         print("| " + " | ".join(row) + " |")

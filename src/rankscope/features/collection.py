@@ -216,8 +216,6 @@ class _Run:
             what = f"the head {head!r}" if missing[0] == "<input>" else f"layer {missing[0]!r}"
             raise CutPointError(f"{what} is never called in the forward pass; choose another")
         features = outputs["<input>"].flatten(1).to(torch.float32)
-        if self.pending == 0 and not self._open:
-            self._check_head(features, logits, layer, head)
         labels = batch.labels
         if labels.ndim != 1 or labels.is_floating_point() or len(labels) != len(features):
             raise DataError(f"labels are {labels.dtype} of shape {tuple(labels.shape)}; give one class index a sample")
@@ -227,6 +225,8 @@ class _Run:
                 f"final features: sample {int(batch.indices[bad])} holds a NaN or infinite value; look at that input, "
                 "or for an overflow in the layers before"
             )
+        if self.pending == 0 and not self._open:
+            self._check_head(features, logits, layer, head)
         for name in self.cut_points:
             self._moment(name, outputs[name], batch.indices)
         for key, value in (("features", features), ("logits", logits.float()), ("labels", labels.long())):
@@ -236,13 +236,14 @@ class _Run:
         self.pending += len(labels)
 
     def _moment(self, name: str, output: torch.Tensor, indices: torch.Tensor) -> None:
-        bad = first_bad_row(output)
-        if bad is not None:
-            raise DataError(
-                f"{name}: sample {int(indices[bad])} holds a NaN or infinite value; look at that input, or for an "
-                "overflow in the layers before"
-            )
         rows = reduce_output(output, self.reduce, channels=self.channels)
+        bad = first_bad_row(rows)  # a mean over positions keeps a NaN
+        if bad is not None:
+            sample = int(indices[bad // (len(rows) // len(indices))])
+            raise DataError(
+                f"{name}: sample {sample} holds a NaN or infinite value; look at that input, or for an overflow in the "
+                "layers before"
+            )
         width = rows.shape[1]
         if name not in self.moments:
             if width > _MOMENTS_LIMIT:
