@@ -16,6 +16,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from torch import Tensor, fx
 from torch.func import functionalize
 from torch.fx.experimental.proxy_tensor import make_fx
@@ -46,11 +47,12 @@ class TracedNetwork:
         def run(x: Tensor) -> tuple[Tensor, ...]:
             return runner.outputs(sample, x)
 
-        self.module = make_fx(functionalize(run, remove="mutations"))(sample.x)
+        # values of constants may be read (a mask that is all ones, say); values of the input are refused below
+        self.module = make_fx(functionalize(run, remove="mutations"), _error_on_data_dependent_ops=False)(sample.x)
+        self._refuse_read_values()
         self.module.graph.eliminate_dead_code()
         self.constants = {n.name: _attribute(self.module, str(n.target)) for n in self._nodes("get_attr")}
         self.nodes = list(self.module.graph.nodes)
-        self.input = next(n for n in self.nodes if n.op == "placeholder")
         self.outputs = [str(a) for a in next(n for n in self.nodes if n.op == "output").args[0]]
         self.depends = self._depends()
         self.last_use = self._last_use()
@@ -58,9 +60,21 @@ class TracedNetwork:
     def _nodes(self, op: str) -> list[fx.Node]:
         return [n for n in self.module.graph.nodes if n.op == op]
 
+    @property
+    def input(self) -> fx.Node:
+        return self._nodes("placeholder")[0]
+
+    def _refuse_read_values(self) -> None:
+        """A number that the model's Python code reads is fixed in the trace: it must not depend on the input."""
+        depends = self._depends()
+        for node in self._nodes("call_function"):
+            tags = getattr(node.target, "tags", ())
+            if torch.Tag.data_dependent_output in tags and any(n.name in depends for n in node.all_input_nodes):
+                raise NotImplementedError(f"the model reads a value that depends on the input ({node.target})")
+
     def _depends(self) -> set[str]:
         found = {self.input.name}
-        for node in self.nodes:
+        for node in self.module.graph.nodes:
             if any(n.name in found for n in node.all_input_nodes):
                 found.add(node.name)
         return found
