@@ -404,10 +404,17 @@ def _partial(target: Any, args: Any, kwargs: Any, place: int, out: Tensor) -> Te
     value = args[place]
     if value.shape != out.shape:
         value = value.expand(out.shape)
+    value = _without_overlap(value)
     derivative: Tensor = jvp(alone, (value,), (torch.ones_like(value),))[1]
     if name is aten.where and bool((derivative == 1).all()):
         return 1.0
     return derivative
+
+
+def _without_overlap(value: Tensor) -> Tensor:
+    """The same values in memory of their own: a dual number writes to every element of its tangent."""
+    overlaps = any(stride == 0 and size > 1 for stride, size in zip(value.stride(), value.shape, strict=True))
+    return value.contiguous() if overlaps else value
 
 
 # ---- everything else -------------------------------------------------------------------------------------------------
@@ -423,7 +430,7 @@ def _generic(node: fx.Node, target: Any, args: Any, kwargs: Any, depends: set[st
     }
     if any(not isinstance(flat_values[p[0]], Tensor) for p in places.values()):
         raise NotImplementedError(f"{target} takes a tuple of values")
-    primals = tuple(flat_values[places[name][0]] for name in order)
+    primals = tuple(_without_overlap(flat_values[places[name][0]]) for name in order)
     floating = [p.is_floating_point() for p in primals]
 
     def call(*values: Tensor) -> Any:
