@@ -9,6 +9,7 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
+from rankscope.jacobian.reverse import reverse_mode
 from rankscope.jacobian.runner import Runner
 from rankscope.jacobian.sweep import Sweep, SweepResult
 from rankscope.slicing import Sample
@@ -126,7 +127,7 @@ def adjoint_error(
         weights[k] = (products[k] / length + noise / noise.norm()) / length
     expected = {k: float((weights[k] * products[k]).sum()) for k in live}
     try:
-        with torch.enable_grad():
+        with reverse_mode():
             x = sample.x.detach().clone().requires_grad_()
             outputs = runner.outputs(sample, x * 1)
 
