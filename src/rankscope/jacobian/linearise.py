@@ -21,6 +21,7 @@ from torch import Tensor, fx
 from torch.func import functionalize
 from torch.fx.experimental.proxy_tensor import make_fx
 
+from rankscope.jacobian.methods import METHODS, Method
 from rankscope.jacobian.rules import Push, rule_for
 from rankscope.jacobian.runner import Runner
 from rankscope.slicing import Sample
@@ -50,6 +51,7 @@ class TracedNetwork:
         # values of constants may be read (a mask that is all ones, say); values of the input are refused below
         self.module = make_fx(functionalize(run, remove="mutations"), _error_on_data_dependent_ops=False)(sample.x)
         self._refuse_read_values()
+        self._replace_in_place()
         self.module.graph.eliminate_dead_code()
         self.constants = {n.name: _attribute(self.module, str(n.target)) for n in self._nodes("get_attr")}
         self.nodes = list(self.module.graph.nodes)
@@ -71,6 +73,26 @@ class TracedNetwork:
             tags = getattr(node.target, "tags", ())
             if torch.Tag.data_dependent_output in tags and any(n.name in depends for n in node.all_input_nodes):
                 raise NotImplementedError(f"the model reads a value that depends on the input ({node.target})")
+
+    def _replace_in_place(self) -> None:
+        """Composite operators (recurrent cells) write in place below functionalisation: take the functional twin.
+
+        Only where nothing reads the overwritten value afterwards; what remains is seen when the paths are compared.
+        """
+        position = {n: i for i, n in enumerate(self.module.graph.nodes)}
+        for node in self._nodes("call_function"):
+            target = node.target
+            if not isinstance(target, torch._ops.OpOverload) or not target._schema.is_mutable:
+                continue
+            written = node.args[0] if node.args else None
+            twin = getattr(torch.ops.aten, target._opname.removesuffix("_"), None)
+            if (
+                target._opname.endswith("_")
+                and isinstance(written, fx.Node)
+                and all(position[user] <= position[node] for user in written.users)
+                and target._overloadname in (twin.overloads() if twin is not None else ())
+            ):
+                node.target = getattr(twin, target._overloadname)
 
     def _depends(self) -> set[str]:
         found = {self.input.name}
@@ -177,8 +199,8 @@ def _attribute(module: Any, name: str) -> Any:
 class Linearised:
     """Stands in for a ``Method`` for one runner: traces on the first image, linearises once an image."""
 
-    def __init__(self, runner: Runner) -> None:
-        self.runner = runner
+    def __init__(self, runner: Runner, method: Method = METHODS[0]) -> None:
+        self.runner, self.method = runner, method
         self.traced: dict[tuple[int, ...], TracedNetwork] = {}
         self._at: tuple[Tensor, list[_Step], TracedNetwork] | None = None
 
@@ -188,7 +210,8 @@ class Linearised:
             shape = tuple(sample.x.shape)
             if shape not in self.traced:
                 rows = runner.rows
-                self.traced[shape] = TracedNetwork(runner, sample)
+                with self.method.kernels():
+                    self.traced[shape] = TracedNetwork(runner, sample)
                 runner.rows = rows
             network = self.traced[shape]
             self._at = (sample.x, network.linearise(sample.x), network)

@@ -7,9 +7,10 @@ resort for operators that have no forward-mode formula.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -36,8 +37,12 @@ class Method:
     whole: bool = False
     """Whether the cost does not depend on the number of tangents, so that all should come at once."""
 
+    def kernels(self) -> AbstractContextManager[Any]:
+        """Inside, the model runs on the kernels that this method needs."""
+        return _plain_kernels() if self.plain_kernels else nullcontext()
+
     def __call__(self, runner: Runner, sample: Sample, tangents: Tensor) -> tuple[Tensor, ...]:
-        with _plain_kernels() if self.plain_kernels else ExitStack():
+        with self.kernels():
             return self.push(runner, sample, tangents)
 
 
