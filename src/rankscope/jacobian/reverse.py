@@ -1,6 +1,6 @@
 """Reverse mode with correct batch normalisation.
 
-On the CPU torch's backward kernel of BatchNorm in evaluation mode gives wrong numbers without a word for one image whose
+On the CPU torch's backward kernel of BatchNorm in evaluation mode silently gives wrong numbers for a single image whose
 gradient is laid out channels-last, as a transpose after the normalisation makes it: off by the size of the gradient
 itself in LeViT, EfficientFormer and LambdaNetworks (torch 2.13). With a gradient in plain layout the kernel is right.
 """
