@@ -120,7 +120,7 @@ def independence_deficit(
     with torch.no_grad():
         fitted = moments(sample.logits, sample.fit)
         known = rivals(sample.logits, sample.labels)
-        rank = spectrum_of_gram(fitted.gram * fitted.count, fitted.count).rank("paper").value
+        rank = spectrum_of_gram(fitted.gram * fitted.count, (fitted.count, len(fitted.gram))).rank("paper").value
         generator = torch.Generator().manual_seed(seed)
         steps = ratios(path_points, path_floor)
         rows: list[ClassDependency] = []

@@ -94,8 +94,7 @@ class BatchMeasurer:
         self.method, out, self.failed_methods = choose_method(self.runner, sample, direction[None])
         self.push = self.method
         replay = self.settings.device.type == "cuda" and not any(isinstance(v, Tensor) for v in sample.extra.values())
-        if self.method is METHODS[0]:
-            self._linearise(sample, direction, out, replay)
+        self._linearise(sample, direction, out, replay)
         self.adjoint, where = adjoint_error(self.runner, sample, direction, out)
         if self.adjoint is None:
             self.notes.append(f"forward mode could not be checked against reverse mode: {where}")
@@ -112,7 +111,8 @@ class BatchMeasurer:
 
     def _linearise(self, sample: Sample, direction: Tensor, expected: tuple[Tensor, ...], replay: bool) -> None:
         """Take the faster path where it gives what the plain one gave; say why where it does not."""
-        fast = Linearised(self.runner, replay=replay)
+        assert self.method is not None
+        fast = Linearised(self.runner, self.method, replay=replay)
         try:
             found = fast(self.runner, sample, direction[None])
         except Exception as error:  # tracing runs the model's own code, which may raise anything
@@ -122,7 +122,7 @@ class BatchMeasurer:
         self.difference = max((_relative(a, b) for a, b in zip(found, expected, strict=True)), default=0.0)
         if not self.difference <= _AGREE * (1 if self.settings.dtype == torch.float32 else 1e-7):
             self.failed_methods.append(
-                f"linearised network: differs from {METHODS[0].name} by {self.difference:.1e} of the largest entry"
+                f"linearised network: differs from {self.method.name} by {self.difference:.1e} of the largest entry"
             )
             return
         self.linearised = fast

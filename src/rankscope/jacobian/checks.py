@@ -12,6 +12,7 @@ from torch.utils._pytree import tree_leaves
 from rankscope.jacobian.graphs import Replayed
 from rankscope.jacobian.kinks import SamePiece
 from rankscope.jacobian.methods import Method
+from rankscope.jacobian.reverse import reverse_mode
 from rankscope.jacobian.runner import Runner
 from rankscope.jacobian.sweep import Sweep, SweepResult
 from rankscope.slicing import Sample
@@ -104,7 +105,7 @@ def adjoint_error(
         weights[k] = (products[k] / length + noise / noise.norm()) / length
     expected = {k: float((weights[k] * products[k]).sum()) for k in live}
     try:
-        with torch.enable_grad():
+        with reverse_mode():
             x = sample.x.detach().clone().requires_grad_()
             outputs = runner.outputs(sample, x * 1)
 

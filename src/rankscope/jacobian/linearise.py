@@ -23,6 +23,7 @@ from torch.fx.experimental.proxy_tensor import make_fx
 
 from rankscope.jacobian.folding import fold_normalisation
 from rankscope.jacobian.graphs import record
+from rankscope.jacobian.methods import METHODS, Method
 from rankscope.jacobian.rules import Push, rule_for
 from rankscope.jacobian.runner import Runner
 from rankscope.slicing import Sample
@@ -49,11 +50,13 @@ class TracedNetwork:
         def run(x: Tensor) -> tuple[Tensor, ...]:
             return runner.outputs(sample, x)
 
-        self.module = make_fx(functionalize(run, remove="mutations"))(sample.x)
+        # values of constants may be read (a mask that is all ones, say); values of the input are refused below
+        self.module = make_fx(functionalize(run, remove="mutations"), _error_on_data_dependent_ops=False)(sample.x)
+        self._refuse_read_values()
+        self._replace_in_place()
         self.module.graph.eliminate_dead_code()
         self.constants = {n.name: _attribute(self.module, str(n.target)) for n in self._nodes("get_attr")}
         self.nodes = list(self.module.graph.nodes)
-        self.input = next(n for n in self.nodes if n.op == "placeholder")
         self.outputs = [str(a) for a in next(n for n in self.nodes if n.op == "output").args[0]]
         self.depends = self._depends()
         self.folded = fold_normalisation(self.nodes, self.constants, self.depends)
@@ -62,9 +65,41 @@ class TracedNetwork:
     def _nodes(self, op: str) -> list[fx.Node]:
         return [n for n in self.module.graph.nodes if n.op == op]
 
+    @property
+    def input(self) -> fx.Node:
+        return self._nodes("placeholder")[0]
+
+    def _refuse_read_values(self) -> None:
+        """A number that the model's Python code reads is fixed in the trace: it must not depend on the input."""
+        depends = self._depends()
+        for node in self._nodes("call_function"):
+            tags = getattr(node.target, "tags", ())
+            if torch.Tag.data_dependent_output in tags and any(n.name in depends for n in node.all_input_nodes):
+                raise NotImplementedError(f"the model reads a value that depends on the input ({node.target})")
+
+    def _replace_in_place(self) -> None:
+        """Composite operators (recurrent cells) write in place below functionalisation: take the functional twin.
+
+        Only where nothing reads the overwritten value afterwards; what remains is seen when the paths are compared.
+        """
+        position = {n: i for i, n in enumerate(self.module.graph.nodes)}
+        for node in self._nodes("call_function"):
+            target = node.target
+            if not isinstance(target, torch._ops.OpOverload) or not target._schema.is_mutable:
+                continue
+            written = node.args[0] if node.args else None
+            twin = getattr(torch.ops.aten, target._opname.removesuffix("_"), None)
+            if (
+                target._opname.endswith("_")
+                and isinstance(written, fx.Node)
+                and all(position[user] <= position[node] for user in written.users)
+                and target._overloadname in (twin.overloads() if twin is not None else ())
+            ):
+                node.target = getattr(twin, target._overloadname)
+
     def _depends(self) -> set[str]:
         found = {self.input.name}
-        for node in self.nodes:
+        for node in self.module.graph.nodes:
             if any(n.name in found for n in node.all_input_nodes):
                 found.add(node.name)
         return found
@@ -170,8 +205,8 @@ class Linearised:
     On a GPU both steps are recorded as CUDA graphs, so that a further image costs no launches.
     """
 
-    def __init__(self, runner: Runner, *, replay: bool = False) -> None:
-        self.runner = runner
+    def __init__(self, runner: Runner, method: Method = METHODS[0], *, replay: bool = False) -> None:
+        self.runner, self.method = runner, method
         self.replay = replay
         self._plain: dict[tuple[int, ...], _AtPoint] = {}
         self._point: _AtPoint | None = None
@@ -194,7 +229,8 @@ class Linearised:
         point = self._plain.get(shape)
         if point is None:
             rows = runner.rows
-            network = TracedNetwork(runner, sample)
+            with self.method.kernels():
+                network = TracedNetwork(runner, sample)
             runner.rows = rows
             point = self._plain[shape] = _AtPoint(network, sample.x, replay=self.replay)
         else:

@@ -292,9 +292,17 @@ def _dtype(model: nn.Module, dtype: torch.dtype | str | None) -> tuple[torch.dty
 
 def _finite_weights(model: nn.Module) -> None:
     for name, tensor in [*model.named_parameters(), *model.named_buffers()]:
-        if tensor.is_floating_point() and not torch.isfinite(tensor).all():
-            bad = int((~torch.isfinite(tensor)).sum())
-            raise ModelError(f"the weights of {name!r} hold {bad} NaN or infinite values; load other weights")
+        if not tensor.is_floating_point() or torch.isfinite(tensor).all():
+            continue
+        if name in _constants(model) and not torch.isnan(tensor).any():
+            continue
+        bad = int((~torch.isfinite(tensor)).sum())
+        raise ModelError(f"the weights of {name!r} hold {bad} NaN or infinite values; load other weights")
+
+
+def _constants(model: nn.Module) -> set[str]:
+    """Buffers in which infinity may be meant, such as attention masks and the bounds of a clamp."""
+    return {name for name, _ in model.named_buffers() if not name.endswith(("running_mean", "running_var"))}
 
 
 def _prepared(sample: Sample, shape: tuple[int, ...], columns: Columns, background: str) -> Sample:

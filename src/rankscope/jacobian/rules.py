@@ -35,6 +35,8 @@ def rule_for(node: fx.Node, args: Any, kwargs: Any, out: Any, depends: set[str])
         return _TUPLES[target](args, out)
     if target is aten.cat.default:
         return _cat(node, args, out, depends)
+    if target is aten.copy.default:
+        return _copy(node, args, out, depends)
     if target in MATRIX_RULES:
         push = MATRIX_RULES[target](args, kwargs, out, which)
         if push is not None:
@@ -220,6 +222,17 @@ def _cat(node: fx.Node, args: Any, out: Tensor, depends: set[str]) -> Push:
     return push
 
 
+def _copy(node: fx.Node, args: Any, out: Tensor, depends: set[str]) -> Push:
+    """What was there before is overwritten: only the source's tangent remains."""
+    order = list(dict.fromkeys(n.name for n in node.all_input_nodes if n.name in depends))
+    source: Any = node.args[1]
+    if not isinstance(source, fx.Node) or source.name not in depends:
+        return lambda t, _: None
+    place = order.index(source.name)
+    spread = _expand((args[1],), {}, out)
+    return lambda t, reuse: spread([t[place]], [reuse[place]])
+
+
 _TUPLES: dict[Any, Callable[[Any, Any], Push]] = {
     operator.getitem: _getitem,
     aten.unbind.int: _unbind,
@@ -298,6 +311,26 @@ def _layer_norm(args: Any, kwargs: Any, out: Any) -> Push | None:
     return push
 
 
+def _group_norm(args: Any, kwargs: Any, out: Any) -> Push | None:
+    x, weight, groups = args[0], args[1], args[6]
+    _, mean, rstd = out
+    spread = (x.shape[0], groups, 1)
+    normalised = (x.reshape(x.shape[0], groups, -1) - mean.view(spread)) * rstd.view(spread)
+    scale = rstd.view(spread)
+    channels = None if weight is None else weight.view(1, 1, -1, *(1,) * (x.ndim - 2))
+
+    def push(t: Sequence[Tangent], _: Sequence[bool]) -> Tangent:
+        if t[0] is None:
+            return None
+        tangent = t[0].reshape(t[0].shape[0], *normalised.shape)
+        along = (tangent * normalised).mean(-1, keepdim=True)
+        centred = tangent - tangent.mean(-1, keepdim=True)
+        result = centred.addcmul_(along, normalised, value=-1).mul_(scale).view(t[0].shape)
+        return [result if channels is None else result.mul_(channels), None, None]
+
+    return push
+
+
 def _softmax(args: Any, kwargs: Any, out: Tensor) -> Push:
     dim = _dim(args[1], out.ndim)
 
@@ -329,6 +362,7 @@ _RULES: dict[Any, Callable[[Any, Any, Any], Push | None]] = {
     aten.cudnn_batch_norm.default: _batch_norm,
     aten._native_batch_norm_legit_no_training.default: _batch_norm_no_training,
     aten.native_layer_norm.default: _layer_norm,
+    aten.native_group_norm.default: _group_norm,
     aten._softmax.default: _softmax,
     aten._safe_softmax.default: _softmax,
     aten.max_pool2d_with_indices.default: _max_pool,
@@ -409,10 +443,17 @@ def _partial(target: Any, args: Any, kwargs: Any, place: int, out: Tensor, *, co
     value = args[place]
     if value.shape != out.shape:
         value = value.expand(out.shape)
+    value = _without_overlap(value)
     derivative: Tensor = jvp(alone, (value,), (torch.ones_like(value),))[1]
     if constant and name is aten.where and bool((derivative == 1).all()):
         return 1.0  # a mask that masks nothing, on every image
     return derivative
+
+
+def _without_overlap(value: Tensor) -> Tensor:
+    """The same values in memory of their own: a dual number writes to every element of its tangent."""
+    overlaps = any(stride == 0 and size > 1 for stride, size in zip(value.stride(), value.shape, strict=True))
+    return value.contiguous() if overlaps else value
 
 
 # ---- everything else -------------------------------------------------------------------------------------------------
@@ -428,7 +469,7 @@ def _generic(node: fx.Node, target: Any, args: Any, kwargs: Any, depends: set[st
     }
     if any(not isinstance(flat_values[p[0]], Tensor) for p in places.values()):
         raise NotImplementedError(f"{target} takes a tuple of values")
-    primals = tuple(flat_values[places[name][0]] for name in order)
+    primals = tuple(_without_overlap(flat_values[places[name][0]]) for name in order)
     floating = [p.is_floating_point() for p in primals]
 
     def call(*values: Tensor) -> Any:
