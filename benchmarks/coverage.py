@@ -376,7 +376,7 @@ def page(rows: dict[str, dict[str, Any]]) -> str:
             "# Coverage",
             "",
             "Which architectures rankscope measures and by which method: the smallest model of every timm module ",
-            "(large modules twice) and tiny configurations of Hugging Face architectures, at the least input each takes.",
+            "(large modules twice) and tiny configurations of Hugging Face architectures, at the least input of each.",
             "Weights are random, so the ranks mean nothing; whether the derivatives are right does not depend on them.",
             "Cut points are the default ones, columns a 2×2 patch of an image or a sketch of 8 directions; seconds are",
             "those of `rs.jacobian_rank` on one thread of a machine that did other work too. Written by",

@@ -34,12 +34,12 @@ def parse_budget(value: int | float | str | None, device: torch.device) -> int:
     if value is None:
         return default_budget(device)
     if isinstance(value, str):
-        match = re.fullmatch(r"\s*([\d.]+)\s*([KMGT]?)i?B?\s*", value, re.IGNORECASE)
+        match = re.fullmatch(r"\s*(\d+\.?\d*|\.\d+)\s*([KMGT]?)i?B?\s*", value, re.IGNORECASE)
         if match is None:
             raise UsageError(f"memory budget {value!r} is not a size; write for instance '4GB'")
         value = float(match[1]) * _UNITS[match[2].upper()]
-    if not value > 0:
-        raise UsageError(f"memory budget is {value}; it must be positive")
+    if not 0 < value < float("inf"):
+        raise UsageError(f"memory budget is {value}; it must be positive and finite")
     return int(value)
 
 

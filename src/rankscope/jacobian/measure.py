@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import replace
@@ -164,11 +165,12 @@ def jacobian_rank(
             for index, raw in enumerate(chain([first], samples)):
                 sample = _prepared(raw, shape, chosen, background).to(where, work_dtype)
                 image_names.append(labels(index))
-                restored = store.read(index, sample.x)
+                restored = store.read(index, sample)
                 if restored is not None:
                     collected.keep(index, *restored)
                 else:
-                    collected.add(index, sample, (total or index + 1) - index - 1)
+                    # of unknown length: the last, shorter batch is swept when the samples end
+                    collected.add(index, sample, sys.maxsize if total is None else total - index - 1)
             collected.sweep()
         finally:
             try:
@@ -256,7 +258,7 @@ class _Collected:
             return
         batch, result = swept
         for (index, sample), finished in zip(batch, result(), strict=True):
-            self.store.write(index, sample.x, finished.spectra, finished.kinks)
+            self.store.write(index, sample, finished.spectra, finished.kinks)
             self.keep(index, finished.spectra, finished.kinks)
 
 

@@ -33,11 +33,16 @@ def rule_for(node: fx.Node, args: Any, kwargs: Any, out: Any, depends: set[str])
         return _VIEWS[target](args, kwargs, out)
     if target in _TUPLES:
         return _TUPLES[target](args, out)
+    if target is aten.copy.default and args[0].dtype == args[1].dtype:
+        return _copy(node, args, out, depends)
     if target is aten.cat.default:
         return _cat(node, args, out, depends)
     if target is aten.copy.default:
         return _copy(node, args, out, depends)
-    if target in MATRIX_RULES:
+    distinct = len({a.name for a, w in zip(node.args, which, strict=True) if w and isinstance(a, fx.Node)}) == sum(
+        which
+    )
+    if target in MATRIX_RULES and distinct:
         push = MATRIX_RULES[target](args, kwargs, out, which)
         if push is not None:
             return push
@@ -127,18 +132,28 @@ def _roll(args: Any, kwargs: Any, out: Tensor) -> Push:
     return lambda t, _: None if t[0] is None else t[0].roll(shifts, moved)
 
 
-def _mean(args: Any, kwargs: Any, out: Tensor) -> Push:
-    dims = args[1] if len(args) > 1 and args[1] is not None else list(range(args[0].ndim))
-    moved = [_dim(d, args[0].ndim) for d in ([dims] if isinstance(dims, int) else dims)]
+def _reduce(args: Any, kwargs: Any, operator: Any) -> Push:
+    ndim = args[0].ndim
+    dims = args[1] if len(args) > 1 and args[1] is not None else []
+    dims = [dims] if isinstance(dims, int) else list(dims)
+    moved = [_dim(d, ndim) for d in dims or range(ndim)]  # no dimensions mean all of them
     keep = bool(args[2]) if len(args) > 2 else False
-    return lambda t, _: None if t[0] is None else t[0].mean(moved, keep)
+    dtype = kwargs.get("dtype")
+
+    def push(t: Sequence[Tangent], _: Sequence[bool]) -> Tangent:
+        if t[0] is None:
+            return None
+        return operator(t[0], moved, keep, dtype=dtype) if moved else t[0].to(dtype or t[0].dtype)
+
+    return push
+
+
+def _mean(args: Any, kwargs: Any, out: Tensor) -> Push:
+    return _reduce(args, kwargs, torch.mean)
 
 
 def _sum(args: Any, kwargs: Any, out: Tensor) -> Push:
-    dims = args[1] if len(args) > 1 and args[1] is not None else list(range(args[0].ndim))
-    moved = [_dim(d, args[0].ndim) for d in ([dims] if isinstance(dims, int) else dims)]
-    keep = bool(args[2]) if len(args) > 2 else False
-    return lambda t, _: None if t[0] is None else t[0].sum(moved, keep)
+    return _reduce(args, kwargs, torch.sum)
 
 
 _VIEWS: dict[Any, Callable[[Any, Any, Any], Push]] = {
@@ -378,8 +393,10 @@ _RULES: dict[Any, Callable[[Any, Any, Any], Push | None]] = {
 
 def _pointwise(node: fx.Node, target: Any, args: Any, kwargs: Any, out: Tensor, depends: set[str]) -> Push | None:
     places = [i for i, a in enumerate(node.args) if isinstance(a, fx.Node) and a.name in depends]
-    if len(places) != len([n for n in node.all_input_nodes if n.name in depends]) or not out.is_floating_point():
-        return None if out.is_floating_point() else (lambda t, _: None)
+    if not out.is_floating_point():
+        return None if out.is_complex() else (lambda t, _: None)
+    if len(places) != len([n for n in node.all_input_nodes if n.name in depends]):
+        return None
     if any(not args[i].is_floating_point() for i in places):
         return None
     constant = len([n for n in node.all_input_nodes if n.name in depends]) == 1
@@ -408,7 +425,7 @@ def _pointwise(node: fx.Node, target: Any, args: Any, kwargs: Any, out: Tensor, 
                     total = total.add_(value, alpha=partial)
                 else:
                     total = total.addcmul_(value, partial)
-            elif own and partial == 1.0:
+            elif own and isinstance(partial, float) and partial == 1.0:
                 total, owned = value.add_(total), True
             elif isinstance(partial, float):
                 total, owned = torch.add(total, value, alpha=partial), True
@@ -470,7 +487,7 @@ def _generic(node: fx.Node, target: Any, args: Any, kwargs: Any, depends: set[st
     if any(not isinstance(flat_values[p[0]], Tensor) for p in places.values()):
         raise NotImplementedError(f"{target} takes a tuple of values")
     primals = tuple(_without_overlap(flat_values[places[name][0]]) for name in order)
-    floating = [p.is_floating_point() for p in primals]
+    floating = [p.is_floating_point() or p.is_complex() for p in primals]
 
     def call(*values: Tensor) -> Any:
         filled = list(flat_values)

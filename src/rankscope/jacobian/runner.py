@@ -76,6 +76,7 @@ class Runner:
     def outputs(self, sample: Sample, x: Tensor) -> tuple[Tensor, ...]:
         """Flat outputs of every cut point (or of the rows chosen in ``rows``), in the order of ``keys``."""
         assert self._capture is not None, "outputs() outside hooked()"
+        x = x.clone()  # a model may write into its input, which is the caller's tensor and every later pass's
         self._capture.clear()
         self._missing = len(self.keys)
         try:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from numbers import Integral
 from typing import Any, Literal, Protocol, TypeAlias
 
 import torch
@@ -87,13 +88,15 @@ class Patch:
         if centre is not None and offset is not None:
             raise UsageError(f"give a patch's centre {tuple(centre)} or its offset {tuple(offset)}, not both")
         set_ = object.__setattr__
-        set_(self, "size", size if isinstance(size, int) else (int(size[0]), int(size[1])))
+        set_(self, "size", int(size) if isinstance(size, Integral) else (int(size[0]), int(size[1])))  # type: ignore[index]
         set_(self, "centre", None if centre is None else (int(centre[0]), int(centre[1])))
         set_(self, "offset", None if offset is None else (int(offset[0]), int(offset[1])))
         set_(self, "channels", None if channels is None else tuple(int(c) for c in channels))
         explicit = None
         if coordinates is not None:
-            explicit = tuple(c if isinstance(c, int) else tuple(int(i) for i in c) for c in _plain(coordinates))
+            explicit = tuple(
+                int(c) if isinstance(c, Integral) else tuple(int(i) for i in c) for c in _plain(coordinates)
+            )
         set_(self, "coordinates_", explicit)
         height, width = self._extent()
         if min(height, width) < 1:
@@ -253,5 +256,7 @@ def as_columns(value: ColumnsLike, shape: Shape) -> Columns:
         if len(shape) == 3 and min(shape[1:]) >= 16 and shape[0] <= 16:
             return Patch(16)
         return Sketch(min(768, size))
+    if not hasattr(value, "tangents"):
+        raise UsageError(f"columns is {value!r}; give a Patch, a Sketch, 'all' or 'auto'")
     value.count(shape)
     return value
