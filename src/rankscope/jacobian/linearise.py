@@ -53,12 +53,12 @@ class TracedNetwork:
         # values of constants may be read (a mask that is all ones, say); values of the input are refused below
         self.module = make_fx(functionalize(run, remove="mutations"), _error_on_data_dependent_ops=False)(sample.x)
         self._refuse_read_values()
-        self._replace_in_place()
         if any(_writes(n.target) for n in self._nodes("call_function")):
             # written by an operator's own decomposition, which ran below the first pass
             self.module = make_fx(functionalize(self.module, remove="mutations"), _error_on_data_dependent_ops=False)(
                 sample.x
             )
+        self._replace_in_place()
         self.module.graph.eliminate_dead_code()
         self.constants = {n.name: _attribute(self.module, str(n.target)) for n in self._nodes("get_attr")}
         self.nodes = list(self.module.graph.nodes)
