@@ -225,4 +225,7 @@ def test_inference_mode_outside() -> None:
     with torch.inference_mode():
         found = rs.jacobian_rank(model, x, progress=False)
         assert torch.is_inference_mode_enabled()
-    assert (found.function_rank, found.method) == (expected.function_rank, expected.method)
+        made_inside = rs.jacobian_rank(model, x + 0, progress=False)
+    for other in (found, made_inside):
+        assert (other.function_rank, other.method) == (expected.function_rank, expected.method)
+        assert other.notes == ()

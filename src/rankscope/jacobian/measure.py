@@ -313,6 +313,8 @@ def _prepared(sample: Sample, shape: tuple[int, ...], columns: Columns, backgrou
             f"{sample.name} has shape {tuple(sample.x.shape[1:])} where the first has {shape}; "
             "give inputs of one shape (resize, crop or pad them)"
         )
+    if sample.x.is_inference():
+        sample = replace(sample, x=sample.x.clone())  # inference tensors carry no derivatives
     if background == "image":
         return sample
     coordinates = columns.coordinates(shape)

@@ -163,5 +163,6 @@ def measuring(model: nn.Module, device: torch.device) -> Iterator[None]:
         stack.enter_context(full_precision())
         stack.enter_context(_fast_path_off())
         stack.enter_context(sdpa_kernel([SDPBackend.MATH]))
+        stack.enter_context(torch.inference_mode(False))  # some versions drop every tangent inside it, without a word
         stack.enter_context(torch.no_grad())
         yield
