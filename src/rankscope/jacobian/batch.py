@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from typing import Literal
@@ -12,21 +12,13 @@ from torch import Tensor, nn
 
 from rankscope._base.errors import MeasurementError
 from rankscope.jacobian.budget import bytes_per_tangent, chunk_for
-from rankscope.jacobian.checks import (
-    adjoint_error,
-    count_kinks,
-    error_bounds,
-    kink_sides,
-    lower_precision_inside,
-    secant_error,
-)
-from rankscope.jacobian.graphs import Graphed
+from rankscope.jacobian.checks import Reference, adjoint_error, lower_precision_inside, secant_error
+from rankscope.jacobian.finish import Finished, Finisher
 from rankscope.jacobian.linearise import Linearised
 from rankscope.jacobian.methods import METHODS, Method, choose_method
 from rankscope.jacobian.runner import Runner
-from rankscope.jacobian.sweep import Push, Sweep, SweepResult
+from rankscope.jacobian.sweep import Push, Sweep
 from rankscope.slicing import Columns, ModuleCall, Sample
-from rankscope.spectra import Spectrum, spectrum_of_gram
 
 __all__ = ["BatchMeasurer", "Settings", "join"]
 
@@ -68,17 +60,18 @@ class BatchMeasurer:
         self.exact = Runner(model, keys, settings.device, other) if settings.certify else None
         self.method: Method | None = None
         self.push: Push | None = None
-        self.plain: Push | None = None
-        self.reference: Push | None = None
+        self.reference: Reference | None = None
+        self._exact_method: Method | None = None
+        self.finisher = Finisher(settings.device, settings.dtype)
         self.linearised: Linearised | None = None
         self.difference = 0.0
         self.failed_methods: list[str] = []
-        self.failures: dict[str, str] = {}
         self.notes: list[str] = []
         self.adjoint: float | None = None
         self.certificate = "read from finished images" if settings.certify else "not asked for"
         self.chunk = 0
         self._batch: int | None = None
+        self._chunks: dict[tuple[int, ...], int] = {}
 
     @property
     def method_name(self) -> str:
@@ -113,13 +106,8 @@ class BatchMeasurer:
 
         self.method, out, self.failed_methods = choose_method(self.runner, sample, direction[None], refuse)
         self.push = self.method
-        if self.settings.device.type == "cuda" and self.method is METHODS[0] and Graphed.suits(sample):
-            self.plain = Graphed(self.method)
-        else:
-            self.plain = self.method
-        self.push = self.plain
-        if self.method is METHODS[0]:
-            self._linearise(sample, direction, out)
+        replay = self.settings.device.type == "cuda" and not any(isinstance(v, Tensor) for v in sample.extra.values())
+        self._linearise(sample, direction, out, replay)
         self.adjoint, where = adjoint_error(self.runner, sample, direction, out)
         if self.adjoint is None:
             self.notes.append(f"forward mode could not be checked against reverse mode: {where}")
@@ -130,11 +118,14 @@ class BatchMeasurer:
             )
         if self.exact is not None:
             self._check_exact(sample)
+        if self.exact is not None:
+            self.reference = self._reference(sample, replay)
         self._check_secant(sample, direction, out)
 
-    def _linearise(self, sample: Sample, direction: Tensor, expected: tuple[Tensor, ...]) -> None:
+    def _linearise(self, sample: Sample, direction: Tensor, expected: tuple[Tensor, ...], replay: bool) -> None:
         """Take the faster path where it gives what the plain one gave; say why where it does not."""
-        fast = Linearised(self.runner)
+        assert self.method is not None
+        fast = Linearised(self.runner, self.method, replay=replay)
         try:
             found = fast(self.runner, sample, direction[None])
         except Exception as error:  # tracing runs the model's own code, which may raise anything
@@ -144,7 +135,7 @@ class BatchMeasurer:
         self.difference = max((_relative(a, b) for a, b in zip(found, expected, strict=True)), default=0.0)
         if not self.difference <= _AGREE * (1 if self.settings.dtype == torch.float32 else 1e-7):
             self.failed_methods.append(
-                f"linearised network: differs from {METHODS[0].name} by {self.difference:.1e} of the largest entry"
+                f"linearised network: differs from {self.method.name} by {self.difference:.1e} of the largest entry"
             )
             return
         self.linearised = fast
@@ -154,7 +145,7 @@ class BatchMeasurer:
         """A rule that worked on the first image may not on this one: the plain way does."""
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         self.failed_methods.append(f"linearised network, on a later image: {reason[:200]}")
-        self.linearised, self.push = None, self.plain
+        self.linearised, self.push = None, self.method
 
     def _check_exact(self, sample: Sample) -> None:
         assert self.exact is not None
@@ -163,7 +154,7 @@ class BatchMeasurer:
             with self.exact.hooked():
                 one = sample.to(self.settings.device, self.exact.dtype)
                 narrow = lower_precision_inside(self.exact, one) if not down else False
-                self.reference = self._reference(one)
+                self._exact_method = self._works_in(self.exact, one)
         except (RuntimeError, TypeError, ValueError, MeasurementError) as error:
             reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
             self.notes.append(f"no float64 reference, so no rank is certified: {reason}")
@@ -196,18 +187,22 @@ class BatchMeasurer:
                 "the computation (detach, .data, numpy, rounding) and counts as a constant from there on"
             )
 
-    def _reference(self, sample: Sample) -> Push:
+    def _works_in(self, exact: Runner, sample: Sample) -> Method:
         """How to push tangents in the other precision: the plain way where it works there too (kernels differ)."""
-        assert self.exact is not None
         assert self.method is not None
-        assert self.plain is not None
         direction = torch.ones_like(sample.x[:1])
-        self.exact.rows = [None] * len(self.calls)
+        exact.rows = [None] * len(self.calls)
         try:
-            self.method(self.exact, sample, direction)
+            self.method(exact, sample, direction)
         except (RuntimeError, TypeError, ValueError):
-            return choose_method(self.exact, sample, direction)[0]
-        return self.plain
+            return choose_method(exact, sample, direction)[0]
+        return self.method
+
+    def _reference(self, sample: Sample, replay: bool) -> Reference:
+        assert self.exact is not None
+        assert self._exact_method is not None
+        replay = replay and self._exact_method is METHODS[0]
+        return Reference(self.runner, self.exact, self._exact_method, replay=replay)
 
     def _shared(self, sample: Sample) -> int:
         if any(isinstance(v, Tensor) for v in sample.extra.values()):
@@ -218,7 +213,9 @@ class BatchMeasurer:
         stored = sum(o.numel() for o in single) * row
         fits = min(
             self.settings.budget // _SHARE // max(stored, 1),
-            self.settings.budget // 2 // bytes_per_tangent(self.runner, sample),  # one tangent of every image
+            self.settings.budget
+            // 2
+            // bytes_per_tangent(self.runner, sample, linear=False),  # one tangent of every image
         )
         if fits < 2 or any(c.shape[:1] != (1,) for c in self.calls):
             return 1
@@ -236,21 +233,15 @@ class BatchMeasurer:
                 return 1  # images of one batch change each other
         return int(min(fits, _MOST_IMAGES))
 
-    def measure(self, sample: Sample) -> list[tuple[list[Spectrum | None], int]]:
-        """For every image of the batch: one spectrum a cut point (``None`` where not finite), and its kinks."""
+    def measure(self, sample: Sample) -> Callable[[], list[Finished]]:
+        """Sweep a batch. Call what is returned to get one ``Finished`` an image, in order."""
+        columns = self.settings.columns.count(tuple(sample.x.shape[1:]))
         with self.runner.hooked():
             self.runner.rows = [None] * len(self.calls)
-            if self.settings.chunk_size == "auto":
-                each = bytes_per_tangent(self.runner, sample)
-                shape = tuple(sample.x.shape[1:])
-                self.chunk = chunk_for(
-                    self.settings.columns.count(shape), each, self.settings.budget // 2, self.settings.device
-                )
-            else:
-                self.chunk = self.settings.chunk_size
-            sweep = self._sweep(self.runner, sample, self.push)
+            self.chunk = self._chunk(sample, columns)
+            sweep = self._sweep(sample)
             probes = None
-            if self.exact is not None:
+            if self.reference is not None:
                 generator = torch.Generator().manual_seed(0xCE27)
                 probes = torch.randn(_PROBES, sweep.count, generator=generator, dtype=torch.float64)
             try:
@@ -259,73 +250,37 @@ class BatchMeasurer:
                 if self.linearised is None or isinstance(error, torch.OutOfMemoryError):
                     raise
                 self._give_up_linearised(error)
-                result = self._sweep(self.runner, sample, self.push).run(sample, probes)
-        bounds, kinks = self._certify(sample, result, probes)
-        return self._spectra(result, bounds, kinks, len(sample.x), sweep.count)
+                sweep = self._sweep(sample)
+                result = sweep.run(sample, probes)
+        lengths = flips = None
+        if self.reference is not None and probes is not None:
+            lengths, flips = self.reference.lengths(sample, sweep, result, probes)
+        # a float64 sweep is compared with float32, which errs by 2^29 more; 16 for what need not scale exactly
+        scale = 2.0**-25 if self.settings.dtype == torch.float64 else 1.0
+        return self.finisher.submit(result, lengths, flips, len(sample.x), columns, scale)
 
-    def _sweep(self, runner: Runner, sample: Sample, push: Push | None) -> Sweep:
+    def _chunk(self, sample: Sample, columns: int) -> int:
+        if self.settings.chunk_size != "auto":
+            return min(self.settings.chunk_size, columns)
+        shape = tuple(sample.x.shape)
+        if shape not in self._chunks:
+            each = bytes_per_tangent(self.runner, sample, linear=self.linearised is not None)
+            self._chunks[shape] = chunk_for(columns, each, self.settings.budget // 2, self.settings.device)
+        return self._chunks[shape]
+
+    def _sweep(self, sample: Sample) -> Sweep:
         assert self.method is not None
-        assert push is not None
+        assert self.push is not None
         shape = tuple(sample.x.shape[1:])
-        chunk = min(self.chunk, self.settings.columns.count(shape))
-        budget = self.settings.budget
-        return Sweep(runner, self.settings.columns, shape, self.method, push, chunk=chunk, budget=budget)
-
-    def _certify(
-        self, sample: Sample, result: SweepResult, probes: Tensor | None
-    ) -> tuple[list[list[float]], list[int]]:
-        images = len(sample.x)
-        if self.exact is None or probes is None:
-            return [[float("nan")] * images for _ in self.calls], [0] * images
-        one = sample.to(self.settings.device, self.exact.dtype)
-        with self.exact.hooked():
-            bounds = error_bounds(self._sweep(self.exact, one, self.reference), one, result, probes)
-            if self.exact.dtype == torch.float32:
-                # the float32 sweep errs by eps32/eps64 = 2^29 more; 16 for what rounding need not scale exactly
-                bounds = [[b * 2.0**-25 for b in row] for row in bounds]
-            exact_sides = kink_sides(self.exact, one)
-        with self.runner.hooked():
-            sides = kink_sides(self.runner, sample)
-        return bounds, count_kinks(sides, exact_sides, images)
-
-    def _spectra(
-        self, result: SweepResult, bounds: list[list[float]], kinks: list[int], images: int, columns: int
-    ) -> list[tuple[list[Spectrum | None], int]]:
-        flat = [(k, i) for k in range(len(self.calls)) for i in range(images) if result.finite[k][i]]
-        eigenvalues = _eigenvalues([result.grams[k][i] for k, i in flat])
-        table: dict[tuple[int, int], Spectrum] = {}
-        name = str(self.settings.dtype).removeprefix("torch.")
-        for (k, i), values in zip(flat, eigenvalues, strict=True):
-            gram = result.grams[k][i]
-            summed = columns if result.transposed[k][i] else result.kept[k][i]
-            bound = bounds[k][i]
-            table[k, i] = spectrum_of_gram(
-                gram,
-                (result.rows[k], columns),
-                dtype=name,
-                error_bound=bound if bound - bound == 0 else float("nan"),
-                summed=summed,
-                eigenvalues=values,
-            )
-        for k, call in enumerate(self.calls):
-            if not all(result.finite[k]):
-                self.failures.setdefault(call.name, "its Jacobian has NaN or infinite entries")
-        return [([table.get((k, i)) for k in range(len(self.calls))], kinks[i]) for i in range(images)]
-
-
-def _eigenvalues(grams: list[Tensor]) -> list[Tensor]:
-    """Ascending eigenvalues of symmetric matrices, those of one size together."""
-    found: list[Tensor] = [torch.zeros(0, dtype=torch.float64)] * len(grams)
-    sizes: dict[int, list[int]] = {}
-    for place, gram in enumerate(grams):
-        sizes.setdefault(gram.shape[0], []).append(place)
-    for size, places in sizes.items():
-        if size == 0:
-            continue
-        values = torch.linalg.eigvalsh(torch.stack([grams[p] for p in places])).cpu()
-        for p, v in zip(places, values, strict=True):
-            found[p] = v
-    return found
+        return Sweep(
+            self.runner,
+            self.settings.columns,
+            shape,
+            self.method,
+            self.push,
+            chunk=self.chunk,
+            budget=self.settings.budget,
+        )
 
 
 def _relative(a: Tensor, b: Tensor) -> float:

@@ -19,7 +19,10 @@ __all__ = ["bytes_per_tangent", "chunk_for", "default_budget", "parse_budget"]
 
 _UNITS = {"": 1, "K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
 _DEFAULT = 4 * 2**30  # measured: larger chunks gain nothing on the networks of the paper
-_SAFETY = 3.0  # tensors of the largest operator's size that a forward-mode formula keeps alive at once (measured)
+# The largest operator's inputs and outputs, times what a forward-mode formula keeps alive at once (measured)
+_SAFETY = 3.0
+_SAFETY_LINEAR = 1.4
+_CONVOLUTION = 5.3  # cuDNN's workspace comes on top of a convolution's inputs and outputs (measured)
 
 
 def parse_budget(value: int | float | str | None, device: torch.device) -> int:
@@ -50,23 +53,25 @@ def default_budget(device: torch.device) -> int:
 class _LargestOperator(TorchDispatchMode):
     """Remembers the largest sum of input and output bytes of one operator."""
 
-    def __init__(self) -> None:
+    def __init__(self, convolution: float) -> None:
         super().__init__()
-        self.bytes = 0
+        self.convolution = convolution
+        self.bytes = 0.0
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         out = func(*args, **(kwargs or {}))
         tensors = [t for t in tree_flatten((args, out))[0] if isinstance(t, Tensor)]
         if not func.is_view:
-            self.bytes = max(self.bytes, sum(t.numel() * t.element_size() for t in tensors))
+            used = sum(t.numel() * t.element_size() for t in tensors)
+            self.bytes = max(self.bytes, used * (self.convolution if "convolution" in str(func) else 1.0))
         return out
 
 
-def bytes_per_tangent(runner: Runner, sample: Sample) -> int:
+def bytes_per_tangent(runner: Runner, sample: Sample, *, linear: bool) -> int:
     """Estimated workspace of one tangent, from the largest operator of one plain forward pass."""
-    with _LargestOperator() as seen:
+    with _LargestOperator(_CONVOLUTION if runner.device.type == "cuda" else 1.0) as seen:
         runner.outputs(sample, sample.x)
-    return max(int(_SAFETY * seen.bytes), 1)
+    return max(int((_SAFETY_LINEAR if linear else _SAFETY) * seen.bytes), 1)
 
 
 def chunk_for(columns: int, per_tangent: int, budget: int, device: torch.device, *, limit: int | None = None) -> int:

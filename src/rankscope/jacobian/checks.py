@@ -9,79 +9,59 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
+from rankscope.jacobian.graphs import Replayed
+from rankscope.jacobian.kinks import SamePiece
+from rankscope.jacobian.methods import Method
+from rankscope.jacobian.reverse import reverse_mode
 from rankscope.jacobian.runner import Runner
 from rankscope.jacobian.sweep import Sweep, SweepResult
 from rankscope.slicing import Sample
-from rankscope.spectra import norm_bound
 
-__all__ = ["adjoint_error", "count_kinks", "error_bounds", "kink_sides", "lower_precision_inside", "secant_error"]
+__all__ = ["Reference", "adjoint_error", "lower_precision_inside", "secant_error"]
 
 _UNDERFLOW = 1e-30  # products of float32 numbers below this may be zero in one mode and not in the other
-_aten = torch.ops.aten
-_KINKED = {
-    _aten.relu.default,
-    _aten.relu_.default,
-    _aten.hardtanh.default,
-    _aten.hardtanh_.default,
-    _aten.leaky_relu.default,
-    _aten.leaky_relu_.default,
-    _aten.threshold.default,
-    _aten.hardswish.default,
-    _aten.hardswish_.default,
-    _aten.hardsigmoid.default,
-    _aten.hardsigmoid_.default,
-    _aten.clamp.default,
-    _aten.clamp_min.default,
-}
 
 
-def error_bounds(exact: Sweep, sample: Sample, result: SweepResult, probes: Tensor) -> list[list[float]]:
-    """Bound on ‖J − J₆₄‖₂ for each cut point and image, wrong with probability 10^−q for q probes.
+class Reference:
+    """The network in the other precision, on the linear piece that the working precision is on."""
 
-    The stored columns times the probes are compared with the same probes pushed through the network in float64; rows
-    that were dropped count with their float64 value, so the bound covers dropping them too.
-    """
-    reference: tuple[Tensor, ...]
-    exact.runner.rows = [None] * len(exact.runner.keys)
-    reference = exact.push(exact.runner, sample, exact.combine(probes))
-    images = len(sample.x)
-    bounds = []
-    for k, full in enumerate(reference):
-        difference = full.to(torch.float64)
-        difference[:, result.support[k]] -= result.products[k]
-        per_image = difference.view(len(probes), images, -1)
-        bounds.append([norm_bound(per_image[:, i], dim=0) for i in range(images)])
-    return bounds
+    def __init__(self, runner: Runner, exact: Runner, method: Method, *, replay: bool) -> None:
+        self.runner, self.exact, self.method = runner, exact, method
+        self._sample: Sample | None = None
+        self._products = Replayed(self._compute, enabled=replay)
 
+    def _compute(self, x: Tensor, exact_x: Tensor, tangents: Tensor) -> tuple[tuple[Tensor, ...], Tensor]:
+        assert self._sample is not None
+        images = len(x)
+        piece = SamePiece()
+        given = self._sample
+        one = Sample(exact_x, given.name, given.keyword, given.to(self.exact.device, self.exact.dtype).extra)
+        for each in (self.runner, self.exact):
+            each.rows = [None] * len(each.keys)
+        with self.runner.hooked(), piece.recording():
+            self.runner.outputs(given, x)
+        with self.exact.hooked(), piece.aligning(images):
+            self.exact.outputs(one, exact_x)
+        with self.exact.hooked(), piece.replaying():
+            products = self.method(self.exact, one, tangents)
+        flips = piece.flips if piece.flips is not None else torch.zeros(images, dtype=torch.long, device=x.device)
+        return products, flips
 
-class _Masks(TorchDispatchMode):
-    """Which side of their kink the inputs of piecewise linear functions lie on."""
+    def lengths(self, sample: Sample, sweep: Sweep, result: SweepResult, probes: Tensor) -> tuple[Tensor, Tensor]:
+        """‖(J − J₆₄)·g‖ for every cut point, probe g and image; and the units moved across their kink, by image.
 
-    def __init__(self) -> None:
-        super().__init__()
-        self.masks: list[Tensor] = []
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        if func in _KINKED:
-            self.masks.append(args[0] > 0)
-        return func(*args, **(kwargs or {}))
-
-
-def kink_sides(runner: Runner, sample: Sample) -> list[Tensor]:
-    """For every piecewise linear operator of one forward pass, which of its inputs are positive."""
-    runner.rows = [None] * len(runner.keys)
-    with _Masks() as seen:
-        runner.outputs(sample, sample.x)
-    return seen.masks
-
-
-def count_kinks(sides: list[Tensor], exact_sides: list[Tensor], images: int) -> list[int]:
-    """For each image, the units whose input lies on different sides of a kink in the two precisions."""
-    counts = torch.zeros(images, dtype=torch.long)
-    for a, b in zip(sides, exact_sides, strict=False):
-        if a.shape == b.shape and a.numel() % images == 0:
-            counts += (a != b).reshape(images, -1).sum(1).cpu()
-    return [int(c) for c in counts]
+        Rows that the sweep dropped count with their reference value, so a bound from these covers dropping them too.
+        """
+        self._sample = sample
+        tangents = sweep.combine(probes).to(self.exact.dtype)
+        products, flips = self._products("probes", (sample.x, sample.x.to(self.exact.dtype), tangents))
+        images = len(sample.x)
+        lengths = []
+        for k, full in enumerate(products):
+            difference = full.to(torch.float64, copy=True)
+            difference[:, result.support[k]] -= result.products[k]
+            lengths.append(torch.linalg.vector_norm(difference.view(len(probes), images, -1), dim=2))
+        return torch.stack(lengths), flips
 
 
 class _Narrow(TorchDispatchMode):
@@ -149,7 +129,7 @@ def adjoint_error(
         weights[k] = (products[k] / length + noise / noise.norm()) / length
     expected = {k: float((weights[k] * products[k]).sum()) for k in live}
     try:
-        with torch.enable_grad():
+        with reverse_mode():
             x = sample.x.detach().clone().requires_grad_()
             outputs = runner.outputs(sample, x * 1)
 

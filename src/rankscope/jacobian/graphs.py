@@ -1,118 +1,63 @@
-"""Replay a sweep's kernels on an NVIDIA GPU without the cost of launching them one by one.
+"""Replay kernels on an NVIDIA GPU without the cost of launching them one by one.
 
-A transformer's forward-mode pass launches thousands of small kernels through two layers of transforms; the launches,
-not the arithmetic, take most of its time. A CUDA graph records them once and replays them for every further chunk and
-image: the same kernels on other numbers, so the results are the plain path's own.
+A transformer's pass launches thousands of small kernels, through Python and two layers of transforms; the launches, not
+the arithmetic, take most of its time. A CUDA graph records them once and replays them for every further chunk and
+image: the same kernels on other numbers.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from rankscope.jacobian.methods import Method
-from rankscope.jacobian.runner import Runner
-from rankscope.slicing import Sample
+__all__ = ["Replayed", "record"]
 
-__all__ = ["Graphed"]
-
-_SLACK = 1.06  # further images light up a few more rows than the first
-_AGREE = 1e-6
+Pool = Any
 
 
-@dataclass
-class _Recorded:
-    graph: torch.cuda.CUDAGraph
-    sample: Sample
-    tangents: Tensor
-    rows: list[Tensor | None]
-    outputs: tuple[Tensor, ...]
+def record(function: Callable[[], Any], pool: Pool) -> tuple[torch.cuda.CUDAGraph, Any]:
+    """Record ``function``; replaying the graph writes its (fixed) outputs again. Run it once before, to warm up."""
+    torch.cuda.synchronize()
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph, pool=pool, capture_error_mode="thread_local"):
+        outputs = function()
+    return graph, outputs
 
 
-class Graphed:
-    """Stands in for a ``Method``: records on the first chunk of each shape, replays afterwards."""
+class Replayed:
+    """A function of tensors, recorded on its first call for each key and shape and replayed on later ones.
 
-    def __init__(self, method: Method) -> None:
-        self.method = method
-        self.recorded: dict[tuple[object, ...], _Recorded] = {}
-        self.pool = torch.cuda.graph_pool_handle()
+    What a replay returns is overwritten by the next replay. Where recording fails the function simply runs, and
+    ``refused`` says why.
+    """
+
+    def __init__(self, function: Callable[..., Any], *, enabled: bool) -> None:
+        self.function, self.enabled = function, enabled
         self.refused = ""
-        self.difference = 0.0
+        self._recorded: dict[Any, tuple[torch.cuda.CUDAGraph, list[Tensor], Any]] = {}
+        self._pool: Pool = torch.cuda.graph_pool_handle() if enabled else None
 
-    @staticmethod
-    def suits(sample: Sample) -> bool:
-        """Whether everything but the differentiated tensor stays the same from image to image."""
-        return sample.x.device.type == "cuda" and not any(isinstance(v, Tensor) for v in sample.extra.values())
-
-    def __call__(self, runner: Runner, sample: Sample, tangents: Tensor) -> tuple[Tensor, ...]:
-        if self.refused or not self.suits(sample):
-            return self.method(runner, sample, tangents)
-        key = (id(runner), len(tangents), tuple(sample.x.shape), tuple(r is None or len(r) == 0 for r in runner.rows))
-        found = self.recorded.get(key)
-        lengths = [None if r is None else len(r) for r in runner.rows]
-        if found is not None and self._fits(found, lengths):
-            return self._replay(found, runner, sample, tangents, lengths)
-        plain = self.method(runner, sample, tangents)
-        try:
-            recorded = self._record(runner, sample, tangents)
-            again = self._replay(recorded, runner, sample, tangents, lengths)
-        except RuntimeError as error:
-            torch.cuda.synchronize()
-            self.refused = (str(error).strip().splitlines() or ["capture failed"])[0]
-            return plain
-        self.difference = max([self.difference, *(_relative(a, b) for a, b in zip(again, plain, strict=True))])
-        if self.difference > _AGREE:
-            self.refused = f"the replay differs from the plain path by {self.difference:.1e} of the largest entry"
-            return plain
-        self.recorded[key] = recorded
-        return plain
-
-    @staticmethod
-    def _fits(found: _Recorded, lengths: list[int | None]) -> bool:
-        return all(
-            (n is None) == (r is None) and (n is None or r is None or n <= len(r))
-            for n, r in zip(lengths, found.rows, strict=True)
-        )
-
-    def _record(self, runner: Runner, sample: Sample, tangents: Tensor) -> _Recorded:
-        static = Sample(sample.x.clone(), sample.name, sample.keyword, sample.extra)
-        vectors = tangents.clone()
-        actual = runner.rows
-        rows: list[Tensor | None] = []
-        for r in actual:
-            if r is None or len(r) == 0:
-                rows.append(r)
-            else:
-                padded = r.new_zeros(int(len(r) * _SLACK) + 64)
-                padded[: len(r)] = r
-                rows.append(padded)
-        runner.rows = rows
-        try:
-            torch.cuda.synchronize()
-            graph = torch.cuda.CUDAGraph()
-            with torch.cuda.graph(graph, pool=self.pool, capture_error_mode="thread_local"):
-                outputs = self.method(runner, static, vectors)
-        finally:
-            runner.rows = actual
-        return _Recorded(graph, static, vectors, rows, outputs)
-
-    @staticmethod
-    def _replay(
-        found: _Recorded, runner: Runner, sample: Sample, tangents: Tensor, lengths: list[int | None]
-    ) -> tuple[Tensor, ...]:
-        found.sample.x.copy_(sample.x)
-        found.tangents.copy_(tangents)
-        for static, actual in zip(found.rows, runner.rows, strict=True):
-            if static is not None and actual is not None and len(actual):
-                static[: len(actual)] = actual
-        found.graph.replay()
-        return tuple(o if n is None else o[:, :n] for o, n in zip(found.outputs, lengths, strict=True))
-
-
-def _relative(a: Tensor, b: Tensor) -> float:
-    if a.numel() == 0:
-        return 0.0
-    top = float(b.abs().max())
-    return float((a - b).abs().max()) / top if top > 0 else 0.0
+    def __call__(self, key: Any, inputs: Sequence[Tensor]) -> Any:
+        if not self.enabled or self.refused:
+            return self.function(*inputs)
+        full_key = (key, *(tuple(t.shape) for t in inputs))
+        found = self._recorded.get(full_key)
+        if found is None:
+            first = self.function(*inputs)
+            static = [t.clone() for t in inputs]
+            try:
+                graph, outputs = record(lambda: self.function(*static), self._pool)
+            except RuntimeError as error:
+                torch.cuda.synchronize()
+                self.refused = (str(error).strip().splitlines() or ["capture failed"])[0]
+                return first
+            self._recorded[full_key] = (graph, static, outputs)
+            return first
+        graph, static, outputs = found
+        for place, value in zip(static, inputs, strict=True):
+            place.copy_(value)
+        graph.replay()
+        return outputs

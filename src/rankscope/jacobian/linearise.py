@@ -6,13 +6,13 @@ derivative is linear with constant coefficients: here the network is traced once
 coefficients are computed once an image, and a chunk of tangents then costs about one batched forward pass.
 
 Rules for the common operators stand in ``rules``; every other operator goes through ``vmap(jvp)`` by itself. The result
-is compared with the plain path on the first image, and the float64 certificate, which uses the plain path, covers it on
-every image.
+is compared with the plain path on the first image, and the float64 certificate, which uses the plain path, covers it
+on every image.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,6 +21,9 @@ from torch import Tensor, fx
 from torch.func import functionalize
 from torch.fx.experimental.proxy_tensor import make_fx
 
+from rankscope.jacobian.folding import fold_normalisation
+from rankscope.jacobian.graphs import record
+from rankscope.jacobian.methods import METHODS, Method
 from rankscope.jacobian.rules import Push, rule_for
 from rankscope.jacobian.runner import Runner
 from rankscope.slicing import Sample
@@ -47,27 +50,64 @@ class TracedNetwork:
         def run(x: Tensor) -> tuple[Tensor, ...]:
             return runner.outputs(sample, x)
 
-        self.module = make_fx(functionalize(run, remove="mutations"))(sample.x)
+        # values of constants may be read (a mask that is all ones, say); values of the input are refused below
+        self.module = make_fx(functionalize(run, remove="mutations"), _error_on_data_dependent_ops=False)(sample.x)
+        self._refuse_read_values()
         if any(_writes(n.target) for n in self._nodes("call_function")):
             # written by an operator's own decomposition, which ran below the first pass
-            self.module = make_fx(functionalize(self.module, remove="mutations"))(sample.x)
+            self.module = make_fx(functionalize(self.module, remove="mutations"), _error_on_data_dependent_ops=False)(
+                sample.x
+            )
+        self._replace_in_place()
         self.module.graph.eliminate_dead_code()
         self.constants = {n.name: _attribute(self.module, str(n.target)) for n in self._nodes("get_attr")}
         self.nodes = list(self.module.graph.nodes)
         written = [n for n in self._nodes("call_function") if _writes(n.target)]
-        if written:  # the rules below never look at what an operator writes into its arguments
+        if written:  # the rules never look at what an operator writes into its arguments
             raise NotImplementedError(f"{written[0].target} stays in place after functionalisation")
-        self.input = next(n for n in self.nodes if n.op == "placeholder")
         self.outputs = [str(a) for a in next(n for n in self.nodes if n.op == "output").args[0]]
         self.depends = self._depends()
+        self.folded = fold_normalisation(self.nodes, self.constants, self.depends)
         self.last_use = self._last_use()
 
     def _nodes(self, op: str) -> list[fx.Node]:
         return [n for n in self.module.graph.nodes if n.op == op]
 
+    @property
+    def input(self) -> fx.Node:
+        return self._nodes("placeholder")[0]
+
+    def _refuse_read_values(self) -> None:
+        """A number that the model's Python code reads is fixed in the trace: it must not depend on the input."""
+        depends = self._depends()
+        for node in self._nodes("call_function"):
+            tags = getattr(node.target, "tags", ())
+            if torch.Tag.data_dependent_output in tags and any(n.name in depends for n in node.all_input_nodes):
+                raise NotImplementedError(f"the model reads a value that depends on the input ({node.target})")
+
+    def _replace_in_place(self) -> None:
+        """Composite operators (recurrent cells) write in place below functionalisation: take the functional twin.
+
+        Only where nothing reads the overwritten value afterwards; what remains is seen when the paths are compared.
+        """
+        position = {n: i for i, n in enumerate(self.module.graph.nodes)}
+        for node in self._nodes("call_function"):
+            target = node.target
+            if not isinstance(target, torch._ops.OpOverload) or not target._schema.is_mutable:
+                continue
+            written = node.args[0] if node.args else None
+            twin = getattr(torch.ops.aten, target._opname.removesuffix("_"), None)
+            if (
+                target._opname.endswith("_")
+                and isinstance(written, fx.Node)
+                and all(position[user] <= position[node] for user in written.users)
+                and target._overloadname in (twin.overloads() if twin is not None else ())
+            ):
+                node.target = getattr(twin, target._overloadname)
+
     def _depends(self) -> set[str]:
         found = {self.input.name}
-        for node in self.nodes:
+        for node in self.module.graph.nodes:
             if any(n.name in found for n in node.all_input_nodes):
                 found.add(node.name)
         return found
@@ -96,7 +136,7 @@ class TracedNetwork:
                 values[node.name] = out
                 if node.name in self.depends:
                     takes = tuple(dict.fromkeys(n.name for n in node.all_input_nodes if n.name in self.depends))
-                    push = rule_for(node, args, kwargs, out, self.depends)
+                    push = self.folded.get(node.name) or rule_for(node, args, kwargs, out, self.depends)
                     freed = tuple(n for n in self.last_use.get(node.name, ()) if n not in self.outputs)
                     steps.append(_Step(node.name, push, takes, freed))
             for name in self.last_use.get(node.name, ()):
@@ -190,38 +230,129 @@ def _same_call(a: Sample, b: Sample) -> bool:
 
 
 class Linearised:
-    """Stands in for a ``Method`` for one runner: traces on the first image, linearises once an image."""
+    """Stands in for a ``Method`` for one runner: traces on the first image, linearises once an image.
 
-    def __init__(self, runner: Runner) -> None:
-        self.runner = runner
-        self.traced: dict[tuple[int, ...], tuple[TracedNetwork, Sample]] = {}
-        self._at: tuple[Tensor, list[_Step], TracedNetwork] | None = None
+    On a GPU both steps are recorded as CUDA graphs, so that a further image costs no launches.
+    """
+
+    def __init__(self, runner: Runner, method: Method = METHODS[0], *, replay: bool = False) -> None:
+        self.runner, self.method = runner, method
+        self.replay = replay
+        self._points: dict[tuple[int, ...], tuple[_AtPoint, Sample]] = {}
+        self._point: _AtPoint | None = None
+        self._at: Tensor | None = None
 
     def __call__(self, runner: Runner, sample: Sample, tangents: Tensor) -> tuple[Tensor, ...]:
-        if self._at is None or self._at[0] is not sample.x:
+        if self._at is not sample.x:
             self._at = None
-            shape = tuple(sample.x.shape)
-            if shape not in self.traced or not _same_call(self.traced[shape][1], sample):
-                rows = runner.rows
-                self.traced[shape] = TracedNetwork(runner, sample), sample
-                runner.rows = rows
-            network = self.traced[shape][0]
-            self._at = (sample.x, network.linearise(sample.x), network)
-        _, steps, network = self._at
-        rows = runner.rows
+            self._point = self._move_to(runner, sample)
+            self._at = sample.x
+        assert self._point is not None
+        out = self._point.push(tangents, runner.rows)
+        for key, rows, t in zip(runner.keys, runner.rows, out, strict=True):
+            if t.shape[1] == 0 and rows is None:
+                raise RuntimeError(f"no tangent reached {key[0]!r} in the traced network")
+        return out
 
+    def _move_to(self, runner: Runner, sample: Sample) -> _AtPoint:
+        shape = tuple(sample.x.shape)
+        known = self._points.get(shape)
+        if known is not None and _same_call(known[1], sample):
+            known[0].move(sample.x)
+            return known[0]
+        rows = runner.rows
+        with self.method.kernels():
+            network = TracedNetwork(runner, sample)
+        runner.rows = rows
+        point = _AtPoint(network, sample.x, replay=self.replay)
+        self._points[shape] = point, sample
+        return point
+
+
+class _AtPoint:
+    """A traced network linearised at one image, and then at the next."""
+
+    def __init__(self, network: TracedNetwork, x: Tensor, *, replay: bool) -> None:
+        self.network = network
+        self.replay = replay
+        self.steps = network.linearise(x)
+        self._x = x
+        self._graph: torch.cuda.CUDAGraph | None = None
+        self._pushes: dict[Any, _RecordedPush] = {}
+        if replay:
+            self.pool = torch.cuda.graph_pool_handle()
+            self._x = x.clone()
+            try:
+                self._graph, self.steps = record(lambda: network.linearise(self._x), self.pool)
+                self._graph.replay()
+            except RuntimeError:
+                torch.cuda.synchronize()
+                self.replay = False
+                self.steps = network.linearise(x)
+
+    def move(self, x: Tensor) -> None:
+        if self._graph is not None and self.replay:
+            self._x.copy_(x)
+            self._graph.replay()
+        else:
+            self.steps = self.network.linearise(x)
+
+    def push(self, tangents: Tensor, rows: Sequence[Tensor | None]) -> tuple[Tensor, ...]:
+        if not self.replay:
+            return self._push(tangents, rows)
+        lengths = [None if r is None else len(r) for r in rows]
+        key = (len(tangents), tuple(None if n is None else n > 0 for n in lengths))
+        found = self._pushes.get(key)
+        if found is None or not found.fits(lengths):
+            self._pushes.pop(key, None)
+            static, padded = tangents.clone(), [_padded(r) for r in rows]
+            try:
+                graph, out = record(lambda: self._push(static, padded), self.pool)
+            except RuntimeError:
+                torch.cuda.synchronize()
+                self.replay = False
+                return self._push(tangents, rows)
+            found = self._pushes[key] = _RecordedPush(graph, static, padded, out)
+        return found(tangents, rows, lengths)
+
+    def _push(self, tangents: Tensor, rows: Sequence[Tensor | None]) -> tuple[Tensor, ...]:
         def take(i: int, tangent: Tensor) -> Tensor:
             chosen = rows[i]
             flat = tangent.reshape(len(tangent), -1)
             return flat.clone() if chosen is None else flat.index_select(1, chosen)
 
-        full = tangents[:, None].expand(-1, len(sample.x), *tangents.shape[1:])
-        out = network.push(steps, full, take)
-        for i, t in enumerate(out):
-            if t.shape[1] == 0 and rows[i] is None:
-                raise RuntimeError(f"no tangent reached {runner.keys[i][0]!r} in the traced network")
-        return tuple(out)
+        images = self._x.shape[0]
+        full = tangents[:, None].expand(-1, images, *tangents.shape[1:])
+        return tuple(self.network.push(self.steps, full, take))
 
-    def release(self) -> None:
-        """Forget the last image's coefficients."""
-        self._at = None
+
+_SLACK = 1.06  # further images light up a few more rows than the first
+
+
+def _padded(rows: Tensor | None) -> Tensor | None:
+    if rows is None or len(rows) == 0:
+        return rows
+    out = rows.new_zeros(int(len(rows) * _SLACK) + 64)
+    out[: len(rows)] = rows
+    return out
+
+
+@dataclass
+class _RecordedPush:
+    graph: torch.cuda.CUDAGraph
+    tangents: Tensor
+    rows: list[Tensor | None]
+    outputs: tuple[Tensor, ...]
+
+    def fits(self, lengths: Sequence[int | None]) -> bool:
+        return all(n is None or r is None or n <= len(r) for n, r in zip(lengths, self.rows, strict=True))
+
+    def __call__(
+        self, tangents: Tensor, rows: Sequence[Tensor | None], lengths: Sequence[int | None]
+    ) -> tuple[Tensor, ...]:
+        self.tangents.copy_(tangents)
+        for static, actual in zip(self.rows, rows, strict=True):
+            if static is not None and actual is not None and len(actual):
+                static[: len(actual)] = actual
+        self.graph.replay()
+        return tuple(o if n is None else o[:, :n] for o, n in zip(self.outputs, lengths, strict=True))

@@ -19,6 +19,7 @@ from rankscope._base.provenance import device_name, versions
 from rankscope.jacobian.batch import BatchMeasurer, Settings, join
 from rankscope.jacobian.budget import parse_budget
 from rankscope.jacobian.checkpoint import Checkpoint
+from rankscope.jacobian.finish import Finished
 from rankscope.jacobian.profile import JacobianProfile, Layer
 from rankscope.slicing import (
     Columns,
@@ -154,43 +155,36 @@ def jacobian_rank(
     labels = names or (lambda i: f"image {i}" if len(shape) == 3 else f"sample {i}")
     store = Checkpoint.open(checkpoint, calls, chosen, background, work_dtype, certify, model, cut_points)
     report = progress_for(progress, "Jacobian rank")
-    spectra: dict[int, list[Spectrum | None]] = {}
-    kinks: dict[int, int] = {}
     image_names: list[str] = []
     if where.type == "cuda":
         torch.cuda.reset_peak_memory_stats(where)
-    try:
-        with measuring(model, where):
-            measurer = BatchMeasurer(model, calls, settings)
-            pending: list[tuple[int, Sample]] = []
-
-            def flush() -> None:
-                _measure(measurer, pending, spectra, kinks, store, lambda i: report(len(spectra), total, labels(i)))
-
+    with measuring(model, where):
+        measurer = BatchMeasurer(model, calls, settings)
+        collected = _Collected(measurer, store, lambda i: report(len(collected.spectra), total, labels(i)))
+        try:
             for index, raw in enumerate(chain([first], samples)):
                 sample = _prepared(raw, shape, chosen, background).to(where, work_dtype)
                 image_names.append(labels(index))
                 restored = store.read(index, sample)
                 if restored is not None:
-                    spectra[index], kinks[index] = restored
-                    report(len(spectra), total, image_names[index])
-                    continue
-                pending.append((index, sample))
-                # of unknown length: the last, shorter batch is flushed when the samples end
-                left = sys.maxsize if total is None else len(pending) + total - index - 1
-                if len(pending) >= measurer.batch_size(sample, left):
-                    flush()
-            if pending:
-                flush()
-    finally:
-        report.close()
+                    collected.keep(index, *restored)
+                else:
+                    # of unknown length: the last, shorter batch is swept when the samples end
+                    collected.add(index, sample, sys.maxsize if total is None else total - index - 1)
+            collected.sweep()
+        finally:
+            try:
+                collected.finish()  # also after Ctrl-C: what was swept is kept
+            finally:
+                measurer.finisher.close()
+                report.close()
+    spectra, kinks = collected.spectra, collected.kinks
 
     layers = []
     for k, call in enumerate(calls):
         row = tuple(spectra[i][k] for i in range(len(image_names)))
-        reason = measurer.failures.get(call.name)
         if all(s is None for s in row):
-            unmeasured[call.name] = reason or "its Jacobian is not finite on any image"
+            unmeasured[call.name] = "its Jacobian has NaN or infinite entries on every image"
             continue
         rows = next(s.shape[0] for s in row if s is not None)
         layers.append(Layer(call.name, rows, chosen.count(shape), call.true_cut, row))
@@ -225,20 +219,47 @@ def jacobian_rank(
     )
 
 
-def _measure(
-    measurer: BatchMeasurer,
-    pending: list[tuple[int, Sample]],
-    spectra: dict[int, list[Spectrum | None]],
-    kinks: dict[int, int],
-    store: Checkpoint,
-    done: Callable[[int], None],
-) -> None:
-    batch = join([s for _, s in pending])
-    for (index, sample), (row, kinked) in zip(pending, measurer.measure(batch), strict=True):
-        spectra[index], kinks[index] = row, kinked
-        store.write(index, sample, row, kinked)
-        done(index)
-    pending.clear()
+class _Collected:
+    """Results by image index; one batch may still be under way while the next is swept."""
+
+    def __init__(self, measurer: BatchMeasurer, store: Checkpoint, done: Callable[[int], None]) -> None:
+        self.measurer, self.store, self.done = measurer, store, done
+        self.spectra: dict[int, list[Spectrum | None]] = {}
+        self.kinks: dict[int, int] = {}
+        self._waiting: list[tuple[int, Sample]] = []
+        self._under_way: tuple[list[tuple[int, Sample]], Callable[[], list[Finished]]] | None = None
+
+    def keep(self, index: int, row: list[Spectrum | None], kinks: int) -> None:
+        self.spectra[index], self.kinks[index] = row, kinks
+        self.done(index)
+
+    def add(self, index: int, sample: Sample, more: int) -> None:
+        """Take one image; sweep when enough wait for one sweep, with ``more`` still to come."""
+        self._waiting.append((index, sample))
+        if len(self._waiting) >= self.measurer.batch_size(sample, len(self._waiting) + more):
+            self.sweep()
+
+    def sweep(self) -> None:
+        """Sweep the images that wait, then take in the batch before them."""
+        if not self._waiting:
+            return
+        batch, self._waiting = self._waiting, []
+        result = self.measurer.measure(join([s for _, s in batch]))
+        before, self._under_way = self._under_way, (batch, result)
+        self._take_in(before)
+
+    def finish(self) -> None:
+        """Take in everything that was swept."""
+        before, self._under_way = self._under_way, None
+        self._take_in(before)
+
+    def _take_in(self, swept: tuple[list[tuple[int, Sample]], Callable[[], list[Finished]]] | None) -> None:
+        if swept is None:
+            return
+        batch, result = swept
+        for (index, sample), finished in zip(batch, result(), strict=True):
+            self.store.write(index, sample, finished.spectra, finished.kinks)
+            self.keep(index, finished.spectra, finished.kinks)
 
 
 def _device(model: nn.Module, device: torch.device | str | None) -> torch.device:
@@ -273,14 +294,17 @@ def _dtype(model: nn.Module, dtype: torch.dtype | str | None) -> tuple[torch.dty
 
 def _finite_weights(model: nn.Module) -> None:
     for name, tensor in [*model.named_parameters(), *model.named_buffers()]:
-        if not tensor.is_floating_point():
+        if not tensor.is_floating_point() or torch.isfinite(tensor).all():
             continue
-        wrong = ~torch.isfinite(tensor)
-        if not isinstance(tensor, nn.Parameter):
-            wrong &= tensor != -torch.inf  # a buffer may be an attention mask
-        if wrong.any():
-            bad = int(wrong.sum())
-            raise ModelError(f"the weights of {name!r} hold {bad} NaN or infinite values; load other weights")
+        if name in _constants(model) and not torch.isnan(tensor).any():
+            continue
+        bad = int((~torch.isfinite(tensor)).sum())
+        raise ModelError(f"the weights of {name!r} hold {bad} NaN or infinite values; load other weights")
+
+
+def _constants(model: nn.Module) -> set[str]:
+    """Buffers in which infinity may be meant, such as attention masks and the bounds of a clamp."""
+    return {name for name, _ in model.named_buffers() if not name.endswith(("running_mean", "running_var"))}
 
 
 def _prepared(sample: Sample, shape: tuple[int, ...], columns: Columns, background: str) -> Sample:

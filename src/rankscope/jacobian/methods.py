@@ -8,15 +8,17 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor
 from torch.func import jvp, vmap
 
 from rankscope._base.errors import MeasurementError
+from rankscope.jacobian.reverse import reverse_mode
 from rankscope.jacobian.runner import Runner
 from rankscope.slicing import Sample
 
@@ -38,8 +40,12 @@ class Method:
     whole: bool = False
     """Whether the cost does not depend on the number of tangents, so that all should come at once."""
 
+    def kernels(self) -> AbstractContextManager[Any]:
+        """Inside, the model runs on the kernels that this method needs."""
+        return _plain_kernels() if self.plain_kernels else nullcontext()
+
     def __call__(self, runner: Runner, sample: Sample, tangents: Tensor) -> tuple[Tensor, ...]:
-        with _plain_kernels() if self.plain_kernels else ExitStack():
+        with self.kernels():
             return self.push(runner, sample, tangents)
 
 
@@ -73,7 +79,7 @@ def _loop_jvp(runner: Runner, sample: Sample, tangents: Tensor) -> tuple[Tensor,
 
 def _double_backward(runner: Runner, sample: Sample, tangents: Tensor) -> tuple[Tensor, ...]:
     """J·v as the derivative of u ↦ Jᵀu, which is linear in u."""
-    with torch.enable_grad():
+    with reverse_mode():
         x = sample.x.detach().clone().requires_grad_()
         outputs = runner.outputs(sample, x * 1)
         dual = [torch.zeros_like(o, requires_grad=True) for o in outputs]
@@ -87,7 +93,7 @@ def _double_backward(runner: Runner, sample: Sample, tangents: Tensor) -> tuple[
 def _reverse_rows(runner: Runner, sample: Sample, tangents: Tensor) -> tuple[Tensor, ...]:
     """One reverse pass a row, times the tangents."""
     directions = torch.stack([v.expand_as(sample.x).reshape(-1) for v in tangents])
-    with torch.enable_grad():
+    with reverse_mode():
         x = sample.x.detach().clone().requires_grad_()
         outputs = runner.outputs(sample, x * 1)
         total = sum(o.numel() for o in outputs)

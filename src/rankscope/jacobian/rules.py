@@ -18,7 +18,7 @@ from torch.utils._pytree import tree_flatten, tree_unflatten
 
 from rankscope.jacobian.matrix_rules import MATRIX_RULES
 
-__all__ = ["Push", "rule_for"]
+__all__ = ["Push", "convolution_push", "rule_for"]
 
 Tangent = Any
 Push = Callable[[Sequence[Tangent], Sequence[bool]], Tangent]
@@ -37,6 +37,8 @@ def rule_for(node: fx.Node, args: Any, kwargs: Any, out: Any, depends: set[str])
         return _copy(node, args, out, depends)
     if target is aten.cat.default:
         return _cat(node, args, out, depends)
+    if target is aten.copy.default:
+        return _copy(node, args, out, depends)
     distinct = len({a.name for a, w in zip(node.args, which, strict=True) if w and isinstance(a, fx.Node)}) == sum(
         which
     )
@@ -236,20 +238,14 @@ def _cat(node: fx.Node, args: Any, out: Tensor, depends: set[str]) -> Push:
 
 
 def _copy(node: fx.Node, args: Any, out: Tensor, depends: set[str]) -> Push:
-    """What was there before is gone: the tangent is the second argument's, broadcast."""
+    """What was there before is overwritten: only the source's tangent remains."""
     order = list(dict.fromkeys(n.name for n in node.all_input_nodes if n.name in depends))
     source: Any = node.args[1]
-    if source.name not in depends:
+    if not isinstance(source, fx.Node) or source.name not in depends:
         return lambda t, _: None
-    place, ndim, shape = order.index(source.name), args[1].ndim, tuple(out.shape)
-
-    def push(t: Sequence[Tangent], _: Sequence[bool]) -> Tangent:
-        value = t[place]
-        if value is None:
-            return None
-        return value.reshape(len(value), *(1,) * (len(shape) - ndim), *value.shape[1:]).expand(len(value), *shape)
-
-    return push
+    place = order.index(source.name)
+    spread = _expand((args[1],), {}, out)
+    return lambda t, reuse: spread([t[place]], [reuse[place]])
 
 
 _TUPLES: dict[Any, Callable[[Any, Any], Push]] = {
@@ -263,7 +259,7 @@ _TUPLES: dict[Any, Callable[[Any, Any], Push]] = {
 # ---- operators with one differentiable argument --------------------------------------------------------------------
 
 
-def _batched(args: Any, apply: Callable[[Tensor], Tensor]) -> Push:
+def _batched(apply: Callable[[Tensor], Tensor]) -> Push:
     """A linear operator whose first dimension counts samples: the chunk joins it."""
 
     def push(t: Sequence[Tangent], _: Sequence[bool]) -> Tangent:
@@ -277,12 +273,16 @@ def _batched(args: Any, apply: Callable[[Tensor], Tensor]) -> Push:
 
 
 def _linear_pool(op: Any) -> Callable[[Any, Any, Any], Push]:
-    return lambda args, kwargs, out: _batched(args, lambda t: op(t, *args[1:], **kwargs))
+    return lambda args, kwargs, out: _batched(lambda t: op(t, *args[1:], **kwargs))
+
+
+def convolution_push(weight: Tensor, rest: Sequence[Any]) -> Push:
+    """Convolution of the tangents with constant weights; ``rest`` is what follows the bias in ``aten.convolution``."""
+    return _batched(lambda t: aten.convolution(t, weight, None, *rest))
 
 
 def _convolution(args: Any, kwargs: Any, out: Tensor) -> Push:
-    weight, rest = args[1], args[3:]
-    return _batched(args, lambda t: aten.convolution(t, weight, None, *rest))
+    return convolution_push(args[1], args[3:])
 
 
 def _batch_norm(args: Any, kwargs: Any, out: Any) -> Push | None:
@@ -326,6 +326,26 @@ def _layer_norm(args: Any, kwargs: Any, out: Any) -> Push | None:
     return push
 
 
+def _group_norm(args: Any, kwargs: Any, out: Any) -> Push | None:
+    x, weight, groups = args[0], args[1], args[6]
+    _, mean, rstd = out
+    spread = (x.shape[0], groups, 1)
+    normalised = (x.reshape(x.shape[0], groups, -1) - mean.view(spread)) * rstd.view(spread)
+    scale = rstd.view(spread)
+    channels = None if weight is None else weight.view(1, 1, -1, *(1,) * (x.ndim - 2))
+
+    def push(t: Sequence[Tangent], _: Sequence[bool]) -> Tangent:
+        if t[0] is None:
+            return None
+        tangent = t[0].reshape(t[0].shape[0], *normalised.shape)
+        along = (tangent * normalised).mean(-1, keepdim=True)
+        centred = tangent - tangent.mean(-1, keepdim=True)
+        result = centred.addcmul_(along, normalised, value=-1).mul_(scale).view(t[0].shape)
+        return [result if channels is None else result.mul_(channels), None, None]
+
+    return push
+
+
 def _softmax(args: Any, kwargs: Any, out: Tensor) -> Push:
     dim = _dim(args[1], out.ndim)
 
@@ -357,6 +377,7 @@ _RULES: dict[Any, Callable[[Any, Any, Any], Push | None]] = {
     aten.cudnn_batch_norm.default: _batch_norm,
     aten._native_batch_norm_legit_no_training.default: _batch_norm_no_training,
     aten.native_layer_norm.default: _layer_norm,
+    aten.native_group_norm.default: _group_norm,
     aten._softmax.default: _softmax,
     aten._safe_softmax.default: _softmax,
     aten.max_pool2d_with_indices.default: _max_pool,
@@ -378,7 +399,8 @@ def _pointwise(node: fx.Node, target: Any, args: Any, kwargs: Any, out: Tensor, 
         return None
     if any(not args[i].is_floating_point() for i in places):
         return None
-    partials = [_partial(target, args, kwargs, i, out) for i in places]
+    constant = len([n for n in node.all_input_nodes if n.name in depends]) == 1
+    partials = [_partial(target, args, kwargs, i, out, constant=constant) for i in places]
     ndims = [args[i].ndim for i in places]
     shape = tuple(out.shape)
 
@@ -416,7 +438,7 @@ def _pointwise(node: fx.Node, target: Any, args: Any, kwargs: Any, out: Tensor, 
     return push
 
 
-def _partial(target: Any, args: Any, kwargs: Any, place: int, out: Tensor) -> Tensor | float:
+def _partial(target: Any, args: Any, kwargs: Any, place: int, out: Tensor, *, constant: bool) -> Tensor | float:
     """∂out/∂args[place], with out's shape or one that broadcasts to it; a number where it is constant."""
     name = target.overloadpacket
     if name is aten.add:
@@ -437,11 +459,18 @@ def _partial(target: Any, args: Any, kwargs: Any, place: int, out: Tensor) -> Te
 
     value = args[place]
     if value.shape != out.shape:
-        value = value.expand(out.shape).contiguous()  # some forward-mode formulas write into what they are given
+        value = value.expand(out.shape)
+    value = _without_overlap(value)
     derivative: Tensor = jvp(alone, (value,), (torch.ones_like(value),))[1]
-    if name is aten.where and bool((derivative == 1).all()):
-        return 1.0
+    if constant and name is aten.where and bool((derivative == 1).all()):
+        return 1.0  # a mask that masks nothing, on every image
     return derivative
+
+
+def _without_overlap(value: Tensor) -> Tensor:
+    """The same values in memory of their own: a dual number writes to every element of its tangent."""
+    overlaps = any(stride == 0 and size > 1 for stride, size in zip(value.stride(), value.shape, strict=True))
+    return value.contiguous() if overlaps else value
 
 
 # ---- everything else -------------------------------------------------------------------------------------------------
@@ -457,7 +486,7 @@ def _generic(node: fx.Node, target: Any, args: Any, kwargs: Any, depends: set[st
     }
     if any(not isinstance(flat_values[p[0]], Tensor) for p in places.values()):
         raise NotImplementedError(f"{target} takes a tuple of values")
-    primals = tuple(flat_values[places[name][0]] for name in order)
+    primals = tuple(_without_overlap(flat_values[places[name][0]]) for name in order)
     floating = [p.is_floating_point() or p.is_complex() for p in primals]
 
     def call(*values: Tensor) -> Any:

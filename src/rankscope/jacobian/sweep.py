@@ -40,7 +40,6 @@ class SweepResult:
     products: list[Tensor]
     """J·g on the kept rows for the certificate's probes g, float64, (probes, rows); and where those rows are."""
     support: list[Tensor]
-    finite: list[list[bool]]
 
 
 class Sweep:
@@ -93,10 +92,9 @@ class Sweep:
         """Sweep all columns. ``probes`` (q, K) float64 asks for J·g on the kept rows."""
         images = len(sample.x)
         support, sizes = self.support(sample)
-        result = SweepResult([], [], [], [s // images for s in sizes], [], support, [])
+        result = SweepResult([], [], [], [s // images for s in sizes], [], support)
         places = [self._segments(s, size, images) for s, size in zip(support, sizes, strict=True)]
         result.kept = [[stop - start for start, stop in segments] for segments in places]
-        result.finite = [[True] * images for _ in support]
         result.grams = [[] for _ in support]
         result.transposed = [[] for _ in support]
         result.products = [
@@ -119,13 +117,12 @@ class Sweep:
                     before = pending[k][image]
                     pending[k][image] = part if before is None else before + part
         for k in range(len(support)):
-            for image, (first, last) in enumerate(places[k]):
+            for image in range(images):
                 gram = pending[k][image]
                 if gram is None:
                     gram = torch.zeros(0, 0, dtype=torch.float64)
                 result.grams[k].append(gram)
                 result.transposed[k].append(gram.shape[0] != self.count)
-                result.finite[k][image] = bool(torch.isfinite(gram.diagonal()).all()) if last > first else True
         return result
 
     @staticmethod

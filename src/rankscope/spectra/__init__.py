@@ -1,6 +1,6 @@
 """Singular values and everything read off them: tolerances, ranks with bounds, soft ranks, error certificates."""
 
-from rankscope.spectra.certificate import norm_bound
+from rankscope.spectra.certificate import norm_bound, norm_bound_of_lengths
 from rankscope.spectra.gram import accumulate_gram, gram_square_error, spectrum_of_gram
 from rankscope.spectra.spectrum import RankEstimate, Spectrum
 from rankscope.spectra.tolerance import EPS32, Tolerance, ToleranceLike, as_tolerance
@@ -15,5 +15,6 @@ __all__ = [
     "as_tolerance",
     "gram_square_error",
     "norm_bound",
+    "norm_bound_of_lengths",
     "spectrum_of_gram",
 ]

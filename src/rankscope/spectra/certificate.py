@@ -8,7 +8,7 @@ import torch
 
 from rankscope._base.errors import UsageError
 
-__all__ = ["norm_bound"]
+__all__ = ["norm_bound", "norm_bound_of_lengths"]
 
 
 def norm_bound(products: torch.Tensor, *, dim: int = -1) -> float:
@@ -24,5 +24,9 @@ def norm_bound(products: torch.Tensor, *, dim: int = -1) -> float:
         raise UsageError(f"products must be a matrix; this has shape {tuple(products.shape)}")
     if products.shape[dim] == 0:
         return math.nan
-    lengths = torch.linalg.vector_norm(products.to(torch.float64), dim=0 if dim in (-1, 1) else 1)
+    return norm_bound_of_lengths(torch.linalg.vector_norm(products.to(torch.float64), dim=0 if dim in (-1, 1) else 1))
+
+
+def norm_bound_of_lengths(lengths: torch.Tensor) -> float:
+    """The same bound from the lengths ‖E·g_i‖₂ alone."""
     return 10.0 * math.sqrt(2.0 / math.pi) * float(lengths.max())

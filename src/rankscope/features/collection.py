@@ -1,0 +1,307 @@
+"""Collect once: stream a data set through a model and keep what every analysis of feature space needs."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from rankscope._base.errors import CutPointError, DataError, ModelError, UsageError
+from rankscope.features._inputs import first_bad_row
+from rankscope.features.fingerprint import data_fingerprint, model_fingerprint, setting_fingerprint
+from rankscope.features.heads import find_head, linear_parts
+from rankscope.features.hooks import inference, record_outputs
+from rankscope.features.moments import CentredMoments
+from rankscope.features.reduction import Channels, Reduce, check_reduce, reduce_output
+from rankscope.features.shards import ShardStore
+from rankscope.features.sources import Batch, Skipped, as_dataset, batches
+
+__all__ = ["Collection", "collect"]
+
+_MOMENTS_LIMIT = 16_384  # widest layer whose covariance is kept while collecting: 2.1 GB
+
+
+@dataclass(frozen=True, eq=False)
+class Collection:
+    """What one pass over the data left behind.
+
+    Attributes
+    ----------
+    features : torch.Tensor
+        (N, d) float32: what went into the head.
+    logits : torch.Tensor
+        (N, c) float32.
+    labels, indices : torch.Tensor
+        (N,) int64; ``indices`` say which samples of the data set the rows are.
+    moments : dict of str to CentredMoments
+        By cut point; ``feature_rank(collection)`` reads them.
+    head : tuple of tensors
+        (weight, bias), ready for ``classification_dimension``.
+    skipped : tuple of Skipped
+        Samples that could not be read, with file and reason.
+    folder : Path
+        Where the shards lie.
+    resumed : int
+        Samples that were taken over from an earlier run.
+    """
+
+    features: torch.Tensor
+    logits: torch.Tensor
+    labels: torch.Tensor
+    indices: torch.Tensor
+    moments: dict[str, CentredMoments]
+    head: tuple[torch.Tensor, torch.Tensor]
+    skipped: tuple[Skipped, ...]
+    folder: Path
+    resumed: int = 0
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values for JSON, without the tensors."""
+        return {
+            "schema_version": 1,
+            "kind": "collection",
+            "folder": str(self.folder),
+            "samples": len(self),
+            "width": self.features.shape[1],
+            "classes": self.logits.shape[1],
+            "cut_points": list(self.moments),
+            "resumed": self.resumed,
+            "skipped": [vars(one) for one in self.skipped],
+        }
+
+    def __str__(self) -> str:
+        lines = [
+            f"{len(self):,} samples, features of width {self.features.shape[1]:,}, {self.logits.shape[1]:,} classes "
+            f"in {self.folder}" + (f" ({self.resumed:,} from an earlier run)" if self.resumed else "")
+        ]
+        lines += [f"moments of {name} ({m.width:,} wide)" for name, m in self.moments.items()]
+        if self.skipped:
+            lines.append(f"{len(self.skipped)} unreadable samples skipped:")
+            lines += [f"  {one.name}: {one.reason}" for one in self.skipped[:20]]
+            lines += [f"  … and {len(self.skipped) - 20} more"] if len(self.skipped) > 20 else []
+        return "\n".join(lines)
+
+
+def collect(
+    model: nn.Module,
+    data: Any,
+    *,
+    cut_points: Sequence[str] = (),
+    out: str | Path,
+    head: str | None = None,
+    reduce: Reduce = "pool",
+    channels: Channels = "auto",
+    shard_size: int = 10_000,
+    batch_size: int = 64,
+    num_workers: int = 0,
+) -> Collection:
+    """Stream ``data`` through ``model`` once; keep final features, logits, labels, and moments of the cut points.
+
+    Run again with the same arguments, it goes on after the last whole shard; a finished collection is read back without
+    a forward pass. The model is measured in evaluation mode and left as it came.
+
+    Parameters
+    ----------
+    model : nn.Module
+        A classifier whose final linear layer can be found (or is named by ``head``).
+    data : Dataset, DataLoader (sequential), or pair of arrays (inputs, labels)
+        Items are (input, label) pairs, or dictionaries with ``pixel_values`` and ``label``.
+    cut_points : sequence of str
+        Dotted module names whose moments are kept (8·d² bytes each, never the activations).
+    out : path
+        Folder for the shards.
+    head : str, optional
+        Dotted name of the final linear layer; found by itself otherwise.
+    reduce, channels
+        How feature maps become rows of moments: see ``reduce_output``.
+    shard_size : int
+        Samples a shard, and so at most what an interruption costs; whole batches are kept together.
+    batch_size, num_workers : int
+        For the loader; a DataLoader brings its own.
+
+    Raises
+    ------
+    OutputError
+        The folder holds shards of something else, or cannot be written (a full disk costs the open shard alone).
+    DataError
+        NaN or infinite features (layer and sample named), data without readable samples or labels.
+    ModelError
+        No final linear layer, or one whose output is not the model's output.
+    CutPointError
+        A cut point that the model does not have, does not call, or that is too wide for a covariance.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> inputs, labels = torch.randn(8, 3), torch.tensor([0, 1] * 4)
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     found = collect(nn.Sequential(nn.Linear(3, 2)), (inputs, labels), out=folder)
+    >>> len(found), found.features.shape
+    (8, torch.Size([8, 3]))
+    """
+    check_reduce(reduce, channels)
+    if shard_size < 1 or batch_size < 1:
+        raise UsageError(f"shard_size is {shard_size} and batch_size {batch_size}; both are counts of samples")
+    dataset, options = as_dataset(data)
+    name, layer = find_head(model) if head is None else (head, dict(model.named_modules()).get(head))
+    if layer is None:
+        raise ModelError(f"{type(model).__name__} has no layer {head!r} to be the head")
+    fingerprint = {
+        "model": model_fingerprint(model),
+        "data set": data_fingerprint(dataset),
+        "setting": setting_fingerprint(cut_points=list(cut_points), reduce=reduce, channels=channels, head=name),
+    }
+    store = ShardStore(Path(out), fingerprint)
+    whole = store.open()
+    run = _Run(store, whole, list(cut_points), reduce, channels)
+    resumed = run.samples
+    with inference(model) as device, record_outputs(model, cut_points, inputs_of=name) as outputs:
+        loader = batches(dataset, run.after, batch_size=batch_size, num_workers=num_workers, options=options)
+        for batch in loader if run.after < len(dataset) else ():
+            if len(batch.indices):
+                outputs.clear()
+                made = model(batch.inputs.to(device))
+                run.add(batch, outputs, _logits(made), layer, name)
+            run.skip(batch)
+            if run.pending >= shard_size:
+                run.flush()
+        run.flush()
+    return run.result(layer, resumed)
+
+
+def _logits(made: Any) -> torch.Tensor:
+    made = getattr(made, "logits", made)
+    if not isinstance(made, torch.Tensor) or made.ndim != 2:
+        raise ModelError(f"the model returns {type(made).__name__}; a collection needs logits (samples × classes)")
+    return made
+
+
+class _Run:
+    """The shard being filled, and the moments of all samples so far."""
+
+    def __init__(
+        self, store: ShardStore, whole: int, cut_points: list[str], reduce: Reduce, channels: Channels
+    ) -> None:
+        self.store, self.shard, self.cut_points = store, whole, cut_points
+        self.reduce, self.channels = reduce, channels
+        self.samples = self.after = self.pending = 0
+        self.moments: dict[str, CentredMoments] = {}
+        self._open: dict[str, list[torch.Tensor]] = {}
+        self._skipped: list[Skipped] = []
+        if whole:
+            for index in range(whole):
+                tensors, notes = store.read(index)
+                self.samples += len(tensors["labels"])
+                self.after = int(notes["after"])
+            self._restore(store.read_moments(whole - 1))
+
+    def _restore(self, states: dict[str, torch.Tensor]) -> None:
+        for name in self.cut_points:
+            moments = CentredMoments(len(states[f"{name}/mean"]), name=name)
+            moments.merge_state({key: states[f"{name}/{key}"] for key in ("count", "mean", "scatter")})
+            self.moments[name] = moments
+
+    def add(
+        self, batch: Batch, outputs: dict[str, torch.Tensor], logits: torch.Tensor, layer: nn.Module, head: str
+    ) -> None:
+        missing = [name for name in (*self.cut_points, "<input>") if name not in outputs]
+        if missing:
+            what = f"the head {head!r}" if missing[0] == "<input>" else f"layer {missing[0]!r}"
+            raise CutPointError(f"{what} is never called in the forward pass; choose another")
+        features = outputs["<input>"].flatten(1).to(torch.float32)
+        labels = batch.labels
+        if labels.ndim != 1 or labels.is_floating_point() or len(labels) != len(features):
+            raise DataError(f"labels are {labels.dtype} of shape {tuple(labels.shape)}; give one class index a sample")
+        bad = first_bad_row(features)
+        if bad is not None:
+            raise DataError(
+                f"final features: sample {int(batch.indices[bad])} holds a NaN or infinite value; look at that input, "
+                "or for an overflow in the layers before"
+            )
+        if self.pending == 0 and not self._open:
+            self._check_head(features, logits, layer, head)
+        for name in self.cut_points:
+            self._moment(name, outputs[name], batch.indices)
+        for key, value in (("features", features), ("logits", logits.float()), ("labels", labels.long())):
+            self._open.setdefault(key, []).append(value.detach().cpu())
+        self._open.setdefault("indices", []).append(batch.indices)
+        self.samples += len(labels)
+        self.pending += len(labels)
+
+    def _moment(self, name: str, output: torch.Tensor, indices: torch.Tensor) -> None:
+        rows = reduce_output(output, self.reduce, channels=self.channels)
+        bad = first_bad_row(rows)  # a mean over positions keeps a NaN
+        if bad is not None:
+            sample = int(indices[bad // (len(rows) // len(indices))])
+            raise DataError(
+                f"{name}: sample {sample} holds a NaN or infinite value; look at that input, or for an overflow in the "
+                "layers before"
+            )
+        width = rows.shape[1]
+        if name not in self.moments:
+            if width > _MOMENTS_LIMIT:
+                raise CutPointError(
+                    f"{name}: {width:,} dimensions; a covariance would take {8 * width**2 / 1e9:,.1f} GB: use "
+                    'reduce="pool" or "positions", or feature_rank(model, …), which sketches wide layers'
+                )
+            self.moments[name] = CentredMoments(width, name=name)
+        if self.moments[name].mean.device != rows.device:
+            self.moments[name].to(rows.device)
+        self.moments[name].update(rows)
+
+    @staticmethod
+    def _check_head(features: torch.Tensor, logits: torch.Tensor, layer: nn.Module, head: str) -> None:
+        parts = linear_parts(layer, features.shape[1])
+        if parts is None:
+            raise ModelError(f"the head {head!r} is a {type(layer).__name__}, not a linear layer; name another one")
+        made = torch.addmm(parts[1], features, parts[0].T)
+        difference = float((made - logits).abs().max()) if made.shape == logits.shape else float("inf")
+        scale = max(float(logits.abs().max()), 1e-30)
+        if not difference <= 1e-2 * scale:
+            raise ModelError(
+                f"the output of {head!r} is not what the model returns (differs by {difference:.3g}, logits reach "
+                f"{scale:.3g}); name the final linear layer with head="
+            )
+
+    def skip(self, batch: Batch) -> None:
+        self._skipped += batch.skipped
+        self.after = batch.after
+
+    def flush(self) -> None:
+        """Write the open shard, if there is anything in it."""
+        if not self._open:
+            return
+        tensors = {key: torch.cat(values) for key, values in self._open.items()}
+        states = {
+            f"{n}/{key}": getattr(m, key) for n, m in self.moments.items() for key in ("count", "mean", "scatter")
+        }
+        notes = {"after": self.after, "skipped": [vars(one) for one in self._skipped]}
+        self.store.append(self.shard, tensors, states, notes)
+        self.shard += 1
+        self.pending = 0
+        self._open, self._skipped = {}, []
+
+    def result(self, layer: nn.Module, resumed: int) -> Collection:
+        if not self.shard:
+            reasons = f"; the first: {self._skipped[0].name}: {self._skipped[0].reason}" if self._skipped else ""
+            raise DataError(f"the data hold no readable sample ({len(self._skipped)} skipped{reasons})")
+        read = [self.store.read(index) for index in range(self.shard)]
+        joined = {key: torch.cat([tensors[key] for tensors, _ in read]) for key in read[0][0]}
+        skipped = [Skipped(**one) for _, notes in read for one in notes["skipped"]] + self._skipped
+        parts = linear_parts(layer, joined["features"].shape[1])
+        assert parts is not None
+        return Collection(
+            **joined,
+            moments=self.moments,
+            head=(parts[0].cpu(), parts[1].cpu()),
+            skipped=tuple(skipped),
+            folder=self.store.folder,
+            resumed=resumed,
+        )

@@ -1,0 +1,140 @@
+"""From Gram matrices to spectra. Beside a GPU this runs while the next image is swept.
+
+The eigenvalues of one 768 × 768 matrix take a GPU 7 ms of small dependent kernels, which also hold up the sweep; a
+processor core takes 0.1 s, so with eight cores or more the host does it.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from rankscope.jacobian.sweep import SweepResult
+from rankscope.spectra import Spectrum, norm_bound_of_lengths, spectrum_of_gram
+
+__all__ = ["Finished", "Finisher"]
+
+_CORES = 8  # from this many the host's cores together outrun the GPU's eigensolver
+
+
+@dataclass(frozen=True)
+class Finished:
+    """One image: a spectrum a cut point (``None`` where its Jacobian is not finite), and units moved across a kink."""
+
+    spectra: list[Spectrum | None]
+    kinks: int
+
+
+class Finisher:
+    """Decomposes what a sweep left; ``device`` decides whether in the background."""
+
+    def __init__(self, device: torch.device, dtype: torch.dtype) -> None:
+        self.device = device
+        self.dtype = str(dtype).removeprefix("torch.")
+        self._pool = ThreadPoolExecutor(1) if device.type == "cuda" else None
+        self._stream = torch.cuda.Stream(device) if device.type == "cuda" else None
+        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+        self._solvers = ThreadPoolExecutor(min(cores, 16)) if self._pool is not None and cores >= _CORES else None
+
+    def close(self) -> None:
+        """Wait for what is under way."""
+        if self._pool is not None:
+            self._pool.shutdown(wait=True)
+        if self._solvers is not None:
+            self._solvers.shutdown(wait=True)
+
+    def submit(
+        self, result: SweepResult, lengths: Tensor | None, flips: Tensor | None, images: int, columns: int, scale: float
+    ) -> Callable[[], list[Finished]]:
+        """Call what is returned to get one ``Finished`` an image. ``scale`` multiplies the error bounds."""
+        result.products.clear()
+        if self._pool is None:
+            done = self._finish(result, lengths, flips, images, columns, scale)
+            return lambda: done
+        ready = torch.cuda.Event()
+        ready.record()
+
+        def work() -> list[Finished]:
+            assert self._stream is not None
+            with torch.cuda.stream(self._stream):
+                self._stream.wait_event(ready)
+                return self._finish(result, lengths, flips, images, columns, scale)
+
+        future: Future[list[Finished]] = self._pool.submit(work)
+        return future.result
+
+    def _eigenvalues(self, grams: list[Tensor]) -> list[Tensor | None]:
+        if self._solvers is None:
+            return _eigenvalues(grams)
+        from threadpoolctl import threadpool_limits
+
+        with threadpool_limits(limits=1, user_api="blas"):
+            return list(self._solvers.map(_host_eigenvalues, [g.cpu() for g in grams]))
+
+    def _finish(
+        self,
+        result: SweepResult,
+        lengths: Tensor | None,
+        flips: Tensor | None,
+        images: int,
+        columns: int,
+        scale: float,
+    ) -> list[Finished]:
+        measured = None if lengths is None else lengths.cpu()
+        kinks = [0] * images if flips is None else [int(n) for n in flips.cpu()]
+        places = [(k, i) for k in range(len(result.grams)) for i in range(images)]
+        table: dict[tuple[int, int], Spectrum] = {}
+        grams = [result.grams[k][i] for k, i in places]
+        for (k, i), gram, values in zip(places, grams, self._eigenvalues(grams), strict=True):
+            if values is None:
+                continue
+            bound = math.nan if measured is None else scale * norm_bound_of_lengths(measured[k, :, i])
+            table[k, i] = spectrum_of_gram(
+                gram,
+                (result.rows[k], columns),
+                dtype=self.dtype,
+                error_bound=bound if math.isfinite(bound) else math.nan,
+                summed=columns if result.transposed[k][i] else result.kept[k][i],
+                eigenvalues=values,
+            )
+        return [Finished([table.get((k, i)) for k in range(len(result.grams))], kinks[i]) for i in range(images)]
+
+
+def _eigenvalues(grams: list[Tensor]) -> list[Tensor | None]:
+    """Ascending eigenvalues of symmetric matrices, those of one size together; ``None`` for one that is not finite."""
+    found: list[Tensor | None] = [None] * len(grams)
+    sizes: dict[int, list[int]] = {}
+    for place, gram in enumerate(grams):
+        sizes.setdefault(gram.shape[0], []).append(place)
+    for size, places in sizes.items():
+        if size == 0:
+            for p in places:
+                found[p] = torch.zeros(0, dtype=torch.float64)
+            continue
+        stack = torch.stack([grams[p] for p in places])
+        finite = torch.isfinite(stack.diagonal(dim1=1, dim2=2)).all(1)
+        good = [p for p, ok in zip(places, finite.tolist(), strict=True) if ok]
+        if good:
+            values = torch.linalg.eigvalsh(stack if len(good) == len(places) else stack[finite]).cpu()
+            for p, v in zip(good, values, strict=True):
+                found[p] = v
+    return found
+
+
+def _host_eigenvalues(gram: Tensor) -> Tensor | None:
+    """The same for one matrix on one processor core; scipy lets other threads run meanwhile."""
+    from scipy.linalg import eigh
+
+    matrix = gram.numpy()
+    if not np.isfinite(matrix.diagonal()).all():
+        return None
+    if not len(matrix):
+        return torch.zeros(0, dtype=torch.float64)
+    return torch.from_numpy(eigh(matrix, eigvals_only=True, overwrite_a=True, check_finite=False, driver="ev"))

@@ -1,0 +1,121 @@
+"""Keep float32 and float64 on the same linear piece of a network, and count the units where rounding decides the piece.
+
+A ReLU whose input lies within rounding of zero falls to either side. The float64 network then is another linear map,
+and the difference of the two Jacobians says nothing of rounding in the derivative. So the certificate's float64 pass
+takes the input of every piecewise linear function from the float32 pass (its tangent stays float64), and the units
+that had to be moved across their kink are counted by themselves.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+from torch.overrides import TorchFunctionMode
+
+__all__ = ["SamePiece"]
+
+_SIGNED: tuple[Callable[..., Any], ...] = (
+    functional.relu,
+    functional.relu_,
+    functional.relu6,
+    functional.leaky_relu,
+    functional.leaky_relu_,
+    functional.hardtanh,
+    functional.hardtanh_,
+    functional.hardswish,
+    functional.hardsigmoid,
+    functional.threshold,
+    functional.prelu,
+    torch.relu,
+    torch.relu_,
+    torch.clamp,
+    torch.clamp_min,
+    torch.abs,
+    Tensor.relu,
+    Tensor.relu_,
+    Tensor.clamp,
+    Tensor.clamp_,
+    Tensor.clamp_min,
+    Tensor.clamp_min_,
+    Tensor.abs,
+)
+_POOLS: tuple[Callable[..., Any], ...] = (
+    functional.max_pool1d,
+    functional.max_pool2d,
+    functional.max_pool3d,
+    functional.max_pool2d_with_indices,
+    functional.adaptive_max_pool1d,
+    functional.adaptive_max_pool2d,
+    torch.max_pool1d,
+    torch.max_pool2d,
+    torch.max_pool3d,
+    torch.amax,
+    Tensor.amax,
+)
+_KINKED = frozenset([*_SIGNED, *_POOLS])
+
+
+class _Visit(TorchFunctionMode):
+    """Calls ``visit(position, function, input)`` before every piecewise linear function; it returns what to add."""
+
+    def __init__(self, visit: Callable[[int, Any, Tensor], Tensor | None]) -> None:
+        super().__init__()
+        self.visit = visit
+        self.position = 0
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        if func in _KINKED and args and isinstance(args[0], Tensor) and args[0].is_floating_point():
+            shift = self.visit(self.position, func, args[0])
+            self.position += 1
+            if shift is not None:
+                in_place = kwargs.get("inplace", False) or func.__name__.endswith("_") or (True in args[1:])
+                first = args[0].add_(shift) if in_place else args[0] + shift
+                args = (first, *args[1:])
+        return func(*args, **kwargs)
+
+
+class SamePiece:
+    """Record a forward pass in one precision, align one in another to it, replay the alignment under transforms."""
+
+    def __init__(self) -> None:
+        self.inputs: list[Tensor] = []
+        self.shifts: list[Tensor | None] = []
+        self.flips: Tensor | None = None
+
+    def recording(self) -> _Visit:
+        """Around the forward pass in the working precision."""
+
+        def visit(_: int, func: Any, x: Tensor) -> None:
+            self.inputs.append(x.clone())
+
+        return _Visit(visit)
+
+    def aligning(self, images: int) -> _Visit:
+        """Around the forward pass in the other precision: what to add to each input; counts flips by image."""
+
+        def visit(position: int, func: Any, x: Tensor) -> Tensor | None:
+            if position >= len(self.inputs) or self.inputs[position].shape != x.shape:
+                self.shifts.append(None)
+                return None
+            wanted = self.inputs[position]
+            if func in _SIGNED and x.numel() % images == 0:
+                flipped = ((x > 0) != (wanted > 0)).reshape(images, -1).sum(1)
+                self.flips = flipped if self.flips is None else self.flips + flipped
+            shift = wanted.to(x.dtype) - x
+            self.shifts.append(shift)
+            return shift
+
+        return _Visit(visit)
+
+    def replaying(self) -> _Visit:
+        """Around passes under transforms: the same shifts, which carry no tangent, again in every pass."""
+
+        def visit(position: int, func: Any, x: Tensor) -> Tensor | None:
+            return self.shifts[position % len(self.shifts)] if self.shifts else None
+
+        return _Visit(visit)
