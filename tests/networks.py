@@ -420,10 +420,10 @@ def _masks(count: int) -> dict[str, Tensor]:
 
 CASES: dict[str, Case] = {
     "mlp": Case(lambda: nn.Sequential(nn.Linear(8, 7), nn.ReLU(), nn.Linear(7, 6), nn.Tanh(), nn.Linear(6, 3)), (8,)),
-    "residual": Case(ResidualCNN, (2, 9, 9)),
-    "preactivation": Case(lambda: ResidualCNN(PreActivation), (2, 9, 9)),
+    "residual": Case(ResidualCNN, (2, 7, 7)),
+    "preactivation": Case(lambda: ResidualCNN(PreActivation), (2, 7, 7)),
     "dense": Case(DenseCNN, (2, 4, 4)),
-    "convolutions": Case(ConvZoo, (2, 5, 5)),
+    "convolutions": Case(ConvZoo, (2, 4, 3)),
     "normalisations": Case(NormZoo, (2, 4, 4)),
     "vit": Case(SmallViT, (2, 8, 8)),
     "multihead": Case(MultiHead, (3, 6)),

@@ -14,7 +14,7 @@ from networks import CASES
 from torch import Tensor, nn
 
 import rankscope as rs
-from rankscope.jacobian import JacobianProfile
+from rankscope.jacobian import JacobianProfile, Layer
 
 
 def measure(model: nn.Module, inputs: Any, **options: Any) -> JacobianProfile:
@@ -130,6 +130,16 @@ def test_tables(profile: JacobianProfile) -> None:
     assert profile["pool"].name == "pool"
     with pytest.raises(rs.UsageError, match="'pol' is not in this profile; did you mean 'pool'"):
         profile["pol"]
+
+
+def test_rises_are_counted_from_the_smallest_before(profile: JacobianProfile) -> None:
+    def layer(name: str, rank: int, true_cut: bool = True) -> Layer:
+        return Layer(name, 6, 6, true_cut, (rs.Spectrum(np.array([1.0] * rank + [0.0] * (6 - rank)), (6, 6)),))
+
+    layers = (layer("a", 5), layer("b", 2), layer("c", 6, False), layer("d", 4), layer("e", 3), layer("f", 2))
+    made = replace(profile, layers=layers, images=("one",))
+    assert made.function_rank == (5, 2, 6, 4, 3, 2)
+    assert made.rises() == {"d": 2, "e": 1}
 
 
 def test_text(profile: JacobianProfile) -> None:

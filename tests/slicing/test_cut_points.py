@@ -169,7 +169,7 @@ def test_the_table() -> None:
     assert len(table) == len(frame) == len(list(table))
     assert list(frame.name[frame.default]) == list(table.default)
     row = frame[frame.name == "blocks.0.conv1"].iloc[0]
-    assert (row.kind, row["shape"], row.true_cut) == ("Conv2d", (1, 4, 3, 3), False)
+    assert (row.kind, row["shape"], row.true_cut) == ("Conv2d", (1, 4, 2, 2), False)
     json.dumps(table.to_dict())
     assert "blocks.0.conv1" in str(table)
     assert "in a branch" in str(table)
