@@ -40,15 +40,13 @@ print([m for m in heavy if m in sys.modules])
 
 
 @pytest.mark.parametrize(
-    "use", ["", "rankscope.Spectrum.of([[1.0]]).rank()", "rankscope.jacobian_rank, rankscope.layers"]
+    "use", ["", "rankscope.Spectrum.of([[1.0]]).rank(), rankscope.jacobian_rank, rankscope.layers"]
 )
 def test_import_is_cheap(use: str) -> None:
-    out = [
-        subprocess.run(
-            [sys.executable, "-c", SCRIPT.format(use=use)], capture_output=True, text=True, check=True
-        ).stdout
-        for _ in range(2)
-    ]
-    seconds = min(float(o.splitlines()[0]) for o in out)
-    assert seconds < 1.0
-    assert out[0].splitlines()[1] == "[]"
+    for _ in range(3):  # another process may be in the way
+        out = subprocess.run([sys.executable, "-c", SCRIPT.format(use=use)], capture_output=True, text=True, check=True)
+        seconds, heavy = out.stdout.splitlines()
+        assert heavy == "[]"
+        if float(seconds) < 1.0:
+            return
+    pytest.fail(f"importing takes {seconds} s")

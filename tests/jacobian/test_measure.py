@@ -38,11 +38,9 @@ def same(a: JacobianProfile, b: JacobianProfile, relative: float = 0.0) -> None:
 
 
 @pytest.mark.parametrize("name", ["residual", "vit", "reverse rows", "double backward"])
-@pytest.mark.parametrize("columns", ["all", rs.Sketch(5, seed=3), rs.Patch(2)])
+@pytest.mark.parametrize("columns", ["all", rs.Sketch(5, seed=3)])
 def test_chunks_and_budgets_change_nothing(name: str, columns: Any) -> None:
     case = CASES[name]
-    if isinstance(columns, rs.Patch) and len(case.shape) != 3:
-        columns = rs.Patch(coordinates=[1, 4])
     whole = measure(case.model(), case.sample(2), columns=columns)
     for options in ({"chunk_size": 7}, {"chunk_size": 40, "memory_budget": 60_000}, {"memory_budget": "1MB"}):
         same(whole, measure(case.model(), case.sample(2), columns=columns, **options), 3e-7)
@@ -228,13 +226,17 @@ def test_the_certificate_bounds_the_error(name: str, dtype: torch.dtype, monkeyp
         top = float(torch.linalg.matrix_norm(exact, 2))
         assert error <= bound + 1e-15 * top
         assert bound <= (1e-4 if dtype == torch.float32 else 1e-11) * top
+    # and it is no empty promise: some layer's bound is at least the rounding of one operation
+    rounding = torch.finfo(dtype).eps / 16
+    if name != "masked":  # one linear layer: its weights are its Jacobian
+        assert max(layer.spectra[0].error_bound / layer.spectra[0].sigma_max for layer in profile.layers) > rounding
     assert profile.certificate.startswith("6 float64 probes" if dtype == torch.float32 else "estimate")
 
 
 def test_float32_and_float64_agree_within_the_bounds() -> None:
-    for name in ("residual", "vit", "mlp", "normalisations"):
+    for name, columns in (("residual", rs.Patch(3)), ("vit", rs.Patch(3)), ("mlp", "all"), ("normalisations", "all")):
         case = CASES[name]
-        a, b = (measure(case.model(), case.sample(3), columns="all", dtype=d) for d in ("float32", "float64"))
+        a, b = (measure(case.model(), case.sample(2), columns=columns, dtype=d) for d in ("float32", "float64"))
         for left, right in zip(a.layers, b.layers, strict=True):
             for p, q in zip(left.estimates(a.tolerance), right.estimates(b.tolerance), strict=True):
                 assert p.lower <= q.value <= p.upper
@@ -535,7 +537,7 @@ def test_the_same_images_in_every_form() -> None:
     case = CASES["residual"]
     x = case.sample(3)
     model = case.model()
-    expected = measure(model, x)
+    expected = measure(model, x, columns=rs.Patch(2), cut_points="blocks")
     assert expected.images == ("image 0", "image 1", "image 2")
     labels = torch.arange(3)
     forms: list[Any] = [
@@ -550,7 +552,7 @@ def test_the_same_images_in_every_form() -> None:
         [(i, 7) for i in x],
     ]
     for form in forms:
-        found = measure(model, form)
+        found = measure(model, form, columns=rs.Patch(2), cut_points="blocks")
         assert len(found.images) == 3
         same(expected, found, 1e-6)
 

@@ -117,6 +117,7 @@ def test_sketch_does_not_depend_on_chunks_or_k() -> None:
     assert torch.equal(whole, torch.cat(parts))
     other = rs.Sketch(20, seed=5).tangents(shape, 0, 20, CPU, torch.float64)
     assert not (whole == other).any()
+    assert not (whole[1:] == other[:-1]).any(), "neighbouring seeds share no direction"
     # independent standard normals: rows nearly orthogonal, mean square 1
     assert 0.9 < float((whole**2).mean()) < 1.1
     gram = whole.flatten(1) @ whole.flatten(1).T / 75
