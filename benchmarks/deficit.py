@@ -113,7 +113,8 @@ def main() -> None:
         reduced = np.sqrt(options.classes) * torch.linalg.cholesky(fitted.gram).cpu().numpy().T
     chosen = range(0, options.classes, max(1, options.classes // max(options.sample, 1)))
     print(f"Gram matrix of all logits: {gram_seconds:.2f} s\n")
-    print("| η/η_max (median) | mean |λ|₀ | solved, s | largest gap | unsolved | loop reduced, s | ratio | loop, s | ratio "
+    print("| η/η_max (median) | mean |λ|₀ | solved, s | largest gap | unsolved | loop reduced, s | ratio | loop, s "
+          "| ratio "
           "| loop's gap | max difference |\n|" + "---|" * 11)  # fmt: skip
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
@@ -126,7 +127,7 @@ def main() -> None:
         seconds = clock(device) - start
         lines.append((share, eta, found, seconds))
     ours = peak(device)
-    for share, eta, found, seconds in lines:
+    for _share, eta, found, seconds in lines:
         ratios = float((eta / top).median())
         nonzero = float((found.coefficients != 0).double().sum(1).mean())
         cells = [f"{ratios:.3g}", f"{nonzero:.0f}", f"{seconds:.2f}", f"{float(found.gap.max()):.1e}",
