@@ -394,7 +394,7 @@ def test_a_jacobian_that_is_not_finite_is_named_and_the_others_are_measured() ->
     assert profile.summary(profile["1"])["not_finite_images"] == 1
     alone = measure(net, x[:1])
     assert [x.name for x in alone.layers] == ["0"]
-    assert alone.unmeasured == dict.fromkeys(("1", "2"), "its Jacobian has NaN or infinite entries")
+    assert alone.unmeasured == dict.fromkeys(("1", "2"), "its Jacobian has NaN or infinite entries on every image")
     assert "not measured: 1: its Jacobian has NaN" in str(alone)
     with pytest.raises(rs.UsageError, match="'1' was not measured: its Jacobian has NaN or infinite entries"):
         alone["1"]
@@ -742,7 +742,7 @@ def test_a_cuda_graph_equals_the_plain_path(name: str) -> None:
         for sample in samples:
             tangents = torch.randn(5, *case.shape, device=cuda)
             for a, b in zip(replayed(runner, sample, tangents), METHODS[0](runner, sample, tangents), strict=True):
-                torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-6)
+                torch.testing.assert_close(a, b, rtol=0.0, atol=1e-5 * float(b.abs().max()))
     assert replayed._point is not None
     assert replayed._point.replay, "recording failed"
     assert len(replayed._point._pushes) == 1
