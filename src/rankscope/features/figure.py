@@ -104,9 +104,16 @@ def plot_profile(profile: FeatureProfile, *, ax: Any = None) -> Figure:
         shown = [max(profile[i].pca_dimension, 0.5) for i in limited]
         ax.plot(limited, shown, "x", color="#000000", markersize=6, label="limited by samples")
     ax.set_yscale("log")
+    from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
+
+    highest, lowest = max(layer.width for layer in profile), min(layer.participation_ratio for layer in profile)
+    narrow = highest < 300 * max(lowest, 0.5)  # under two and a half decades, powers of ten alone are too few labels
+    ax.yaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0) if narrow else (1.0,)))
+    ax.yaxis.set_major_formatter(FuncFormatter(lambda v, _: f"{v:,g}"))
+    ax.yaxis.set_minor_formatter(NullFormatter())
     ax.set_xticks(x, names, rotation=60, ha="right", fontsize=6)
     ax.set_ylabel("dimensions", fontsize=8)
     ax.set_xlabel("cut point, in order of depth", fontsize=8)
-    ax.legend(fontsize=6.5, frameon=False)
+    ax.legend(fontsize=6.5, frameon=False, ncols=2, loc="lower left", bbox_to_anchor=(0, 1))
     _tidy(ax)
     return ax.figure

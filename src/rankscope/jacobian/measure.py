@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
+from collections import deque
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from itertools import chain
@@ -37,6 +38,7 @@ from rankscope.spectra import Spectrum, ToleranceLike, as_tolerance
 __all__ = ["Background", "jacobian_rank"]
 
 Background = Literal["image", "zero"]
+_AHEAD = 2  # batches whose eigenvalues may still be under way beside a GPU
 _DTYPES = {"float32": torch.float32, "float64": torch.float64}
 
 
@@ -220,14 +222,14 @@ def jacobian_rank(
 
 
 class _Collected:
-    """Results by image index; one batch may still be under way while the next is swept."""
+    """Results by image index; a few batches may still be under way while the next is swept."""
 
     def __init__(self, measurer: BatchMeasurer, store: Checkpoint, done: Callable[[int], None]) -> None:
         self.measurer, self.store, self.done = measurer, store, done
         self.spectra: dict[int, list[Spectrum | None]] = {}
         self.kinks: dict[int, int] = {}
         self._waiting: list[tuple[int, Sample]] = []
-        self._under_way: tuple[list[tuple[int, Sample]], Callable[[], list[Finished]]] | None = None
+        self._under_way: deque[tuple[list[tuple[int, Sample]], Callable[[], list[Finished]]]] = deque()
 
     def keep(self, index: int, row: list[Spectrum | None], kinks: int) -> None:
         self.spectra[index], self.kinks[index] = row, kinks
@@ -240,23 +242,22 @@ class _Collected:
             self.sweep()
 
     def sweep(self) -> None:
-        """Sweep the images that wait, then take in the batch before them."""
+        """Sweep the images that wait, and take in batches that were swept before."""
         if not self._waiting:
             return
         batch, self._waiting = self._waiting, []
         result = self.measurer.measure(join([s for _, s in batch]))
-        before, self._under_way = self._under_way, (batch, result)
-        self._take_in(before)
+        self._under_way.append((batch, result))
+        while len(self._under_way) > (_AHEAD if self.measurer.settings.device.type == "cuda" else 0):
+            self._take_in()
 
     def finish(self) -> None:
         """Take in everything that was swept."""
-        before, self._under_way = self._under_way, None
-        self._take_in(before)
+        while self._under_way:
+            self._take_in()
 
-    def _take_in(self, swept: tuple[list[tuple[int, Sample]], Callable[[], list[Finished]]] | None) -> None:
-        if swept is None:
-            return
-        batch, result = swept
+    def _take_in(self) -> None:
+        batch, result = self._under_way.popleft()
         for (index, sample), finished in zip(batch, result(), strict=True):
             self.store.write(index, sample, finished.spectra, finished.kinks)
             self.keep(index, finished.spectra, finished.kinks)

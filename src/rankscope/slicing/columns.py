@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from numbers import Integral
 from typing import Any, Literal, Protocol, TypeAlias
 
@@ -34,9 +35,17 @@ class Columns(Protocol):
         """One phrase for results and figures."""
 
 
+@lru_cache(maxsize=16)
+def _coordinates_on(columns: Columns, shape: Shape, device: torch.device) -> Tensor:
+    """A columns' coordinates on a device; asked for once a chunk, and each copy there would wait for the GPU."""
+    flat = columns.coordinates(shape)
+    assert flat is not None
+    return flat.to(device)
+
+
 def _one_hot(flat: Tensor, shape: Shape, device: torch.device, dtype: torch.dtype) -> Tensor:
     out = torch.zeros(len(flat), math.prod(shape), device=device, dtype=dtype)
-    out.scatter_(1, flat.to(device)[:, None], 1.0)
+    out.scatter_(1, flat[:, None], 1.0)
     return out.view(len(flat), *shape)
 
 
@@ -154,7 +163,7 @@ class Patch:
         return len(self.coordinates(shape))
 
     def tangents(self, shape: Shape, start: int, stop: int, device: torch.device, dtype: torch.dtype) -> Tensor:
-        return _one_hot(self.coordinates(shape)[start:stop], shape, device, dtype)
+        return _one_hot(_coordinates_on(self, shape, device)[start:stop], shape, device, dtype)
 
     def describe(self) -> str:
         if self.coordinates_ is not None:
@@ -227,7 +236,7 @@ class All:
         return torch.arange(math.prod(shape))
 
     def tangents(self, shape: Shape, start: int, stop: int, device: torch.device, dtype: torch.dtype) -> Tensor:
-        return _one_hot(torch.arange(start, stop), shape, device, dtype)
+        return _one_hot(_coordinates_on(self, shape, device)[start:stop], shape, device, dtype)
 
     def describe(self) -> str:
         return "all input coordinates"
