@@ -98,7 +98,10 @@ class BatchMeasurer:
 
         def refuse(method: Method, out: tuple[Tensor, ...]) -> str:
             """Second derivatives of a custom backward can be zero without an error; reverse mode itself tells."""
-            error, where = adjoint_error(self.runner, sample, direction, out) if method.twice else (0.0, "")
+            if not method.twice:
+                return ""
+            with method.kernels():
+                error, where = adjoint_error(self.runner, sample, direction, out)
             wrong = error is None or not error <= _ADJOINT_LIMIT
             return (
                 f"disagrees with reverse mode at {where!r}: a backward formula is not differentiable" if wrong else ""
@@ -108,7 +111,8 @@ class BatchMeasurer:
         self.push = self.method
         replay = self.settings.device.type == "cuda" and not any(isinstance(v, Tensor) for v in sample.extra.values())
         self._linearise(sample, direction, out, replay)
-        self.adjoint, where = adjoint_error(self.runner, sample, direction, out)
+        with self.method.kernels():
+            self.adjoint, where = adjoint_error(self.runner, sample, direction, out)
         if self.adjoint is None:
             self.notes.append(f"forward mode could not be checked against reverse mode: {where}")
         elif not self.adjoint <= _ADJOINT_LIMIT:

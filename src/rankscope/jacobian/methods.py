@@ -120,6 +120,7 @@ METHODS = (
     Method("double backward", _double_backward, twice=True),
     Method("double backward, plain kernels", _double_backward, plain_kernels=True, twice=True),
     Method("reverse mode by rows", _reverse_rows, whole=True),
+    Method("reverse mode by rows, plain kernels", _reverse_rows, plain_kernels=True, whole=True),
 )
 
 
