@@ -34,7 +34,7 @@ def positive_number(name: str, value: Any) -> float:
     >>> positive_number("std", 2)
     2.0
     """
-    number = float(value) if isinstance(value, Real) and not isinstance(value, bool) else math.nan
+    number = math.nan if isinstance(value, bool) or not isinstance(value, Real) else float(value)
     if not math.isfinite(number) or number <= 0:
         raise UsageError(f"{name} is {value!r}; it must be a finite number above 0")
     return number

@@ -13,6 +13,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -111,7 +112,7 @@ def chain_singular_values(matrices: Sequence[Any]) -> ChainSpectrum:
     if not len(matrices):
         raise UsageError("matrices is empty; a chain needs at least one layer")
     factors = [as_matrix(matrix, f"layer {i} (counted from 1)") for i, matrix in enumerate(matrices, 1)]
-    for i, (before, after) in enumerate(zip(factors, factors[1:], strict=False), 2):
+    for i, (before, after) in enumerate(pairwise(factors), 2):
         if after.shape[1] != before.shape[0]:
             raise DataError(
                 f"layer {i} (counted from 1) takes {after.shape[1]} values, but layer {i - 1} gives {before.shape[0]}"

@@ -6,6 +6,7 @@ import math
 import time
 from collections.abc import Iterator, Sequence
 from numbers import Integral, Real
+from typing import Any
 
 import numpy as np
 import torch
@@ -138,7 +139,7 @@ def deep_chain(
     )
 
 
-def _branch_scale(residual: bool | float) -> float | None:
+def _branch_scale(residual: Any) -> float | None:
     if isinstance(residual, bool):
         return 1.0 if residual else None
     if not isinstance(residual, Real) or not math.isfinite(residual) or residual == 0:
@@ -232,7 +233,7 @@ def _jacobian_spectrum(jacobian: torch.Tensor, rtol: float) -> Spectrum:
     if rtol < _GRAM_RTOL:
         return Spectrum.of(jacobian)
     values = jacobian.to(torch.float64)
-    return spectrum_of_gram(values.T @ values, len(values), dtype=_name(jacobian.dtype), error_bound=0.0)
+    return spectrum_of_gram(values.T @ values, (len(values), len(values)), dtype=_name(jacobian.dtype), error_bound=0.0)
 
 
 def _covariance_spectrum(factor: torch.Tensor, width: int, dtype: torch.dtype) -> Spectrum:

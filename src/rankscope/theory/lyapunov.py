@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Any, TypeAlias
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from rankscope._base.errors import DataError, UsageError
@@ -218,7 +219,7 @@ def _source(
             raise UsageError("a sampler has no length of its own; give depth=, the number of layers to draw")
         sampler = layers
         return lambda index: sampler(rng), positive_integer("depth", depth)
-    if isinstance(layers, np.ndarray) or hasattr(layers, "dim") or (is_operator(layers)):
+    if _single(layers):
         raise UsageError("layers is a single array or operator; give a sequence of layers, such as list(layers)")
     if not isinstance(layers, Sequence) or isinstance(layers, str):
         raise UsageError(f"layers is a {type(layers).__name__}; give a sampler or a sequence of matrices")
@@ -230,6 +231,11 @@ def _source(
             "lower depth= or burn_in=, or give more layers"
         )
     return lambda index: layers[index], depth
+
+
+def _single(layers: Any) -> bool:
+    """Whether one array, tensor or operator was given in place of a sequence of them."""
+    return isinstance(layers, np.ndarray | torch.Tensor) or is_operator(layers)
 
 
 class _Batches:
