@@ -127,8 +127,13 @@ def test_explosion_only_above_the_critical_std():
 
 @pytest.mark.parametrize(
     ("depth", "fuss", "fifth"),
-    [(1, (1000, 986), (1000, 1000)), (10, (748, 450), (836, 595)), (20, (506, 262), (595, 364)), (50, (248, 116), (303, 166))],
-)  # fmt: skip
+    [
+        (1, (1000, 986), (1000, 1000)),
+        (10, (748, 450), (836, 595)),
+        (20, (506, 262), (595, 364)),
+        (50, (248, 116), (303, 166)),
+    ],
+)
 def test_the_table_of_width_1000(depth: int, fuss: tuple[int, int], fifth: tuple[int, int]):
     for tolerance, first, second in zip(("paper", "reference"), fuss, fifth, strict=True):
         assert abs(predicted_rank(1000, depth, tolerance, law="fuss-catalan").value - first) <= 1
@@ -283,5 +288,5 @@ def test_stability_radius():
             before = np.linalg.svd(m, compute_uv=False)
             after = np.linalg.svd(m + sign * 0.999 * delta * d, compute_uv=False)
             assert (before >= 0.1 * before[0]).sum() == (after >= 0.1 * after[0]).sum()
-    with pytest.raises(DataError, match="NaN|finite"):
+    with pytest.raises(DataError, match="finite"):
         stability_radius([[np.nan]])

@@ -214,13 +214,13 @@ def _source(
     layers: Layers, depth: int | None, burn_in: int, rng: np.random.Generator
 ) -> tuple[Callable[[int], Any], int]:
     """A function from layer index to layer, and the depth to use."""
+    if _single(layers):  # scipy's operators are callable too
+        raise UsageError("layers is a single array or operator; give a sequence of layers, such as list(layers)")
     if callable(layers) and not isinstance(layers, Sequence):
         if depth is None:
             raise UsageError("a sampler has no length of its own; give depth=, the number of layers to draw")
         sampler = layers
         return lambda index: sampler(rng), positive_integer("depth", depth)
-    if _single(layers):
-        raise UsageError("layers is a single array or operator; give a sequence of layers, such as list(layers)")
     if not isinstance(layers, Sequence) or isinstance(layers, str):
         raise UsageError(f"layers is a {type(layers).__name__}; give a sampler or a sequence of matrices")
     available = len(layers) - burn_in
