@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from functools import cache
 from numbers import Integral, Real
 from typing import Any
@@ -149,8 +149,8 @@ def _branch_scale(residual: Any) -> float | None:
     return float(residual)
 
 
-def _seeds(seeds: int | Sequence[int]) -> tuple[int, ...]:
-    listed = (seeds,) if isinstance(seeds, Integral) else tuple(seeds)  # type: ignore[arg-type]
+def _seeds(seeds: Any) -> tuple[int, ...]:
+    listed = tuple(seeds) if isinstance(seeds, Iterable) else (seeds,)
     if not listed or any(isinstance(s, bool) or not isinstance(s, Integral) or s < 0 for s in listed):
         raise UsageError(f"seeds is {seeds!r}; give one or more whole numbers of at least 0")
     return tuple(int(s) for s in listed)
