@@ -295,7 +295,11 @@ def test_rises_are_flagged():
         ({"dtype": "float16"}, UsageError, "unknown dtype 'float16'"),
         ({"tolerance": 1e-14}, UsageError, "resolves σ/σ_1 down to 1e-12"),
         ({"tolerance": Tolerance(atol=1.0)}, UsageError, "absolute part"),
-        ({"init": "normal(1e200)", "depth": 3, "residual": 1.0, "activation": "gelu"}, DataError, "overflows? at layer 1"),
+        (
+            {"init": "normal(1e200)", "depth": 3, "residual": 1.0, "activation": "gelu"},
+            DataError,
+            "overflows? at layer 1",
+        ),
     ],
 )
 def test_bad_input(options: dict, error: type[Exception], message: str):

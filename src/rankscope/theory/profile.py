@@ -191,7 +191,9 @@ class ChainProfile:
         ranks, dimensions = self.jacobian_ranks, self.feature_dimensions
         reached = int(np.isfinite(ranks).any(axis=0).sum())
         if not reached:
-            raise DataError("no depth was measured before the float32 stop; call deep_chain(..., float32_stop=False)")
+            raise DataError(
+                "no depth was measured before the float32 stop; leave the stop off, or raise the scale of init"
+            )
         depths = np.arange(1, self.depth + 1)
         series = (
             (ranks, self.predicted[0], _JACOBIAN, "o", "Jacobian rank"),
