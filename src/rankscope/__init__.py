@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 __version__ = "0.1.0"
 
+# Public by their own name, such as rs.theory, and as slow to load as what they import.
+_PACKAGES = ("theory",)
 # Public name → the module it lives in. Loaded on first use, so that `import rankscope` costs little more than torch.
 _HOME = {
     "CutPointError": "rankscope._base.errors",
@@ -72,8 +74,10 @@ if TYPE_CHECKING:
 def __getattr__(name: str) -> Any:
     if name in _HOME:
         return getattr(importlib.import_module(_HOME[name]), name)
+    if name in _PACKAGES:
+        return importlib.import_module(f"rankscope.{name}")
     raise AttributeError(f"module 'rankscope' has no attribute {name!r}")
 
 
 def __dir__() -> list[str]:
-    return sorted([*globals(), *_HOME])
+    return sorted({*globals(), *_HOME, *_PACKAGES})

@@ -15,6 +15,8 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
+theory_app = typer.Typer(help="What depth must do to rank: random chains, and the predictions for them.")
+app.add_typer(theory_app, name="theory")
 
 _MODEL_HELP = "timm:NAME, torchvision:NAME, hf:NAME, path/to/file.py:factory, or digits (the network of the demo)."
 ModelArgument = Annotated[str, typer.Argument(metavar="MODEL", help=_MODEL_HELP, show_default=False)]
@@ -143,3 +145,57 @@ def demo_command(
     from rankscope.cli.demo import run
 
     run(out, quiet=quiet)
+
+
+@theory_app.command("chain")
+def theory_chain_command(
+    width: Annotated[int, typer.Option(help="Units per layer.")] = 1000,
+    depth: Annotated[int, typer.Option(help="Number of layers.")] = 50,
+    init: Annotated[str, typer.Option(help="normal(STD), kaiming_normal or xavier_normal.")] = "normal(0.02)",
+    seeds: Annotated[str, typer.Option(metavar="LIST", help="One chain for each, separated by commas.")] = "0",
+    tolerance: Annotated[str, typer.Option(help="paper, reference, torch, or a number: a constant rtol.")] = "paper",
+    activation: Annotated[str | None, typer.Option(help="relu, gelu or tanh; default: none.")] = None,
+    residual: Annotated[
+        str | None, typer.Option(metavar="SCALE", help="h + SCALE·block(h); default: no skip connection.")
+    ] = None,
+    normalisation: Annotated[str | None, typer.Option(help="layernorm or batchnorm; default: none.")] = None,
+    float32_stop: Annotated[
+        bool, typer.Option("--float32-stop", help="Stop where all of J is below float32's epsilon, as the paper does.")
+    ] = False,
+    samples: Annotated[int, typer.Option(help="Inputs behind the dimension of the features.")] = 5000,
+    out: Annotated[Path, typer.Option(metavar="DIR", help="Folder for the results.")] = Path("runs/chain"),
+    as_json: JsonOption = False,
+    debug: DebugOption = False,
+) -> None:
+    """Measure the Jacobian rank and the feature dimension of random deep chains beside the theory (Fig. 1 d-f)."""
+    from rankscope.cli.theory import run_chain
+
+    run_chain(
+        width=width,
+        depth=depth,
+        init=init,
+        seeds=seeds,
+        tolerance=tolerance,
+        activation=activation,
+        residual=residual,
+        normalisation=normalisation,
+        float32_stop=float32_stop,
+        samples=samples,
+        out=out,
+        as_json=as_json,
+    )
+
+
+@theory_app.command("predict")
+def theory_predict_command(
+    width: Annotated[int, typer.Option(help="Units per layer.", show_default=False)],
+    depth: Annotated[int, typer.Option(help="Number of layers.", show_default=False)],
+    tolerance: Annotated[str, typer.Option(help="paper, reference, torch, or a number: a constant rtol.")] = "paper",
+    law: Annotated[str, typer.Option(help="auto, fuss-catalan or lyapunov.")] = "auto",
+    as_json: JsonOption = False,
+    debug: DebugOption = False,
+) -> None:
+    """Predict the numerical rank of a product of random square layers, in closed form."""
+    from rankscope.cli.theory import predict
+
+    predict(width, depth, tolerance=tolerance, law=law, as_json=as_json)
