@@ -16,9 +16,12 @@ __version__ = "0.1.0"
 _PACKAGES = ("theory",)
 # Public name → the module it lives in. Loaded on first use, so that `import rankscope` costs little more than torch.
 _HOME = {
+    "ClassificationDimension": "rankscope.features",
     "CutPointError": "rankscope._base.errors",
     "DataError": "rankscope._base.errors",
+    "DependencyTable": "rankscope.dependencies",
     "DeviceError": "rankscope._base.errors",
+    "FeatureProfile": "rankscope.features",
     "JacobianProfile": "rankscope.jacobian",
     "LayerTable": "rankscope.slicing",
     "MeasurementError": "rankscope._base.errors",
@@ -31,14 +34,22 @@ _HOME = {
     "Spectrum": "rankscope.spectra",
     "Tolerance": "rankscope.spectra",
     "UsageError": "rankscope._base.errors",
+    "classification_dimension": "rankscope.features",
+    "collect": "rankscope.features",
+    "feature_rank": "rankscope.features",
+    "independence_deficit": "rankscope.dependencies",
     "jacobian_rank": "rankscope.jacobian",
     "layers": "rankscope.slicing",
+    "local_feature_rank": "rankscope.features",
 }
 
 __all__ = [
+    "ClassificationDimension",
     "CutPointError",
     "DataError",
+    "DependencyTable",
     "DeviceError",
+    "FeatureProfile",
     "JacobianProfile",
     "LayerTable",
     "MeasurementError",
@@ -51,8 +62,13 @@ __all__ = [
     "Spectrum",
     "Tolerance",
     "UsageError",
+    "classification_dimension",
+    "collect",
+    "feature_rank",
+    "independence_deficit",
     "jacobian_rank",
     "layers",
+    "local_feature_rank",
 ]
 
 if TYPE_CHECKING:
@@ -65,6 +81,15 @@ if TYPE_CHECKING:
         OutputError,
         RankscopeError,
         UsageError,
+    )
+    from rankscope.dependencies import DependencyTable, independence_deficit
+    from rankscope.features import (
+        ClassificationDimension,
+        FeatureProfile,
+        classification_dimension,
+        collect,
+        feature_rank,
+        local_feature_rank,
     )
     from rankscope.jacobian import JacobianProfile, jacobian_rank
     from rankscope.slicing import LayerTable, Patch, Sketch, layers

@@ -22,7 +22,7 @@ def demo(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_record(demo: Path):
     record = json.loads((demo / "demo.json").read_text())
     assert record["schema_version"] == 1
-    assert {"digits", "photographs"} <= {s["name"] for s in record["sections"]}
+    assert {"digits", "photographs", "features", "classification", "deficit"} <= {s["name"] for s in record["sections"]}
     for section in record["sections"]:
         assert section["findings"]
         for place in section["profiles"].values():
@@ -47,4 +47,13 @@ def test_page_needs_nothing_from_outside(demo: Path):
     page = (demo / "report.html").read_text()
     assert not re.search(r'(?:src|href)\s*=\s*["\'](?!#|data:)', page)
     assert "@import" not in page
-    assert page.count("<svg") >= 2
+    assert page.count("<svg") >= 5
+
+
+def test_feature_space_of_digits(demo: Path):
+    values = {s["name"]: s["values"] for s in json.loads((demo / "demo.json").read_text())["sections"]}
+    assert values["features"]["pca_dimension"]["fc"] == 10
+    low, high = values["classification"]["interval"]
+    assert 1 < low <= values["classification"]["classification_dimension"] <= high <= 10  # ten classes: nine suffice
+    assert 0 <= values["deficit"]["deficit_of_5"] <= 1
+    assert set(values["deficit"]["status"]) == set("0123456789")

@@ -12,7 +12,7 @@ from torch import nn
 from torch.utils.data import DataLoader, Dataset, TensorDataset
 
 from rankscope._base.errors import CutPointError, DataError, ModelError, OutputError, UsageError
-from rankscope.features import classification_dimension, collect, feature_rank
+from rankscope.features import Collection, classification_dimension, collect, feature_rank
 
 
 def network(seed=0):
@@ -282,3 +282,42 @@ def test_damaged_folders_are_named(tmp_path):
     (tmp_path / "a" / "manifest.json").unlink()
     with pytest.raises(OutputError, match="shards without a manifest"):
         collect(network(), data(), out=tmp_path / "a")
+
+
+def test_default_cut_points_are_the_narrow_blocks(tmp_path):
+    wide = nn.Sequential(nn.Linear(4, 20_000), nn.ReLU(), nn.Linear(20_000, 6), nn.ReLU(), nn.Linear(6, 3))
+    x, y = torch.randn(9, 4), torch.arange(9) % 3
+    found = collect(wide, (x, y), out=tmp_path / "a")
+    assert [m.width for m in found.moments.values()]
+    assert max(m.width for m in found.moments.values()) < 20_000
+    assert list(collect(wide, (x, y), cut_points=[], out=tmp_path / "b").moments) == []
+    assert list(collect(wide, (x, y), cut_points="[34]", out=tmp_path / "c").moments) == ["3", "4"]
+
+
+def test_a_collection_is_read_back_without_model_or_data(tmp_path):
+    made = collect(network(), data(), cut_points=["4", "0"], out=tmp_path, shard_size=16, batch_size=8)
+    found = Collection.load(tmp_path)
+    for name in ("features", "logits", "labels", "indices"):
+        assert torch.equal(getattr(found, name), getattr(made, name))
+    assert list(found.moments) == ["4", "0"]
+    assert torch.equal(found.moments["0"].compute(), made.moments["0"].compute())
+    assert all(torch.equal(a, b) for a, b in zip(found.head, made.head, strict=True))
+    with pytest.raises(KeyboardInterrupt):
+        collect(network(), Counting(data(), 40), cut_points=["0"], out=tmp_path / "part", shard_size=16, batch_size=8)
+    with pytest.raises(OutputError, match=r"is not finished \(32 of 50 samples\)"):
+        Collection.load(tmp_path / "part")
+
+
+class Unreadable(Counting):
+    def __getitem__(self, i):
+        if i >= 48:
+            raise OSError("gone")
+        return self.inner[i]
+
+
+def test_unreadable_last_samples_leave_a_finished_collection(tmp_path):
+    made = collect(network(), Unreadable(data()), cut_points=["0"], out=tmp_path, shard_size=16, batch_size=8)
+    found = Collection.load(tmp_path)
+    assert [one.index for one in found.skipped] == [one.index for one in made.skipped] == [48, 49]
+    assert torch.equal(found.features, made.features)
+    assert len(found) == 48

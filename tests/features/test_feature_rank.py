@@ -12,6 +12,7 @@ from torch import nn
 from rankscope._base.errors import CutPointError, DataError, UsageError
 from rankscope.features import CentredMoments, feature_rank, local_feature_rank
 from rankscope.features.accumulate import choose_accumulator
+from rankscope.slicing import layers
 from rankscope.spectra import EPS32
 
 
@@ -205,8 +206,8 @@ def test_bad_input_is_named():
         feature_rank(net, x, cut_points=["9"])
     with pytest.raises(CutPointError, match="'unused' is never called"):
         feature_rank(Unused(), x, cut_points=["unused"])
-    with pytest.raises(UsageError, match="a model needs data and cut_points"):
-        feature_rank(net, x)
+    with pytest.raises(UsageError, match="a model needs data, and cut_points"):
+        feature_rank(net)
     with pytest.raises(UsageError, match="no layers are given"):
         feature_rank({})
     with pytest.raises(DataError, match="data is a int"):
@@ -239,3 +240,33 @@ def test_profile_prints_tabulates_draws_and_turns_to_json(tmp_path):
     figure = profile.plot()
     figure.savefig(tmp_path / "profile.png")
     assert figure.axes[0].get_ylabel() == "dimensions"
+
+
+def test_cut_points_take_the_forms_of_jacobian_rank():
+    net, x = network(), data()
+    assert [layer.name for layer in feature_rank(net, x, cut_points="*")] == [name for name, _ in net.named_children()]
+    assert [layer.name for layer in feature_rank(net, x, cut_points=["[01]"])] == ["0", "1"]
+    assert [layer.name for layer in feature_rank(net, x, cut_points="1")] == ["1"]
+    blocks = [layer.name for layer in feature_rank(net, x)]
+    assert blocks == list(layers(net, x[:1]).default)
+    assert [layer.name for layer in local_feature_rank(net, x[:1], samples=20)] == blocks
+    with pytest.raises(CutPointError, match="no called module matches"):
+        feature_rank(net, x, cut_points=["z*"])
+
+
+def test_a_module_called_twice_gives_its_last_output():
+    class Twice(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.layer = nn.Linear(20, 20)
+
+        def forward(self, x):
+            return self.layer(self.layer(x))
+
+    net, x = Twice(), data()
+    found = feature_rank(net, x, cut_points="layer#2")["layer"]
+    with torch.no_grad():
+        expected = feature_rank({"layer": net(x)})["layer"]
+    np.testing.assert_allclose(found.covariance.singular_values, expected.covariance.singular_values, rtol=1e-5)
+    with pytest.raises(CutPointError, match="called several times; features are those of its last call: layer#2"):
+        feature_rank(net, x, cut_points="layer#1")

@@ -147,6 +147,147 @@ def demo_command(
     run(out, quiet=quiet)
 
 
+DataOption = Annotated[
+    str,
+    typer.Option(
+        "--data",
+        metavar="DIR|digits|FILE",
+        help="A folder with one subfolder a class, digits, or arrays: a .npy (see --labels), .npz or .safetensors.",
+        show_default=False,
+    ),
+]
+LabelsOption = Annotated[Path | None, typer.Option("--labels", metavar="FILE", help="Labels of a .npy, one a sample.")]
+DataWeightsOption = Annotated[str, typer.Option("--weights", help="pretrained, random, or a FILE.")]
+DataLimitOption = Annotated[
+    int | None, typer.Option("--limit", help="At most this many samples, drawn at random from the seed.")
+]
+BatchOption = Annotated[int, typer.Option("--batch-size", help="Samples in one forward pass.")]
+DeviceOption = Annotated[str, typer.Option("--device", help="auto, cpu, cuda or cuda:N.")]
+RunArgument = Annotated[
+    Path, typer.Argument(metavar="RUN", help="Folder that rankscope collect wrote.", show_default=False)
+]
+ResultOption = Annotated[
+    Path | None, typer.Option("--out", metavar="DIR", help="Folder for the results; default: RUN itself.")
+]
+
+
+@app.command("collect")
+def collect_command(
+    model: ModelArgument,
+    data: DataOption,
+    out: Annotated[Path, typer.Option(metavar="RUN", help="Folder for the shards.", show_default=False)],
+    labels: LabelsOption = None,
+    weights: DataWeightsOption = "pretrained",
+    seed: SeedOption = 0,
+    num_classes: ClassesOption = None,
+    cut_points: Annotated[
+        str | None,
+        typer.Option(
+            help="blocks, paper, or names and globs separated by commas. Default: the blocks that are narrow enough.",
+            show_default=False,
+        ),
+    ] = None,
+    batch_size: BatchOption = 64,
+    limit: DataLimitOption = None,
+    workers: Annotated[int, typer.Option(help="Processes that read the data.", min=0)] = 0,
+    device: DeviceOption = "auto",
+    as_json: JsonOption = False,
+    debug: DebugOption = False,
+) -> None:
+    """Stream a data set through a model once and keep what clsdim, deficit and features need."""
+    from rankscope.cli.feature_space import Source, run_collect
+
+    source = Source(model, data, labels, weights, seed, num_classes, limit, device, batch_size)
+    run_collect(source, cut_points=cut_points, out=out, num_workers=workers, as_json=as_json)
+
+
+@app.command("features")
+def features_command(
+    model: ModelArgument,
+    data: DataOption,
+    labels: LabelsOption = None,
+    weights: DataWeightsOption = "pretrained",
+    seed: SeedOption = 0,
+    num_classes: ClassesOption = None,
+    cut_points: Annotated[str, typer.Option(help="blocks, paper, all, or names and globs.")] = "blocks",
+    reduce: Annotated[str, typer.Option(help="Feature maps to rows: flatten, pool or positions.")] = "flatten",
+    batch_size: BatchOption = 64,
+    limit: DataLimitOption = None,
+    device: DeviceOption = "auto",
+    out: Annotated[
+        Path | None, typer.Option(metavar="RUN", help="Folder for the results; default: runs/MODEL.")
+    ] = None,
+    as_json: JsonOption = False,
+    debug: DebugOption = False,
+) -> None:
+    """Measure how many dimensions the features of every layer have over a data set."""
+    from rankscope.cli.feature_space import Source, run_features
+
+    source = Source(model, data, labels, weights, seed, num_classes, limit, device, batch_size)
+    run_features(source, cut_points=cut_points, reduce=reduce, out=out, as_json=as_json)
+
+
+@app.command("clsdim")
+def clsdim_command(
+    run: RunArgument,
+    retain: Annotated[float, typer.Option(help="Share of the full accuracy to keep.")] = 0.95,
+    convention: Annotated[str, typer.Option(help="paper, or centred.")] = "paper",
+    allow_absent: Annotated[bool, typer.Option("--allow-absent", help="Accept classes without a sample.")] = False,
+    device: DeviceOption = "auto",
+    out: ResultOption = None,
+    as_json: JsonOption = False,
+    debug: DebugOption = False,
+) -> None:
+    """Find how many principal components of the final features keep the accuracy of a collected run."""
+    from rankscope.cli.feature_space import run_clsdim
+
+    run_clsdim(
+        run,
+        retain=retain,
+        convention=convention,
+        allow_absent=allow_absent,
+        out=out,
+        device=device,
+        as_json=as_json,
+    )
+
+
+@app.command("deficit")
+def deficit_command(
+    run: RunArgument,
+    eta: Annotated[
+        float | None,
+        typer.Option(
+            help="Penalty, on the scale of the squared logits. Default: the largest that keeps the accuracy (all), "
+            "20 (reference).",
+            show_default=False,
+        ),
+    ] = None,
+    convention: Annotated[str, typer.Option(help="all samples, or reference: the class's own.")] = "all",
+    classes: Annotated[
+        str | None, typer.Option(help="Numbers, ranges as 10-20, or names, by commas; default: every class.")
+    ] = None,
+    keep: Annotated[float, typer.Option(help="Share of a class's accuracy to keep without --eta.")] = 0.9,
+    device: DeviceOption = "auto",
+    out: ResultOption = None,
+    as_json: JsonOption = False,
+    debug: DebugOption = False,
+) -> None:
+    """Find the classes of a collected run whose logits others determine, and write a page to search them."""
+    from rankscope.cli.feature_space import run_deficit
+
+    run_deficit(
+        run,
+        eta=eta,
+        convention=convention,
+        classes=classes,
+        keep=keep,
+        out=out,
+        device=device,
+        as_json=as_json,
+    )
+
+
 @theory_app.command("chain")
 def theory_chain_command(
     width: Annotated[int, typer.Option(help="Units per layer.")] = 1000,

@@ -9,7 +9,7 @@ from typing import Any
 
 from rankscope._base.errors import UsageError, nearest
 
-__all__ = ["Request", "default_folder"]
+__all__ = ["Request", "default_folder", "parse_cut_points"]
 
 _CUT_POINT_KEYWORDS = ("all", "blocks", "paper")
 
@@ -90,7 +90,7 @@ class Request:
             columns=chosen,
             background=background,
             tolerance=as_tolerance(tolerance),
-            cut_points=_cut_points(cut_points),
+            cut_points=parse_cut_points(cut_points),
             dtype=dtype,
             device=where,
             chunk_size=_chunk_size(chunk_size),
@@ -148,7 +148,12 @@ def _pair(text: str) -> tuple[int, int]:
     return int(match[1]), int(match[2])
 
 
-def _cut_points(text: str) -> str | list[str]:
+def parse_cut_points(text: str) -> str | list[str]:
+    """A keyword or one name as text, several as a list.
+
+    >>> parse_cut_points("layer1.*, fc")
+    ['layer1.*', 'fc']
+    """
     names = [part.strip() for part in text.split(",") if part.strip()]
     if not names:
         raise UsageError(f"--cut-points {text!r} names no layer; give blocks, paper, all, names or globs")

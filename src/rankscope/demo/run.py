@@ -16,6 +16,7 @@ from rankscope._base.progress import Progress
 from rankscope._base.provenance import device_name, versions
 from rankscope.demo.context import Context, Measured
 from rankscope.demo.digits_section import digits_section
+from rankscope.demo.feature_space_section import classification_section, deficit_section_of_digits, feature_section
 from rankscope.demo.photographs_section import photographs_section
 from rankscope.jacobian.profile_files import make_folder, write_whole
 from rankscope.report import Page
@@ -24,7 +25,13 @@ __all__ = ["SCHEMA_VERSION", "SECTIONS", "Demo", "run_demo"]
 
 SCHEMA_VERSION = 1
 Part: TypeAlias = Callable[[Context], Measured]
-SECTIONS: Mapping[str, Part] = {"digits": digits_section, "photographs": photographs_section}
+SECTIONS: Mapping[str, Part] = {
+    "digits": digits_section,
+    "photographs": photographs_section,
+    "features": feature_section,
+    "classification": classification_section,
+    "deficit": deficit_section_of_digits,
+}
 
 
 @dataclass(frozen=True)
@@ -100,7 +107,8 @@ def run_demo(
         [part.section for part in parts.values()],
         lead=(
             "How much of the input's independent information survives to each layer: the Jacobian rank of every "
-            "sub-network, measured on this machine. The same numbers lie beside this page as JSON."
+            "sub-network, then how many dimensions the features span, how many of them classification needs, and which "
+            "classes depend on others; all measured on this machine. The same numbers lie beside this page as JSON."
         ),
         footer=f"rankscope {versions().get('rankscope', '')}, {time.perf_counter() - started:.0f} s on "
         f"{device_name('cpu')}.",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,15 +10,18 @@ from typing import Any
 import torch
 from torch import nn
 
-from rankscope._base.errors import CutPointError, DataError, ModelError, UsageError
+from rankscope._base.errors import CutPointError, DataError, ModelError, OutputError, UsageError
+from rankscope._base.progress import Progress
 from rankscope.features._inputs import first_bad_row
+from rankscope.features.cut_names import chosen_calls, cut_names, is_plain
 from rankscope.features.fingerprint import data_fingerprint, model_fingerprint, setting_fingerprint
 from rankscope.features.heads import find_head, linear_parts
 from rankscope.features.hooks import inference, record_outputs
 from rankscope.features.moments import CentredMoments
 from rankscope.features.reduction import Channels, Reduce, check_reduce, reduce_output
 from rankscope.features.shards import ShardStore
-from rankscope.features.sources import Batch, Skipped, as_dataset, batches
+from rankscope.features.sources import Batch, Skipped, as_dataset, batches, first_input
+from rankscope.slicing import CutPointsLike
 
 __all__ = ["Collection", "collect"]
 
@@ -62,6 +65,26 @@ class Collection:
     def __len__(self) -> int:
         return len(self.labels)
 
+    @classmethod
+    def load(cls, folder: str | Path) -> Collection:
+        """What ``collect`` left in a folder, without model or data.
+
+        Raises
+        ------
+        OutputError
+            No collection there, one that was never finished, or damaged files.
+        """
+        path = Path(folder)
+        store = ShardStore(path, ShardStore.read_manifest(path))
+        setting = json.loads(store.fingerprint["setting"])
+        run = _Run(store, store.whole(), setting["cut_points"], setting["reduce"], setting["channels"])
+        if not run.shard or run.after < run.total:
+            raise OutputError(
+                f"the collection in {path} is not finished ({run.after:,} of {run.total:,} samples); collect again "
+                "with the same arguments to go on"
+            )
+        return run.result(0)
+
     def to_dict(self) -> dict[str, Any]:
         """Plain values for JSON, without the tensors."""
         return {
@@ -93,7 +116,7 @@ def collect(
     model: nn.Module,
     data: Any,
     *,
-    cut_points: Sequence[str] = (),
+    cut_points: CutPointsLike | None = None,
     out: str | Path,
     head: str | None = None,
     reduce: Reduce = "pool",
@@ -101,6 +124,7 @@ def collect(
     shard_size: int = 10_000,
     batch_size: int = 64,
     num_workers: int = 0,
+    progress: Progress | None = None,
 ) -> Collection:
     """Stream ``data`` through ``model`` once; keep final features, logits, labels, and moments of the cut points.
 
@@ -113,8 +137,9 @@ def collect(
         A classifier whose final linear layer can be found (or is named by ``head``).
     data : Dataset, DataLoader (sequential), or pair of arrays (inputs, labels)
         Items are (input, label) pairs, or dictionaries with ``pixel_values`` and ``label``.
-    cut_points : sequence of str
-        Dotted module names whose moments are kept (8·d² bytes each, never the activations).
+    cut_points : "blocks", "paper", name, glob, or a list of names and globs, optional
+        Where moments are kept (8·d² bytes each, never the activations). Default: the blocks of the network (as in
+        ``jacobian_rank``) that are narrow enough for a covariance, if it has any; an empty list keeps none.
     out : path
         Folder for the shards.
     head : str, optional
@@ -125,6 +150,8 @@ def collect(
         Samples a shard, and so at most what an interruption costs; whole batches are kept together.
     batch_size, num_workers : int
         For the loader; a DataLoader brings its own.
+    progress : callable, optional
+        Called with (samples done, samples in all, text) after every batch.
 
     Raises
     ------
@@ -153,14 +180,16 @@ def collect(
     name, layer = find_head(model) if head is None else (head, dict(model.named_modules()).get(head))
     if layer is None:
         raise ModelError(f"{type(model).__name__} has no layer {head!r} to be the head")
+    cut_points = _cut_points(model, dataset, options, cut_points, reduce, channels)
     fingerprint = {
         "model": model_fingerprint(model),
         "data set": data_fingerprint(dataset),
-        "setting": setting_fingerprint(cut_points=list(cut_points), reduce=reduce, channels=channels, head=name),
+        "setting": setting_fingerprint(cut_points=cut_points, reduce=reduce, channels=channels, head=name),
     }
     store = ShardStore(Path(out), fingerprint)
     whole = store.open()
-    run = _Run(store, whole, list(cut_points), reduce, channels)
+    run = _Run(store, whole, cut_points, reduce, channels)
+    run.total = len(dataset)
     resumed = run.samples
     with inference(model) as device, record_outputs(model, cut_points, inputs_of=name) as outputs:
         loader = batches(dataset, run.after, batch_size=batch_size, num_workers=num_workers, options=options)
@@ -170,10 +199,42 @@ def collect(
                 made = model(batch.inputs.to(device))
                 run.add(batch, outputs, _logits(made), layer, name)
             run.skip(batch)
+            if progress is not None:
+                progress(run.after, run.total, "collecting")
             if run.pending >= shard_size:
-                run.flush()
-        run.flush()
-    return run.result(layer, resumed)
+                run.flush(layer)
+        run.flush(layer)
+    return run.result(resumed)
+
+
+def _cut_points(
+    model: nn.Module,
+    dataset: Any,
+    options: dict[str, Any],
+    wanted: CutPointsLike | None,
+    reduce: Reduce,
+    channels: Channels,
+) -> list[str]:
+    """Dotted names; without any wanted, the blocks of the network that are narrow enough for a covariance."""
+    if wanted is not None and not isinstance(wanted, str) and not wanted:
+        return []
+    if wanted is not None and is_plain(model, wanted):
+        return [wanted] if isinstance(wanted, str) else list(wanted)
+    x = first_input(dataset, options)
+    if x is None:  # told below, with the reasons, as data without a readable sample
+        return []
+    if wanted is not None:
+        return cut_names(model, x, wanted)
+    try:
+        calls = chosen_calls(model, x, "blocks")
+    except CutPointError:  # nothing that all information passes through: final features are there all the same
+        return []
+    widths = {
+        call.key[0]: reduce_output(torch.empty(call.shape, device="meta"), reduce, channels=channels).shape[1]
+        for call in calls
+        if len(call.shape) > 1
+    }
+    return [name for name, width in widths.items() if width <= _MOMENTS_LIMIT]
 
 
 def _logits(made: Any) -> torch.Tensor:
@@ -190,6 +251,8 @@ class _Run:
         self, store: ShardStore, whole: int, cut_points: list[str], reduce: Reduce, channels: Channels
     ) -> None:
         self.store, self.shard, self.cut_points = store, whole, cut_points
+        self.total = 0
+        self.head: tuple[torch.Tensor, torch.Tensor] | None = None
         self.reduce, self.channels = reduce, channels
         self.samples = self.after = self.pending = 0
         self.moments: dict[str, CentredMoments] = {}
@@ -199,10 +262,11 @@ class _Run:
             for index in range(whole):
                 tensors, notes = store.read(index)
                 self.samples += len(tensors["labels"])
-                self.after = int(notes["after"])
+                self.after, self.total = int(notes["after"]), int(notes["total"])
             self._restore(store.read_moments(whole - 1))
 
     def _restore(self, states: dict[str, torch.Tensor]) -> None:
+        self.head = states["<head>/weight"], states["<head>/bias"]
         for name in self.cut_points:
             moments = CentredMoments(len(states[f"{name}/mean"]), name=name)
             moments.merge_state({key: states[f"{name}/{key}"] for key in ("count", "mean", "scatter")})
@@ -274,33 +338,38 @@ class _Run:
         self._skipped += batch.skipped
         self.after = batch.after
 
-    def flush(self) -> None:
+    def flush(self, layer: nn.Module) -> None:
         """Write the open shard, if there is anything in it."""
-        if not self._open:
+        if self._open:
+            tensors = {key: torch.cat(values) for key, values in self._open.items()}
+        elif self._skipped and self.shard:  # the last samples of all were unreadable: a shard of none says so
+            tensors = {key: values[:0] for key, values in self.store.read(self.shard - 1)[0].items()}
+        else:
             return
-        tensors = {key: torch.cat(values) for key, values in self._open.items()}
         states = {
             f"{n}/{key}": getattr(m, key) for n, m in self.moments.items() for key in ("count", "mean", "scatter")
         }
-        notes = {"after": self.after, "skipped": [vars(one) for one in self._skipped]}
+        parts = linear_parts(layer, tensors["features"].shape[1])
+        assert parts is not None  # checked with the first batch
+        self.head = parts[0].cpu(), parts[1].cpu()
+        states |= {"<head>/weight": self.head[0], "<head>/bias": self.head[1]}
+        notes = {"after": self.after, "total": self.total, "skipped": [vars(one) for one in self._skipped]}
         self.store.append(self.shard, tensors, states, notes)
         self.shard += 1
         self.pending = 0
         self._open, self._skipped = {}, []
 
-    def result(self, layer: nn.Module, resumed: int) -> Collection:
-        if not self.shard:
+    def result(self, resumed: int) -> Collection:
+        if not self.shard or self.head is None:
             reasons = f"; the first: {self._skipped[0].name}: {self._skipped[0].reason}" if self._skipped else ""
             raise DataError(f"the data hold no readable sample ({len(self._skipped)} skipped{reasons})")
         read = [self.store.read(index) for index in range(self.shard)]
         joined = {key: torch.cat([tensors[key] for tensors, _ in read]) for key in read[0][0]}
         skipped = [Skipped(**one) for _, notes in read for one in notes["skipped"]] + self._skipped
-        parts = linear_parts(layer, joined["features"].shape[1])
-        assert parts is not None
         return Collection(
             **joined,
             moments=self.moments,
-            head=(parts[0].cpu(), parts[1].cpu()),
+            head=self.head,
             skipped=tuple(skipped),
             folder=self.store.folder,
             resumed=resumed,

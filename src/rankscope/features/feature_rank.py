@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -12,10 +13,12 @@ from torch import nn
 from rankscope._base.errors import CutPointError, DataError, UsageError
 from rankscope._base.provenance import device_name, versions
 from rankscope.features.accumulate import Accumulator, choose_accumulator, layer_features
+from rankscope.features.cut_names import cut_names
 from rankscope.features.feature_profile import FeatureProfile
 from rankscope.features.hooks import inference, record_outputs
 from rankscope.features.moments import CentredMoments
 from rankscope.features.reduction import Channels, Reduce, check_reduce, reduce_output
+from rankscope.slicing import CutPointsLike
 
 __all__ = ["feature_rank", "local_feature_rank"]
 
@@ -28,7 +31,7 @@ def feature_rank(
     source: Any,
     data: Any = None,
     *,
-    cut_points: Sequence[str] | None = None,
+    cut_points: CutPointsLike = "blocks",
     reduce: Reduce = "flatten",
     channels: Channels = "auto",
     samples: int | None = None,
@@ -43,8 +46,8 @@ def feature_rank(
         What to measure. Arrays are (N, …) with samples first.
     data : tensor, or iterable of batches (tensor, or a tuple that starts with one)
         Inputs, when ``source`` is a model. One pass is made.
-    cut_points : sequence of str
-        Dotted module names, when ``source`` is a model.
+    cut_points : "blocks", "paper", "all", name, glob, or a list of names and globs
+        When ``source`` is a model; as in ``jacobian_rank``. A module called several times gives its last output.
     reduce, channels
         How a feature map becomes rows: see ``reduce_output``.
     samples : int, optional
@@ -70,14 +73,18 @@ def feature_rank(
     check_reduce(reduce, channels)
     if isinstance(source, nn.Module):
         if data is None or not cut_points:
-            raise UsageError("a model needs data and cut_points (dotted module names) to be measured at")
+            raise UsageError("a model needs data, and cut_points (blocks, names or globs) to be measured at")
         batches, known = _batches(data, batch_size)
-        store = _Store(reduce, channels, samples or known, memory / len(cut_points))
-        with inference(source) as device, record_outputs(source, cut_points) as outputs:
-            for batch in batches:
+        first = next(batches, None)
+        if first is None:
+            raise DataError("the data hold no batch; give at least two samples")
+        names = cut_names(source, first[:1], cut_points)
+        store = _Store(reduce, channels, samples or known, memory / len(names))
+        with inference(source) as device, record_outputs(source, names) as outputs:
+            for batch in chain([first], batches):
                 outputs.clear()
                 source(batch.to(device))
-                _all_called(cut_points, outputs)
+                _all_called(names, outputs)
                 for name, output in outputs.items():
                     store.add(name, output, len(batch))
         return store.profile("feature_rank", {"device": device_name(device)})
@@ -105,7 +112,7 @@ def local_feature_rank(
     model: nn.Module,
     x: torch.Tensor,
     *,
-    cut_points: Sequence[str],
+    cut_points: CutPointsLike = "blocks",
     noise: float = 1e-3,
     samples: int = 5000,
     reduce: Reduce = "flatten",
@@ -131,15 +138,16 @@ def local_feature_rank(
     if x.ndim < 2 or len(x) != 1:
         raise DataError(f"x must be one input with a batch axis of length 1; this has shape {tuple(x.shape)}")
     generator = torch.Generator().manual_seed(seed)
-    store = _Store(reduce, channels, samples, memory / len(cut_points))
-    with inference(model) as device, record_outputs(model, cut_points) as outputs:
+    names = cut_names(model, x, cut_points)
+    store = _Store(reduce, channels, samples, memory / len(names))
+    with inference(model) as device, record_outputs(model, names) as outputs:
         for start in range(0, samples, batch_size):
             n = min(batch_size, samples - start)
             # one draw a sample: the noise does not depend on the batch size
             step = noise * torch.stack([torch.randn(x.shape[1:], generator=generator) for _ in range(n)])
             outputs.clear()
             model(x.to(device, torch.float32) + step.to(device))
-            _all_called(cut_points, outputs)
+            _all_called(names, outputs)
             for name, output in outputs.items():
                 store.add(name, output, n)
     return store.profile("local_feature_rank", {"device": device_name(device), "noise": noise, "seed": seed})
@@ -154,7 +162,14 @@ def _batches(data: Any, batch_size: int) -> tuple[Iterator[torch.Tensor], int | 
         raise DataError(f"data is a {type(data).__name__}; give a tensor or an iterable of batches")
     dataset = getattr(data, "dataset", None)
     known = len(dataset) if dataset is not None and hasattr(dataset, "__len__") else None
-    return (batch[0] if isinstance(batch, tuple | list) else batch for batch in data), known
+    return (_inputs(batch) for batch in data), known
+
+
+def _inputs(batch: Any) -> torch.Tensor:
+    made = batch[0] if isinstance(batch, tuple | list) else batch
+    if not isinstance(made, torch.Tensor):
+        raise DataError(f"a batch holds a {type(made).__name__} where its inputs should be a tensor")
+    return made
 
 
 def _all_called(cut_points: Sequence[str], outputs: Mapping[str, torch.Tensor]) -> None:

@@ -5,10 +5,13 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from torchmetrics import Metric
 
 from rankscope._base.errors import DataError, UsageError
 from rankscope.features._inputs import first_bad_row
+from rankscope.loading import ensure_torchvision
+
+ensure_torchvision()  # torchmetrics imports it, and dies beside a torch of another variant
+from torchmetrics import Metric  # noqa: E402
 
 __all__ = ["CentredMoments", "merge_moments"]
 

@@ -59,15 +59,20 @@ class ShardStore:
                     f"{self.folder} holds shards of another {part} ({stored.get(part)}; now "
                     f"{self.fingerprint.get(part)}); give another folder, or delete this one"
                 )
+        whole = self.whole()
+        for path in self.folder.iterdir():
+            keep = {manifest, *(self._shard(k) for k in range(whole)), self._moments(whole - 1)}
+            if path not in keep and path.name.startswith(("shard-", "moments-", ".part-")):
+                path.unlink()
+        return whole
+
+    def whole(self) -> int:
+        """Number of shards up to the last one whose moments are on disk too."""
         whole = 0
         for k in range(len(list(self.folder.glob("shard-*.safetensors")))):
             if not self._shard(k).exists():
                 break
             whole = k + 1 if self._moments(k).exists() else whole
-        for path in self.folder.iterdir():
-            keep = {manifest, *(self._shard(k) for k in range(whole)), self._moments(whole - 1)}
-            if path not in keep and path.name.startswith(("shard-", "moments-", ".part-")):
-                path.unlink()
         return whole
 
     @staticmethod

@@ -12,7 +12,7 @@ from torch.utils.data import DataLoader, Dataset, SequentialSampler, Subset, Ten
 
 from rankscope._base.errors import DataError, UsageError
 
-__all__ = ["Batch", "Skipped", "as_dataset", "batches"]
+__all__ = ["Batch", "Skipped", "as_dataset", "batches", "first_input"]
 
 
 @dataclass(frozen=True)
@@ -83,7 +83,7 @@ class _Guarded(Dataset[tuple[int, Any]]):
         try:
             return index, self.dataset[index]
         # what Pillow and torchvision raise for files that are cut off, empty or of another kind
-        except (OSError, SyntaxError, ValueError, EOFError, RuntimeError) as error:
+        except (OSError, SyntaxError, ValueError, EOFError, RuntimeError, DataError) as error:
             listed = getattr(self.dataset, "samples", None)
             name = str(listed[index][0]) if isinstance(listed, list) else f"sample {index}"
             return index, Skipped(index, name, f"{type(error).__name__}: {error}".split("\n")[0][:200])
@@ -113,6 +113,15 @@ def batches(dataset: Any, start: int, *, batch_size: int, num_workers: int, opti
         after += len(indices) + len(skipped)
         inputs, labels = _pair(content) if indices else (torch.zeros(0), torch.zeros(0, dtype=torch.int64))
         yield Batch(inputs, labels, torch.tensor(indices, dtype=torch.int64), tuple(skipped), after)
+
+
+def first_input(dataset: Any, options: dict[str, Any]) -> torch.Tensor | None:
+    """The first sample that can be read, (1, …); None where there is none."""
+    chosen = {"collate_fn": options["collate_fn"]} if "collate_fn" in options else {}
+    for batch in batches(dataset, 0, batch_size=1, num_workers=0, options=chosen):
+        if len(batch.indices):
+            return batch.inputs
+    return None
 
 
 def _pair(content: Any) -> tuple[torch.Tensor, torch.Tensor]:

@@ -19,13 +19,14 @@ __all__ = ["Page", "Section", "Table"]
 
 @dataclass(frozen=True)
 class Table:
-    """Cells of plain values; numbers are set flush right. ``folded`` tables open on demand."""
+    """Cells of plain values; numbers are set flush right. ``folded`` tables open on demand, ``search`` filters rows."""
 
     caption: str
     head: Sequence[str]
     rows: Sequence[Sequence[Any]]
     folded: bool = False
     note: str = ""
+    search: bool = False
 
     def cells(self) -> list[list[tuple[str, bool]]]:
         """Text of every cell, and whether it is a number."""
@@ -52,6 +53,11 @@ class Page:
     sections: Sequence[Section]
     lead: str = ""
     footer: str = ""
+
+    @property
+    def searchable(self) -> bool:
+        """Whether any table filters its rows, which takes a few lines of script in the page."""
+        return any(table.search for section in self.sections for table in section.tables)
 
     def html(self) -> str:
         """The page. Every text is escaped; figures alone are markup."""
