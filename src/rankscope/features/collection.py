@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -267,6 +268,9 @@ class _Run:
         self._flights: list[InFlight] = []
         self._rows: dict[str, list[torch.Tensor]] = {}
         self._head_checked = False
+        # beside a GPU, writing (and flushing to disk) goes on while the next shard is filled
+        self._writer = ThreadPoolExecutor(1)
+        self._writing: Future[None] | None = None
         self._skipped: list[Skipped] = []
         if whole:
             for index in range(whole):
@@ -373,12 +377,26 @@ class _Run:
         self.head = parts[0].cpu(), parts[1].cpu()
         states |= {"<head>/weight": self.head[0], "<head>/bias": self.head[1]}
         notes = {"after": self.after, "total": self.total, "skipped": [vars(one) for one in self._skipped]}
-        self.store.append(self.shard, tensors, states, notes)
+        self.wait_for_writing()
+        if any(state.device.type == "cuda" for state in states.values()):
+            # moments go on changing in place while the thread copies and writes them
+            states = {key: state.clone() for key, state in states.items()}
+            self._writing = self._writer.submit(self.store.append, self.shard, tensors, states, notes)
+        else:
+            self.store.append(self.shard, tensors, states, notes)
         self.shard += 1
         self.pending = 0
         self._open, self._skipped = {}, []
 
+    def wait_for_writing(self) -> None:
+        """Let the shard that is being written come to its end; raises what writing it raised."""
+        writing, self._writing = self._writing, None
+        if writing is not None:
+            writing.result()
+
     def result(self, resumed: int) -> Collection:
+        self.wait_for_writing()
+        self._writer.shutdown()
         if not self.shard or self.head is None:
             reasons = f"; the first: {self._skipped[0].name}: {self._skipped[0].reason}" if self._skipped else ""
             raise DataError(f"the data hold no readable sample ({len(self._skipped)} skipped{reasons})")

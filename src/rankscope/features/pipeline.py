@@ -68,13 +68,15 @@ def on_device(source: Iterable[Batch], device: torch.device) -> Iterator[Batch]:
             yield replace(batch, inputs=batch.inputs.to(device))
         return
     stream = torch.cuda.Stream(device)
+    stream.wait_stream(torch.cuda.current_stream(device))
     iterator = iter(source)
 
     def fetch() -> tuple[Batch, torch.cuda.Event] | None:
-        batch = next(iterator, None)
-        if batch is None:
-            return None
+        # all of it on the stream: a data set on the GPU must not wait for the forward pass either
         with torch.cuda.stream(stream):
+            batch = next(iterator, None)
+            if batch is None:
+                return None
             inputs = batch.inputs
             if inputs.device.type == "cpu" and not inputs.is_pinned():
                 inputs = inputs.pin_memory()
