@@ -394,3 +394,24 @@ def test_a_gpu_gives_what_the_cpu_gives(tmp_path, reduce):
     x[19] = torch.nan
     with pytest.raises(DataError, match="sample 19 holds a NaN"):
         collect(network().cuda(), (x, y), out=tmp_path / "nan", **options)
+
+
+@pytest.mark.parametrize("stop", [None, 33])
+def test_working_beside_a_device_changes_nothing(tmp_path, monkeypatch, stop):
+    options = {"cut_points": ["0"], "shard_size": 16, "batch_size": 8}
+    whole = collect(network(), Counting(data()), out=tmp_path / "whole", **options)
+    monkeypatch.setattr("rankscope.features.collection._works_beside", lambda device: True)
+    if stop is not None:
+        with pytest.raises(KeyboardInterrupt):
+            collect(network(), Counting(data(), stop), out=tmp_path / "a", **options)
+    found = collect(network(), Counting(data()), out=tmp_path / "a", **options)
+    assert found.resumed == (0 if stop is None else 32)
+    for name in ("features", "logits", "labels", "indices"):
+        assert torch.equal(getattr(found, name), getattr(whole, name))
+    torch.testing.assert_close(found.moments["0"].compute(), whole.moments["0"].compute(), rtol=1e-12, atol=1e-15)
+    assert Collection.load(tmp_path / "a").moments["0"].count == 50
+    x, y = data().tensors
+    x = x.clone()
+    x[49] = torch.nan
+    with pytest.raises(DataError, match="final features: sample 49 holds a NaN"):
+        collect(network(), (x, y), out=tmp_path / "nan", **options)

@@ -197,21 +197,25 @@ def collect(
     def reduced(output: torch.Tensor) -> torch.Tensor:
         return reduce_output(output, reduce, channels=channels)
 
-    with inference(model) as device, record_outputs(model, cut_points, inputs_of=name, reduced=reduced) as outputs:
-        loader = batches(dataset, run.after, batch_size=batch_size, num_workers=num_workers, options=options)
-        for batch in on_device(loader, device) if run.after < len(dataset) else ():
-            if len(batch.indices):
-                outputs.clear()
-                made = model(batch.inputs)
-                run.launch(batch, outputs, _logits(made), layer, name)
-            # a batch is looked at when the next one is on its way; on a CPU there is nothing to wait for
-            run.settle(waiting=1 if device.type == "cuda" else 0)
-            run.skip(batch)
-            if progress is not None:
-                progress(batch.after, run.total, "collecting")
-            if run.pending >= shard_size:
-                run.flush(layer)
-        run.flush(layer)
+    try:
+        with inference(model) as device, record_outputs(model, cut_points, inputs_of=name, reduced=reduced) as outputs:
+            run.beside = _works_beside(device)
+            loader = batches(dataset, run.after, batch_size=batch_size, num_workers=num_workers, options=options)
+            for batch in on_device(loader, device) if run.after < len(dataset) else ():
+                if len(batch.indices):
+                    outputs.clear()
+                    made = model(batch.inputs)
+                    run.launch(batch, outputs, _logits(made), layer, name)
+                # a batch is looked at when the next one is on its way; on a CPU there is nothing to wait for
+                run.settle(waiting=1 if run.beside else 0)
+                run.skip(batch)
+                if progress is not None:
+                    progress(batch.after, run.total, "collecting")
+                if run.pending >= shard_size:
+                    run.flush(layer, device)
+            run.flush(layer, device)
+    finally:
+        run.close()
     return run.result(resumed)
 
 
@@ -245,6 +249,11 @@ def _cut_points(
     return [name for name, width in widths.items() if width <= _MOMENTS_LIMIT]
 
 
+def _works_beside(device: torch.device) -> bool:
+    """Whether the device computes while the processor goes on."""
+    return device.type == "cuda"
+
+
 def _logits(made: Any) -> torch.Tensor:
     made = getattr(made, "logits", made)
     if not isinstance(made, torch.Tensor) or made.ndim != 2:
@@ -268,6 +277,7 @@ class _Run:
         self._flights: list[InFlight] = []
         self._rows: dict[str, list[torch.Tensor]] = {}
         self._head_checked = False
+        self.beside = False
         # beside a GPU, writing (and flushing to disk) goes on while the next shard is filled
         self._writer = ThreadPoolExecutor(1)
         self._writing: Future[None] | None = None
@@ -358,7 +368,7 @@ class _Run:
         self._skipped += batch.skipped
         self.after = batch.after
 
-    def flush(self, layer: nn.Module) -> None:
+    def flush(self, layer: nn.Module, device: torch.device) -> None:
         """Write the open shard, if there is anything in it."""
         self.settle()
         for name in self.cut_points:
@@ -378,15 +388,21 @@ class _Run:
         states |= {"<head>/weight": self.head[0], "<head>/bias": self.head[1]}
         notes = {"after": self.after, "total": self.total, "skipped": [vars(one) for one in self._skipped]}
         self.wait_for_writing()
-        if any(state.device.type == "cuda" for state in states.values()):
-            # moments go on changing in place while the thread copies and writes them
-            states = {key: state.clone() for key, state in states.items()}
-            self._writing = self._writer.submit(self.store.append, self.shard, tensors, states, notes)
+        if self.beside:
+            # moments go on changing in place: the thread writes copies, and waits for these
+            states = {key: state.to("cpu", non_blocking=True, copy=True) for key, state in states.items()}
+            copied = torch.cuda.current_stream(device).record_event() if device.type == "cuda" else None
+            self._writing = self._writer.submit(self._append, copied, self.shard, tensors, states, notes)
         else:
             self.store.append(self.shard, tensors, states, notes)
         self.shard += 1
         self.pending = 0
         self._open, self._skipped = {}, []
+
+    def _append(self, copied: Any, *shard: Any) -> None:
+        if copied is not None:
+            copied.synchronize()
+        self.store.append(*shard)
 
     def wait_for_writing(self) -> None:
         """Let the shard that is being written come to its end; raises what writing it raised."""
@@ -394,9 +410,12 @@ class _Run:
         if writing is not None:
             writing.result()
 
+    def close(self) -> None:
+        """Leave no thread writing, also after an error: the next run of the same folder must find it at rest."""
+        self._writer.shutdown(wait=True)
+
     def result(self, resumed: int) -> Collection:
         self.wait_for_writing()
-        self._writer.shutdown()
         if not self.shard or self.head is None:
             reasons = f"; the first: {self._skipped[0].name}: {self._skipped[0].reason}" if self._skipped else ""
             raise DataError(f"the data hold no readable sample ({len(self._skipped)} skipped{reasons})")
