@@ -371,6 +371,7 @@ class _Run:
     def flush(self, layer: nn.Module, device: torch.device) -> None:
         """Write the open shard, if there is anything in it."""
         self.settle()
+        self.wait_for_writing()
         for name in self.cut_points:
             self._accumulate(name)
         if self._open:
@@ -387,7 +388,6 @@ class _Run:
         self.head = parts[0].cpu(), parts[1].cpu()
         states |= {"<head>/weight": self.head[0], "<head>/bias": self.head[1]}
         notes = {"after": self.after, "total": self.total, "skipped": [vars(one) for one in self._skipped]}
-        self.wait_for_writing()
         if self.beside:
             # moments go on changing in place: the thread writes copies, and waits for these
             states = {key: state.to("cpu", non_blocking=True, copy=True) for key, state in states.items()}
