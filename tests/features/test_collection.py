@@ -415,3 +415,12 @@ def test_working_beside_a_device_changes_nothing(tmp_path, monkeypatch, stop):
     x[49] = torch.nan
     with pytest.raises(DataError, match="final features: sample 49 holds a NaN"):
         collect(network(), (x, y), out=tmp_path / "nan", **options)
+
+
+def test_tokens_have_no_default_cut_points(tmp_path):
+    net = nn.Sequential(nn.Embedding(7, 5), nn.Flatten(), nn.Linear(20, 3))
+    tokens, labels = torch.arange(48).reshape(12, 4) % 7, torch.arange(12) % 3
+    assert list(collect(net, (tokens, labels), out=tmp_path / "a").moments) == []
+    assert list(collect(net, (tokens, labels), cut_points=["1"], out=tmp_path / "b").moments) == ["1"]
+    with pytest.raises(CutPointError, match=r"int64 inputs do not have; name layers"):
+        collect(net, (tokens, labels), cut_points="blocks", out=tmp_path / "c")

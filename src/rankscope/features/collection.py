@@ -239,7 +239,8 @@ def _cut_points(
         return cut_names(model, x, wanted)
     try:
         calls = chosen_calls(model, x, "blocks")
-    except CutPointError:  # nothing that all information passes through: final features are there all the same
+    # no block, tokens, or a model that changes its modules as it runs: final features are there all the same
+    except (CutPointError, ModelError, KeyError):
         return []
     widths = {
         call.key[0]: reduce_output(torch.empty(call.shape, device="meta"), reduce, channels=channels).shape[1]
