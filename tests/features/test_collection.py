@@ -12,7 +12,8 @@ from torch import nn
 from torch.utils.data import DataLoader, Dataset, TensorDataset
 
 from rankscope._base.errors import CutPointError, DataError, ModelError, OutputError, UsageError
-from rankscope.features import Collection, classification_dimension, collect, feature_rank
+from rankscope.features import Collection, classification_dimension, collect, feature_rank, fingerprint
+from rankscope.features.reduction import reduce_output
 
 
 def network(seed=0):
@@ -321,3 +322,105 @@ def test_unreadable_last_samples_leave_a_finished_collection(tmp_path):
     assert [one.index for one in found.skipped] == [one.index for one in made.skipped] == [48, 49]
     assert torch.equal(found.features, made.features)
     assert len(found) == 48
+
+
+def test_large_arrays_are_told_apart_without_reading_all_of_them(monkeypatch):
+    x = torch.zeros(3_000_000)
+    assert fingerprint._digest(x) == fingerprint._digest(x.clone())
+    other = x.clone()
+    other[1_234_567] = 1  # between the pieces: its sum tells
+    assert fingerprint._digest(other) != fingerprint._digest(x)
+    monkeypatch.setattr(fingerprint, "_SUMMED", 0)
+    assert fingerprint._digest(torch.ones_like(x)) != fingerprint._digest(x)
+    assert fingerprint._digest(x[:-1]) != fingerprint._digest(x)
+    late = x.clone()
+    late[-1] = 1
+    assert fingerprint._digest(late) != fingerprint._digest(x)
+
+
+def test_nothing_is_copied_that_is_not_kept(tmp_path, monkeypatch):
+    """Feature maps are reduced as they come; of arrays not one sample is read alone."""
+    seen = []
+
+    def reduced(output, *args, **kwargs):
+        made = reduce_output(output, *args, **kwargs)
+        seen.append((output.shape, made.shape))
+        return made
+
+    monkeypatch.setattr("rankscope.features.collection.reduce_output", reduced)
+    dataset = data()
+    dataset_type = type(dataset)
+    monkeypatch.setattr(dataset_type, "__getitem__", lambda self, i: pytest.fail("a sample was read alone"))
+    collect(network(), dataset, cut_points=["0"], out=tmp_path, batch_size=25)
+    assert seen == [((25, 4, 6, 6), (25, 4))] * 2
+
+
+def test_rows_that_share_memory_with_the_map_are_kept_apart(tmp_path):
+    # the ReLU after it works in place
+    found = collect(network(), data(), cut_points=["0"], reduce="flatten", out=tmp_path)
+    with torch.no_grad():
+        rows = network()[0](data().tensors[0]).flatten(1)
+    np.testing.assert_allclose(
+        found.moments["0"].compute().numpy(), np.cov(rows.double().numpy().T), rtol=1e-3, atol=1e-6
+    )
+
+
+def test_finite_values_whose_sum_overflows_are_no_error(tmp_path):
+    class Huge(nn.Module):
+        def forward(self, x):
+            return 0 * x + 1e308
+
+    net = nn.Sequential(nn.Linear(4, 3), Huge(), nn.Linear(3, 3)).double()
+    with torch.no_grad():
+        net[2].weight.zero_()
+    x, y = torch.randn(40, 4, dtype=torch.float64), torch.arange(40) % 3
+    with pytest.raises(DataError, match="final features: sample 0"):  # kept in float32, where they are infinite
+        collect(net, (x, y), cut_points=["0"], out=tmp_path)
+
+
+@pytest.mark.cuda
+@pytest.mark.parametrize("reduce", ["pool", "positions", "flatten"])
+def test_a_gpu_gives_what_the_cpu_gives(tmp_path, reduce):
+    options = {"cut_points": ["0"], "reduce": reduce, "shard_size": 16, "batch_size": 8}
+    here = collect(network(), data(), out=tmp_path / "cpu", **options)
+    there = collect(network().cuda(), data(), out=tmp_path / "cuda", **options)
+    torch.testing.assert_close(there.features, here.features, rtol=1e-3, atol=1e-3)
+    assert torch.equal(there.labels, here.labels)
+    assert torch.equal(there.indices, here.indices)
+    torch.testing.assert_close(there.moments["0"].compute().cpu(), here.moments["0"].compute(), rtol=1e-2, atol=1e-3)
+    assert torch.equal(Collection.load(tmp_path / "cuda").features, there.features)
+    x, y = data().tensors
+    x = x.clone()
+    x[19] = torch.nan
+    with pytest.raises(DataError, match="sample 19 holds a NaN"):
+        collect(network().cuda(), (x, y), out=tmp_path / "nan", **options)
+
+
+@pytest.mark.parametrize("stop", [None, 33])
+def test_working_beside_a_device_changes_nothing(tmp_path, monkeypatch, stop):
+    options = {"cut_points": ["0"], "shard_size": 16, "batch_size": 8}
+    whole = collect(network(), Counting(data()), out=tmp_path / "whole", **options)
+    monkeypatch.setattr("rankscope.features.collection._works_beside", lambda device: True)
+    if stop is not None:
+        with pytest.raises(KeyboardInterrupt):
+            collect(network(), Counting(data(), stop), out=tmp_path / "a", **options)
+    found = collect(network(), Counting(data()), out=tmp_path / "a", **options)
+    assert found.resumed == (0 if stop is None else 32)
+    for name in ("features", "logits", "labels", "indices"):
+        assert torch.equal(getattr(found, name), getattr(whole, name))
+    torch.testing.assert_close(found.moments["0"].compute(), whole.moments["0"].compute(), rtol=1e-12, atol=1e-15)
+    assert Collection.load(tmp_path / "a").moments["0"].count == 50
+    x, y = data().tensors
+    x = x.clone()
+    x[49] = torch.nan
+    with pytest.raises(DataError, match="final features: sample 49 holds a NaN"):
+        collect(network(), (x, y), out=tmp_path / "nan", **options)
+
+
+def test_tokens_have_no_default_cut_points(tmp_path):
+    net = nn.Sequential(nn.Embedding(7, 5), nn.Flatten(), nn.Linear(20, 3))
+    tokens, labels = torch.arange(48).reshape(12, 4) % 7, torch.arange(12) % 3
+    assert list(collect(net, (tokens, labels), out=tmp_path / "a").moments) == []
+    assert list(collect(net, (tokens, labels), cut_points=["1"], out=tmp_path / "b").moments) == ["1"]
+    with pytest.raises(CutPointError, match=r"int64 inputs do not have; name layers"):
+        collect(net, (tokens, labels), cut_points="blocks", out=tmp_path / "c")

@@ -213,3 +213,13 @@ def test_reductions():
         reduce_output(x, channels="frist")
     with pytest.raises(DataError, match=r"shape \(3,\) has no features"):
         reduce_output(torch.zeros(3))
+
+
+def test_rows_known_to_be_finite_add_up_to_the_same():
+    rows = torch.randn(90, 5, generator=torch.Generator().manual_seed(3)) + 100
+    one, other = CentredMoments(5), CentredMoments(5)
+    for part in rows.split(17):
+        one.update(part)
+        other.add_checked(part)
+    assert torch.equal(one.compute(), other.compute())
+    assert torch.equal(other.scatter, other.scatter.T)

@@ -63,8 +63,8 @@ def run_demo(
 ) -> Demo:
     """Measure every section and write ``report.html``, ``demo.json`` and the profiles into ``out``.
 
-    ``digits``, ``patch`` and ``photographs_model`` make it smaller or larger; their defaults keep it under half a
-    minute on two CPU cores.
+    ``digits``, ``patch`` and ``photographs_model`` make it smaller or larger; their defaults keep it under a minute
+    on two CPU cores.
 
     Raises
     ------

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,12 +13,12 @@ from torch import nn
 
 from rankscope._base.errors import CutPointError, DataError, ModelError, OutputError, UsageError
 from rankscope._base.progress import Progress
-from rankscope.features._inputs import first_bad_row
 from rankscope.features.cut_names import chosen_calls, cut_names, is_plain
 from rankscope.features.fingerprint import data_fingerprint, model_fingerprint, setting_fingerprint
 from rankscope.features.heads import find_head, linear_parts
 from rankscope.features.hooks import inference, record_outputs
 from rankscope.features.moments import CentredMoments
+from rankscope.features.pipeline import InFlight, launch, on_device
 from rankscope.features.reduction import Channels, Reduce, check_reduce, reduce_output
 from rankscope.features.shards import ShardStore
 from rankscope.features.sources import Batch, Skipped, as_dataset, batches, first_input
@@ -25,6 +26,7 @@ from rankscope.slicing import CutPointsLike
 
 __all__ = ["Collection", "collect"]
 
+_HELD = 1 << 24  # entries of rows that wait for their product: 64 MB a layer
 _MOMENTS_LIMIT = 16_384  # widest layer whose covariance is kept while collecting: 2.1 GB
 
 
@@ -191,19 +193,29 @@ def collect(
     run = _Run(store, whole, cut_points, reduce, channels)
     run.total = len(dataset)
     resumed = run.samples
-    with inference(model) as device, record_outputs(model, cut_points, inputs_of=name) as outputs:
-        loader = batches(dataset, run.after, batch_size=batch_size, num_workers=num_workers, options=options)
-        for batch in loader if run.after < len(dataset) else ():
-            if len(batch.indices):
-                outputs.clear()
-                made = model(batch.inputs.to(device))
-                run.add(batch, outputs, _logits(made), layer, name)
-            run.skip(batch)
-            if progress is not None:
-                progress(run.after, run.total, "collecting")
-            if run.pending >= shard_size:
-                run.flush(layer)
-        run.flush(layer)
+
+    def reduced(output: torch.Tensor) -> torch.Tensor:
+        return reduce_output(output, reduce, channels=channels)
+
+    try:
+        with inference(model) as device, record_outputs(model, cut_points, inputs_of=name, reduced=reduced) as outputs:
+            run.beside = _works_beside(device)
+            loader = batches(dataset, run.after, batch_size=batch_size, num_workers=num_workers, options=options)
+            for batch in on_device(loader, device) if run.after < len(dataset) else ():
+                if len(batch.indices):
+                    outputs.clear()
+                    made = model(batch.inputs)
+                    run.launch(batch, outputs, _logits(made), layer, name)
+                # a batch is looked at when the next one is on its way; on a CPU there is nothing to wait for
+                run.settle(waiting=1 if run.beside else 0)
+                run.skip(batch)
+                if progress is not None:
+                    progress(batch.after, run.total, "collecting")
+                if run.pending >= shard_size:
+                    run.flush(layer, device)
+            run.flush(layer, device)
+    finally:
+        run.close()
     return run.result(resumed)
 
 
@@ -227,7 +239,8 @@ def _cut_points(
         return cut_names(model, x, wanted)
     try:
         calls = chosen_calls(model, x, "blocks")
-    except CutPointError:  # nothing that all information passes through: final features are there all the same
+    # no block, tokens, or a model that changes its modules as it runs: final features are there all the same
+    except (CutPointError, ModelError, KeyError):
         return []
     widths = {
         call.key[0]: reduce_output(torch.empty(call.shape, device="meta"), reduce, channels=channels).shape[1]
@@ -235,6 +248,11 @@ def _cut_points(
         if len(call.shape) > 1
     }
     return [name for name, width in widths.items() if width <= _MOMENTS_LIMIT]
+
+
+def _works_beside(device: torch.device) -> bool:
+    """Whether the device computes while the processor goes on."""
+    return device.type == "cuda"
 
 
 def _logits(made: Any) -> torch.Tensor:
@@ -257,6 +275,13 @@ class _Run:
         self.samples = self.after = self.pending = 0
         self.moments: dict[str, CentredMoments] = {}
         self._open: dict[str, list[torch.Tensor]] = {}
+        self._flights: list[InFlight] = []
+        self._rows: dict[str, list[torch.Tensor]] = {}
+        self._head_checked = False
+        self.beside = False
+        # beside a GPU, writing (and flushing to disk) goes on while the next shard is filled
+        self._writer = ThreadPoolExecutor(1)
+        self._writing: Future[None] | None = None
         self._skipped: list[Skipped] = []
         if whole:
             for index in range(whole):
@@ -272,9 +297,10 @@ class _Run:
             moments.merge_state({key: states[f"{name}/{key}"] for key in ("count", "mean", "scatter")})
             self.moments[name] = moments
 
-    def add(
+    def launch(
         self, batch: Batch, outputs: dict[str, torch.Tensor], logits: torch.Tensor, layer: nn.Module, head: str
     ) -> None:
+        """Take over what a forward pass left, without waiting for it."""
         missing = [name for name in (*self.cut_points, "<input>") if name not in outputs]
         if missing:
             what = f"the head {head!r}" if missing[0] == "<input>" else f"layer {missing[0]!r}"
@@ -283,42 +309,47 @@ class _Run:
         labels = batch.labels
         if labels.ndim != 1 or labels.is_floating_point() or len(labels) != len(features):
             raise DataError(f"labels are {labels.dtype} of shape {tuple(labels.shape)}; give one class index a sample")
-        bad = first_bad_row(features)
-        if bad is not None:
-            raise DataError(
-                f"final features: sample {int(batch.indices[bad])} holds a NaN or infinite value; look at that input, "
-                "or for an overflow in the layers before"
-            )
-        if self.pending == 0 and not self._open:
-            self._check_head(features, logits, layer, head)
-        for name in self.cut_points:
-            self._moment(name, outputs[name], batch.indices)
-        for key, value in (("features", features), ("logits", logits.float()), ("labels", labels.long())):
-            self._open.setdefault(key, []).append(value.detach().cpu())
-        self._open.setdefault("indices", []).append(batch.indices)
-        self.samples += len(labels)
-        self.pending += len(labels)
-
-    def _moment(self, name: str, output: torch.Tensor, indices: torch.Tensor) -> None:
-        rows = reduce_output(output, self.reduce, channels=self.channels)
-        bad = first_bad_row(rows)  # a mean over positions keeps a NaN
-        if bad is not None:
-            sample = int(indices[bad // (len(rows) // len(indices))])
-            raise DataError(
-                f"{name}: sample {sample} holds a NaN or infinite value; look at that input, or for an overflow in the "
-                "layers before"
-            )
-        width = rows.shape[1]
-        if name not in self.moments:
-            if width > _MOMENTS_LIMIT:
+        rows = {name: outputs[name] for name in self.cut_points}
+        for name, values in rows.items():
+            if values.shape[1] > _MOMENTS_LIMIT:
+                width = values.shape[1]
                 raise CutPointError(
                     f"{name}: {width:,} dimensions; a covariance would take {8 * width**2 / 1e9:,.1f} GB: use "
                     'reduce="pool" or "positions", or feature_rank(model, …), which sketches wide layers'
                 )
-            self.moments[name] = CentredMoments(width, name=name)
+        self._flights.append(launch(batch, rows, features, logits.float()))
+        if not self._head_checked:
+            self._flights[-1].check()  # a NaN is told as such, not as a head that does not fit
+            self._check_head(features, logits.float(), layer, head)
+            self._head_checked = True
+        self.pending += len(labels)
+
+    def settle(self, *, waiting: int = 0) -> None:
+        """Check and store what has been launched, all but the last ``waiting`` batches."""
+        while len(self._flights) > waiting:
+            flight = self._flights.pop(0)
+            flight.check()
+            for name, rows in flight.rows.items():
+                self._rows.setdefault(name, []).append(rows)
+                # one product for several batches, while what waits for it stays small
+                held = sum(len(part) for part in self._rows[name])
+                if held >= max(rows.shape[1], 1024) or held * rows.shape[1] > _HELD:
+                    self._accumulate(name)
+            values = {"features": flight.features, "logits": flight.logits, "labels": flight.batch.labels.long()}
+            for key, value in (values | {"indices": flight.batch.indices}).items():
+                self._open.setdefault(key, []).append(value)
+            self.samples += len(flight.batch.labels)
+
+    def _accumulate(self, name: str) -> None:
+        parts = self._rows.pop(name, [])
+        if not parts:
+            return
+        rows = torch.cat(parts) if len(parts) > 1 else parts[0]
+        if name not in self.moments:
+            self.moments[name] = CentredMoments(rows.shape[1], name=name)
         if self.moments[name].mean.device != rows.device:
             self.moments[name].to(rows.device)
-        self.moments[name].update(rows)
+        self.moments[name].add_checked(rows)
 
     @staticmethod
     def _check_head(features: torch.Tensor, logits: torch.Tensor, layer: nn.Module, head: str) -> None:
@@ -338,8 +369,12 @@ class _Run:
         self._skipped += batch.skipped
         self.after = batch.after
 
-    def flush(self, layer: nn.Module) -> None:
+    def flush(self, layer: nn.Module, device: torch.device) -> None:
         """Write the open shard, if there is anything in it."""
+        self.settle()
+        self.wait_for_writing()
+        for name in self.cut_points:
+            self._accumulate(name)
         if self._open:
             tensors = {key: torch.cat(values) for key, values in self._open.items()}
         elif self._skipped and self.shard:  # the last samples of all were unreadable: a shard of none says so
@@ -354,12 +389,34 @@ class _Run:
         self.head = parts[0].cpu(), parts[1].cpu()
         states |= {"<head>/weight": self.head[0], "<head>/bias": self.head[1]}
         notes = {"after": self.after, "total": self.total, "skipped": [vars(one) for one in self._skipped]}
-        self.store.append(self.shard, tensors, states, notes)
+        if self.beside:
+            # moments go on changing in place: the thread writes copies, and waits for these
+            states = {key: state.to("cpu", non_blocking=True, copy=True) for key, state in states.items()}
+            copied = torch.cuda.current_stream(device).record_event() if device.type == "cuda" else None
+            self._writing = self._writer.submit(self._append, copied, self.shard, tensors, states, notes)
+        else:
+            self.store.append(self.shard, tensors, states, notes)
         self.shard += 1
         self.pending = 0
         self._open, self._skipped = {}, []
 
+    def _append(self, copied: Any, *shard: Any) -> None:
+        if copied is not None:
+            copied.synchronize()
+        self.store.append(*shard)
+
+    def wait_for_writing(self) -> None:
+        """Let the shard that is being written come to its end; raises what writing it raised."""
+        writing, self._writing = self._writing, None
+        if writing is not None:
+            writing.result()
+
+    def close(self) -> None:
+        """Leave no thread writing, also after an error: the next run of the same folder must find it at rest."""
+        self._writer.shutdown(wait=True)
+
     def result(self, resumed: int) -> Collection:
+        self.wait_for_writing()
         if not self.shard or self.head is None:
             reasons = f"; the first: {self._skipped[0].name}: {self._skipped[0].reason}" if self._skipped else ""
             raise DataError(f"the data hold no readable sample ({len(self._skipped)} skipped{reasons})")

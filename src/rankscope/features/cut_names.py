@@ -25,12 +25,15 @@ def chosen_calls(model: nn.Module, x: torch.Tensor, wanted: CutPointsLike) -> li
     Raises
     ------
     CutPointError
-        A name that no module has or calls, or an earlier call of a module that is called several times.
+        A name that no module has or calls, an earlier call of a module that is called several times, or inputs that
+        are integers (tokens), of which there is no graph to read.
     """
+    if not x.is_floating_point():
+        raise CutPointError(f"blocks and globs are read off a graph that {x.dtype} inputs do not have; name layers")
     device = next((p.device for p in model.parameters()), torch.device("cpu"))
     dtype = next((p.dtype for p in model.parameters() if p.is_floating_point()), torch.float32)
     with inference(model):
-        found = trace(model, Sample(x.to(device, dtype if x.is_floating_point() else None), "the first sample"))
+        found = trace(model, Sample(x.to(device, dtype), "the first sample"))
     last = {call.key[0]: call for call in found.calls}
     calls = select(model, found, wanted)
     # a hook keeps the last output of a module: an earlier one cannot be meant by its number alone

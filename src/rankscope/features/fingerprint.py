@@ -12,6 +12,9 @@ from torch import nn
 
 __all__ = ["data_fingerprint", "model_fingerprint", "setting_fingerprint"]
 
+_WHOLE = 1 << 18  # bytes of a tensor that are all hashed
+_SUMMED = 1 << 28
+_PIECES, _PIECE = 256, 256  # pieces of a larger one at least, and entries in each
 _PROBES = 4  # samples of a data set without file names that are read for its digest
 
 
@@ -19,13 +22,35 @@ def _digest(*parts: Any) -> str:
     total = hashlib.blake2b(digest_size=8)
     for part in parts:
         if isinstance(part, torch.Tensor):
-            value = part.detach().cpu().contiguous()
-            total.update(f"{value.dtype}{tuple(value.shape)}".encode())
-            total.update(value.reshape(-1).view(torch.uint8).numpy().tobytes() if value.numel() else b"")
+            total.update(f"{part.dtype}{tuple(part.shape)}".encode())
+            total.update(_sampled(part.detach()))
         else:
             total.update(str(part).encode())
         total.update(b"\0")
     return total.hexdigest()
+
+
+def _sampled(value: torch.Tensor) -> bytes:
+    """All bytes of a small tensor; of a large one its sum as integers and pieces spread evenly over it.
+
+    The sum runs at the speed of memory and sees any single change; beyond ``_SUMMED`` bytes, where even that would show
+    beside a forward pass, pieces of at least every 4 MB are what is looked at.
+    """
+    size = value.numel() * value.element_size()
+    if not size:
+        return b""
+    if size <= _WHOLE:
+        return bytes(value.cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
+    flat = value.contiguous().reshape(-1)
+    whole = b""
+    if size <= _SUMMED:
+        kinds = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
+        integers = flat.view(kinds.get(value.element_size(), torch.uint8))
+        whole = str(int(integers.sum(dtype=torch.int64))).encode()
+    pieces = max(_PIECES, -(-size // 4_000_000))
+    starts = torch.linspace(0, len(flat) - _PIECE, pieces, dtype=torch.float64).long()
+    index = (starts[:, None] + torch.arange(_PIECE)).to(flat.device)
+    return whole + bytes(flat[index].cpu().reshape(-1).view(torch.uint8).numpy().data)
 
 
 def model_fingerprint(model: nn.Module) -> str:
@@ -49,8 +74,9 @@ def setting_fingerprint(**settings: Any) -> str:
 
 
 def data_fingerprint(dataset: Any) -> str:
-    """Kind, length and digest: of file names and labels where the data set lists them (``samples``), of all values for
-    arrays, and of a few samples otherwise (left out where reading them twice differs, as with augmentation).
+    """Kind, length and digest: of file names and labels where the data set lists them (``samples``), of the values of
+    arrays (in pieces where they are large), and of a few samples otherwise (left out where reading them twice differs,
+    as with augmentation).
     """
     kind, length = type(dataset).__name__, len(dataset)
     transform = repr(getattr(dataset, "transform", None))

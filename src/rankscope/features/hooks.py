@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -24,12 +24,17 @@ def _tensor(output: Any) -> torch.Tensor | None:
 
 @contextmanager
 def record_outputs(
-    model: nn.Module, names: Sequence[str], *, inputs_of: str | None = None
+    model: nn.Module,
+    names: Sequence[str],
+    *,
+    inputs_of: str | None = None,
+    reduced: Callable[[torch.Tensor], torch.Tensor] | None = None,
 ) -> Iterator[dict[str, torch.Tensor]]:
     """A dictionary that each forward pass fills with the outputs of the named modules, in the order of execution.
 
     ``inputs_of`` names a module whose *input* is kept too, under the key ``"<input>"``. Outputs are cloned, since the
-    next layer may work in place. A module called more than once keeps its last output.
+    next layer may work in place; with ``reduced`` its result is kept instead, cloned only where it shares memory with
+    the output: the feature map itself is then never copied. A module called more than once keeps its last output.
 
     Raises
     ------
@@ -49,7 +54,7 @@ def record_outputs(
             if tensor is None:
                 raise CutPointError(f"layer {name!r} returns {type(output).__name__}, in which there is no tensor")
             found.pop(name, None)
-            found[name] = tensor.detach().clone()
+            found[name] = _own(tensor.detach(), reduced)
 
         return hook
 
@@ -65,6 +70,14 @@ def record_outputs(
     finally:
         for handle in handles:
             handle.remove()
+
+
+def _own(tensor: torch.Tensor, reduced: Callable[[torch.Tensor], torch.Tensor] | None) -> torch.Tensor:
+    if reduced is None:
+        return tensor.clone()
+    made = reduced(tensor)
+    shared = made.untyped_storage().data_ptr() == tensor.untyped_storage().data_ptr()
+    return made.clone() if shared else made
 
 
 @contextmanager

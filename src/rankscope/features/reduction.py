@@ -46,4 +46,7 @@ def reduce_output(output: torch.Tensor, reduce: Reduce = "flatten", *, channels:
         return output.flatten(1)
     last = output.ndim == 3 if channels == "auto" else channels == "last"
     moved = output if last else output.movedim(1, -1)
-    return moved.flatten(1, -2).mean(1) if reduce == "pool" else moved.reshape(-1, moved.shape[-1])
+    if reduce == "positions":
+        return moved.reshape(-1, moved.shape[-1])
+    # half precision has too few digits for a mean over thousands of positions
+    return moved.flatten(1, -2).mean(1, dtype=torch.promote_types(moved.dtype, torch.float32))

@@ -50,7 +50,7 @@ def as_dataset(data: Any) -> tuple[Any, dict[str, Any]]:
         options = {
             "batch_size": data.batch_size,
             "num_workers": data.num_workers,
-            "collate_fn": data.collate_fn,
+            **({} if data.collate_fn is default_collate else {"collate_fn": data.collate_fn}),
             "pin_memory": data.pin_memory,
         }
         return data.dataset, options
@@ -101,9 +101,17 @@ class _Collate:
 
 def batches(dataset: Any, start: int, *, batch_size: int, num_workers: int, options: dict[str, Any]) -> Iterator[Batch]:
     """Batches from sample ``start`` on, in order; nothing before it is read again."""
+    size = options.get("batch_size") or batch_size
+    if type(dataset) is TensorDataset and len(dataset.tensors) == 2 and "collate_fn" not in options:
+        # slices of arrays: picking samples one by one and stacking them copies all of it, on one thread
+        inputs, labels = dataset.tensors
+        for a in range(start, len(dataset), size):
+            part = slice(a, min(a + size, len(dataset)))
+            yield Batch(inputs[part], labels[part].cpu(), torch.arange(part.start, part.stop), (), part.stop)
+        return
     loader = DataLoader(
         Subset(_Guarded(dataset), range(start, len(dataset))),
-        batch_size=options.get("batch_size") or batch_size,
+        batch_size=size,
         num_workers=options.get("num_workers", num_workers),
         pin_memory=options.get("pin_memory", False),
         collate_fn=_Collate(options.get("collate_fn", default_collate)),
