@@ -22,6 +22,7 @@ _DEFAULT = 4 * 2**30  # measured: larger chunks gain nothing on the networks of 
 # The largest operator's inputs and outputs, times what a forward-mode formula keeps alive at once (measured)
 _SAFETY = 3.0
 _SAFETY_LINEAR = 1.4
+_CONVOLUTION = 3.75  # cuDNN's workspace comes on top of a convolution's inputs and outputs (measured)
 
 
 def parse_budget(value: int | float | str | None, device: torch.device) -> int:
@@ -33,12 +34,12 @@ def parse_budget(value: int | float | str | None, device: torch.device) -> int:
     if value is None:
         return default_budget(device)
     if isinstance(value, str):
-        match = re.fullmatch(r"\s*([\d.]+)\s*([KMGT]?)i?B?\s*", value, re.IGNORECASE)
+        match = re.fullmatch(r"\s*(\d+\.?\d*|\.\d+)\s*([KMGT]?)i?B?\s*", value, re.IGNORECASE)
         if match is None:
             raise UsageError(f"memory budget {value!r} is not a size; write for instance '4GB'")
         value = float(match[1]) * _UNITS[match[2].upper()]
-    if not value > 0:
-        raise UsageError(f"memory budget is {value}; it must be positive")
+    if not 0 < value < float("inf"):
+        raise UsageError(f"memory budget is {value}; it must be positive and finite")
     return int(value)
 
 
@@ -52,21 +53,23 @@ def default_budget(device: torch.device) -> int:
 class _LargestOperator(TorchDispatchMode):
     """Remembers the largest sum of input and output bytes of one operator."""
 
-    def __init__(self) -> None:
+    def __init__(self, convolution: float) -> None:
         super().__init__()
-        self.bytes = 0
+        self.convolution = convolution
+        self.bytes = 0.0
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         out = func(*args, **(kwargs or {}))
         tensors = [t for t in tree_flatten((args, out))[0] if isinstance(t, Tensor)]
         if not func.is_view:
-            self.bytes = max(self.bytes, sum(t.numel() * t.element_size() for t in tensors))
+            used = sum(t.numel() * t.element_size() for t in tensors)
+            self.bytes = max(self.bytes, used * (self.convolution if "convolution" in str(func) else 1.0))
         return out
 
 
 def bytes_per_tangent(runner: Runner, sample: Sample, *, linear: bool) -> int:
     """Estimated workspace of one tangent, from the largest operator of one plain forward pass."""
-    with _LargestOperator() as seen:
+    with _LargestOperator(_CONVOLUTION if runner.device.type == "cuda" else 1.0) as seen:
         runner.outputs(sample, sample.x)
     return max(int((_SAFETY_LINEAR if linear else _SAFETY) * seen.bytes), 1)
 
