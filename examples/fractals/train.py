@@ -4,9 +4,9 @@
 
 No download: the images are made on the device between two steps. The clock sets the schedule (progress is the elapsed
 share of ``--minutes``), so a run ends on time with the rate at zero on any machine; ``--steps`` sets it by steps
-instead, which repeats exactly. Writes ``<out>/<model>.safetensors`` with the recipe, and prints one line of JSON. What is
-reported is the accuracy of the weights as written, in float32 arithmetic. Nothing is chosen on the test images: progress
-is watched on a third split.
+instead, which repeats exactly. Networks that take images of any size see them at half the side first, where a step costs
+a quarter. Writes ``<out>/<model>.safetensors`` with the recipe, and prints one line of JSON. What is reported is the
+accuracy of the weights as written. Nothing is chosen on the test images: progress is watched on a third split.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import contextlib
 import json
 import math
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -33,19 +33,23 @@ SMOOTHING = 0.1
 
 @dataclass(frozen=True)
 class Recipe:
-    """How one kind of network is trained; ``rate`` is for a batch of 512 and grows with its square root."""
+    """How one kind of network is trained.
+
+    ``rate`` is for a batch of 512 and grows with its square root; ``half`` is the share of the run at half the side.
+    """
 
     rate: float
     decay: float
     clip: float
     batch: int = 512
     channels_last: bool = False
+    half: float = 0.0
 
 
 RECIPES = {
-    "resnet18": Recipe(rate=2e-3, decay=0.05, clip=5.0, channels_last=True),
-    "resnet50": Recipe(rate=2e-3, decay=0.05, clip=5.0, batch=256, channels_last=True),
-    "vit_tiny_patch16_224": Recipe(rate=1.5e-3, decay=0.05, clip=1.0),
+    "resnet18": Recipe(rate=2e-3, decay=0.05, clip=5.0, channels_last=True, half=0.6),
+    "resnet50": Recipe(rate=2e-3, decay=0.05, clip=5.0, batch=256, channels_last=True, half=0.6),
+    "vit_tiny_patch16_224": Recipe(rate=1.2e-3, decay=0.05, clip=1.0, batch=1024, half=0.6),
     "gmixer_24_224": Recipe(rate=1e-3, decay=0.05, clip=1.0, batch=256),
     "resmlp_24_224": Recipe(rate=1e-3, decay=0.05, clip=1.0, batch=256),
     "swin_tiny_patch4_window7_224": Recipe(rate=1e-3, decay=0.05, clip=1.0, batch=256),
@@ -57,7 +61,9 @@ def build(name: str, *, classes: int, size: int) -> nn.Module:
     ensure_torchvision()
     import timm
 
-    sized = {} if name.startswith("resnet") or size == 224 else {"img_size": size}
+    sized: dict[str, object] = {} if name.startswith("resnet") or size == 224 else {"img_size": size}
+    if name.startswith("vit"):
+        sized["dynamic_img_size"] = True  # position embeddings are interpolated for images of another size
     return timm.create_model(name, pretrained=False, num_classes=classes, **sized)
 
 
@@ -115,6 +121,7 @@ def train(network: nn.Module, spec: FractalSpec, device: torch.device, recipe: R
     stepped = torch.compile(network) if given.compile else network
     layout = torch.channels_last if recipe.channels_last else torch.contiguous_format
     batches = FractalBatches(spec, recipe.batch, device=device)
+    smaller = FractalBatches(replace(spec, size=spec.size // 2), recipe.batch, device=device, split="train")
     bf16 = not given.float32
     network.train()
     run = Run()
@@ -128,7 +135,7 @@ def train(network: nn.Module, spec: FractalSpec, device: torch.device, recipe: R
         rate = peak * rate_at(progress)
         for group in optimizer.param_groups:
             group["lr"] = rate
-        images, labels = next(batches)
+        images, labels = next(smaller if progress < recipe.half else batches)
         with half_precision(device, on=bf16):
             logits = stepped(images.contiguous(memory_format=layout))
         loss = F.cross_entropy(logits.float(), labels, label_smoothing=SMOOTHING)
@@ -202,10 +209,11 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--minutes", type=float, default=2.5, help="length of the training; the schedule follows it")
     parser.add_argument("--steps", type=int, help="set the schedule by steps instead")
     parser.add_argument("--out", type=Path, default=Path("fractal-weights"), help="folder, or a .safetensors file")
-    parser.add_argument("--dtype", choices=["float32", "float16"], default="float16", help="of the written weights")
+    parser.add_argument("--dtype", choices=["float32", "float16"], default="float32", help="of the written weights")
     parser.add_argument("--device", default="auto")
     parser.add_argument("--seed", type=int, default=0, help="of the initial weights (the images have --data-seed)")
     parser.add_argument("--batch", type=int, help="default: 512, or 256 for the larger networks")
+    parser.add_argument("--half", type=float, help="share of the run at half the side; default: the recipe's")
     parser.add_argument("--rate", type=float, help="highest rate for a batch of 512")
     parser.add_argument("--optimizer", choices=["adamw", "sgd"], default="adamw")
     parser.add_argument("--compile", action="store_true", help="torch.compile the training step's network")
@@ -243,6 +251,7 @@ def main() -> None:
         clip=base.clip,
         batch=given.batch or base.batch,
         channels_last=base.channels_last,
+        half=base.half if given.half is None else given.half,
     )
     network = build(given.model, classes=spec.classes, size=spec.size).to(device)
     if recipe.channels_last:
@@ -265,7 +274,7 @@ def main() -> None:
     described = (
         f"{given.optimizer}, weight decay {5e-5 if given.optimizer == 'sgd' else recipe.decay}, highest rate "
         f"{recipe.rate * math.sqrt(recipe.batch / 512):.2e}, warm-up {WARM_UP:.0%} then cosine to 0, batch "
-        f"{recipe.batch}, gradient clipped at {recipe.clip}, label smoothing {SMOOTHING}, "
+        f"{recipe.batch}, gradient clipped at {recipe.clip}, label smoothing {SMOOTHING}, half the side for the first {recipe.half:.0%}, "
         f"{'float32' if given.float32 else 'bfloat16 autocast'}, schedule by {'steps' if given.steps else 'time'}"
     )
     record: dict[str, object] = {
