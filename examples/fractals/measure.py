@@ -58,7 +58,9 @@ def jacobian(
     """Partial Jacobian ranks of the paper's layers, on one test image each of ``images`` classes."""
     labels = torch.arange(images) * (spec.classes // images) % spec.classes
     pictures = fractal_images(spec, labels, torch.zeros_like(labels), split="test", device=device)
-    return rs.jacobian_rank(model, pictures, cut_points="paper", tolerance="paper", device=device, provenance={"model": title})
+    return rs.jacobian_rank(
+        model, pictures, cut_points="paper", tolerance="paper", device=device, provenance={"model": title}
+    )
 
 
 def rank_table(profiles: dict[str, rs.JacobianProfile]) -> pd.DataFrame:

@@ -109,13 +109,13 @@ class Run:
     first_step_seconds: float = 0.0
 
 
-def train(network: nn.Module, spec: FractalSpec, device: torch.device, recipe: Recipe, given: argparse.Namespace) -> Run:
+def train(
+    network: nn.Module, spec: FractalSpec, device: torch.device, recipe: Recipe, given: argparse.Namespace
+) -> Run:
     """Fit ``network`` in place."""
     peak = recipe.rate * math.sqrt(recipe.batch / 512)
     if given.optimizer == "sgd":
-        optimizer: torch.optim.Optimizer = torch.optim.SGD(
-            groups(network, 5e-5), lr=peak, momentum=0.9, nesterov=True
-        )
+        optimizer: torch.optim.Optimizer = torch.optim.SGD(groups(network, 5e-5), lr=peak, momentum=0.9, nesterov=True)
     else:
         optimizer = torch.optim.AdamW(groups(network, recipe.decay), lr=peak, fused=device.type == "cuda")
     stepped = torch.compile(network) if given.compile else network
