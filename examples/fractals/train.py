@@ -4,9 +4,9 @@
 
 No download: the images are made on the device between two steps. The clock sets the schedule (progress is the elapsed
 share of ``--minutes``), so a run ends on time with the rate at zero on any machine; ``--steps`` sets it by steps
-instead, which repeats exactly. Networks that take images of any size see them at half the side first, where a step costs
-a quarter. Writes ``<out>/<model>.safetensors`` with the recipe, and prints one line of JSON. What is reported is the
-accuracy of the weights as written. Nothing is chosen on the test images: progress is watched on a third split.
+instead, which repeats exactly. Networks that take images of any size see them at half the side first, where a step
+costs a quarter. Writes ``<out>/<model>.safetensors`` with the recipe, and prints one line of JSON. What is reported is
+the accuracy of the weights as written. Nothing is chosen on the test images: progress is watched on a third split.
 """
 
 from __future__ import annotations
@@ -274,7 +274,8 @@ def main() -> None:
     described = (
         f"{given.optimizer}, weight decay {5e-5 if given.optimizer == 'sgd' else recipe.decay}, highest rate "
         f"{recipe.rate * math.sqrt(recipe.batch / 512):.2e}, warm-up {WARM_UP:.0%} then cosine to 0, batch "
-        f"{recipe.batch}, gradient clipped at {recipe.clip}, label smoothing {SMOOTHING}, half the side for the first {recipe.half:.0%}, "
+        f"{recipe.batch}, gradient clipped at {recipe.clip}, label smoothing {SMOOTHING}, "
+        f"half the side for the first {recipe.half:.0%}, "
         f"{'float32' if given.float32 else 'bfloat16 autocast'}, schedule by {'steps' if given.steps else 'time'}"
     )
     record: dict[str, object] = {

@@ -205,7 +205,7 @@ def test_wrong_labels_splits_and_sizes_are_named():
         fractal_images(SPEC, one + 9, one)
     with pytest.raises(DataError, match="two vectors of one length"):
         fractal_images(SPEC, one, torch.zeros(2, dtype=torch.int64))
-    with pytest.raises(UsageError, match="split 'valid'.*validation"):
+    with pytest.raises(UsageError, match=r"split 'valid'.*validation"):
         fractal_images(SPEC, one, one, split="valid")
     with pytest.raises(UsageError, match="batch_size is 0"):
         FractalBatches(SPEC, 0)
