@@ -1,0 +1,99 @@
+"""Fig. 3 of the paper: what each component does to feature dimension and Jacobian rank."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from rankscope._base.errors import UsageError
+from rankscope._base.style import COLOURS, COLUMN_WIDTH, TEXT_WIDTH, figure_style, new_axes
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+    from rankscope.probes.remedies import RemedyResult
+    from rankscope.probes.result import ProbeResult
+
+__all__ = ["plot_probes", "plot_remedies"]
+
+_BARS = (
+    ("PCA dimension before", "dimension_before", 0, 0.45),
+    ("PCA dimension after", "dimension_after", 0, 1.0),
+    ("Jacobian rank before", "rank_before", 1, 0.45),
+    ("Jacobian rank after", "rank_after", 1, 1.0),
+)
+
+
+def plot_probes(results: Sequence[ProbeResult], *, ax: Axes | None = None) -> Axes:
+    """Grouped horizontal bars: PCA dimension and Jacobian rank, before (pale) and after (full colour).
+
+    Horizontal, because seventeen names in a column's width would have to stand on end. The dashed line is the sample
+    limit: no PCA dimension can pass it. Whiskers are bounds, where rounding leaves any doubt.
+    """
+    if not results:
+        raise UsageError("there is no probe to draw; give at least one result")
+    with figure_style():
+        if ax is None:
+            ax = new_axes(COLUMN_WIDTH, 0.75 + 0.32 * max(len(results), 3))
+        y = np.arange(len(results), dtype=float)
+        for place, (label, attribute, colour, alpha) in enumerate(_BARS):
+            estimates = [getattr(r, attribute) for r in results]
+            values = np.array([e.value for e in estimates], dtype=float)
+            where = y + (place - 1.5) * 0.2
+            ax.barh(where, values, height=0.19, color=COLOURS[colour], alpha=alpha, label=label, linewidth=0)
+            low = np.array([e.value - e.lower if e.certified else 0 for e in estimates], dtype=float)
+            high = np.array([e.upper - e.value if e.certified else 0 for e in estimates], dtype=float)
+            doubtful = (low + high) > 0
+            if doubtful.any():
+                ax.errorbar(
+                    values[doubtful],
+                    where[doubtful],
+                    xerr=[low[doubtful], high[doubtful]],
+                    fmt="none",
+                    ecolor="#000000",
+                    elinewidth=0.7,
+                    capsize=1.5,
+                )
+        limit = results[0].sample_limit
+        ax.axvline(limit, color="#000000", linestyle=(0, (4, 3)), linewidth=0.7, label=f"sample limit {limit:,}")
+        ax.set_yticks(y, [r.label for r in results])
+        ax.tick_params(axis="y", length=0)
+        ax.set_ylim(len(results) - 0.4, -0.6)
+        ax.set_xlim(left=0)
+        ax.set_xlabel(f"dimensions (tolerance {results[0].tolerance.name})")
+        ax.legend(loc="lower center", bbox_to_anchor=(0.4, 1.0), ncols=2, borderaxespad=0.3, columnspacing=1.0)
+    return ax
+
+
+def plot_remedies(result: RemedyResult, *, ax: Axes | None = None, quantity: str = "rank") -> Axes:
+    """One line a remedy over depth, its median over the seeds, the range as a band; quantity 'rank' or 'dimension'."""
+    if quantity not in ("rank", "dimension"):
+        raise UsageError(f"quantity is {quantity!r}; draw 'rank' or 'dimension'")
+    with figure_style():
+        if ax is None:
+            ax = new_axes(min(TEXT_WIDTH, COLUMN_WIDTH + 1.3), 2.5)
+        for i, curve in enumerate(result.curves):
+            values = np.array(curve.ranks if quantity == "rank" else curve.dimensions, dtype=float)
+            colour = COLOURS[i % len(COLOURS)]
+            ax.plot(
+                result.depths,
+                np.median(values, axis=0),
+                color=colour,
+                marker="os^vDP*X"[i % 8],
+                label=curve.label,
+                zorder=3,
+                clip_on=False,
+            )
+            if len(values) > 1:
+                ax.fill_between(
+                    result.depths, values.min(axis=0), values.max(axis=0), color=colour, alpha=0.2, linewidth=0
+                )
+        ax.set_xlabel("layers")
+        ax.set_ylabel("Jacobian rank" if quantity == "rank" else "PCA dimension")
+        ax.set_ylim(bottom=0, top=max(ax.get_ylim()[1], result.width * 1.04))
+        ax.set_xlim(left=0)
+        ax.set_title(f"{result.activation} chain, input width {result.width}", loc="left")
+        ax.legend(loc="center left", bbox_to_anchor=(1.01, 0.5))
+    return ax
