@@ -12,11 +12,16 @@ from typing import TYPE_CHECKING, Any
 
 __version__ = "0.1.0"
 
+# Public by their own name, such as rs.theory, and as slow to load as what they import.
+_PACKAGES = ("theory",)
 # Public name → the module it lives in. Loaded on first use, so that `import rankscope` costs little more than torch.
 _HOME = {
+    "ClassificationDimension": "rankscope.features",
     "CutPointError": "rankscope._base.errors",
     "DataError": "rankscope._base.errors",
+    "DependencyTable": "rankscope.dependencies",
     "DeviceError": "rankscope._base.errors",
+    "FeatureProfile": "rankscope.features",
     "JacobianProfile": "rankscope.jacobian",
     "LayerTable": "rankscope.slicing",
     "MeasurementError": "rankscope._base.errors",
@@ -29,14 +34,22 @@ _HOME = {
     "Spectrum": "rankscope.spectra",
     "Tolerance": "rankscope.spectra",
     "UsageError": "rankscope._base.errors",
+    "classification_dimension": "rankscope.features",
+    "collect": "rankscope.features",
+    "feature_rank": "rankscope.features",
+    "independence_deficit": "rankscope.dependencies",
     "jacobian_rank": "rankscope.jacobian",
     "layers": "rankscope.slicing",
+    "local_feature_rank": "rankscope.features",
 }
 
 __all__ = [
+    "ClassificationDimension",
     "CutPointError",
     "DataError",
+    "DependencyTable",
     "DeviceError",
+    "FeatureProfile",
     "JacobianProfile",
     "LayerTable",
     "MeasurementError",
@@ -49,8 +62,13 @@ __all__ = [
     "Spectrum",
     "Tolerance",
     "UsageError",
+    "classification_dimension",
+    "collect",
+    "feature_rank",
+    "independence_deficit",
     "jacobian_rank",
     "layers",
+    "local_feature_rank",
 ]
 
 if TYPE_CHECKING:
@@ -64,6 +82,15 @@ if TYPE_CHECKING:
         RankscopeError,
         UsageError,
     )
+    from rankscope.dependencies import DependencyTable, independence_deficit
+    from rankscope.features import (
+        ClassificationDimension,
+        FeatureProfile,
+        classification_dimension,
+        collect,
+        feature_rank,
+        local_feature_rank,
+    )
     from rankscope.jacobian import JacobianProfile, jacobian_rank
     from rankscope.slicing import LayerTable, Patch, Sketch, layers
     from rankscope.spectra import RankEstimate, Spectrum, Tolerance
@@ -72,8 +99,10 @@ if TYPE_CHECKING:
 def __getattr__(name: str) -> Any:
     if name in _HOME:
         return getattr(importlib.import_module(_HOME[name]), name)
+    if name in _PACKAGES:
+        return importlib.import_module(f"rankscope.{name}")
     raise AttributeError(f"module 'rankscope' has no attribute {name!r}")
 
 
 def __dir__() -> list[str]:
-    return sorted([*globals(), *_HOME])
+    return sorted({*globals(), *_HOME, *_PACKAGES})

@@ -118,7 +118,7 @@ FAULTS = [
 
 @pytest.mark.parametrize(("factory", "message"), FAULTS)
 def test_faults_name_file_and_line(file: Path, factory: str, message: str) -> None:
-    with pytest.raises(ModelError, match=message):
+    with pytest.raises((ModelError, UsageError), match=message):
         load_model(f"{file}:{factory}")
 
 
@@ -138,7 +138,7 @@ def test_class_count_without_a_parameter(file: Path) -> None:
 )
 def test_files_that_do_not_import(tmp_path: Path, text: str, message: str) -> None:
     (tmp_path / "net.py").write_text(text)
-    with pytest.raises(ModelError, match=message):
+    with pytest.raises((ModelError, UsageError), match=message):
         load_model(f"{tmp_path / 'net.py'}:f")
 
 

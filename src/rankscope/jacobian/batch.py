@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
+from rankscope._base.errors import MeasurementError
 from rankscope.jacobian.budget import bytes_per_tangent, chunk_for
-from rankscope.jacobian.checks import Reference, adjoint_error, lower_precision_inside
+from rankscope.jacobian.checks import Reference, adjoint_error, lower_precision_inside, secant_error
 from rankscope.jacobian.finish import Finished, Finisher
 from rankscope.jacobian.linearise import Linearised
 from rankscope.jacobian.methods import METHODS, Method, choose_method
@@ -22,6 +24,7 @@ __all__ = ["BatchMeasurer", "Settings", "join"]
 
 _PROBES = 6  # the certificate's bound fails with probability 10^-6
 _ADJOINT_LIMIT = 1e-3
+_SECANT_LIMIT = 0.05  # kinks within 1e-5 of the input's length stay far below
 _AGREE = 1e-4  # of a cut point's largest entry; a kink on the other side would show as far more
 _MOST_IMAGES = 64
 _SHARE = 4  # of the budget's J storage, images that share a sweep take at most a quarter
@@ -58,13 +61,14 @@ class BatchMeasurer:
         self.method: Method | None = None
         self.push: Push | None = None
         self.reference: Reference | None = None
+        self._exact_method: Method | None = None
         self.finisher = Finisher(settings.device, settings.dtype)
         self.linearised: Linearised | None = None
         self.difference = 0.0
         self.failed_methods: list[str] = []
         self.notes: list[str] = []
         self.adjoint: float | None = None
-        self.certificate = "not asked for"
+        self.certificate = "read from finished images" if settings.certify else "not asked for"
         self.chunk = 0
         self._batch: int | None = None
         self._chunks: dict[tuple[int, ...], int] = {}
@@ -91,15 +95,27 @@ class BatchMeasurer:
         generator = torch.Generator().manual_seed(0xF0)
         direction = torch.randn(sample.x.shape[1:], generator=generator).to(sample.x)
         self.runner.rows = [None] * len(self.calls)
-        self.method, out, self.failed_methods = choose_method(self.runner, sample, direction[None])
+
+        def refuse(method: Method, out: tuple[Tensor, ...]) -> str:
+            """Second derivatives of a custom backward can be zero without an error; reverse mode itself tells."""
+            if not method.twice:
+                return ""
+            with method.kernels():
+                error, where = adjoint_error(self.runner, sample, direction, out)
+            wrong = error is None or not error <= _ADJOINT_LIMIT
+            return (
+                f"disagrees with reverse mode at {where!r}: a backward formula is not differentiable" if wrong else ""
+            )
+
+        self.method, out, self.failed_methods = choose_method(self.runner, sample, direction[None], refuse)
         self.push = self.method
         replay = self.settings.device.type == "cuda" and not any(isinstance(v, Tensor) for v in sample.extra.values())
-        if self.method is METHODS[0]:
-            self._linearise(sample, direction, out, replay)
-        self.adjoint, where = adjoint_error(self.runner, sample, direction, out)
+        self._linearise(sample, direction, out, replay)
+        with self.method.kernels():
+            self.adjoint, where = adjoint_error(self.runner, sample, direction, out)
         if self.adjoint is None:
             self.notes.append(f"forward mode could not be checked against reverse mode: {where}")
-        elif self.adjoint > _ADJOINT_LIMIT:
+        elif not self.adjoint <= _ADJOINT_LIMIT:
             self.notes.append(
                 f"forward and reverse mode disagree by {self.adjoint:.1%} at {where!r}: an operator has a wrong "
                 "derivative, or a tensor leaves the computation; do not trust layers from there on"
@@ -107,12 +123,13 @@ class BatchMeasurer:
         if self.exact is not None:
             self._check_exact(sample)
         if self.exact is not None:
-            replay = replay and self.method is METHODS[0]
-            self.reference = Reference(self.runner, self.exact, self.method, replay=replay)
+            self.reference = self._reference(sample, replay)
+        self._check_secant(sample, direction, out)
 
     def _linearise(self, sample: Sample, direction: Tensor, expected: tuple[Tensor, ...], replay: bool) -> None:
         """Take the faster path where it gives what the plain one gave; say why where it does not."""
-        fast = Linearised(self.runner, replay=replay)
+        assert self.method is not None
+        fast = Linearised(self.runner, self.method, replay=replay)
         try:
             found = fast(self.runner, sample, direction[None])
         except Exception as error:  # tracing runs the model's own code, which may raise anything
@@ -122,11 +139,17 @@ class BatchMeasurer:
         self.difference = max((_relative(a, b) for a, b in zip(found, expected, strict=True)), default=0.0)
         if not self.difference <= _AGREE * (1 if self.settings.dtype == torch.float32 else 1e-7):
             self.failed_methods.append(
-                f"linearised network: differs from {METHODS[0].name} by {self.difference:.1e} of the largest entry"
+                f"linearised network: differs from {self.method.name} by {self.difference:.1e} of the largest entry"
             )
             return
         self.linearised = fast
         self.push = fast
+
+    def _give_up_linearised(self, error: BaseException) -> None:
+        """A rule that worked on the first image may not on this one: the plain way does."""
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        self.failed_methods.append(f"linearised network, on a later image: {reason[:200]}")
+        self.linearised, self.push = None, self.method
 
     def _check_exact(self, sample: Sample) -> None:
         assert self.exact is not None
@@ -135,7 +158,8 @@ class BatchMeasurer:
             with self.exact.hooked():
                 one = sample.to(self.settings.device, self.exact.dtype)
                 narrow = lower_precision_inside(self.exact, one) if not down else False
-        except (RuntimeError, TypeError, ValueError) as error:
+                self._exact_method = self._works_in(self.exact, one)
+        except (RuntimeError, TypeError, ValueError, MeasurementError) as error:
             reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
             self.notes.append(f"no float64 reference, so no rank is certified: {reason}")
             self.certificate = "none: the model does not run in float64"
@@ -151,6 +175,39 @@ class BatchMeasurer:
         else:
             self.certificate = "6 float64 probes; each bound fails with probability 1e-6"
 
+    def _check_secant(self, sample: Sample, direction: Tensor, out: tuple[Tensor, ...]) -> None:
+        """Whether the derivative is the function's own: with a float64 forward pass at hand, two more tell."""
+        runner = self.runner if self.settings.dtype == torch.float64 else self.exact
+        if runner is None:
+            return
+        one = sample.to(self.settings.device, torch.float64)
+        with nullcontext() if runner is self.runner else runner.hooked():
+            if lower_precision_inside(runner, one):
+                return  # its rounding drowns a small step
+            error, where = secant_error(runner, one, direction, out)
+        if error > _SECANT_LIMIT:
+            self.notes.append(
+                f"the outputs at {where!r} change by {error:.0%} otherwise than their derivative says: a tensor leaves "
+                "the computation (detach, .data, numpy, rounding) and counts as a constant from there on"
+            )
+
+    def _works_in(self, exact: Runner, sample: Sample) -> Method:
+        """How to push tangents in the other precision: the plain way where it works there too (kernels differ)."""
+        assert self.method is not None
+        direction = torch.ones_like(sample.x[:1])
+        exact.rows = [None] * len(self.calls)
+        try:
+            self.method(exact, sample, direction)
+        except (RuntimeError, TypeError, ValueError):
+            return choose_method(exact, sample, direction)[0]
+        return self.method
+
+    def _reference(self, sample: Sample, replay: bool) -> Reference:
+        assert self.exact is not None
+        assert self._exact_method is not None
+        replay = replay and self._exact_method is METHODS[0]
+        return Reference(self.runner, self.exact, self._exact_method, replay=replay)
+
     def _shared(self, sample: Sample) -> int:
         if any(isinstance(v, Tensor) for v in sample.extra.values()):
             return 1
@@ -158,19 +215,25 @@ class BatchMeasurer:
         single = self.runner.outputs(sample, sample.x)
         row = self.settings.columns.count(tuple(sample.x.shape[1:])) * sample.x.element_size()
         stored = sum(o.numel() for o in single) * row
-        fits = self.settings.budget // _SHARE // max(stored, 1)
+        fits = min(
+            self.settings.budget // _SHARE // max(stored, 1),
+            self.settings.budget
+            // 2
+            // bytes_per_tangent(self.runner, sample, linear=False),  # one tangent of every image
+        )
         if fits < 2 or any(c.shape[:1] != (1,) for c in self.calls):
             return 1
         pair = replace(sample, x=torch.cat([sample.x, torch.flip(sample.x, [-1]) * 0.5]))
         try:
             double = self.runner.outputs(pair, pair.x)
+            other = self.runner.outputs(sample, pair.x[1:])
         except (RuntimeError, ValueError, TypeError):
             return 1
-        for a, b in zip(single, double, strict=True):
-            if b.numel() != 2 * a.numel():
+        for a, b, both in zip(single, other, double, strict=True):
+            apart = torch.cat([a, b])
+            if both.shape != apart.shape:
                 return 1
-            scale = float(a.abs().max()) or 1.0
-            if float((a - b[: len(a)]).abs().max()) > 1e-4 * scale:
+            if both.numel() and float((apart - both).abs().max()) > 1e-4 * (float(apart.abs().max()) or 1.0):
                 return 1  # images of one batch change each other
         return int(min(fits, _MOST_IMAGES))
 
@@ -185,7 +248,14 @@ class BatchMeasurer:
             if self.reference is not None:
                 generator = torch.Generator().manual_seed(0xCE27)
                 probes = torch.randn(_PROBES, sweep.count, generator=generator, dtype=torch.float64)
-            result = sweep.run(sample, probes)
+            try:
+                result = sweep.run(sample, probes)
+            except (RuntimeError, TypeError, ValueError) as error:
+                if self.linearised is None or isinstance(error, torch.OutOfMemoryError):
+                    raise
+                self._give_up_linearised(error)
+                sweep = self._sweep(sample)
+                result = sweep.run(sample, probes)
         lengths = flips = None
         if self.reference is not None and probes is not None:
             lengths, flips = self.reference.lengths(sample, sweep, result, probes)

@@ -12,12 +12,18 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from rankscope._base.errors import OutputError
+from rankscope._base.errors import DataError, OutputError
 from rankscope.jacobian.profile_files import make_folder, write_whole
-from rankscope.slicing import Columns, ModuleCall
+from rankscope.slicing import Columns, ModuleCall, Sample
 from rankscope.spectra import Spectrum
 
 __all__ = ["Checkpoint"]
+
+
+def _image(sample: Sample) -> str:
+    """All that the model is called with."""
+    rest = {k: v if not isinstance(v, Tensor) else _digest([v]) for k, v in sorted(sample.extra.items())}
+    return _digest([sample.x]) + hashlib.sha256(repr((sample.keyword, rest)).encode()).hexdigest()
 
 
 def _digest(tensors: Sequence[Tensor]) -> str:
@@ -54,7 +60,7 @@ class Checkpoint:
             "background": background,
             "dtype": str(dtype),
             "certify": certify,
-            "model": type(model).__name__,
+            "model": repr(model),  # two activations have the same weights
             "weights": weights,
         }
         key = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()
@@ -64,7 +70,7 @@ class Checkpoint:
         assert self.folder is not None
         return self.folder / f"image-{index:06d}.safetensors"
 
-    def write(self, index: int, x: Tensor, row: Sequence[Spectrum | None], kinks: int) -> None:
+    def write(self, index: int, sample: Sample, row: Sequence[Spectrum | None], kinks: int) -> None:
         """Keep one image's spectra."""
         if self.folder is None:
             return
@@ -79,10 +85,10 @@ class Checkpoint:
             about["spectra"].append([*s.shape, s.dtype])
             arrays[f"{k}"] = np.array(s.singular_values)
             arrays[f"{k}.error"] = np.array([s.error_bound, s.square_error])
-        metadata = {"key": self.key, "image": _digest([x]), "about": json.dumps(about)}
+        metadata = {"key": self.key, "image": _image(sample), "about": json.dumps(about)}
         write_whole(self._file(index), save(arrays, metadata=metadata))
 
-    def read(self, index: int, x: Tensor) -> tuple[list[Spectrum | None], int] | None:
+    def read(self, index: int, sample: Sample) -> tuple[list[Spectrum | None], int] | None:
         """One image's spectra, or ``None`` where there are none for these settings, this model and this image."""
         if self.folder is None or not self._file(index).exists():
             return None
@@ -91,7 +97,7 @@ class Checkpoint:
         try:
             with safe_open(self._file(index), framework="numpy") as file:
                 metadata = file.metadata() or {}
-                if metadata.get("key") != self.key or metadata.get("image") != _digest([x]):
+                if metadata.get("key") != self.key or metadata.get("image") != _image(sample):
                     return None
                 about = json.loads(metadata["about"])
                 row: list[Spectrum | None] = []
@@ -101,6 +107,6 @@ class Checkpoint:
                         continue
                     error, square = (float(v) for v in file.get_tensor(f"{k}.error"))
                     row.append(Spectrum(file.get_tensor(f"{k}"), (entry[0], entry[1]), entry[2], error, square))
-        except (SafetensorError, KeyError) as error:
+        except (SafetensorError, KeyError, ValueError, TypeError, DataError) as error:
             raise OutputError(f"{str(self._file(index))!r} is damaged ({error}); delete it and run again") from error
         return row, int(about["kinks"])

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -17,7 +17,7 @@ __all__ = ["plot_profile"]
 
 
 def plot_profile(profile: JacobianProfile, *, ax: Axes | None = None, label: str | None = None) -> Axes:
-    """Function rank (line), range over the images (band), certified bounds (whiskers), rises (rings), depth downwards.
+    """Function rank (line), median (dashed), range over the images (band), certified bounds (whiskers), rises (rings).
 
     Draw a second profile into the same axes to compare; both need the same cut points.
     """
@@ -35,9 +35,9 @@ def plot_profile(profile: JacobianProfile, *, ax: Axes | None = None, label: str
         (line,) = ax.plot(x, top, marker=marker, color=colour, label=text, zorder=3, clip_on=False)
         line.set_gid("function rank")
         if len(profile.images) > 1:
-            ax.fill_between(
-                x, low, top, color=colour, alpha=0.18, linewidth=0, label=f"range over {len(profile.images)} inputs"
-            )
+            middle = np.array([r["rank"]["median"] for r in rows], dtype=float)
+            ax.fill_between(x, low, top, color=colour, alpha=0.16, linewidth=0)
+            ax.plot(x, middle, color=colour, linestyle=(0, (4, 2)), linewidth=0.9, zorder=2)
         certified = [r["certified"] for r in rows]
         if any(certified):
             lower = np.array([r["function_rank"]["lower"] for r in rows], dtype=float)
@@ -46,28 +46,36 @@ def plot_profile(profile: JacobianProfile, *, ax: Axes | None = None, label: str
             ax.errorbar(x, top, yerr=error, fmt="none", ecolor=colour, elinewidth=0.9, capsize=2, zorder=2)
         rising = [i for i, r in enumerate(rows) if r["rises_by"]]
         if rising:
-            ax.scatter(
-                x[rising], top[rising], s=60, facecolors="none", edgecolors="#000000", linewidths=0.9, zorder=4,
-                label="rank rises with depth",
-            )  # fmt: skip
+            ax.scatter(x[rising], top[rising], s=60, facecolors="none", edgecolors="#000000", linewidths=0.9, zorder=4)
         branches = [i for i, r in enumerate(rows) if not r["true_cut"]]
         if branches:
-            ax.scatter(
-                x[branches],
-                top[branches],
-                marker="x",
-                s=22,
-                color="#000000",
-                zorder=5,
-                linewidths=0.9,
-                label="in a branch",
-            )
+            ax.scatter(x[branches], top[branches], marker="x", s=22, color="#000000", zorder=5, linewidths=0.9)
         ax.set_xticks(x, [r["name"] for r in rows], rotation=60, ha="right", rotation_mode="anchor")
         ax.set_xlim(-0.4, len(rows) - 0.6)
         ax.set_ylim(bottom=0, top=max(ax.get_ylim()[1], float(top.max(initial=1)) * 1.06))
         ax.set_xlabel("sub-network, from the input to")
         ax.set_ylabel("Jacobian rank")
-        if len(ax.get_legend_handles_labels()[0]) > 1 or label:
-            ax.legend(loc="best")
+        _legend(ax, len(profile.images), rising=bool(rising), branches=bool(branches))
         ax.set_title(f"{profile.columns}, tolerance {profile.tolerance.name}", loc="left")
     return ax
+
+
+def _legend(ax: Axes, images: int, *, rising: bool, branches: bool) -> None:
+    """One entry a profile; what means the same in every colour is explained once, in grey."""
+    from matplotlib.lines import Line2D
+    from matplotlib.patches import Patch
+
+    handles: list[Any] = [line for line in ax.lines if line.get_gid() == "function rank"]
+    earlier = ax.get_legend()
+    known = {text.get_text() for text in earlier.get_texts()} if earlier is not None else set()
+    grey = "#777777"
+    if images > 1 or "median" in known:
+        handles.append(Line2D([], [], color=grey, linestyle=(0, (4, 2)), linewidth=0.9, label="median"))
+        handles.append(Patch(color=grey, alpha=0.3, linewidth=0, label="range over inputs"))
+    if rising or "rises with depth" in known:
+        ring = Line2D([], [], linestyle="none", marker="o", markersize=7, label="rises with depth")
+        ring.set(markerfacecolor="none", markeredgecolor="#000000")
+        handles.append(ring)
+    if branches or "in a branch" in known:
+        handles.append(Line2D([], [], linestyle="none", marker="x", color="#000000", label="in a branch"))
+    ax.legend(handles=handles, loc="best", handlelength=1.8)

@@ -129,12 +129,8 @@ def _eigenvalues(grams: list[Tensor]) -> list[Tensor | None]:
 
 
 def _host_eigenvalues(gram: Tensor) -> Tensor | None:
-    """The same for one matrix on one processor core; scipy lets other threads run meanwhile."""
-    from scipy.linalg import eigh
-
+    """The same for one matrix on one processor core; numpy lets other threads run meanwhile, scipy does not."""
     matrix = gram.numpy()
     if not np.isfinite(matrix.diagonal()).all():
         return None
-    if not len(matrix):
-        return torch.zeros(0, dtype=torch.float64)
-    return torch.from_numpy(eigh(matrix, eigvals_only=True, overwrite_a=True, check_finite=False, driver="ev"))
+    return torch.from_numpy(np.linalg.eigvalsh(matrix)) if len(matrix) else torch.zeros(0, dtype=torch.float64)

@@ -8,7 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor, fx
 
-from rankscope.jacobian.rules import Push, convolution_push
+from rankscope.jacobian.layer_rules import convolution_push
+from rankscope.jacobian.moving_rules import Push
 
 __all__ = ["fold_normalisation"]
 

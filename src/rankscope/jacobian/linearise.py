@@ -23,6 +23,7 @@ from torch.fx.experimental.proxy_tensor import make_fx
 
 from rankscope.jacobian.folding import fold_normalisation
 from rankscope.jacobian.graphs import record
+from rankscope.jacobian.methods import METHODS, Method
 from rankscope.jacobian.rules import Push, rule_for
 from rankscope.jacobian.runner import Runner
 from rankscope.slicing import Sample
@@ -49,11 +50,21 @@ class TracedNetwork:
         def run(x: Tensor) -> tuple[Tensor, ...]:
             return runner.outputs(sample, x)
 
-        self.module = make_fx(functionalize(run, remove="mutations"))(sample.x)
+        # values of constants may be read (a mask that is all ones, say); values of the input are refused below
+        self.module = make_fx(functionalize(run, remove="mutations"), _error_on_data_dependent_ops=False)(sample.x)
+        self._refuse_read_values()
+        if any(_writes(n.target) for n in self._nodes("call_function")):
+            # written by an operator's own decomposition, which ran below the first pass
+            self.module = make_fx(functionalize(self.module, remove="mutations"), _error_on_data_dependent_ops=False)(
+                sample.x
+            )
+        self._replace_in_place()
         self.module.graph.eliminate_dead_code()
         self.constants = {n.name: _attribute(self.module, str(n.target)) for n in self._nodes("get_attr")}
         self.nodes = list(self.module.graph.nodes)
-        self.input = next(n for n in self.nodes if n.op == "placeholder")
+        written = [n for n in self._nodes("call_function") if _writes(n.target)]
+        if written:  # the rules never look at what an operator writes into its arguments
+            raise NotImplementedError(f"{written[0].target} stays in place after functionalisation")
         self.outputs = [str(a) for a in next(n for n in self.nodes if n.op == "output").args[0]]
         self.depends = self._depends()
         self.folded = fold_normalisation(self.nodes, self.constants, self.depends)
@@ -62,9 +73,41 @@ class TracedNetwork:
     def _nodes(self, op: str) -> list[fx.Node]:
         return [n for n in self.module.graph.nodes if n.op == op]
 
+    @property
+    def input(self) -> fx.Node:
+        return self._nodes("placeholder")[0]
+
+    def _refuse_read_values(self) -> None:
+        """A number that the model's Python code reads is fixed in the trace: it must not depend on the input."""
+        depends = self._depends()
+        for node in self._nodes("call_function"):
+            tags = getattr(node.target, "tags", ())
+            if torch.Tag.data_dependent_output in tags and any(n.name in depends for n in node.all_input_nodes):
+                raise NotImplementedError(f"the model reads a value that depends on the input ({node.target})")
+
+    def _replace_in_place(self) -> None:
+        """Composite operators (recurrent cells) write in place below functionalisation: take the functional twin.
+
+        Only where nothing reads the overwritten value afterwards; what remains is seen when the paths are compared.
+        """
+        position = {n: i for i, n in enumerate(self.module.graph.nodes)}
+        for node in self._nodes("call_function"):
+            target = node.target
+            if not isinstance(target, torch._ops.OpOverload) or not target._schema.is_mutable:
+                continue
+            written = node.args[0] if node.args else None
+            twin = getattr(torch.ops.aten, target._opname.removesuffix("_"), None)
+            if (
+                target._opname.endswith("_")
+                and isinstance(written, fx.Node)
+                and all(position[user] <= position[node] for user in written.users)
+                and target._overloadname in (twin.overloads() if twin is not None else ())
+            ):
+                node.target = getattr(twin, target._overloadname)
+
     def _depends(self) -> set[str]:
         found = {self.input.name}
-        for node in self.nodes:
+        for node in self.module.graph.nodes:
             if any(n.name in found for n in node.all_input_nodes):
                 found.add(node.name)
         return found
@@ -158,10 +201,32 @@ def _overlaps_itself(tensor: Tensor) -> bool:
     return any(stride == 0 and size > 1 for stride, size in zip(tensor.stride(), tensor.shape, strict=True))
 
 
+def _writes(target: Any) -> bool:
+    return isinstance(target, torch._ops.OpOverload) and target._schema.is_mutable
+
+
 def _attribute(module: Any, name: str) -> Any:
     for part in name.split("."):
         module = getattr(module, part)
     return module
+
+
+def _same_call(a: Sample, b: Sample) -> bool:
+    """Whether everything but the differentiated tensor is equal: the trace holds it as constants."""
+    if a.extra is b.extra:
+        return True
+    if a.keyword != b.keyword or a.extra.keys() != b.extra.keys():
+        return False
+    for left, right in ((a.extra[k], b.extra[k]) for k in a.extra):
+        if isinstance(left, Tensor) and isinstance(right, Tensor):
+            if left.shape != right.shape or left.dtype != right.dtype or not torch.equal(left, right):
+                return False
+        elif isinstance(left, bool | int | float | str | None) and type(left) is type(right):
+            if left != right:
+                return False
+        else:
+            return False
+    return True
 
 
 class Linearised:
@@ -170,10 +235,10 @@ class Linearised:
     On a GPU both steps are recorded as CUDA graphs, so that a further image costs no launches.
     """
 
-    def __init__(self, runner: Runner, *, replay: bool = False) -> None:
-        self.runner = runner
+    def __init__(self, runner: Runner, method: Method = METHODS[0], *, replay: bool = False) -> None:
+        self.runner, self.method = runner, method
         self.replay = replay
-        self._plain: dict[tuple[int, ...], _AtPoint] = {}
+        self._points: dict[tuple[int, ...], tuple[_AtPoint, Sample]] = {}
         self._point: _AtPoint | None = None
         self._at: Tensor | None = None
 
@@ -191,14 +256,16 @@ class Linearised:
 
     def _move_to(self, runner: Runner, sample: Sample) -> _AtPoint:
         shape = tuple(sample.x.shape)
-        point = self._plain.get(shape)
-        if point is None:
-            rows = runner.rows
+        known = self._points.get(shape)
+        if known is not None and _same_call(known[1], sample):
+            known[0].move(sample.x)
+            return known[0]
+        rows = runner.rows
+        with self.method.kernels():
             network = TracedNetwork(runner, sample)
-            runner.rows = rows
-            point = self._plain[shape] = _AtPoint(network, sample.x, replay=self.replay)
-        else:
-            point.move(sample.x)
+        runner.rows = rows
+        point = _AtPoint(network, sample.x, replay=self.replay)
+        self._points[shape] = point, sample
         return point
 
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import sys
 import time
+from collections import deque
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from itertools import chain
@@ -36,6 +38,7 @@ from rankscope.spectra import Spectrum, ToleranceLike, as_tolerance
 __all__ = ["Background", "jacobian_rank"]
 
 Background = Literal["image", "zero"]
+_AHEAD = 2  # batches whose eigenvalues may still be under way beside a GPU
 _DTYPES = {"float32": torch.float32, "float64": torch.float64}
 
 
@@ -164,11 +167,12 @@ def jacobian_rank(
             for index, raw in enumerate(chain([first], samples)):
                 sample = _prepared(raw, shape, chosen, background).to(where, work_dtype)
                 image_names.append(labels(index))
-                restored = store.read(index, sample.x)
+                restored = store.read(index, sample)
                 if restored is not None:
                     collected.keep(index, *restored)
                 else:
-                    collected.add(index, sample, (total or index + 1) - index - 1)
+                    # of unknown length: the last, shorter batch is swept when the samples end
+                    collected.add(index, sample, sys.maxsize if total is None else total - index - 1)
             collected.sweep()
         finally:
             try:
@@ -218,14 +222,14 @@ def jacobian_rank(
 
 
 class _Collected:
-    """Results by image index; one batch may still be under way while the next is swept."""
+    """Results by image index; a few batches may still be under way while the next is swept."""
 
     def __init__(self, measurer: BatchMeasurer, store: Checkpoint, done: Callable[[int], None]) -> None:
         self.measurer, self.store, self.done = measurer, store, done
         self.spectra: dict[int, list[Spectrum | None]] = {}
         self.kinks: dict[int, int] = {}
         self._waiting: list[tuple[int, Sample]] = []
-        self._under_way: tuple[list[tuple[int, Sample]], Callable[[], list[Finished]]] | None = None
+        self._under_way: deque[tuple[list[tuple[int, Sample]], Callable[[], list[Finished]]]] = deque()
 
     def keep(self, index: int, row: list[Spectrum | None], kinks: int) -> None:
         self.spectra[index], self.kinks[index] = row, kinks
@@ -238,25 +242,24 @@ class _Collected:
             self.sweep()
 
     def sweep(self) -> None:
-        """Sweep the images that wait, then take in the batch before them."""
+        """Sweep the images that wait, and take in batches that were swept before."""
         if not self._waiting:
             return
         batch, self._waiting = self._waiting, []
         result = self.measurer.measure(join([s for _, s in batch]))
-        before, self._under_way = self._under_way, (batch, result)
-        self._take_in(before)
+        self._under_way.append((batch, result))
+        while len(self._under_way) > (_AHEAD if self.measurer.settings.device.type == "cuda" else 0):
+            self._take_in()
 
     def finish(self) -> None:
         """Take in everything that was swept."""
-        before, self._under_way = self._under_way, None
-        self._take_in(before)
+        while self._under_way:
+            self._take_in()
 
-    def _take_in(self, swept: tuple[list[tuple[int, Sample]], Callable[[], list[Finished]]] | None) -> None:
-        if swept is None:
-            return
-        batch, result = swept
+    def _take_in(self) -> None:
+        batch, result = self._under_way.popleft()
         for (index, sample), finished in zip(batch, result(), strict=True):
-            self.store.write(index, sample.x, finished.spectra, finished.kinks)
+            self.store.write(index, sample, finished.spectra, finished.kinks)
             self.keep(index, finished.spectra, finished.kinks)
 
 
@@ -292,9 +295,17 @@ def _dtype(model: nn.Module, dtype: torch.dtype | str | None) -> tuple[torch.dty
 
 def _finite_weights(model: nn.Module) -> None:
     for name, tensor in [*model.named_parameters(), *model.named_buffers()]:
-        if tensor.is_floating_point() and not torch.isfinite(tensor).all():
-            bad = int((~torch.isfinite(tensor)).sum())
-            raise ModelError(f"the weights of {name!r} hold {bad} NaN or infinite values; load other weights")
+        if not tensor.is_floating_point() or torch.isfinite(tensor).all():
+            continue
+        if name in _constants(model) and not torch.isnan(tensor).any():
+            continue
+        bad = int((~torch.isfinite(tensor)).sum())
+        raise ModelError(f"the weights of {name!r} hold {bad} NaN or infinite values; load other weights")
+
+
+def _constants(model: nn.Module) -> set[str]:
+    """Buffers in which infinity may be meant, such as attention masks and the bounds of a clamp."""
+    return {name for name, _ in model.named_buffers() if not name.endswith(("running_mean", "running_var"))}
 
 
 def _prepared(sample: Sample, shape: tuple[int, ...], columns: Columns, background: str) -> Sample:
@@ -303,6 +314,8 @@ def _prepared(sample: Sample, shape: tuple[int, ...], columns: Columns, backgrou
             f"{sample.name} has shape {tuple(sample.x.shape[1:])} where the first has {shape}; "
             "give inputs of one shape (resize, crop or pad them)"
         )
+    if sample.x.is_inference():
+        sample = replace(sample, x=sample.x.clone())  # inference tensors carry no derivatives
     if background == "image":
         return sample
     coordinates = columns.coordinates(shape)

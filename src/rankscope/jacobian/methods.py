@@ -6,16 +6,19 @@ resort for operators that have no forward-mode formula.
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor
 from torch.func import jvp, vmap
 
 from rankscope._base.errors import MeasurementError
+from rankscope.jacobian.reverse import reverse_mode
 from rankscope.jacobian.runner import Runner
 from rankscope.slicing import Sample
 
@@ -32,19 +35,27 @@ class Method:
     name: str
     push: Push
     plain_kernels: bool = False
+    twice: bool = False
+    """Whether it differentiates the model's own backward formulas, which may not allow it without saying so."""
     whole: bool = False
     """Whether the cost does not depend on the number of tangents, so that all should come at once."""
 
+    def kernels(self) -> AbstractContextManager[Any]:
+        """Inside, the model runs on the kernels that this method needs."""
+        return _plain_kernels() if self.plain_kernels else nullcontext()
+
     def __call__(self, runner: Runner, sample: Sample, tangents: Tensor) -> tuple[Tensor, ...]:
-        with _plain_kernels() if self.plain_kernels else ExitStack():
+        with self.kernels():
             return self.push(runner, sample, tangents)
 
 
 @contextmanager
 def _plain_kernels() -> Iterator[None]:
     """Without oneDNN and cuDNN: their recurrent cells have no forward-mode formula."""
-    with torch.backends.mkldnn.flags(enabled=False), torch.backends.cudnn.flags(enabled=False):
-        yield
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="TF32 acceleration on top of oneDNN")
+        with torch.backends.mkldnn.flags(enabled=False), torch.backends.cudnn.flags(enabled=False):
+            yield
 
 
 def _tangent(runner: Runner, sample: Sample, direction: Tensor) -> tuple[Tensor, ...]:
@@ -68,7 +79,7 @@ def _loop_jvp(runner: Runner, sample: Sample, tangents: Tensor) -> tuple[Tensor,
 
 def _double_backward(runner: Runner, sample: Sample, tangents: Tensor) -> tuple[Tensor, ...]:
     """J·v as the derivative of u ↦ Jᵀu, which is linear in u."""
-    with torch.enable_grad():
+    with reverse_mode():
         x = sample.x.detach().clone().requires_grad_()
         outputs = runner.outputs(sample, x * 1)
         dual = [torch.zeros_like(o, requires_grad=True) for o in outputs]
@@ -82,7 +93,7 @@ def _double_backward(runner: Runner, sample: Sample, tangents: Tensor) -> tuple[
 def _reverse_rows(runner: Runner, sample: Sample, tangents: Tensor) -> tuple[Tensor, ...]:
     """One reverse pass a row, times the tangents."""
     directions = torch.stack([v.expand_as(sample.x).reshape(-1) for v in tangents])
-    with torch.enable_grad():
+    with reverse_mode():
         x = sample.x.detach().clone().requires_grad_()
         outputs = runner.outputs(sample, x * 1)
         total = sum(o.numel() for o in outputs)
@@ -97,7 +108,7 @@ def _reverse_rows(runner: Runner, sample: Sample, tangents: Tensor) -> tuple[Ten
                 (torch.autograd.grad(value, x, retain_graph=True, materialize_grads=True)[0].reshape(-1) @ directions.T)
                 for value in out
             ]
-            columns.append(torch.stack(parts, 1))
+            columns.append(torch.stack(parts, 1) if parts else out.new_zeros(len(tangents), 0))
     return tuple(columns)
 
 
@@ -106,22 +117,31 @@ METHODS = (
     Method("vmap(jvp), plain kernels", _vmap_jvp, plain_kernels=True),
     Method("jvp, one tangent at a time", _loop_jvp),
     Method("jvp, one tangent at a time, plain kernels", _loop_jvp, plain_kernels=True),
-    Method("double backward", _double_backward),
-    Method("double backward, plain kernels", _double_backward, plain_kernels=True),
+    Method("double backward", _double_backward, twice=True),
+    Method("double backward, plain kernels", _double_backward, plain_kernels=True, twice=True),
     Method("reverse mode by rows", _reverse_rows, whole=True),
+    Method("reverse mode by rows, plain kernels", _reverse_rows, plain_kernels=True, whole=True),
 )
 
 
-def choose_method(runner: Runner, sample: Sample, tangents: Tensor) -> tuple[Method, tuple[Tensor, ...], list[str]]:
-    """The first method that works on this sample, what it gave, and why each one before it did not."""
+def choose_method(
+    runner: Runner, sample: Sample, tangents: Tensor, refuse: Callable[[Method, tuple[Tensor, ...]], str] | None = None
+) -> tuple[Method, tuple[Tensor, ...], list[str]]:
+    """The first method that works on this sample, what it gave, and why each one before it did not.
+
+    ``refuse`` may look at what a method gave and say why it must not be used.
+    """
     failures = []
     for method in METHODS:
         try:
             out = method(runner, sample, tangents)
+            reason = refuse(method, out) if refuse is not None else ""
         except (RuntimeError, NotImplementedError, TypeError, ValueError, AttributeError, MeasurementError) as error:
             if isinstance(error, torch.OutOfMemoryError):
                 raise
             failures.append(f"{method.name}: {(str(error).strip().splitlines() or [type(error).__name__])[0][:200]}")
         else:
-            return method, out, failures
+            if not reason:
+                return method, out, failures
+            failures.append(f"{method.name}: {reason}")
     raise MeasurementError("no way to differentiate this model worked. " + "; ".join(failures))

@@ -193,7 +193,7 @@ class JacobianProfile:
             "method": self.method,
             "failed_methods": list(self.failed_methods),
             "certificate": self.certificate,
-            "adjoint_error": self.adjoint_error,
+            "adjoint_error": _finite(self.adjoint_error),
             "kinks": list(self.kinks),
             "chunk_size": self.chunk_size,
             "seconds": self.seconds,

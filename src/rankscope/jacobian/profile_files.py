@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from rankscope._base.errors import OutputError
+from rankscope._base.errors import OutputError, RankscopeError
 from rankscope.jacobian.profile import SCHEMA_VERSION, JacobianProfile, Layer
 from rankscope.spectra import Spectrum, as_tolerance
 
@@ -78,13 +78,21 @@ def load(path: Path) -> JacobianProfile:
     try:
         data = json.loads((folder / "profile.json").read_text())
         arrays = load_file(folder / "profile.safetensors")
-    except (OSError, json.JSONDecodeError, SafetensorError) as error:
+    except (OSError, ValueError, SafetensorError) as error:
         raise OutputError(f"cannot read a profile from {str(folder)!r}: {error}") from error
-    if data.get("schema_version") != SCHEMA_VERSION or data.get("kind") != "jacobian_profile":
+    about = data if isinstance(data, dict) else {}
+    if about.get("schema_version") != SCHEMA_VERSION or about.get("kind") != "jacobian_profile":
         raise OutputError(
-            f"{str(folder / 'profile.json')!r} has schema_version {data.get('schema_version')!r} and kind "
-            f"{data.get('kind')!r}; this version reads {SCHEMA_VERSION} and 'jacobian_profile'"
+            f"{str(folder / 'profile.json')!r} has schema_version {about.get('schema_version')!r} and kind "
+            f"{about.get('kind')!r}; this version reads {SCHEMA_VERSION} and 'jacobian_profile'"
         )
+    try:
+        return _profile(data, arrays)
+    except (KeyError, TypeError, ValueError, RankscopeError) as error:
+        raise OutputError(f"the profile in {str(folder)!r} is damaged: {error}") from error
+
+
+def _profile(data: dict[str, Any], arrays: dict[str, Any]) -> JacobianProfile:
     layers = []
     for k, entry in enumerate(data["layers"]):
         spectra: list[Spectrum | None] = []
@@ -96,6 +104,8 @@ def load(path: Path) -> JacobianProfile:
             error_bound, square_error = (float(v) for v in arrays[f"{k}.{i}.error"])
             shape = (entry["rows"], entry["columns"])
             spectra.append(Spectrum(sigma, shape, data["dtype"], error_bound, square_error))
+        if sum(s is not None for s in spectra) != entry["images"]:
+            raise ValueError(f"profile.safetensors lacks spectra of {entry['name']!r}")
         layers.append(Layer(entry["name"], entry["rows"], entry["columns"], entry["true_cut"], tuple(spectra)))
     plain = {
         k: data[k] for k in ("model", "weights", "columns", "background", "device", "dtype", "method", "cut_points")

@@ -35,12 +35,17 @@ class Runner:
         self._missing = 0
 
     def _converted(self) -> dict[str, Tensor] | None:
-        tensors = [*self.model.named_parameters(), *self.model.named_buffers()]
+        """Weights and buffers that have to change, under one name for each module that holds them."""
         changed = {}
-        for name, tensor in tensors:
-            dtype = self.dtype if tensor.is_floating_point() else tensor.dtype
-            if tensor.device != self.device or tensor.dtype != dtype:
-                changed[name] = tensor.detach().to(self.device, dtype)
+        made: dict[Tensor, Tensor] = {}
+        for prefix, module in self.model.named_modules():
+            own = [*module.named_parameters(recurse=False), *module.named_buffers(recurse=False)]
+            for name, tensor in own:
+                dtype = self.dtype if tensor.is_floating_point() else tensor.dtype
+                if tensor.device != self.device or tensor.dtype != dtype:
+                    if tensor not in made:
+                        made[tensor] = tensor.detach().to(self.device, dtype)
+                    changed[f"{prefix}.{name}" if prefix else name] = made[tensor]
         return changed or None
 
     @contextmanager
@@ -71,6 +76,7 @@ class Runner:
     def outputs(self, sample: Sample, x: Tensor) -> tuple[Tensor, ...]:
         """Flat outputs of every cut point (or of the rows chosen in ``rows``), in the order of ``keys``."""
         assert self._capture is not None, "outputs() outside hooked()"
+        x = x.clone()  # a model may write into its input, which is the caller's tensor and every later pass's
         self._capture.clear()
         self._missing = len(self.keys)
         try:
@@ -97,4 +103,5 @@ class _Substituted:
         self.model, self.state = model, state
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        return torch.func.functional_call(self.model, self.state, args, kwargs)
+        # the state names tied weights itself: torch's own way leaves a module that stands in two places changed
+        return torch.func.functional_call(self.model, self.state, args, kwargs, tie_weights=False)

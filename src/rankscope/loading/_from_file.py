@@ -104,7 +104,7 @@ def _factory(module: ModuleType, path: Path, name: str) -> Callable[..., Any]:
         raise ModelError(f"{path.name}:{name} is a {type(found).__name__}; it must be a function that returns a model")
     own = [n for n, v in vars(module).items() if callable(v) and getattr(v, "__module__", None) == module.__name__]
     hint = nearest(name, own) if own else "it defines no function"
-    raise ModelError(f"{path.name} has no {name!r}; {hint}")
+    raise UsageError(f"{path.name} has no {name!r}; {hint}")
 
 
 def _call(factory: Callable[..., Any], path: Path, name: str, num_classes: int | None) -> tuple[nn.Module, Any]:

@@ -40,11 +40,12 @@ def default_blocks(model: nn.Module, trace: Trace) -> list[ModuleCall]:
 class _Walk:
     def __init__(self, modules: dict[str, nn.Module], cuts: list[ModuleCall], called: dict[str, ModuleCall]) -> None:
         self.modules, self.cuts, self.called = modules, cuts, called
+        self.first_name = {module: name for name, module in modules.items()}
         self.order = {c.name: i for i, c in enumerate(cuts)}
 
     def _children(self, name: str) -> list[str]:
-        prefix = f"{name}." if name else ""
-        return [prefix + child for child, _ in self.modules[name].named_children()]
+        # a module that stands in several places goes by its first name, as in the trace
+        return [self.first_name[child] for child in self.modules[name].children()]
 
     def _inside(self, name: str) -> list[ModuleCall]:
         return [c for key, c in self.called.items() if key.startswith(f"{name}.") and c.depends]

@@ -5,6 +5,8 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
+from numbers import Integral
 from typing import Any, Literal, Protocol, TypeAlias
 
 import torch
@@ -33,9 +35,17 @@ class Columns(Protocol):
         """One phrase for results and figures."""
 
 
+@lru_cache(maxsize=16)
+def _coordinates_on(columns: Columns, shape: Shape, device: torch.device) -> Tensor:
+    """A columns' coordinates on a device; asked for once a chunk, and each copy there would wait for the GPU."""
+    flat = columns.coordinates(shape)
+    assert flat is not None
+    return flat.to(device)
+
+
 def _one_hot(flat: Tensor, shape: Shape, device: torch.device, dtype: torch.dtype) -> Tensor:
     out = torch.zeros(len(flat), math.prod(shape), device=device, dtype=dtype)
-    out.scatter_(1, flat.to(device)[:, None], 1.0)
+    out.scatter_(1, flat[:, None], 1.0)
     return out.view(len(flat), *shape)
 
 
@@ -87,13 +97,15 @@ class Patch:
         if centre is not None and offset is not None:
             raise UsageError(f"give a patch's centre {tuple(centre)} or its offset {tuple(offset)}, not both")
         set_ = object.__setattr__
-        set_(self, "size", size if isinstance(size, int) else (int(size[0]), int(size[1])))
+        set_(self, "size", int(size) if isinstance(size, Integral) else (int(size[0]), int(size[1])))  # type: ignore[index]
         set_(self, "centre", None if centre is None else (int(centre[0]), int(centre[1])))
         set_(self, "offset", None if offset is None else (int(offset[0]), int(offset[1])))
         set_(self, "channels", None if channels is None else tuple(int(c) for c in channels))
         explicit = None
         if coordinates is not None:
-            explicit = tuple(c if isinstance(c, int) else tuple(int(i) for i in c) for c in _plain(coordinates))
+            explicit = tuple(
+                int(c) if isinstance(c, Integral) else tuple(int(i) for i in c) for c in _plain(coordinates)
+            )
         set_(self, "coordinates_", explicit)
         height, width = self._extent()
         if min(height, width) < 1:
@@ -151,7 +163,7 @@ class Patch:
         return len(self.coordinates(shape))
 
     def tangents(self, shape: Shape, start: int, stop: int, device: torch.device, dtype: torch.dtype) -> Tensor:
-        return _one_hot(self.coordinates(shape)[start:stop], shape, device, dtype)
+        return _one_hot(_coordinates_on(self, shape, device)[start:stop], shape, device, dtype)
 
     def describe(self) -> str:
         if self.coordinates_ is not None:
@@ -224,7 +236,7 @@ class All:
         return torch.arange(math.prod(shape))
 
     def tangents(self, shape: Shape, start: int, stop: int, device: torch.device, dtype: torch.dtype) -> Tensor:
-        return _one_hot(torch.arange(start, stop), shape, device, dtype)
+        return _one_hot(_coordinates_on(self, shape, device)[start:stop], shape, device, dtype)
 
     def describe(self) -> str:
         return "all input coordinates"
@@ -253,5 +265,7 @@ def as_columns(value: ColumnsLike, shape: Shape) -> Columns:
         if len(shape) == 3 and min(shape[1:]) >= 16 and shape[0] <= 16:
             return Patch(16)
         return Sketch(min(768, size))
+    if not hasattr(value, "tangents"):
+        raise UsageError(f"columns is {value!r}; give a Patch, a Sketch, 'all' or 'auto'")
     value.count(shape)
     return value

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
@@ -71,10 +71,10 @@ def _precision_settings() -> list[Any]:
     ]
 
 
-def _legacy_precision() -> tuple[str, bool] | None:
-    """The older flags, or ``None`` where the caller mixed both interfaces and torch refuses to read them."""
+def _legacy(read: Callable[[], Any]) -> Any:
+    """An older flag, or ``None`` where the caller mixed both interfaces and torch refuses to read it."""
     try:
-        return torch.get_float32_matmul_precision(), bool(torch.backends.cudnn.allow_tf32)
+        return read()
     except RuntimeError:
         return None
 
@@ -88,7 +88,8 @@ def full_precision() -> Iterator[None]:
     """
     settings = _precision_settings()
     before = [setting.fp32_precision for setting in settings]
-    legacy = _legacy_precision()
+    matmul = _legacy(torch.get_float32_matmul_precision)
+    cudnn = _legacy(lambda: torch.backends.cudnn.allow_tf32)
     try:
         torch.set_float32_matmul_precision("highest")
         torch.backends.cudnn.allow_tf32 = False
@@ -96,9 +97,10 @@ def full_precision() -> Iterator[None]:
             setting.fp32_precision = "ieee"
         yield
     finally:
-        if legacy is not None:
-            torch.set_float32_matmul_precision(legacy[0])
-            torch.backends.cudnn.allow_tf32 = legacy[1]
+        if matmul is not None:
+            torch.set_float32_matmul_precision(matmul)
+        if cudnn is not None:
+            torch.backends.cudnn.allow_tf32 = cudnn
         for setting, value in zip(settings, before, strict=True):
             setting.fp32_precision = value
 
@@ -117,14 +119,27 @@ def _random_state(device: torch.device) -> Iterator[None]:
 
 @contextmanager
 def _buffers(model: nn.Module) -> Iterator[None]:
+    """Buffers keep their values, and attributes that hold tensors their tensors: no cache is left in float64."""
     before = [(buffer, buffer._version, buffer.detach().clone()) for buffer in model.buffers()]
+    owned = [(module, dict(module._buffers), _tensor_attributes(module)) for module in model.modules()]
     try:
         yield
     finally:
+        for module, buffers, attributes in owned:
+            module._buffers.clear()
+            module._buffers.update(buffers)
+            for name in _tensor_attributes(module).keys() - attributes.keys():
+                del module.__dict__[name]
+            module.__dict__.update(attributes)
         with torch.no_grad():
             for buffer, version, value in before:
                 if buffer._version != version:
                     buffer.copy_(value)
+
+
+def _tensor_attributes(module: nn.Module) -> dict[str, Any]:
+    """Plain attributes that hold a tensor, or nothing yet."""
+    return {k: v for k, v in vars(module).items() if v is None or isinstance(v, torch.Tensor)}
 
 
 @contextmanager
@@ -148,5 +163,6 @@ def measuring(model: nn.Module, device: torch.device) -> Iterator[None]:
         stack.enter_context(full_precision())
         stack.enter_context(_fast_path_off())
         stack.enter_context(sdpa_kernel([SDPBackend.MATH]))
+        stack.enter_context(torch.inference_mode(False))  # some versions drop every tangent inside it, without a word
         stack.enter_context(torch.no_grad())
         yield

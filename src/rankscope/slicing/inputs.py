@@ -122,6 +122,8 @@ def read_samples(model: nn.Module, inputs: Any, *, limit: int | None = None) -> 
     DataError
         When there is no sample, no floating-point tensor to differentiate, or a value is NaN or infinite.
     """
+    if limit is not None and limit < 1:
+        raise UsageError(f"limit is {limit}; give at least 1 sample")
     count = 0
     for item, batched in _batches(inputs):
         if not isinstance(item, Tensor | Mapping):

@@ -95,6 +95,16 @@ def _on_every_path(nodes: list[Any]) -> set[Any]:
     return every
 
 
+def _used_outputs(nodes: list[Any]) -> dict[Any, set[int]]:
+    """For every node, which of its outputs the others use."""
+    used: dict[Any, set[int]] = {}
+    for node in nodes:
+        for before, place in node.next_functions:
+            if before is not None:
+                used.setdefault(before, set()).add(place)
+    return used
+
+
 def _reachable(nodes: dict[CallKey, Any], leaf: Tensor) -> set[Any]:
     """Of the given nodes, those that depend on the input leaf."""
     users: dict[Any, list[Any]] = {}
@@ -132,11 +142,12 @@ def trace(model: nn.Module, sample: Sample) -> Trace:
         When the forward pass fails; the message holds the model's own words.
     """
     nodes: dict[CallKey, Any] = {}
+    places: dict[CallKey, int] = {}  # which of its node's outputs a tensor is: split has one node for all its parts
     seen: dict[CallKey, tuple[nn.Module, tuple[int, ...]]] = {}
 
     def take(key: CallKey, module: nn.Module, tensor: Tensor) -> bool:
         seen[key] = (module, tuple(tensor.shape))
-        nodes[key] = tensor.grad_fn
+        nodes[key], places[key] = tensor.grad_fn, tensor.output_nr
         return True
 
     with measuring(model, sample.x.device):
@@ -154,6 +165,7 @@ def trace(model: nn.Module, sample: Sample) -> Trace:
                     ) from error
         if output is None:
             raise ModelError(f"{type(model).__name__} returned no floating-point tensor; there is nothing to measure")
+        used: dict[Any, set[int]] = {}
         if output.grad_fn is None:
             structured, every = False, set()
             depends: set[Any] = set()
@@ -161,6 +173,8 @@ def trace(model: nn.Module, sample: Sample) -> Trace:
             path = _between(output.grad_fn, leaf)
             structured = bool(path)
             every = _on_every_path(path)
+            used = _used_outputs(path)
+            used.setdefault(output.grad_fn, set()).add(output.output_nr)
             depends = _reachable(nodes, leaf)
 
     counts: dict[str, int] = {}
@@ -177,10 +191,10 @@ def trace(model: nn.Module, sample: Sample) -> Trace:
                 key=key,
                 kind=type(module).__name__,
                 shape=shape,
-                true_cut=node in every,
+                true_cut=node in every and used[node] == {places[key]},
                 depends=not structured or node in depends,
                 leaf=next(module.children(), None) is None,
-                node=numbers.setdefault(node, len(numbers)) if node is not None else -1 - len(calls),
+                node=numbers.setdefault((node, places[key]), len(numbers)) if node is not None else -1 - len(calls),
             )
         )
     return Trace(tuple(calls), type(model).__name__, tuple(sample.x.shape[1:]), structured)

@@ -64,6 +64,19 @@ class RankEstimate:
         return f"{self.value} {bounds} ({self.tolerance}, {self.dtype}{flag})"
 
 
+def _tensor(matrix: Any) -> torch.Tensor:
+    """Lists become float64, not torch's default float32: 1e-60 is not zero."""
+    if isinstance(matrix, torch.Tensor):
+        return matrix.detach()
+    try:
+        array = np.asarray(matrix)
+        if array.dtype == object:
+            raise TypeError("entries of different kinds")
+        return torch.from_numpy(np.array(array))  # a copy has no negative strides
+    except (TypeError, ValueError) as error:
+        raise DataError(f"a {type(matrix).__name__} is not a matrix of numbers: {error}") from None
+
+
 @dataclass(frozen=True, eq=False)
 class Spectrum:
     """Singular values of one matrix, descending, in float64, and the error they carry.
@@ -108,7 +121,7 @@ class Spectrum:
             raise DataError(f"a {self.shape} matrix has {min(self.shape)} singular values; {sigma.shape} were given")
         if (sigma < 0).any():
             raise DataError(f"a singular value is negative: {sigma.min():g}")
-        sigma = np.sort(sigma)[::-1]
+        sigma = np.ascontiguousarray(np.sort(sigma)[::-1])  # torch takes no negative strides
         sigma.setflags(write=False)
         object.__setattr__(self, "singular_values", sigma)
 
@@ -119,7 +132,7 @@ class Spectrum:
         The error bound is the decomposition's backward error, max(rows, columns) · 2⁻⁵² · σ₁: the entries are taken
         as exact. Give ``error_bound`` when they carry an error of their own; the two are added.
         """
-        tensor = torch.as_tensor(matrix).detach()
+        tensor = _tensor(matrix)
         if tensor.ndim != 2:
             raise DataError(f"a spectrum needs a matrix; this has shape {tuple(tensor.shape)}")
         dtype = str(tensor.dtype).removeprefix("torch.")

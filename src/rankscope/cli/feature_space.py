@@ -1,0 +1,282 @@
+"""``rankscope collect``, ``features``, ``clsdim`` and ``deficit``: run, write, print."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from rankscope._base.errors import DataError, OutputError, UsageError
+from rankscope._base.progress import progress_for
+from rankscope.cli.data import calibrated, load_data
+from rankscope.cli.interrupted import InterruptedRunError
+from rankscope.cli.options import default_folder, parse_cut_points
+from rankscope.cli.results import as_json_text, write_result
+from rankscope.features import Collection, classification_dimension, collect, feature_rank
+from rankscope.jacobian.profile_files import make_folder, write_whole
+from rankscope.loading import load_model, resolve_device
+
+__all__ = ["Source", "run_clsdim", "run_collect", "run_deficit", "run_features"]
+
+_ABOUT = "collection.json"
+
+
+@dataclass(frozen=True)
+class Source:
+    """The model and the data of one command."""
+
+    model: str
+    data: str
+    labels: Path | None
+    weights: str
+    seed: int
+    num_classes: int | None
+    limit: int | None
+    device: str
+    batch_size: int
+
+    def load(self) -> tuple[Any, Any, tuple[str, ...]]:
+        """The loaded model on its device, the data set, and notes."""
+        if self.seed < 0:
+            raise UsageError(f"--seed is {self.seed}; it must not be negative")
+        if self.batch_size < 1:
+            raise UsageError(f"--batch-size is {self.batch_size}; at least one sample is needed")
+        where = resolve_device(self.device)
+        loaded = load_model(self.model, weights=self.weights, seed=self.seed, num_classes=self.num_classes)
+        dataset = load_data(self.data, loaded, labels=self.labels, limit=self.limit, seed=self.seed)
+        notes = (*loaded.notes, *calibrated(loaded, dataset))
+        loaded.model.to(where)
+        return loaded, dataset, notes
+
+
+def run_collect(source: Source, *, cut_points: str | None, out: Path, num_workers: int, as_json: bool) -> None:
+    """Stream the data through the model, keep what the analyses need, and print what lies where."""
+    make_folder(out)
+    wanted = None if cut_points is None else parse_cut_points(cut_points)
+    kept = 0
+
+    def counted(done: int, total: int | None, text: str) -> None:
+        nonlocal kept
+        kept = done
+        report(done, total, text)
+
+    # what a model's own code prints must not mix with the result
+    with contextlib.redirect_stdout(sys.stderr), _progress("collect") as report:
+        loaded, dataset, notes = source.load()
+        try:
+            found = collect(
+                loaded.model,
+                dataset,
+                cut_points=wanted,
+                out=out,
+                batch_size=source.batch_size,
+                num_workers=num_workers,
+                progress=counted,
+            )
+        except KeyboardInterrupt:
+            raise InterruptedRunError(
+                f"interrupted after {kept:,} samples: whole shards are kept in {out}, and the same command goes on "
+                "after them"
+            ) from None
+        about = {
+            **found.to_dict(),
+            "model": loaded.name,
+            "weights": loaded.weights,
+            "data": source.data,
+            "seed": source.seed,
+            "limit": source.limit,
+            "class_names": None if loaded.class_names is None else list(loaded.class_names),
+            "accuracy": float((found.logits.argmax(1) == found.labels).double().mean()),
+            "notes": list(notes),
+        }
+        write_result(out, "collection", about, {"samples": _samples(found)}, None)
+        profile = feature_rank(found, reduce="pool") if found.moments and len(found) > 1 else None
+        if profile is not None:
+            write_result(out, "features", profile.to_dict(), {"features": profile.table()}, profile.plot())
+    if as_json:
+        print(as_json_text(about))
+        return
+    print(f"{loaded.name}, {loaded.weights}")
+    print(found)
+    print(f"accuracy {about['accuracy']:.2%}")
+    if profile is not None:
+        print(profile)
+    _say_where(out, ["collection.json", "samples.csv", *(_files("features") if profile is not None else [])])
+
+
+def run_features(source: Source, *, cut_points: str, reduce: Any, out: Path | None, as_json: bool) -> None:
+    """Feature dimension of every layer."""
+    from rankscope.features.sources import batches
+
+    folder = make_folder(out if out is not None else default_folder(source.model))
+    wanted = parse_cut_points(cut_points)
+    with contextlib.redirect_stdout(sys.stderr), _progress("features") as report:
+        loaded, dataset, notes = source.load()
+
+        def stream() -> Iterator[Any]:
+            for batch in batches(dataset, 0, batch_size=source.batch_size, num_workers=0, options={}):
+                report(batch.after, len(dataset), "measuring")
+                if len(batch.indices):
+                    yield batch.inputs
+
+        profile = feature_rank(loaded.model, stream(), cut_points=wanted, reduce=reduce, samples=len(dataset))
+        record = {
+            **profile.to_dict(),
+            "model": loaded.name,
+            "weights": loaded.weights,
+            "data": source.data,
+            "notes": [*profile.notes, *notes],
+        }
+        write_result(folder, "features", record, {"features": profile.table()}, profile.plot())
+    if as_json:
+        print(as_json_text(record))
+        return
+    print(f"{loaded.name}, {loaded.weights}; features: {reduce}")
+    print(profile)
+    _say_where(folder, _files("features"))
+
+
+def run_clsdim(
+    run: Path, *, retain: float, convention: Any, allow_absent: bool, out: Path | None, device: str, as_json: bool
+) -> None:
+    """Classification dimension of a collected run."""
+    folder = make_folder(out if out is not None else _existing(run))
+    found = Collection.load(run)
+    result = classification_dimension(
+        found.features,
+        found.labels,
+        found.head,
+        logits=found.logits,
+        retain=retain,
+        convention=convention,
+        allow_absent=allow_absent,
+        device=resolve_device(device),
+    )
+    record = {**result.to_dict(), **_about(run)}
+    tables = {"clsdim": result.table(), "clsdim-curve": result.curve_table()}
+    write_result(folder, "clsdim", record, tables, result.plot())
+    if as_json:
+        print(as_json_text(record))
+        return
+    print(result)
+    _say_where(folder, [*_files("clsdim"), "clsdim-curve.csv"])
+
+
+def run_deficit(
+    run: Path,
+    *,
+    eta: float | None,
+    convention: str,
+    classes: str | None,
+    keep: float,
+    out: Path | None,
+    device: str,
+    as_json: bool,
+) -> None:
+    """Independence deficit of a collected run, with a page to search class by class."""
+    from rankscope.dependencies import independence_deficit
+    from rankscope.report.deficit_page import deficit_page, most_dependent
+
+    folder = make_folder(out if out is not None else _existing(run))
+    found = Collection.load(run)
+    about = _about(run)
+    names = about["class_names"]
+    if names is not None and len(names) != found.logits.shape[1]:
+        names = None
+    table = independence_deficit(
+        found.logits,
+        found.labels,
+        eta=eta,
+        convention=convention,
+        classes=None if classes is None else _classes(classes, names, found.logits.shape[1]),
+        class_names=names,
+        keep=keep,
+        feature_dimension=found.features.shape[1],
+        device=resolve_device(device),
+    )
+    record = {**table.to_dict(), **about}
+    shown = most_dependent(table)
+    write_result(folder, "deficit", record, {"deficit": table.table()}, table.plot(shown.index), index=True)
+    page = deficit_page(table, model=about["model"], source=str(about["data"]))
+    write_whole(folder / "deficit.html", page.html())
+    if as_json:
+        print(as_json_text(record))
+        return
+    print(table)
+    _say_where(folder, [*_files("deficit"), "deficit.html"])
+    print(f"figure: class {shown.name}; search all classes in {folder / 'deficit.html'}")
+
+
+@contextlib.contextmanager
+def _progress(title: str) -> Iterator[Any]:
+    report = progress_for(None, title)
+    report(0, None, "loading")
+    try:
+        yield report
+    finally:
+        report.close()
+
+
+def _files(name: str) -> list[str]:
+    return [f"{name}.{kind}" for kind in ("json", "csv", "png", "svg")]
+
+
+def _say_where(folder: Path, files: list[str]) -> None:
+    print(f"written: {', '.join(files)} in {folder}")
+
+
+def _samples(found: Collection) -> Any:
+    import pandas as pd
+
+    return pd.DataFrame(
+        {
+            "index": found.indices.numpy(),
+            "label": found.labels.numpy(),
+            "predicted": found.logits.argmax(1).numpy(),
+        }
+    )
+
+
+def _existing(run: Path) -> Path:
+    if not run.is_dir():
+        raise OutputError(f"there is no collected run {str(run)!r}; make one with rankscope collect MODEL --out {run}")
+    return run
+
+
+def _about(run: Path) -> dict[str, Any]:
+    """What the command line wrote beside the shards; a run that the library collected has none of it."""
+    path = run / _ABOUT
+    nothing = dict.fromkeys(("model", "weights", "data", "class_names"))
+    if not path.exists():
+        return nothing
+    try:
+        plain = json.loads(path.read_text())
+        return {key: plain[key] for key in nothing}
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise OutputError(f"{path} cannot be read ({error}); collect again, or remove it") from error
+
+
+def _classes(text: str, names: list[str] | None, count: int) -> list[int]:
+    """Class indices from numbers, ranges (10-20) and names.
+
+    >>> _classes("0,2-3,cat", ["dog", "cat", "cow", "hen"], 4)
+    [0, 2, 3, 1]
+    """
+    chosen: list[int] = []
+    for part in (p.strip() for p in text.split(",") if p.strip()):
+        first, dash, last = part.partition("-")
+        if names is not None and part in names:
+            chosen.append(names.index(part))
+        elif part.isdigit():
+            chosen.append(int(part))
+        elif dash and first.isdigit() and last.isdigit():
+            chosen += range(int(first), int(last) + 1)
+        else:
+            raise UsageError(f"--classes: {part!r} is no class; give numbers from 0 to {count - 1}, ranges or names")
+    if not chosen:
+        raise DataError(f"--classes {text!r} names no class")
+    return list(dict.fromkeys(chosen))

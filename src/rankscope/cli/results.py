@@ -1,0 +1,47 @@
+"""A record as files: JSON, CSV, PNG and SVG under one name."""
+
+from __future__ import annotations
+
+import io
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rankscope._base.style import figure_style
+from rankscope.jacobian.profile_files import make_folder, write_whole
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from matplotlib.figure import Figure
+
+__all__ = ["as_json_text", "write_result"]
+
+
+def as_json_text(record: Mapping[str, Any]) -> str:
+    """JSON that every reader takes: a NaN or infinity would be an error, not a word of its own."""
+    return json.dumps(record, indent=1, allow_nan=False)
+
+
+def write_result(
+    folder: Path,
+    name: str,
+    record: Mapping[str, Any],
+    tables: Mapping[str, pd.DataFrame],
+    figure: Figure | None,
+    *,
+    index: bool = False,
+) -> None:
+    """``name.json``, one CSV for each of ``tables`` (by file name), ``name.png`` and ``name.svg``."""
+    make_folder(folder)
+    write_whole(folder / f"{name}.json", as_json_text(record) + "\n")
+    for stem, table in tables.items():
+        write_whole(folder / f"{stem}.csv", table.to_csv(index=index))
+    if figure is None:
+        return
+    with figure_style():
+        for kind in ("png", "svg"):
+            buffer = io.BytesIO()
+            # no date: the same result gives the same file
+            figure.savefig(buffer, format=kind, metadata={"Date": None} if kind == "svg" else None)
+            write_whole(folder / f"{name}.{kind}", buffer.getvalue())

@@ -1,0 +1,262 @@
+"""``independence_deficit``: which classes' logits are linear combinations of a few others, and how sure that is."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from functools import partial
+from typing import Any
+
+import torch
+
+from rankscope._base.errors import DataError, UsageError, nearest
+from rankscope._base.provenance import device_name, versions
+from rankscope.dependencies.accuracy import Accuracies, Rivals, rivals
+from rankscope.dependencies.moments import Moments, moments
+from rankscope.dependencies.path import RegularisationPath, Walk, path_of, ratios, walk
+from rankscope.dependencies.problem import CONVENTIONS, Problem, problems
+from rankscope.dependencies.sample import Sample, check_sample
+from rankscope.dependencies.table import ClassDependency, DependencyTable, PathPoint
+from rankscope.spectra import spectrum_of_gram
+
+__all__ = ["independence_deficit"]
+
+_PAPER_ETA = 20.0  # paper §6.2; on the scale of the uncentred logits of positive samples
+_NULLS = ("within_class", "free")
+# R² must exceed the null's mean by four standard deviations: of 1,000 independent classes 0.03 pass, were it Gaussian
+_SIGMAS = 4.0
+
+
+def independence_deficit(
+    logits: Any,
+    labels: Any,
+    *,
+    eta: float | None = None,
+    convention: str = "all",
+    classes: Sequence[int] | None = None,
+    class_names: Sequence[str] | None = None,
+    features: Any = None,
+    feature_dimension: int | None = None,
+    held_out: Any = 0.2,
+    permutations: int = 5,
+    null: str = "within_class",
+    keep: float = 0.9,
+    path_points: int = 16,
+    path_floor: float = 1e-2,
+    tol: float = 1e-6,
+    seed: int = 0,
+    device: torch.device | str | None = None,
+) -> DependencyTable:
+    """Solve min_λ mean (z_i − Σ_{j≠i} λ_j z_j)² + η‖λ‖₁ exactly for every class i (paper, Eq. 11 and 12).
+
+    Parameters
+    ----------
+    logits : array or torch.Tensor
+        (N, c) floating, N ≥ c ≥ 2.
+    labels : array or torch.Tensor
+        (N,) integers in 0…c−1.
+    eta : float, optional
+        Penalty in units of the squared logits; the objective has no ½ (scikit-learn's ``alpha`` is η/2). None means
+        20 under ``reference`` (paper §6.2), and under ``all`` the largest η on a path of ``path_points`` values from
+        η_max down to ``path_floor``·η_max that keeps ``keep`` of the accuracy, on the class and on all samples.
+    convention : str
+        ``all`` (default): all samples, with an intercept. ``reference``: the class's positive samples, no intercept,
+        as in the authors' code, but solved exactly.
+    classes, class_names : sequence, optional
+        Classes to analyse (default all), and names of all c classes.
+    features, feature_dimension : optional
+        The final features (N, d) or just d: with d < c an exact dependence exists trivially, and the result says so.
+    held_out : float or (logits, labels)
+        Share of each class kept out of the fit (default 0.2, rounded down), or samples of your own; 0 fits all.
+        Accuracies are over all N samples in every case.
+    permutations, null : int, str
+        Permutations of the target for the null (default 5; 0 for none), at the same η. ``within_class`` (default)
+        keeps class means, which alone make logits predictable from each other, and removes all else; ``free`` removes
+        both. With few samples a class, the within-class null cannot tell class means from the rest and stays high.
+    tol : float
+        Relative duality gap above which a class is marked ``not converged``; default 1e-6.
+    seed : int
+        Of the split and the permutations.
+    device : torch.device or str, optional
+        Where to compute; default where the logits are. float64 throughout.
+
+    Raises
+    ------
+    DataError
+        Labels outside the classes, fewer samples than classes, a class without samples, one class only, constant or
+        non-finite logits (class and sample are named).
+    UsageError
+        Unknown convention or null, class out of range, or an option outside its range.
+
+    Examples
+    --------
+    >>> g = torch.Generator().manual_seed(0)
+    >>> z = torch.randn(400, 4, generator=g, dtype=torch.float64)
+    >>> z[:, 0] = z[:, 1] - z[:, 2]
+    >>> table = independence_deficit(z, z.argmax(1), eta=0.01, permutations=3)
+    >>> table[0].depends_on, table[0].status
+    ((1, 2), 'dependent')
+    """
+    if convention not in CONVENTIONS:
+        raise UsageError(f"unknown convention {convention!r}; {nearest(str(convention), CONVENTIONS)}")
+    if null not in _NULLS:
+        raise UsageError(f"unknown null {null!r}; {nearest(str(null), _NULLS)}")
+    if eta is not None and not (math.isfinite(eta) and eta > 0):
+        raise UsageError(f"eta is {eta}; it must be positive and finite, or None to follow the path")
+    if permutations < 0:
+        raise UsageError(f"permutations is {permutations}; give 0 for no null, or how many to run")
+    if not 0 < keep <= 1:
+        raise UsageError(f"keep is {keep}; give a share above 0, at most 1")
+    if path_points < 1 or not 0 < path_floor < 1:
+        raise UsageError(f"path_points is {path_points}, path_floor {path_floor}; give from 1 on and between 0 and 1")
+    if not 0 < tol < 1:
+        raise UsageError(f"tol is {tol}; give a relative duality gap between 0 and 1")
+    sample = check_sample(
+        logits, labels, classes=classes, class_names=class_names, held_out=held_out, seed=seed, device=device
+    )
+    dimension = _dimension(features, feature_dimension, len(sample.labels))
+    if eta is None and convention == "reference":
+        eta = _PAPER_ETA
+    with torch.no_grad():
+        fitted = moments(sample.logits, sample.fit)
+        known = rivals(sample.logits, sample.labels)
+        rank = spectrum_of_gram(fitted.gram * fitted.count, (fitted.count, len(fitted.gram))).rank("paper").value
+        generator = torch.Generator().manual_seed(seed)
+        steps = ratios(path_points, path_floor)
+        rows: list[ClassDependency] = []
+        for problem in problems(sample, convention, fitted):
+            found = _fixed(problem, known, eta, tol) if eta is not None else walk(problem, known, steps, keep, tol=tol)
+            nulls = _nulls(problem, found.eta, null, permutations, generator, tol)
+            rows += _rows(problem, sample, known, found, nulls, dimension, rank, tol, chosen=eta is None)
+    return DependencyTable(
+        rows=tuple(rows),
+        convention=convention,
+        eta=eta,
+        keep=keep if eta is None else None,
+        tol=tol,
+        samples=len(sample.fit),
+        held_out_samples=len(sample.test),
+        n_classes=sample.width,
+        logit_rank=rank,
+        feature_dimension=dimension,
+        null=null,
+        permutations=permutations,
+        seed=seed,
+        device=device_name(sample.logits.device),
+        versions=versions(),
+        _follow=partial(_follow, sample, known, convention, fitted, tol),
+    )
+
+
+def _dimension(features: Any, dimension: int | None, samples: int) -> int | None:
+    if features is not None:
+        shape = tuple(features.shape)
+        if len(shape) != 2 or shape[0] != samples:
+            raise DataError(f"features have shape {shape}; {samples} samples need ({samples}, dimensions)")
+        if dimension is not None and dimension != shape[1]:
+            raise UsageError(f"feature_dimension is {dimension}, but features have {shape[1]}; give one of them")
+        dimension = int(shape[1])
+    if dimension is not None and dimension < 1:
+        raise UsageError(f"feature_dimension is {dimension}; it must be at least 1")
+    return dimension
+
+
+def _fixed(problem: Problem, known: Rivals, eta: float, tol: float) -> Walk:
+    """The solutions at one η, in the shape of a walk of no steps."""
+    rows = torch.arange(len(problem.classes), device=problem.classes.device)
+    etas = torch.full_like(problem.eta_max, eta)
+    found = problem.solve(rows, etas, start=None, tol=tol)
+    empty = torch.empty(len(rows), 0, dtype=torch.float64)
+    return Walk(etas, found.coefficients, found.gap, found.residual, torch.zeros_like(rows), empty, empty, empty)
+
+
+def _nulls(
+    problem: Problem, eta: torch.Tensor, kind: str, count: int, generator: torch.Generator, tol: float
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Centred and uncentred null R², (B, permutations)."""
+    rows = torch.arange(len(problem.classes), device=problem.classes.device)
+    drawn = [problem.null(rows, eta, kind, generator, tol=tol) for _ in range(count)]
+    if not drawn:
+        empty = torch.full((len(rows), 1), torch.nan, dtype=torch.float64)
+        return empty, empty
+    return torch.stack([d[0] for d in drawn], 1).cpu(), torch.stack([d[1] for d in drawn], 1).cpu()
+
+
+def _limit(null: torch.Tensor) -> torch.Tensor:
+    """Null mean + 4 standard deviations, each class's own or the root mean square over classes if that is larger.
+
+    A few permutations estimate one class's deviation badly; all classes together do it well.
+    """
+    deviation = null.std(1) if null.shape[1] > 1 else torch.zeros(len(null), dtype=null.dtype)
+    pooled = deviation.square().nanmean().sqrt()
+    return null.mean(1) + _SIGMAS * torch.maximum(deviation, pooled.expand_as(deviation))
+
+
+def _rows(
+    problem: Problem,
+    sample: Sample,
+    known: Rivals,
+    found: Walk,
+    nulls: tuple[torch.Tensor, torch.Tensor],
+    dimension: int | None,
+    rank: int,
+    tol: float,
+    *,
+    chosen: bool,
+) -> list[ClassDependency]:
+    every = torch.arange(len(problem.classes), device=problem.classes.device)
+    intercept = problem.intercept(every, found.coefficients)
+    before: Accuracies = known.original(problem.classes)
+    after = known.replaced(problem.classes, found.coefficients, intercept)
+    centred, uncentred = problem.r2(every, found.residual)
+    columns = [
+        v.cpu().tolist()
+        for v in (found.eta, problem.eta_max, intercept, centred, uncentred,
+                  problem.r2_held_out(every, found.coefficients), nulls[0].mean(1), nulls[0].amax(1), _limit(nulls[0]),
+                  nulls[1].mean(1), found.gap, before.all, after.all, before.positive, after.positive)
+    ]  # fmt: skip
+    weights, failed = found.coefficients.cpu(), (found.chosen < 0).tolist()
+    counts = problem.counts.tolist()
+    out = []
+    for b, i in enumerate(problem.classes.tolist()):
+        (eta, top, constant, r2, r2u, test, mean, most, limit, mean_u, gap, a0, a1, p0, p1) = (c[b] for c in columns)
+        order = weights[b].abs().argsort(descending=True, stable=True)
+        used = order[: int((weights[b] != 0).sum())].tolist()
+        beyond = not (r2 <= limit or test <= mean or math.isnan(r2))
+        trivial = (
+            "features" if dimension is not None and dimension < sample.width
+            else "logits" if rank < sample.width
+            else "samples" if counts[b] < sample.width
+            else None
+        )  # fmt: skip
+        status = (
+            "not converged" if gap > tol
+            else "no eta keeps accuracy" if failed[b]
+            else "all zero" if not used
+            else "dependent" if beyond
+            else "not beyond null"
+        )  # fmt: skip
+        tried = [
+            PathPoint(int(n), a, p)
+            for n, a, p in zip(*(m[b].tolist() for m in (found.used, found.all, found.positive)), strict=True)
+            if chosen and not math.isnan(n)
+        ]
+        out.append(
+            ClassDependency(
+                i, sample.names[i], status, eta, top, tuple(used), tuple(sample.names[j] for j in used),
+                tuple(float(weights[b, j]) for j in used), constant, r2, r2u, test, mean, most, limit, mean_u, gap,
+                a0, a1, p0, p1, trivial, tuple(tried),
+            )
+        )  # fmt: skip
+    return out
+
+
+def _follow(
+    sample: Sample, known: Rivals, convention: str, fitted: Moments, tol: float, index: int, points: int, floor: float
+) -> RegularisationPath:
+    for problem in problems(sample, convention, fitted):
+        at = (problem.classes == index).nonzero()
+        if len(at):
+            with torch.no_grad():
+                return path_of(problem, known, int(at[0]), sample.names[index], ratios(points, floor), tol=tol)
+    raise UsageError(f"class {index} is not in this table; name it in classes=")

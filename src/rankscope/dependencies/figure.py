@@ -1,0 +1,75 @@
+"""A class in the centre, the classes that determine it around it (paper, Fig. 4)."""
+
+from __future__ import annotations
+
+import math
+import textwrap
+
+from matplotlib.figure import Figure
+
+from rankscope._base.errors import UsageError
+from rankscope.dependencies.table import ClassDependency
+
+__all__ = ["draw_dependence"]
+
+# Okabe and Ito's blue and vermilion: apart for every common colour blindness; the sign is also in line style and text.
+_POSITIVE, _NEGATIVE = "#0072B2", "#D55E00"
+
+
+def draw_dependence(row: ClassDependency, *, most: int = 8) -> Figure:
+    """The figure at column width (3.4 inches): line width is |λ|, solid blue raises the logit, dashed red lowers it."""
+    if most < 1:
+        raise UsageError(f"most is {most}; show at least 1 class")
+    count = min(most, row.n_dependencies)
+    figure = Figure(figsize=(3.4, 3.5), dpi=200)
+    axes = figure.add_axes((0.0, 0.12, 1.0, 0.85))
+    axes.set_xlim(-1.5, 1.5)
+    axes.set_ylim(-1.32, 1.32)
+    axes.axis("off")
+    largest = max((abs(w) for w in row.weights), default=1.0)
+    for k in range(count):
+        weight = row.weights[k]
+        angle = math.pi / 2 - 2 * math.pi * k / count
+        x, y = 1.05 * math.cos(angle), 1.08 * math.sin(angle)
+        colour = _POSITIVE if weight > 0 else _NEGATIVE
+        width = 0.8 + 3.2 * abs(weight) / largest
+        axes.plot([0, x], [0, y], color=colour, linewidth=width, linestyle="-" if weight > 0 else (0, (2, 1)), zorder=1)
+        sign = "+" if weight > 0 else "−"
+        white = {"boxstyle": "round,pad=0.12", "facecolor": "white", "edgecolor": "none"}
+        axes.text(
+            0.6 * x,
+            0.6 * y,
+            f"{sign}{abs(weight):.2f}",
+            fontsize=6.5,
+            color=colour,
+            ha="center",
+            va="center",
+            bbox=white,
+            zorder=3,
+        )
+        _label(axes, x, y, row.names[k], colour, 6.5)
+    _label(axes, 0, 0, row.name, "black", 7.5)
+    if not count:
+        axes.text(0, -0.5, "all-zero solution:\nno other class is used", fontsize=7, ha="center", va="center")
+    more = f", {row.n_dependencies - count} more classes not shown" if row.n_dependencies > count else ""
+    figure.text(
+        0.5,
+        0.075,
+        f"accuracy on the class {row.positive_accuracy:.0%}, replaced "
+        f"{row.positive_accuracy_replaced:.0%}; on all {row.accuracy:.1%}, {row.accuracy_replaced:.1%}",
+        fontsize=6,
+        ha="center",
+    )
+    scores = [f"R² {row.r2:.2f}"]
+    if not math.isnan(row.r2_held_out):
+        scores.append(f"held out {row.r2_held_out:.2f}")
+    if not math.isnan(row.r2_null):
+        scores.append(f"null {row.r2_null:.2f}")
+    figure.text(0.5, 0.025, ", ".join(scores) + f"; {row.status}{more}", fontsize=6, ha="center")
+    return figure
+
+
+def _label(axes: object, x: float, y: float, name: str, colour: str, size: float) -> None:
+    text = textwrap.fill(name, 14, max_lines=2, placeholder="…")
+    box = {"boxstyle": "round,pad=0.3", "facecolor": "white", "edgecolor": colour, "linewidth": 0.9}
+    axes.text(x, y, text, fontsize=size, ha="center", va="center", bbox=box, zorder=4)  # type: ignore[attr-defined]

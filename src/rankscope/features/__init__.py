@@ -1,0 +1,26 @@
+"""Feature space: activations streamed into moments, feature dimension of every layer, classification dimension."""
+
+from rankscope.features.classification import classification_dimension
+from rankscope.features.classification_result import ClassificationDimension
+from rankscope.features.collection import Collection, collect
+from rankscope.features.feature_profile import FeatureProfile, LayerFeatures
+from rankscope.features.feature_rank import feature_rank, local_feature_rank
+from rankscope.features.heads import find_head
+from rankscope.features.moments import CentredMoments
+from rankscope.features.sketch import FrequentDirections
+from rankscope.features.truncated_head import TruncatedHead
+
+__all__ = [
+    "CentredMoments",
+    "ClassificationDimension",
+    "Collection",
+    "FeatureProfile",
+    "FrequentDirections",
+    "LayerFeatures",
+    "TruncatedHead",
+    "classification_dimension",
+    "collect",
+    "feature_rank",
+    "find_head",
+    "local_feature_rank",
+]

@@ -1,0 +1,57 @@
+"""From what ``cut_points=`` says to dotted module names whose outputs a hook can keep."""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+
+from rankscope._base.errors import CutPointError
+from rankscope.features.hooks import inference
+from rankscope.slicing import CutPointsLike, ModuleCall, Sample, select, trace
+
+__all__ = ["chosen_calls", "cut_names", "is_plain"]
+
+
+def is_plain(model: nn.Module, wanted: CutPointsLike) -> bool:
+    """Whether ``wanted`` is a list of names without globs or call numbers: no forward pass is needed to read it."""
+    if isinstance(wanted, str):
+        return wanted in dict(model.named_modules())
+    return not any(set(name) & set("*?[#") for name in wanted)
+
+
+def chosen_calls(model: nn.Module, x: torch.Tensor, wanted: CutPointsLike) -> list[ModuleCall]:
+    """The calls that ``wanted`` names (as in ``jacobian_rank``), from one forward pass of the sample ``x`` (1, …).
+
+    Raises
+    ------
+    CutPointError
+        A name that no module has or calls, an earlier call of a module that is called several times, or inputs that
+        are integers (tokens), of which there is no graph to read.
+    """
+    if not x.is_floating_point():
+        raise CutPointError(f"blocks and globs are read off a graph that {x.dtype} inputs do not have; name layers")
+    device = next((p.device for p in model.parameters()), torch.device("cpu"))
+    dtype = next((p.dtype for p in model.parameters() if p.is_floating_point()), torch.float32)
+    with inference(model):
+        found = trace(model, Sample(x.to(device, dtype), "the first sample"))
+    last = {call.key[0]: call for call in found.calls}
+    calls = select(model, found, wanted)
+    # a hook keeps the last output of a module: an earlier one cannot be meant by its number alone
+    earlier = [call.name for call in calls if call is not last[call.key[0]]]
+    kept = [call for call in calls if call is last[call.key[0]]]
+    missing = {name.split("#")[0] for name in earlier} - {call.key[0] for call in kept}
+    if missing:
+        name = min(missing)
+        raise CutPointError(f"{name!r} is called several times; features are those of its last call: {last[name].name}")
+    return kept
+
+
+def cut_names(model: nn.Module, x: torch.Tensor, wanted: CutPointsLike) -> list[str]:
+    """Dotted names in order of depth; plain names are taken as they are.
+
+    >>> cut_names(nn.Sequential(nn.Linear(2, 2), nn.Tanh()), torch.zeros(1, 2), "*")
+    ['0', '1']
+    """
+    if is_plain(model, wanted):
+        return [wanted] if isinstance(wanted, str) else list(wanted)
+    return [call.key[0] for call in chosen_calls(model, x, wanted)]

@@ -1,0 +1,208 @@
+"""Feature dimension of every layer, and of the neighbourhood of one input."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from itertools import chain
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from rankscope._base.errors import CutPointError, DataError, UsageError
+from rankscope._base.provenance import device_name, versions
+from rankscope.features.accumulate import Accumulator, choose_accumulator, layer_features
+from rankscope.features.cut_names import cut_names
+from rankscope.features.feature_profile import FeatureProfile
+from rankscope.features.hooks import inference, record_outputs
+from rankscope.features.moments import CentredMoments
+from rankscope.features.reduction import Channels, Reduce, check_reduce, reduce_output
+from rankscope.slicing import CutPointsLike
+
+__all__ = ["feature_rank", "local_feature_rank"]
+
+_MEMORY = (
+    4e9  # bytes for accumulators, all layers together: what the paper's networks need for pooled features, and more
+)
+
+
+def feature_rank(
+    source: Any,
+    data: Any = None,
+    *,
+    cut_points: CutPointsLike = "blocks",
+    reduce: Reduce = "flatten",
+    channels: Channels = "auto",
+    samples: int | None = None,
+    batch_size: int = 64,
+    memory: float = _MEMORY,
+) -> FeatureProfile:
+    """How many dimensions the features of each layer have: PCA dimension and soft ranks (paper §6.1).
+
+    Parameters
+    ----------
+    source : nn.Module, mapping of name → array or CentredMoments, one array, or a ``Collection``
+        What to measure. Arrays are (N, …) with samples first.
+    data : tensor, or iterable of batches (tensor, or a tuple that starts with one)
+        Inputs, when ``source`` is a model. One pass is made.
+    cut_points : "blocks", "paper", "all", name, glob, or a list of names and globs
+        When ``source`` is a model; as in ``jacobian_rank``. A module called several times gives its last output.
+    reduce, channels
+        How a feature map becomes rows: see ``reduce_output``.
+    samples : int, optional
+        Number of samples when ``data`` cannot tell: it decides between covariance and Gram matrix, never the result.
+    batch_size : int
+        For inputs in one tensor.
+    memory : float
+        Bytes that the accumulators may take together. What does not fit is sketched, with bounds.
+
+    Raises
+    ------
+    DataError
+        NaN or constant features (layer and sample named), fewer than two samples, a layer too wide even for a sketch.
+    CutPointError
+        A cut point that the model does not have or does not call.
+
+    Examples
+    --------
+    >>> x = torch.tensor([[1.0, 1.0, 0.0], [2.0, 2.0, 0.0], [3.0, 3.0, 0.0], [5.0, 5.0, 0.0]])
+    >>> feature_rank({"layer": x})["layer"].pca_dimension
+    1
+    """
+    check_reduce(reduce, channels)
+    if isinstance(source, nn.Module):
+        if data is None or not cut_points:
+            raise UsageError("a model needs data, and cut_points (blocks, names or globs) to be measured at")
+        batches, known = _batches(data, batch_size)
+        first = next(batches, None)
+        if first is None:
+            raise DataError("the data hold no batch; give at least two samples")
+        names = cut_names(source, first[:1], cut_points)
+        store = _Store(reduce, channels, samples or known, memory / len(names))
+        with inference(source) as device, record_outputs(source, names) as outputs:
+            for batch in chain([first], batches):
+                outputs.clear()
+                source(batch.to(device))
+                _all_called(names, outputs)
+                for name, output in outputs.items():
+                    store.add(name, output, len(batch))
+        return store.profile("feature_rank", {"device": device_name(device)})
+    if hasattr(source, "moments") and not isinstance(source, Mapping):
+        source = source.moments
+    if not isinstance(source, Mapping):
+        source = {"features": source}
+    if not source:
+        raise UsageError("no layers are given; name one array or CentredMoments or more")
+    layers, notes = [], []
+    for name, values in source.items():
+        if isinstance(values, CentredMoments):
+            layers.append(layer_features(name, values, reduce))
+            continue
+        rows = values if isinstance(values, torch.Tensor) else torch.as_tensor(np.asarray(values))
+        store = _Store(reduce, channels, len(rows), memory)
+        for part in rows.split(max(batch_size, 1024)):
+            store.add(name, part, len(part))
+        layers.append(layer_features(name, store.kept(name), reduce))
+        notes += store.notes
+    return FeatureProfile(tuple(layers), "feature_rank", tuple(notes), {"versions": versions()})
+
+
+def local_feature_rank(
+    model: nn.Module,
+    x: torch.Tensor,
+    *,
+    cut_points: CutPointsLike = "blocks",
+    noise: float = 1e-3,
+    samples: int = 5000,
+    reduce: Reduce = "flatten",
+    channels: Channels = "auto",
+    batch_size: int = 64,
+    seed: int = 0,
+    memory: float = _MEMORY,
+) -> FeatureProfile:
+    """Feature dimensions around one input: over x + noise·Gaussian, as the published code measures them.
+
+    ``noise`` 1e-3 and 5,000 samples are the published code's; the forward pass is in float32, whose rounding is part of
+    that measurement. ``x`` is one input, with or without the batch axis of length 1.
+
+    >>> net = nn.Sequential(nn.Linear(6, 2), nn.Linear(2, 4))
+    >>> local_feature_rank(net, torch.zeros(1, 6), cut_points=["0", "1"], samples=50)["1"].pca_dimension
+    2
+    """
+    check_reduce(reduce, channels)
+    if not noise > 0 or samples < 2:
+        raise UsageError(f"noise is {noise:g} and samples {samples}; give positive noise and two samples or more")
+    if not cut_points:
+        raise UsageError("no cut_points are given; name one layer or more")
+    if x.ndim < 2 or len(x) != 1:
+        raise DataError(f"x must be one input with a batch axis of length 1; this has shape {tuple(x.shape)}")
+    generator = torch.Generator().manual_seed(seed)
+    names = cut_names(model, x, cut_points)
+    store = _Store(reduce, channels, samples, memory / len(names))
+    with inference(model) as device, record_outputs(model, names) as outputs:
+        for start in range(0, samples, batch_size):
+            n = min(batch_size, samples - start)
+            # one draw a sample: the noise does not depend on the batch size
+            step = noise * torch.stack([torch.randn(x.shape[1:], generator=generator) for _ in range(n)])
+            outputs.clear()
+            model(x.to(device, torch.float32) + step.to(device))
+            _all_called(names, outputs)
+            for name, output in outputs.items():
+                store.add(name, output, n)
+    return store.profile("local_feature_rank", {"device": device_name(device), "noise": noise, "seed": seed})
+
+
+def _batches(data: Any, batch_size: int) -> tuple[Iterator[torch.Tensor], int | None]:
+    if isinstance(data, np.ndarray):
+        data = torch.from_numpy(data)
+    if isinstance(data, torch.Tensor):
+        return iter(data.split(batch_size)), len(data)
+    if not isinstance(data, Iterable):
+        raise DataError(f"data is a {type(data).__name__}; give a tensor or an iterable of batches")
+    dataset = getattr(data, "dataset", None)
+    known = len(dataset) if dataset is not None and hasattr(dataset, "__len__") else None
+    return (_inputs(batch) for batch in data), known
+
+
+def _inputs(batch: Any) -> torch.Tensor:
+    made = batch[0] if isinstance(batch, tuple | list) else batch
+    if not isinstance(made, torch.Tensor):
+        raise DataError(f"a batch holds a {type(made).__name__} where its inputs should be a tensor")
+    return made
+
+
+def _all_called(cut_points: Sequence[str], outputs: Mapping[str, torch.Tensor]) -> None:
+    missing = [name for name in cut_points if name not in outputs]
+    if missing:
+        raise CutPointError(f"layer {missing[0]!r} is never called in the forward pass; choose another cut point")
+
+
+class _Store:
+    """Accumulators by layer, chosen when a layer's first batch comes."""
+
+    def __init__(self, reduce: Reduce, channels: Channels, samples: int | None, memory: float) -> None:
+        self.reduce, self.channels, self.samples, self.memory = reduce, channels, samples, memory
+        self.notes: list[str] = []
+        self._kept: dict[str, Accumulator] = {}
+
+    def add(self, name: str, output: torch.Tensor, batch: int) -> None:
+        rows = reduce_output(output, self.reduce, channels=self.channels)
+        if name not in self._kept:
+            total = None if self.samples is None else self.samples * max(len(rows) // batch, 1)
+            itemsize = rows.element_size()
+            chosen, note = choose_accumulator(
+                name, rows.shape[1], samples=total, memory=self.memory, itemsize=itemsize, device=rows.device
+            )
+            self._kept[name] = chosen
+            self.notes += [note] if note else []
+        self._kept[name].update(rows)
+
+    def kept(self, name: str) -> Accumulator:
+        return self._kept[name]
+
+    def profile(self, kind: str, provenance: dict[str, Any]) -> FeatureProfile:
+        if not self._kept:
+            raise DataError("the data hold no batch; give at least two samples")
+        layers = tuple(layer_features(name, kept, self.reduce) for name, kept in self._kept.items())
+        return FeatureProfile(layers, kind, tuple(self.notes), {"versions": versions(), **provenance})

@@ -1,0 +1,119 @@
+"""Figures of feature space: accuracy over components (Fig. 2 of the paper) and spectra over depth."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+    from rankscope.features.classification_result import ClassificationDimension
+    from rankscope.features.feature_profile import FeatureProfile
+
+__all__ = ["COLOURS", "plot_curves", "plot_profile"]
+
+# Okabe and Ito (2008): distinct under every common form of colour blindness; lines differ in dash as well
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
+_DASHES = ("-", (0, (5, 2)), (0, (1, 1.5)), (0, (5, 1.5, 1, 1.5)))
+_WIDTH = 3.4  # inches: one column of a two-column paper
+
+
+def _axes(ax: Any, height: float) -> Any:
+    if ax is not None:
+        return ax
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(_WIDTH, height), dpi=200, layout="constrained")
+    FigureCanvasAgg(figure)
+    return figure.add_subplot()
+
+
+def _tidy(ax: Any) -> None:
+    ax.spines[["top", "right"]].set_visible(False)
+    ax.tick_params(labelsize=7)
+    ax.grid(axis="y", linewidth=0.4, alpha=0.4)
+
+
+def plot_curves(results: Sequence[tuple[str, ClassificationDimension]], *, ax: Any = None) -> Figure:
+    """Accuracy over the number of components for one or more results, on a square-root axis; crossings marked."""
+    ax = _axes(ax, 2.5)
+    scored = all(r.classes is None for _, r in results)
+    unit = 1.0 if scored else 100.0
+    for number, (label, result) in enumerate(results):
+        colour, dash = COLOURS[number % len(COLOURS)], _DASHES[number // len(COLOURS) % len(_DASHES)]
+        k = np.arange(1, len(result.curve) + 1)
+        ax.plot(k, unit * result.curve, color=colour, linestyle=dash, linewidth=1.4, label=label)
+        if result.top5 is not None and len(results) == 1:
+            ax.plot(k, unit * result.top5, color=COLOURS[1], linestyle=_DASHES[1], linewidth=1.2, label="top-5")
+        if result.interval and len(results) == 1:
+            ax.axvspan(*result.interval, color=colour, alpha=0.15, linewidth=0)
+        ax.plot([result.dimension], [unit * result.accuracy], "o", color=colour, markersize=4)
+        ax.annotate(
+            f"{result.dimension}",
+            (result.dimension, unit * result.accuracy),
+            xytext=(5, -9),
+            textcoords="offset points",
+            fontsize=7,
+            color=colour,
+        )
+    if len(results) == 1:
+        result = results[0][1]
+        line = unit * result.retain * result.full_accuracy
+        ax.axhline(line, color="#555555", linewidth=0.8, linestyle=":", label=f"{result.retain:g} × full")
+    end = max(len(r.curve) for _, r in results)
+    ax.set_xscale("function", functions=(lambda v: np.sqrt(np.clip(v, 0, None)), np.square))
+    ax.set_xlim(0, end)
+    ticks = [t for t in (1, 10, 50, 100, 200, 500, 1000, 2000, 4000, 8000) if t < 0.93 * end]
+    ax.set_xticks(sorted({*[t for t in ticks if (t / end) ** 0.5 > 0.06], end}))
+    ax.minorticks_off()
+    ax.set_ylim(bottom=0)
+    ax.set_xlabel("principal components kept (square-root scale)", fontsize=8)
+    ax.set_ylabel("score" if scored else "accuracy (%)", fontsize=8)
+    ax.legend(fontsize=7, frameon=False, loc="lower right")
+    _tidy(ax)
+    return ax.figure
+
+
+def plot_profile(profile: FeatureProfile, *, ax: Any = None) -> Figure:
+    """PCA dimension, effective rank and participation ratio over depth on a logarithmic axis."""
+    ax = _axes(ax, 3.0)
+    names = [layer.name for layer in profile]
+    x = np.arange(len(names))
+    for number, (label, values) in enumerate(
+        (
+            ("width", [layer.width for layer in profile]),
+            ("PCA dimension", [layer.pca_dimension for layer in profile]),
+            ("effective rank", [layer.effective_rank for layer in profile]),
+            ("participation ratio", [layer.participation_ratio for layer in profile]),
+        )
+    ):
+        style = (
+            {"color": "#888888", "linestyle": ":"}
+            if number == 0
+            else {"color": COLOURS[number - 1], "marker": "os^"[number - 1]}
+        )
+        ax.plot(
+            x, np.clip(np.array(values, dtype=float), 0.5, None), label=label, linewidth=1.2, markersize=3.5, **style
+        )
+    limited = [i for i, layer in enumerate(profile) if layer.limited_by == "samples"]
+    if limited:
+        shown = [max(profile[i].pca_dimension, 0.5) for i in limited]
+        ax.plot(limited, shown, "x", color="#000000", markersize=6, label="limited by samples")
+    ax.set_yscale("log")
+    from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
+
+    highest, lowest = max(layer.width for layer in profile), min(layer.participation_ratio for layer in profile)
+    narrow = highest < 300 * max(lowest, 0.5)  # under two and a half decades, powers of ten alone are too few labels
+    ax.yaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0) if narrow else (1.0,)))
+    ax.yaxis.set_major_formatter(FuncFormatter(lambda v, _: f"{v:,g}"))
+    ax.yaxis.set_minor_formatter(NullFormatter())
+    ax.set_xticks(x, names, rotation=60, ha="right", fontsize=6)
+    ax.set_ylabel("dimensions", fontsize=8)
+    ax.set_xlabel("cut point, in order of depth", fontsize=8)
+    ax.legend(fontsize=6.5, frameon=False, ncols=2, loc="lower left", bbox_to_anchor=(0, 1))
+    _tidy(ax)
+    return ax.figure

@@ -1,0 +1,152 @@
+"""One-pass, mergeable, centred second moments in float64, as a torchmetrics metric."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+from rankscope._base.errors import DataError, UsageError
+from rankscope.features._inputs import first_bad_row
+from rankscope.loading import ensure_torchvision
+
+ensure_torchvision()  # torchmetrics imports it, and dies beside a torch of another variant
+from torchmetrics import Metric  # noqa: E402
+
+__all__ = ["CentredMoments", "merge_moments"]
+
+State = tuple[torch.Tensor, torch.Tensor, torch.Tensor]
+
+
+def merge_moments(a: State, b: State) -> State:
+    """(count, mean, scatter) of the union of two sets of rows from those of the sets.
+
+    scatter = scatter_a + scatter_b + (n_a·n_b/n)·δδᵀ with δ = mean_b − mean_a (Chan, Golub and LeVeque 1983): no
+    cancellation, whatever the means.
+
+    >>> one = torch.ones(1, dtype=torch.float64)
+    >>> n, mean, scatter = merge_moments((one[0], 1 * one, 0 * one[None]), (one[0], 3 * one, 0 * one[None]))
+    >>> float(mean), float(scatter)
+    (2.0, 2.0)
+    """
+    (n_a, mean_a, scatter_a), (n_b, mean_b, scatter_b) = a, b
+    n = n_a + n_b
+    if not n:
+        return a
+    delta = mean_b - mean_a
+    share = n_b.to(torch.float64) / n
+    return n, mean_a + delta * share, scatter_a + scatter_b + torch.outer(delta, delta) * (n_a * share)
+
+
+class CentredMoments(Metric):
+    """Count, mean and scatter Σ(x − mean)(x − mean)ᵀ of rows that arrive in batches.
+
+    Batch size and order change the result by rounding alone (about 1e-15 relative). Across processes, under
+    ``torch.distributed``, the states are gathered and merged by the same formula. Memory: 8·d² bytes; for layers wider
+    than the samples use ``feature_rank``, which chooses by itself.
+
+    Parameters
+    ----------
+    width : int
+        d, the length of a row.
+    name : str
+        The layer, for error messages.
+
+    Raises
+    ------
+    DataError
+        Rows of another width, NaN or infinite values (layer and sample named), no rows at all on ``compute``.
+
+    Examples
+    --------
+    >>> moments = CentredMoments(2)
+    >>> moments.update(torch.tensor([[0.0, 1.0], [2.0, 1.0]]))
+    >>> moments.update(torch.tensor([[4.0, 1.0]]))
+    >>> moments.compute().round(decimals=9)
+    tensor([[4., 0.],
+            [0., 0.]], dtype=torch.float64)
+    """
+
+    full_state_update = True
+    is_differentiable = False
+    higher_is_better = None
+
+    count: torch.Tensor
+    mean: torch.Tensor
+    scatter: torch.Tensor
+
+    def __init__(self, width: int, *, name: str = "features", **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        if width < 1:
+            raise UsageError(f"width is {width}; a row needs one dimension or more")
+        self.width, self.name = width, name
+        self.add_state("count", torch.zeros((), dtype=torch.int64), dist_reduce_fx=None)
+        self.add_state("mean", torch.zeros(width, dtype=torch.float64), dist_reduce_fx=None)
+        self.add_state("scatter", torch.zeros(width, width, dtype=torch.float64), dist_reduce_fx=None)
+
+    def set_dtype(self, dst_type: str | torch.dtype) -> CentredMoments:
+        """States stay float64, also inside a module that is turned to half precision."""
+        return self
+
+    def update(self, rows: torch.Tensor) -> None:
+        """Add (n, d) rows of any real dtype."""
+        if rows.ndim != 2 or rows.shape[1] != self.width:
+            raise DataError(f"{self.name}: rows of shape {tuple(rows.shape)}; (n, {self.width}) are expected")
+        if not len(rows):
+            return
+        values = rows.detach().to(device=self.mean.device, dtype=torch.float64)
+        mean = values.mean(0)
+        if not bool(torch.isfinite(mean).all()):
+            at = first_bad_row(values)
+            raise DataError(
+                f"{self.name}: sample {int(self.count) + (at or 0)} holds a NaN or infinite value; remove it, or look "
+                "for an overflow in the layers before"
+            )
+        self._merge_rows(values, mean)
+
+    def add_checked(self, rows: torch.Tensor) -> None:
+        """The same for rows known to be finite and of the right width: nothing waits for the device."""
+        values = rows.detach().to(device=self.mean.device, dtype=torch.float64)
+        self._merge_rows(values, values.mean(0))
+        self._computed = None
+        self._update_count += 1
+
+    def _merge_rows(self, values: torch.Tensor, mean: torch.Tensor) -> None:
+        centred = values - mean
+        delta, n = mean - self.mean, len(values)
+        share = n / (self.count + n).to(torch.float64)  # on the device: reading the count back would wait for it
+        # two rank updates in place: no second d × d matrix; the root keeps the second one symmetric
+        self.scatter.addmm_(centred.T, centred)
+        delta_scaled = delta * (self.count * share).sqrt()
+        self.scatter.addr_(delta_scaled, delta_scaled)
+        self.mean += delta * share
+        self.count += n
+
+    def state(self) -> State:
+        """(count, mean, scatter) of all rows, merged over processes where torchmetrics has gathered them."""
+        if self.mean.ndim == 1:
+            return self.count, self.mean, self.scatter
+        merged = (self.count[0], self.mean[0], self.scatter[0])
+        for part in zip(self.count[1:], self.mean[1:], self.scatter[1:], strict=True):
+            merged = merge_moments(merged, part)
+        return merged
+
+    def compute(self) -> torch.Tensor:
+        """The covariance, (d, d) float64, divided by N − 1."""
+        count, _, scatter = self.state()
+        if count < 2:
+            raise DataError(f"{self.name}: a covariance needs two samples; {int(count)} came in")
+        return scatter / (count - 1)
+
+    def merge_state(self, incoming_state: dict[str, Any] | Metric) -> None:
+        """Take in another metric of the same layer (or its state); any order gives the same."""
+        other: dict[str, Any] = (
+            incoming_state if isinstance(incoming_state, dict) else dict(incoming_state.metric_state)
+        )
+        if tuple(other["mean"].shape) != tuple(self.mean.shape):
+            raise DataError(f"{self.name}: moments of width {other['mean'].shape[-1]} do not merge into {self.width}")
+        device = self.mean.device
+        incoming = (other["count"].to(device), other["mean"].to(device), other["scatter"].to(device))
+        self.count, self.mean, self.scatter = merge_moments((self.count, self.mean, self.scatter), incoming)
+        self._computed = None
+        self._update_count += 1

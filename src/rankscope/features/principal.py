@@ -1,0 +1,57 @@
+"""Principal axes: eigenvectors of the centred covariance, in float64."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+
+from rankscope._base.errors import DataError
+
+__all__ = ["PrincipalAxes", "principal_axes", "scatter_of"]
+
+
+@dataclass(frozen=True, eq=False)
+class PrincipalAxes:
+    """Mean (d,), axes (d × d, one a column, by descending variance) and their variances (d,), all float64.
+
+    Variances are divided by N − 1.
+    """
+
+    mean: torch.Tensor
+    axes: torch.Tensor
+    variances: torch.Tensor
+
+
+def scatter_of(rows: torch.Tensor, *, block: int = 4096) -> tuple[torch.Tensor, torch.Tensor]:
+    """(mean, scatter Σ(x − mean)(x − mean)ᵀ) of (N, d) rows in float64, ``block`` rows converted at a time."""
+    width = rows.shape[1]
+    mean = torch.zeros(width, dtype=torch.float64, device=rows.device)
+    for part in rows.split(block):
+        mean += part.to(torch.float64).sum(0)
+    mean /= len(rows)
+    scatter = torch.zeros(width, width, dtype=torch.float64, device=rows.device)
+    for part in rows.split(block):
+        centred = part.to(torch.float64) - mean
+        scatter.addmm_(centred.T, centred)
+    return mean, scatter
+
+
+def principal_axes(rows: torch.Tensor, *, name: str = "features") -> PrincipalAxes:
+    """PCA of (N, d) rows by the eigenvectors of their float64 covariance; all d axes, also those without variance.
+
+    Raises
+    ------
+    DataError
+        When every sample is the same: no axis is then better than another.
+
+    Examples
+    --------
+    >>> principal_axes(torch.tensor([[0.0, 0.0], [2.0, 0.0]])).variances
+    tensor([2., 0.], dtype=torch.float64)
+    """
+    if len(rows) < 2 or bool((rows == rows[:1]).all()):
+        raise DataError(f"{name} are constant: all {len(rows)} samples are the same; there is no principal axis")
+    mean, scatter = scatter_of(rows)
+    values, vectors = torch.linalg.eigh(scatter)
+    return PrincipalAxes(mean, vectors.flip(1), values.clamp_min(0).flip(0) / (len(rows) - 1))

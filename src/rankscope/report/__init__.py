@@ -1,0 +1,18 @@
+"""Records to one self-contained HTML page: plain sentences, figures, tables, provenance."""
+
+from rankscope.report.figures import Figure, figure_of
+from rankscope.report.page import Page, Section, Table
+from rankscope.report.profile_section import profile_page, profile_section
+from rankscope.report.sentences import Finding, findings
+
+__all__ = [
+    "Figure",
+    "Finding",
+    "Page",
+    "Section",
+    "Table",
+    "figure_of",
+    "findings",
+    "profile_page",
+    "profile_section",
+]

@@ -1,0 +1,137 @@
+"""The independence deficit as sentences, figures and a class-by-class table that can be searched."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
+from rankscope.report.figures import figure_of
+from rankscope.report.page import Page, Section, Table
+from rankscope.report.sentences import Finding
+
+if TYPE_CHECKING:
+    from rankscope.dependencies import ClassDependency, DependencyTable
+
+__all__ = ["deficit_findings", "deficit_page", "deficit_section", "most_dependent"]
+
+_WEIGHTS = 12  # dependent classes in one cell; deficit.json has them all
+_HEAD = (
+    "class", "name", "status", "R² fitted", "held out", "null", "accuracy on the class", "replaced", "accuracy on all",
+    "replaced", "η/η_max", "others", "depends on (signed weights)",
+)  # fmt: skip
+
+
+def most_dependent(table: DependencyTable) -> ClassDependency:
+    """The class that others explain best beyond the null; the best explained one where there is none."""
+    return max(table, key=lambda r: (r.status == "dependent", r.r2))
+
+
+def deficit_page(table: DependencyTable, *, model: str | None = None, source: str | None = None) -> Page:
+    """One table, one page."""
+    of = f" of {model}" if model else ""
+    section = deficit_section(table, title=f"Independence deficit{of}", source=source)
+    return Page(section.title, (section,), footer=f"rankscope {table.versions.get('rankscope', '')}.")
+
+
+def deficit_section(
+    table: DependencyTable, *, title: str = "Independence deficit", source: str | None = None, name: str = "deficit"
+) -> Section:
+    """Sentences, the most dependent class with its neighbours, every class in a searchable table."""
+    shown = most_dependent(table)
+    caption = (
+        f"{shown.name} and the classes that its logit is made of: solid blue raises it, dashed red lowers it, line "
+        "width is |λ|."
+    )
+    figure: Any = table.plot(shown.index)
+    eta = f"η = {table.eta:g}" if table.eta is not None else f"largest η that keeps {table.keep:g} of the accuracy"
+    return Section(
+        title=title,
+        lead=(
+            f"Each class's logit as a sparse combination of the others' (Lasso, exact), {eta}; convention "
+            f"{table.convention}."
+        ),
+        findings=list(deficit_findings(table)),
+        figures=(figure_of(figure.axes[0], caption, name=name),),
+        tables=(_table(table),),
+        provenance=_provenance(table, source),
+    )
+
+
+def deficit_findings(table: DependencyTable) -> Iterator[Finding]:
+    """What the table shows, one sentence a finding, then what limits it."""
+    counts = Counter(r.status for r in table)
+    found = [r for r in table if r.status == "dependent"]
+    keep = table.keep if table.keep is not None else 0.9
+    if found:
+        best = most_dependent(table)
+        top = ", ".join(f"{n} ({w:+.2f})" for n, w in zip(best.names[:3], best.weights[:3], strict=True))
+        yield Finding(
+            f"{len(found):,} of {len(table):,} classes depend on others more than the permutation null does; the "
+            f"best explained is {best.name}: R² {best.r2:.2f}, null {best.r2_null:.2f}, mostly {top}."
+        )
+    else:
+        yield Finding(f"None of {len(table):,} classes depends on others more than the permutation null does.")
+    few = table.deficit(5, keep)
+    yield Finding(
+        f"At most five other classes determine {few:.0%} of the classes while {keep:.0%} of accuracy is kept."
+    )
+    rest = {k: v for k, v in counts.items() if k != "dependent"}
+    if rest:
+        yield Finding("The others: " + ", ".join(f"{v:,} {k}" for k, v in sorted(rest.items())) + ".", "meaning")
+    if found and most_dependent(table).r2 < 0.5:
+        yield Finding(
+            "The others explain less than half of any class's variance: accuracy is kept because classes exclude each "
+            "other, not because a logit is a copy of others.",
+            "meaning",
+        )
+    if not table.permutations:
+        yield Finding("No permutation null was run: a high R² may be nothing but class means.", "caution")
+    trivial = Counter(r.trivial for r in table if r.trivial)
+    why = {
+        "features": f"the features have {table.feature_dimension} dimensions for {table.n_classes} classes",
+        "logits": f"the logits have numerical rank {table.logit_rank} for {table.n_classes} classes",
+        "samples": f"classes are fitted on fewer samples than {table.n_classes - 1} unknowns",
+    }
+    for reason in sorted(trivial):
+        yield Finding(f"An exact dependence exists whatever was learned, since {why[reason]}.", "caution")
+
+
+def _table(table: DependencyTable) -> Table:
+    rows = []
+    for r in table:
+        pairs = [f"{w:+.2f} {n}" for n, w in zip(r.names[:_WEIGHTS], r.weights[:_WEIGHTS], strict=True)]
+        more = r.n_dependencies - len(pairs)
+        rows.append(
+            (r.index, r.name, r.status, _number(r.r2), _number(r.r2_held_out), _number(r.r2_null),
+             _share(r.positive_accuracy), _share(r.positive_accuracy_replaced), _share(r.accuracy),
+             _share(r.accuracy_replaced), _number(r.eta_over_eta_max), r.n_dependencies,
+             ", ".join(pairs) + (f" and {more} more" if more > 0 else "") or "no other class")
+        )  # fmt: skip
+    note = (
+        "R² is centred; null is its mean over permutations at the same η. Replaced: the class's logit is predicted "
+        "from the others. Accuracies are top-1."
+    )
+    return Table("Every class", _HEAD, rows, note=note, search=True)
+
+
+def _number(value: float) -> float | None:
+    return round(value, 3) if math.isfinite(value) else None
+
+
+def _share(value: float) -> str:
+    return f"{value:.1%}" if math.isfinite(value) else "–"
+
+
+def _provenance(table: DependencyTable, source: str | None) -> dict[str, str]:
+    made = {
+        "convention": table.convention,
+        "samples": f"{table.samples:,} fitted, {table.held_out_samples:,} held out",
+        "null": f"{table.null}, {table.permutations} permutations, seed {table.seed}",
+        "duality gap": f"at most {max(r.duality_gap for r in table):.1e} (tolerance {table.tol:g})",
+        "computed in": "float64",
+        "device": table.device,
+        "versions": ", ".join(f"{k} {v}" for k, v in table.versions.items()),
+    }
+    return {"data": source} | made if source else made

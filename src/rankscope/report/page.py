@@ -1,0 +1,91 @@
+"""A page made of sections: whatever is measured later is one more section."""
+
+from __future__ import annotations
+
+import datetime
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import lru_cache
+from typing import TYPE_CHECKING, Any
+
+from rankscope.report.figures import Figure
+from rankscope.report.sentences import Finding
+
+if TYPE_CHECKING:
+    from jinja2 import Template
+
+__all__ = ["Page", "Section", "Table"]
+
+
+@dataclass(frozen=True)
+class Table:
+    """Cells of plain values; numbers are set flush right. ``folded`` tables open on demand, ``search`` filters rows."""
+
+    caption: str
+    head: Sequence[str]
+    rows: Sequence[Sequence[Any]]
+    folded: bool = False
+    note: str = ""
+    search: bool = False
+
+    def cells(self) -> list[list[tuple[str, bool]]]:
+        """Text of every cell, and whether it is a number."""
+        return [[(_text(v), isinstance(v, int | float) and not isinstance(v, bool)) for v in row] for row in self.rows]
+
+
+@dataclass(frozen=True)
+class Section:
+    """One measurement: what was found, in sentences, then how it looks, then the numbers, then where they come from."""
+
+    title: str
+    findings: Sequence[Finding] = ()
+    figures: Sequence[Figure] = ()
+    tables: Sequence[Table] = ()
+    provenance: Mapping[str, str] = field(default_factory=dict)
+    lead: str = ""
+
+
+@dataclass(frozen=True)
+class Page:
+    """Renders to one HTML file that needs nothing else."""
+
+    title: str
+    sections: Sequence[Section]
+    lead: str = ""
+    footer: str = ""
+
+    @property
+    def searchable(self) -> bool:
+        """Whether any table filters its rows, which takes a few lines of script in the page."""
+        return any(table.search for section in self.sections for table in section.tables)
+
+    def html(self) -> str:
+        """The page. Every text is escaped; figures alone are markup."""
+        made = datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d %H:%M UTC")
+        return _template().render(page=self, made=made)
+
+
+@lru_cache(maxsize=1)
+def _template() -> Template:
+    from jinja2 import Environment, PackageLoader, StrictUndefined
+
+    environment = Environment(
+        loader=PackageLoader("rankscope.report", "."),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    return environment.get_template("page.html.j2")
+
+
+def _text(value: Any) -> str:
+    if value is None:
+        return "–"
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, int):
+        return f"{value:,}"
+    if isinstance(value, float):
+        return f"{value:,.0f}" if value == int(value) else f"{value:.4g}"
+    return str(value)

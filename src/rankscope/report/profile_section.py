@@ -1,0 +1,131 @@
+"""A Jacobian profile as a section of a page, and as a page of its own."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from rankscope.jacobian.text import flags
+from rankscope.report.figures import figure_of
+from rankscope.report.page import Page, Section, Table
+from rankscope.report.sentences import findings
+
+if TYPE_CHECKING:
+    from rankscope.jacobian import JacobianProfile
+
+__all__ = ["conventions_table", "image_table", "profile_page", "profile_section", "provenance", "rank_table"]
+
+_MOST_IMAGES = 200
+_CONVENTIONS = ("paper", "reference", "torch")
+
+
+def profile_page(profile: JacobianProfile) -> Page:
+    """One profile, one page."""
+    section = profile_section(profile)
+    return Page(section.title, (section,), footer=f"rankscope {profile.versions.get('rankscope', '')}.")
+
+
+def profile_section(profile: JacobianProfile, *, title: str | None = None, name: str = "profile") -> Section:
+    """Sentences, the figure, and every table of one profile."""
+    caption = (
+        f"Function rank (line) and range over the images (band) of every sub-network; whiskers are certified bounds. "
+        f"{profile.columns}, tolerance {profile.tolerance.name}."
+    )
+    return Section(
+        title=title or f"Jacobian rank of {profile.model}",
+        lead=f"Weights: {profile.weights}. Columns: {profile.columns}. Background: {profile.background}.",
+        findings=findings(profile),
+        figures=(figure_of(profile.plot(), caption, name=name),),
+        tables=(rank_table(profile), conventions_table(profile), image_table(profile)),
+        provenance=provenance(profile),
+    )
+
+
+def rank_table(profile: JacobianProfile, *, caption: str = "Rank of every sub-network") -> Table:
+    """Rank over the images, the function rank's bounds, soft ranks, flags."""
+    rows = []
+    for layer in profile.layers:
+        row = profile.summary(layer)
+        rank, function = row["rank"], row["function_rank"]
+        bounds = f"{function['lower']:,} … {function['upper']:,}" if row["certified"] else "none"
+        rows.append(
+            (row["name"], row["rows"], min(row["rows"], row["columns"]), rank["min"], rank["median"], rank["max"],
+             bounds, row["effective_rank"], row["stable_rank"], flags(row))
+        )  # fmt: skip
+    head = ("layer", "outputs", "possible", "min", "median", "max", "bounds", "effective", "stable", "flags")
+    note = (
+        "min, median and max run over the images; max is the function rank, bounds are its certified bounds; "
+        "effective and stable rank are medians and need no threshold."
+    )
+    return Table(caption, head, rows, note=note)
+
+
+def conventions_table(profile: JacobianProfile, *, caption: str = "The same spectra under each tolerance") -> Table:
+    """Function rank and median under the named conventions, and under the profile's own where it is another."""
+    own = profile.tolerance.name
+    readings = [profile.with_tolerance(n) for n in _CONVENTIONS]
+    if own not in _CONVENTIONS:
+        readings.insert(0, profile)
+    head = ["layer"]
+    for reading in readings:
+        mark = " (used)" if reading.tolerance.name == own else ""
+        head += [f"{reading.tolerance.name}{mark}, median", "max", "τ/σ₁"]
+    rows: list[list[Any]] = []
+    for layer in profile.layers:
+        cells: list[Any] = [layer.name]
+        for reading in readings:
+            rank = reading.summary(layer)["rank"]
+            shape = (layer.rows, layer.columns)
+            relative = reading.tolerance.relative(shape, _torch_dtype(profile.dtype))
+            cells += [rank["median"], rank["max"], f"{relative:.1e}" if relative else "–"]
+        rows.append(cells)
+    note = (
+        "torch's threshold grows with the number of outputs, so it can show a rise that is none: for comparison only."
+    )
+    return Table(caption, head, rows, note=note)
+
+
+def image_table(profile: JacobianProfile, *, caption: str = "Rank on every image") -> Table:
+    """One row an image, one column a layer."""
+    rows = []
+    for i, image in enumerate(profile.images[:_MOST_IMAGES]):
+        spectra = [layer.spectra[i] for layer in profile.layers]
+        rows.append((image, *(None if s is None else s.rank(profile.tolerance).value for s in spectra)))
+    more = len(profile.images) - _MOST_IMAGES
+    note = f"The first {_MOST_IMAGES}; {more:,} more are in profile.safetensors." if more > 0 else ""
+    return Table(caption, ("image", *(x.name for x in profile.layers)), rows, folded=True, note=note)
+
+
+def provenance(profile: JacobianProfile) -> dict[str, str]:
+    """Everything that led to the numbers, in words."""
+    made = {
+        "model": profile.model,
+        "weights": profile.weights,
+        "input": "×".join(map(str, profile.input_shape)),
+        "images": f"{len(profile.images)}",
+        "cut points": profile.cut_points,
+        "columns": profile.columns,
+        "background": profile.background,
+        "tolerance": profile.tolerance.name,
+        "method": profile.method,
+        "certificate": profile.certificate,
+        "forward against reverse mode": (
+            "not checked" if profile.adjoint_error is None else f"agree to {profile.adjoint_error:.1e}"
+        ),
+        "computed in": f"{profile.dtype}, singular values from float64 Gram matrices",
+        "device": profile.device,
+        "time": f"{profile.seconds:.1f} s, {profile.chunk_size} tangents at once",
+        "versions": ", ".join(f"{k} {v}" for k, v in profile.versions.items()),
+    }
+    if profile.peak_memory is not None:
+        made["peak memory"] = f"{profile.peak_memory / 2**30:.2f} GiB"
+    for number, text in enumerate(profile.failed_methods, 1):
+        made[f"way not taken {number}"] = text
+    for number, text in enumerate(profile.notes, 1):
+        made[f"note {number}"] = text
+    return made
+
+
+def _torch_dtype(name: str) -> Any:
+    import torch
+
+    return getattr(torch, name)

@@ -1,0 +1,175 @@
+"""What a profile shows, one plain sentence a finding, in an order that a reader wants."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import TYPE_CHECKING, Any, Literal
+
+if TYPE_CHECKING:
+    from rankscope.jacobian import JacobianProfile
+
+__all__ = ["Finding", "findings"]
+
+_SHOWN = 4  # names in one sentence; the table has them all
+_ADJOINT_LIMIT = 1e-3
+
+
+@dataclass(frozen=True)
+class Finding:
+    """``finding``: a result; ``caution``: what limits it; ``meaning``: how to read it."""
+
+    text: str
+    kind: Literal["finding", "caution", "meaning"] = "finding"
+
+
+def findings(profile: JacobianProfile) -> list[Finding]:
+    """Results, then cautions, then how to read them."""
+    rows = [profile.summary(layer) for layer in profile.layers]
+    made = [Finding(t) for t in _results(profile, rows)]
+    made += [Finding(t, "caution") for t in _cautions(profile, rows)]
+    made += [Finding(t, "meaning") for t in _meanings(profile)]
+    return made
+
+
+def _results(profile: JacobianProfile, rows: list[dict[str, Any]]) -> Iterator[str]:
+    first, last = rows[0], rows[-1]
+    count = _images(profile)
+    yield (
+        f"Function rank (largest over {count}, tolerance {profile.tolerance.name}) starts at "
+        f"{_of(first)} at {first['name']} and ends at {_of(last)} at {last['name']}."
+    )
+    yield from _loss(rows)
+    yield from _spread(profile, rows)
+    others = _conventions(profile)
+    if others:
+        yield f"At {last['name']} the same spectra read with other tolerances give " + " and ".join(others) + "."
+
+
+def _loss(rows: list[dict[str, Any]]) -> Iterator[str]:
+    cuts = [r for r in rows if r["true_cut"]] or rows
+    drops = [(a["rank"]["max"] - b["rank"]["max"], a, b) for a, b in pairwise(cuts)]
+    chosen = max((d for d in drops if d[2]["rank"]["max"] < _room(d[2])), key=lambda d: d[0], default=None)
+    if chosen is not None and chosen[0] > 0:
+        lost, a, b = chosen
+        yield (
+            f"Most is lost between {a['name']} and {b['name']}: {lost:,} dimensions, "
+            f"from {a['rank']['max']:,} to {b['rank']['max']:,}, where {_room(b):,} would have room."
+        )
+    forced = max((d for d in drops if d[2]["rank"]["max"] == _room(d[2])), key=lambda d: d[0], default=None)
+    if forced is not None and forced[0] > 0:
+        lost, a, b = forced
+        yield (
+            f"From {a['name']} to {b['name']} rank falls by {lost:,} because {b['name']} has only "
+            f"{b['rows']:,} outputs, and it uses all of them."
+        )
+    if all(r["rank"]["max"] == _room(r) for r in rows):
+        yield "On the best image every sub-network keeps as much as its width and the chosen columns allow."
+
+
+def _spread(profile: JacobianProfile, rows: list[dict[str, Any]]) -> Iterator[str]:
+    if len(profile.images) < 2:
+        return
+    widest = max(rows, key=lambda r: r["rank"]["max"] - r["rank"]["min"])
+    low, middle, high = (widest["rank"][k] for k in ("min", "median", "max"))
+    if high > low:
+        yield (
+            f"Images differ most at {widest['name']}: rank {low:,} at least, {middle:,g} in the median, "
+            f"{high:,} at most."
+        )
+    else:
+        every = "Both" if len(profile.images) == 2 else f"All {len(profile.images)}"
+        yield f"{every} images have the same rank at every layer."
+
+
+def _conventions(profile: JacobianProfile) -> list[str]:
+    found = []
+    for name in ("paper", "reference", "torch"):
+        if name != profile.tolerance.name:
+            found.append(f"{profile.with_tolerance(name).function_rank[-1]:,} ({name})")
+    return found
+
+
+def _cautions(profile: JacobianProfile, rows: list[dict[str, Any]]) -> Iterator[str]:
+    if profile.weights.startswith("random"):
+        yield (
+            "The weights are random: nothing here was learned. This shows what the architecture and its "
+            "initialisation do, not what a trained network of this kind does."
+        )
+    rises = profile.rises()
+    if rises:
+        text = _list([f"{k} (by {v:,})" for k, v in rises.items()])
+        yield (
+            f"Rank rises with depth at {text}. Exact rank cannot: every threshold follows its own layer's largest "
+            "singular value, so read the rise as numerical."
+        )
+    near = [r for r in rows if r["certified"] and r["near_threshold"]]
+    if near:
+        text = _list([f"{r['name']} ({r['near_threshold']:,})" for r in near])
+        yield (
+            f"Singular values lie so near the threshold that {profile.dtype} rounding decides which side they fall "
+            f"on: {text} in the worst image. There the rank is known only within its bounds."
+        )
+    bare = [r["name"] for r in rows if not r["certified"]]
+    if bare:
+        yield f"No error bound was measured for {_list(bare)}: those ranks are not certified ({profile.certificate})."
+    zero = [f"{r['name']} ({_many(r['zero_images'], 'image')})" for r in rows if r["zero_images"]]
+    if zero:
+        yield f"The Jacobian is exactly zero at {_list(zero)}: what lies there does not depend on the chosen inputs."
+    bad = [f"{r['name']} ({_many(r['not_finite_images'], 'image')})" for r in rows if r["not_finite_images"]]
+    if bad:
+        yield f"The Jacobian has NaN or infinite entries at {_list(bad)}; those images are left out there."
+    for name, why in profile.unmeasured.items():
+        yield f"{name} was not measured: {why}."
+    if profile.skipped:
+        named = _list([f"{k} ({v})" for k, v in profile.skipped.items()])
+        yield f"{_many(len(profile.skipped), 'image')} could not be used: {named}."
+    inside = [r["name"] for r in rows if not r["true_cut"]]
+    if inside:
+        yield (
+            f"{_list(inside)} {'lies' if len(inside) == 1 else 'lie'} inside a branch: information passes around, so "
+            "rank there may be larger or smaller than before and after."
+        )
+    if profile.adjoint_error is not None and profile.adjoint_error > _ADJOINT_LIMIT:
+        yield f"Forward and reverse mode disagree by {profile.adjoint_error:.1%}: do not trust these numbers."
+    if any(profile.kinks):
+        yield (
+            f"At most {_many(max(profile.kinks), 'unit')} in one image within rounding of a kink (as ReLU at 0): "
+            "another precision would take the derivative on its other side; the bounds hold on this side."
+        )
+
+
+def _meanings(profile: JacobianProfile) -> Iterator[str]:
+    inputs = math.prod(profile.input_shape)
+    columns = profile.layers[0].columns
+    if columns < inputs:
+        yield (
+            f"These are partial ranks: {columns:,} of {inputs:,} input directions. A fall with depth is evidence "
+            "that the full rank falls, not proof: the paper's Lemma 2 holds for exact rank at one input, not for "
+            "numerical rank or for the maximum over inputs."
+        )
+    if profile.background == "zero":
+        yield "Outside the patch the image was set to zero, as the authors' code does; the ranks hold at that input."
+
+
+def _room(row: dict[str, Any]) -> int:
+    return min(row["rows"], row["columns"])
+
+
+def _of(row: dict[str, Any]) -> str:
+    return f"{row['rank']['max']:,} of {_room(row):,} possible"
+
+
+def _images(profile: JacobianProfile) -> str:
+    return _many(len(profile.images), "image" if len(profile.input_shape) == 3 else "sample")
+
+
+def _many(count: int, noun: str) -> str:
+    return f"{count:,} {noun}{'s' * (count != 1)}"
+
+
+def _list(names: list[str]) -> str:
+    shown, more = names[:_SHOWN], len(names) - _SHOWN
+    return ", ".join(shown) + (f" and {more} more" if more > 0 else "")

@@ -1,0 +1,142 @@
+"""One block of the deep-chain experiment, h → h·[residual] + α·act(norm(W·h)), and its exact Jacobian at one point."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Literal, TypeAlias
+
+import numpy as np
+import torch
+
+from rankscope._base.errors import DataError, UsageError, nearest
+from rankscope.theory._matrices import as_matrix, positive_number
+
+__all__ = [
+    "ACTIVATIONS",
+    "NORMALISATIONS",
+    "Activation",
+    "Block",
+    "Init",
+    "Normalisation",
+    "init_std",
+    "sample_weights",
+]
+
+Activation: TypeAlias = Literal["relu", "gelu", "tanh"]
+Normalisation: TypeAlias = Literal["layernorm", "batchnorm"]
+Init: TypeAlias = str | Callable[[np.random.Generator], Any]
+ACTIVATIONS = ("gelu", "relu", "tanh")
+NORMALISATIONS = ("batchnorm", "layernorm")
+_INITS = ("normal(0.02)", "kaiming_normal", "xavier_normal")
+_NORM_EPS = 1e-5  # torch's default in LayerNorm and BatchNorm
+
+
+def init_std(init: str, width: int) -> float:
+    """Standard deviation of a named initialisation of a width × width layer, as in ``torch.nn.init``.
+
+    >>> init_std("kaiming_normal", 200)
+    0.1
+    """
+    if init == "kaiming_normal":
+        return math.sqrt(2.0 / width)
+    if init == "xavier_normal":
+        return math.sqrt(1.0 / width)
+    if init.startswith("normal(") and init.endswith(")"):
+        try:
+            return positive_number("the standard deviation of init", float(init[len("normal(") : -1]))
+        except UsageError:
+            raise
+        except ValueError:
+            pass
+    raise UsageError(f"unknown init {init!r}; {nearest(init, _INITS)} Any normal(std) will do, or a callable")
+
+
+def sample_weights(init: Init, width: int, rng: np.random.Generator, layer: int) -> torch.Tensor:
+    """The float64 weights of one layer, checked when a caller's function made them.
+
+    >>> sample_weights("xavier_normal", 3, np.random.default_rng(0), 1).shape
+    torch.Size([3, 3])
+    """
+    if isinstance(init, str):
+        return torch.from_numpy(rng.standard_normal((width, width)) * init_std(init, width))
+    weights = as_matrix(init(rng), f"what init returned for layer {layer} (counted from 1)")
+    if weights.shape != (width, width):
+        raise DataError(
+            f"init returned shape {weights.shape} for layer {layer} (counted from 1), but the width is {width}; "
+            f"return {width} × {width} or pass width={weights.shape[0]}"
+        )
+    return torch.from_numpy(weights)
+
+
+@dataclass(frozen=True)
+class Block:
+    """What every layer does around its weights.
+
+    Attributes
+    ----------
+    activation, normalisation : str or None
+    residual : float or None
+        α of h + α·act(norm(W·h)); None for no skip connection.
+    """
+
+    activation: Activation | None
+    normalisation: Normalisation | None
+    residual: float | None
+
+    @property
+    def linear(self) -> bool:
+        """Whether the block is one matrix for all inputs."""
+        return self.activation is None and self.normalisation is None
+
+    @property
+    def homogeneous(self) -> bool:
+        """Whether block(c·h) = c·block(h) for c > 0, so that features may be rescaled between layers."""
+        return self.activation in (None, "relu") and self.normalisation is None
+
+    def push(self, jacobian: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
+        """The linear block applied to the columns of a matrix."""
+        branch = weights @ jacobian
+        return branch if self.residual is None else jacobian + self.residual * branch
+
+    def step(
+        self, jacobian: torch.Tensor, point: torch.Tensor, batch: torch.Tensor, weights: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Jacobian at the point, the point itself, and a batch of samples (rows), each one block further."""
+        y, ys, branch = weights @ point, batch @ weights.T, weights @ jacobian
+        if self.normalisation == "layernorm":
+            ys = torch.nn.functional.layer_norm(ys, ys.shape[1:], eps=_NORM_EPS)
+            centred = y - y.mean()
+            scale = torch.rsqrt(centred.square().mean() + _NORM_EPS)
+            y = centred * scale
+            # d norm(y)/dy = scale·(I − 11ᵀ/n − zzᵀ/n), z the normalised vector
+            branch = scale * (branch - branch.mean(0) - torch.outer(y, y @ branch) / len(y))
+        elif self.normalisation == "batchnorm":
+            mean, scale = ys.mean(0), torch.rsqrt(ys.var(0, correction=0) + _NORM_EPS)
+            y, ys, branch = (y - mean) * scale, (ys - mean) * scale, scale[:, None] * branch
+        y, slope = _activate(self.activation, y)
+        ys, _ = _activate(self.activation, ys, slope=False)
+        if slope is not None:
+            branch = slope[:, None] * branch
+        if self.residual is None:
+            return branch, y, ys
+        return jacobian + self.residual * branch, point + self.residual * y, batch + self.residual * ys
+
+
+def _activate(
+    activation: Activation | None, x: torch.Tensor, *, slope: bool = True
+) -> tuple[torch.Tensor, torch.Tensor | None]:
+    """The activation's value and, if asked for, its derivative."""
+    if activation == "relu":
+        return x.clamp_min(0), (x > 0).to(x.dtype) if slope else None
+    if activation == "tanh":
+        value = torch.tanh(x)
+        return value, 1 - value.square() if slope else None
+    if activation == "gelu":
+        value = torch.nn.functional.gelu(x)
+        if not slope:
+            return value, None
+        cdf = 0.5 * (1 + torch.erf(x / math.sqrt(2)))
+        return value, cdf + x * torch.exp(-x.square() / 2) / math.sqrt(2 * math.pi)
+    return x, None

@@ -1,0 +1,134 @@
+"""The boundary of the package: whatever a caller passes as a layer becomes a checked float64 array or a product."""
+
+from __future__ import annotations
+
+import math
+from numbers import Integral, Real
+from typing import Any, TypeAlias
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from rankscope._base.errors import DataError, UsageError
+
+__all__ = ["Matrix", "apply", "as_matrix", "is_operator", "positive_integer", "positive_number", "qr_step"]
+
+Matrix: TypeAlias = NDArray[np.float64]
+
+
+def positive_integer(name: str, value: Any) -> int:
+    """``value`` as an int of at least one.
+
+    >>> positive_integer("depth", 3)
+    3
+    """
+    if isinstance(value, bool) or not isinstance(value, Integral) or value < 1:
+        raise UsageError(f"{name} is {value!r}; it must be a whole number of at least 1")
+    return int(value)
+
+
+def positive_number(name: str, value: Any) -> float:
+    """``value`` as a finite float above zero.
+
+    >>> positive_number("std", 2)
+    2.0
+    """
+    number = math.nan if isinstance(value, bool) or not isinstance(value, Real) else float(value)
+    if not math.isfinite(number) or number <= 0:
+        raise UsageError(f"{name} is {value!r}; it must be a finite number above 0")
+    return number
+
+
+def as_matrix(value: Any, name: str) -> Matrix:
+    """A finite two-dimensional float64 array from a tensor, array or nested list; ``name`` opens the error message.
+
+    >>> as_matrix([[1, 2]], "layer 1").shape
+    (1, 2)
+    """
+    if isinstance(value, torch.Tensor):
+        value = value.detach().to("cpu").numpy()
+    array = np.asarray(value)
+    if np.iscomplexobj(array):
+        raise DataError(f"{name} is complex; only real matrices have the exponents given here")
+    try:
+        array = array.astype(np.float64)
+    except (TypeError, ValueError):
+        raise DataError(f"{name} is a {type(value).__name__}, which is neither a matrix nor has matmat") from None
+    if array.ndim != 2 or 0 in array.shape:
+        raise DataError(f"{name} has shape {array.shape}; a matrix with at least one row and column is needed")
+    bad = int((~np.isfinite(array)).sum())
+    if bad:
+        raise DataError(f"{name} has {bad} NaN or infinite entries; repair or leave out this layer")
+    return array
+
+
+def is_operator(value: Any) -> bool:
+    """Whether ``value`` is known only through its products: it has ``shape`` and ``matmat`` (or ``@``), but no entries.
+
+    >>> is_operator([[1.0]])
+    False
+    """
+    if isinstance(value, np.ndarray | torch.Tensor | list | tuple):
+        return False
+    return hasattr(value, "shape") and (hasattr(value, "matmat") or hasattr(value, "__matmul__"))
+
+
+def apply(layer: Any, basis: Matrix, index: int) -> Matrix:
+    """layer·basis, checked: the layer is square of ``basis``'s height and the product finite; ``index`` counts from 1.
+
+    >>> apply([[2.0]], np.ones((1, 1)), 1)
+    array([[2.]])
+    """
+    n, name = basis.shape[0], f"layer {index} (counted from 1)"
+    if is_operator(layer):
+        shape = tuple(int(side) for side in layer.shape)
+    else:
+        layer = as_matrix(layer, name)
+        shape = layer.shape
+    if shape != (n, n):
+        raise DataError(
+            f"{name} has shape {shape}, but the chain needs {(n, n)}; exponents exist only for square layers of one "
+            "width (use chain_singular_values for a chain whose widths change)"
+        )
+    product = layer.matmat(basis) if hasattr(layer, "matmat") else layer @ basis
+    return as_matrix(product, f"the product with {name}")
+
+
+def qr_step(columns: Matrix) -> tuple[Matrix, Matrix, NDArray[np.intp]]:
+    """Q, R and the indices of the columns that are independent to working precision, in their own order.
+
+    A column is dropped when what is left of it after projecting out the earlier ones is at most max(shape)·eps of its
+    own length: then the factor is singular, or so ill-conditioned that float64 cannot tell the difference. Dropped
+    columns must not stay in the basis: the arbitrary direction that QR puts in their place would take growth from the
+    columns after them.
+
+    >>> q, r, kept = qr_step(np.array([[1.0, 2.0, 0.0], [0.0, 0.0, 1.0], [0.0, 0.0, 0.0]]))
+    >>> kept.tolist()
+    [0, 2]
+    """
+    kept = np.flatnonzero(np.abs(columns).max(axis=0) > 0)
+    limit = max(columns.shape) * float(np.finfo(np.float64).eps)
+    while True:
+        part = columns[:, kept]
+        if part.shape[1] > part.shape[0]:  # more columns than rows: the excess cannot be independent
+            q, r = np.linalg.qr(part, mode="complete")
+        else:
+            q, r = np.linalg.qr(part)
+        lengths = np.linalg.norm(r, axis=0)
+        diagonal = np.zeros(part.shape[1])
+        diagonal[: min(r.shape)] = np.abs(np.diag(r))
+        dead = np.flatnonzero(diagonal <= limit * lengths)
+        if not len(dead):
+            return q, r, kept
+        # In general position the dead columns are the trailing ones and go at once. Otherwise one at a time, since
+        # a later column may only look dead because of the arbitrary direction that stands for an earlier one.
+        trailing = dead[0] + len(dead) == part.shape[1]
+        kept = kept[: dead[0]] if trailing and _span(part, limit) == dead[0] else np.delete(kept, dead[0])
+
+
+def _span(columns: Matrix, limit: float) -> int:
+    """Number of independent columns, each scaled to unit length first."""
+    scaled = columns / np.linalg.norm(columns, axis=0)
+    sigma = np.linalg.svd(scaled, compute_uv=False)
+    return int((sigma > limit * sigma[0]).sum())

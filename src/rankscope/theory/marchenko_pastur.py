@@ -1,0 +1,53 @@
+"""The numerical rank that a single random matrix is expected to have."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+
+from rankscope.spectra import ToleranceLike
+from rankscope.theory._matrices import positive_integer
+from rankscope.theory.prediction import relative_tolerance
+
+__all__ = ["marchenko_pastur_rank"]
+
+_NODES, _WEIGHTS = np.polynomial.legendre.leggauss(200)
+
+
+def marchenko_pastur_rank(rows: int, columns: int, tolerance: ToleranceLike = "paper") -> float:
+    """Expected numerical rank of one rows × columns matrix with independent Gaussian entries of any scale.
+
+    With r = min, m = max of the sides and c = r/m, the eigenvalues x of AAᵀ/m follow the density
+    √((b − x)(x − a))/(2πcx) on a = (1 − √c)², b = (1 + √c)² (Marchenko and Pastur 1967); the rank is
+    r·P(x ≥ rtol²·b). σ_1 is put at its limit √m + √r, which makes the answer asymptotic: measured, it is within one
+    of the mean over samples for sides of 20 and more.
+
+    Raises
+    ------
+    UsageError
+        When a side is below one, or the tolerance is absolute.
+
+    Examples
+    --------
+    >>> round(marchenko_pastur_rank(1000, 1000, "reference"), 1)
+    986.1
+    >>> marchenko_pastur_rank(4000, 1000)
+    1000.0
+    """
+    rows, columns = positive_integer("rows", rows), positive_integer("columns", columns)
+    rtol = relative_tolerance(tolerance, (rows, columns))
+    small, large = min(rows, columns), max(rows, columns)
+    root = math.sqrt(small / large)
+    a, b = (1 - root) ** 2, (1 + root) ** 2
+    if rtol**2 * b <= a:
+        return float(small)
+    if rtol >= 1 or small == 1:
+        return 1.0
+    # x = a + (b − a)·sin²θ makes the integrand smooth at both ends: density·dx = (b−a)²·sin²θ·cos²θ/(πcx)·dθ
+    start = math.asin(math.sqrt((rtol**2 * b - a) / (b - a)))
+    half = (math.pi / 2 - start) / 2
+    theta = start + half * (_NODES + 1)
+    x = a + (b - a) * np.sin(theta) ** 2
+    density = (b - a) ** 2 * np.sin(theta) ** 2 * np.cos(theta) ** 2 / (math.pi * root**2 * x)
+    return max(1.0, small * half * float(_WEIGHTS @ density))

@@ -1,0 +1,325 @@
+"""The record of a deep-chain experiment: a spectrum at every depth, and its table, figure and JSON."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from rankscope.spectra import EPS32, Spectrum, Tolerance, as_tolerance
+from rankscope.theory._blocks import Activation, Normalisation, init_std
+from rankscope.theory.prediction import predicted_rank
+from rankscope.theory.residual import relu_width, residual_exponents
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from matplotlib.axes import Axes
+
+__all__ = ["ChainProfile", "ChainRun", "ChainStep"]
+
+# Okabe and Ito's palette: told apart with every common colour blindness, and in print
+_JACOBIAN, _FEATURES = "#0072B2", "#D55E00"
+
+
+@dataclass(frozen=True, eq=False)
+class ChainStep:
+    """One depth of one chain.
+
+    Attributes
+    ----------
+    depth : int
+        Layers passed.
+    jacobian : Spectrum
+        Of the Jacobian of all layers so far, scaled to Frobenius norm 1.
+    features : Spectrum
+        Of the centred covariance of the features (its eigenvalues), scaled likewise.
+    log_sigma_max : float
+        log‖J‖₂ of the unscaled Jacobian; −inf when it is zero.
+    """
+
+    depth: int
+    jacobian: Spectrum
+    features: Spectrum
+    log_sigma_max: float
+
+
+@dataclass(frozen=True, eq=False)
+class ChainRun:
+    """One random chain: its seed, one step per depth, and the depth at which float32 stopped it, if it did."""
+
+    seed: int
+    steps: tuple[ChainStep, ...]
+    stopped_at: int | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class ChainProfile:
+    """Jacobian rank and feature dimension of random deep chains, by depth.
+
+    Attributes
+    ----------
+    runs : tuple of ChainRun
+        One per seed.
+    width, depth, samples : int
+        Units per layer, layers asked for, inputs behind the features.
+    init, dtype : str
+        Name of the initialisation (a callable's own name) and what was computed in.
+    activation, residual, normalisation
+        The block, as given to ``deep_chain``.
+    tolerance : Tolerance
+        Of the Jacobian rank. The feature dimension always uses the paper's #{λ_i ≥ eps32·N·λ_1} (§6.1).
+    float32_stop : bool
+        Whether the paper's stopping rule was on.
+    seconds : float
+        Wall time.
+    provenance : dict
+        Versions and device.
+    """
+
+    runs: tuple[ChainRun, ...]
+    width: int
+    depth: int
+    samples: int
+    init: str
+    dtype: str
+    activation: Activation | None
+    residual: float | None
+    normalisation: Normalisation | None
+    tolerance: Tolerance
+    float32_stop: bool
+    seconds: float
+    provenance: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def jacobian_ranks(self) -> NDArray[np.float64]:
+        """Numerical rank of the Jacobian, shape (seeds, depth); NaN after a stop."""
+        return self._gather(lambda step: step.jacobian.rank(self.tolerance).value)
+
+    @property
+    def feature_dimensions(self) -> NDArray[np.float64]:
+        """PCA dimension of the features, shape (seeds, depth); NaN after a stop."""
+        return self._gather(lambda step: step.features.rank("paper").value)
+
+    @property
+    def rises(self) -> tuple[tuple[int, int], ...]:
+        """(seed, depth) wherever the Jacobian's numerical rank rose: it may, and is shown as measured."""
+        ranks = self.jacobian_ranks
+        return tuple(
+            (self.runs[s].seed, int(k) + 2) for s in range(len(ranks)) for k in np.flatnonzero(np.diff(ranks[s]) > 0)
+        )
+
+    @property
+    def prediction(self) -> str:
+        """Which theory the predicted curves come from, or why there are none."""
+        std = self._std()
+        if std is None:
+            return "none: the entries' law is the caller's own"
+        if self.normalisation is not None or self.activation in ("gelu", "tanh"):
+            return "Gaussian chain without the block's nonlinearity, for comparison"
+        if self.residual is not None:
+            return "residual exponents" if self.activation is None else "none: residual ReLU chains have no closed form"
+        return "Gaussian chain" if self.activation is None else "Gaussian chain of half the width (ReLU)"
+
+    @cached_property
+    def predicted(self) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """Predicted Jacobian ranks and feature dimensions, shape (depth,) each; NaN where there is no prediction.
+
+        The features of a linear chain have covariance JJᵀ up to the finite sample, so their prediction is that of J
+        at the square root of the threshold, which holds for many more samples than units.
+        """
+        nothing = np.full(self.depth, np.nan)
+        shape, std = (self.width, self.width), self._std()
+        if std is None or self.prediction.startswith("none"):
+            return nothing, nothing.copy()
+        jacobian, features = self.tolerance.relative(shape), float(np.sqrt(EPS32 * self.width))
+        depths = range(1, self.depth + 1)
+        if self.prediction == "residual exponents":
+            assert self.residual is not None
+            exponents = residual_exponents(self.width, abs(self.residual) * std * float(np.sqrt(self.width)))
+            return (
+                np.array([exponents.rank(k, jacobian) for k in depths], dtype=np.float64),
+                np.array([exponents.rank(k, features) for k in depths], dtype=np.float64),
+            )
+        relu = self.activation == "relu" and self.normalisation is None
+        n = relu_width(self.width) if relu else self.width
+        first = np.array([predicted_rank(n, k, jacobian).value for k in depths])
+        # ReLU features carry the nonlinearity's own covariance, which may exceed the Jacobian's: no prediction
+        second = nothing if relu else np.array([predicted_rank(n, k, features).value for k in depths])
+        return first, second
+
+    def table(self) -> pd.DataFrame:
+        """One row per seed and depth, with the predictions beside the measurements."""
+        import pandas as pd
+
+        jacobian, features = self.predicted
+        ranks, dimensions = self.jacobian_ranks, self.feature_dimensions
+        rows = [
+            {
+                "seed": run.seed,
+                "depth": step.depth,
+                "jacobian_rank": int(ranks[s, step.depth - 1]),
+                "feature_dimension": int(dimensions[s, step.depth - 1]),
+                "log_sigma_max": step.log_sigma_max,
+                "predicted_jacobian_rank": jacobian[step.depth - 1],
+                "predicted_feature_dimension": features[step.depth - 1],
+            }
+            for s, run in enumerate(self.runs)
+            for step in run.steps
+        ]
+        columns = ["seed", "depth", "jacobian_rank", "feature_dimension", "log_sigma_max"]
+        columns += ["predicted_jacobian_rank", "predicted_feature_dimension"]
+        return pd.DataFrame(rows, columns=columns)
+
+    def plot(self, *, ax: Axes | None = None) -> Axes:
+        """Measured ranks with the predictions laid over, readable at a column's width of 8.5 cm.
+
+        Lines are means over seeds, bands their range. Returns the axes; ``ax.figure.savefig`` writes it.
+        """
+        from rankscope._base.errors import DataError
+
+        if ax is None:
+            from matplotlib.backends.backend_agg import FigureCanvasAgg
+            from matplotlib.figure import Figure
+
+            figure = Figure(figsize=(8.5 / 2.54, 6.5 / 2.54), dpi=300, layout="constrained")
+            FigureCanvasAgg(figure)
+            ax = figure.add_subplot()
+        ranks, dimensions = self.jacobian_ranks, self.feature_dimensions
+        reached = int(np.isfinite(ranks).any(axis=0).sum())
+        if not reached:
+            raise DataError(
+                "no depth was measured before the float32 stop; leave the stop off, or raise the scale of init"
+            )
+        depths = np.arange(1, self.depth + 1)
+        series = (
+            (ranks, self.predicted[0], _JACOBIAN, "o", "Jacobian rank"),
+            (dimensions, self.predicted[1], _FEATURES, "s", "feature dimension (PCA)"),
+        )
+        every = max(1, self.depth // 12)
+        for values, theory, colour, marker, label in series:
+            part, shown = values[:, :reached], depths[:reached]
+            ax.fill_between(shown, np.nanmin(part, 0), np.nanmax(part, 0), color=colour, alpha=0.25, linewidth=0)
+            ax.plot(
+                shown, np.nanmean(part, 0), color=colour, marker=marker, markevery=every, ms=3, lw=1, label=label
+            )  # fmt: skip
+            if np.isfinite(theory).any():
+                ax.plot(depths, theory, color="black", ls=(0, (4, 2)) if marker == "o" else (0, (1, 1.5)), lw=0.9)
+        if np.isfinite(self.predicted[0]).any():
+            comparison = "comparison" in self.prediction
+            ax.plot([], [], color="black", ls=(0, (4, 2)), lw=0.9, label="linear chain" if comparison else "theory")
+        if any(run.stopped_at for run in self.runs):
+            ax.axvline(reached, color="0.5", lw=0.8)
+            ax.annotate(
+                "float32\nstop", (reached, 0.5), xycoords=("data", "axes fraction"), fontsize=7, color="0.35",
+                xytext=(3, 0), textcoords="offset points", va="center",
+            )  # fmt: skip
+        ax.set_xlim(1, max(self.depth, 2))
+        ax.set_ylim(0, self.width * 1.03)
+        ax.set_xlabel("depth (layers)", fontsize=8)
+        ax.set_ylabel("dimensions", fontsize=8)
+        ax.set_title(self._title(), fontsize=8)
+        ax.tick_params(labelsize=7)
+        ax.spines[["top", "right"]].set_visible(False)
+        ax.legend(fontsize=7, frameon=False)
+        return ax
+
+    def to_dict(self, *, spectra: bool = False) -> dict[str, Any]:
+        """Plain values for JSON; ``spectra`` adds every singular value (2·width numbers a depth)."""
+
+        def plain(values: NDArray[np.float64]) -> list[Any]:
+            return [plain(v) if v.ndim else (float(v) if np.isfinite(v) else None) for v in values]
+
+        found: dict[str, Any] = {
+            "schema_version": 1,
+            "kind": "chain_profile",
+            "width": self.width,
+            "depth": self.depth,
+            "samples": self.samples,
+            "init": self.init,
+            "dtype": self.dtype,
+            "activation": self.activation,
+            "residual": self.residual,
+            "normalisation": self.normalisation,
+            "tolerance": self.tolerance.to_dict(),
+            "feature_tolerance": as_tolerance("paper").to_dict(),
+            "float32_stop": self.float32_stop,
+            "seeds": [run.seed for run in self.runs],
+            "stopped_at": [run.stopped_at for run in self.runs],
+            "jacobian_ranks": plain(self.jacobian_ranks),
+            "feature_dimensions": plain(self.feature_dimensions),
+            "log_sigma_max": plain(self._gather(lambda step: step.log_sigma_max)),
+            "prediction": self.prediction,
+            "predicted_jacobian_ranks": plain(self.predicted[0]),
+            "predicted_feature_dimensions": plain(self.predicted[1]),
+            "seconds": self.seconds,
+            "provenance": dict(self.provenance),
+        }
+        if spectra:
+            found["spectra"] = [
+                [
+                    {
+                        "depth": step.depth,
+                        "jacobian": step.jacobian.singular_values.tolist(),
+                        "features": step.features.singular_values.tolist(),
+                    }
+                    for step in run.steps
+                ]
+                for run in self.runs
+            ]
+        return found
+
+    def __str__(self) -> str:
+        lines = [
+            f"{self._title()}, {len(self.runs)} seed{'s' * (len(self.runs) > 1)}, {self.dtype}, "
+            f"tolerance {self.tolerance}, {self.samples} samples, {self.seconds:.1f} s",
+            f"{'depth':>6} {'Jacobian rank':>16} {'predicted':>10} {'features (PCA)':>16} {'predicted':>10}",
+        ]
+        shown = sorted({1, self.depth, *np.linspace(1, self.depth, 11).round().astype(int).tolist()})
+        ranks, dimensions = self.jacobian_ranks, self.feature_dimensions
+        for k in shown:
+            cells = [_spread(ranks[:, k - 1]), _number(self.predicted[0][k - 1])]
+            cells += [_spread(dimensions[:, k - 1]), _number(self.predicted[1][k - 1])]
+            lines.append(f"{k:>6} {cells[0]:>16} {cells[1]:>10} {cells[2]:>16} {cells[3]:>10}")
+        lines.append(f"prediction: {self.prediction}")
+        for run in self.runs:
+            if run.stopped_at:
+                lines.append(f"seed {run.seed}: stopped at layer {run.stopped_at}, all of |J| below {EPS32:.3g}")
+        if self.rises:
+            at = ", ".join(f"layer {depth} (seed {seed})" for seed, depth in self.rises[:4])
+            lines.append(f"the numerical rank rose at {at}{' and more' if len(self.rises) > 4 else ''}")
+        return "\n".join(lines)
+
+    __repr__ = __str__
+
+    def _gather(self, read: Callable[[ChainStep], float]) -> NDArray[np.float64]:
+        found = np.full((len(self.runs), self.depth), np.nan)
+        for s, run in enumerate(self.runs):
+            for step in run.steps:
+                found[s, step.depth - 1] = read(step)
+        return found
+
+    def _std(self) -> float | None:
+        return init_std(self.init, self.width) if not self.init.startswith("<") else None
+
+    def _title(self) -> str:
+        parts = [f"width {self.width}", self.init.strip("<>")]
+        parts += [part for part in (self.activation, self.normalisation) if part]
+        if self.residual is not None:
+            parts.append(f"residual × {self.residual:.3g}")
+        return ", ".join(parts)
+
+
+def _spread(values: NDArray[np.float64]) -> str:
+    known = values[np.isfinite(values)]
+    if not len(known):
+        return "-"
+    low, high = int(known.min()), int(known.max())
+    return f"{low}" if low == high else f"{known.mean():.1f} [{low}, {high}]"
+
+
+def _number(value: float) -> str:
+    return f"{value:.1f}" if np.isfinite(value) else "-"

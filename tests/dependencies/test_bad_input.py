@@ -1,0 +1,91 @@
+"""Every refusal names what was seen."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from rankscope._base.errors import DataError, DeviceError, UsageError
+from rankscope.dependencies import independence_deficit
+
+
+def changed(edit, planted):
+    z, y = planted(80)
+    out = edit(z, y)
+    return out if isinstance(out, tuple) else (z, y)
+
+
+def put(z, place, value):
+    z[place] = value
+
+
+BAD_DATA = [
+    (lambda z, y: put(y, 5, 8), r"label 8 of sample 5 is outside the classes 0…7"),
+    (lambda z, y: put(y, 6, -1), r"label -1 of sample 6"),
+    (lambda z, y: (z[:7], y[:7]), "7 samples are fewer than 8 classes"),
+    (lambda z, y: put(y, y == 3, 4), "class 3 has no samples"),
+    (lambda z, y: put(z, (11, 2), torch.nan), "class 2 at sample 11 is nan"),
+    (lambda z, y: put(z, (12, 4), torch.inf), "class 4 at sample 12 is inf"),
+    (lambda z, y: put(z, (slice(None), 6), 1.5), r"logit of class 6 is 1\.5 for every sample"),
+    (lambda z, y: (z[:, :1], y * 0), "have 1 class"),
+    (lambda z, y: (z, y * 0 + 2), "all 80 labels are class 2"),
+    (lambda z, y: (z, y[:-1]), r"labels have shape \(79,\)"),
+    (lambda z, y: (z, y.double()), "labels are torch.float64"),
+    (lambda z, y: (z, y > 2), "labels are torch.bool"),
+    (lambda z, y: (z.long(), y), "floating"),
+    (lambda z, y: (z[0], y), "floating"),
+]
+
+
+@pytest.mark.parametrize(("edit", "message"), BAD_DATA)
+def test_bad_data(edit, message, planted):
+    z, y = changed(edit, planted)
+    with pytest.raises(DataError, match=message):
+        independence_deficit(z, y)
+
+
+BAD_OPTIONS = [
+    ({"convention": "referense"}, "did you mean 'reference'"),
+    ({"null": "within"}, "did you mean 'within_class'"),
+    ({"classes": [0, 8]}, r"class 8 is out of range; the logits have classes 0…7"),
+    ({"classes": [-1]}, "class -1 is out of range"),
+    ({"classes": []}, "at least one class"),
+    ({"classes": [1, 1]}, "each once"),
+    ({"class_names": ["a"]}, "1 class names were given for 8"),
+    ({"eta": 0.0}, "eta is 0.0"),
+    ({"eta": float("nan")}, "eta is nan"),
+    ({"permutations": -1}, "permutations is -1"),
+    ({"keep": 0.0}, "keep is 0.0"),
+    ({"path_points": 0}, "path_points is 0"),
+    ({"path_floor": 1.0}, "path_floor 1.0"),
+    ({"tol": 0.0}, "tol is 0.0"),
+    ({"held_out": 1.0}, "held_out is 1.0"),
+    ({"feature_dimension": 0}, "feature_dimension is 0"),
+    ({"feature_dimension": 3, "features": torch.zeros(80, 4)}, "feature_dimension is 3, but features have 4"),
+]
+
+
+@pytest.mark.parametrize(("options", "message"), BAD_OPTIONS)
+def test_bad_options(options, message, planted):
+    z, y = planted(80)
+    with pytest.raises(UsageError, match=message):
+        independence_deficit(z, y, **options)
+
+
+def test_features_and_held_out_must_fit(planted):
+    z, y = planted(80)
+    with pytest.raises(DataError, match=r"features have shape \(79, 4\)"):
+        independence_deficit(z, y, features=torch.zeros(79, 4))
+    with pytest.raises(DataError, match="held-out logits have 7 classes"):
+        independence_deficit(z, y, held_out=(z[:, :7], y % 7))
+    with pytest.raises(DataError, match="held-out logits of 80 samples"):
+        independence_deficit(z, y, held_out=(z, y[1:]))
+    with pytest.raises(DeviceError, match="no float64"):
+        independence_deficit(z, y, device="mps")
+
+
+def test_a_class_without_samples_may_be_left_out(planted):
+    z, y = planted(80)
+    y[y == 3] = 4
+    table = independence_deficit(z, y, eta=0.2, classes=[0, 1], permutations=1)
+    assert [r.index for r in table] == [0, 1]

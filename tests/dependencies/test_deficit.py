@@ -1,0 +1,276 @@
+"""The whole analysis: planted dependencies found, absent ones not, scikit-learn as the oracle."""
+
+from __future__ import annotations
+
+import json
+import math
+
+import numpy as np
+import pytest
+import torch
+from sklearn.linear_model import Lasso
+from sklearn.metrics import r2_score
+
+from rankscope._base.errors import OutputError, UsageError
+from rankscope.dependencies import DependencyTable, independence_deficit
+
+
+@pytest.fixture(scope="module")
+def found(planted):
+    z, y = planted()
+    return independence_deficit(z, y, eta=0.2, class_names=[f"name {i}" for i in range(8)], permutations=4)
+
+
+def test_planted_dependence_is_recovered(found):
+    row = found[0]
+    assert row.depends_on[:2] == (1, 2)
+    assert row.names[:2] == ("name 1", "name 2")
+    assert row.weights[0] > 0 > row.weights[1]
+    assert list(map(abs, row.weights)) == sorted(map(abs, row.weights), reverse=True)
+    assert row.status == "dependent"
+    assert row.r2 > 0.9
+    assert row.r2_held_out > 0.9
+    assert row.r2_null < 0.3
+    assert row.r2_null <= row.r2_null_max
+    assert row.r2_null < row.r2_null_limit
+    assert row.trivial is None
+    assert found.logit_rank == 8
+    assert (found.samples, found.held_out_samples) == (480, 120)
+
+
+def test_everything_agrees_with_scikit_learn_on_a_held_out_set(planted):
+    z, y = planted(400)
+    z2, y2 = planted(300, seed=9)
+    table = independence_deficit(z, y, eta=0.3, held_out=(z2, y2), permutations=0, tol=1e-10)
+    assert (table.samples, table.held_out_samples) == (400, 300)
+    for i in range(8):
+        others = np.arange(8) != i
+        fit = Lasso(alpha=0.15, tol=1e-13, max_iter=100_000).fit(z.numpy()[:, others], z.numpy()[:, i])
+        row = table[i]
+        weights = np.zeros(8)
+        weights[list(row.depends_on)] = row.weights
+        np.testing.assert_allclose(weights[others], fit.coef_, atol=1e-5)
+        guess, guess2 = fit.predict(z.numpy()[:, others]), fit.predict(z2.numpy()[:, others])
+        assert row.intercept == pytest.approx(fit.intercept_, abs=1e-5)
+        assert row.r2 == pytest.approx(r2_score(z[:, i], guess), abs=1e-5)
+        assert row.r2_held_out == pytest.approx(r2_score(z2[:, i], guess2), abs=1e-5)
+        uncentred = 1 - np.mean((z[:, i].numpy() - guess) ** 2) / np.mean(z[:, i].numpy() ** 2)
+        assert row.r2_uncentred == pytest.approx(uncentred, abs=1e-5)
+        changed = z.clone()
+        changed[:, i] = torch.as_tensor(guess)
+        right = changed.argmax(1) == y
+        assert row.accuracy_replaced == pytest.approx(float(right.double().mean()), abs=0.003)
+        assert row.positive_accuracy_replaced == pytest.approx(float(right[y == i].double().mean()), abs=0.021)
+        assert row.accuracy == float((z.argmax(1) == y).double().mean())
+        assert math.isnan(row.r2_null)
+
+
+def test_reference_fits_positive_samples_without_an_intercept(planted):
+    z, y = planted(240)
+    table = independence_deficit(z, y, eta=0.5, convention="reference", held_out=0.25, permutations=3, tol=1e-10)
+    whole = independence_deficit(z, y, eta=0.5, convention="reference", held_out=0, permutations=0, tol=1e-10)
+    for i in range(8):
+        positive, others = z[y == i].numpy(), np.arange(8) != i
+        fit = Lasso(alpha=0.25, fit_intercept=False, tol=1e-13, max_iter=100_000)
+        fit.fit(positive[:, others], positive[:, i])
+        weights = np.zeros(8)
+        weights[list(whole[i].depends_on)] = whole[i].weights
+        np.testing.assert_allclose(weights[others], fit.coef_, atol=1e-5)
+        guess = fit.predict(positive[:, others])
+        assert whole[i].r2 == pytest.approx(r2_score(positive[:, i], guess), abs=1e-5)
+        square = np.mean(positive[:, i] ** 2)
+        assert whole[i].r2_uncentred == pytest.approx(1 - np.mean((positive[:, i] - guess) ** 2) / square, abs=1e-5)
+        assert whole[i].intercept == 0
+        assert math.isnan(whole[i].r2_held_out)
+        assert math.isfinite(table[i].r2_held_out)
+    assert whole.eta == 0.5
+    assert independence_deficit(z, y, convention="reference").eta == 20
+
+
+def test_reference_in_several_batches_is_the_same(monkeypatch, planted):
+    z, y = planted(240)
+    options = {"eta": 0.5, "convention": "reference", "permutations": 0}
+    one = independence_deficit(z, y, **options)
+    monkeypatch.setattr("rankscope.dependencies.problem._FACTOR_BYTES", 24 * 8 * 8 * 3)
+    many = independence_deficit(z, y, **options)
+    assert [r.depends_on for r in one] == [r.depends_on for r in many]
+    assert [r.r2 for r in one] == pytest.approx([r.r2 for r in many])
+
+
+def test_independent_logits_depend_on_nothing(independent):
+    z, y = independent(2000, 10)
+    for eta in (0.001, 0.02, 10.0):
+        table = independence_deficit(z, y, eta=eta)
+        assert {r.status for r in table} <= {"not beyond null", "all zero"}
+        assert table.deficit(9) == 0
+    assert all(r.status == "all zero" and r.n_dependencies == 0 and r.r2 == 0 for r in table)
+    assert all(r.eta_over_eta_max > 1 for r in table)
+
+
+def test_class_means_alone_are_exposed_by_the_null_within_classes(independent):
+    z, y = independent(3000, 10, means=2.0)
+    strict = independence_deficit(z, y, eta=0.01, permutations=5)
+    free = independence_deficit(z, y, eta=0.01, permutations=5, null="free")
+    assert min(r.r2 for r in strict) > 0.15  # the label makes them predictable …
+    assert {r.status for r in strict} == {"not beyond null"}  # … and the null says so
+    assert max(abs(r.r2 - r.r2_null) for r in strict) < 0.05
+    assert max(r.r2_null for r in free) < 0.05
+    assert {r.status for r in free} == {"dependent"}
+
+
+def test_the_published_recipe_is_exposed_on_independent_logits(independent):
+    """Uncentred R² of positive samples is high on independent logits; centred and held out, nothing is left."""
+    z, y = independent(4000, 10)
+    z = z + 4 * torch.nn.functional.one_hot(y, 10) + 3
+    table = independence_deficit(z, y, eta=1.0, convention="reference")
+    assert min(r.r2_uncentred for r in table) > 0.7
+    assert min(r.r2_uncentred_null for r in table) > 0.7
+    assert max(r.r2_held_out for r in table) < 0.2
+    assert "dependent" not in {r.status for r in table}
+
+
+def test_path_is_followed_to_the_largest_eta_that_keeps_accuracy(planted):
+    z, y = planted(800, noise=0.3)
+    z[:, 0] += 2.0 * (y == 0)  # so that class 0 has an accuracy to keep
+    z[:, 3] = z[:, 0] + 0.1 * torch.randn(800, generator=torch.Generator().manual_seed(5), dtype=torch.float64)
+    z[:, 3] -= 0.5
+    table = independence_deficit(z, y, path_points=12)
+    row = table[0]
+    assert table.eta is None
+    assert row.status == "dependent"
+    assert row.positive_accuracy_replaced >= 0.9 * row.positive_accuracy > 0
+    before = row.tried[:-1]
+    assert before
+    assert all(p.positive_accuracy_replaced < 0.9 * row.positive_accuracy for p in before)
+    assert row.eta / row.eta_max == pytest.approx(0.01 ** (len(row.tried) / 12))
+    assert row.tried[-1].n_dependencies == row.n_dependencies
+    alone = table[5]  # independent of all others
+    assert alone.status == "no eta keeps accuracy"
+    assert alone.eta_over_eta_max == pytest.approx(0.01)
+    path = table.path(0, points=12)
+    step = len(row.tried) - 1
+    assert path.eta[step] == pytest.approx(row.eta)
+    assert path.n_dependencies[step] == row.n_dependencies
+    assert path.positive_accuracy_replaced[step] == row.positive_accuracy_replaced
+    assert path.r2[step] == pytest.approx(row.r2, abs=1e-5)
+    assert path.r2_held_out[step] == pytest.approx(row.r2_held_out, abs=1e-4)
+    with pytest.raises(UsageError, match=r"followed only until 0\.9.*keep=0\.95"):
+        table.deficit(3, keep=0.95)
+
+
+def test_deficit_counts_classes_that_few_others_determine(planted):
+    z, y = planted(800, noise=0.01)
+    z[:, 0] += 4.0 * (y == 0) - 4.0 * (y == 1)
+    z[:, 3] = 0.9 * z[:, 0]
+    table = independence_deficit(z, y, eta=0.05, permutations=2)
+    kept = [r for r in table if r.status == "dependent" and r.fewest(0.9) is not None]
+    most = max(r.n_dependencies for r in kept)
+    assert kept
+    assert table.deficit(most) == len(kept) / 8
+    few = min(r.n_dependencies for r in kept)
+    assert table.deficit(few) == sum(r.n_dependencies <= few for r in kept) / 8
+    assert table.deficit(7, keep=0.01) >= table.deficit(7, keep=0.9)
+    with pytest.raises(UsageError, match="k is 0"):
+        table.deficit(0)
+    with pytest.raises(UsageError, match=r"keep is 1\.5"):
+        table.deficit(1, keep=1.5)
+
+
+def test_trivial_dependence_is_named(planted):
+    z, y = planted()
+    features = torch.zeros(600, 5)
+    by_features = independence_deficit(z, y, eta=0.2, features=features, permutations=0)
+    assert {r.trivial for r in by_features} == {"features"}
+    assert by_features.feature_dimension == 5
+    assert "features have 5 dimensions for 8 classes" in str(by_features)
+    assert independence_deficit(z, y, eta=0.2, feature_dimension=8, permutations=0)[0].trivial is None
+    z[:, 4] = z[:, 5] - z[:, 6]
+    low = independence_deficit(z, y, eta=0.2, permutations=0)
+    assert low.logit_rank == 7
+    assert low[1].trivial == "logits"
+    z, y = planted(40)
+    assert independence_deficit(z, y, convention="reference", permutations=0, held_out=0)[0].trivial == "samples"
+
+
+def test_a_class_that_is_not_solved_is_marked(monkeypatch, planted):
+    z, y = planted()
+    import rankscope.dependencies.problem as problem
+
+    solve = problem.solve_lasso
+    monkeypatch.setattr(problem, "solve_lasso", lambda *a, **k: solve(*a, **{**k, "tol": 1e-1}))
+    table = independence_deficit(z, y, eta=0.05, permutations=0, tol=1e-12)
+    assert {r.status for r in table if r.duality_gap > 1e-12} == {"not converged"}
+    assert any(r.status == "not converged" for r in table)
+    assert table.deficit(7) <= sum(r.status != "not converged" for r in table) / 8
+
+
+def test_table_and_json(found):
+    frame = found.table()
+    wanted = {"r2", "r2_held_out", "r2_null", "duality_gap", "eta", "eta_over_eta_max", "eta_max", "status", "trivial"}
+    assert wanted <= set(frame.columns)
+    assert list(frame.index) == list(range(8))
+    assert frame.loc[0, "eta_over_eta_max"] == 0.2 / found[0].eta_max
+    assert frame.loc[0, "top"].startswith(f"+{found[0].weights[0]:.2f} name 1, -")
+    assert float(frame["duality_gap"].max()) <= 1e-6
+    data = json.loads(json.dumps(found.to_dict(), allow_nan=False))
+    assert data["schema_version"] == 1
+    back = DependencyTable.from_dict(data)
+    assert back.rows == found.rows
+    assert back.to_dict() == data
+    assert str(back) == str(found)
+    assert "within_class × 4" in str(found)
+    assert len(found) == 8
+    with pytest.raises(UsageError, match="read back without its logits"):
+        back.path(0)
+    with pytest.raises(OutputError, match="schema 7"):
+        DependencyTable.from_dict({**data, "schema_version": 7})
+    with pytest.raises(UsageError, match="class 9 is not in this table"):
+        found[9]
+
+
+def test_nan_survives_json(planted):
+    z, y = planted()
+    table = independence_deficit(z, y, eta=0.2, permutations=0, held_out=0, classes=[3])
+    back = DependencyTable.from_dict(json.loads(json.dumps(table.to_dict(), allow_nan=False)))
+    assert math.isnan(back[3].r2_null)
+    assert math.isnan(back[3].r2_held_out)
+
+
+def test_chosen_classes_and_float32_and_seed(planted):
+    z, y = planted()
+    whole = independence_deficit(z.float(), y.int(), eta=0.2, seed=3, permutations=0)
+    part = independence_deficit(z.float().numpy(), y.numpy(), eta=0.2, seed=3, classes=[5, 0], permutations=0)
+    assert [r.index for r in part] == [5, 0]
+    assert part[0].weights == pytest.approx(whole[0].weights, abs=1e-5)
+    assert part[5].r2_held_out == pytest.approx(whole[5].r2_held_out, abs=1e-5)
+    again = independence_deficit(z.float(), y, eta=0.2, seed=4, permutations=0)
+    assert again[0].r2 != whole[0].r2
+
+
+def test_path_table(found):
+    path = found.path(0, points=6, floor=0.01)
+    frame = path.table()
+    assert list(frame["eta_over_eta_max"]) == pytest.approx([0.01 ** (k / 6) for k in range(1, 7)])
+    assert list(frame["r2"]) == sorted(frame["r2"])
+    assert float(frame["duality_gap"].max()) <= 1e-6
+    assert path.coefficients.shape == (6, 8)
+    assert path.name == "name 0"
+    with pytest.raises(UsageError, match="points is 0"):
+        found.path(0, points=0)
+
+
+def test_figure_shows_names_signs_and_what_is_left_out(found, independent):
+    texts = [t.get_text() for a in found.plot(0).axes for t in a.texts]
+    assert {"name 0", "name 1", "name 2"} <= set(texts)
+    assert any(t.startswith("+0.") for t in texts)
+    assert any(t.startswith("−0.") for t in texts)
+    lines = found.plot(0).axes[0].lines
+    assert lines[0].get_linestyle() != lines[1].get_linestyle()
+    assert lines[0].get_linewidth() > lines[1].get_linewidth()
+    left = found[0].n_dependencies - 1
+    assert f"{left} more classes not shown" in found.plot(0, most=1).texts[1].get_text()
+    z, y = independent(200, 4)
+    empty = independence_deficit(z, y, eta=50.0).plot(0)
+    assert "all-zero solution" in empty.axes[0].texts[-1].get_text()
+    with pytest.raises(UsageError, match="most is 0"):
+        found.plot(0, most=0)

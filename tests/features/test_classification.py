@@ -1,0 +1,337 @@
+"""Classification dimension against the slow, obvious procedure: project again at each k and take the argmax."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from rankscope._base.errors import DataError, MeasurementError, UsageError
+from rankscope.features import accuracy_curve, classification_dimension, sweep
+from rankscope.features.accuracy_curve import RankSweep, rank_of_label
+
+
+def planted(n=600, d=24, c=12, seed=0, noise=1.0, offset=1.0):
+    g = torch.Generator().manual_seed(seed)
+    scale = torch.arange(1, d + 1) ** -1.0
+    means = torch.randn(c, d, generator=g) * scale
+    y = torch.arange(n) % c
+    x = means[y] + noise * scale * torch.randn(n, d, generator=g) + offset
+    head = nn.Linear(d, c)
+    with torch.no_grad():
+        head.weight.copy_(means)
+        head.bias.copy_(-(head.weight * (means / 2 + offset)).sum(1))
+    return x, y, head
+
+
+def naive(x, y, weight, bias, *, convention="paper", fit=None):
+    """Accuracy at each k by scikit-learn's PCA and a projection matrix, in float64."""
+    from sklearn.decomposition import PCA
+
+    x64, w, b = x.double().numpy(), weight.detach().double().numpy(), bias.detach().double().numpy()
+    pca = PCA(svd_solver="full").fit(x64 if fit is None else fit.double().numpy())
+    mean = pca.mean_ if convention == "centred" else np.zeros(x64.shape[1])
+    top1, top5 = [], []
+    for k in range(1, x64.shape[1] + 1):
+        q = pca.components_[:k]
+        z = ((x64 - mean) @ q.T @ q + mean) @ w.T + b
+        top1.append((z.argmax(1) == y.numpy()).mean())
+        top5.append(np.mean([y[i] in np.argsort(-z[i], kind="stable")[:5] for i in range(len(y))]))
+    return np.array(top1), np.array(top5)
+
+
+@pytest.mark.parametrize("convention", ["paper", "centred"])
+@pytest.mark.parametrize("apart", [False, True])
+def test_curve_is_that_of_projecting_again_at_each_k(convention, apart):
+    x, y, head = planted()
+    fit = planted(seed=5)[0] if apart else None
+    found = classification_dimension(x, y, head, convention=convention, fit_features=fit, bootstrap=0)
+    top1, top5 = naive(x, y, head.weight, head.bias, convention=convention, fit=fit)
+    np.testing.assert_allclose(found.curve, top1, atol=1e-12)
+    np.testing.assert_allclose(found.top5, top5, atol=1e-12)
+    full = float((head(x).argmax(1) == y).float().mean())
+    assert found.full_accuracy == pytest.approx(full)
+    assert found.dimension == int(np.argmax(top1 >= 0.95 * full)) + 1
+    assert found.full_top5 == pytest.approx(top5[-1])
+    assert found.interval is None
+    assert 1 < found.dimension < found.ambient == 24
+
+
+def test_conventions_and_separate_axes_give_different_curves():
+    x, y, head = planted(offset=3.0)
+    curves = [
+        classification_dimension(x, y, head, bootstrap=0).curve,
+        classification_dimension(x, y, head, bootstrap=0, convention="centred").curve,
+        classification_dimension(x, y, head, bootstrap=0, fit_features=planted(seed=5)[0]).curve,
+    ]
+    assert not np.array_equal(curves[0], curves[1])
+    assert not np.array_equal(curves[0], curves[2])
+
+
+def slow_ranks(features, labels, offset, axes, folded):
+    """Ranks in float64, one component at a time over all classes."""
+    z = offset.double().expand(len(features), -1).clone()
+    scores = features.double() @ axes.double()
+    out = []
+    for k in range(axes.shape[1]):
+        z += scores[:, k : k + 1] * folded[k].double()
+        out.append(rank_of_label(z, labels))
+    return torch.stack(out, 1)
+
+
+@pytest.mark.parametrize("share", [-1.0, 0.35, 2.0], ids=["dense", "mixed", "pairs"])
+@pytest.mark.parametrize("cap", [1, 5, 99])
+@pytest.mark.parametrize("pairs", [7, 1 << 15])
+def test_every_path_of_the_sweep_finds_the_same_ranks(monkeypatch, share, cap, pairs):
+    monkeypatch.setattr(accuracy_curve, "_DENSE_SHARE", share)
+    monkeypatch.setattr(accuracy_curve, "_BLOCK", 5)
+    monkeypatch.setattr(accuracy_curve, "_TILE", {"cpu": 16})
+    monkeypatch.setattr(accuracy_curve, "_PAIRS", {"cpu": pairs})
+    g = torch.Generator().manual_seed(3)
+    # small integers: sums are exact in float32, and ties are everywhere
+    features = torch.randint(-2, 3, (90, 17), generator=g).float() * torch.cat([torch.ones(9), torch.ones(8) / 16])
+    folded = torch.randint(-2, 3, (17, 30), generator=g).float()
+    labels = torch.randint(0, 30, (90,), generator=g)
+    offset = torch.randint(-1, 2, (30,), generator=g).float()
+    engine = RankSweep(features, labels, offset.expand(90, -1).clone(), cap)
+    got = torch.cat([engine.advance(tile, torch.eye(17), folded) for tile in engine.tiles()])
+    expected = slow_ranks(features, labels, offset, torch.eye(17), folded)
+    torch.testing.assert_close(got.clamp_max(cap).long(), expected.clamp_max(cap))
+    assert len(engine.tiles()) > 1
+    torch.testing.assert_close(engine.logits, offset + features @ folded)
+
+
+def test_ranks_agree_where_margins_are_large_and_components_decay():
+    x, y, head = planted(n=1500, d=80, c=40, noise=0.3)
+    axes = torch.linalg.qr(torch.randn(80, 80, generator=torch.Generator().manual_seed(1)))[0]
+    folded = (axes.double().T @ head.weight.detach().double().T).float()
+    engine = RankSweep(x, y, head.bias.detach().expand(len(x), -1).clone())
+    got = torch.cat([engine.advance(tile, axes, folded) for tile in engine.tiles()])
+    expected = slow_ranks(x, y, head.bias.detach(), axes, folded)
+    assert float((got.clamp_max(5) != expected.clamp_max(5)).float().mean()) < 1e-4
+
+
+def test_first_crossing_is_found_though_accuracy_falls_again():
+    x, y, head = planted(offset=3.0)
+    curve = classification_dimension(x, y, head, bootstrap=0).curve
+    peak = next(k for k in range(1, 23) if curve[k + 1] < curve[k] and curve[k] > curve[:k].max())
+    retain = curve[peak] / curve[-1]
+    found = classification_dimension(x, y, head, bootstrap=0, retain=retain)
+    assert found.dimension == peak + 1
+    below = int((curve[peak:] < curve[peak] - 1e-12).sum())
+    assert any(f"{below} larger k fall below" in note for note in found.notes)
+
+
+def test_planted_dimension_is_recovered():
+    g = torch.Generator().manual_seed(0)
+    d, r = 40, 8
+    signs = torch.tensor([[1.0 if (c >> b) & 1 else -1.0 for b in range(r)] for c in range(256)])
+    y = torch.arange(2560) % 256
+    scale = torch.linspace(2, 1, r)
+    q = torch.linalg.qr(torch.randn(d, d, generator=g))[0][:, :r]
+    x = (signs[y] * scale) @ q.T + 0.01 * torch.randn(2560, d, generator=g)
+    found = classification_dimension(x, y, ((signs * scale) @ q.T, None), bootstrap=20)
+    assert (found.dimension, found.ambient, found.full_accuracy) == (r, d, 1.0)
+    assert found.interval == (r, r)
+    assert found.variance_kept > 0.99
+
+
+def test_bootstrap_interval_is_that_of_resampling_and_measuring_again():
+    x, y, head = planted(n=240)
+    found = classification_dimension(x, y, head, bootstrap=40, seed=7)
+    generator = torch.Generator().manual_seed(7)
+    from rankscope.features.principal import principal_axes
+
+    q = principal_axes(x).axes.float()
+    crossings = []
+    for _ in range(40):
+        pick = torch.randint(240, (240,), generator=generator)
+        full = (head(x[pick]).argmax(1) == y[pick]).double().sum()
+        right = torch.stack(
+            [(head(x[pick] @ q[:, :k] @ q[:, :k].T).argmax(1) == y[pick]).double().sum() for k in range(1, 25)]
+        )
+        crossings.append(int((right >= 0.95 * full - 1e-9).nonzero()[0]) + 1)
+    crossings.sort()
+    assert found.interval == (crossings[0], crossings[-1])  # 2.5 % of 40 − 1, rounded outwards
+    assert crossings[0] < crossings[-1]
+    again = classification_dimension(x, y, head, bootstrap=40, seed=7)
+    assert again.interval == found.interval
+
+
+def test_any_callable_gives_what_its_linear_twin_gives():
+    x, y, head = planted(n=240)
+    fast = classification_dimension(x, y, head, convention="centred", bootstrap=10)
+    slow = classification_dimension(x, y, lambda rows: head(rows), convention="centred", bootstrap=10)
+    np.testing.assert_allclose(slow.curve, fast.curve, atol=1 / 240)
+    np.testing.assert_allclose(slow.top5, fast.top5, atol=1 / 240)
+    assert slow.dimension == fast.dimension
+    with pytest.raises(UsageError, match="only a linear head can be folded"):
+        slow.head()
+
+
+def test_any_scorer():
+    x, y, head = planted(n=240)
+    score = lambda rows, labels: float((head(rows).argmax(1) == labels).double().mean())  # noqa: E731
+    for convention in ("paper", "centred"):
+        by_score = classification_dimension(x, y, scorer=score, convention=convention)
+        by_head = classification_dimension(x, y, head, convention=convention, bootstrap=0)
+        np.testing.assert_allclose(by_score.curve, by_head.curve, atol=1 / 240)
+        assert (by_score.dimension, by_score.interval, by_score.top5) == (by_head.dimension, None, None)
+    with pytest.raises(MeasurementError, match=r"full score is -1; .*positive"):
+        classification_dimension(x, y, scorer=lambda *_: -1.0)
+
+
+def test_stopping_at_the_crossing_changes_nothing_before_it(monkeypatch):
+    monkeypatch.setattr(sweep, "_CHUNK", 4)
+    x, y, head = planted(n=480)
+    whole = classification_dimension(x, y, head)
+    for one in (head, lambda rows: head(rows)):
+        early = classification_dimension(x, y, one, stop_at_crossing=True)
+        assert early.dimension == whole.dimension
+        assert early.interval == whole.interval
+        assert whole.dimension <= len(early.curve) < 24
+        np.testing.assert_allclose(early.curve, whole.curve[: len(early.curve)], atol=1 / 480)
+
+
+@pytest.mark.parametrize("convention", ["paper", "centred"])
+def test_truncated_head_is_the_projected_classifier(convention):
+    x, y, head = planted(offset=2.0)
+    found = classification_dimension(x, y, head, convention=convention, bootstrap=0)
+    for k in (1, found.dimension, 24):
+        small = found.head(k)
+        accuracy = float((small(x).argmax(1) == y).double().mean())
+        assert accuracy == pytest.approx(found.curve[k - 1], abs=2 / len(x))
+        assert sum(p.numel() for p in small.parameters()) == k * (24 + 12) + 12
+    torch.testing.assert_close(found.head(24)(x), head(x), rtol=1e-4, atol=1e-3)
+    assert found.head().project.out_features == found.dimension
+    with pytest.raises(UsageError, match="k is 25; a truncated head keeps 1 to 24"):
+        found.head(25)
+
+
+def test_top5_only_from_ten_classes_on():
+    x, y, head = planted(c=9, n=180)
+    found = classification_dimension(x, y, head, bootstrap=0)
+    assert found.top5 is None
+    assert found.full_top5 is None
+    assert classification_dimension(*planted(c=10, n=180), bootstrap=0).top5 is not None
+
+
+def test_head_is_checked_against_stored_logits():
+    x, y, head = planted()
+    logits = head(x).detach()
+    found = classification_dimension(x, y, head, logits=logits, bootstrap=0)
+    assert found.head_error is not None
+    assert found.head_error < 1e-5
+    with pytest.raises(DataError, match=r"does not reproduce the stored logits: they differ by up to 1 "):
+        classification_dimension(x, y, head, logits=logits + 1, bootstrap=0)
+    with pytest.raises(DataError, match="12 classes, the stored logits have 11"):
+        classification_dimension(x, y, head, logits=logits[:, 1:], bootstrap=0)
+    with pytest.raises(DataError, match="599 rows of logits for 600 samples"):
+        classification_dimension(x, y, head, logits=logits[1:], bootstrap=0)
+    logits[3, 3] = torch.nan
+    with pytest.raises(DataError, match="differ by up to nan"):
+        classification_dimension(x, y, head, logits=logits, bootstrap=0)
+
+
+BAD_DATA = {
+    "label too large": (lambda x, y, h: y.__setitem__(4, 12), r"label 12 of sample 4 lies outside the 12 classes"),
+    "label negative": (lambda x, y, h: y.__setitem__(5, -1), r"label -1 of sample 5"),
+    "class absent": (lambda x, y, h: y.__setitem__(y == 3, 4), r"no sample of class 3 \(1 of 12"),
+    "fewer samples than classes": (lambda x, y, h: (x[:11], y[:11], h), r"11 samples are fewer than the 12 classes"),
+    "one class": (lambda x, y, h: y.fill_(2) is None, "one class alone"),
+    "NaN": (lambda x, y, h: x[7, 3].fill_(torch.nan) is None, "features: sample 7 holds a NaN"),
+    "infinite": (lambda x, y, h: x[8, 3].fill_(-torch.inf) is None, "features: sample 8 holds a NaN or infinite"),
+    "constant": (lambda x, y, h: x.fill_(1.0) is None, "features are constant: all 120 samples"),
+    "head of another width": (lambda x, y, h: (x, y, nn.Linear(23, 12)), "takes features of width 23, these have 24"),
+    "labels missing": (lambda x, y, h: (x, y[:-1], h), "119 labels for 120 samples"),
+    "labels of floats": (lambda x, y, h: (x, y.float(), h), "labels must be integers"),
+    "not a matrix": (lambda x, y, h: (x[None], y, h), r"samples × dimensions\); this has shape \(1, 120, 24\)"),
+    "empty": (lambda x, y, h: (x[:0], y[:0], h), "features is empty"),
+    "complex": (lambda x, y, h: (x + 0j, y, h), "complex64; give real"),
+    "head of one output": (lambda x, y, h: (x, y, lambda r: r[:, 0]), r"must return logits .* it gave \(2,\)"),
+}
+
+
+@pytest.mark.parametrize("case", BAD_DATA)
+def test_bad_data_is_named(case):
+    change, message = BAD_DATA[case]
+    x, y, head = planted(n=120)
+    x, y, head = change(x, y, head) or (x, y, head)  # a change in place returns nothing true
+    with pytest.raises(DataError, match=message):
+        classification_dimension(x, y, head)
+
+
+def test_absent_classes_can_be_allowed():
+    x, y, head = planted(n=120)
+    keep = y != 3
+    assert classification_dimension(x[keep], y[keep], head, allow_absent=True, bootstrap=0).samples == 110
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"retain": 0.0}, "retain is 0.0"),
+        ({"retain": 1.01}, "retain is 1.01"),
+        ({"convention": "centered"}, "did you mean 'centred'"),
+        ({"bootstrap": -1}, "bootstrap is -1"),
+        ({"scorer": lambda *_: 1.0}, "either a head"),
+        ({"head": None}, "either a head"),
+        ({"head": 3}, "the head is a int"),
+    ],
+)
+def test_bad_options_are_named(options, message):
+    x, y, head = planted(n=120)
+    with pytest.raises(UsageError, match=message):
+        classification_dimension(x, y, **{"head": head, **options})
+
+
+def test_accuracy_of_zero_is_an_error():
+    x, y, head = planted(n=120, noise=0.0)
+    with pytest.raises(MeasurementError, match="right on none of 120 samples"):
+        classification_dimension(x, (y + 1) % 12, head)
+
+
+def test_axes_of_another_width():
+    x, y, head = planted(n=120)
+    with pytest.raises(DataError, match="fit_features have width 23, features 24"):
+        classification_dimension(x, y, head, fit_features=x[:, 1:])
+
+
+def test_record_prints_tabulates_and_turns_to_json(tmp_path):
+    x, y, head = planted(n=240)
+    found = classification_dimension(x, y, head, bootstrap=20)
+    plain = json.loads(json.dumps(found.to_dict()))
+    assert plain["schema_version"] == 1
+    assert plain["dimension"] == found.dimension
+    assert len(plain["curve"]) == len(plain["top5"]) == 24
+    row = found.table().iloc[0]
+    assert (row["classification_dimension"], row["ambient"], row["low"]) == (found.dimension, 24, found.interval[0])
+    curve = found.curve_table()
+    assert list(curve.columns) == ["k", "top1", "kept", "top5"]
+    assert curve["k"].tolist() == list(range(1, 25))
+    assert curve["kept"].iloc[-1] == pytest.approx(1.0)
+    assert f"{found.dimension} of 24" in str(found)
+    figure = found.plot(label="planted")
+    figure.savefig(tmp_path / "curve.png")
+    (axes,) = figure.axes
+    assert axes.get_xscale() == "function"
+    assert "principal components" in axes.get_xlabel()
+    assert "%" in axes.get_ylabel()
+    assert [t.get_text() for t in axes.get_legend().get_texts()] == ["planted", "top-5", "0.95 × full"]
+
+
+def test_threads_are_given_back_and_change_nothing():
+    x, y, head = planted(n=1200)
+    before = torch.get_num_threads()
+    try:
+        torch.set_num_threads(2)
+        two = classification_dimension(x, y, head, bootstrap=5)
+        assert torch.get_num_threads() == 2
+        torch.set_num_threads(1)
+        one = classification_dimension(x, y, head, bootstrap=5)
+    finally:
+        torch.set_num_threads(before)
+    np.testing.assert_allclose(one.curve, two.curve, atol=1 / 1200)

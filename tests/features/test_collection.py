@@ -1,0 +1,426 @@
+"""Collecting: one pass, taken up again after an interruption, never mixed, nothing lost on a full disk."""
+
+from __future__ import annotations
+
+import json
+import resource
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+from torch.utils.data import DataLoader, Dataset, TensorDataset
+
+from rankscope._base.errors import CutPointError, DataError, ModelError, OutputError, UsageError
+from rankscope.features import Collection, classification_dimension, collect, feature_rank, fingerprint
+from rankscope.features.reduction import reduce_output
+
+
+def network(seed=0):
+    torch.manual_seed(seed)
+    return nn.Sequential(nn.Conv2d(1, 4, 3), nn.ReLU(inplace=True), nn.Flatten(), nn.Dropout(), nn.Linear(144, 3))
+
+
+def data(n=50):
+    x = torch.randn(n, 1, 8, 8, generator=torch.Generator().manual_seed(1))
+    return TensorDataset(x, torch.arange(n) % 3)
+
+
+def expected(net, dataset):
+    net = network().eval()
+    with torch.no_grad():
+        features = net[:4](dataset.tensors[0])
+        return features, net[4](features)
+
+
+def test_one_pass_keeps_features_logits_labels_and_moments(tmp_path):
+    net, dataset = network().train(), data()
+    found = collect(net, dataset, cut_points=["0"], out=tmp_path, shard_size=16, batch_size=8)
+    features, logits = expected(net, dataset)
+    torch.testing.assert_close(found.features, features)
+    torch.testing.assert_close(found.logits, logits)
+    assert found.labels.tolist() == dataset.tensors[1].tolist()
+    assert found.indices.tolist() == list(range(50))
+    assert len(found) == 50
+    assert sorted(p.name for p in tmp_path.iterdir()) == [
+        "manifest.json",
+        "moments-00003.safetensors",
+        *[f"shard-0000{k}.safetensors" for k in range(4)],
+    ]
+    with torch.no_grad():
+        pooled = network()[0](dataset.tensors[0]).mean((2, 3))
+    np.testing.assert_allclose(found.moments["0"].compute().numpy(), np.cov(pooled.double().numpy().T), rtol=1e-4)
+    assert feature_rank(found)["0"].samples == 50
+    assert all(m.training for m in net.modules())
+    assert not net[0]._forward_hooks
+    clsdim = classification_dimension(found.features, found.labels, found.head, logits=found.logits, bootstrap=0)
+    assert clsdim.ambient == 144
+    assert json.loads(json.dumps(found.to_dict()))["samples"] == 50
+    assert "50 samples, features of width 144, 3 classes" in str(found)
+
+
+class Counting(Dataset):
+    def __init__(self, inner, stop=None):
+        self.inner, self.stop, self.read = inner, stop, []
+        self.tensors = inner.tensors  # for the fingerprint
+
+    def __len__(self):
+        return len(self.inner)
+
+    def __getitem__(self, i):
+        if i == self.stop:
+            raise KeyboardInterrupt
+        self.read.append(i)
+        return self.inner[i]
+
+
+@pytest.mark.parametrize("stop", [3, 17, 33, 49])
+def test_it_goes_on_after_the_last_whole_shard(tmp_path, stop):
+    whole = collect(network(), Counting(data()), cut_points=["0"], out=tmp_path / "whole", shard_size=16, batch_size=8)
+    with pytest.raises(KeyboardInterrupt):
+        collect(network(), Counting(data(), stop), cut_points=["0"], out=tmp_path / "a", shard_size=16, batch_size=8)
+    rest = Counting(data())
+    found = collect(network(), rest, cut_points=["0"], out=tmp_path / "a", shard_size=16, batch_size=8)
+    assert found.resumed == stop // 16 * 16
+    assert rest.read == list(range(found.resumed, 50))
+    assert torch.equal(found.features, whole.features)
+    assert torch.equal(found.labels, whole.labels)
+    torch.testing.assert_close(found.moments["0"].compute(), whole.moments["0"].compute(), rtol=1e-12, atol=1e-15)
+    again = Counting(data())
+    assert torch.equal(collect(network(), again, cut_points=["0"], out=tmp_path / "a").logits, whole.logits)
+    assert again.read == []
+
+
+def test_half_written_files_are_dropped(tmp_path):
+    options = {"cut_points": ["0"], "out": tmp_path, "shard_size": 16, "batch_size": 8}
+    whole = collect(network(), data(), **options)
+    (tmp_path / "moments-00003.safetensors").rename(tmp_path / "moments-00002.safetensors")
+    (tmp_path / ".part-shard-00004.safetensors").write_bytes(b"x")
+    # as if stopped between a shard and its moments: what counts are the moments after shard 2
+    with pytest.raises(KeyboardInterrupt):
+        collect(network(), Counting(data(), 49), cut_points=["0"], out=tmp_path / "c", shard_size=16, batch_size=8)
+    (tmp_path / "moments-00002.safetensors").write_bytes((tmp_path / "c" / "moments-00002.safetensors").read_bytes())
+    manifest = (tmp_path / "c" / "manifest.json").read_bytes()
+    (tmp_path / "manifest.json").write_bytes(manifest)
+    found = collect(network(), Counting(data()), **options)
+    assert found.resumed == 48
+    assert int(found.moments["0"].count) == 50
+    assert torch.equal(found.features, whole.features)
+    assert not (tmp_path / ".part-shard-00004.safetensors").exists()
+
+
+@pytest.mark.parametrize(
+    ("change", "part"),
+    [
+        ({"model": network(5)}, "model"),
+        ({"data": data(49)}, "data set"),
+        ({"cut_points": ["1"]}, "setting"),
+        ({"reduce": "flatten"}, "setting"),
+    ],
+)
+def test_shards_of_another_run_are_refused(tmp_path, change, part):
+    options = {"model": network(), "data": data(), "cut_points": ["0"], "reduce": "pool"}
+    collect(**options, out=tmp_path)
+    before = sorted((p.name, p.read_bytes()) for p in tmp_path.iterdir())
+    with pytest.raises(OutputError, match=f"holds shards of another {part} .*give another folder"):
+        collect(**{**options, **change}, out=tmp_path)
+    assert sorted((p.name, p.read_bytes()) for p in tmp_path.iterdir()) == before
+
+
+def test_changed_values_are_another_data_set(tmp_path):
+    collect(network(), data(), out=tmp_path)
+    other = data()
+    other.tensors[0][30, 0, 0, 0] += 1
+    with pytest.raises(OutputError, match="another data set"):
+        collect(network(), other, out=tmp_path)
+
+
+def test_full_disk_costs_the_open_shard_alone(tmp_path):
+    options = {"cut_points": ["0"], "out": tmp_path, "shard_size": 16, "batch_size": 8}
+    whole = collect(network(), data(), cut_points=["0"], out=tmp_path / "whole", shard_size=16, batch_size=8)
+
+    class Shrinking(Counting):
+        def __getitem__(self, i):
+            if i == 32 and self.stop:  # from here on no file may grow beyond a kilobyte
+                resource.setrlimit(resource.RLIMIT_FSIZE, (1000, limits[1]))
+            return self.inner[i]
+
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    try:
+        with pytest.raises(OutputError, match=r"no space left .* writing shard 2; the 2 shards before it are whole"):
+            collect(network(), Shrinking(data(), stop=99), **options)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert not [p for p in tmp_path.iterdir() if p.name.startswith(".part")]
+    found = collect(network(), Shrinking(data()), **options)
+    assert found.resumed == 32
+    assert torch.equal(found.features, whole.features)
+
+
+def test_unreadable_images_are_named_skipped_and_counted(tmp_path):
+    image = pytest.importorskip("PIL.Image")
+    from torchvision.datasets import ImageFolder
+    from torchvision.transforms import Compose, Grayscale, ToTensor
+
+    g = np.random.default_rng(0)
+    for label in "ab":
+        (tmp_path / "data" / label).mkdir(parents=True)
+        for i in range(6):
+            pixels = g.integers(0, 255, (8, 8), dtype=np.uint8)
+            image.fromarray(pixels).save(tmp_path / "data" / label / f"{i}.png")
+    bad = tmp_path / "data" / "a" / "4.png"
+    bad.write_bytes(bad.read_bytes()[:60])
+    (tmp_path / "data" / "b" / "0.png").write_bytes(b"no image")
+    dataset = ImageFolder(tmp_path / "data", Compose([Grayscale(), ToTensor()]))
+    found = collect(network(), dataset, out=tmp_path / "out", shard_size=4, batch_size=2)
+    assert [(one.index, one.name) for one in found.skipped] == [
+        (4, str(bad)),
+        (6, str(tmp_path / "data" / "b" / "0.png")),
+    ]
+    assert "UnidentifiedImageError" in found.skipped[1].reason
+    assert found.indices.tolist() == [0, 1, 2, 3, 5, 7, 8, 9, 10, 11]
+    assert "2 unreadable samples skipped" in str(found)
+    again = collect(network(), dataset, out=tmp_path / "out", shard_size=4, batch_size=2)
+    assert again.skipped == found.skipped
+    for path in (tmp_path / "data").rglob("*.png"):
+        path.write_bytes(b"")
+    with pytest.raises(DataError, match=r"no readable sample \(12 skipped; the first: .*0.png: Unidentified"):
+        collect(network(), dataset, out=tmp_path / "none")
+
+
+def test_loaders_arrays_and_dictionaries_give_the_same(tmp_path):
+    dataset = data()
+    x, y = dataset.tensors
+
+    class Records(Dataset):
+        def __len__(self):
+            return 50
+
+        def __getitem__(self, i):
+            return {"pixel_values": x[i], "label": int(y[i])}
+
+    whole = collect(network(), dataset, out=tmp_path / "0")
+    sources = [DataLoader(dataset, 7), (x.numpy(), y.numpy()), Records()]
+    for i, source in enumerate(sources, 1):
+        found = collect(network(), source, out=tmp_path / str(i))
+        torch.testing.assert_close(found.features, whole.features)
+        assert torch.equal(found.labels, whole.labels)
+
+
+class Inner(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.stem, self.fc = nn.Linear(4, 4), nn.Linear(4, 3)
+
+    def forward(self, x):
+        return 2 * self.fc(self.stem(x))
+
+
+def test_bad_input_is_named(tmp_path):
+    net, dataset = network(), data()
+    x, y = dataset.tensors
+
+    def attempt(*args, **options):
+        return collect(*args, **{"out": tmp_path / "out", **options})
+
+    bad = x.clone()
+    bad[19, 0, 0, 0] = torch.nan
+    with pytest.raises(DataError, match="final features: sample 19 holds a NaN"):
+        attempt(net, (bad, y), out=tmp_path / "nan")
+    with pytest.raises(ModelError, match="the output of 'fc' is not what the model returns"):
+        attempt(Inner(), (torch.randn(6, 4), torch.arange(6)))
+    with pytest.raises(ModelError, match="has no layer 'nope' to be the head"):
+        attempt(net, dataset, head="nope")
+    with pytest.raises(ModelError, match="head '0' is a Conv2d"):
+        attempt(net, dataset, head="0", out=tmp_path / "conv")
+    with pytest.raises(CutPointError, match="no layer '7'"):
+        attempt(net, dataset, cut_points=["7"], out=tmp_path / "cut")
+    with pytest.raises(UsageError, match=r"draws with RandomSampler; .*shuffle=False"):
+        attempt(net, DataLoader(dataset, shuffle=True))
+    with pytest.raises(UsageError, match="data is a int"):
+        attempt(net, 3)
+    with pytest.raises(DataError, match="49 labels for 50 inputs"):
+        attempt(net, (x, y[1:]))
+    with pytest.raises(DataError, match="a batch is a Tensor, not a pair"):
+        attempt(net, x, out=tmp_path / "pair")
+    with pytest.raises(DataError, match=r"labels are torch.float32 of shape \(50,\)"):
+        attempt(net, (x, y.float()), out=tmp_path / "float")
+    with pytest.raises(UsageError, match="shard_size is 0"):
+        attempt(net, dataset, shard_size=0)
+    (tmp_path / "file").write_text("")
+    with pytest.raises(OutputError, match="cannot be written to"):
+        attempt(net, dataset, out=tmp_path / "file")
+
+
+class Poison(nn.Module):
+    """Sample 13's map is not finite, what leaves the block is."""
+
+    def forward(self, x):
+        return torch.where(x.isfinite(), x, 0)
+
+
+@pytest.mark.parametrize("reduce", ["pool", "flatten", "positions"])
+def test_a_layer_that_is_not_finite_is_named_with_its_sample(tmp_path, reduce):
+    x, y = data().tensors
+    x = x.clone()
+    x[13, 0, 2, 2] = torch.inf
+    net = nn.Sequential(nn.Identity(), Poison(), *network())
+    with pytest.raises(DataError, match=r"^0: sample 13 holds a NaN or infinite"):
+        collect(net, (x, y), cut_points=["0"], reduce=reduce, out=tmp_path, batch_size=8)
+
+
+def test_damaged_folders_are_named(tmp_path):
+    collect(network(), data(), out=tmp_path / "a")
+    (tmp_path / "a" / "shard-00000.safetensors").write_bytes(b"damaged")
+    with pytest.raises(OutputError, match=r"shard-00000.safetensors cannot be read .*delete it and collect again"):
+        collect(network(), data(), out=tmp_path / "a")
+    (tmp_path / "a" / "manifest.json").write_text("{")
+    with pytest.raises(OutputError, match=r"manifest.json is missing or cannot be read"):
+        collect(network(), data(), out=tmp_path / "a")
+    (tmp_path / "a" / "manifest.json").write_text('{"schema_version": 9, "fingerprint": {}}')
+    with pytest.raises(OutputError, match="has schema_version 9; this release reads 1"):
+        collect(network(), data(), out=tmp_path / "a")
+    (tmp_path / "a" / "manifest.json").unlink()
+    with pytest.raises(OutputError, match="shards without a manifest"):
+        collect(network(), data(), out=tmp_path / "a")
+
+
+def test_default_cut_points_are_the_narrow_blocks(tmp_path):
+    wide = nn.Sequential(nn.Linear(4, 20_000), nn.ReLU(), nn.Linear(20_000, 6), nn.ReLU(), nn.Linear(6, 3))
+    x, y = torch.randn(9, 4), torch.arange(9) % 3
+    found = collect(wide, (x, y), out=tmp_path / "a")
+    assert [m.width for m in found.moments.values()]
+    assert max(m.width for m in found.moments.values()) < 20_000
+    assert list(collect(wide, (x, y), cut_points=[], out=tmp_path / "b").moments) == []
+    assert list(collect(wide, (x, y), cut_points="[34]", out=tmp_path / "c").moments) == ["3", "4"]
+
+
+def test_a_collection_is_read_back_without_model_or_data(tmp_path):
+    made = collect(network(), data(), cut_points=["4", "0"], out=tmp_path, shard_size=16, batch_size=8)
+    found = Collection.load(tmp_path)
+    for name in ("features", "logits", "labels", "indices"):
+        assert torch.equal(getattr(found, name), getattr(made, name))
+    assert list(found.moments) == ["4", "0"]
+    assert torch.equal(found.moments["0"].compute(), made.moments["0"].compute())
+    assert all(torch.equal(a, b) for a, b in zip(found.head, made.head, strict=True))
+    with pytest.raises(KeyboardInterrupt):
+        collect(network(), Counting(data(), 40), cut_points=["0"], out=tmp_path / "part", shard_size=16, batch_size=8)
+    with pytest.raises(OutputError, match=r"is not finished \(32 of 50 samples\)"):
+        Collection.load(tmp_path / "part")
+
+
+class Unreadable(Counting):
+    def __getitem__(self, i):
+        if i >= 48:
+            raise OSError("gone")
+        return self.inner[i]
+
+
+def test_unreadable_last_samples_leave_a_finished_collection(tmp_path):
+    made = collect(network(), Unreadable(data()), cut_points=["0"], out=tmp_path, shard_size=16, batch_size=8)
+    found = Collection.load(tmp_path)
+    assert [one.index for one in found.skipped] == [one.index for one in made.skipped] == [48, 49]
+    assert torch.equal(found.features, made.features)
+    assert len(found) == 48
+
+
+def test_large_arrays_are_told_apart_without_reading_all_of_them(monkeypatch):
+    x = torch.zeros(3_000_000)
+    assert fingerprint._digest(x) == fingerprint._digest(x.clone())
+    other = x.clone()
+    other[1_234_567] = 1  # between the pieces: its sum tells
+    assert fingerprint._digest(other) != fingerprint._digest(x)
+    monkeypatch.setattr(fingerprint, "_SUMMED", 0)
+    assert fingerprint._digest(torch.ones_like(x)) != fingerprint._digest(x)
+    assert fingerprint._digest(x[:-1]) != fingerprint._digest(x)
+    late = x.clone()
+    late[-1] = 1
+    assert fingerprint._digest(late) != fingerprint._digest(x)
+
+
+def test_nothing_is_copied_that_is_not_kept(tmp_path, monkeypatch):
+    """Feature maps are reduced as they come; of arrays not one sample is read alone."""
+    seen = []
+
+    def reduced(output, *args, **kwargs):
+        made = reduce_output(output, *args, **kwargs)
+        seen.append((output.shape, made.shape))
+        return made
+
+    monkeypatch.setattr("rankscope.features.collection.reduce_output", reduced)
+    dataset = data()
+    dataset_type = type(dataset)
+    monkeypatch.setattr(dataset_type, "__getitem__", lambda self, i: pytest.fail("a sample was read alone"))
+    collect(network(), dataset, cut_points=["0"], out=tmp_path, batch_size=25)
+    assert seen == [((25, 4, 6, 6), (25, 4))] * 2
+
+
+def test_rows_that_share_memory_with_the_map_are_kept_apart(tmp_path):
+    # the ReLU after it works in place
+    found = collect(network(), data(), cut_points=["0"], reduce="flatten", out=tmp_path)
+    with torch.no_grad():
+        rows = network()[0](data().tensors[0]).flatten(1)
+    np.testing.assert_allclose(
+        found.moments["0"].compute().numpy(), np.cov(rows.double().numpy().T), rtol=1e-3, atol=1e-6
+    )
+
+
+def test_finite_values_whose_sum_overflows_are_no_error(tmp_path):
+    class Huge(nn.Module):
+        def forward(self, x):
+            return 0 * x + 1e308
+
+    net = nn.Sequential(nn.Linear(4, 3), Huge(), nn.Linear(3, 3)).double()
+    with torch.no_grad():
+        net[2].weight.zero_()
+    x, y = torch.randn(40, 4, dtype=torch.float64), torch.arange(40) % 3
+    with pytest.raises(DataError, match="final features: sample 0"):  # kept in float32, where they are infinite
+        collect(net, (x, y), cut_points=["0"], out=tmp_path)
+
+
+@pytest.mark.cuda
+@pytest.mark.parametrize("reduce", ["pool", "positions", "flatten"])
+def test_a_gpu_gives_what_the_cpu_gives(tmp_path, reduce):
+    options = {"cut_points": ["0"], "reduce": reduce, "shard_size": 16, "batch_size": 8}
+    here = collect(network(), data(), out=tmp_path / "cpu", **options)
+    there = collect(network().cuda(), data(), out=tmp_path / "cuda", **options)
+    torch.testing.assert_close(there.features, here.features, rtol=1e-3, atol=1e-3)
+    assert torch.equal(there.labels, here.labels)
+    assert torch.equal(there.indices, here.indices)
+    torch.testing.assert_close(there.moments["0"].compute().cpu(), here.moments["0"].compute(), rtol=1e-2, atol=1e-3)
+    assert torch.equal(Collection.load(tmp_path / "cuda").features, there.features)
+    x, y = data().tensors
+    x = x.clone()
+    x[19] = torch.nan
+    with pytest.raises(DataError, match="sample 19 holds a NaN"):
+        collect(network().cuda(), (x, y), out=tmp_path / "nan", **options)
+
+
+@pytest.mark.parametrize("stop", [None, 33])
+def test_working_beside_a_device_changes_nothing(tmp_path, monkeypatch, stop):
+    options = {"cut_points": ["0"], "shard_size": 16, "batch_size": 8}
+    whole = collect(network(), Counting(data()), out=tmp_path / "whole", **options)
+    monkeypatch.setattr("rankscope.features.collection._works_beside", lambda device: True)
+    if stop is not None:
+        with pytest.raises(KeyboardInterrupt):
+            collect(network(), Counting(data(), stop), out=tmp_path / "a", **options)
+    found = collect(network(), Counting(data()), out=tmp_path / "a", **options)
+    assert found.resumed == (0 if stop is None else 32)
+    for name in ("features", "logits", "labels", "indices"):
+        assert torch.equal(getattr(found, name), getattr(whole, name))
+    torch.testing.assert_close(found.moments["0"].compute(), whole.moments["0"].compute(), rtol=1e-12, atol=1e-15)
+    assert Collection.load(tmp_path / "a").moments["0"].count == 50
+    x, y = data().tensors
+    x = x.clone()
+    x[49] = torch.nan
+    with pytest.raises(DataError, match="final features: sample 49 holds a NaN"):
+        collect(network(), (x, y), out=tmp_path / "nan", **options)
+
+
+def test_tokens_have_no_default_cut_points(tmp_path):
+    net = nn.Sequential(nn.Embedding(7, 5), nn.Flatten(), nn.Linear(20, 3))
+    tokens, labels = torch.arange(48).reshape(12, 4) % 7, torch.arange(12) % 3
+    assert list(collect(net, (tokens, labels), out=tmp_path / "a").moments) == []
+    assert list(collect(net, (tokens, labels), cut_points=["1"], out=tmp_path / "b").moments) == ["1"]
+    with pytest.raises(CutPointError, match=r"int64 inputs do not have; name layers"):
+        collect(net, (tokens, labels), cut_points="blocks", out=tmp_path / "c")

@@ -1,0 +1,272 @@
+"""Feature dimension of layers against scikit-learn's PCA, on networks whose dimensions are known."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from rankscope._base.errors import CutPointError, DataError, UsageError
+from rankscope.features import CentredMoments, feature_rank, local_feature_rank
+from rankscope.features.accumulate import choose_accumulator
+from rankscope.slicing import layers
+from rankscope.spectra import EPS32
+
+
+def network(seed=0):
+    torch.manual_seed(seed)
+    return nn.Sequential(nn.Linear(20, 16), nn.Linear(16, 5), nn.Linear(5, 30), nn.ReLU(inplace=True), nn.Linear(30, 8))
+
+
+def data(n=400, d=20, seed=1):
+    return torch.randn(n, d, generator=torch.Generator().manual_seed(seed))
+
+
+def outputs(net, x):
+    with torch.no_grad():
+        found = [x]
+        for layer in net:
+            found.append(layer(found[-1].clone()))
+    return found[1:]
+
+
+def test_dimensions_are_those_of_scikit_learn():
+    from sklearn.decomposition import PCA
+
+    net, x = network(), data()
+    profile = feature_rank(net, x, cut_points=[str(i) for i in range(5)], batch_size=37)
+    assert [layer.name for layer in profile] == ["0", "1", "2", "3", "4"]
+    for layer, out in zip(profile, outputs(net, x), strict=True):
+        found = PCA(svd_solver="full").fit(out.double().numpy()).explained_variance_
+        np.testing.assert_allclose(layer.covariance.singular_values, found, rtol=1e-6, atol=1e-9 * found[0])
+        assert layer.pca_dimension == int((found >= EPS32 * layer.width * found[0]).sum())
+        p = found / found.sum()
+        assert layer.participation_ratio == pytest.approx(1 / (p**2).sum(), rel=1e-5)
+        assert layer.stable_rank == pytest.approx(found.sum() / found[0], rel=1e-5)
+        sigma = np.sqrt(np.maximum(found, 0))
+        q = sigma / sigma.sum()
+        assert layer.effective_rank == pytest.approx(np.exp(-(q[q > 0] * np.log(q[q > 0])).sum()), rel=1e-3)
+        assert layer.rankme == pytest.approx(layer.effective_rank, rel=1e-3)
+        assert (layer.samples, layer.method, layer.limited_by) == (400, "covariance", "network")
+    assert [layer.pca_dimension for layer in profile][:3] == [16, 5, 5]
+    assert profile["3"].pca_dimension > 5  # covariance rank grows through a ReLU
+
+
+def test_sources_agree():
+    net, x = network(), data()
+    out = outputs(net, x)[0]
+    moments = CentredMoments(16)
+    moments.update(out)
+    values = [
+        feature_rank(net, x, cut_points=["0"])[0],
+        feature_rank(net, torch.utils.data.DataLoader(torch.utils.data.TensorDataset(x, x), 33), cut_points=["0"])[0],
+        feature_rank(out)[0],
+        feature_rank({"0": out.numpy()})["0"],
+        feature_rank({"0": moments})["0"],
+    ]
+    for one in values[1:]:
+        np.testing.assert_allclose(one.covariance.singular_values, values[0].covariance.singular_values, rtol=1e-5)
+
+
+def test_layers_wider_than_the_samples_go_through_their_gram_matrix():
+    x = data(25, 60)
+    wide = feature_rank({"a": x})["a"]
+    assert wide.method == "gram"
+    assert wide.pca_dimension == 24
+    assert wide.limited_by == "samples"
+    moments = CentredMoments(60)
+    moments.update(x)
+    square = feature_rank({"a": moments})["a"]
+    assert square.method == "covariance"
+    assert square.pca_dimension == 24
+    np.testing.assert_allclose(wide.covariance.singular_values, square.covariance.singular_values, rtol=1e-9)
+    assert wide.covariance.shape == (60, 60)
+    assert wide.matrix.shape == (25, 60)
+    flat = feature_rank({"a": x[:, :3] @ torch.ones(3, 60) + data(25, 1) @ data(1, 60, 5)})["a"]
+    assert (flat.pca_dimension, flat.limited_by) == (2, "network")
+
+
+def test_too_wide_for_memory_is_sketched_with_bounds_that_hold():
+    g = torch.Generator().manual_seed(0)
+    x = torch.randn(400, 300, generator=g, dtype=torch.float64) * 0.3 ** torch.arange(300) + 3
+    exact = feature_rank({"a": x})["a"]
+    profile = feature_rank({"a": x}, memory=300 * 8 * 4 * 40)
+    layer = profile["a"]
+    assert layer.method == "sketch"
+    assert "a: 300 dimensions: a covariance needs" in profile.notes[0]
+    assert "sketched with 40 directions" in profile.notes[0]
+    low, high = layer.pca_bounds
+    assert low <= exact.pca_dimension <= high
+    assert exact.pca_dimension == layer.pca_dimension
+    assert layer.stable_rank == pytest.approx(exact.stable_rank, rel=1e-3)
+    assert f"{low}–{high}" in str(profile)
+    with pytest.raises(DataError, match=r'a: 300 dimensions: .*give more memory=, or reduce="pool"'):
+        feature_rank({"a": x}, memory=1000)
+
+
+def test_sketch_bounds_are_wide_when_its_error_is():
+    x = data(400, 100)
+    exact = feature_rank({"a": x})["a"]
+    layer = feature_rank({"a": x}, memory=100 * 8 * 4 * 10)["a"]
+    assert layer.sketch_error > 0
+    low, high = layer.pca_bounds
+    assert low <= exact.pca_dimension <= high == 100
+    assert layer.sketch_error >= float(
+        (exact.covariance.singular_values[:10] - layer.covariance.singular_values[:10]).max()
+    )
+
+
+@pytest.mark.parametrize(
+    ("width", "samples", "memory", "kind"),
+    [
+        (100, 1000, 1e9, "CentredMoments"),
+        (100, None, 1e9, "CentredMoments"),
+        (100, 50, 1e9, "RowStore"),
+        (100, 100, 1e9, "CentredMoments"),
+        (100, 50, 79_000, "RowStore"),
+        (100, 1000, 79_000, "FrequentDirections"),
+        (100, None, 79_000, "FrequentDirections"),
+        (100, 1000, 80_000, "CentredMoments"),
+    ],
+)
+def test_choice_of_accumulator(width, samples, memory, kind):
+    chosen, note = choose_accumulator("a", width, samples=samples, memory=memory)
+    assert type(chosen).__name__ == kind
+    assert bool(note) == (kind == "FrequentDirections")
+
+
+def test_reductions_of_a_convolution():
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Conv2d(3, 6, 3, padding=1), nn.ReLU(inplace=True))
+    x = torch.randn(50, 3, 8, 8)
+    out = outputs(net, x)[0]
+    sizes = {"flatten": (384, 50), "pool": (6, 50), "positions": (6, 3200)}
+    for reduce, (width, samples) in sizes.items():
+        layer = feature_rank(net, x, cut_points=["0"], reduce=reduce)["0"]
+        assert (layer.width, layer.samples, layer.reduce) == (width, samples, reduce)
+        twin = feature_rank({"0": out}, reduce=reduce)["0"]
+        np.testing.assert_allclose(
+            twin.covariance.singular_values, layer.covariance.singular_values, rtol=1e-5, atol=1e-7
+        )
+    # the convolution's output must not be the one that ReLU overwrote
+    assert feature_rank(net, x, cut_points=["0"], reduce="positions")["0"].covariance.sigma_max == pytest.approx(
+        float(torch.linalg.eigvalsh(torch.cov(out.movedim(1, -1).reshape(-1, 6).T))[-1]), rel=1e-5
+    )
+
+
+def test_local_dimension_is_that_of_the_noise_through_the_layer():
+    net = network()
+    x = data(1)
+    profile = local_feature_rank(net, x, cut_points=["0", "1", "4"], samples=300, batch_size=77)
+    assert profile.kind == "local_feature_rank"
+    assert [layer.samples for layer in profile] == [300] * 3
+    assert profile["0"].pca_dimension == 16
+    assert profile["1"].pca_dimension == 5
+    # variance of the first layer: noise² · W Wᵀ
+    top = 1e-6 * float(torch.linalg.matrix_norm(net[0].weight, 2)) ** 2
+    assert profile["0"].covariance.sigma_max == pytest.approx(top, rel=0.3)
+    double = local_feature_rank(net, x, cut_points=["0"], samples=300, noise=2e-3)
+    assert double["0"].covariance.sigma_max == pytest.approx(4 * profile["0"].covariance.sigma_max, rel=1e-2)
+
+
+def test_model_is_left_as_it_came():
+    net = network().train()
+    net[1].eval()
+    feature_rank(net, data(), cut_points=["0"])
+    assert [m.training for m in net] == [True, False, True, True, True]
+    assert not any(m._forward_hooks for m in net)
+    assert torch.backends.mha.get_fastpath_enabled()
+
+
+class Unused(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.used, self.unused = nn.Linear(20, 3), nn.Linear(20, 3)
+
+    def forward(self, x):
+        return self.used(x)
+
+
+def test_bad_input_is_named():
+    net, x = network(), data()
+    bad = x.clone()
+    bad[41, 0] = torch.inf
+    with pytest.raises(DataError, match=r"0: sample 41 holds a NaN or infinite"):
+        feature_rank(net, bad, cut_points=["0"], batch_size=16)
+    with pytest.raises(DataError, match="a: the features are constant: all 9 samples"):
+        feature_rank({"a": torch.full((9, 4), 0.1)})
+    with pytest.raises(DataError, match="a: the features are constant: all 3 samples"):
+        feature_rank({"a": torch.full((3, 4), 0.1)})
+    with pytest.raises(DataError, match="a: a covariance needs two samples; 1 came in"):
+        feature_rank({"a": x[:1]})
+    with pytest.raises(CutPointError, match="Sequential has no layer '9'; known are"):
+        feature_rank(net, x, cut_points=["9"])
+    with pytest.raises(CutPointError, match="'unused' is never called"):
+        feature_rank(Unused(), x, cut_points=["unused"])
+    with pytest.raises(UsageError, match="a model needs data, and cut_points"):
+        feature_rank(net)
+    with pytest.raises(UsageError, match="no layers are given"):
+        feature_rank({})
+    with pytest.raises(DataError, match="data is a int"):
+        feature_rank(net, 3, cut_points=["0"])
+    with pytest.raises(DataError, match="hold no batch"):
+        feature_rank(net, [], cut_points=["0"])
+    with pytest.raises(UsageError, match="unknown reduce 'mean'"):
+        feature_rank(net, x, cut_points=["0"], reduce="mean")
+    with pytest.raises(DataError, match=r"batch axis of length 1; this has shape \(400, 20\)"):
+        local_feature_rank(net, x, cut_points=["0"])
+    with pytest.raises(UsageError, match="noise is 0 and samples 5000"):
+        local_feature_rank(net, x[:1], cut_points=["0"], noise=0.0)
+    with pytest.raises(UsageError, match="no cut_points are given"):
+        local_feature_rank(net, x[:1], cut_points=[])
+    with pytest.raises(UsageError, match="no layer 'b' in this profile; known are 'a'"):
+        feature_rank({"a": x})["b"]
+
+
+def test_profile_prints_tabulates_draws_and_turns_to_json(tmp_path):
+    profile = feature_rank(network(), data(), cut_points=["0", "1", "4"])
+    assert len(profile) == 3
+    assert profile.table()["pca_dimension"].tolist() == [16, 5, profile["4"].pca_dimension]
+    assert profile.table()["pca_low"].tolist() == profile.table()["pca_high"].tolist()
+    plain = json.loads(json.dumps(profile.to_dict()))
+    assert plain["schema_version"] == 1
+    assert len(plain["layers"][0]["eigenvalues"]) == 16
+    lines = str(profile).splitlines()
+    assert "PCA dim." in lines[0]
+    assert len(lines) == 4
+    figure = profile.plot()
+    figure.savefig(tmp_path / "profile.png")
+    assert figure.axes[0].get_ylabel() == "dimensions"
+
+
+def test_cut_points_take_the_forms_of_jacobian_rank():
+    net, x = network(), data()
+    assert [layer.name for layer in feature_rank(net, x, cut_points="*")] == [name for name, _ in net.named_children()]
+    assert [layer.name for layer in feature_rank(net, x, cut_points=["[01]"])] == ["0", "1"]
+    assert [layer.name for layer in feature_rank(net, x, cut_points="1")] == ["1"]
+    blocks = [layer.name for layer in feature_rank(net, x)]
+    assert blocks == list(layers(net, x[:1]).default)
+    assert [layer.name for layer in local_feature_rank(net, x[:1], samples=20)] == blocks
+    with pytest.raises(CutPointError, match="no called module matches"):
+        feature_rank(net, x, cut_points=["z*"])
+
+
+def test_a_module_called_twice_gives_its_last_output():
+    class Twice(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.layer = nn.Linear(20, 20)
+
+        def forward(self, x):
+            return self.layer(self.layer(x))
+
+    net, x = Twice(), data()
+    found = feature_rank(net, x, cut_points="layer#2")["layer"]
+    with torch.no_grad():
+        expected = feature_rank({"layer": net(x)})["layer"]
+    np.testing.assert_allclose(found.covariance.singular_values, expected.covariance.singular_values, rtol=1e-5)
+    with pytest.raises(CutPointError, match="called several times; features are those of its last call: layer#2"):
+        feature_rank(net, x, cut_points="layer#1")

@@ -1,0 +1,225 @@
+"""Moments in one pass against two passes over all rows; any merge order, batch size and number of processes."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import textwrap
+
+import numpy as np
+import pytest
+import torch
+
+from rankscope._base.errors import DataError, UsageError
+from rankscope.features import CentredMoments, FrequentDirections
+from rankscope.features.moments import merge_moments
+from rankscope.features.reduction import reduce_output
+from rankscope.features.sketch import RowStore
+
+
+def rows(n=200, d=7, seed=0, level=100.0):
+    g = torch.Generator().manual_seed(seed)
+    return torch.randn(n, d, generator=g, dtype=torch.float64) * torch.arange(1, d + 1) + level
+
+
+def filled(x, batch, **options):
+    moments = CentredMoments(x.shape[1], **options)
+    for part in x.split(batch):
+        moments.update(part)
+    return moments
+
+
+@pytest.mark.parametrize("batch", [1, 3, 64, 200])
+def test_any_batch_size_gives_the_covariance(batch):
+    x = rows()
+    moments = filled(x, batch)
+    np.testing.assert_allclose(moments.compute().numpy(), np.cov(x.numpy().T), rtol=1e-12, atol=1e-12)
+    np.testing.assert_allclose(moments.mean.numpy(), x.mean(0).numpy(), rtol=1e-14)
+    assert int(moments.count) == 200
+
+
+def test_a_large_mean_costs_no_digits():
+    x = rows(level=0.0)
+    far = filled(x + 1e6, 32).compute()
+    torch.testing.assert_close(far, filled(x, 32).compute(), rtol=1e-9, atol=1e-9)
+
+
+def test_float32_rows_are_summed_in_float64():
+    x = (rows(4000) + 1000).float()
+    expected = np.cov(x.double().numpy().T)
+    np.testing.assert_allclose(filled(x, 256).compute().numpy(), expected, rtol=1e-11, atol=1e-10)
+
+
+@pytest.mark.parametrize("order", [(0, 1, 2), (2, 0, 1), (1, 2, 0)])
+def test_any_merge_order_gives_the_same(order):
+    x = rows()
+    parts = [filled(p, 16) for p in (x[:50], x[50:60], x[60:])]
+    total = CentredMoments(7)  # merging into an empty one must work too
+    for i in order:
+        total.merge_state(parts[i])
+    torch.testing.assert_close(total.compute(), filled(x, 200).compute(), rtol=1e-12, atol=1e-12)
+    total.update(x)
+    torch.testing.assert_close(total.compute(), filled(torch.cat([x, x]), 400).compute(), rtol=1e-12, atol=1e-12)
+
+
+def test_merging_nothing_changes_nothing():
+    empty = CentredMoments(7)
+    moments = filled(rows(), 50)
+    before = moments.compute().clone()
+    moments.merge_state(empty)
+    torch.testing.assert_close(moments.compute(), before, rtol=0, atol=0)
+    state = (empty.count, empty.mean, empty.scatter)
+    assert int(merge_moments(state, state)[0]) == 0
+    with pytest.raises(DataError, match="width 3 do not merge into 7"):
+        moments.merge_state(CentredMoments(3))
+
+
+def test_metric_habits():
+    x = rows()
+    moments = filled(x, 50)
+    moments.half()
+    assert moments.scatter.dtype == torch.float64
+    assert moments(x).shape == (7, 7)  # forward: update, and the value of the batch alone
+    assert int(moments.count) == 400
+    moments.reset()
+    assert int(moments.count) == 0
+    moments.update(x[:0])
+    assert int(moments.count) == 0
+    with pytest.raises(DataError, match="features: a covariance needs two samples; 0 came in"):
+        moments.compute()
+
+
+def test_bad_rows_are_named():
+    x = rows()
+    moments = filled(x[:100], 50, name="layer3.1")
+    x[170, 2] = torch.nan
+    with pytest.raises(DataError, match=r"layer3.1: sample 170 holds a NaN or infinite"):
+        moments.update(x[100:])
+    assert int(moments.count) == 100
+    for store in (RowStore(7, name="wide"), FrequentDirections(7, size=4, name="wide")):
+        store.update(x[:100])
+        with pytest.raises(DataError, match=r"wide: sample 170 holds a NaN or infinite"):
+            store.update(x[100:])
+        with pytest.raises(DataError, match=r"wide: rows of shape \(200, 6\); \(n, 7\)"):
+            store.update(x[:, 1:])
+    with pytest.raises(DataError, match=r"layer3.1: rows of shape \(200, 6\)"):
+        moments.update(x[:, 1:])
+    with pytest.raises(UsageError, match="width is 0"):
+        CentredMoments(0)
+    with pytest.raises(UsageError, match="size is 0"):
+        FrequentDirections(3, size=0)
+
+
+WORKER = """
+import sys, torch, torch.distributed as dist
+from rankscope.features import CentredMoments
+rank, where = int(sys.argv[1]), sys.argv[2]
+dist.init_process_group("gloo", init_method=f"file://{where}", rank=rank, world_size=2)
+x = torch.load(where + ".pt")
+moments = CentredMoments(x.shape[1])
+for part in (x[:37], x[37:])[rank].split(10):   # unequal shares
+    moments.update(part)
+covariance = moments.compute()
+moments.unsync() if moments._is_synced else None
+moments.update(x[:3])                            # and it goes on after the gathering
+again = moments.compute()
+torch.save((covariance, again), f"{where}.{rank}")
+dist.destroy_process_group()
+"""
+
+
+def test_two_processes_give_what_one_gives(tmp_path):
+    x = rows()
+    where = str(tmp_path / "meet")
+    torch.save(x, where + ".pt")
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo"}
+    code = textwrap.dedent(WORKER)
+    started = [
+        subprocess.Popen([sys.executable, "-c", code, str(r), where], env=environment, stderr=subprocess.PIPE)
+        for r in range(2)
+    ]
+    for process in started:
+        _, errors = process.communicate(timeout=60)
+        assert process.returncode == 0, errors.decode()
+    both = torch.cat([x, x[:3], x[:3]])
+    for r in range(2):
+        covariance, again = torch.load(f"{where}.{r}")
+        torch.testing.assert_close(covariance, filled(x, 200).compute(), rtol=1e-12, atol=1e-12)
+        torch.testing.assert_close(again, filled(both, 500).compute(), rtol=1e-12, atol=1e-12)
+
+
+def test_gram_of_the_samples_has_the_eigenvalues_of_the_scatter():
+    x = rows(12, 30)
+    store = RowStore(30)
+    for part in x.split(5):
+        store.update(part)
+    expected = torch.linalg.eigvalsh(filled(x, 5).scatter).flip(0)[:12]
+    torch.testing.assert_close(store.eigenvalues(), expected, rtol=1e-10, atol=1e-7)
+    assert store.count == 12
+
+
+def scatter_eigenvalues(x):
+    return torch.linalg.svdvals(x - x.mean(0)) ** 2
+
+
+@pytest.mark.parametrize("batch", [1, 7, 100, 300])
+@pytest.mark.parametrize("size", [5, 12])
+def test_sketch_keeps_its_bounds(batch, size):
+    g = torch.Generator().manual_seed(2)
+    x = torch.randn(300, 40, generator=g, dtype=torch.float64) * 0.8 ** torch.arange(40) + 50
+    sketch = FrequentDirections(40, size=size)
+    for part in x.split(batch):
+        sketch.update(part)
+    true, found = scatter_eigenvalues(x), sketch.eigenvalues()
+    assert sketch.error > 0
+    assert len(found) == size
+    below = true[:size] - found
+    assert float(below.min()) > -1e-7
+    assert float(below.max()) <= sketch.error + 1e-7
+    assert sketch.error <= float(true[2:].sum()) / (size - 2) + 1e-7  # the a-priori bound, k = 2
+    assert sketch.trace == pytest.approx(float(true.sum()))
+    assert sketch.count == 300
+    torch.testing.assert_close(sketch.mean, x.mean(0))
+
+
+def test_sketch_of_low_rank_is_exact():
+    g = torch.Generator().manual_seed(2)
+    x = torch.randn(300, 4, generator=g, dtype=torch.float64) @ torch.randn(4, 40, generator=g, dtype=torch.float64) + 9
+    sketch = FrequentDirections(40, size=6)
+    for part in x.split(11):
+        sketch.update(part)
+    torch.testing.assert_close(sketch.eigenvalues()[:4], scatter_eigenvalues(x)[:4], rtol=1e-9, atol=1e-6)
+    assert sketch.error < 1e-9 * sketch.trace
+    with pytest.raises(DataError, match="none came in"):
+        FrequentDirections(4).eigenvalues()
+
+
+def test_reductions():
+    x = torch.arange(2 * 3 * 4 * 5.0).reshape(2, 3, 4, 5)
+    assert reduce_output(x).shape == (2, 60)
+    torch.testing.assert_close(reduce_output(x, "pool"), x.mean((2, 3)))
+    torch.testing.assert_close(reduce_output(x, "pool", channels="last"), x.mean((1, 2)))
+    positions = reduce_output(x, "positions")
+    assert positions.shape == (40, 3)
+    torch.testing.assert_close(positions[21], x[1, :, 0, 1])
+    tokens = x[:, :, :, 0]
+    torch.testing.assert_close(reduce_output(tokens, "pool"), tokens.mean(1))
+    torch.testing.assert_close(reduce_output(tokens, "pool", channels="first"), tokens.mean(2))
+    assert reduce_output(x[:, :, 0, 0], "positions").shape == (2, 3)
+    with pytest.raises(UsageError, match="unknown reduce 'pooled'; did you mean 'pool'"):
+        reduce_output(x, "pooled")
+    with pytest.raises(UsageError, match="unknown channels 'frist'; did you mean 'first'"):
+        reduce_output(x, channels="frist")
+    with pytest.raises(DataError, match=r"shape \(3,\) has no features"):
+        reduce_output(torch.zeros(3))
+
+
+def test_rows_known_to_be_finite_add_up_to_the_same():
+    rows = torch.randn(90, 5, generator=torch.Generator().manual_seed(3)) + 100
+    one, other = CentredMoments(5), CentredMoments(5)
+    for part in rows.split(17):
+        one.update(part)
+        other.add_checked(part)
+    assert torch.equal(one.compute(), other.compute())
+    assert torch.equal(other.scatter, other.scatter.T)

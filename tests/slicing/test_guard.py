@@ -1,0 +1,231 @@
+"""The model and the process leave a measurement as they came, whatever happened inside."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from networks import CASES, settled
+from torch import Tensor, nn
+
+import rankscope as rs
+from rankscope.slicing import full_precision, measuring
+
+CPU = torch.device("cpu")
+
+
+class Everything(nn.Module):
+    """Counts calls in a buffer, caches tensors by dtype, draws random numbers, and may fail."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(1, 3, 3)
+        self.norm = nn.BatchNorm2d(3)
+        self.act = nn.ReLU(inplace=True)
+        self.attention = nn.MultiheadAttention(3, 1, batch_first=True)
+        self.head = nn.Linear(3, 4)
+        self.head.bias.requires_grad_(False)
+        self.register_buffer("calls", torch.zeros(()))
+        self.register_buffer("replaced", torch.zeros(2))
+        self.cache: Tensor | None = None
+        self.table = torch.ones(3)
+        self.fail: BaseException | None = None
+        self.fail_at = 0
+        self.count = 0
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.calls += 1
+        self.replaced = self.replaced + 1
+        if self.cache is None or self.cache.dtype != x.dtype:
+            self.cache = torch.full((3,), 2.0, dtype=x.dtype)
+        self.table = self.table.to(x.dtype)
+        self.late = torch.ones(1)
+        random.random()
+        np.random.rand()
+        torch.rand(1)
+        self.count += 1
+        if self.fail is not None and self.count >= self.fail_at:
+            raise self.fail
+        y = self.act(self.norm(self.conv(x))).flatten(2).transpose(1, 2)
+        return self.head(self.attention(y, y, y)[0].mean(1) * self.cache * self.table)
+
+
+def settings() -> list[Any]:
+    backends: Any = torch.backends
+    return [
+        torch.get_float32_matmul_precision(),
+        backends.cuda.matmul.allow_tf32,
+        backends.cudnn.allow_tf32,
+        *[
+            s.fp32_precision
+            for s in (
+                backends.cuda.matmul,
+                backends.cudnn.conv,
+                backends.cudnn.rnn,
+                backends.mkldnn.matmul,
+                backends.mkldnn.conv,
+                backends.mkldnn.rnn,
+            )
+        ],
+        backends.mha.get_fastpath_enabled(),
+        backends.mkldnn.enabled,
+        backends.cudnn.enabled,
+        torch.backends.cuda.flash_sdp_enabled(),
+        torch.backends.cuda.mem_efficient_sdp_enabled(),
+        torch.backends.cuda.math_sdp_enabled(),
+        torch.is_grad_enabled(),
+        torch.is_inference_mode_enabled(),
+    ]
+
+
+def snapshot(model: Everything) -> dict[str, Any]:
+    return {
+        "modes": [m.training for m in model.modules()],
+        "hooks": [(len(m._forward_hooks), len(m._forward_pre_hooks), len(m._backward_hooks)) for m in model.modules()],
+        "in place": model.act.inplace,
+        "grads": [(p.requires_grad, p.grad is None, p._version, p.data_ptr()) for p in model.parameters()],
+        "buffers": {k: (id(b), b.tolist()) for k, b in model.named_buffers()},
+        "state": {k: (v.dtype, v.flatten().tolist()) for k, v in model.state_dict().items()},
+        "cache": (model.cache, model.table.dtype, hasattr(model, "late")),
+        "settings": settings(),
+        "random": (random.getstate(), np.random.get_state()[1].tolist(), torch.random.get_rng_state().tolist()),
+    }
+
+
+@contextmanager
+def odd_settings() -> Iterator[None]:
+    """Not the defaults, so that putting defaults back would be seen."""
+    before = (torch.get_float32_matmul_precision(), torch.backends.cudnn.allow_tf32)
+    fast, flash = torch.backends.mha.get_fastpath_enabled(), torch.backends.cuda.flash_sdp_enabled()
+    try:
+        torch.set_float32_matmul_precision("high")
+        torch.backends.cudnn.allow_tf32 = True
+        torch.backends.cuda.enable_flash_sdp(False)
+        yield
+    finally:
+        torch.set_float32_matmul_precision(before[0])
+        torch.backends.cudnn.allow_tf32 = before[1]
+        torch.backends.mha.set_fastpath_enabled(fast)
+        torch.backends.cuda.enable_flash_sdp(flash)
+
+
+def prepared() -> Everything:
+    torch.manual_seed(0)
+    model = settled(Everything())
+    model.conv.weight.grad = torch.ones_like(model.conv.weight)
+    model.head.training = True  # a mode of its own
+    model.norm.register_forward_hook(lambda *_: None)
+    return model
+
+
+FAILURES = [
+    (None, 0, None),
+    (ValueError("broken"), 1, rs.ModelError),
+    (ValueError("broken"), 4, (ValueError, rs.RankscopeError)),
+    (KeyboardInterrupt(), 1, KeyboardInterrupt),
+    (KeyboardInterrupt(), 3, KeyboardInterrupt),
+    (KeyboardInterrupt(), 6, KeyboardInterrupt),
+]
+
+
+@pytest.mark.parametrize(("failure", "at", "expected"), FAILURES)
+def test_everything_is_put_back(failure: BaseException | None, at: int, expected: Any) -> None:
+    model = prepared()
+    model.fail, model.fail_at = failure, at
+    x = torch.randn(3, 1, 5, 5, requires_grad=True)
+    copy = x.detach().clone()
+    with odd_settings():
+        before = snapshot(model)
+        if expected is None:
+            rs.jacobian_rank(model, x, cut_points="all", progress=False)
+        else:
+            with pytest.raises(expected, match="broken" if isinstance(failure, ValueError) else "^$"):
+                rs.jacobian_rank(model, x, cut_points="all", progress=False)
+        after = snapshot(model)
+        rs_layers_before = snapshot(model)
+        if expected is None:
+            rs.layers(model, x)
+            assert snapshot(model) == rs_layers_before
+    for key, value in before.items():
+        assert after[key] == value, key
+    assert torch.equal(x, copy)
+    assert x.grad is None
+    assert x.requires_grad
+    assert torch.equal(model.conv.weight.grad, torch.ones_like(model.conv.weight))
+
+
+def test_the_new_interface_to_float32_precision() -> None:
+    backends: Any = torch.backends
+    places = [backends.mkldnn.matmul, backends.cudnn.conv]
+    before = [p.fp32_precision for p in places]
+    try:
+        for p in places:
+            p.fp32_precision = "tf32"
+        with full_precision():
+            assert [p.fp32_precision for p in places] == ["ieee", "ieee"]
+        assert [p.fp32_precision for p in places] == ["tf32", "tf32"]
+        with pytest.raises(KeyError, match="inside"), full_precision():
+            raise KeyError("inside")
+        assert [p.fp32_precision for p in places] == ["tf32", "tf32"]
+    finally:
+        for p, value in zip(places, before, strict=True):
+            p.fp32_precision = value
+
+
+def test_inside_the_guard() -> None:
+    model = prepared()
+    with odd_settings(), measuring(model, CPU):
+        assert not any(m.training for m in model.modules())
+        assert not torch.is_grad_enabled()
+        assert torch.get_float32_matmul_precision() == "highest"
+        assert not torch.backends.cudnn.allow_tf32
+        assert not torch.backends.mha.get_fastpath_enabled()
+        assert not torch.backends.cuda.mem_efficient_sdp_enabled()
+        assert torch.backends.cuda.math_sdp_enabled()
+
+
+TRAINING = [
+    (nn.BatchNorm1d(4), True),
+    (nn.Dropout(0.1), True),
+    (nn.Dropout(0.0), False),
+    (nn.LayerNorm(4), False),
+    (nn.RReLU(), True),
+    (nn.InstanceNorm1d(4, track_running_stats=True), True),
+    (nn.InstanceNorm1d(4), False),
+    (nn.LSTM(4, 4, 2, dropout=0.2), True),
+    (nn.LSTM(4, 4), False),
+]
+
+
+@pytest.mark.parametrize(("module", "refused"), TRAINING)
+def test_training_mode(module: nn.Module, refused: bool) -> None:
+    model = nn.Sequential(nn.Linear(4, 4), module)
+    assert model.training
+    if refused:
+        with pytest.raises(rs.ModelError, match=r"training mode and '1' \(.*call model.eval\(\) before measuring"):
+            rs.jacobian_rank(model, torch.randn(1, 4), progress=False)
+        assert all(m.training for m in model.modules())
+        return
+    if not isinstance(module, nn.LSTM | nn.InstanceNorm1d):
+        rs.jacobian_rank(model, torch.randn(1, 4), progress=False)
+    with measuring(model, CPU):
+        assert not model[0].training
+    assert all(m.training for m in model.modules())
+
+
+def test_inference_mode_outside() -> None:
+    case = CASES["mlp"]
+    model, x = case.model(), case.sample()
+    expected = rs.jacobian_rank(model, x, progress=False)
+    with torch.inference_mode():
+        found = rs.jacobian_rank(model, x, progress=False)
+        assert torch.is_inference_mode_enabled()
+        made_inside = rs.jacobian_rank(model, x + 0, progress=False)
+    for other in (found, made_inside):
+        assert (other.function_rank, other.method) == (expected.function_rank, expected.method)
+        assert other.notes == ()

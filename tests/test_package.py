@@ -1,0 +1,52 @@
+"""The public names, and what importing them costs."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+
+import rankscope as rs
+
+
+def test_names() -> None:
+    assert rs.__all__ == sorted(rs.__all__)
+    assert set(rs.__all__) == set(rs._HOME)
+    assert set(rs.__all__) <= set(dir(rs))
+    for name in rs.__all__:
+        assert getattr(rs, name).__name__ == name
+    with pytest.raises(AttributeError, match="module 'rankscope' has no attribute 'spectrum'"):
+        rs.spectrum  # noqa: B018
+
+
+def test_one_exception_tree() -> None:
+    errors = [n for n in rs.__all__ if n.endswith("Error")]
+    assert all(issubclass(getattr(rs, n), rs.RankscopeError) for n in errors)
+    assert rs.UsageError.exit_code == rs.CutPointError.exit_code == 2
+    assert rs.ModelError.exit_code == 1
+
+
+SCRIPT = """
+import sys, time
+import torch
+start = time.perf_counter()
+import rankscope
+{use}
+print(time.perf_counter() - start)
+heavy = "timm", "torchvision", "matplotlib", "pandas", "sklearn", "transformers", "scipy"
+print([m for m in heavy if m in sys.modules])
+"""
+
+
+@pytest.mark.parametrize(
+    "use", ["", "rankscope.Spectrum.of([[1.0]]).rank(), rankscope.jacobian_rank, rankscope.layers"]
+)
+def test_import_is_cheap(use: str) -> None:
+    for _ in range(3):  # another process may be in the way
+        out = subprocess.run([sys.executable, "-c", SCRIPT.format(use=use)], capture_output=True, text=True, check=True)
+        seconds, heavy = out.stdout.splitlines()
+        assert heavy == "[]"
+        if float(seconds) < 1.0:
+            return
+    pytest.fail(f"importing takes {seconds} s")

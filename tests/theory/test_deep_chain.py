@@ -1,0 +1,307 @@
+"""The deep-chain bench: against direct products of the same weights, the stopping rule, and what prevents collapse."""
+
+from __future__ import annotations
+
+import json
+import math
+
+import numpy as np
+import pytest
+import torch
+from matplotlib.figure import Figure
+
+from rankscope import DataError, UsageError
+from rankscope.spectra import EPS32, Tolerance
+from rankscope.theory import ChainProfile, deep_chain
+
+
+class Recorded:
+    """An init that keeps the weights it returned."""
+
+    def __init__(self, width: int, std: float) -> None:
+        self.width, self.std, self.weights = width, std, []
+
+    def __call__(self, rng: np.random.Generator) -> np.ndarray:
+        self.weights.append(self.std * rng.standard_normal((self.width, self.width)))
+        return self.weights[-1]
+
+
+def paper_rank(sigma: np.ndarray, width: int) -> int:
+    return int((sigma >= EPS32 * width * sigma[0]).sum())
+
+
+@pytest.mark.parametrize("residual", [False, 0.3])
+def test_linear_chain_matches_direct_products(residual: bool | float):
+    width, depth, samples = 30, 15, 80
+    init = Recorded(width, 0.4)
+    found = deep_chain(width=width, depth=depth, init=init, residual=residual, samples=samples, seeds=3)
+    # the inputs are drawn first, from the same generator
+    inputs = np.random.default_rng(3).standard_normal((samples, width))
+    product = np.eye(width)
+    for step, weights in zip(found.runs[0].steps, init.weights, strict=True):
+        product = (residual * weights + np.eye(width) if residual else weights) @ product
+        sigma = np.linalg.svd(product, compute_uv=False)
+        assert step.jacobian.rank("paper").value == paper_rank(sigma, width)
+        np.testing.assert_allclose(
+            step.jacobian.singular_values[:10] / step.jacobian.sigma_max, sigma[:10] / sigma[0], rtol=1e-7
+        )
+        assert step.log_sigma_max == pytest.approx(math.log(sigma[0]), abs=1e-10)
+        eigenvalues = np.sort(np.linalg.eigvalsh(np.cov((inputs @ product.T).T)))[::-1]
+        assert step.features.rank("paper").value == paper_rank(eigenvalues, width)
+        np.testing.assert_allclose(
+            step.features.singular_values[:5] / step.features.sigma_max, eigenvalues[:5] / eigenvalues[0], rtol=1e-9
+        )
+
+
+@pytest.mark.parametrize("activation", [None, "relu", "gelu", "tanh"])
+@pytest.mark.parametrize("normalisation", [None, "layernorm", "batchnorm"])
+@pytest.mark.parametrize("residual", [False, 0.5])
+def test_blocks_match_autograd(activation: str | None, normalisation: str | None, residual: bool | float):
+    width, depth, samples = 8, 3, 40
+    init = Recorded(width, 0.5)
+    found = deep_chain(
+        width=width, depth=depth, init=init, activation=activation, normalisation=normalisation, residual=residual,
+        samples=samples,
+    )  # fmt: skip
+    rng = np.random.default_rng(0)
+    batch = torch.from_numpy(rng.standard_normal((samples, width)))
+    linear = activation is None and normalisation is None
+    point = torch.zeros(width, dtype=torch.float64) if linear else torch.from_numpy(rng.standard_normal(width))
+    acts = {None: lambda x: x, "relu": torch.relu, "gelu": torch.nn.functional.gelu, "tanh": torch.tanh}
+    weights = [torch.from_numpy(w) for w in init.weights]
+    statistics: list[tuple[torch.Tensor, torch.Tensor]] = []
+
+    def forward(x: torch.Tensor, measure: bool) -> torch.Tensor:
+        for layer, w in enumerate(weights):
+            y = x @ w.T
+            if normalisation == "layernorm":
+                y = torch.nn.functional.layer_norm(y, (width,))
+            elif normalisation == "batchnorm":
+                if measure:
+                    statistics.append((y.mean(0), y.var(0, correction=0)))
+                mean, var = statistics[layer]
+                y = (y - mean) / torch.sqrt(var + 1e-5)
+            y = acts[activation](y)
+            x = x + residual * y if residual else y
+        return x
+
+    features = forward(batch, measure=True)
+    jacobian = torch.func.jacrev(lambda x: forward(x, measure=False))(point).numpy()
+    step = found.runs[0].steps[-1]
+    sigma = np.linalg.svd(jacobian, compute_uv=False)
+    assert step.jacobian.rank("paper").value == paper_rank(sigma, width)
+    np.testing.assert_allclose(step.jacobian.singular_values / step.jacobian.sigma_max, sigma / sigma[0], atol=1e-6)
+    eigenvalues = np.sort(np.linalg.eigvalsh(np.cov(features.numpy().T)))[::-1]
+    np.testing.assert_allclose(
+        step.features.singular_values / step.features.sigma_max, eigenvalues / eigenvalues[0], atol=1e-10
+    )
+    if activation != "relu":
+        assert step.log_sigma_max == pytest.approx(math.log(sigma[0]), abs=1e-8)
+
+
+def test_follows_the_gaussian_prediction_whatever_the_scale():
+    runs = [
+        deep_chain(width=80, depth=20, init=init, samples=2000, seeds=(0, 1))
+        for init in ("normal(0.02)", "kaiming_normal", "xavier_normal")
+    ]
+    for found in runs:
+        jacobian, features = found.predicted
+        assert np.abs(found.jacobian_ranks.mean(0) - jacobian).max() < 4
+        assert np.abs(found.feature_dimensions.mean(0) - features).max() < 5
+        assert found.prediction == "Gaussian chain"
+    # the same draws at another scale have the same ranks
+    assert np.abs(runs[0].jacobian_ranks - runs[1].jacobian_ranks).max() <= 1
+
+
+def test_svd_below_the_grams_reach():
+    # the Gram matrix does not resolve 1e-10; the SVD of the product does
+    init = Recorded(12, 1.0)
+    found = deep_chain(width=12, depth=12, init=init, tolerance=1e-10, samples=20)
+    sigma = np.linalg.svd(np.linalg.multi_dot(init.weights[::-1]), compute_uv=False)
+    assert found.jacobian_ranks[0, -1] == (sigma >= 1e-10 * sigma[0]).sum()
+
+
+def test_float32_stop_is_the_papers():
+    width, depth = 20, 60
+    init = Recorded(width, 0.02)
+    found = deep_chain(width=width, depth=depth, init=init, float32_stop=True, samples=50)
+    product, expected = np.eye(width), None
+    for layer, weights in enumerate(init.weights, 1):
+        product = weights @ product
+        if np.abs(product).max() < EPS32:
+            expected = layer
+            break
+    assert expected is not None
+    assert found.runs[0].stopped_at == expected
+    assert len(found.runs[0].steps) == expected - 1
+    assert np.isnan(found.jacobian_ranks[0, expected - 1 :]).all()
+    assert np.isfinite(found.jacobian_ranks[0, : expected - 1]).all()
+    assert f"stopped at layer {expected}" in str(found)
+    assert len(found.table()) == expected - 1
+    assert found.plot().get_xlim()[0] <= 1
+    assert found.to_dict()["jacobian_ranks"][0][-1] is None
+    # at a scale where the chain does not shrink, nothing stops it
+    assert (
+        deep_chain(width=20, depth=30, init="kaiming_normal", float32_stop=True, samples=50).runs[0].stopped_at is None
+    )
+
+
+def test_a_stop_at_once_leaves_nothing_to_plot():
+    found = deep_chain(width=5, depth=3, init="normal(1e-9)", float32_stop=True, samples=10)
+    assert found.runs[0].stopped_at == 1
+    str(found)
+    json.dumps(found.to_dict(), allow_nan=False)
+    assert len(found.table()) == 0
+    with pytest.raises(DataError, match="no depth was measured before the float32 stop"):
+        found.plot()
+
+
+def test_remedies():
+    common = {"width": 60, "depth": 40, "samples": 300, "init": "xavier_normal"}
+    last = {
+        "plain": deep_chain(**common),
+        "residual": deep_chain(**common, residual=1 / math.sqrt(40)),
+        "wide branch": deep_chain(**common, residual=1.0),
+        "relu": deep_chain(**{**common, "init": "kaiming_normal"}, activation="relu"),
+        "tanh": deep_chain(**common, activation="tanh"),
+        "batchnorm": deep_chain(**common, normalisation="batchnorm", activation="relu"),
+    }
+    rank = {name: found.jacobian_ranks[0, -1] for name, found in last.items()}
+    assert rank["residual"] == 60
+    assert rank["plain"] < rank["wide branch"] < 60
+    assert rank["relu"] < rank["plain"] < 40
+    assert last["residual"].prediction == "residual exponents"
+    assert last["residual"].predicted[0][-1] == 60
+    assert last["relu"].prediction == "Gaussian chain of half the width (ReLU)"
+    assert abs(last["relu"].predicted[0][-1] - rank["relu"]) < 4
+    assert "comparison" in last["tanh"].prediction
+
+
+def test_orthogonal_init_prevents_collapse():
+    def orthogonal(rng: np.random.Generator) -> np.ndarray:
+        return np.linalg.qr(rng.standard_normal((40, 40)))[0]
+
+    found = deep_chain(width=40, depth=100, init=orthogonal, samples=500)
+    assert found.init == "<orthogonal>"
+    assert set(found.jacobian_ranks[0]) == {40}
+    assert found.prediction.startswith("none")
+    assert np.isnan(found.predicted[0]).all()
+    assert "orthogonal" in str(found)
+    found.plot()
+
+
+def test_layernorm_loses_one_dimension():
+    found = deep_chain(width=20, depth=1, normalisation="layernorm", samples=200, init="xavier_normal")
+    assert found.feature_dimensions[0, 0] == 19
+    assert found.jacobian_ranks[0, 0] in (18, 19)  # one exactly, and one more by the epsilon
+
+
+def test_float32_and_seeds():
+    single = deep_chain(width=30, depth=5, samples=100, dtype="float32", seeds=[0, 5])
+    double = deep_chain(width=30, depth=5, samples=100, seeds=[0, 5])
+    assert single.dtype == "float32"
+    assert np.abs(single.jacobian_ranks - double.jacobian_ranks).max() <= 1
+    again = deep_chain(width=30, depth=5, samples=100, seeds=5)
+    assert again.jacobian_ranks[0].tolist() == double.jacobian_ranks[1].tolist()
+    state = torch.random.get_rng_state()
+    deep_chain(width=5, depth=2, samples=10)
+    assert torch.equal(state, torch.random.get_rng_state())
+
+
+def test_a_zero_layer_has_rank_zero():
+    found = deep_chain(width=6, depth=2, init=lambda rng: np.zeros((6, 6)), samples=10)
+    assert found.jacobian_ranks.tolist() == [[0, 0]]
+    assert found.feature_dimensions.tolist() == [[0, 0]]
+    assert found.to_dict()["log_sigma_max"] == [[None, None]]
+    str(found)
+
+
+@pytest.fixture(scope="module")
+def profile() -> ChainProfile:
+    return deep_chain(width=30, depth=25, samples=300, seeds=(0, 1, 2))
+
+
+def test_table(profile: ChainProfile):
+    table = profile.table()
+    assert list(table.columns[:4]) == ["seed", "depth", "jacobian_rank", "feature_dimension"]
+    assert len(table) == 75
+    row = table[(table.seed == 2) & (table.depth == 25)].iloc[0]
+    assert row.jacobian_rank == profile.jacobian_ranks[2, 24]
+    assert row.predicted_jacobian_rank == profile.predicted[0][24]
+
+
+def test_to_dict(profile: ChainProfile):
+    plain = json.loads(json.dumps(profile.to_dict(), allow_nan=False))
+    assert plain["kind"] == "chain_profile"
+    assert plain["schema_version"] == 1
+    assert plain["seeds"] == [0, 1, 2]
+    assert plain["jacobian_ranks"] == profile.jacobian_ranks.tolist()
+    assert "spectra" not in plain
+    full = profile.to_dict(spectra=True)
+    assert len(full["spectra"][0][4]["jacobian"]) == 30
+
+
+def test_print(profile: ChainProfile):
+    lines = str(profile).splitlines()
+    assert "3 seeds" in lines[0]
+    assert lines[1].split()[0] == "depth"
+    assert [int(line.split()[0]) for line in lines[2:13]][-1] == 25
+    assert max(map(len, lines)) < 120
+
+
+def test_plot(profile: ChainProfile):
+    ax = profile.plot()
+    assert isinstance(ax.figure, Figure)
+    labels = [text.get_text() for text in ax.get_legend().get_texts()]
+    assert "Jacobian rank" in labels
+    assert "theory" in labels
+    own = Figure().add_subplot()
+    assert profile.plot(ax=own) is own
+
+
+def test_rises_are_flagged():
+    # a first layer that squashes and a second that undoes it: the numerical rank rises, and stays as measured
+    squash = np.diag([1.0, 1.0, 1e-8])
+    layers = [squash, np.linalg.inv(squash)]
+    found = deep_chain(width=3, depth=2, init=lambda rng: layers.pop(0), samples=20)
+    assert found.jacobian_ranks.tolist() == [[2, 3]]
+    assert found.rises == ((0, 2),)
+    assert "rose at layer 2 (seed 0)" in str(found)
+
+
+@pytest.mark.parametrize(
+    ("options", "error", "message"),
+    [
+        ({"width": 0}, UsageError, "width is 0"),
+        ({"depth": 0}, UsageError, "depth is 0"),
+        ({"depth": 2.0}, UsageError, "depth is 2.0"),
+        ({"samples": 1}, UsageError, "samples is 1; a covariance needs at least 2"),
+        ({"init": "kaiming_norml"}, UsageError, "unknown init 'kaiming_norml'.*kaiming_normal"),
+        ({"init": "normal(x)"}, UsageError, "unknown init"),
+        ({"init": "normal(-1)"}, UsageError, "standard deviation of init is -1.0"),
+        ({"init": 3}, UsageError, "init is a int"),
+        ({"init": lambda rng: np.eye(3)}, DataError, r"shape \(3, 3\) for layer 1 .*but the width is 4"),
+        ({"init": lambda rng: np.full((4, 4), np.nan)}, DataError, "layer 1 .*16 NaN or infinite"),
+        ({"init": lambda rng: None}, DataError, "what init returned for layer 1"),
+        ({"activation": "rleu"}, UsageError, "unknown activation 'rleu'.*relu"),
+        ({"normalisation": "layer"}, UsageError, "unknown normalisation 'layer'"),
+        ({"residual": 0.0}, UsageError, "residual is 0.0"),
+        ({"residual": math.nan}, UsageError, "residual is nan"),
+        ({"residual": "yes"}, UsageError, "residual is 'yes'"),
+        ({"seeds": []}, UsageError, r"seeds is \[\]"),
+        ({"seeds": -1}, UsageError, "seeds is -1"),
+        ({"seeds": [True]}, UsageError, r"seeds is \[True\]"),
+        ({"seeds": 1.5}, UsageError, "seeds is 1.5"),
+        ({"dtype": "float16"}, UsageError, "unknown dtype 'float16'"),
+        ({"tolerance": 1e-14}, UsageError, "resolves σ/σ_1 down to 1e-12"),
+        ({"tolerance": Tolerance(atol=1.0)}, UsageError, "absolute part"),
+        (
+            {"init": "normal(1e200)", "depth": 3, "residual": 1.0, "activation": "gelu"},
+            DataError,
+            "overflows? at layer 1",
+        ),
+    ],
+)
+def test_bad_input(options: dict, error: type[Exception], message: str):
+    with pytest.raises(error, match=message):
+        deep_chain(**{"width": 4, "depth": 2, "samples": 10, **options})

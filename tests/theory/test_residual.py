@@ -1,0 +1,146 @@
+"""Residual chains I + t·G/√n and the ReLU width rule, against sampled layers and chains that are run."""
+
+from __future__ import annotations
+
+import json
+import math
+
+import mpmath
+import numpy as np
+import pytest
+
+from rankscope import UsageError
+from rankscope.theory import (
+    chain_singular_values,
+    gaussian_exponents,
+    lyapunov_exponents,
+    predicted_rank,
+    relu_width,
+    residual_exponents,
+)
+
+
+def ranks(n: int, t: float, depth: int, seed: int) -> int:
+    """Paper rank of a chain multiplied out in float64, which resolves 1e-5 easily."""
+    rng = np.random.default_rng(seed)
+    product = np.eye(n)
+    for _ in range(depth):
+        product = product + t / math.sqrt(n) * (rng.standard_normal((n, n)) @ product)
+        product /= np.linalg.norm(product)
+    sigma = np.linalg.svd(product, compute_uv=False)
+    return int((sigma >= 2.0**-23 * n * sigma[0]).sum())
+
+
+def test_a_branch_of_one_over_root_depth_loses_nothing():
+    n, depth = 200, 400
+    t = 1 / math.sqrt(depth)
+    assert residual_exponents(n, t).rank(depth) == n
+    assert ranks(n, t, depth, seed=0) == n
+
+
+def test_a_branch_of_one_keeps_43_of_200_after_100_layers():
+    n, depth = 200, 100
+    assert abs(np.mean([ranks(n, 1.0, depth, seed) for seed in range(3)]) - 43) <= 3
+    # the exponents are the law of great depth: at half the width's depth they count too many, as Theorem 5 does
+    assert residual_exponents(n, 1.0).rank(depth) == 50
+
+
+def test_exponents_give_the_rank_at_great_depth():
+    n, depth, rtol = 6, 600, 1e-30
+    rng = np.random.default_rng(1)
+    chain = [np.eye(n) + rng.standard_normal((n, n)) / math.sqrt(n) for _ in range(depth)]
+    assert (
+        abs(chain_singular_values(chain).rank(rtol) - residual_exponents(n, 1.0, samples=2000).rank(depth, rtol)) <= 1
+    )
+
+
+@pytest.mark.parametrize("t", [0.05, 0.4, 1.0, 3.0])
+@pytest.mark.parametrize("n", [30, 150])
+def test_closed_form_matches_sampled_layers(n: int, t: float):
+    closed, sampled = residual_exponents(n, t), residual_exponents(n, t, samples=400, seed=1)
+    error = np.abs(closed.exponents - sampled.exponents)
+    # of order 1/n in all but the last few exponents, which fluctuate most
+    inner = slice(0, int(0.9 * n))
+    assert np.all(error[inner] < 4.5 * sampled.standard_errors[inner] + 1.5 * min(t, 1) ** 2 / n)
+    assert abs(closed.exponents.mean() - sampled.exponents.mean()) < 4.5 * sampled.standard_errors.mean() + 1 / n
+    assert np.all(np.diff(closed.exponents) <= 1e-12)
+
+
+def test_sampled_layers_match_a_chain():
+    n, t = 5, 0.7
+    chain = lyapunov_exponents(
+        lambda rng: np.eye(n) + t / math.sqrt(n) * rng.standard_normal((n, n)), depth=5000, burn_in=200
+    )
+    sampled = residual_exponents(n, t, samples=5000)
+    error = np.hypot(chain.standard_errors, sampled.standard_errors)
+    assert np.all(np.abs(chain.exponents - sampled.exponents) < 4.5 * error)
+
+
+def test_small_branches_space_exponents_by_t_squared_over_n():
+    n, t = 100, 0.05
+    gaps = -np.diff(residual_exponents(n, t).exponents)
+    np.testing.assert_allclose(gaps[:90], t**2 / n, rtol=0.02)
+
+
+def test_great_branches_are_gaussian_chains():
+    n, t = 40, 1e6
+    expected = gaussian_exponents(n, std=t / math.sqrt(n)).exponents
+    np.testing.assert_allclose(residual_exponents(n, t).exponents, expected, atol=1e-2)
+
+
+@pytest.mark.parametrize("t", [0.001, 0.03, 0.3, 1.0, 20.0])
+def test_width_one_is_exact(t: float):
+    # E log|1 + t·g|, by mpmath's quadrature on either side of the logarithm's pole
+    with mpmath.workdps(20):
+
+        def integrand(g: mpmath.mpf) -> mpmath.mpf:
+            return mpmath.log(abs(1 + t * g)) * mpmath.npdf(g)
+
+        pole = -1 / mpmath.mpf(t)
+        edges = [-12, pole, 0, 12] if pole > -12 else [-12, 0, 12]
+        expected = float(mpmath.quad(integrand, edges))
+    assert residual_exponents(1, t).exponents[0] == pytest.approx(expected, abs=1e-9)
+
+
+def test_relu_width_rule_matches_masked_chains():
+    n, depth, rtol = 120, 12, 1e-4
+    rng = np.random.default_rng(0)
+    counts = []
+    for _ in range(4):
+        product = np.eye(n)
+        for _ in range(depth):
+            product = (rng.random(n) < 0.5)[:, None] * (rng.standard_normal((n, n)) @ product)
+            product /= np.linalg.norm(product)
+        sigma = np.linalg.svd(product, compute_uv=False)
+        counts.append(int((sigma >= rtol * sigma[0]).sum()))
+    expected = predicted_rank(relu_width(n), depth, rtol).value
+    assert abs(np.mean(counts) - expected) < 3
+    assert abs(predicted_rank(n, depth, rtol).value - expected) > 10
+    assert [relu_width(n) for n in (1, 2, 3, 1000)] == [1, 1, 1, 500]
+
+
+def test_record():
+    found = residual_exponents(4, 0.5, samples=100)
+    plain = json.loads(json.dumps(found.to_dict(), allow_nan=False))
+    assert plain["method"] == "sampled (100 layers)"
+    assert "n=4, t=0.5" in repr(found)
+    assert found.rank(10, 0.0) == 4
+    assert found.rank(10**9, 0.5) == 1
+    assert chain_singular_values([np.eye(2)]).rank() == 2
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda: residual_exponents(0, 1.0), "n is 0"),
+        (lambda: residual_exponents(3, 0.0), "t is 0.0; it must be a finite number above 0"),
+        (lambda: residual_exponents(3, math.inf), "t is inf"),
+        (lambda: residual_exponents(3, 1.0, samples=1), "samples is 1; a standard error needs at least 2"),
+        (lambda: residual_exponents(3, 1.0, samples=0), "samples is 0"),
+        (lambda: residual_exponents(3, 1.0).rank(0), "depth is 0"),
+        (lambda: relu_width(0), "n is 0"),
+    ],
+)
+def test_bad_input(call, message: str):
+    with pytest.raises(UsageError, match=message):
+        call()
