@@ -11,7 +11,7 @@ from functools import cached_property
 import torch
 from torch import Tensor, nn
 
-from rankscope._base.errors import DeviceError, ModelError, RankscopeError
+from rankscope._base.errors import DeviceError, MeasurementError, ModelError, RankscopeError
 from rankscope.probes._component import Prepared, check_finite
 from rankscope.probes._products import choose_method, products
 from rankscope.probes._settings import Settings
@@ -135,7 +135,7 @@ class Bench:
         relative = self._feature_error(part, reduced)
         features = covariance_spectrum(part.all_outputs(self.features), relative_error=relative, dtype=self._dtype)
         others = self.features[-1:]
-        spectra, expected, method = [], [], ""
+        spectra, expected, method, moved = [], [], "", False
         for point in range(settings.points):
             x = self.features[point : point + 1]
             if part.coupled:
@@ -148,11 +148,17 @@ class Bench:
                 columns[row : row + len(block)] = block
                 row += len(block)
             check_finite(columns, f"the Jacobian of {name}")
+            moved = moved or bool(columns.any())
             spectra.append(matrix_spectrum(columns, error_bound=self._certificate(part, reduced, x, others, method)))
             del columns
             if expectation is not None:
                 y = f(x)
                 expected.append((expectation.exact_rank(x, y), expectation.numerical_rank(x, y)))
+        if not moved:
+            raise MeasurementError(
+                f"the Jacobian of {name} is zero at {settings.points} of {settings.points} points: its output does "
+                "not follow its input; check that it is not constant and detaches nothing"
+            )
         return Measured(features, tuple(spectra), tuple(expected), method, part.coupled, part.random, part.output_shape)
 
     @property
@@ -204,7 +210,10 @@ class Bench:
             rough = next(products(method, reduced.of_one_sample(others.float()), x.float(), iter([tangents.float()])))
         except (RankscopeError, RuntimeError):
             return math.nan
-        return self._scaled(norm_bound((rough.double() - exact).T))
+        difference = rough.double() - exact
+        if part.random and float(difference.norm()) > 1e-3 * float(exact.norm()):
+            return math.nan  # the two precisions drew different masks: their difference says nothing of rounding
+        return self._scaled(norm_bound(difference.T))
 
     def _scaled(self, error: float) -> float:
         return error * _TO_FLOAT64 if self.settings.dtype == torch.float64 else error

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Sized
 
 import torch
 from torch import Tensor, nn
 
 from rankscope._base.errors import MeasurementError, ModelError
-from rankscope.slicing import first_tensor
 
 __all__ = ["Prepared", "check_finite"]
 
 _CHUNK = 512  # samples a forward pass
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]
 
 
 def check_finite(values: Tensor, what: str) -> Tensor:
@@ -40,7 +43,13 @@ class Prepared:
 
     def __init__(self, module: nn.Module, name: str, features: Tensor, *, seed: int) -> None:
         self.name, self.seed = name, seed
-        self.module = copy.deepcopy(module).to(features.device, features.dtype)
+        try:
+            self.module = copy.deepcopy(module).to(features.device, features.dtype)
+        except Exception as error:
+            raise ModelError(
+                f"{name} cannot be copied, and it must not be changed: {_first_line(error)}; give a module whose "
+                "parameters and buffers are leaves"
+            ) from error
         self.input_shape = tuple(features.shape[1:])
         for part in self.module.modules():
             if isinstance(part, nn.modules.batchnorm._NormBase) and part.training:
@@ -54,26 +63,30 @@ class Prepared:
                 "count samples"
             )
         check_finite(first, f"the output of {name}")
-        self.random = not torch.equal(first, self.run(features[:2], seed=seed + 1))
+        scale = float(first.abs().max())
+        again = self.run(features[:2], seed=seed + 1)
+        # sums in another order differ by rounding, a random mask by far more
+        self.random = not torch.allclose(again, first, rtol=0.0, atol=100 * torch.finfo(first.dtype).eps * scale)
         self.coupled = any(_uses_batch_statistics(m) for m in self.module.modules())
         if not self.coupled and not self.random:
-            alone, scale = self.run(features[:1]), float(first.abs().max())
-            self.coupled = not torch.allclose(alone, first[:1], rtol=0.0, atol=1e-4 * scale)
+            self.coupled = not torch.allclose(self.run(features[:1]), first[:1], rtol=0.0, atol=1e-4 * scale)
 
     def run(self, features: Tensor, *, seed: int | None = None) -> Tensor:
-        """The component's first floating-point output for a batch, with its random mask drawn from ``seed``."""
+        """The component's output for a batch, with its random mask drawn from ``seed``."""
         torch.manual_seed(self.seed if seed is None else seed)
         try:
             # + 0: an in-place component must not change the features
-            output = first_tensor(self.module(features + 0))
+            output = self.module(features + 0)
         except Exception as error:
-            line = (str(error).strip().splitlines() or [type(error).__name__])[0]
             raise ModelError(
-                f"{self.name} failed on features of shape {self.input_shape}: {line}; give the shape of one sample "
-                "that it takes as input_shape="
+                f"{self.name} failed on features of shape {self.input_shape}: {_first_line(error)}; give the shape of "
+                "one sample that it takes as input_shape="
             ) from error
-        if output is None:
-            raise ModelError(f"{self.name} returned no floating-point tensor; there is nothing to measure")
+        if not isinstance(output, Tensor):
+            kind = f"{type(output).__name__} of {len(output)}" if isinstance(output, Sized) else type(output).__name__
+            raise ModelError(f"{self.name} returned a {kind}; wrap it in a module that returns one tensor")
+        if not output.is_floating_point():
+            raise ModelError(f"{self.name} returned {output.dtype}; an output without a derivative has no Jacobian")
         if output.ndim == 0:
             raise ModelError(f"{self.name} returned a single number for a batch; its output has to keep the samples")
         return output
@@ -83,7 +96,13 @@ class Prepared:
         if self.coupled:
             return check_finite(self.run(features).flatten(1), f"the output of {self.name}")
         parts = [self.run(part, seed=self.seed + i).flatten(1) for i, part in enumerate(features.split(_CHUNK))]
-        return check_finite(torch.cat(parts), f"the output of {self.name}")
+        together = check_finite(torch.cat(parts), f"the output of {self.name}")
+        if len(together) != len(features):
+            raise ModelError(
+                f"{self.name} turned {len(features)} samples into {len(together)}; its output's first dimension has "
+                "to count samples"
+            )
+        return together
 
     def of_one_sample(self, others: Tensor) -> Callable[[Tensor], Tensor]:
         """x ↦ output for x, of shapes (1, …); where samples are coupled, in one batch with ``others`` held fixed."""

@@ -5,12 +5,14 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from numbers import Integral, Real
 from typing import Literal
 
 import psutil
 import torch
 
-from rankscope._base.errors import DeviceError, UsageError, nearest
+from rankscope._base.errors import UsageError, nearest
+from rankscope.loading import resolve_device
 from rankscope.spectra import Tolerance, ToleranceLike, as_tolerance
 
 __all__ = ["Front", "Settings", "memory_budget_bytes", "pick_device", "pick_dtype", "positive"]
@@ -21,10 +23,21 @@ _DTYPES = {"float64": torch.float64, "float32": torch.float32}
 
 
 def positive(name: str, value: int, least: int = 1) -> int:
-    """The value as an integer of at least ``least``."""
-    if isinstance(value, bool) or int(value) != value or value < least:
-        raise UsageError(f"{name} is {value!r}; it must be an integer of at least {least}")
+    """The value as an integer of at least ``least``.
+
+    >>> positive("batch", 5000)
+    5000
+    """
+    if isinstance(value, bool) or not isinstance(value, Integral) or value < least:
+        raise UsageError(f"{name} is {value!r}; it must be a whole number of at least {least}")
     return int(value)
+
+
+def _shape(sizes: Sequence[int]) -> tuple[int, ...]:
+    listed = tuple(sizes) if isinstance(sizes, Sequence) and not isinstance(sizes, str) else (sizes,)
+    if not listed or any(isinstance(v, bool) or not isinstance(v, Integral) or v < 1 for v in listed):
+        raise UsageError(f"input_shape is {sizes!r}; give the sizes of one sample, for instance (128, 8, 8)")
+    return tuple(int(v) for v in listed)
 
 
 def pick_device(device: str | torch.device | None) -> torch.device:
@@ -33,20 +46,9 @@ def pick_device(device: str | torch.device | None) -> torch.device:
     >>> pick_device("cpu")
     device(type='cpu')
     """
-    count = torch.cuda.device_count() if torch.cuda.is_available() else 0
-    if device is None or str(device) == "auto":
-        return torch.device("cuda:0" if count else "cpu")
-    try:
-        found = torch.device(device)
-    except RuntimeError:
-        raise UsageError(f"device {device!r} is unknown; use 'cpu', 'cuda', 'cuda:1' or 'auto'") from None
-    if found.type not in ("cpu", "cuda"):
-        raise UsageError(f"device {str(device)!r} has no float64, which rank needs; use 'cpu' or 'cuda'")
-    if found.type == "cuda" and (found.index or 0) >= count:
-        raise DeviceError(
-            f"device {str(device)!r} was asked for, but torch {torch.__version__} sees {count} CUDA devices; "
-            f"use {'cuda:0' if count else 'cpu'}"
-        )
+    found = resolve_device("auto" if device is None else device)
+    if found.type == "mps":
+        raise UsageError("device 'mps' has no float64, which rank needs; use 'cpu' or 'cuda'")
     return found
 
 
@@ -62,8 +64,8 @@ def pick_dtype(dtype: str | torch.dtype) -> torch.dtype:
 def memory_budget_bytes(budget: int | float | None, device: torch.device) -> int:
     """Bytes that the matrices may take: as given, or 80 % of what is free on the device."""
     if budget is not None:
-        if not budget > 0:
-            raise UsageError(f"memory_budget is {budget}; it must be a positive number of bytes")
+        if not isinstance(budget, Real) or not 0 < budget < math.inf:
+            raise UsageError(f"memory_budget is {budget!r}; it must be a positive number of bytes")
         return int(budget)
     free = torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else psutil.virtual_memory().available
     return int(0.8 * free)
@@ -104,10 +106,8 @@ class Settings:
         memory_budget: int | float | None,
     ) -> Settings:
         """Check every option; raises ``UsageError`` or ``DeviceError`` with the value and the remedy."""
-        shape = tuple(int(v) for v in input_shape)
-        if not shape or min(shape) < 1:
-            raise UsageError(f"input_shape is {shape}; give the sizes of one sample, for instance (128, 8, 8)")
-        if batch < 2:
+        shape = _shape(input_shape)
+        if isinstance(batch, Integral) and batch < 2:
             raise UsageError(f"batch is {batch}; a covariance needs at least 2 samples (the paper takes 5,000)")
         if front not in _FRONTS:
             raise UsageError(f"unknown front layer {front!r}; {nearest(str(front), _FRONTS)}")

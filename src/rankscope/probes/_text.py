@@ -5,12 +5,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from rankscope.spectra import RankEstimate
 
 if TYPE_CHECKING:
+    from rankscope.probes.remedy_result import RemedyResult
     from rankscope.probes.result import ProbeResult
 
-__all__ = ["probes_text"]
+__all__ = ["probes_text", "remedies_text"]
 
 
 def _shown(estimate: RankEstimate) -> str:
@@ -53,4 +56,29 @@ def probes_text(results: Sequence[ProbeResult]) -> str:
     lines.append("expected: exact rank of the component at the point (in brackets: without what an ε shrinks away)")
     lines.append("bounds in brackets where rounding could change the count; [?]: not certified")
     lines += [f"note: {r.name}: {r.mode}" for r in results if r.mode]
+    return "\n".join(lines)
+
+
+def remedies_text(result: RemedyResult) -> str:
+    """Header, and for each quantity one line a remedy with medians over the seeds at some depths."""
+    shown = sorted({1, result.depth, *np.linspace(1, result.depth, 7).round().astype(int).tolist()})
+    wide = max(len(c.label) for c in result.curves)
+    seeds = f"{len(result.seeds)} seed{'s' * (len(result.seeds) > 1)}"
+    lines = [
+        f"{result.activation or 'linear'} chain of {result.depth} layers, {result.width} inputs, {seeds} (medians), "
+        f"float64, {result.seconds:.1f} s"
+    ]
+    for title, name in (
+        (f"Jacobian rank (tolerance {result.tolerance.name})", "ranks"),
+        (f"PCA dimension of the features (tolerance paper, {result.samples:,} samples)", "dimensions"),
+    ):
+        lines += [title, f"{'layers':<{wide}}" + "".join(f"{k:>8}" for k in shown)]
+        for curve in result.curves:
+            middle = np.median(getattr(curve, name), axis=0)
+            lines.append(f"{curve.label:<{wide}}" + "".join(f"{middle[k - 1]:>8g}" for k in shown))
+    doubtful = [c.label for c in result.curves if not c.certain]
+    if doubtful:
+        lines.append(f"rounding could change some of these ranks: {', '.join(doubtful)}")
+    if any(c.chain.normalisation == "batchnorm" for c in result.curves):
+        lines.append("BatchNorm: by the statistics of the samples, which the Jacobian holds fixed")
     return "\n".join(lines)

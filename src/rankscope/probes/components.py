@@ -235,5 +235,6 @@ def standard_components(
     for number, (name, label, build, expected) in enumerate(known):
         if name in wanted:
             generator = torch.Generator().manual_seed((seed << 16) + number)
-            found[name] = Component(name, label, _randomise(build(), generator), expected)
+            with torch.random.fork_rng(devices=[]):  # torch's own initialisation draws from the caller's stream
+                found[name] = Component(name, label, _randomise(build(), generator), expected)
     return {name: found[name] for name in wanted}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -12,11 +12,12 @@ from rankscope._base.style import COLOURS, COLUMN_WIDTH, TEXT_WIDTH, figure_styl
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
-    from rankscope.probes.remedies import RemedyResult
+    from rankscope.probes.remedy_result import RemedyResult
     from rankscope.probes.result import ProbeResult
 
-__all__ = ["plot_probes", "plot_remedies"]
+__all__ = ["plot_probes", "plot_remedies", "remedies_figure"]
 
 _BARS = (
     ("PCA dimension before", "dimension_before", 0, 0.45),
@@ -72,28 +73,48 @@ def plot_remedies(result: RemedyResult, *, ax: Axes | None = None, quantity: str
     if quantity not in ("rank", "dimension"):
         raise UsageError(f"quantity is {quantity!r}; draw 'rank' or 'dimension'")
     with figure_style():
+        own = ax is None
         if ax is None:
-            ax = new_axes(min(TEXT_WIDTH, COLUMN_WIDTH + 1.3), 2.5)
-        for i, curve in enumerate(result.curves):
-            values = np.array(curve.ranks if quantity == "rank" else curve.dimensions, dtype=float)
-            colour = COLOURS[i % len(COLOURS)]
-            ax.plot(
-                result.depths,
-                np.median(values, axis=0),
-                color=colour,
-                marker="os^vDP*X"[i % 8],
-                label=curve.label,
-                zorder=3,
-                clip_on=False,
-            )
-            if len(values) > 1:
-                ax.fill_between(
-                    result.depths, values.min(axis=0), values.max(axis=0), color=colour, alpha=0.2, linewidth=0
-                )
-        ax.set_xlabel("layers")
-        ax.set_ylabel("Jacobian rank" if quantity == "rank" else "PCA dimension")
-        ax.set_ylim(bottom=0, top=max(ax.get_ylim()[1], result.width * 1.04))
-        ax.set_xlim(left=0)
-        ax.set_title(f"{result.activation} chain, input width {result.width}", loc="left")
-        ax.legend(loc="center left", bbox_to_anchor=(1.01, 0.5))
+            ax = new_axes(COLUMN_WIDTH, 3.1)
+        _draw_remedies(result, ax, quantity)
+        if own:
+            ax.legend(loc="lower center", bbox_to_anchor=(0.45, 1.0), ncols=2, columnspacing=1.0)
     return ax
+
+
+def remedies_figure(result: RemedyResult) -> Figure:
+    """Jacobian rank and feature dimension side by side under one legend, as wide as a page's text."""
+    with figure_style():
+        left = new_axes(TEXT_WIDTH, 2.7)
+        figure: Any = left.figure
+        left.remove()
+        axes = figure.subplots(1, 2)
+        for ax, quantity in zip(axes, ("rank", "dimension"), strict=True):
+            _draw_remedies(result, ax, quantity)
+        figure.legend(*axes[0].get_legend_handles_labels(), loc="outside upper center", ncols=7, columnspacing=1.0)
+    return figure  # type: ignore[no-any-return]
+
+
+def _draw_remedies(result: RemedyResult, ax: Axes, quantity: str) -> None:
+    every = max(1, result.depth // 8)
+    for i, curve in enumerate(result.curves):
+        values = curve.ranks if quantity == "rank" else curve.dimensions
+        colour, first = COLOURS[(i - 1) % len(COLOURS)], (i * every) // max(len(result.curves), 1)
+        # black for the first, the chain without a remedy; markers are staggered, since lines may lie on one another
+        ax.plot(
+            result.depths,
+            np.median(values, axis=0),
+            color=colour,
+            marker="os^vDP*"[i % 7],
+            markevery=(first, every),
+            label=curve.label,
+            zorder=3,
+            clip_on=False,
+        )
+        if len(values) > 1:
+            low, high = values.min(axis=0), values.max(axis=0)
+            ax.fill_between(result.depths, low, high, color=colour, alpha=0.2, linewidth=0)
+    ax.set_xlabel("layers")
+    ax.set_ylabel(f"Jacobian rank (tolerance {result.tolerance.name})" if quantity == "rank" else "PCA dimension")
+    ax.set_xlim(1, max(result.depth, 2))
+    ax.set_ylim(0, ax.get_ylim()[1])

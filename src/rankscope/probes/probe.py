@@ -83,9 +83,9 @@ def probe(
     Raises
     ------
     ModelError
-        When the component cannot take ``input_shape``, or returns no tensor with a batch dimension.
+        When the component cannot take ``input_shape``, or returns anything but one tensor with a row a sample.
     MeasurementError
-        When outputs or derivatives are not finite, or no way of differentiating works.
+        When outputs or derivatives are not finite, the Jacobian is zero, or no way of differentiating works.
     DeviceError
         When the device is absent, or the full Jacobian does not fit (the message says how much it needs).
     UsageError
@@ -93,7 +93,9 @@ def probe(
 
     Examples
     --------
-    >>> result = probe("layernorm", input_shape=(4, 2, 2), batch=64, front="orthogonal", device="cpu")
+    >>> result = probe(
+    ...     "layernorm", input_shape=(4, 2, 2), batch=64, front="orthogonal", tolerance=1e-3, device="cpu"
+    ... )
     >>> result.exact_rank_at_least, result.rank_after.value
     (15, 14)
     """
