@@ -5,8 +5,8 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from numbers import Integral, Real
-from typing import Literal
+from numbers import Integral
+from typing import Any, Literal
 
 import psutil
 import torch
@@ -22,7 +22,7 @@ _FRONTS = ("gaussian", "orthogonal")
 _DTYPES = {"float64": torch.float64, "float32": torch.float32}
 
 
-def positive(name: str, value: int, least: int = 1) -> int:
+def positive(name: str, value: Any, least: int = 1) -> int:
     """The value as an integer of at least ``least``.
 
     >>> positive("batch", 5000)
@@ -33,7 +33,7 @@ def positive(name: str, value: int, least: int = 1) -> int:
     return int(value)
 
 
-def _shape(sizes: Sequence[int]) -> tuple[int, ...]:
+def _shape(sizes: Any) -> tuple[int, ...]:
     listed = tuple(sizes) if isinstance(sizes, Sequence) and not isinstance(sizes, str) else (sizes,)
     if not listed or any(isinstance(v, bool) or not isinstance(v, Integral) or v < 1 for v in listed):
         raise UsageError(f"input_shape is {sizes!r}; give the sizes of one sample, for instance (128, 8, 8)")
@@ -61,10 +61,10 @@ def pick_dtype(dtype: str | torch.dtype) -> torch.dtype:
     return _DTYPES[dtype]
 
 
-def memory_budget_bytes(budget: int | float | None, device: torch.device) -> int:
+def memory_budget_bytes(budget: Any, device: torch.device) -> int:
     """Bytes that the matrices may take: as given, or 80 % of what is free on the device."""
     if budget is not None:
-        if not isinstance(budget, Real) or not 0 < budget < math.inf:
+        if not isinstance(budget, int | float) or not 0 < budget < math.inf:
             raise UsageError(f"memory_budget is {budget!r}; it must be a positive number of bytes")
         return int(budget)
     free = torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else psutil.virtual_memory().available
@@ -107,7 +107,7 @@ class Settings:
     ) -> Settings:
         """Check every option; raises ``UsageError`` or ``DeviceError`` with the value and the remedy."""
         shape = _shape(input_shape)
-        if isinstance(batch, Integral) and batch < 2:
+        if positive("batch", batch) < 2:
             raise UsageError(f"batch is {batch}; a covariance needs at least 2 samples (the paper takes 5,000)")
         if front not in _FRONTS:
             raise UsageError(f"unknown front layer {front!r}; {nearest(str(front), _FRONTS)}")
@@ -118,7 +118,7 @@ class Settings:
         chosen: Front = "orthogonal" if front == "orthogonal" else "gaussian"
         return cls(
             shape,
-            positive("batch", batch, 2),
+            int(batch),
             positive("seed", seed, 0),
             where,
             pick_dtype(dtype),

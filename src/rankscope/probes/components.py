@@ -228,9 +228,7 @@ def standard_components(
     wanted = [name for name, *_ in known] if only is None else list(only)
     for name in wanted:
         if name not in (k[0] for k in known):
-            raise UsageError(
-                f"there is no standard component {name!r}; {nearest(name, [k[0] for k in known])}, or give a module"
-            )
+            raise UsageError(f"there is no standard component {name!r}; {nearest(str(name), [k[0] for k in known])}")
     found = {}
     for number, (name, label, build, expected) in enumerate(known):
         if name in wanted:

@@ -64,7 +64,18 @@ def plot_probes(results: Sequence[ProbeResult], *, ax: Axes | None = None) -> Ax
         ax.set_ylim(len(results) - 0.4, -0.6)
         ax.set_xlim(left=0)
         ax.set_xlabel(f"dimensions (tolerance {results[0].tolerance.name})")
-        ax.legend(loc="lower center", bbox_to_anchor=(0.4, 1.0), ncols=2, borderaxespad=0.3, columnspacing=1.0)
+        handles, labels = ax.get_legend_handles_labels()
+        order = [labels.index(bar[0]) for bar in _BARS]
+        order += [i for i in range(len(labels)) if i not in order]  # the limit last
+        ax.legend(
+            [handles[i] for i in order],
+            [labels[i] for i in order],
+            loc="lower center",
+            bbox_to_anchor=(0.4, 1.0),
+            ncols=2,
+            borderaxespad=0.3,
+            columnspacing=1.0,
+        )
     return ax
 
 
@@ -92,7 +103,7 @@ def remedies_figure(result: RemedyResult) -> Figure:
         for ax, quantity in zip(axes, ("rank", "dimension"), strict=True):
             _draw_remedies(result, ax, quantity)
         figure.legend(*axes[0].get_legend_handles_labels(), loc="outside upper center", ncols=7, columnspacing=1.0)
-    return figure  # type: ignore[no-any-return]
+    return figure
 
 
 def _draw_remedies(result: RemedyResult, ax: Axes, quantity: str) -> None:
