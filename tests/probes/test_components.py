@@ -44,9 +44,15 @@ def setting() -> tuple[Tensor, Tensor]:
     return weight, (noise @ weight.T).view(BATCH, *SHAPE)
 
 
+def component(name: str) -> Component:
+    part = rs.standard_components(SHAPE, seed=SEED)[name]
+    part.module.double()  # here, not inside a transform: it would leave the transform's tensors in the module
+    return part
+
+
 def outputs(part: Component, features: Tensor) -> Tensor:
     """All outputs at once; training BatchNorm written out, since it would update its running statistics."""
-    module = part.module.double()
+    module = part.module
     if part.name == "batchnorm_train":
         mean, var = features.mean((0, 2, 3)), features.var((0, 2, 3), correction=0)
         scaled = (features - mean.view(1, -1, 1, 1)) / (var + 1e-5).sqrt().view(1, -1, 1, 1)
@@ -81,7 +87,7 @@ def test_the_standard_set(probed: rs.ProbeResults) -> None:
 
 @pytest.mark.parametrize("name", EXPECTED)
 def test_against_reverse_mode_and_numpy(name: str, probed: rs.ProbeResults) -> None:
-    result, part = probed[name], rs.standard_components(SHAPE, seed=SEED)[name]
+    result, part = probed[name], component(name)
     weight, features = setting()
     sigma = np.linalg.svd((own_jacobian(part, features) @ weight).numpy(), compute_uv=False)
     found = result.jacobian_after[0].singular_values
@@ -101,7 +107,7 @@ def test_against_reverse_mode_and_numpy(name: str, probed: rs.ProbeResults) -> N
 
 @pytest.mark.parametrize("name", [n for n in EXPECTED if n != "attention"])
 def test_expectations(name: str, probed: rs.ProbeResults) -> None:
-    result, part = probed[name], rs.standard_components(SHAPE, seed=SEED)[name]
+    result, part = probed[name], component(name)
     _, features = setting()
     exact, numerical = EXPECTED[name]
     if name == "relu":

@@ -113,7 +113,7 @@ def test_the_sample_limit() -> None:
     assert found.sample_limit == found.dimension_after.value == 19
     assert found.at_sample_limit
     assert "20 samples cannot show more than 19" in str(found)
-    many = probe("batchnorm_eval", batch=200)
+    many = probe("batchnorm_eval", batch=200, front="orthogonal")
     assert many.dimension_after.value == 64
     assert not many.at_sample_limit
     assert "cannot show" not in str(many)

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.func import jvp, vjp, vmap
 
-from rankscope._base.errors import MeasurementError
+from rankscope._base.errors import MeasurementError, RankscopeError
 
 __all__ = ["METHODS", "choose_method", "products"]
 
@@ -54,8 +54,9 @@ def choose_method(f: Function, x: Tensor) -> str:
     for name, how in _HOW.items():
         try:
             how(f, x, torch.stack([x, -x]))
-        except (RuntimeError, NotImplementedError, TypeError, ValueError) as error:
-            failures.append(f"{name}: {(str(error).splitlines() or [type(error).__name__])[0]}")
+        except Exception as error:  # whatever a component's code raises: it did run outside of the transforms
+            cause = error.__cause__ if isinstance(error, RankscopeError) and error.__cause__ else error
+            failures.append(f"{name}: {(str(cause).splitlines() or [type(cause).__name__])[0]}")
             continue
         return name
     raise MeasurementError("no way of differentiating works here; " + "; ".join(failures))
