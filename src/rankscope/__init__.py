@@ -28,8 +28,11 @@ _HOME = {
     "ModelError": "rankscope._base.errors",
     "OutputError": "rankscope._base.errors",
     "Patch": "rankscope.slicing",
+    "ProbeResult": "rankscope.probes",
+    "ProbeResults": "rankscope.probes",
     "RankEstimate": "rankscope.spectra",
     "RankscopeError": "rankscope._base.errors",
+    "RemedyResult": "rankscope.probes",
     "Sketch": "rankscope.slicing",
     "Spectrum": "rankscope.spectra",
     "Tolerance": "rankscope.spectra",
@@ -41,6 +44,10 @@ _HOME = {
     "jacobian_rank": "rankscope.jacobian",
     "layers": "rankscope.slicing",
     "local_feature_rank": "rankscope.features",
+    "probe": "rankscope.probes",
+    "probe_all": "rankscope.probes",
+    "probe_remedies": "rankscope.probes",
+    "standard_components": "rankscope.probes",
 }
 
 __all__ = [
@@ -56,8 +63,11 @@ __all__ = [
     "ModelError",
     "OutputError",
     "Patch",
+    "ProbeResult",
+    "ProbeResults",
     "RankEstimate",
     "RankscopeError",
+    "RemedyResult",
     "Sketch",
     "Spectrum",
     "Tolerance",
@@ -69,6 +79,10 @@ __all__ = [
     "jacobian_rank",
     "layers",
     "local_feature_rank",
+    "probe",
+    "probe_all",
+    "probe_remedies",
+    "standard_components",
 ]
 
 if TYPE_CHECKING:
@@ -92,6 +106,15 @@ if TYPE_CHECKING:
         local_feature_rank,
     )
     from rankscope.jacobian import JacobianProfile, jacobian_rank
+    from rankscope.probes import (
+        ProbeResult,
+        ProbeResults,
+        RemedyResult,
+        probe,
+        probe_all,
+        probe_remedies,
+        standard_components,
+    )
     from rankscope.slicing import LayerTable, Patch, Sketch, layers
     from rankscope.spectra import RankEstimate, Spectrum, Tolerance
 

@@ -288,6 +288,57 @@ def deficit_command(
     )
 
 
+@app.command("probe")
+def probe_command(
+    component: Annotated[
+        str | None,
+        typer.Argument(
+            metavar="[COMPONENT|all]",
+            help="all, standard names separated by commas (relu, layernorm, …), or your own as package.module:Class or "
+            "package.module:factory. Default: all; with --remedies: none.",
+            show_default=False,
+        ),
+    ] = None,
+    scale: Annotated[str, typer.Option(help="small, or full: the paper's size, for a GPU.")] = "small",
+    input_shape: Annotated[
+        str | None, typer.Option(metavar="CxHxW", help="Sizes of one sample instead of the scale's, as 128x8x8.")
+    ] = None,
+    batch: Annotated[int | None, typer.Option(help="Samples behind the feature dimension.")] = None,
+    points: Annotated[int, typer.Option(help="Samples at which the Jacobian is taken.")] = 1,
+    tolerance: Annotated[str, typer.Option(help="paper, reference, torch, or a number: a constant rtol.")] = "paper",
+    front: Annotated[str, typer.Option(help="The random layer before it: gaussian or orthogonal.")] = "gaussian",
+    dtype: Annotated[str, typer.Option(help="float64 or float32.")] = "float64",
+    evaluation: Annotated[bool, typer.Option("--eval", help="Put your own component into evaluation mode.")] = False,
+    remedies: Annotated[
+        bool, typer.Option("--remedies", help="Compare remedies on one deep chain (skip, normalisation, width, …).")
+    ] = False,
+    seed: SeedOption = 0,
+    device: DeviceOption = "auto",
+    out: Annotated[Path, typer.Option(metavar="DIR", help="Folder for the results.")] = Path("runs/probe"),
+    as_json: JsonOption = False,
+    debug: DebugOption = False,
+) -> None:
+    """Measure what single components do to feature dimension and Jacobian rank (Fig. 3)."""
+    from rankscope.cli.probe import run_probe
+
+    run_probe(
+        component,
+        scale=scale,
+        input_shape=input_shape,
+        batch=batch,
+        jacobian_points=points,
+        tolerance=tolerance,
+        front=front,
+        dtype=dtype,
+        evaluation=evaluation,
+        remedies=remedies,
+        seed=seed,
+        device=device,
+        out=out,
+        as_json=as_json,
+    )
+
+
 @theory_app.command("chain")
 def theory_chain_command(
     width: Annotated[int, typer.Option(help="Units per layer.")] = 1000,

@@ -41,6 +41,7 @@ def deep_chain(
     *,
     width: int = 1000,
     depth: int = 50,
+    inputs: int | None = None,
     init: Init = "normal(0.02)",
     seeds: int | Sequence[int] = (0,),
     tolerance: ToleranceLike = "paper",
@@ -62,6 +63,9 @@ def deep_chain(
     ----------
     width, depth : int
         Units per layer and number of layers. The paper: 1,000 and 50 (§6.1).
+    inputs : int, optional
+        Dimensions of the Gaussian input, at most the width: it fills the first units, the others get zero, and the
+        Jacobian has as many columns. Default: the width.
     init : str or callable
         ``"normal(0.02)"`` (any ``normal(std)``), ``"kaiming_normal"``, ``"xavier_normal"`` (the paper's three), or a
         function of a ``numpy.random.Generator`` that returns width × width weights.
@@ -99,6 +103,9 @@ def deep_chain(
     started = time.perf_counter()
     width, depth = positive_integer("width", width), positive_integer("depth", depth)
     samples = positive_integer("samples", samples)
+    columns = width if inputs is None else positive_integer("inputs", inputs)
+    if columns > width:
+        raise UsageError(f"inputs is {columns} with a width of {width}; a chain takes at most as many inputs as units")
     if samples < 2:
         raise UsageError("samples is 1; a covariance needs at least 2")
     if isinstance(init, str):
@@ -114,7 +121,7 @@ def deep_chain(
     if dtype not in _DTYPES:
         raise UsageError(f"unknown dtype {dtype!r}; {nearest(str(dtype), _DTYPES)}")
     tol = as_tolerance(tolerance)
-    rtol = relative_tolerance(tol, (width, width))
+    rtol = relative_tolerance(tol, (width, columns))
     if rtol < _SVD_RTOL:
         raise UsageError(
             f"rtol is {rtol:g}, but a chain multiplied out in float64 resolves σ/σ_1 down to {_SVD_RTOL:g}; "
@@ -122,7 +129,8 @@ def deep_chain(
         )
     block = Block(activation, normalisation, _branch_scale(residual))
     runs = tuple(
-        _run(seed, width, depth, init, block, tol, float32_stop, samples, _DTYPES[dtype]) for seed in _seeds(seeds)
+        _run(seed, (width, columns), depth, init, block, tol, float32_stop, samples, _DTYPES[dtype])
+        for seed in _seeds(seeds)
     )
     return ChainProfile(
         runs=runs,
@@ -138,6 +146,7 @@ def deep_chain(
         float32_stop=float32_stop,
         seconds=time.perf_counter() - started,
         provenance={**versions(), "device": device_name("cpu")},
+        inputs=columns,
     )
 
 
@@ -158,7 +167,7 @@ def _seeds(seeds: Any) -> tuple[int, ...]:
 
 def _run(
     seed: int,
-    width: int,
+    shape: tuple[int, int],
     depth: int,
     init: Init,
     block: Block,
@@ -169,30 +178,39 @@ def _run(
 ) -> ChainRun:
     steps: list[ChainStep] = []
     chain = _linear if block.linear else _nonlinear
-    rtol = tolerance.relative((width, width))
+    rtol = tolerance.relative(shape)
     with torch.no_grad():
-        states = chain(np.random.default_rng(seed), width, depth, init, block, samples, dtype)
+        states = chain(np.random.default_rng(seed), shape, depth, init, block, samples, dtype)
         for layer, (jacobian, log_scale, features) in enumerate(states, 1):
             largest = float(jacobian.abs().max())
             if float32_stop and (largest == 0 or math.log(largest) + log_scale < math.log(EPS32)):
                 return ChainRun(seed, tuple(steps), layer)
             spectrum = _jacobian_spectrum(jacobian, rtol)
             top = math.log(spectrum.sigma_max) + log_scale if spectrum.sigma_max else -math.inf
-            steps.append(ChainStep(layer, spectrum, _covariance_spectrum(features, width, jacobian.dtype), top))
+            steps.append(ChainStep(layer, spectrum, _covariance_spectrum(features, shape[0], jacobian.dtype), top))
     return ChainRun(seed, tuple(steps))
 
 
 def _linear(
-    rng: np.random.Generator, width: int, depth: int, init: Init, block: Block, samples: int, dtype: torch.dtype
+    rng: np.random.Generator,
+    shape: tuple[int, int],
+    depth: int,
+    init: Init,
+    block: Block,
+    samples: int,
+    dtype: torch.dtype,
 ) -> Iterator[tuple[torch.Tensor, float, torch.Tensor]]:
     """(J, log of the scale taken out of it, factor F) per layer, where FFᵀ is the features' scatter matrix.
 
-    Centred inputs X = Q·R with Q orthonormal stay Q·(R·Jᵀ) under linear layers, so the width × min(samples, width)
+    Centred inputs X = Q·R with Q orthonormal stay Q·(R·Jᵀ) under linear layers, so the width × min(samples, inputs)
     matrix F = J·Rᵀ replaces the samples: exactly the same covariance for a fraction of the work.
     """
-    inputs = torch.from_numpy(rng.standard_normal((samples, width)))
-    factor = torch.linalg.qr(inputs - inputs.mean(0), mode="r").R.T.to(dtype).contiguous()
-    jacobian, log_scale = torch.eye(width, dtype=dtype), 0.0
+    width, columns = shape
+    inputs = torch.from_numpy(rng.standard_normal((samples, columns)))
+    triangle = torch.linalg.qr(inputs - inputs.mean(0), mode="r").R.T.to(dtype)
+    factor = torch.zeros(width, triangle.shape[1], dtype=dtype)
+    factor[:columns] = triangle
+    jacobian, log_scale = torch.eye(width, columns, dtype=dtype), 0.0
     for layer in range(1, depth + 1):
         weights = sample_weights(init, width, rng, layer).to(dtype)
         jacobian, size = _rescaled(block.push(jacobian, weights), layer)
@@ -202,12 +220,20 @@ def _linear(
 
 
 def _nonlinear(
-    rng: np.random.Generator, width: int, depth: int, init: Init, block: Block, samples: int, dtype: torch.dtype
+    rng: np.random.Generator,
+    shape: tuple[int, int],
+    depth: int,
+    init: Init,
+    block: Block,
+    samples: int,
+    dtype: torch.dtype,
 ) -> Iterator[tuple[torch.Tensor, float, torch.Tensor]]:
     """The same with every sample pushed through; F is the transposed matrix of centred features."""
-    batch = torch.from_numpy(rng.standard_normal((samples, width))).to(dtype)
-    point = torch.from_numpy(rng.standard_normal(width)).to(dtype)
-    jacobian, log_scale = torch.eye(width, dtype=dtype), 0.0
+    width, columns = shape
+    batch, point = torch.zeros(samples, width, dtype=dtype), torch.zeros(width, dtype=dtype)
+    batch[:, :columns] = torch.from_numpy(rng.standard_normal((samples, columns)))
+    point[:columns] = torch.from_numpy(rng.standard_normal(columns))
+    jacobian, log_scale = torch.eye(width, columns, dtype=dtype), 0.0
     for layer in range(1, depth + 1):
         weights = sample_weights(init, width, rng, layer).to(dtype)
         jacobian, point, batch = block.step(jacobian, point, batch, weights)
@@ -236,8 +262,9 @@ def _jacobian_spectrum(jacobian: torch.Tensor, rtol: float) -> Spectrum:
         return Spectrum.of(jacobian)
     values = jacobian.to(torch.float64)
     gram = values.T @ values
+    rows, columns = values.shape
     return spectrum_of_gram(
-        gram, (len(values), len(values)), dtype=_name(jacobian.dtype), error_bound=0.0, eigenvalues=_eigenvalues(gram)
+        gram, (rows, columns), dtype=_name(jacobian.dtype), error_bound=0.0, eigenvalues=_eigenvalues(gram)
     )
 
 

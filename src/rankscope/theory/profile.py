@@ -78,6 +78,8 @@ class ChainProfile:
         Wall time.
     provenance : dict
         Versions and device.
+    inputs : int or None
+        Columns of the Jacobian where they are fewer than units; ``None`` means the width.
     """
 
     runs: tuple[ChainRun, ...]
@@ -93,6 +95,7 @@ class ChainProfile:
     float32_stop: bool
     seconds: float
     provenance: dict[str, str] = field(default_factory=dict)
+    inputs: int | None = None
 
     @property
     def jacobian_ranks(self) -> NDArray[np.float64]:
@@ -118,6 +121,8 @@ class ChainProfile:
         std = self._std()
         if std is None:
             return "none: the entries' law is the caller's own"
+        if self.inputs not in (None, self.width):
+            return "none: the input has fewer dimensions than a layer"
         if self.normalisation is not None or self.activation in ("gelu", "tanh"):
             return "Gaussian chain without the block's nonlinearity, for comparison"
         if self.residual is not None:
@@ -237,6 +242,7 @@ class ChainProfile:
             "schema_version": 1,
             "kind": "chain_profile",
             "width": self.width,
+            "inputs": self.width if self.inputs is None else self.inputs,
             "depth": self.depth,
             "samples": self.samples,
             "init": self.init,
@@ -306,7 +312,8 @@ class ChainProfile:
         return init_std(self.init, self.width) if not self.init.startswith("<") else None
 
     def _title(self) -> str:
-        parts = [f"width {self.width}", self.init.strip("<>")]
+        fewer = "" if self.inputs in (None, self.width) else f" behind {self.inputs} inputs"
+        parts = [f"width {self.width}{fewer}", self.init.strip("<>")]
         parts += [part for part in (self.activation, self.normalisation) if part]
         if self.residual is not None:
             parts.append(f"residual × {self.residual:.3g}")

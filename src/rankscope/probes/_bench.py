@@ -1,0 +1,236 @@
+"""Random layer, features and Jacobians that all components of one probe share."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass
+from functools import cached_property
+
+import torch
+from torch import Tensor, nn
+
+from rankscope._base.errors import DeviceError, MeasurementError, ModelError, RankscopeError
+from rankscope.probes._component import Prepared, check_finite
+from rankscope.probes._products import choose_method, products
+from rankscope.probes._settings import Settings
+from rankscope.probes.components import Expectation
+from rankscope.spectra import Spectrum, accumulate_gram, gram_square_error, norm_bound, spectrum_of_gram
+
+__all__ = ["Bench", "Measured", "covariance_spectrum", "matrix_spectrum"]
+
+_SVD_LIMIT = 1024  # up to this side a float64 SVD costs a second and resolves σ to 1e-13·σ₁; a Gram matrix to 1e-6
+_PROBES = 10  # Gaussian tangents of the certificate: it fails with probability 1e-10
+_TO_FLOAT64 = 16 * 2.0**-29  # ratio of the unit roundoffs, with a factor of 16 to spare
+_CHUNK_BYTES = {"cpu": 2**27, "cuda": 2**31}
+_WORKSPACE = 8.0  # a forward-mode rule's intermediates, in outputs (LayerNorm keeps about six)
+
+
+@dataclass(frozen=True)
+class Measured:
+    """Spectra after one component, and how they were obtained."""
+
+    features: Spectrum
+    jacobians: tuple[Spectrum, ...]
+    expected: tuple[tuple[int | None, int | None], ...]
+    method: str
+    coupled: bool
+    random: bool
+    output_shape: tuple[int, ...]
+
+
+def covariance_spectrum(values: Tensor, *, relative_error: float = 0.0, dtype: str = "float64") -> Spectrum:
+    """Eigenvalues of the covariance of (samples, d) values, as the ``Spectrum`` of that d × d matrix.
+
+    From the samples × samples Gram matrix where that is smaller; the other eigenvalues are zero. ``relative_error`` is
+    ‖E‖_F/‖values‖_F of the values' own error E, which moves an eigenvalue by at most 2·‖values‖₂·‖E‖/(samples − 1) to
+    first order.
+    """
+    samples, d = values.shape
+    centred = values.to(torch.float64, copy=True)
+    length = float(torch.linalg.vector_norm(centred))
+    centred -= centred.mean(0)
+    gram = centred @ centred.T if d > samples else centred.T @ centred
+    trace = float(gram.diagonal().sum())
+    found = torch.linalg.eigvalsh(gram).clamp_min(0).flip(0).cpu()
+    eigenvalues = torch.zeros(d, dtype=torch.float64)
+    eigenvalues[: len(found)] = found[:d]
+    if d >= samples:
+        eigenvalues[samples - 1 :] = 0.0  # centring leaves samples − 1 dimensions
+    top = float(eigenvalues[0])
+    error = gram_square_error(max(samples, d), len(found), trace, math.sqrt(top))
+    error += 2 * math.sqrt(top) * relative_error * length
+    scale = 1.0 / (samples - 1)
+    return Spectrum((eigenvalues * scale).numpy(), (d, d), dtype, error_bound=error * scale)
+
+
+def matrix_spectrum(transposed: Tensor, *, error_bound: float = 0.0) -> Spectrum:
+    """Spectrum of A from Aᵀ (n, m): float64 SVD while the smaller side is at most 1,024, else the float64 Gram."""
+    n, m = transposed.shape
+    dtype = str(transposed.dtype).removeprefix("torch.")
+    if min(n, m) <= _SVD_LIMIT:
+        return Spectrum.of(transposed.T, error_bound=error_bound)
+    if m <= n:
+        gram = torch.zeros(m, m, dtype=torch.float64, device=transposed.device)
+        accumulate_gram(transposed, gram)
+    else:
+        gram = transposed.to(torch.float64) @ transposed.to(torch.float64).T
+    return spectrum_of_gram(gram, (m, n), dtype=dtype, error_bound=error_bound, summed=max(m, n))
+
+
+@contextmanager
+def _without_cudnn() -> Iterator[None]:
+    """cuDNN's training-mode BatchNorm has no forward-mode formula; torch's own has."""
+    before = torch.backends.cudnn.enabled
+    try:
+        torch.backends.cudnn.enabled = False
+        yield
+    finally:
+        torch.backends.cudnn.enabled = before
+
+
+class Bench:
+    """Gaussian input x, a random layer h = W·x of as many units, reshaped to ``input_shape``; spectra of h and W."""
+
+    def __init__(self, settings: Settings) -> None:
+        self.settings = settings
+        n = settings.size
+        self._require(self._bytes(n), "before any component")
+        generator = torch.Generator().manual_seed(settings.seed)
+
+        def drawn(rows: int) -> Tensor:  # on the CPU in float32, so that a seed means the same everywhere
+            return torch.randn(rows, n, generator=generator).to(settings.device, settings.dtype)
+
+        weight = drawn(n) / math.sqrt(n)  # keeps unit variance
+        if settings.front == "orthogonal":
+            weight = torch.linalg.qr(weight.to(torch.float64))[0].to(settings.dtype)
+        noise = drawn(settings.batch)
+        self.weight = weight
+        self.features = (noise @ weight.T).view(settings.batch, *settings.input_shape)
+        self.probes = drawn(_PROBES)
+
+    @cached_property
+    def features_before(self) -> Spectrum:
+        # a product of two matrices in floating point: u·n at most, √n·u in practice
+        unit = torch.finfo(self.settings.dtype).eps * math.sqrt(self.settings.size)
+        return covariance_spectrum(self.features.flatten(1), relative_error=unit, dtype=self._dtype)
+
+    @cached_property
+    def jacobian_before(self) -> Spectrum:
+        return matrix_spectrum(self.weight.T)
+
+    def after(self, module: nn.Module, name: str, expectation: Expectation | None = None) -> Measured:
+        """Everything that is measured of one component."""
+        settings = self.settings
+        part = Prepared(module, name, self.features, seed=settings.seed)
+        with _without_cudnn() if part.coupled else nullcontext():
+            return self._measure(part, module, expectation)
+
+    def _measure(self, part: Prepared, module: nn.Module, expectation: Expectation | None) -> Measured:
+        settings, name = self.settings, part.name
+        m = math.prod(part.output_shape)
+        self._require(self._bytes(m), f"of {name}")
+        reduced = self._reduced(module, name)
+        relative = self._feature_error(part, reduced)
+        features = covariance_spectrum(part.all_outputs(self.features), relative_error=relative, dtype=self._dtype)
+        others = self.features[-1:]
+        spectra, expected, method, moved = [], [], "", False
+        for point in range(settings.points):
+            x = self.features[point : point + 1]
+            if part.coupled:
+                others = torch.cat([self.features[:point], self.features[point + 1 :]])[: settings.context - 1]
+            f = part.of_one_sample(others)
+            method = method or choose_method(f, x)
+            columns = torch.empty(settings.size, m, device=x.device, dtype=settings.dtype)
+            row, per_sample = 0, max(m, settings.size) * (settings.context if part.coupled else 1)
+            for block in products(method, f, x, self._tangents(per_sample)):
+                columns[row : row + len(block)] = block
+                row += len(block)
+            check_finite(columns, f"the Jacobian of {name}")
+            moved = moved or bool(columns.any())
+            spectra.append(matrix_spectrum(columns, error_bound=self._certificate(part, reduced, x, others, method)))
+            del columns
+            if expectation is not None:
+                y = f(x)
+                expected.append((expectation.exact_rank(x, y), expectation.numerical_rank(x, y)))
+        if not moved:
+            raise MeasurementError(
+                f"the Jacobian of {name} is zero at {settings.points} of {settings.points} points: its output does "
+                "not follow its input; check that it is not constant and detaches nothing"
+            )
+        return Measured(features, tuple(spectra), tuple(expected), method, part.coupled, part.random, part.output_shape)
+
+    @property
+    def _dtype(self) -> str:
+        return str(self.settings.dtype).removeprefix("torch.")
+
+    def _tangents(self, per_sample: int) -> Iterator[Tensor]:
+        """The random layer's columns, a chunk at a time, each as a direction of the component's input."""
+        size = self.weight.element_size() * per_sample * _WORKSPACE
+        chunk = int(max(1, min(1024, _CHUNK_BYTES[self.settings.device.type] // size)))
+        for start in range(0, self.settings.size, chunk):
+            yield self.weight[:, start : start + chunk].T.reshape(-1, 1, *self.settings.input_shape)
+
+    def _reduced(self, module: nn.Module, name: str) -> Prepared | None:
+        """The component in float32, whose measured error tells what rounding does; ``None`` where it cannot run."""
+        try:
+            return Prepared(module, name, self.features[: self.settings.context].float(), seed=self.settings.seed)
+        except RankscopeError:
+            return None
+
+    def _full(self, part: Prepared) -> Prepared:
+        if self.settings.dtype == torch.float64:
+            return part
+        return Prepared(part.module, part.name, self.features[: self.settings.context].double(), seed=part.seed)
+
+    def _feature_error(self, part: Prepared, reduced: Prepared | None) -> float:
+        """Relative error of the features: float32 against float64 on a few samples, scaled to the dtype in use."""
+        if reduced is None:
+            return math.nan
+        some = self.features[: self.settings.context]
+        try:
+            exact = self._full(part).run(some.double())
+        except ModelError:
+            return math.nan
+        length = float(torch.linalg.vector_norm(exact))
+        error = float(torch.linalg.vector_norm(reduced.run(some.float()).double() - exact))
+        if part.random:  # masks of both precisions agree on one device, or nothing can be said
+            error = error if error < 1e-3 * length else math.nan
+        return self._scaled(error / length if length else 0.0)
+
+    def _certificate(self, part: Prepared, reduced: Prepared | None, x: Tensor, others: Tensor, method: str) -> float:
+        """Bound on ‖E‖₂ of the Jacobian's rounding error from Gaussian tangents in both precisions; NaN if unknown."""
+        if reduced is None:
+            return math.nan
+        tangents = (self.probes @ self.weight.T).view(-1, 1, *self.settings.input_shape)
+        try:
+            full = self._full(part)
+            exact = next(products(method, full.of_one_sample(others.double()), x.double(), iter([tangents.double()])))
+            rough = next(products(method, reduced.of_one_sample(others.float()), x.float(), iter([tangents.float()])))
+        except (RankscopeError, RuntimeError):
+            return math.nan
+        difference = rough.double() - exact
+        if part.random and float(difference.norm()) > 1e-3 * float(exact.norm()):
+            return math.nan  # the two precisions drew different masks: their difference says nothing of rounding
+        return self._scaled(norm_bound(difference.T))
+
+    def _scaled(self, error: float) -> float:
+        return error * _TO_FLOAT64 if self.settings.dtype == torch.float64 else error
+
+    def _bytes(self, outputs: int) -> int:
+        """Bytes at the peak: random layer, features, outputs, columns of J, a Gram matrix and its eigensolver."""
+        s, n = self.settings, self.settings.size
+        item = torch.finfo(s.dtype).bits // 8
+        held = item * (n * n + s.batch * n)
+        covariance = 16 * s.batch * outputs + 24 * min(s.batch, outputs) ** 2
+        jacobian = item * n * outputs + 24 * min(n, outputs) ** 2
+        return held + max(covariance, jacobian) + _CHUNK_BYTES[s.device.type]
+
+    def _require(self, needed: int, what: str) -> None:
+        if needed > self.settings.budget:
+            raise DeviceError(
+                f"the full Jacobian {what} and its spectrum need about {needed / 2**30:.1f} GB on "
+                f"{self.settings.device}, and the memory budget is {self.settings.budget / 2**30:.1f} GB; choose a "
+                "smaller input_shape or batch (scale='small'), or raise memory_budget"
+            )

@@ -1,0 +1,116 @@
+"""One component made ready to be measured: copied, checked, and turned into a function of one sample."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Sized
+
+import torch
+from torch import Tensor, nn
+
+from rankscope._base.errors import MeasurementError, ModelError
+
+__all__ = ["Prepared", "check_finite"]
+
+_CHUNK = 512  # samples a forward pass
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]
+
+
+def check_finite(values: Tensor, what: str) -> Tensor:
+    """The values, or ``MeasurementError`` when some are NaN or infinite."""
+    if not bool(torch.isfinite(values).all()):
+        bad = int((~torch.isfinite(values)).sum())
+        raise MeasurementError(
+            f"{bad} of {values.numel()} values of {what} are NaN or infinite; check the component's weights and "
+            "its running statistics"
+        )
+    return values
+
+
+def _uses_batch_statistics(module: nn.Module) -> bool:
+    return isinstance(module, nn.modules.batchnorm._BatchNorm) and (module.training or module.running_mean is None)
+
+
+class Prepared:
+    """A copy of the user's module on the device, in the mode in which it was given.
+
+    Running statistics of layers in training mode are not updated: the function computed in training mode does not
+    depend on them, and an update in place has no meaning under ``vmap``.
+    """
+
+    def __init__(self, module: nn.Module, name: str, features: Tensor, *, seed: int) -> None:
+        self.name, self.seed = name, seed
+        try:
+            self.module = copy.deepcopy(module).to(features.device, features.dtype)
+        except Exception as error:
+            raise ModelError(
+                f"{name} cannot be copied, and it must not be changed: {_first_line(error)}; give a module whose "
+                "parameters and buffers are leaves"
+            ) from error
+        self.input_shape = tuple(features.shape[1:])
+        for part in self.module.modules():
+            if isinstance(part, nn.modules.batchnorm._NormBase) and part.training:
+                part.running_mean = part.running_var = part.num_batches_tracked = None
+                part.track_running_stats = False
+        first = self.run(features[:2])
+        self.output_shape = tuple(first.shape[1:])
+        if first.shape[0] != 2:
+            raise ModelError(
+                f"{name} turned 2 samples into an output of shape {tuple(first.shape)}; its first dimension has to "
+                "count samples"
+            )
+        check_finite(first, f"the output of {name}")
+        scale = float(first.abs().max())
+        again = self.run(features[:2], seed=seed + 1)
+        # sums in another order differ by rounding, a random mask by far more
+        self.random = not torch.allclose(again, first, rtol=0.0, atol=100 * torch.finfo(first.dtype).eps * scale)
+        self.coupled = any(_uses_batch_statistics(m) for m in self.module.modules())
+        if not self.coupled and not self.random:
+            self.coupled = not torch.allclose(self.run(features[:1]), first[:1], rtol=0.0, atol=1e-4 * scale)
+
+    def run(self, features: Tensor, *, seed: int | None = None) -> Tensor:
+        """The component's output for a batch, with its random mask drawn from ``seed``."""
+        torch.manual_seed(self.seed if seed is None else seed)
+        try:
+            # + 0: an in-place component must not change the features
+            output = self.module(features + 0)
+        except Exception as error:
+            raise ModelError(
+                f"{self.name} failed on features of shape {self.input_shape}: {_first_line(error)}; give the shape of "
+                "one sample that it takes as input_shape="
+            ) from error
+        if not isinstance(output, Tensor):
+            kind = f"{type(output).__name__} of {len(output)}" if isinstance(output, Sized) else type(output).__name__
+            raise ModelError(f"{self.name} returned a {kind}; wrap it in a module that returns one tensor")
+        if not output.is_floating_point():
+            raise ModelError(f"{self.name} returned {output.dtype}; an output without a derivative has no Jacobian")
+        if output.ndim == 0:
+            raise ModelError(f"{self.name} returned a single number for a batch; its output has to keep the samples")
+        return output
+
+    def all_outputs(self, features: Tensor) -> Tensor:
+        """Outputs of the whole batch as a matrix (samples, values), batch statistics over all samples at once."""
+        if self.coupled:
+            return check_finite(self.run(features).flatten(1), f"the output of {self.name}")
+        parts = [self.run(part, seed=self.seed + i).flatten(1) for i, part in enumerate(features.split(_CHUNK))]
+        together = check_finite(torch.cat(parts), f"the output of {self.name}")
+        if len(together) != len(features):
+            raise ModelError(
+                f"{self.name} turned {len(features)} samples into {len(together)}; its output's first dimension has "
+                "to count samples"
+            )
+        return together
+
+    def of_one_sample(self, others: Tensor) -> Callable[[Tensor], Tensor]:
+        """x ↦ output for x, of shapes (1, …); where samples are coupled, in one batch with ``others`` held fixed."""
+
+        def alone(x: Tensor) -> Tensor:
+            return self.run(x)
+
+        def among(x: Tensor) -> Tensor:
+            return self.run(torch.cat([x, others]))[:1]
+
+        return among if self.coupled else alone

@@ -1,0 +1,267 @@
+"""Put components behind a random layer and measure what they do to dimension and rank (paper, §6.1 and Fig. 3)."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, Literal
+
+import torch
+from torch import nn
+
+from rankscope._base.errors import UsageError, nearest
+from rankscope._base.progress import Progress, progress_for
+from rankscope._base.provenance import device_name, versions
+from rankscope.probes._bench import Bench, Measured
+from rankscope.probes._settings import Front, Settings
+from rankscope.probes.components import Component, standard_components
+from rankscope.probes.result import ProbeResult, ProbeResults
+from rankscope.slicing import measuring
+from rankscope.spectra import ToleranceLike
+
+__all__ = ["SCALES", "probe", "probe_all"]
+
+SCALES: dict[str, tuple[tuple[int, int, int], int]] = {
+    "full": ((128, 8, 8), 5000),  # paper, §6.1
+    "small": ((32, 4, 4), 312),  # 512 dimensions, the same samples per dimension
+}
+_CERTIFICATE = "float32 against float64 on 10 Gaussian tangents"
+
+
+def probe(
+    component: nn.Module | str,
+    *,
+    input_shape: Sequence[int] = (128, 8, 8),
+    batch: int = 5000,
+    seed: int = 0,
+    device: str | torch.device | None = None,
+    tolerance: ToleranceLike = "paper",
+    jacobian_points: int = 1,
+    front: Front = "gaussian",
+    context: int = 32,
+    dtype: str | torch.dtype = "float64",
+    memory_budget: int | float | None = None,
+) -> ProbeResult:
+    """Feature (PCA) dimension and full Jacobian rank before and after one component.
+
+    Standard normal noise of ``input_shape`` passes a random linear layer of as many units (8,192 for the paper's
+    128×8×8), is reshaped to ``input_shape``, and passes the component. The Jacobian is that of component∘layer with
+    respect to all inputs.
+
+    A component is measured in the mode in which it is given. Where training mode couples the samples of a batch
+    (BatchNorm), the Jacobian is that of one sample's output with respect to that sample's input, in a batch of
+    ``context`` samples of which the others are held fixed; the feature dimension normalises over the whole batch.
+    Random masks (dropout) are drawn once for a Jacobian and independently for each sample of the features.
+
+    Parameters
+    ----------
+    component : torch.nn.Module or str
+        Any module that maps a batch to a batch, or the name of one of the standard set (``standard_components``). The
+        module itself is not changed: a copy is moved and measured.
+    input_shape : sequence of int
+        Sizes of one sample, without the batch dimension. Default: paper, §6.1.
+    batch : int
+        Samples for the feature dimension, which they limit to batch − 1. Default: paper, §6.1.
+    seed : int
+        Of the layer, the noise, and random masks; a named component draws its weights from it too.
+    device : str or torch.device, optional
+        Default: the first GPU, else the CPU.
+    tolerance : ToleranceLike
+        What counts as zero, for both quantities; the paper's is eps32·N·σ₁ with N values in the spectrum.
+    jacobian_points : int
+        At how many samples the Jacobian is taken; the rank reported is the largest.
+    front : {"gaussian", "orthogonal"}
+        The layer before the component: entries N(0, 1/n), which itself loses a few numerical dimensions, or a random
+        orthogonal one, which leaves the component's singular values as they are.
+    context : int
+        Samples in the batch around a Jacobian's point where the component couples them.
+    dtype : {"float64", "float32"}
+        What is computed in. float64, because only there do zero and small singular values differ by sight.
+    memory_budget : int, optional
+        Bytes that the matrices may take; default: 80 % of what is free.
+
+    Raises
+    ------
+    ModelError
+        When the component cannot take ``input_shape``, or returns anything but one tensor with a row a sample.
+    MeasurementError
+        When outputs or derivatives are not finite, the Jacobian is zero, or no way of differentiating works.
+    DeviceError
+        When the device is absent, or the full Jacobian does not fit (the message says how much it needs).
+    UsageError
+        For options that cannot be used, and for an unknown component's name.
+
+    Examples
+    --------
+    >>> result = probe(
+    ...     "layernorm", input_shape=(4, 2, 2), batch=64, front="orthogonal", tolerance=1e-3, device="cpu"
+    ... )
+    >>> result.exact_rank_at_least, result.rank_after.value
+    (15, 14)
+    """
+    settings = Settings.of(
+        input_shape=input_shape,
+        batch=batch,
+        seed=seed,
+        device=device,
+        dtype=dtype,
+        tolerance=tolerance,
+        jacobian_points=jacobian_points,
+        context=context,
+        front=front,
+        memory_budget=memory_budget,
+    )
+    if isinstance(component, str):
+        chosen: Sequence[Component | _Unknown] = _named([component], settings)
+    else:
+        chosen = [_given(component)]
+    return _run(chosen, settings, None).results[0]
+
+
+def probe_all(
+    components: Iterable[str] | Mapping[str, nn.Module] | None = None,
+    *,
+    scale: Literal["full", "small"] = "full",
+    input_shape: Sequence[int] | None = None,
+    batch: int | None = None,
+    progress: bool | Progress | None = None,
+    **options: Any,
+) -> ProbeResults:
+    """Probe many components behind one and the same random layer: Fig. 3.
+
+    Parameters
+    ----------
+    components : names or mapping, optional
+        Names of the standard set, or modules by name; default: the whole standard set.
+    scale : {"full", "small"}
+        The paper's size (128×8×8, 5,000 samples), or 32×4×4 with 312 for a CPU.
+    input_shape, batch : optional
+        Instead of the scale's.
+    progress : bool or callable, optional
+        A bar (default: on a terminal), or a function of (done, total, text).
+    **options
+        As of ``probe``: ``seed``, ``device``, ``tolerance``, ``jacobian_points``, ``front``, ``context``, ``dtype``,
+        ``memory_budget``.
+
+    Examples
+    --------
+    >>> some = probe_all(["relu", "avgpool"], input_shape=(4, 4, 4), batch=32, device="cpu", progress=False)
+    >>> some["avgpool"].rank_after.value
+    16
+    """
+    if scale not in SCALES:
+        raise UsageError(f"unknown scale {scale!r}; {nearest(str(scale), SCALES)}")
+    known = {
+        "seed": 0,
+        "device": None,
+        "tolerance": "paper",
+        "jacobian_points": 1,
+        "front": "gaussian",
+        "context": 32,
+        "dtype": "float64",
+        "memory_budget": None,
+    }
+    for name in options:
+        if name not in known:
+            raise UsageError(f"probe_all has no option {name!r}; {nearest(name, known)}")
+    shape, samples = SCALES[scale]
+    merged: dict[str, Any] = {**known, **options}
+    settings = Settings.of(
+        input_shape=shape if input_shape is None else input_shape, batch=samples if batch is None else batch, **merged
+    )
+    chosen: Sequence[Component | _Unknown]
+    if isinstance(components, Mapping):
+        chosen = [_given(module, name) for name, module in components.items()]
+    else:
+        chosen = _named([components] if isinstance(components, str) else components, settings)
+    if not chosen:
+        raise UsageError("components is empty; leave it out for the standard set")
+    return _run(chosen, settings, progress)
+
+
+def _named(names: Iterable[str] | None, settings: Settings) -> list[Component]:
+    return list(standard_components(settings.input_shape, seed=settings.seed, only=names).values())
+
+
+def _given(module: Any, name: str | None = None) -> Component | _Unknown:
+    if not isinstance(module, nn.Module):
+        raise UsageError(f"a component is a torch.nn.Module or a standard name; this is a {type(module).__name__}")
+    return _Unknown(name or type(module).__name__, module)
+
+
+class _Unknown:
+    """A user's component: nothing is expected of it."""
+
+    expected = None
+
+    def __init__(self, name: str, module: nn.Module) -> None:
+        self.name = self.label = name
+        self.module = module
+
+
+def _mode(found: Measured, settings: Settings) -> str:
+    said = []
+    if found.coupled:
+        said.append(
+            f"samples are coupled through batch statistics; the Jacobian is of one sample in a batch of "
+            f"{settings.context} with the others fixed"
+        )
+    if found.random:
+        said.append("random in training mode; one mask a Jacobian, another for each sample of the features")
+    return "; ".join(said)
+
+
+def _run(chosen: Sequence[Component | _Unknown], settings: Settings, progress: bool | Progress | None) -> ProbeResults:
+    cuda = settings.device.type == "cuda"
+    if cuda:
+        torch.cuda.reset_peak_memory_stats(settings.device)
+    started = time.perf_counter()
+    results = []
+    report = progress_for(progress if len(chosen) > 1 else progress or False, "Probing components")
+    try:
+        with measuring(nn.Identity(), settings.device):  # the guards; each component keeps its own mode
+            bench = Bench(settings)
+            before = bench.features_before, bench.jacobian_before
+            for i, part in enumerate(chosen):
+                report(i, len(chosen), part.name)
+                begun = time.perf_counter()
+                found = bench.after(part.module, part.name, part.expected)
+                if cuda:
+                    torch.cuda.synchronize(settings.device)
+                results.append(_result(part, found, before, settings, time.perf_counter() - begun))
+            report(len(chosen), len(chosen), "done")
+    finally:
+        report.close()
+    peak = torch.cuda.max_memory_allocated(settings.device) if cuda else None
+    return ProbeResults(tuple(results), time.perf_counter() - started, peak)
+
+
+def _result(
+    part: Component | _Unknown, found: Measured, before: Any, settings: Settings, seconds: float
+) -> ProbeResult:
+    certified = not any(s.error_bound != s.error_bound for s in found.jacobians)
+    return ProbeResult(
+        name=part.name,
+        label=part.label,
+        features_before=before[0],
+        features_after=found.features,
+        jacobian_before=before[1],
+        jacobian_after=found.jacobians,
+        tolerance=settings.tolerance,
+        input_shape=settings.input_shape,
+        output_shape=found.output_shape,
+        batch=settings.batch,
+        seed=settings.seed,
+        front=settings.front,
+        dtype=str(settings.dtype).removeprefix("torch."),
+        device=device_name(settings.device),
+        method=found.method,
+        mode=_mode(found, settings),
+        expected_exact=tuple(e[0] for e in found.expected),
+        expected_numerical=tuple(e[1] for e in found.expected),
+        expectation=part.expected.note if isinstance(part, Component) else "",
+        certificate=_CERTIFICATE if certified else "none: the component does not run in both precisions",
+        versions=versions(),
+        seconds=seconds,
+        peak_memory=torch.cuda.max_memory_allocated(settings.device) if settings.device.type == "cuda" else None,
+    )

@@ -1,0 +1,175 @@
+"""``rankscope probe`` as a user meets it."""
+
+from __future__ import annotations
+
+import csv
+import json
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from rankscope.cli import main
+
+TINY = ("--input-shape", "4x4x4", "--batch", "20", "--device", "cpu")
+OWN = """
+import torch
+from torch import nn
+
+class Halve(nn.Module):
+    def forward(self, x):
+        print("noise of the component")
+        return x[:, :2]
+
+def sized(size):
+    return nn.Identity()
+
+def broken():
+    raise RuntimeError("no weights here")
+
+def drop():
+    return nn.Dropout(0.5)
+
+ready = nn.Flatten()
+number = 3
+
+def tensor():
+    return torch.ones(3)
+
+def pair():
+    class Pair(nn.Module):
+        def forward(self, x):
+            return x, x
+    return Pair()
+"""
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    (tmp_path / "own_parts.py").write_text(OWN)
+    (tmp_path / "asks.py").write_text("import not_installed_anywhere\n")
+    (tmp_path / "syntax.py").write_text("def (\n")
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def test_probe_writes_everything(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = tmp_path / "a" / "b"
+    assert main(["probe", "relu,layernorm", *TINY, "--out", str(out)]) == 0
+    text, errors = capsys.readouterr()
+    assert errors == ""
+    assert "20 samples cannot show more than 19" in text
+    assert sorted(p.name for p in out.iterdir()) == ["probe.csv", "probe.json", "probe.png", "probe.svg"]
+    record = json.loads((out / "probe.json").read_text())
+    rows = list(csv.DictReader((out / "probe.csv").open()))
+    assert [r["component"] for r in rows] == ["relu", "layernorm"]
+    assert int(rows[1]["rank_after"]) == record["components"][1]["rank_after"]
+    with Image.open(out / "probe.png") as image:
+        assert 900 <= image.width <= 1100  # 3.35 inches at 300 dots
+    assert "LayerNorm" in (out / "probe.svg").read_text()
+
+
+def test_all_is_the_default(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["probe", *TINY, "--json", "--out", str(tmp_path)]) == 0
+    record = json.loads(capsys.readouterr().out)
+    assert len(record["components"]) == 17
+    assert record["components"][0]["input_shape"] == [4, 4, 4]
+    assert record["components"][0]["batch"] == 20
+
+
+def test_options_arrive(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    options = ["--seed", "5", "--points", "2", "--tolerance", "1e-3", "--front", "orthogonal", "--dtype", "float32"]
+    assert main(["probe", "relu", *TINY, *options, "--json", "--out", str(tmp_path)]) == 0
+    one = json.loads(capsys.readouterr().out)["components"][0]
+    assert (one["seed"], one["points"], one["tolerance"]["rtol"]) == (5, 2, 1e-3)
+    assert (one["front"], one["dtype"]) == ("orthogonal", "float32")
+
+
+def test_small_scale(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["probe", "avgpool", "--device", "cpu", "--json", "--out", str(tmp_path)]) == 0
+    one = json.loads(capsys.readouterr().out)["components"][0]
+    assert (one["input_shape"], one["batch"], one["rank_after"]) == ([32, 4, 4], 312, 128)
+
+
+def test_remedies_alone_and_beside(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from rankscope.probes import remedies
+
+    monkeypatch.setitem(remedies.REMEDY_SCALES, "small", (10, 6))
+    assert main(["probe", "--remedies", "--out", str(tmp_path / "r")]) == 0
+    text = capsys.readouterr().out
+    assert "skip, branch/√depth" in text
+    assert "component" not in text
+    names = ["remedies.csv", "remedies.json", "remedies.png", "remedies.svg"]
+    assert sorted(p.name for p in (tmp_path / "r").iterdir()) == names
+    both = ["probe", "relu", *TINY, "--remedies", "--seed", "2", "--json", "--out", str(tmp_path / "b")]
+    assert main(both) == 0
+    record = json.loads(capsys.readouterr().out)
+    assert record["kind"] == "probe_and_remedies"
+    assert record["remedies"]["seeds"] == [2, 3, 4]
+    assert len(record["components"]["components"]) == 1
+    assert len(list((tmp_path / "b").iterdir())) == 8
+
+
+@pytest.mark.parametrize(
+    ("component", "rank"), [("own_parts:Halve", 32), ("torch.nn:Softplus", 64), ("own_parts:ready", 64)]
+)
+def test_components_of_ones_own(component: str, rank: int, folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    options = ["--front", "orthogonal", "--tolerance", "1e-4"]
+    assert main(["probe", component, *TINY, *options, "--json", "--out", "out"]) == 0
+    one = json.loads(capsys.readouterr().out)["components"][0]
+    assert one["rank_after"] == rank
+    assert one["component"] == component.partition(":")[2]
+    assert one["expected_exact"] is None
+
+
+def test_evaluation_mode_is_asked_for(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for extra, random in (([], True), (["--eval"], False)):
+        assert main(["probe", "own_parts:drop", *TINY, *extra, "--json", "--out", "out"]) == 0
+        assert ("random" in json.loads(capsys.readouterr().out)["components"][0]["mode"]) is random
+
+
+@pytest.mark.parametrize(
+    ("args", "code", "message"),
+    [
+        (["layernrom"], 2, "no standard component 'layernrom'; did you mean 'layernorm'"),
+        (["torch.nn.ReLU"], 2, "put a colon before the class or factory: torch.nn:ReLU"),
+        (["torch.nn:ReL"], 2, "torch.nn has no 'ReL'; did you mean 'ReLU'"),
+        (["own_parts.py:Halve"], 2, "is a file; go to its folder and write own_parts:Halve"),
+        (["a-b:C"], 2, "is no import path"),
+        (["nowhere.at_all:C"], 1, "cannot import 'nowhere.at_all': there is no module 'nowhere'"),
+        (["asks:C"], 1, "there is no module 'not_installed_anywhere', which it imports; install it"),
+        (["syntax:C"], 1, "cannot import 'syntax': SyntaxError"),
+        (["own_parts:sized"], 1, "own_parts:sized() fails: TypeError"),
+        (["own_parts:broken"], 1, "RuntimeError: no weights here"),
+        (["own_parts:number"], 1, "own_parts:number is a int"),
+        (["own_parts:tensor"], 1, "gives a Tensor; a component is a torch.nn.Module"),
+        (["own_parts:pair"], 1, "returned a tuple of 2; wrap it"),
+        ([" , "], 2, "names nothing"),
+        (["relu", "--eval"], 2, "--eval is for a component of your own"),
+        (["relu", "--scale", "smal"], 2, "unknown scale 'smal'; did you mean 'small'"),
+        (["relu", "--input-shape", "4x"], 2, "--input-shape '4x' is none"),
+        (["relu", "--input-shape", "0x4x4"], 2, "--input-shape '0x4x4' is none"),
+        (["relu", "--input-shape", "3x4x4"], 2, "divisible by 4"),
+        (["relu", "--batch", "1"], 2, "batch is 1"),
+        (["relu", "--seed", "-2"], 2, "seed is -2"),
+        (["relu", "--tolerance", "papr"], 2, "papr"),
+        (["relu", "--device", "gpu"], 2, "'gpu' is unknown"),
+    ],
+)
+def test_refusals(args: list[str], code: int, message: str, folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    given = [*TINY, *args[1:]]  # a later option wins
+    assert main(["probe", args[0], *given, "--out", "run"]) == code
+    out, errors = capsys.readouterr()
+    assert out == ""
+    assert errors.startswith("error: ")
+    assert errors.count("\n") == 1
+    assert message in errors
+    assert not (folder / "run" / "probe.json").exists()
+
+
+def test_a_folder_that_cannot_be_written(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "file").write_text("")
+    assert main(["probe", "relu", *TINY, "--out", str(tmp_path / "file")]) == 1
+    assert "cannot write into" in capsys.readouterr().err

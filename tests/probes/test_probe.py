@@ -1,0 +1,390 @@
+"""The probe itself: spectra by every path, certificates, methods, the user's module, and what is refused."""
+
+from __future__ import annotations
+
+import json
+import random
+from typing import Any
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+import rankscope as rs
+from rankscope.probes import _bench, _products
+from rankscope.probes._bench import covariance_spectrum, matrix_spectrum
+
+SMALL: dict[str, Any] = {"input_shape": (4, 4, 4), "batch": 24, "device": "cpu"}
+
+
+def probe(component: Any, **options: Any) -> rs.ProbeResult:
+    return rs.probe(component, **{**SMALL, **options})
+
+
+# spectra
+
+
+@pytest.mark.parametrize("shape", [(40, 25), (25, 40), (30, 30)])
+def test_matrix_spectrum_by_gram_and_by_svd(shape: tuple[int, int], monkeypatch: pytest.MonkeyPatch) -> None:
+    rng = np.random.default_rng(0)
+    k = min(shape)
+    prescribed = np.geomspace(1, 1e-4, k)
+    u, v = (np.linalg.qr(rng.standard_normal((side, k)))[0] for side in shape)
+    transposed = torch.from_numpy((u * prescribed) @ v.T)
+    by_svd = matrix_spectrum(transposed)
+    assert by_svd.square_error == 0
+    monkeypatch.setattr(_bench, "_SVD_LIMIT", 8)
+    by_gram = matrix_spectrum(transposed)
+    assert by_gram.square_error > 0
+    assert by_gram.shape == by_svd.shape == shape[::-1]
+    np.testing.assert_allclose(by_svd.singular_values, prescribed, rtol=1e-10)
+    # σ² is off by about 1e-16·σ₁², so σ = 1e-4 by 1e-8 relative
+    np.testing.assert_allclose(by_gram.singular_values, prescribed, rtol=1e-6)
+    errors = np.abs(by_gram.singular_values**2 - prescribed**2)
+    assert errors.max() <= by_gram.square_error
+
+
+@pytest.mark.parametrize(("samples", "d"), [(30, 12), (12, 30), (13, 13)])
+def test_covariance_spectrum(samples: int, d: int) -> None:
+    values = torch.from_numpy(np.random.default_rng(1).standard_normal((samples, d)) * np.geomspace(1, 1e-2, d) + 3)
+    expected = np.linalg.eigvalsh(np.cov(values.numpy().T))[::-1]
+    found = covariance_spectrum(values)
+    np.testing.assert_allclose(found.singular_values, np.clip(expected, 0, None), atol=1e-14 * 100)
+    assert np.abs(found.singular_values - np.clip(expected, 0, None)).max() <= found.error_bound
+    assert found.rank(1e-9).value == min(samples - 1, d)
+    assert covariance_spectrum(values, relative_error=1e-3).error_bound > found.error_bound
+
+
+def test_the_gram_path_gives_the_same_probe(monkeypatch: pytest.MonkeyPatch) -> None:
+    names = ["conv3x3", "relu", "avgpool", "upsample"]
+    plain = rs.probe_all(names, **SMALL, progress=False)
+    monkeypatch.setattr(_bench, "_SVD_LIMIT", 4)
+    gram = rs.probe_all(names, **SMALL, progress=False)
+    for name in names:
+        assert gram[name].rank_after.value == plain[name].rank_after.value
+        assert gram[name].rank_after.certified
+
+
+def test_small_chunks_give_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    plain = probe("gelu").jacobian_after[0].singular_values
+    monkeypatch.setitem(_bench._CHUNK_BYTES, "cpu", 8 * 64 * 8 * 3)  # three tangents: 64 is no multiple
+    seen = []
+    products = _products.products
+    monkeypatch.setattr(_bench, "products", lambda m, f, x, t: products(m, f, x, (seen.append(len(c)) or c for c in t)))
+    np.testing.assert_allclose(probe("gelu").jacobian_after[0].singular_values, plain, rtol=1e-11)
+    assert seen.count(3) == 21
+
+
+# certificates
+
+
+def test_the_certificate_covers_float32(monkeypatch: pytest.MonkeyPatch) -> None:
+    single, double = probe("conv3x3", dtype="float32"), probe("conv3x3")
+    error = np.abs(single.jacobian_after[0].singular_values - double.jacobian_after[0].singular_values).max()
+    bound = single.jacobian_after[0].error_bound
+    # Weyl: no singular value moves by more than ‖E‖₂; the bound is 8·max‖E·g‖, at most about 8·√n·‖E‖₂ above it
+    assert error <= bound <= 1e-3
+    assert double.jacobian_after[0].error_bound < 1e-6 * bound
+    assert single.dtype == single.rank_after.dtype == "float32"
+    features = np.abs(single.features_after.singular_values - double.features_after.singular_values).max()
+    assert features <= single.features_after.error_bound
+
+
+class OnlyDouble(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        if x.dtype != torch.float64:
+            raise TypeError("float64 alone")
+        return x * 2
+
+
+def test_without_a_second_precision_nothing_is_certified() -> None:
+    found = probe(OnlyDouble())
+    assert not found.rank_after.certified
+    assert not found.summary()["certified"]
+    assert found.certificate.startswith("none")
+    assert (found.rank_after.lower, found.rank_after.upper) == (0, 64)
+    assert "[?]" in str(found)
+
+
+def test_the_sample_limit() -> None:
+    found = probe("batchnorm_eval", batch=20)
+    assert found.sample_limit == found.dimension_after.value == 19
+    assert found.at_sample_limit
+    assert "20 samples cannot show more than 19" in str(found)
+    many = probe("batchnorm_eval", batch=200, front="orthogonal")
+    assert many.dimension_after.value == 64
+    assert not many.at_sample_limit
+    assert "cannot show" not in str(many)
+
+
+# ways of differentiating
+
+
+class _Cube(torch.autograd.Function):
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(x: Tensor) -> Tensor:
+        return x**3
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: Any, output: Any) -> None:
+        ctx.save_for_backward(inputs[0])
+
+    @staticmethod
+    def backward(ctx: Any, g: Tensor) -> Tensor:  # type: ignore[override]
+        return 3 * ctx.saved_tensors[0] ** 2 * g
+
+
+class Reverse(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return _Cube.apply(x)
+
+
+class DataDependent(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return x**3 if torch.isfinite(x.sum()).item() else x
+
+
+class Cube(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return x**3
+
+
+def test_fallbacks_agree() -> None:
+    plain, reverse, looped = probe(Cube()), probe(Reverse()), probe(DataDependent())
+    assert plain.method == "vmap(jvp)"
+    assert reverse.method == "vmap(vjp) of every row"
+    expected = plain.jacobian_after[0].singular_values
+    for other in (reverse, looped):
+        np.testing.assert_allclose(other.jacobian_after[0].singular_values, expected, rtol=1e-10)
+        assert other.rank_after.certified
+
+
+def test_one_by_one_is_the_same() -> None:
+    x, t = torch.randn(1, 5, dtype=torch.float64), torch.randn(4, 1, 5, dtype=torch.float64)
+    expected = (3 * x**2 * t).reshape(4, 5)
+    for method in _products.METHODS:
+        torch.testing.assert_close(next(_products.products(method, lambda v: v**3, x, iter([t]))), expected)
+
+
+# modes
+
+
+class CentreBatch(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return x - x.mean(0)
+
+
+def test_coupled_samples_are_found_and_said() -> None:
+    found = probe(CentreBatch(), front="orthogonal", context=5)
+    assert "coupled" in found.mode
+    assert "batch of 5" in found.mode
+    # the others are fixed: the sample's own derivative is I − I/5
+    np.testing.assert_allclose(found.jacobian_after[0].singular_values, 0.8, rtol=1e-10)
+    assert probe("batchnorm_train").mode
+    assert not probe("batchnorm_eval").mode
+
+
+def test_random_masks_are_said_and_repeat() -> None:
+    found = probe(nn.Dropout(0.25))
+    assert "random" in found.mode
+    np.testing.assert_array_equal(
+        found.jacobian_after[0].singular_values, probe(nn.Dropout(0.25)).jacobian_after[0].singular_values
+    )
+    assert probe(nn.Dropout(0.25), seed=1).rank_after.value != 64
+    still = probe(nn.Dropout(0.25).eval())
+    assert not still.mode
+    assert still.rank_after.value == still.rank_before.value
+
+
+def test_several_points_give_the_largest_rank() -> None:
+    found = probe("relu", jacobian_points=6, tolerance=1e-9)
+    ranks = [s.rank(1e-9).value for s in found.jacobian_after]
+    assert len(set(ranks)) > 1
+    assert found.rank_after.value == max(ranks) == max(v or 0 for v in found.expected_exact)
+    assert found.summary()["rank_min"] == min(ranks)
+
+
+def test_the_module_is_left_as_it_was() -> None:
+    module = nn.Sequential(nn.Conv2d(4, 4, 3, padding=1), nn.BatchNorm2d(4), nn.Dropout(0.5), nn.ReLU(inplace=True))
+    module[0].eval()
+    module[0].weight.grad = torch.ones_like(module[0].weight)
+    module[0].bias.requires_grad_(False)
+    before = {k: v.clone() for k, v in module.state_dict().items()}
+    modes = [m.training for m in module.modules()]
+    random.seed(4)
+    np.random.seed(4)
+    states = torch.get_rng_state(), np.random.get_state()[1].copy(), random.getstate()
+    probe(module)
+    assert all(torch.equal(v, before[k]) for k, v in module.state_dict().items())
+    assert all(v.dtype == before[k].dtype for k, v in module.state_dict().items())
+    assert [m.training for m in module.modules()] == modes
+    assert torch.equal(module[0].weight.grad, torch.ones_like(module[0].weight))
+    assert not module[0].bias.requires_grad
+    assert torch.equal(torch.get_rng_state(), states[0])
+    assert (np.random.get_state()[1] == states[1]).all()
+    assert random.getstate() == states[2]
+    assert torch.is_grad_enabled()
+
+
+def test_an_in_place_component_does_not_change_the_features() -> None:
+    found = rs.probe_all({"a": nn.ReLU(inplace=True), "b": nn.Identity()}, **SMALL, progress=False)
+    alone = rs.probe_all({"b": nn.Identity()}, **SMALL, progress=False)
+    assert found["b"].rank_after.value == found["b"].rank_before.value
+    np.testing.assert_array_equal(found["b"].features_after.singular_values, alone["b"].features_after.singular_values)
+
+
+def test_any_shape_for_a_component_of_ones_own() -> None:
+    found = rs.probe(nn.Linear(10, 4), input_shape=(10,), batch=50, device="cpu")
+    assert (found.rank_after.value, found.dimension_after.value) == (4, 4)
+    assert found.name == "Linear"
+    assert found.expected_exact == ()
+    assert found.summary()["expected_exact"] is None
+
+
+# records
+
+
+def test_record() -> None:
+    found = rs.probe_all(["relu", "layernorm"], **SMALL, progress=False)
+    assert len(found) == 2
+    table = found.table()
+    assert list(table["component"]) == ["relu", "layernorm"]
+    record = json.loads(json.dumps(found.to_dict(), allow_nan=False))
+    assert record["schema_version"] == 1
+    assert record["kind"] == "probe_all"
+    one = record["components"][1]
+    assert one["expected_exact"] == 63
+    assert one["tolerance"]["convention"] == "paper"
+    assert one["sample_limit"] == 23
+    assert one["dtype"] == "float64"
+    assert one["versions"]["torch"]
+    assert found["layernorm"].table().shape[0] == 1
+    loose = found.with_tolerance(0.5)
+    assert loose["relu"].rank_after.value < found["relu"].rank_after.value
+    assert loose["relu"].to_dict()["tolerance"]["rtol"] == 0.5
+    with pytest.raises(rs.UsageError, match="'layernrm' was not probed; did you mean 'layernorm'"):
+        found["layernrm"]
+
+
+def test_figure() -> None:
+    found = rs.probe_all(["relu", "maxpool"], **SMALL, progress=False)
+    ax = found.plot()
+    assert [t.get_text() for t in ax.get_yticklabels()] == ["ReLU", "max pool"]
+    assert len(ax.patches) == 8
+    widths = {round(p.get_width()) for p in ax.patches}
+    assert {16, found["relu"].rank_after.value, 23, found["relu"].rank_before.value} <= widths
+    assert ax.figure.get_size_inches()[0] <= 3.5
+    assert [t.get_text() for t in ax.get_legend().get_texts()][-1] == "sample limit 23"
+    _, given = plt.subplots()
+    assert found["relu"].plot(ax=given) is given
+    plt.close("all")
+
+
+def test_progress_is_told() -> None:
+    said: list[tuple[int, int | None, str]] = []
+    rs.probe_all(["relu", "gelu"], **SMALL, progress=lambda *a: said.append(a))
+    assert said == [(0, 2, "relu"), (1, 2, "gelu"), (2, 2, "done")]
+
+
+# bad input
+
+
+class Returns(nn.Module):
+    def __init__(self, how: Any) -> None:
+        super().__init__()
+        self.how = how
+
+    def forward(self, x: Tensor) -> Any:
+        return self.how(x)
+
+
+@pytest.mark.parametrize(
+    ("how", "error", "message"),
+    [
+        (lambda x: x[:1], rs.ModelError, r"turned 2 samples into an output of shape \(1, 4, 4, 4\)"),
+        (lambda x: x.flatten(), rs.ModelError, "turned 2 samples into"),
+        (lambda x: x[:3], rs.ModelError, "turned 24 samples into 3"),
+        (lambda x: x.sum(), rs.ModelError, "a single number"),
+        (lambda x: (x, x), rs.ModelError, "returned a tuple of 2; wrap it in a module that returns one tensor"),
+        (lambda x: None, rs.ModelError, "returned a NoneType; wrap it"),
+        (lambda x: x > 0, rs.ModelError, "returned torch.bool"),
+        (lambda x: x.view(-1, 5), rs.ModelError, r"Returns failed on features of shape \(4, 4, 4\).*input_shape="),
+        (lambda x: x / 0, rs.MeasurementError, "128 of 128 values of the output of Returns are NaN or infinite"),
+        (lambda x: x * float("nan"), rs.MeasurementError, "NaN or infinite"),
+        (lambda x: (x - x.detach()).abs().sqrt() + x, rs.MeasurementError, "Jacobian of Returns are NaN"),
+        (torch.ones_like, rs.MeasurementError, "the Jacobian of Returns is zero at 1 of 1 points"),
+        (lambda x: x.detach(), rs.MeasurementError, "is zero at"),
+    ],
+)
+def test_components_that_cannot_be_measured(how: Any, error: type[Exception], message: str) -> None:
+    with pytest.raises(error, match=message):
+        probe(Returns(how))
+
+
+def test_a_wrong_input_shape_names_it() -> None:
+    with pytest.raises(rs.ModelError, match=r"Conv2d failed on features of shape \(4, 4, 4\).*input_shape="):
+        probe(nn.Conv2d(3, 3, 1))
+
+
+def test_a_module_that_cannot_be_copied() -> None:
+    module = nn.Identity()
+    module.cache = torch.ones(2, requires_grad=True) * 2
+    with pytest.raises(rs.ModelError, match="Identity cannot be copied"):
+        probe(module)
+
+
+@pytest.mark.parametrize(
+    ("options", "error", "message"),
+    [
+        ({"batch": 1}, rs.UsageError, "batch is 1; a covariance needs at least 2"),
+        ({"batch": 0}, rs.UsageError, "batch is 0"),
+        ({"batch": 2.5}, rs.UsageError, "batch is 2.5"),
+        ({"input_shape": ()}, rs.UsageError, "input_shape is"),
+        ({"input_shape": (4, -1)}, rs.UsageError, r"input_shape is \(4, -1\)"),
+        ({"input_shape": "abc"}, rs.UsageError, "input_shape is 'abc'"),
+        ({"seed": -1}, rs.UsageError, "seed is -1"),
+        ({"dtype": "float16"}, rs.UsageError, "dtype is 'float16'"),
+        ({"tolerance": "papr"}, rs.UsageError, "papr"),
+        ({"front": "gausian"}, rs.UsageError, "did you mean 'gaussian'"),
+        ({"jacobian_points": 0}, rs.UsageError, "jacobian_points is 0"),
+        ({"jacobian_points": 25}, rs.UsageError, "jacobian_points is 25 with a batch of 24"),
+        ({"context": 1}, rs.UsageError, "context is 1"),
+        ({"memory_budget": -1}, rs.UsageError, "memory_budget is -1"),
+        ({"memory_budget": 1e6}, rs.DeviceError, "memory budget is 0.0 GB; choose a smaller input_shape"),
+        ({"device": "mps"}, rs.RankscopeError, "mps"),
+        ({"device": "gpu"}, rs.UsageError, "'gpu' is unknown"),
+    ],
+)
+def test_options_that_cannot_be_used(options: dict[str, Any], error: type[Exception], message: str) -> None:
+    with pytest.raises(error, match=message):
+        probe("relu", **options)
+
+
+def test_things_that_are_no_component() -> None:
+    with pytest.raises(rs.UsageError, match="this is a int"):
+        probe(3)
+    with pytest.raises(rs.UsageError, match="did you mean 'dropout'"):
+        probe("dropuot")
+    with pytest.raises(rs.UsageError, match="components is empty"):
+        rs.probe_all([], **SMALL)
+    with pytest.raises(rs.UsageError, match="unknown scale 'smal'; did you mean 'small'"):
+        rs.probe_all(scale="smal")  # type: ignore[arg-type]
+    with pytest.raises(rs.UsageError, match="no option 'tolerence'; did you mean 'tolerance'"):
+        rs.probe_all(["relu"], tolerence=1.0)
+
+
+@pytest.mark.cuda
+def test_cuda_agrees_with_the_cpu() -> None:
+    here = rs.probe_all(input_shape=(8, 4, 4), batch=100, device="cpu", progress=False)
+    there = rs.probe_all(input_shape=(8, 4, 4), batch=100, device="cuda", progress=False)
+    for a, b in zip(here, there, strict=True):
+        if a.name == "dropout":  # devices draw different masks
+            continue
+        sigma = a.jacobian_after[0].singular_values
+        np.testing.assert_allclose(b.jacobian_after[0].singular_values, sigma, atol=1e-11 * sigma[0], rtol=0)
+        assert b.rank_after.certified
+    assert there.peak_memory is not None
