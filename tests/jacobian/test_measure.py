@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 import rankscope as rs
 from rankscope.jacobian import JacobianProfile
+from rankscope.jacobian import measure as measuring_module
 from rankscope.jacobian.batch import BatchMeasurer
 from rankscope.jacobian.budget import chunk_for, parse_budget
 
@@ -746,3 +747,19 @@ def test_a_cuda_graph_equals_the_plain_path(name: str) -> None:
     assert replayed._point is not None
     assert replayed._point.replay, "recording failed"
     assert len(replayed._point._pushes) == 1
+
+
+def test_an_image_of_a_batch_gets_storage_of_its_own(monkeypatch):
+    """A tangent of a view can be allocated as large as all that it views."""
+    seen = []
+    prepared = measuring_module._prepared
+
+    def watched(*args):
+        sample = prepared(*args)
+        seen.append(sample.x.untyped_storage().nbytes() == sample.x.nbytes)
+        return sample
+
+    monkeypatch.setattr(measuring_module, "_prepared", watched)
+    rs.jacobian_rank(nn.Sequential(nn.Linear(5, 4), nn.ReLU(), nn.Linear(4, 3)).eval(), torch.randn(6, 5))
+    assert len(seen) >= 6
+    assert all(seen)

@@ -388,3 +388,18 @@ def test_cuda_agrees_with_the_cpu() -> None:
         np.testing.assert_allclose(b.jacobian_after[0].singular_values, sigma, atol=1e-11 * sigma[0], rtol=0)
         assert b.rank_after.certified
     assert there.peak_memory is not None
+
+
+def test_the_point_has_storage_of_its_own(monkeypatch):
+    """A tangent of a view can be allocated as large as what it views: at full size 312 GiB for a chunk of 1,024."""
+    seen = []
+    products = _bench.products
+
+    def watched(method, f, x, tangents):
+        seen.append(x.untyped_storage().nbytes() == x.nbytes)
+        return products(method, f, x, tangents)
+
+    monkeypatch.setattr(_bench, "products", watched)
+    rs.probe(nn.ReLU(), input_shape=(4, 2, 2), batch=40)
+    assert seen
+    assert all(seen)

@@ -314,8 +314,10 @@ def _prepared(sample: Sample, shape: tuple[int, ...], columns: Columns, backgrou
             f"{sample.name} has shape {tuple(sample.x.shape[1:])} where the first has {shape}; "
             "give inputs of one shape (resize, crop or pad them)"
         )
-    if sample.x.is_inference():
-        sample = replace(sample, x=sample.x.clone())  # inference tensors carry no derivatives
+    # Inference tensors carry no derivatives. A tangent of a view may be allocated as large as all that it views: one
+    # image of a batch gets storage of its own.
+    if sample.x.is_inference() or sample.x.untyped_storage().nbytes() > sample.x.nbytes:
+        sample = replace(sample, x=sample.x.clone())
     if background == "image":
         return sample
     coordinates = columns.coordinates(shape)

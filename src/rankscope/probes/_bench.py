@@ -137,7 +137,8 @@ class Bench:
         others = self.features[-1:]
         spectra, expected, method, moved = [], [], "", False
         for point in range(settings.points):
-            x = self.features[point : point + 1]
+            # its own storage: a tangent of a view is allocated as large as what it views, here all the samples
+            x = self.features[point : point + 1].clone()
             if part.coupled:
                 others = torch.cat([self.features[:point], self.features[point + 1 :]])[: settings.context - 1]
             f = part.of_one_sample(others)
