@@ -106,7 +106,7 @@ def measure(
         with clock.part(f"Jacobian profile, {weights}"):
             profiles[weights] = jacobian(network, f"{name}, {weights}", spec, device, images=images)
         profiles[weights].save(out / f"jacobian-{weights}")
-        rank_table(profiles).to_csv(out / "ranks.csv", index=False)
+        rank_table(profiles).to_csv(out / "ranks.csv", index=False, float_format="%.5g")
     del blank
 
     with clock.part("test images"):
@@ -116,19 +116,19 @@ def measure(
     del data
     summary["test_accuracy"] = float((found.logits.argmax(1) == found.labels).double().mean())
     with clock.part("feature dimensions"):
-        rs.feature_rank(found).table().to_csv(out / "features.csv", index=False)
+        rs.feature_rank(found).table().to_csv(out / "features.csv", index=False, float_format="%.5g")
     with clock.part("classification dimension"):
         dimension = rs.classification_dimension(
             found.features, found.labels, found.head, logits=found.logits, device=device
         )
-    dimension.curve_table().to_csv(out / "accuracy_curve.csv", index=False)
+    dimension.curve_table().to_csv(out / "accuracy_curve.csv", index=False, float_format="%.5g")
     summary["classification_dimension"] = {k: v for k, v in dimension.to_dict().items() if k not in ("curve", "top5")}
     for convention in ("all", "reference"):
         with clock.part(f"deficit, {convention}"):
             table = rs.independence_deficit(
                 found.logits, found.labels, convention=convention, features=found.features, device=device
             )
-        table.table().to_csv(out / f"deficit-{convention}.csv", index=False)
+        table.table().to_csv(out / f"deficit-{convention}.csv", index=False, float_format="%.5g")
         summary[f"deficit_{convention}"] = {
             **{f"determined_by_{k}": table.deficit(k) for k in (1, 5, 10, 20, 50)},
             **{f"determined_by_{k}_any_null": table.deficit(k, beyond_null=False) for k in (1, 5, 10, 20, 50)},
