@@ -56,7 +56,7 @@ def draw_weights(weights: np.ndarray, axes: Axes) -> None:
     axes.set_yticks(range(10), NAMES)
     axes.set_xlabel("logit that is used")
     axes.set_ylabel("logit that is explained")
-    axes.set_title(f"weights at {STRONG:g} of it", loc="left")
+    axes.set_title(f"weights at {STRONG:g} of that penalty", loc="left")
     axes.spines[:].set_visible(False)
 
 

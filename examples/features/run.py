@@ -13,6 +13,7 @@ import json
 from pathlib import Path
 
 import pandas as pd
+from matplotlib.artist import Artist
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
@@ -28,10 +29,14 @@ def draw(profiles: dict[str, rs.FeatureProfile], path: Path) -> None:
         figure = Figure(figsize=(TEXT_WIDTH, 3.3), layout="constrained")
         FigureCanvasAgg(figure)
         panels = figure.subplots(1, 2, sharey=True)
+        legend: dict[str, Artist] = {}
         for axes, (name, profile) in zip(panels, profiles.items(), strict=True):
             profile.plot(ax=axes)
-            axes.set_title(f"{titles[name]} ({profile[0].samples:,} samples)", loc="left", y=1.2)
+            axes.set_title(f"{titles[name]} ({profile[0].samples:,} samples)", loc="left")
+            legend |= dict(zip(*axes.get_legend_handles_labels()[::-1], strict=True))
+            axes.get_legend().remove()
         panels[1].set_ylabel("")
+        figure.legend(legend.values(), legend.keys(), loc="outside upper center", ncols=len(legend))
         figure.savefig(path, dpi=180)
 
 

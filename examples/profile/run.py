@@ -54,7 +54,7 @@ def draw_spectra(profile: rs.JacobianProfile, axes: Axes) -> None:
     axes.set_xlabel("singular value")
     axes.set_ylabel("share of the largest")
     axes.set_title("trained network, one digit", loc="left")
-    axes.legend(ncols=2, loc="lower left")
+    axes.legend(loc="center left", bbox_to_anchor=(1.0, 0.5))
 
 
 def draw(profiles: dict[str, rs.JacobianProfile], path: Path) -> None:

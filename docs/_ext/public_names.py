@@ -1,0 +1,62 @@
+"""The API reference: packages listed whole, single names by hand, and a failed build when a public name is missing."""
+
+from __future__ import annotations
+
+import importlib
+import re
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from sphinx.application import Sphinx
+
+MARKER = "<!-- every public package -->"
+# a bar opens a substitution in reStructuredText; in our docstrings it is a modulus or a norm
+_BAR = re.compile(r"(``.*?``)|\|")
+
+
+def public_names() -> list[str]:
+    """Everything that ``rankscope`` and its public packages declare, by full name."""
+    import rankscope
+
+    names = [f"rankscope.{name}" for name in rankscope.__all__]
+    for package in rankscope._PACKAGES:
+        names += [f"rankscope.{package}.{name}" for name in importlib.import_module(f"rankscope.{package}").__all__]
+    return names
+
+
+def packages() -> str:
+    """Markdown of the public packages: their own docstring and every name they declare."""
+    import rankscope
+
+    return "\n".join(
+        f"## rankscope.{name}\n\n```{{eval-rst}}\n.. automodule:: rankscope.{name}\n   :members:\n```\n"
+        for name in rankscope._PACKAGES
+    )
+
+
+def _fill(app: Sphinx, docname: str, source: list[str]) -> None:
+    if MARKER in source[0]:
+        source[0] = source[0].replace(MARKER, packages())
+
+
+def _plain_bars(app: Sphinx, what: str, name: str, obj: Any, options: Any, lines: list[str]) -> None:
+    lines[:] = [_BAR.sub(lambda m: m[1] or r"\|", line) for line in lines]
+
+
+def _complete(app: Sphinx, env: Any) -> None:
+    from sphinx.errors import ExtensionError
+
+    described = env.get_domain("py").objects
+    missing = [name for name in public_names() if name not in described]
+    if missing:
+        raise ExtensionError(
+            f"public, but not in the API reference: {', '.join(missing)}; add them to docs/reference/index.md"
+        )
+
+
+def setup(app: Sphinx) -> dict[str, Any]:
+    app.connect("source-read", _fill)
+    # before napoleon, which reads the sections
+    app.connect("autodoc-process-docstring", _plain_bars, priority=400)
+    app.connect("env-check-consistency", _complete)
+    return {"parallel_read_safe": True}
