@@ -46,7 +46,7 @@ def _section(path: tuple[str, ...], command: Any) -> Iterator[str]:
     if children:
         yield "Commands: " + ", ".join(f"`{' '.join((*path, name))}`" for name in children) + ".\n"
     if shown:
-        yield "| | | default |\n|---|---|---|"
+        yield "| argument or option | what it does | default |\n|---|---|---|"
         yield from (_row(p) for p in (*arguments, *options))
         yield ""
 

@@ -43,6 +43,11 @@ def _plain_bars(app: Sphinx, what: str, name: str, obj: Any, options: Any, lines
     lines[:] = [_BAR.sub(lambda m: m[1] or r"\|", line) for line in lines]
 
 
+def _without_factories(app: Sphinx, what: str, name: str, obj: Any, options: Any, signature: str, result: str) -> Any:
+    """Records that only the library builds are shown without their constructor where it cannot be written down."""
+    return ("", None) if what == "class" and "<factory>" in (signature or "") else None
+
+
 def _complete(app: Sphinx, env: Any) -> None:
     from sphinx.errors import ExtensionError
 
@@ -58,5 +63,6 @@ def setup(app: Sphinx) -> dict[str, Any]:
     app.connect("source-read", _fill)
     # before napoleon, which reads the sections
     app.connect("autodoc-process-docstring", _plain_bars, priority=400)
+    app.connect("autodoc-process-signature", _without_factories)
     app.connect("env-check-consistency", _complete)
     return {"parallel_read_safe": True}

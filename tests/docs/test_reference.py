@@ -1,0 +1,104 @@
+"""The references are complete: every public name, every command, every option; every picture shown exists."""
+
+from __future__ import annotations
+
+import importlib.util
+import re
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+
+DOCS = Path(__file__).parents[2] / "docs"
+
+
+def extension(name: str) -> ModuleType:
+    spec = importlib.util.spec_from_file_location(f"docs_ext_{name}", DOCS / "_ext" / f"{name}.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_every_public_name_has_its_place() -> None:
+    import rankscope
+
+    page = (DOCS / "reference/index.md").read_text(encoding="utf-8")
+    described = set(re.findall(r"^\.\. auto\w+:: (rankscope\.\w+)$", page, re.MULTILINE))
+    assert described == {f"rankscope.{name}" for name in rankscope.__all__}
+
+
+def test_public_packages_are_listed_whole() -> None:
+    names = extension("public_names")
+    import rankscope
+
+    assert names.MARKER in (DOCS / "reference/packages.md").read_text(encoding="utf-8")
+    made = names.packages()
+    for package in rankscope._PACKAGES:
+        assert f".. automodule:: rankscope.{package}\n   :members:" in made
+    assert {"rankscope.jacobian_rank", "rankscope.theory.deep_chain"} <= set(names.public_names())
+
+
+def test_a_missing_name_stops_the_build() -> None:
+    errors = pytest.importorskip("sphinx.errors")
+    names = extension("public_names")
+
+    class Domain:
+        objects = dict.fromkeys(names.public_names())
+
+    class Environment:
+        def get_domain(self, name: str) -> Domain:
+            assert name == "py"
+            return Domain()
+
+    names._complete(None, Environment())
+    del Domain.objects["rankscope.collect"]
+    with pytest.raises(errors.ExtensionError, match=r"not in the API reference: rankscope\.collect;"):
+        names._complete(None, Environment())
+
+
+def test_bars_are_escaped_outside_literals_only() -> None:
+    lines = ["order by |λ|, see ``a | b`` and ‖λ‖"]
+    extension("public_names")._plain_bars(None, "function", "f", None, None, lines)
+    assert lines == [r"order by \|λ\|, see ``a | b`` and ‖λ‖"]
+
+
+def every_command(command: Any, path: str = "rankscope") -> list[tuple[str, Any]]:
+    children = getattr(command, "commands", {})
+    return [(path, command), *(pair for n, c in children.items() for pair in every_command(c, f"{path} {n}"))]
+
+
+def test_the_command_reference_holds_every_option() -> None:
+    import typer
+
+    from rankscope.cli.app import app
+
+    commands = extension("commands")
+    assert commands.MARKER in (DOCS / "commands.md").read_text(encoding="utf-8")
+    sections = dict(re.findall(r"^## (.*?)\n(.*?)(?=^## |\Z)", commands.reference(), re.MULTILINE | re.DOTALL))
+    known = every_command(typer.main.get_command(app))
+    assert list(sections) == [path for path, _ in known]
+    for path, command in known:
+        rows = [line for line in sections[path].splitlines() if line.startswith("| `")]
+        assert len(rows) == len(command.params), path
+        for parameter in command.params:
+            if parameter.param_type_name == "option":
+                wanted = [*parameter.opts, *parameter.secondary_opts]
+                assert any(all(re.search(rf"`{form}[ `]", row) for form in wanted) for row in rows), (path, wanted)
+
+
+def test_defaults_and_calls_are_told() -> None:
+    made = extension("commands").reference()
+    assert "| `--tolerance TOLERANCE` | paper, reference, torch, or a number: a constant rtol. | `paper` |" in made
+    assert "| `--certify`, `--no-certify` | Bound the error of every rank with float64 probes. | `--certify` |" in made
+    assert r"| `--data DIR\|digits\|FILE` |" in made
+    assert "rankscope collect MODEL --data DIR|digits|FILE --out RUN [OPTIONS]" in made
+
+
+def test_links_and_pictures_exist() -> None:
+    pages = [*DOCS.rglob("*.md"), DOCS.parent / "README.md"]
+    for page in pages:
+        for target in re.findall(r"\]\(([^)#:]+)(?:#[^)]*)?\)", page.read_text(encoding="utf-8")):
+            assert (page.parent / target).exists(), f"{page.name} points to {target}"
