@@ -1,4 +1,4 @@
-"""The benchmark tables get titles, which the scripts that print them do not write, and their place in the navigation."""
+"""The benchmark tables get titles, which the scripts that print them leave out, and a place in the navigation."""
 
 from __future__ import annotations
 

@@ -102,3 +102,10 @@ def test_links_and_pictures_exist() -> None:
     for page in pages:
         for target in re.findall(r"\]\(([^)#:]+)(?:#[^)]*)?\)", page.read_text(encoding="utf-8")):
             assert (page.parent / target).exists(), f"{page.name} points to {target}"
+
+
+@pytest.mark.parametrize(
+    ("name", "title"), [("jacobian-cuda", "The Jacobian sweep on a GPU"), ("speed", "speed"), ("a-b", "a-b")]
+)
+def test_tables_without_a_title_get_one(name: str, title: str) -> None:
+    assert extension("titles").title(name) == title
