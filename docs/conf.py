@@ -24,7 +24,7 @@ extensions = [
     "titles",
 ]
 exclude_patterns = ["_ext"]
-myst_enable_extensions = ["colon_fence"]
+myst_enable_extensions = ["html_image"]
 myst_heading_anchors = 3
 
 napoleon_numpy_docstring = True

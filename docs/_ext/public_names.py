@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import re
+from itertools import takewhile
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -12,6 +13,8 @@ if TYPE_CHECKING:
 MARKER = "<!-- every public package -->"
 # a bar opens a substitution in reStructuredText; in our docstrings it is a modulus or a norm
 _BAR = re.compile(r"(``.*?``)|\|")
+_RULE = re.compile(r"-{3,}")
+_SEVERAL = re.compile(r"(\w+(?:, \w+)+)( : .*)?")
 
 
 def public_names() -> list[str]:
@@ -39,8 +42,30 @@ def _fill(app: Sphinx, docname: str, source: list[str]) -> None:
         source[0] = source[0].replace(MARKER, packages())
 
 
-def _plain_bars(app: Sphinx, what: str, name: str, obj: Any, options: Any, lines: list[str]) -> None:
-    lines[:] = [_BAR.sub(lambda m: m[1] or r"\|", line) for line in lines]
+def _prepare(app: Sphinx, what: str, name: str, obj: Any, options: Any, lines: list[str]) -> None:
+    """What our docstrings mean, in the words that napoleon and reStructuredText read."""
+    lines[:] = [_BAR.sub(lambda m: m[1] or r"\|", line) for line in _one_name_a_field(lines)]
+    if what in ("attribute", "property"):
+        lines.insert(0, "")  # or a colon in the first line would set a type apart
+
+
+def _one_name_a_field(lines: list[str]) -> list[str]:
+    """An entry of the Attributes section that stands for several names, once for each of them."""
+    made: list[str] = []
+    inside = False
+    for number, line in enumerate(lines):
+        if _RULE.fullmatch(line) and number:
+            inside = lines[number - 1] == "Attributes"
+        several = _SEVERAL.fullmatch(line) if inside else None
+        if several is None:
+            made.append(line)
+            continue
+        body = list(takewhile(lambda text: text.startswith(" "), lines[number + 1 :]))
+        *others, last = several[1].split(", ")
+        for other in others:
+            made += [f"{other}{several[2] or ''}", *body]
+        made.append(f"{last}{several[2] or ''}")
+    return made
 
 
 def _without_factories(app: Sphinx, what: str, name: str, obj: Any, options: Any, signature: str, result: str) -> Any:
@@ -62,7 +87,7 @@ def _complete(app: Sphinx, env: Any) -> None:
 def setup(app: Sphinx) -> dict[str, Any]:
     app.connect("source-read", _fill)
     # before napoleon, which reads the sections
-    app.connect("autodoc-process-docstring", _plain_bars, priority=400)
+    app.connect("autodoc-process-docstring", _prepare, priority=400)
     app.connect("autodoc-process-signature", _without_factories)
     app.connect("env-check-consistency", _complete)
     return {"parallel_read_safe": True}

@@ -61,8 +61,41 @@ def test_a_missing_name_stops_the_build() -> None:
 
 def test_bars_are_escaped_outside_literals_only() -> None:
     lines = ["order by |λ|, see ``a | b`` and ‖λ‖"]
-    extension("public_names")._plain_bars(None, "function", "f", None, None, lines)
+    extension("public_names")._prepare(None, "function", "f", None, None, lines)
     assert lines == [r"order by \|λ\|, see ``a | b`` and ‖λ‖"]
+
+
+def test_an_attribute_that_names_several_is_told_for_each() -> None:
+    lines = [
+        "A record.",
+        "",
+        "Attributes",
+        "----------",
+        "low, high : int",
+        "    Bounds.",
+        "    Two lines.",
+        "name",
+        "    Of it.",
+    ]
+    lines += ["", "Notes", "-----", "one, two"]
+    extension("public_names")._prepare(None, "class", "f", None, None, lines)
+    assert lines[4:12] == [
+        "low : int",
+        "    Bounds.",
+        "    Two lines.",
+        "high : int",
+        "    Bounds.",
+        "    Two lines.",
+        "name",
+        "    Of it.",
+    ]
+    assert lines[-1] == "one, two"
+
+
+def test_a_colon_in_a_property_sets_no_type_apart() -> None:
+    lines = ["(seed, depth): where it rose"]
+    extension("public_names")._prepare(None, "property", "f", None, None, lines)
+    assert lines == ["", "(seed, depth): where it rose"]
 
 
 def every_command(command: Any, path: str = "rankscope") -> list[tuple[str, Any]]:
