@@ -20,11 +20,12 @@ extensions = [
     "sphinx.ext.autodoc",
     "sphinx.ext.napoleon",
     "commands",
+    "mathml",
     "public_names",
     "titles",
 ]
 exclude_patterns = ["_ext"]
-myst_enable_extensions = ["html_image"]
+myst_enable_extensions = ["dollarmath", "html_image"]
 myst_heading_anchors = 3
 
 napoleon_numpy_docstring = True
@@ -38,6 +39,7 @@ autodoc_typehints_format = "short"
 python_use_unqualified_type_names = True
 maximum_signature_line_length = 90
 
+html_math_renderer = "mathml"
 html_theme = "furo"
 html_title = f"rankscope {release}"
 html_copy_source = False

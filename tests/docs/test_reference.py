@@ -142,3 +142,19 @@ def test_links_and_pictures_exist() -> None:
 )
 def test_tables_without_a_title_get_one(name: str, title: str) -> None:
     assert extension("titles").title(name) == title
+
+
+def test_every_formula_can_be_drawn() -> None:
+    pytest.importorskip("sphinx")
+    mathml = extension("mathml").mathml
+    text = (DOCS / "mathematics.md").read_text(encoding="utf-8")
+    formulas = re.findall(r"\$\$\n(.*?)\n\$\$|\$([^$]+)\$", text, re.DOTALL)
+    assert len(formulas) > 100
+    for block, inline in formulas:
+        assert "<math" in mathml(block or inline, block=bool(block))
+
+
+def test_a_formula_that_cannot_be_read_is_named() -> None:
+    errors = pytest.importorskip("sphinx.errors")
+    with pytest.raises(errors.ExtensionError, match=r"nosuchcommand.* cannot be read"):
+        extension("mathml").mathml(r"a \nosuchcommand b")
