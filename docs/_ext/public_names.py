@@ -31,10 +31,14 @@ def packages() -> str:
     """Markdown of the public packages: their own docstring and every name they declare."""
     import rankscope
 
-    return "\n".join(
-        f"## rankscope.{name}\n\n```{{eval-rst}}\n.. automodule:: rankscope.{name}\n   :members:\n```\n"
-        for name in rankscope._PACKAGES
-    )
+    made = []
+    for name in (f"rankscope.{package}" for package in rankscope._PACKAGES):
+        module = importlib.import_module(name)
+        # constants carry no docstring, and are left out by a module's listing
+        data = [f".. autodata:: {name}.{one}" for one in module.__all__ if not callable(getattr(module, one))]
+        body = "\n\n".join([f".. automodule:: {name}\n   :members:", *data])
+        made.append(f"## {name}\n\n```{{eval-rst}}\n{body}\n```\n")
+    return "\n".join(made)
 
 
 def _fill(app: Sphinx, docname: str, source: list[str]) -> None:
@@ -86,6 +90,8 @@ def _complete(app: Sphinx, env: Any) -> None:
 
 def setup(app: Sphinx) -> dict[str, Any]:
     app.connect("source-read", _fill)
+    # the page depends on code that Sphinx does not watch
+    app.connect("env-get-outdated", lambda *_: ["reference/packages"])
     # before napoleon, which reads the sections
     app.connect("autodoc-process-docstring", _prepare, priority=400)
     app.connect("autodoc-process-signature", _without_factories)

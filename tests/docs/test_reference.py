@@ -41,6 +41,15 @@ def test_public_packages_are_listed_whole() -> None:
     assert {"rankscope.jacobian_rank", "rankscope.theory.deep_chain"} <= set(names.public_names())
 
 
+def test_constants_of_a_public_package_are_listed_by_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    import rankscope
+
+    monkeypatch.setattr(rankscope, "_PACKAGES", ("spectra",))
+    made = extension("public_names").packages()
+    assert ".. autodata:: rankscope.spectra.EPS32" in made
+    assert "autodata:: rankscope.spectra.Spectrum" not in made
+
+
 def test_a_missing_name_stops_the_build() -> None:
     errors = pytest.importorskip("sphinx.errors")
     names = extension("public_names")
