@@ -48,6 +48,9 @@ def _fill(app: Sphinx, docname: str, source: list[str]) -> None:
 
 def _prepare(app: Sphinx, what: str, name: str, obj: Any, options: Any, lines: list[str]) -> None:
     """What our docstrings mean, in the words that napoleon and reStructuredText read."""
+    own = (type(obj).__doc__ or "").strip().splitlines()
+    if what == "data" and lines and own and lines[0].strip() == own[0].strip():
+        lines.clear()  # what a dict or a tuple is tells nothing of this constant
     lines[:] = [_BAR.sub(lambda m: m[1] or r"\|", line) for line in _one_name_a_field(lines)]
     if what in ("attribute", "property"):
         lines.insert(0, "")  # or a colon in the first line would set a type apart

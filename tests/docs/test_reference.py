@@ -101,6 +101,13 @@ def test_an_attribute_that_names_several_is_told_for_each() -> None:
     assert lines[-1] == "one, two"
 
 
+def test_a_constant_is_not_told_what_its_type_is() -> None:
+    for doc, kept in ((dict.__doc__ or "", []), ("Scales by name.", ["Scales by name."])):
+        lines = doc.splitlines()
+        extension("public_names")._prepare(None, "data", "f", {"a": 1}, None, lines)
+        assert lines == kept
+
+
 def test_a_colon_in_a_property_sets_no_type_apart() -> None:
     lines = ["(seed, depth): where it rose"]
     extension("public_names")._prepare(None, "property", "f", None, None, lines)
