@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 OUT ?= rankscope-demo
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint types bench clean
+.PHONY: help demo test lint types bench docs figures clean
 
 help:  ## Show the targets
 	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -19,6 +19,10 @@ $(VENV)/.made: pyproject.toml constraints.txt
 
 $(VENV)/.made-dev: $(VENV)/.made
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --group dev --editable .
+	@touch $@
+
+$(VENV)/.made-docs: $(VENV)/.made
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --group docs --editable .
 	@touch $@
 
 demo: $(VENV)/.made  ## Install if needed, then measure the shipped network and write a report
@@ -36,5 +40,14 @@ lint: $(VENV)/.made-dev  ## Style, types and the direction of imports
 bench: $(VENV)/.made-dev  ## Measure speed and memory beside the alternatives on this machine
 	$(BIN)/python benchmarks/jacobian.py
 
+docs: $(VENV)/.made-docs  ## Build the documentation site into site/; every warning is an error
+	$(BIN)/python -m sphinx --quiet --fail-on-warning --keep-going -b html -d build/doctrees docs site
+
+figures: $(VENV)/.made  ## Run the examples at full size and put their figures into docs/images
+	@for name in profile features classification deficit; do \
+		$(BIN)/python examples/$$name/run.py --out runs/example-$$name && cp runs/example-$$name/*.png docs/images/ || exit 1; \
+	done
+
 clean:  ## Remove the environment and what the tools left
+	rm -rf site build/doctrees
 	rm -rf $(VENV) .mypy_cache .pytest_cache .ruff_cache .hypothesis .import_linter_cache $(OUT)

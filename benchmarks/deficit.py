@@ -113,7 +113,7 @@ def main() -> None:
         reduced = np.sqrt(options.classes) * torch.linalg.cholesky(fitted.gram).cpu().numpy().T
     chosen = range(0, options.classes, max(1, options.classes // max(options.sample, 1)))
     print(f"Gram matrix of all logits: {gram_seconds:.2f} s\n")
-    print("| η/η_max (median) | mean |λ|₀ | solved, s | largest gap | unsolved | loop reduced, s | ratio | loop, s "
+    print("| η/η_max (median) | mean ‖λ‖₀ | solved, s | largest gap | unsolved | loop reduced, s | ratio | loop, s "
           "| ratio "
           "| loop's gap | max difference |\n|" + "---|" * 11)  # fmt: skip
     if device.type == "cuda":
