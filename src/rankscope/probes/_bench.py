@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from rankscope._base.errors import DeviceError, MeasurementError, ModelError, RankscopeError
 from rankscope.probes._component import Prepared, check_finite
-from rankscope.probes._products import choose_method, products
+from rankscope.probes._products import choose_method, products, value
 from rankscope.probes._settings import Settings
 from rankscope.probes.components import Expectation
 from rankscope.spectra import Spectrum, accumulate_gram, gram_square_error, norm_bound, spectrum_of_gram
@@ -53,7 +53,7 @@ def covariance_spectrum(values: Tensor, *, relative_error: float = 0.0, dtype: s
     centred -= centred.mean(0)
     gram = centred @ centred.T if d > samples else centred.T @ centred
     trace = float(gram.diagonal().sum())
-    found = torch.linalg.eigvalsh(gram).clamp_min(0).flip(0).cpu()
+    found = _eigenvalues(gram).clamp_min(0).flip(0).cpu()
     eigenvalues = torch.zeros(d, dtype=torch.float64)
     eigenvalues[: len(found)] = found[:d]
     if d >= samples:
@@ -76,7 +76,18 @@ def matrix_spectrum(transposed: Tensor, *, error_bound: float = 0.0) -> Spectrum
         accumulate_gram(transposed, gram)
     else:
         gram = transposed.to(torch.float64) @ transposed.to(torch.float64).T
-    return spectrum_of_gram(gram, (m, n), dtype=dtype, error_bound=error_bound, summed=max(m, n))
+    values = _eigenvalues(gram)
+    return spectrum_of_gram(gram, (m, n), dtype=dtype, error_bound=error_bound, summed=max(m, n), eigenvalues=values)
+
+
+def _eigenvalues(symmetric: Tensor) -> Tensor:
+    """Ascending; on the CPU where a GPU's solver fails (its workspace does not fit, or it does not converge)."""
+    try:
+        return torch.linalg.eigvalsh(symmetric)
+    except RuntimeError:
+        if symmetric.device.type == "cpu":
+            raise
+        return torch.linalg.eigvalsh(symmetric.cpu())
 
 
 @contextmanager
@@ -152,7 +163,7 @@ class Bench:
             spectra.append(matrix_spectrum(columns, error_bound=self._certificate(part, reduced, x, others, method)))
             del columns
             if expectation is not None:
-                y = f(x)
+                y = value(method, f, x)
                 expected.append((expectation.exact_rank(x, y), expectation.numerical_rank(x, y)))
         if not moved:
             raise MeasurementError(
