@@ -287,7 +287,9 @@ def test_figure() -> None:
     widths = {round(p.get_width()) for p in ax.patches}
     assert {16, found["relu"].rank_after.value, 23, found["relu"].rank_before.value} <= widths
     assert ax.figure.get_size_inches()[0] <= 3.5
-    assert [t.get_text() for t in ax.get_legend().get_texts()][-1] == "sample limit 23"
+    texts = [t.get_text() for t in ax.get_legend().get_texts()]
+    assert texts[1:4] == ["PCA dimension after", "sample limit 23", "Jacobian rank before"]
+    assert list(ax.lines[0].get_xdata()) == [23, 23]
     _, given = plt.subplots()
     assert found["relu"].plot(ax=given) is given
     plt.close("all")
