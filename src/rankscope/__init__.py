@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 # Public by their own name, such as rs.theory, and as slow to load as what they import.
-_PACKAGES = ("theory",)
+_PACKAGES = ("datasets", "theory")
 # Public name → the module it lives in. Loaded on first use, so that `import rankscope` costs little more than torch.
 _HOME = {
     "ClassificationDimension": "rankscope.features",

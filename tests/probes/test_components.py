@@ -57,8 +57,13 @@ def outputs(part: Component, features: Tensor) -> Tensor:
         mean, var = features.mean((0, 2, 3)), features.var((0, 2, 3), correction=0)
         scaled = (features - mean.view(1, -1, 1, 1)) / (var + 1e-5).sqrt().view(1, -1, 1, 1)
         return scaled * module.weight.view(1, -1, 1, 1) + module.bias.view(1, -1, 1, 1)
+    return features * mask(features) if part.name == "dropout" else module(features)
+
+
+def mask(features: Tensor) -> Tensor:
+    """p = 0.5: kept values are doubled."""
     torch.manual_seed(SEED)
-    return module(features)
+    return 2.0 * (torch.rand(features.shape) >= 0.5).double()
 
 
 def own_jacobian(part: Component, features: Tensor) -> Tensor:
@@ -70,9 +75,8 @@ def own_jacobian(part: Component, features: Tensor) -> Tensor:
         batch = torch.cat([point, others]) if part.name == "batchnorm_train" else point
         return outputs(part, batch)[0].flatten()
 
-    if part.name == "dropout":  # linear: its mask is what ones become
-        torch.manual_seed(SEED)
-        return torch.diag(part.module(torch.ones_like(x)).flatten())
+    if part.name == "dropout":
+        return torch.diag(mask(x).flatten())
     return jacrev(f)(x.flatten()).detach()
 
 

@@ -195,6 +195,12 @@ def test_random_masks_are_said_and_repeat() -> None:
         found.jacobian_after[0].singular_values, probe(nn.Dropout(0.25)).jacobian_after[0].singular_values
     )
     assert probe(nn.Dropout(0.25), seed=1).rank_after.value != 64
+    inside = probe(nn.Sequential(nn.Identity(), nn.Dropout(0.25)))
+    assert inside.rank_after.value == found.rank_after.value
+    single = probe(nn.Dropout(0.25), dtype="float32")
+    assert single.rank_after.value == found.rank_after.value  # the same mask
+    assert single.rank_after.certified
+    assert "random" in probe(nn.Dropout2d(0.5)).mode
     still = probe(nn.Dropout(0.25).eval())
     assert not still.mode
     assert still.rank_after.value == still.rank_before.value
@@ -262,6 +268,9 @@ def test_record() -> None:
     assert one["sample_limit"] == 23
     assert one["dtype"] == "float64"
     assert one["versions"]["torch"]
+    assert "spectra" not in one
+    full = found.to_dict(spectra=True)["components"][1]["spectra"]
+    assert len(full["jacobian_after"][0]) == len(full["features_after"]) == 64
     assert found["layernorm"].table().shape[0] == 1
     loose = found.with_tolerance(0.5)
     assert loose["relu"].rank_after.value < found["relu"].rank_after.value
@@ -278,7 +287,9 @@ def test_figure() -> None:
     widths = {round(p.get_width()) for p in ax.patches}
     assert {16, found["relu"].rank_after.value, 23, found["relu"].rank_before.value} <= widths
     assert ax.figure.get_size_inches()[0] <= 3.5
-    assert [t.get_text() for t in ax.get_legend().get_texts()][-1] == "sample limit 23"
+    texts = [t.get_text() for t in ax.get_legend().get_texts()]
+    assert texts[1:4] == ["PCA dimension after", "sample limit 23", "Jacobian rank before"]
+    assert list(ax.lines[0].get_xdata()) == [23, 23]
     _, given = plt.subplots()
     assert found["relu"].plot(ax=given) is given
     plt.close("all")
@@ -382,8 +393,6 @@ def test_cuda_agrees_with_the_cpu() -> None:
     here = rs.probe_all(input_shape=(8, 4, 4), batch=100, device="cpu", progress=False)
     there = rs.probe_all(input_shape=(8, 4, 4), batch=100, device="cuda", progress=False)
     for a, b in zip(here, there, strict=True):
-        if a.name == "dropout":  # devices draw different masks
-            continue
         sigma = a.jacobian_after[0].singular_values
         np.testing.assert_allclose(b.jacobian_after[0].singular_values, sigma, atol=1e-11 * sigma[0], rtol=0)
         assert b.rank_after.certified

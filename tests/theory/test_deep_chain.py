@@ -53,6 +53,44 @@ def test_linear_chain_matches_direct_products(residual: bool | float):
         )
 
 
+@pytest.mark.parametrize("activation", [None, "relu"])
+def test_fewer_inputs_than_units(activation: str | None):
+    width, inputs, depth, samples = 20, 8, 6, 60
+    init = Recorded(width, 0.3)
+    found = deep_chain(
+        width=width, inputs=inputs, depth=depth, init=init, samples=samples, seeds=1, activation=activation
+    )
+    rng = np.random.default_rng(1)
+    features, point = rng.standard_normal((samples, inputs)), rng.standard_normal(inputs)
+    product = np.eye(inputs)
+    for step, weights in zip(found.runs[0].steps, init.weights, strict=True):
+        layer = weights[:, : len(product)]  # the other units are zero before the first layer
+        features, point, product = features @ layer.T, layer @ point, layer @ product
+        if activation == "relu":
+            product = (point > 0)[:, None] * product
+            features, point = np.maximum(features, 0), np.maximum(point, 0)
+        sigma = np.linalg.svd(product, compute_uv=False)
+        assert step.jacobian.shape == (width, inputs)
+        assert step.jacobian.rank("paper").value == paper_rank(sigma, inputs)
+        np.testing.assert_allclose(
+            step.jacobian.singular_values[:3] / step.jacobian.sigma_max, sigma[:3] / sigma[0], rtol=1e-9
+        )
+        eigenvalues = np.sort(np.linalg.eigvalsh(np.cov(features.T)))[::-1]
+        assert step.features.rank("paper").value == paper_rank(eigenvalues, width)
+    assert found.to_dict()["inputs"] == inputs
+    assert deep_chain(width=4, depth=1, samples=9).to_dict()["inputs"] == 4
+    named = deep_chain(width=width, inputs=inputs, depth=2, samples=samples)
+    assert named.prediction.startswith("none: the input has fewer dimensions")
+    assert np.isnan(named.predicted[0]).all()
+    assert "width 20 behind 8 inputs" in str(named)
+
+
+@pytest.mark.parametrize("inputs", [0, -1, 2.5, 21])
+def test_inputs_out_of_range(inputs: float):
+    with pytest.raises(UsageError, match=f"inputs is {inputs}"):
+        deep_chain(width=20, inputs=inputs, depth=1, samples=9)  # type: ignore[arg-type]
+
+
 @pytest.mark.parametrize("activation", [None, "relu", "gelu", "tanh"])
 @pytest.mark.parametrize("normalisation", [None, "layernorm", "batchnorm"])
 @pytest.mark.parametrize("residual", [False, 0.5])

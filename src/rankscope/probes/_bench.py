@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from rankscope._base.errors import DeviceError, MeasurementError, ModelError, RankscopeError
 from rankscope.probes._component import Prepared, check_finite
-from rankscope.probes._products import choose_method, products
+from rankscope.probes._products import choose_method, products, value
 from rankscope.probes._settings import Settings
 from rankscope.probes.components import Expectation
 from rankscope.spectra import Spectrum, accumulate_gram, gram_square_error, norm_bound, spectrum_of_gram
@@ -53,7 +53,7 @@ def covariance_spectrum(values: Tensor, *, relative_error: float = 0.0, dtype: s
     centred -= centred.mean(0)
     gram = centred @ centred.T if d > samples else centred.T @ centred
     trace = float(gram.diagonal().sum())
-    found = torch.linalg.eigvalsh(gram).clamp_min(0).flip(0).cpu()
+    found = _eigenvalues(gram).clamp_min(0).flip(0).cpu()
     eigenvalues = torch.zeros(d, dtype=torch.float64)
     eigenvalues[: len(found)] = found[:d]
     if d >= samples:
@@ -76,7 +76,18 @@ def matrix_spectrum(transposed: Tensor, *, error_bound: float = 0.0) -> Spectrum
         accumulate_gram(transposed, gram)
     else:
         gram = transposed.to(torch.float64) @ transposed.to(torch.float64).T
-    return spectrum_of_gram(gram, (m, n), dtype=dtype, error_bound=error_bound, summed=max(m, n))
+    values = _eigenvalues(gram)
+    return spectrum_of_gram(gram, (m, n), dtype=dtype, error_bound=error_bound, summed=max(m, n), eigenvalues=values)
+
+
+def _eigenvalues(symmetric: Tensor) -> Tensor:
+    """Ascending; on the CPU where a GPU's solver fails (its workspace does not fit, or it does not converge)."""
+    try:
+        return torch.linalg.eigvalsh(symmetric)
+    except RuntimeError:
+        if symmetric.device.type == "cpu":
+            raise
+        return torch.linalg.eigvalsh(symmetric.cpu())
 
 
 @contextmanager
@@ -153,7 +164,7 @@ class Bench:
             spectra.append(matrix_spectrum(columns, error_bound=self._certificate(part, reduced, x, others, method)))
             del columns
             if expectation is not None:
-                y = f(x)
+                y = value(method, f, x)
                 expected.append((expectation.exact_rank(x, y), expectation.numerical_rank(x, y)))
         if not moved:
             raise MeasurementError(
@@ -171,7 +182,9 @@ class Bench:
         size = self.weight.element_size() * per_sample * _WORKSPACE
         chunk = int(max(1, min(1024, _CHUNK_BYTES[self.settings.device.type] // size)))
         for start in range(0, self.settings.size, chunk):
-            yield self.weight[:, start : start + chunk].T.reshape(-1, 1, *self.settings.input_shape)
+            # as rows in memory: with tangents that lie across the matrix 2,048 columns took 175 s, not 5
+            rows = self.weight[:, start : start + chunk].T.contiguous()
+            yield rows.view(-1, 1, *self.settings.input_shape)
 
     def _reduced(self, module: nn.Module, name: str) -> Prepared | None:
         """The component in float32, whose measured error tells what rounding does; ``None`` where it cannot run."""
@@ -183,7 +196,7 @@ class Bench:
     def _full(self, part: Prepared) -> Prepared:
         if self.settings.dtype == torch.float64:
             return part
-        return Prepared(part.module, part.name, self.features[: self.settings.context].double(), seed=part.seed)
+        return Prepared(part.module[0], part.name, self.features[: self.settings.context].double(), seed=part.seed)
 
     def _feature_error(self, part: Prepared, reduced: Prepared | None) -> float:
         """Relative error of the features: float32 against float64 on a few samples, scaled to the dtype in use."""

@@ -34,6 +34,25 @@ def _uses_batch_statistics(module: nn.Module) -> bool:
     return isinstance(module, nn.modules.batchnorm._BatchNorm) and (module.training or module.running_mean is None)
 
 
+class _Dropout(nn.Module):
+    """Dropout whose mask a seed decides alone: torch's own depends on the device and the dtype."""
+
+    def __init__(self, p: float) -> None:
+        super().__init__()
+        self.p = p
+
+    def forward(self, x: Tensor) -> Tensor:
+        kept = torch.rand(x.shape, dtype=torch.float32) >= self.p
+        return x * kept.to(x) / (1 - self.p)
+
+
+def _draw_masks_on_the_cpu(module: nn.Module) -> None:
+    for parent in module.modules():
+        for name, child in parent.named_children():
+            if type(child) is nn.Dropout and child.training and child.p < 1:
+                setattr(parent, name, _Dropout(child.p))
+
+
 class Prepared:
     """A copy of the user's module on the device, in the mode in which it was given.
 
@@ -44,7 +63,8 @@ class Prepared:
     def __init__(self, module: nn.Module, name: str, features: Tensor, *, seed: int) -> None:
         self.name, self.seed = name, seed
         try:
-            self.module = copy.deepcopy(module).to(features.device, features.dtype)
+            # inside a container, so that the module itself can be replaced as its children can
+            self.module = nn.ModuleList([copy.deepcopy(module)]).to(features.device, features.dtype)
         except Exception as error:
             raise ModelError(
                 f"{name} cannot be copied, and it must not be changed: {_first_line(error)}; give a module whose "
@@ -55,6 +75,7 @@ class Prepared:
             if isinstance(part, nn.modules.batchnorm._NormBase) and part.training:
                 part.running_mean = part.running_var = part.num_batches_tracked = None
                 part.track_running_stats = False
+        _draw_masks_on_the_cpu(self.module)
         first = self.run(features[:2])
         self.output_shape = tuple(first.shape[1:])
         if first.shape[0] != 2:
@@ -76,7 +97,7 @@ class Prepared:
         torch.manual_seed(self.seed if seed is None else seed)
         try:
             # + 0: an in-place component must not change the features
-            output = self.module(features + 0)
+            output = self.module[0](features + 0)
         except Exception as error:
             raise ModelError(
                 f"{self.name} failed on features of shape {self.input_shape}: {_first_line(error)}; give the shape of "

@@ -10,7 +10,7 @@ from torch.func import jvp, vjp, vmap
 
 from rankscope._base.errors import MeasurementError, RankscopeError
 
-__all__ = ["METHODS", "choose_method", "products"]
+__all__ = ["METHODS", "choose_method", "products", "value"]
 
 Function = Callable[[Tensor], Tensor]
 _ROWS = 64
@@ -60,6 +60,15 @@ def choose_method(f: Function, x: Tensor) -> str:
             continue
         return name
     raise MeasurementError("no way of differentiating works here; " + "; ".join(failures))
+
+
+def value(method: str, f: Function, x: Tensor) -> Tensor:
+    """f(x) as the method itself evaluates it: a random mask drawn inside is the one that its products saw."""
+
+    def primal(t: Tensor) -> Tensor:
+        return jvp(f, (x,), (t,))[0]
+
+    return vmap(primal, randomness="same")(x[None])[0] if method == METHODS[0] else f(x)
 
 
 def products(method: str, f: Function, x: Tensor, tangents: Iterator[Tensor]) -> Iterator[Tensor]:

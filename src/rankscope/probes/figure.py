@@ -66,7 +66,7 @@ def plot_probes(results: Sequence[ProbeResult], *, ax: Axes | None = None) -> Ax
         ax.set_xlabel(f"dimensions (tolerance {results[0].tolerance.name})")
         handles, labels = ax.get_legend_handles_labels()
         order = [labels.index(bar[0]) for bar in _BARS]
-        order += [i for i in range(len(labels)) if i not in order]  # the limit last
+        order[2:2] = [i for i in range(len(labels)) if i not in order]  # the limit below the dimensions it limits
         ax.legend(
             [handles[i] for i in order],
             [labels[i] for i in order],

@@ -213,8 +213,6 @@ def _mode(found: Measured, settings: Settings) -> str:
 
 def _run(chosen: Sequence[Component | _Unknown], settings: Settings, progress: bool | Progress | None) -> ProbeResults:
     cuda = settings.device.type == "cuda"
-    if cuda:
-        torch.cuda.reset_peak_memory_stats(settings.device)
     started = time.perf_counter()
     results = []
     report = progress_for(progress if len(chosen) > 1 else progress or False, "Probing components")
@@ -222,22 +220,33 @@ def _run(chosen: Sequence[Component | _Unknown], settings: Settings, progress: b
         with measuring(nn.Identity(), settings.device):  # the guards; each component keeps its own mode
             bench = Bench(settings)
             before = bench.features_before, bench.jacobian_before
+            peaks = [_peak_memory(settings.device)]
             for i, part in enumerate(chosen):
                 report(i, len(chosen), part.name)
                 begun = time.perf_counter()
                 found = bench.after(part.module, part.name, part.expected)
                 if cuda:
                     torch.cuda.synchronize(settings.device)
-                results.append(_result(part, found, before, settings, time.perf_counter() - begun))
+                peaks.append(_peak_memory(settings.device))
+                results.append(_result(part, found, before, settings, time.perf_counter() - begun, peaks[-1]))
             report(len(chosen), len(chosen), "done")
     finally:
         report.close()
-    peak = torch.cuda.max_memory_allocated(settings.device) if cuda else None
+    peak = max((p for p in peaks if p is not None), default=None)
     return ProbeResults(tuple(results), time.perf_counter() - started, peak)
 
 
+def _peak_memory(device: torch.device) -> int | None:
+    """Most bytes allocated on a GPU since the last call; ``None`` on the CPU."""
+    if device.type != "cuda":
+        return None
+    peak = torch.cuda.max_memory_allocated(device)
+    torch.cuda.reset_peak_memory_stats(device)
+    return peak
+
+
 def _result(
-    part: Component | _Unknown, found: Measured, before: Any, settings: Settings, seconds: float
+    part: Component | _Unknown, found: Measured, before: Any, settings: Settings, seconds: float, peak: int | None
 ) -> ProbeResult:
     certified = not any(s.error_bound != s.error_bound for s in found.jacobians)
     return ProbeResult(
@@ -263,5 +272,5 @@ def _result(
         certificate=_CERTIFICATE if certified else "none: the component does not run in both precisions",
         versions=versions(),
         seconds=seconds,
-        peak_memory=torch.cuda.max_memory_allocated(settings.device) if settings.device.type == "cuda" else None,
+        peak_memory=peak,
     )

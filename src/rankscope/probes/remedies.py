@@ -31,7 +31,7 @@ REMEDIES: dict[str, str] = {
     "width": "width",
 }
 # width and depth; samples are five times the width, as in the paper's 5,000 for 1,000
-REMEDY_SCALES: dict[str, tuple[int, int]] = {"full": (512, 50), "small": (128, 40)}
+REMEDY_SCALES: dict[str, tuple[int, int]] = {"full": (256, 50), "small": (128, 40)}
 
 
 def probe_remedies(
@@ -68,7 +68,7 @@ def probe_remedies(
     remedies : names, optional
         Some of the above and ``plain``; default: all.
     scale : {"full", "small"}
-        512 units and 50 layers, or 128 and 40.
+        256 units and 50 layers (a minute on one core), or 128 and 40 (some seconds).
     width, depth : int, optional
         Instead of the scale's. ``width`` is also the dimension of the input.
     activation : {"relu", "gelu", "tanh"} or None

@@ -40,6 +40,8 @@ class ProbeResult:
         How tangents were pushed.
     seconds : float
         For this component, without what it shares with others.
+    peak_memory : int or None
+        Most bytes allocated on a GPU while this component was measured; ``None`` on a CPU.
     """
 
     name: str
@@ -142,9 +144,9 @@ class ProbeResult:
 
         return pd.DataFrame([self.summary()])
 
-    def to_dict(self) -> dict[str, Any]:
-        """Plain values for JSON."""
-        return {
+    def to_dict(self, *, spectra: bool = False) -> dict[str, Any]:
+        """Plain values for JSON; ``spectra`` adds every singular value and eigenvalue."""
+        found: dict[str, Any] = {
             "schema_version": SCHEMA_VERSION,
             "kind": "probe",
             **self.summary(),
@@ -166,6 +168,14 @@ class ProbeResult:
             "versions": dict(self.versions),
             "peak_memory": self.peak_memory,
         }
+        if spectra:
+            found["spectra"] = {
+                "features_before": self.features_before.singular_values.tolist(),
+                "features_after": self.features_after.singular_values.tolist(),
+                "jacobian_before": self.jacobian_before.singular_values.tolist(),
+                "jacobian_after": [s.singular_values.tolist() for s in self.jacobian_after],
+            }
+        return found
 
     def plot(self, *, ax: Axes | None = None) -> Axes:
         """Bars of dimension and rank before and after, as in Fig. 3."""
@@ -216,14 +226,14 @@ class ProbeResults:
 
         return pd.DataFrame([r.summary() for r in self.results])
 
-    def to_dict(self) -> dict[str, Any]:
-        """Plain values for JSON."""
+    def to_dict(self, *, spectra: bool = False) -> dict[str, Any]:
+        """Plain values for JSON; ``spectra`` adds every singular value and eigenvalue."""
         return {
             "schema_version": SCHEMA_VERSION,
             "kind": "probe_all",
             "seconds": self.seconds,
             "peak_memory": self.peak_memory,
-            "components": [r.to_dict() for r in self.results],
+            "components": [r.to_dict(spectra=spectra) for r in self.results],
         }
 
     def plot(self, *, ax: Axes | None = None) -> Axes:
