@@ -6,7 +6,8 @@ Three things alternate. ADMM finds the signs: one shared factorisation turns an 
 matrix products. An active-set step then solves each problem exactly on its support, drops coordinates whose sign
 came out wrong and adds those that break the optimality conditions. The duality gap, from the Gram matrix alone, says
 when a problem is finished and takes it out of the batch. What is returned is judged by that gap only, so a poor
-iterate can cost time, never correctness.
+iterate can cost time, never correctness. Problems that this leaves, because their columns determine each other and η
+is small, are descended one at a time (``active_set``).
 """
 
 from __future__ import annotations

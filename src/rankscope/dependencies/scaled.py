@@ -31,6 +31,9 @@ class ScaledProblems:
 
         With r the residual, θ = s·r is dual feasible when |2 s X_jᵀr| ≤ T_j for all j, and the dual value is
         2 s y·r − s²‖r‖²; s is the best feasible one. All of it are products with the Gram matrix.
+
+        Rounding limits what can be told: a slope is a sum of size 1 + ‖x‖₁ and wrong by ε(1 + ‖x‖₁), which next to
+        its limit T_j/2 moves s, and with it the gap, by up to 2ε(1 + ‖x‖₁)/min T_j.
         """
         cx = self.form.apply(x)
         slope = self.h - cx
