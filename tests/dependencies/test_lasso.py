@@ -156,7 +156,7 @@ def test_descent_alone_solves_from_anywhere(share, start):
     if start == "dense":
         first = torch.randn(11, 11, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     _, _, expected = solve_shared(z, share, tol=1e-10)
-    gram, eta, found = solve_shared(z, share, tol=1e-10, max_rounds=0, start=first)
+    _, eta, found = solve_shared(z, share, tol=1e-10, max_rounds=0, start=first)
     assert float(found.gap.max()) <= 1e-10
     penalty = [r + eta * x.abs().sum(1) for r, x in ((f.residual, f.coefficients) for f in (found, expected))]
     torch.testing.assert_close(penalty[0], penalty[1], rtol=1e-9, atol=0)
