@@ -49,7 +49,8 @@ def collect(
     model : nn.Module
         A classifier whose final linear layer can be found (or is named by ``head``).
     data : Dataset, DataLoader (sequential), or pair of arrays (inputs, labels)
-        Items are (input, label) pairs, or dictionaries with ``pixel_values`` and ``label``.
+        Items are (input, label) pairs, or dictionaries with ``pixel_values`` and ``label``, as those of a Hugging Face
+        data set whose ``with_transform`` prepares the images; what else they hold is left out.
     cut_points : "blocks", "paper", name, glob, or a list of names and globs, optional
         Where moments are kept (8·d² bytes each, never the activations). Default: the blocks of the network (as in
         ``jacobian_rank``) that are narrow enough for a covariance, if it has any; an empty list keeps none.
