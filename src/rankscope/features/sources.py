@@ -48,7 +48,9 @@ def as_dataset(data: Any) -> tuple[Any, dict[str, Any]]:
     (anything with ``__len__`` and ``__getitem__`` whose items are pairs or dictionaries with ``label``).
     """
     if isinstance(data, Mapping):
-        raise UsageError(f"data is a {type(data).__name__} of {', '.join(map(str, data)) or 'nothing'}; give one of them")
+        raise UsageError(
+            f"data is a {type(data).__name__} of {', '.join(map(str, data)) or 'nothing'}; give one of them"
+        )
     if isinstance(data, DataLoader):
         if not isinstance(data.sampler, SequentialSampler):
             raise UsageError(
@@ -116,7 +118,9 @@ class _Collate:
         try:
             return default_collate(items)
         except (TypeError, RuntimeError) as error:
-            raise DataError(f"samples cannot be put into one batch ({str(error).splitlines()[0]}); {_REMEDY}") from error
+            raise DataError(
+                f"samples cannot be put into one batch ({str(error).splitlines()[0]}); {_REMEDY}"
+            ) from error
 
 
 def batches(dataset: Any, start: int, *, batch_size: int, num_workers: int, options: dict[str, Any]) -> Iterator[Batch]:
