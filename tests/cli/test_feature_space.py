@@ -193,7 +193,7 @@ def test_arrays_give_what_the_run_gives(collected: Path, tmp_path: Path, capsys:
     for given in ((tmp_path / "logits.npy", *labels), (tmp_path / "all.safetensors",)):
         assert run("deficit", *given, "--classes", "3", "--out", tmp_path / "d", "--json") == 0
         made = json.loads(capsys.readouterr().out)
-        assert made["classes"][0]["r2"] == deficit["classes"][0]["r2"]
+        assert made["rows"][0]["r2"] == deficit["rows"][0]["r2"]
         assert made["data"] == str(given[0])
     assert (tmp_path / "d" / "deficit.html").exists()
 

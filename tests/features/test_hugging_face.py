@@ -74,7 +74,7 @@ def test_a_picture_that_cannot_be_decoded_is_skipped(tmp_path, expected):
 def test_what_is_missing_is_named(tmp_path):
     with pytest.raises(UsageError, match="a DatasetDict of train, test; give one of them"):
         collect(network(), datasets.DatasetDict({"train": pictures(), "test": pictures()}), out=tmp_path)
-    with pytest.raises(DataError, match="cannot be put into one batch .*with_transform"):
+    with pytest.raises(DataError, match=r"cannot be put into one batch .*with_transform"):
         collect(network(), pictures(), out=tmp_path / "raw")
     with pytest.raises(DataError, match="records hold image, pixel_values, so no label; name it one of label"):
         collect(network(), pictures().remove_columns("label").with_transform(prepared), out=tmp_path / "none")
