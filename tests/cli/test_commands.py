@@ -261,7 +261,7 @@ def test_channels_of_a_patch(model_file: str, photos: Path, tmp_path: Path, caps
         extra = () if chosen is None else ("--channels", chosen)
         assert main([*command, *extra, "--out", str(tmp_path / "run"), "--json"]) == 0
         profile = json.loads(capsys.readouterr().out)
-        assert profile["columns"].endswith("centre" if chosen is None else f", channels [{chosen}]")
+        assert profile["columns"].startswith("4×4 patch at the centre" + (f", channels [{chosen}]" if chosen else ""))
         ranks[chosen] = max(layer["rank"] for layer in profile["layers"])
     assert ranks == {None: 48, "0": 16, "0, 2": 32}  # the first layer keeps all 4·4 pixels of each channel
     assert main(["profile", model_file, "--channels", "0"]) == 2
