@@ -136,6 +136,9 @@ REFUSALS = {
     "unknown background": (["FILE", "--background", "black"], 2, "black"),
     "unknown columns": (["FILE", "--columns", "some"], 2, "some"),
     "unknown option": (["FILE", "--tolerence", "paper"], 2, "--tolerence"),
+    "channels and columns": (["FILE", "--channels", "0", "--columns", "all"], 2, "--columns all and --channels choose"),
+    "channels no numbers": (["FILE", "--patch", "4", "--channels", "red"], 2, "--channels 'red' names no channels"),
+    "channels outside": (["FILE", "--patch", "4", "--channels", "0,3"], 2, "give distinct 0…2"),
     "patch outside": (["FILE", "--patch", "8", "--patch-offset", "12,0"], 2, "outside the 16×16 image"),
     "sketch over the input": (["FILE", "--columns", "sketch:2000"], 2, "2000"),
     "chunk size": (["FILE", "--chunk-size", "0"], 2, "positive"),
@@ -249,3 +252,17 @@ def test_help_is_quick_and_needs_no_torch():
     code = "import sys, rankscope.cli; print(any(m in sys.modules for m in ('timm', 'pandas', 'matplotlib')))"
     shown = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert shown.stdout.strip() == "False"
+
+
+def test_channels_of_a_patch(model_file: str, photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    command = ("profile", model_file, "--weights", "random", "--images", str(photos), "--limit", "1", "--patch", "4")
+    for chosen, count in ((None, 48), ("0", 16), ("0, 2", 32)):
+        extra = () if chosen is None else ("--channels", chosen)
+        assert main([*command, *extra, "--out", str(tmp_path / "run"), "--json"]) == 0
+        profile = json.loads(capsys.readouterr().out)
+        which = "" if chosen is None else f", channels [{chosen}]"
+        assert profile["columns"] == f"4×4 patch at the centre{which} (K = {count})"
+        # the first layer, a convolution to more channels, keeps every direction it is given
+        assert profile["layers"][0]["rank"]["max"] == count
+    assert main(["profile", model_file, "--channels", "0"]) == 2
+    assert "--channels 0 are those of a patch; add --patch 16" in capsys.readouterr().err

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from safetensors.torch import save_file
 
 from rankscope.cli import main
 from rankscope.demo.digits_network import digits_network, digits_split
@@ -167,3 +168,60 @@ def test_refusals(collected: Path, tmp_path: Path, capsys: pytest.CaptureFixture
     refused(capsys, 1, "3 labels for 4 inputs", "collect", "digits", *given, "--out", new)
     (tmp_path / "empty").mkdir()
     refused(capsys, 1, "no folder with one subfolder", "collect", "digits", "--data", tmp_path / "empty", "--out", new)
+
+
+def test_arrays_give_what_the_run_gives(collected: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    found = Collection.load(collected)
+    assert run("clsdim", collected, "--out", tmp_path / "a", "--json") == 0
+    whole = json.loads(capsys.readouterr().out)
+    assert run("deficit", collected, "--classes", "3", "--out", tmp_path / "b", "--json") == 0
+    deficit = json.loads(capsys.readouterr().out)
+
+    np.save(tmp_path / "features.npy", found.features.numpy())
+    np.save(tmp_path / "logits.npy", found.logits.numpy())
+    np.save(tmp_path / "y.npy", found.labels.numpy())
+    weight, bias = found.head
+    np.savez(tmp_path / "head.npz", weight=weight.numpy(), bias=bias.numpy())
+    held = {"features": found.features, "logits": found.logits, "labels": found.labels, "weight": weight, "bias": bias}
+    save_file(held, tmp_path / "all.safetensors")
+
+    labels = ("--labels", tmp_path / "y.npy")
+    parts = (tmp_path / "features.npy", *labels, "--head", tmp_path / "head.npz")
+    for given in (parts, (tmp_path / "all.safetensors",)):
+        assert run("clsdim", *given, "--out", tmp_path / "c", "--json") == 0
+        assert json.loads(capsys.readouterr().out)["dimension"] == whole["dimension"]
+    for given in ((tmp_path / "logits.npy", *labels), (tmp_path / "all.safetensors",)):
+        assert run("deficit", *given, "--classes", "3", "--out", tmp_path / "d", "--json") == 0
+        made = json.loads(capsys.readouterr().out)
+        assert made["rows"][0]["r2"] == deficit["rows"][0]["r2"]
+        assert made["data"] == str(given[0])
+    assert (tmp_path / "d" / "deficit.html").exists()
+
+    out = ("--out", tmp_path / "e")
+    refused(capsys, 1, "holds no head; add --head", "clsdim", *parts[:3], *out)
+    refused(capsys, 1, "holds no labels; add --labels", "deficit", tmp_path / "logits.npy", *out)
+    refused(capsys, 1, "no file '.*none.npy'", "deficit", tmp_path / "none.npy", *out)
+    refused(capsys, 1, "name its array logits", "deficit", tmp_path / "head.npz", *labels, *out)
+    refused(capsys, 2, "--labels belongs to an array file", "deficit", collected, *labels, *out)
+    np.save(tmp_path / "y.npy", found.labels.numpy()[1:])
+    refused(capsys, 1, "1796 labels for 1797 rows of logits", "deficit", tmp_path / "logits.npy", *labels, *out)
+    held["bias"] = bias + 5 * torch.arange(10)
+    save_file(held, tmp_path / "all.safetensors")
+    refused(capsys, 1, "stored logits", "clsdim", tmp_path / "all.safetensors", *out)
+    (tmp_path / "all.safetensors").write_bytes(b"")
+    refused(capsys, 1, "all.safetensors' cannot be read", "clsdim", tmp_path / "all.safetensors", *out)
+
+
+def test_axis_of_the_channels(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    widths = {}
+    for axis in ("first", "last"):
+        given = ("--data", "digits", "--limit", "40", "--cut-points", "stem.2", "--channels", axis)
+        assert run("features", "digits", *given, "--reduce", "pool", "--out", tmp_path / "f", "--json") == 0
+        features = json.loads(capsys.readouterr().out)
+        assert run("collect", "digits", *given, "--out", tmp_path / axis) == 0
+        capsys.readouterr()
+        widths[axis] = Collection.load(tmp_path / axis).moments["stem.2"].width
+        assert features["layers"][0]["width"] == widths[axis]
+    assert widths == {"first": 16, "last": 8}
+    refused(capsys, 2, "unknown channels 'middle'", "features", "digits", "--data", "digits", "--channels", "middle",
+            "--out", tmp_path / "f")  # fmt: skip

@@ -347,7 +347,7 @@ def test_nothing_is_copied_that_is_not_kept(tmp_path, monkeypatch):
         seen.append((output.shape, made.shape))
         return made
 
-    monkeypatch.setattr("rankscope.features.collection.reduce_output", reduced)
+    monkeypatch.setattr("rankscope.features.collecting.reduce_output", reduced)
     dataset = data()
     dataset_type = type(dataset)
     monkeypatch.setattr(dataset_type, "__getitem__", lambda self, i: pytest.fail("a sample was read alone"))
@@ -400,7 +400,7 @@ def test_a_gpu_gives_what_the_cpu_gives(tmp_path, reduce):
 def test_working_beside_a_device_changes_nothing(tmp_path, monkeypatch, stop):
     options = {"cut_points": ["0"], "shard_size": 16, "batch_size": 8}
     whole = collect(network(), Counting(data()), out=tmp_path / "whole", **options)
-    monkeypatch.setattr("rankscope.features.collection._works_beside", lambda device: True)
+    monkeypatch.setattr("rankscope.features.collecting._works_beside", lambda device: True)
     if stop is not None:
         with pytest.raises(KeyboardInterrupt):
             collect(network(), Counting(data(), stop), out=tmp_path / "a", **options)

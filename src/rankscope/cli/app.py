@@ -83,6 +83,9 @@ def profile_command(
     patch_offset: Annotated[
         str | None, typer.Option(metavar="ROW,COL", help="First pixel of the patch; default: at the centre.")
     ] = None,
+    channels: Annotated[
+        str | None, typer.Option(metavar="LIST", help="Channels of the patch, as 0 or 0,2; default: all of them.")
+    ] = None,
     columns: Annotated[
         str | None,
         typer.Option(help="all, auto or sketch:K. auto: all up to 1,024 inputs, else the central 16×16 patch."),
@@ -119,6 +122,7 @@ def profile_command(
         limit=limit,
         patch=patch,
         patch_offset=patch_offset,
+        channels=channels,
         columns=columns,
         background=background,
         tolerance=tolerance,
@@ -163,11 +167,22 @@ DataLimitOption = Annotated[
 ]
 BatchOption = Annotated[int, typer.Option("--batch-size", help="Samples in one forward pass.")]
 DeviceOption = Annotated[str, typer.Option("--device", help="auto, cpu, cuda or cuda:N.")]
+ChannelAxisOption = Annotated[
+    str,
+    typer.Option(
+        "--channels", help="Axis of the channels in feature maps: first, last, or auto (last for tokens alone)."
+    ),
+]
 RunArgument = Annotated[
-    Path, typer.Argument(metavar="RUN", help="Folder that rankscope collect wrote.", show_default=False)
+    Path,
+    typer.Argument(
+        metavar="RUN",
+        help="Folder that rankscope collect wrote, or a .npy, .npz or .safetensors FILE of features or logits.",
+        show_default=False,
+    ),
 ]
 ResultOption = Annotated[
-    Path | None, typer.Option("--out", metavar="DIR", help="Folder for the results; default: RUN itself.")
+    Path | None, typer.Option("--out", metavar="DIR", help="Folder for the results; default: RUN itself, or runs/FILE.")
 ]
 
 
@@ -187,6 +202,7 @@ def collect_command(
             show_default=False,
         ),
     ] = None,
+    channels: ChannelAxisOption = "auto",
     batch_size: BatchOption = 64,
     limit: DataLimitOption = None,
     workers: Annotated[int, typer.Option(help="Processes that read the data.", min=0)] = 0,
@@ -198,7 +214,7 @@ def collect_command(
     from rankscope.cli.feature_space import Source, run_collect
 
     source = Source(model, data, labels, weights, seed, num_classes, limit, device, batch_size)
-    run_collect(source, cut_points=cut_points, out=out, num_workers=workers, as_json=as_json)
+    run_collect(source, cut_points=cut_points, channels=channels, out=out, num_workers=workers, as_json=as_json)
 
 
 @app.command("features")
@@ -211,6 +227,7 @@ def features_command(
     num_classes: ClassesOption = None,
     cut_points: Annotated[str, typer.Option(help="blocks, paper, all, or names and globs.")] = "blocks",
     reduce: Annotated[str, typer.Option(help="Feature maps to rows: flatten, pool or positions.")] = "flatten",
+    channels: ChannelAxisOption = "auto",
     batch_size: BatchOption = 64,
     limit: DataLimitOption = None,
     device: DeviceOption = "auto",
@@ -224,12 +241,16 @@ def features_command(
     from rankscope.cli.feature_space import Source, run_features
 
     source = Source(model, data, labels, weights, seed, num_classes, limit, device, batch_size)
-    run_features(source, cut_points=cut_points, reduce=reduce, out=out, as_json=as_json)
+    run_features(source, cut_points=cut_points, reduce=reduce, channels=channels, out=out, as_json=as_json)
 
 
 @app.command("clsdim")
 def clsdim_command(
     run: RunArgument,
+    labels: LabelsOption = None,
+    head: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="weight and bias of the final layer, beside features.")
+    ] = None,
     retain: Annotated[float, typer.Option(help="Share of the full accuracy to keep.")] = 0.95,
     convention: Annotated[str, typer.Option(help="paper, or centred.")] = "paper",
     allow_absent: Annotated[bool, typer.Option("--allow-absent", help="Accept classes without a sample.")] = False,
@@ -243,6 +264,8 @@ def clsdim_command(
 
     run_clsdim(
         run,
+        labels=labels,
+        head=head,
         retain=retain,
         convention=convention,
         allow_absent=allow_absent,
@@ -255,6 +278,7 @@ def clsdim_command(
 @app.command("deficit")
 def deficit_command(
     run: RunArgument,
+    labels: LabelsOption = None,
     eta: Annotated[
         float | None,
         typer.Option(
@@ -278,6 +302,7 @@ def deficit_command(
 
     run_deficit(
         run,
+        labels=labels,
         eta=eta,
         convention=convention,
         classes=classes,

@@ -9,6 +9,7 @@ import torch
 from torch.utils.data import TensorDataset
 
 from rankscope._base.errors import DataError, UsageError
+from rankscope.cli.array_files import read_arrays, read_labels
 from rankscope.loading import calibrate_batchnorm, load_images
 
 if TYPE_CHECKING:
@@ -93,42 +94,15 @@ def _folder(path: Path, loaded: LoadedModel, limit: int | None, seed: int) -> An
 
 
 def _arrays(path: Path, labels: Path | None) -> tuple[torch.Tensor, torch.Tensor]:
-    import numpy as np
-    from safetensors import SafetensorError
-    from safetensors.torch import load_file
-
-    try:
-        if path.suffix == ".npy":
-            inputs = torch.from_numpy(np.load(path, allow_pickle=False))
-            targets = torch.zeros(len(inputs), dtype=torch.int64) if labels is None else _labels(labels)
-            return _real(inputs, path), targets
-        if path.suffix == ".npz":
-            with np.load(path, allow_pickle=False) as file:
-                found = {key: torch.from_numpy(file[key]) for key in file.files}
-        elif path.suffix == ".safetensors":
-            found = load_file(path)
-        else:
-            raise DataError(f"{path.name} is none of .npy, .npz and .safetensors")
-    except (OSError, ValueError, TypeError, SafetensorError) as error:
-        raise DataError(f"{str(path)!r} cannot be read: {str(error).splitlines()[0]}") from error
+    found = read_arrays(path)
+    if "" in found:
+        inputs = found[""]
+        return _real(inputs, path), torch.zeros(len(inputs)).long() if labels is None else read_labels(labels)
     key = next((k for k in _INPUTS if k in found), None)
     label = next((k for k in _LABELS if k in found), None)
     if key is None or (label is None and labels is None):
         raise DataError(f"{path.name} holds {', '.join(found) or 'nothing'}; name its arrays inputs and labels")
-    return _real(found[key], path), found[label].long() if label is not None and labels is None else _labels(labels)
-
-
-def _labels(path: Path | None) -> torch.Tensor:
-    import numpy as np
-
-    assert path is not None
-    try:
-        values = torch.from_numpy(np.load(path, allow_pickle=False))
-    except (OSError, ValueError, TypeError) as error:
-        raise DataError(f"{str(path)!r} cannot be read: {str(error).splitlines()[0]}") from error
-    if values.ndim != 1 or values.is_floating_point():
-        raise DataError(f"{path.name} holds {values.dtype} of shape {tuple(values.shape)}; give one integer a sample")
-    return values.long()
+    return _real(found[key], path), read_labels(labels) if labels is not None else found[str(label)].long()
 
 
 def _real(values: torch.Tensor, path: Path) -> torch.Tensor:

@@ -3,26 +3,24 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from rankscope._base.errors import DataError, OutputError, UsageError
+from rankscope._base.errors import DataError, UsageError
 from rankscope._base.progress import progress_for
 from rankscope.cli.data import calibrated, load_data
 from rankscope.cli.interrupted import InterruptedRunError
 from rankscope.cli.options import default_folder, parse_cut_points
 from rankscope.cli.results import as_json_text, write_result
+from rankscope.cli.run_data import read_run
 from rankscope.features import Collection, classification_dimension, collect, feature_rank
 from rankscope.jacobian.profile_files import make_folder, write_whole
 from rankscope.loading import load_model, resolve_device
 
 __all__ = ["Source", "run_clsdim", "run_collect", "run_deficit", "run_features"]
-
-_ABOUT = "collection.json"
 
 
 @dataclass(frozen=True)
@@ -53,7 +51,9 @@ class Source:
         return loaded, dataset, notes
 
 
-def run_collect(source: Source, *, cut_points: str | None, out: Path, num_workers: int, as_json: bool) -> None:
+def run_collect(
+    source: Source, *, cut_points: str | None, channels: Any, out: Path, num_workers: int, as_json: bool
+) -> None:
     """Stream the data through the model, keep what the analyses need, and print what lies where."""
     make_folder(out)
     wanted = None if cut_points is None else parse_cut_points(cut_points)
@@ -72,6 +72,7 @@ def run_collect(source: Source, *, cut_points: str | None, out: Path, num_worker
                 loaded.model,
                 dataset,
                 cut_points=wanted,
+                channels=channels,
                 out=out,
                 batch_size=source.batch_size,
                 num_workers=num_workers,
@@ -108,7 +109,9 @@ def run_collect(source: Source, *, cut_points: str | None, out: Path, num_worker
     _say_where(out, ["collection.json", "samples.csv", *(_files("features") if profile is not None else [])])
 
 
-def run_features(source: Source, *, cut_points: str, reduce: Any, out: Path | None, as_json: bool) -> None:
+def run_features(
+    source: Source, *, cut_points: str, reduce: Any, channels: Any, out: Path | None, as_json: bool
+) -> None:
     """Feature dimension of every layer."""
     from rankscope.features.sources import batches
 
@@ -123,7 +126,9 @@ def run_features(source: Source, *, cut_points: str, reduce: Any, out: Path | No
                 if len(batch.indices):
                     yield batch.inputs
 
-        profile = feature_rank(loaded.model, stream(), cut_points=wanted, reduce=reduce, samples=len(dataset))
+        profile = feature_rank(
+            loaded.model, stream(), cut_points=wanted, reduce=reduce, channels=channels, samples=len(dataset)
+        )
         record = {
             **profile.to_dict(),
             "model": loaded.name,
@@ -141,11 +146,23 @@ def run_features(source: Source, *, cut_points: str, reduce: Any, out: Path | No
 
 
 def run_clsdim(
-    run: Path, *, retain: float, convention: Any, allow_absent: bool, out: Path | None, device: str, as_json: bool
+    run: Path,
+    *,
+    labels: Path | None,
+    head: Path | None,
+    retain: float,
+    convention: Any,
+    allow_absent: bool,
+    out: Path | None,
+    device: str,
+    as_json: bool,
 ) -> None:
-    """Classification dimension of a collected run."""
-    folder = make_folder(out if out is not None else _existing(run))
-    found = Collection.load(run)
+    """Classification dimension of a collected run, or of arrays."""
+    found = read_run(run, array="features", labels=labels, head=head)
+    assert found.features is not None  # what it was asked for
+    if found.head is None:
+        raise DataError(f"{run.name} holds no head; add --head FILE, a .safetensors or .npz with weight and bias")
+    folder = make_folder(out if out is not None else found.folder)
     result = classification_dimension(
         found.features,
         found.labels,
@@ -156,7 +173,7 @@ def run_clsdim(
         allow_absent=allow_absent,
         device=resolve_device(device),
     )
-    record = {**result.to_dict(), **_about(run)}
+    record = {**result.to_dict(), **found.about}
     tables = {"clsdim": result.table(), "clsdim-curve": result.curve_table()}
     write_result(folder, "clsdim", record, tables, result.plot())
     if as_json:
@@ -169,6 +186,7 @@ def run_clsdim(
 def run_deficit(
     run: Path,
     *,
+    labels: Path | None,
     eta: float | None,
     convention: str,
     classes: str | None,
@@ -177,13 +195,14 @@ def run_deficit(
     device: str,
     as_json: bool,
 ) -> None:
-    """Independence deficit of a collected run, with a page to search class by class."""
+    """Independence deficit of a collected run or of arrays, with a page to search class by class."""
     from rankscope.dependencies import independence_deficit
     from rankscope.report.deficit_page import deficit_page, most_dependent
 
-    folder = make_folder(out if out is not None else _existing(run))
-    found = Collection.load(run)
-    about = _about(run)
+    found = read_run(run, array="logits", labels=labels)
+    assert found.logits is not None  # what it was asked for
+    folder = make_folder(out if out is not None else found.folder)
+    about = found.about
     names = about["class_names"]
     if names is not None and len(names) != found.logits.shape[1]:
         names = None
@@ -195,7 +214,7 @@ def run_deficit(
         classes=None if classes is None else _classes(classes, names, found.logits.shape[1]),
         class_names=names,
         keep=keep,
-        feature_dimension=found.features.shape[1],
+        feature_dimension=None if found.features is None else found.features.shape[1],
         device=resolve_device(device),
     )
     record = {**table.to_dict(), **about}
@@ -239,25 +258,6 @@ def _samples(found: Collection) -> Any:
             "predicted": found.logits.argmax(1).numpy(),
         }
     )
-
-
-def _existing(run: Path) -> Path:
-    if not run.is_dir():
-        raise OutputError(f"there is no collected run {str(run)!r}; make one with rankscope collect MODEL --out {run}")
-    return run
-
-
-def _about(run: Path) -> dict[str, Any]:
-    """What the command line wrote beside the shards; a run that the library collected has none of it."""
-    path = run / _ABOUT
-    nothing = dict.fromkeys(("model", "weights", "data", "class_names"))
-    if not path.exists():
-        return nothing
-    try:
-        plain = json.loads(path.read_text())
-        return {key: plain[key] for key in nothing}
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise OutputError(f"{path} cannot be read ({error}); collect again, or remove it") from error
 
 
 def _classes(text: str, names: list[str] | None, count: int) -> list[int]:

@@ -41,6 +41,7 @@ class Request:
         *,
         patch: str | None,
         patch_offset: str | None,
+        channels: str | None,
         columns: str | None,
         background: str,
         tolerance: str,
@@ -72,7 +73,7 @@ class Request:
             raise UsageError(f"unknown background {background!r}; {nearest(background, ['image', 'zero'])}")
         if dtype not in (None, "float32", "float64"):
             raise UsageError(f"dtype {dtype!r} cannot be measured in; give float32 or float64")
-        chosen = _columns(columns, patch, patch_offset, seed)
+        chosen = _columns(columns, patch, patch_offset, channels, seed)
         if background == "zero" and columns is not None and columns.startswith("sketch"):
             raise UsageError("--background zero needs a patch; random directions cover the whole image")
         from rankscope.loading import resolve_device
@@ -111,16 +112,20 @@ def default_folder(model: str) -> Path:
     return Path("runs") / (re.sub(r"[^\w.+-]+", "-", text).strip("-.") or "model")
 
 
-def _columns(columns: str | None, patch: str | None, offset: str | None, seed: int) -> Any:
-    if columns is not None and (patch is not None or offset is not None):
-        given = "--patch" if patch is not None else "--patch-offset"
+def _columns(columns: str | None, patch: str | None, offset: str | None, channels: str | None, seed: int) -> Any:
+    options = {"--patch": patch, "--patch-offset": offset, "--channels": channels}
+    given = next((option for option, value in options.items() if value is not None), None)
+    if columns is not None and given is not None:
         raise UsageError(f"--columns {columns} and {given} choose different columns; give one of them")
     if patch is None and offset is not None:
         raise UsageError(f"--patch-offset {offset} needs a size; add --patch 16")
+    if patch is None and channels is not None:
+        raise UsageError(f"--channels {channels} are those of a patch; add --patch 16")
     if patch is not None:
         from rankscope.slicing import Patch
 
-        return Patch(_size(patch), offset=None if offset is None else _pair(offset))
+        chosen = None if channels is None else _numbers(channels)
+        return Patch(_size(patch), offset=None if offset is None else _pair(offset), channels=chosen)
     text = columns or "auto"
     kind, colon, count = text.partition(":")
     if kind == "sketch":
@@ -146,6 +151,13 @@ def _pair(text: str) -> tuple[int, int]:
     if match is None:
         raise UsageError(f"patch offset {text!r} is none; write ROW,COL, as 96,104")
     return int(match[1]), int(match[2])
+
+
+def _numbers(text: str) -> list[int]:
+    parts = [part.strip() for part in text.split(",")]
+    if not all(part.isdigit() for part in parts):
+        raise UsageError(f"--channels {text!r} names no channels; write their numbers, as 0 or 0,2")
+    return [int(part) for part in parts]
 
 
 def parse_cut_points(text: str) -> str | list[str]:

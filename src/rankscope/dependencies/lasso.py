@@ -6,7 +6,8 @@ Three things alternate. ADMM finds the signs: one shared factorisation turns an 
 matrix products. An active-set step then solves each problem exactly on its support, drops coordinates whose sign
 came out wrong and adds those that break the optimality conditions. The duality gap, from the Gram matrix alone, says
 when a problem is finished and takes it out of the batch. What is returned is judged by that gap only, so a poor
-iterate can cost time, never correctness.
+iterate can cost time, never correctness. Problems that this leaves, because their columns determine each other and η
+is small, are descended one at a time (``active_set``).
 """
 
 from __future__ import annotations
@@ -15,8 +16,9 @@ from dataclasses import dataclass
 
 import torch
 
-from rankscope.dependencies._parallel import map_batches
+from rankscope.dependencies.active_set import active_set
 from rankscope.dependencies.operators import Quadratic
+from rankscope.dependencies.scaled import ScaledProblems
 
 __all__ = ["LassoSolution", "eta_max", "solve_lasso"]
 
@@ -24,8 +26,6 @@ _RELAX = 1.7  # over-relaxation of ADMM (Boyd et al. 2011, §3.4.3: 1.5 to 1.8)
 _ROUND = 20  # ADMM iterations between two attempts at the exact solution; measured
 _POLISH = 4  # active-set steps per attempt
 _READY = 0.1  # attempt a problem when ADMM's own gap is below this; measured
-_ELEMENTS = 2**22  # entries of one batch of support matrices: 32 MiB in float64
-_JITTER = 1e-13  # added to a unit diagonal, so that duplicated logits do not stop the factorisation
 
 
 @dataclass(frozen=True)
@@ -46,79 +46,10 @@ def eta_max(cross: torch.Tensor, exclude: torch.Tensor) -> torch.Tensor:
     return 2 * cross.abs().scatter(1, exclude[:, None], 0.0).amax(1)
 
 
-@dataclass
-class _Batch:
-    """Problems in scaled units: ``h`` = C-side of the target (B, c), ``weight`` T (B, c), ∞ on the excluded column."""
-
-    form: Quadratic
-    h: torch.Tensor
-    weight: torch.Tensor
-
-    def select(self, rows: torch.Tensor) -> _Batch:
-        return _Batch(self.form.select(rows), self.h[rows], self.weight[rows])
-
-    def gap(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """Relative duality gap, residual mean square and half the negative gradient of the smooth part.
-
-        With r the residual, θ = s·r is dual feasible when |2 s X_jᵀr| ≤ T_j for all j, and the dual value is
-        2 s y·r − s²‖r‖²; s is the best feasible one. All of it are products with the Gram matrix.
-        """
-        cx = self.form.apply(x)
-        slope = self.h - cx
-        on_target = 1 - (self.h * x).sum(1)
-        residual = (on_target - (slope * x).sum(1)).clamp_min(0)
-        # the excluded column carries x = 0 under an infinite weight; ∞·0 must count as nothing
-        primal = residual + (self.weight * x.abs()).nan_to_num(nan=0.0).sum(1)
-        limit = 1 / (2 * slope.abs() / self.weight).amax(1)
-        free = on_target / residual
-        s = torch.where(residual > 0, free, torch.sign(on_target) * torch.inf).clamp(-limit, limit).nan_to_num(nan=0.0)
-        dual = torch.where(s == 0, 0.0, 2 * s * on_target - s * s * residual)
-        return ((primal - dual) / primal).clamp_min(0), residual, slope
-
-    def on_support(self, sign: torch.Tensor) -> torch.Tensor:
-        """Minimiser over the coordinates with a sign, the signs held; coordinates that come out wrong are zero."""
-        out = torch.zeros_like(sign)
-        sizes = (sign != 0).sum(1)
-        order = sizes.argsort()
-        ordered = sizes[order].tolist()
-        parts: list[tuple[torch.Tensor, int]] = []
-        start = sum(size == 0 for size in ordered)
-        while start < len(ordered):
-            stop = start + 1
-            while stop < len(ordered) and (stop + 1 - start) * ordered[stop] ** 2 <= _ELEMENTS:
-                stop += 1
-            parts.append((order[start:stop], ordered[stop - 1]))
-            start = stop
-        for (rows, _), found in zip(
-            parts, map_batches(lambda part: self._solve(sign, *part), parts, sign), strict=True
-        ):
-            out[rows] = found
-        return out
-
-    def _solve(self, sign: torch.Tensor, rows: torch.Tensor, width: int) -> torch.Tensor:
-        signs, index = _leading(sign[rows], width)
-        used = signs != 0
-        matrix = self.form.select(rows).block(index)
-        matrix *= used[:, :, None]
-        matrix *= used[:, None, :]
-        matrix.diagonal(dim1=1, dim2=2).add_(torch.where(used, _JITTER, 1.0))
-        right = (self.h[rows].gather(1, index) - 0.5 * self.weight[rows].gather(1, index) * signs) * used
-        root, failed = torch.linalg.cholesky_ex(matrix)
-        found = torch.cholesky_solve(right[:, :, None], root)[:, :, 0]
-        found = torch.where(used & (found * signs > 0) & (failed[:, None] == 0), found, 0.0)
-        return torch.zeros_like(sign[rows]).scatter_(1, index, found)
-
-
-def _leading(sign: torch.Tensor, width: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """The signs and columns of the ``width`` first used coordinates of each row, padded with unused ones."""
-    index = torch.argsort((sign == 0).to(torch.uint8), dim=1, stable=True)[:, :width]
-    return sign.gather(1, index), index
-
-
 class _Admm:
     """Scaled ADMM with a penalty ρ per problem, balanced so that primal and dual residual stay within a factor 5."""
 
-    def __init__(self, batch: _Batch, start: torch.Tensor) -> None:
+    def __init__(self, batch: ScaledProblems, start: torch.Tensor) -> None:
         self.batch = batch
         finite = torch.where(batch.weight.isinf(), 0.0, batch.weight)
         self.rho = 8 * finite.mean(1, keepdim=True).sqrt()  # measured: 3 at T = 0.12, 1 at T = 0.012
@@ -151,7 +82,7 @@ class _Admm:
 
 
 def _polish(
-    batch: _Batch, x: torch.Tensor, best: torch.Tensor, residual_of: torch.Tensor, tol: float
+    batch: ScaledProblems, x: torch.Tensor, best: torch.Tensor, residual_of: torch.Tensor, tol: float
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """Active-set steps from the support of ``x``, whose gap and residual are given: the best point seen, its gap and
     its residual, for each problem.
@@ -192,6 +123,7 @@ def solve_lasso(
     start: torch.Tensor | None = None,
     tol: float = 1e-6,
     max_rounds: int = 60,
+    max_steps: int = 1000,
 ) -> LassoSolution:
     """Solve B problems to a relative duality gap of ``tol``, or return the best point found with the gap it has.
 
@@ -212,7 +144,9 @@ def solve_lasso(
     tol : float
         (primal − dual)/primal at which a problem is finished; default 1e-6.
     max_rounds : int
-        Rounds of 20 ADMM iterations before giving up; measured need: 1 to 8.
+        Rounds of 20 ADMM iterations before the problems that are left are solved one by one; measured need: 1 to 8.
+    max_steps : int
+        Steps of ``active_set`` for each problem that is left, before giving up; 0 for none.
 
     Examples
     --------
@@ -227,7 +161,7 @@ def solve_lasso(
     scale = form.scale.expand_as(cross)
     weight = (eta[:, None] / (scale * unit)).scatter(1, exclude[:, None], torch.inf)
     h = (cross / (scale * unit)).scatter(1, exclude[:, None], 0.0)
-    batch = _Batch(form, h, weight)
+    batch = ScaledProblems(form, h, weight)
     x = torch.zeros_like(h) if start is None else (start * scale / unit).scatter(1, exclude[:, None], 0.0)
     gap, residual, slope = batch.gap(x)
     todo = (gap > tol).nonzero()[:, 0]
@@ -253,6 +187,9 @@ def solve_lasso(
         todo = _keep(x, gap, residual, todo, trial, found, left, tol)
         if len(todo) < len(before):
             admm.select(torch.isin(before, todo).nonzero()[:, 0])
+    for b in todo.tolist() if max_steps else ():
+        one = todo.new_tensor([b])
+        x[one], gap[one], residual[one] = active_set(batch.select(one), x[one], tol=tol, max_steps=max_steps)
     return LassoSolution(x * unit / scale, gap, residual * square)
 
 

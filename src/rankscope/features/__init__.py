@@ -2,7 +2,8 @@
 
 from rankscope.features.classification import classification_dimension
 from rankscope.features.classification_result import ClassificationDimension
-from rankscope.features.collection import Collection, collect
+from rankscope.features.collecting import collect
+from rankscope.features.collection import Collection
 from rankscope.features.feature_profile import FeatureProfile, LayerFeatures
 from rankscope.features.feature_rank import feature_rank, local_feature_rank
 from rankscope.features.heads import find_head

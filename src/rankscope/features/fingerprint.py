@@ -102,4 +102,6 @@ def _leaves(item: Any) -> list[Any]:
         return [leaf for key in sorted(item) for leaf in (key, *_leaves(item[key]))]
     if isinstance(item, tuple | list):
         return [leaf for value in item for leaf in _leaves(value)]
-    return [torch.from_numpy(item.copy()) if isinstance(item, np.ndarray) and item.dtype != object else item]
+    if hasattr(item, "__array_interface__"):  # arrays, and pictures, whose text would be their place in memory
+        item = np.array(item)
+    return [torch.from_numpy(item) if isinstance(item, np.ndarray) and item.dtype != object else item]

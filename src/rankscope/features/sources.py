@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,6 +13,12 @@ from torch.utils.data import DataLoader, Dataset, SequentialSampler, Subset, Ten
 from rankscope._base.errors import DataError, UsageError
 
 __all__ = ["Batch", "Skipped", "as_dataset", "batches", "first_input"]
+
+_LABELS, _INPUTS = ("label", "labels", "target"), ("pixel_values", "image", "input", "inputs")
+_REMEDY = (
+    "give the data set a transform that makes tensors (for images: ToTensor and a fixed size; for records of a Hugging "
+    "Face data set: with_transform), and labels"
+)
 
 
 @dataclass(frozen=True)
@@ -41,6 +47,10 @@ def as_dataset(data: Any) -> tuple[Any, dict[str, Any]]:
     Accepts a Dataset, a DataLoader in sequential order, a pair of arrays (inputs, labels), or a Hugging Face data set
     (anything with ``__len__`` and ``__getitem__`` whose items are pairs or dictionaries with ``label``).
     """
+    if isinstance(data, Mapping):
+        raise UsageError(
+            f"data is a {type(data).__name__} of {', '.join(map(str, data)) or 'nothing'}; give one of them"
+        )
     if isinstance(data, DataLoader):
         if not isinstance(data.sampler, SequentialSampler):
             raise UsageError(
@@ -96,7 +106,21 @@ class _Collate:
     def __call__(self, items: list[tuple[int, Any]]) -> tuple[list[int], Any, list[Skipped]]:
         kept = [(i, item) for i, item in items if not isinstance(item, Skipped)]
         skipped = [item for _, item in items if isinstance(item, Skipped)]
-        return [i for i, _ in kept], self.inner([item for _, item in kept]) if kept else None, skipped
+        if not kept:
+            return [], None, skipped
+        return [i for i, _ in kept], self._joined([item for _, item in kept]), skipped
+
+    def _joined(self, items: list[Any]) -> Any:
+        if self.inner is not default_collate:
+            return self.inner(items)
+        if isinstance(items[0], dict):  # records also hold what the model does not take, such as the picture itself
+            items = [_input_and_label(item) for item in items]
+        try:
+            return default_collate(items)
+        except (TypeError, RuntimeError) as error:
+            raise DataError(
+                f"samples cannot be put into one batch ({str(error).splitlines()[0]}); {_REMEDY}"
+            ) from error
 
 
 def batches(dataset: Any, start: int, *, batch_size: int, num_workers: int, options: dict[str, Any]) -> Iterator[Batch]:
@@ -132,18 +156,23 @@ def first_input(dataset: Any, options: dict[str, Any]) -> torch.Tensor | None:
     return None
 
 
+def _input_and_label(record: dict[str, Any]) -> tuple[Any, Any]:
+    """The two entries of a record that a collection needs; lists of numbers, which plain records hold, as tensors."""
+    label = next((record[k] for k in _LABELS if k in record), None)
+    content = next((record[k] for k in _INPUTS if k in record), None)
+    if label is None or content is None:
+        lacks, names = ("label", _LABELS) if label is None else ("input", _INPUTS)
+        raise DataError(f"records hold {', '.join(record)}, so no {lacks}; name it one of {', '.join(names)}")
+    return torch.tensor(content) if isinstance(content, list) else content, label
+
+
 def _pair(content: Any) -> tuple[torch.Tensor, torch.Tensor]:
     if isinstance(content, dict):
-        label = next((content[k] for k in ("label", "labels", "target") if k in content), None)
-        image = next((content[k] for k in ("pixel_values", "image", "input", "inputs") if k in content), None)
-        content = (image, label)
+        content = _input_and_label(content)
     if (
         not isinstance(content, tuple | list)
         or len(content) < 2
         or not all(isinstance(part, torch.Tensor) for part in content[:2])
     ):
-        raise DataError(
-            f"a batch is a {type(content).__name__}, not a pair of tensors (inputs, labels); give the data set a "
-            "transform that makes tensors (for images: ToTensor and a fixed size), and labels"
-        )
+        raise DataError(f"a batch is a {type(content).__name__}, not a pair of tensors (inputs, labels); {_REMEDY}")
     return content[0], content[1]

@@ -1,0 +1,94 @@
+"""What ``clsdim`` and ``deficit`` read: a folder that ``collect`` wrote, or a file of the user's own arrays."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from rankscope._base.errors import DataError, OutputError, UsageError
+from rankscope.cli.array_files import ARRAY_FILES, read_arrays, read_labels
+from rankscope.features import Collection
+
+__all__ = ["RunData", "read_run"]
+
+_ABOUT = ("model", "weights", "data", "class_names")
+
+
+@dataclass(frozen=True, eq=False)
+class RunData:
+    """Arrays with one row a sample, the head's (weight, bias), and what is known of their origin."""
+
+    labels: torch.Tensor
+    features: torch.Tensor | None
+    logits: torch.Tensor | None
+    head: tuple[torch.Tensor, torch.Tensor] | None
+    about: dict[str, Any]
+    folder: Path  # where results go by default
+
+
+def read_run(run: Path, *, array: str, labels: Path | None, head: Path | None = None) -> RunData:
+    """Read a collected run, or arrays.
+
+    ``run`` may be a ``.safetensors`` or ``.npz`` file with any of the arrays ``features``, ``logits``, ``labels``,
+    ``weight`` and ``bias``, or a ``.npy`` of the one that ``array`` names. ``labels`` and ``head`` name files that add
+    what it lacks.
+
+    Raises
+    ------
+    OutputError
+        No collected run there.
+    DataError
+        Arrays that cannot be read, are missing or do not fit together.
+    """
+    if run.suffix not in ARRAY_FILES or run.is_dir():
+        given = next((o for o, v in (("--labels", labels), ("--head", head)) if v is not None), None)
+        if given is not None:
+            raise UsageError(f"{given} belongs to an array file; the run {str(run)!r} holds its own")
+        return _collected(run)
+    if not run.exists():
+        raise DataError(f"there is no file {str(run)!r}")
+    arrays = read_arrays(run)
+    if "" in arrays:
+        arrays = {array: arrays[""]}
+    if labels is not None:
+        arrays["labels"] = read_labels(labels)
+    if head is not None:
+        arrays |= {key: value for key, value in read_arrays(head).items() if key in ("weight", "bias")}
+    if "labels" not in arrays:
+        raise DataError(f"{run.name} holds no labels; add --labels FILE, a .npy with one integer a sample")
+    if array not in arrays:
+        raise DataError(f"{run.name} holds {', '.join(sorted(arrays))}; name its array {array}")
+    for key in {"features", "logits"} & set(arrays):
+        if len(arrays[key]) != len(arrays["labels"]):
+            raise DataError(f"{len(arrays['labels'])} labels for {len(arrays[key])} rows of {key}; give one a row")
+    weight = arrays.get("weight")
+    pair = None if weight is None else (weight, arrays.get("bias", torch.zeros(len(weight), dtype=weight.dtype)))
+    about = {**dict.fromkeys(_ABOUT), "data": str(run)}
+    folder = Path("runs") / run.stem
+    return RunData(arrays["labels"].long(), arrays.get("features"), arrays.get("logits"), pair, about, folder)
+
+
+def _collected(run: Path) -> RunData:
+    if not run.is_dir():
+        raise OutputError(
+            f"there is no collected run {str(run)!r}; make one with rankscope collect MODEL --out {run}, or give a "
+            ".npy, .npz or .safetensors file of arrays"
+        )
+    found = Collection.load(run)
+    return RunData(found.labels, found.features, found.logits, found.head, _about(run), run)
+
+
+def _about(run: Path) -> dict[str, Any]:
+    """What the command line wrote beside the shards; a run that the library collected has none of it."""
+    path = run / "collection.json"
+    if not path.exists():
+        return dict.fromkeys(_ABOUT)
+    try:
+        plain = json.loads(path.read_text())
+        return {key: plain[key] for key in _ABOUT}
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise OutputError(f"{path} cannot be read ({error}); collect again, or remove it") from error

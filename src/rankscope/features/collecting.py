@@ -1,0 +1,173 @@
+"""Collect once: stream a data set through a model and keep what every analysis of feature space needs."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from rankscope._base.errors import CutPointError, ModelError, UsageError
+from rankscope._base.progress import Progress
+from rankscope.features.collection import Collection
+from rankscope.features.collection_run import MOMENTS_LIMIT, CollectionRun
+from rankscope.features.cut_names import chosen_calls, cut_names, is_plain
+from rankscope.features.fingerprint import data_fingerprint, model_fingerprint, setting_fingerprint
+from rankscope.features.heads import find_head
+from rankscope.features.hooks import inference, record_outputs
+from rankscope.features.pipeline import on_device
+from rankscope.features.reduction import Channels, Reduce, check_reduce, reduce_output
+from rankscope.features.shards import ShardStore
+from rankscope.features.sources import as_dataset, batches, first_input
+from rankscope.slicing import CutPointsLike
+
+__all__ = ["collect"]
+
+
+def collect(
+    model: nn.Module,
+    data: Any,
+    *,
+    cut_points: CutPointsLike | None = None,
+    out: str | Path,
+    head: str | None = None,
+    reduce: Reduce = "pool",
+    channels: Channels = "auto",
+    shard_size: int = 10_000,
+    batch_size: int = 64,
+    num_workers: int = 0,
+    progress: Progress | None = None,
+) -> Collection:
+    """Stream ``data`` through ``model`` once; keep final features, logits, labels, and moments of the cut points.
+
+    Run again with the same arguments, it goes on after the last whole shard; a finished collection is read back without
+    a forward pass. The model is measured in evaluation mode and left as it came.
+
+    Parameters
+    ----------
+    model : nn.Module
+        A classifier whose final linear layer can be found (or is named by ``head``).
+    data : Dataset, DataLoader (sequential), or pair of arrays (inputs, labels)
+        Items are (input, label) pairs, or dictionaries with ``pixel_values`` and ``label``, as those of a Hugging Face
+        data set whose ``with_transform`` prepares the images; what else they hold is left out.
+    cut_points : "blocks", "paper", name, glob, or a list of names and globs, optional
+        Where moments are kept (8·d² bytes each, never the activations). Default: the blocks of the network (as in
+        ``jacobian_rank``) that are narrow enough for a covariance, if it has any; an empty list keeps none.
+    out : path
+        Folder for the shards.
+    head : str, optional
+        Dotted name of the final linear layer; found by itself otherwise.
+    reduce, channels
+        How feature maps become rows of moments: see ``reduce_output``.
+    shard_size : int
+        Samples a shard, and so at most what an interruption costs; whole batches are kept together.
+    batch_size, num_workers : int
+        For the loader; a DataLoader brings its own.
+    progress : callable, optional
+        Called with (samples done, samples in all, text) after every batch.
+
+    Raises
+    ------
+    OutputError
+        The folder holds shards of something else, or cannot be written (a full disk costs the open shard alone).
+    DataError
+        NaN or infinite features (layer and sample named), data without readable samples or labels.
+    ModelError
+        No final linear layer, or one whose output is not the model's output.
+    CutPointError
+        A cut point that the model does not have, does not call, or that is too wide for a covariance.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> inputs, labels = torch.randn(8, 3), torch.tensor([0, 1] * 4)
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     found = collect(nn.Sequential(nn.Linear(3, 2)), (inputs, labels), out=folder)
+    >>> len(found), found.features.shape
+    (8, torch.Size([8, 3]))
+    """
+    check_reduce(reduce, channels)
+    if shard_size < 1 or batch_size < 1:
+        raise UsageError(f"shard_size is {shard_size} and batch_size {batch_size}; both are counts of samples")
+    dataset, options = as_dataset(data)
+    name, layer = find_head(model) if head is None else (head, dict(model.named_modules()).get(head))
+    if layer is None:
+        raise ModelError(f"{type(model).__name__} has no layer {head!r} to be the head")
+    cut_points = _cut_points(model, dataset, options, cut_points, reduce, channels)
+    fingerprint = {
+        "model": model_fingerprint(model),
+        "data set": data_fingerprint(dataset),
+        "setting": setting_fingerprint(cut_points=cut_points, reduce=reduce, channels=channels, head=name),
+    }
+    store = ShardStore(Path(out), fingerprint)
+    whole = store.open()
+    run = CollectionRun(store, whole, cut_points, len(dataset))
+    resumed = run.samples
+
+    def reduced(output: torch.Tensor) -> torch.Tensor:
+        return reduce_output(output, reduce, channels=channels)
+
+    try:
+        with inference(model) as device, record_outputs(model, cut_points, inputs_of=name, reduced=reduced) as outputs:
+            run.beside = _works_beside(device)
+            loader = batches(dataset, run.after, batch_size=batch_size, num_workers=num_workers, options=options)
+            for batch in on_device(loader, device) if run.after < len(dataset) else ():
+                if len(batch.indices):
+                    outputs.clear()
+                    made = model(batch.inputs)
+                    run.launch(batch, outputs, _logits(made), layer, name)
+                # a batch is looked at when the next one is on its way; on a CPU there is nothing to wait for
+                run.settle(waiting=1 if run.beside else 0)
+                run.skip(batch)
+                if progress is not None:
+                    progress(batch.after, run.total, "collecting")
+                if run.pending >= shard_size:
+                    run.flush(layer, device)
+            run.flush(layer, device)
+    finally:
+        run.close()
+    return run.result(resumed)
+
+
+def _cut_points(
+    model: nn.Module,
+    dataset: Any,
+    options: dict[str, Any],
+    wanted: CutPointsLike | None,
+    reduce: Reduce,
+    channels: Channels,
+) -> list[str]:
+    """Dotted names; without any wanted, the blocks of the network that are narrow enough for a covariance."""
+    if wanted is not None and not isinstance(wanted, str) and not wanted:
+        return []
+    if wanted is not None and is_plain(model, wanted):
+        return [wanted] if isinstance(wanted, str) else list(wanted)
+    x = first_input(dataset, options)
+    if x is None:  # told below, with the reasons, as data without a readable sample
+        return []
+    if wanted is not None:
+        return cut_names(model, x, wanted)
+    try:
+        calls = chosen_calls(model, x, "blocks")
+    # no block, tokens, or a model that changes its modules as it runs: final features are there all the same
+    except (CutPointError, ModelError, KeyError):
+        return []
+    widths = {
+        call.key[0]: reduce_output(torch.empty(call.shape, device="meta"), reduce, channels=channels).shape[1]
+        for call in calls
+        if len(call.shape) > 1
+    }
+    return [name for name, width in widths.items() if width <= MOMENTS_LIMIT]
+
+
+def _works_beside(device: torch.device) -> bool:
+    """Whether the device computes while the processor goes on."""
+    return device.type == "cuda"
+
+
+def _logits(made: Any) -> torch.Tensor:
+    made = getattr(made, "logits", made)
+    if not isinstance(made, torch.Tensor) or made.ndim != 2:
+        raise ModelError(f"the model returns {type(made).__name__}; a collection needs logits (samples × classes)")
+    return made

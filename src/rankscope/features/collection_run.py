@@ -1,0 +1,173 @@
+"""A collection as it is made: batches checked, added to the moments, and written a shard at a time."""
+
+from __future__ import annotations
+
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Any
+
+import torch
+from torch import nn
+
+from rankscope._base.errors import CutPointError, DataError, ModelError
+from rankscope.features.collection import Collection, joined, restored
+from rankscope.features.heads import linear_parts
+from rankscope.features.moments import CentredMoments
+from rankscope.features.pipeline import InFlight, launch
+from rankscope.features.shards import ShardStore
+from rankscope.features.sources import Batch, Skipped
+
+__all__ = ["MOMENTS_LIMIT", "CollectionRun"]
+
+MOMENTS_LIMIT = 16_384  # widest layer whose covariance is kept while collecting: 2.1 GB
+_HELD = 1 << 24  # entries of rows that wait for their product: 64 MB a layer
+
+
+class CollectionRun:
+    """The shard being filled, and the moments of all samples so far."""
+
+    def __init__(self, store: ShardStore, whole: int, cut_points: list[str], total: int) -> None:
+        self.store, self.shard, self.cut_points, self.total = store, whole, cut_points, total
+        self.head: tuple[torch.Tensor, torch.Tensor] | None = None
+        self.samples = self.after = self.pending = 0
+        self.moments: dict[str, CentredMoments] = {}
+        self._open: dict[str, list[torch.Tensor]] = {}
+        self._flights: list[InFlight] = []
+        self._rows: dict[str, list[torch.Tensor]] = {}
+        self._head_checked = False
+        self.beside = False
+        # beside a GPU, writing (and flushing to disk) goes on while the next shard is filled
+        self._writer = ThreadPoolExecutor(1)
+        self._writing: Future[None] | None = None
+        self._skipped: list[Skipped] = []
+        for index in range(whole):
+            tensors, notes = store.read(index)
+            self.samples += len(tensors["labels"])
+            self.after = int(notes["after"])
+        if whole:
+            self.moments, self.head = restored(store, whole - 1, cut_points)
+
+    def launch(
+        self, batch: Batch, outputs: dict[str, torch.Tensor], logits: torch.Tensor, layer: nn.Module, head: str
+    ) -> None:
+        """Take over what a forward pass left, without waiting for it."""
+        missing = [name for name in (*self.cut_points, "<input>") if name not in outputs]
+        if missing:
+            what = f"the head {head!r}" if missing[0] == "<input>" else f"layer {missing[0]!r}"
+            raise CutPointError(f"{what} is never called in the forward pass; choose another")
+        features = outputs["<input>"].flatten(1).to(torch.float32)
+        labels = batch.labels
+        if labels.ndim != 1 or labels.is_floating_point() or len(labels) != len(features):
+            raise DataError(f"labels are {labels.dtype} of shape {tuple(labels.shape)}; give one class index a sample")
+        rows = {name: outputs[name] for name in self.cut_points}
+        for name, values in rows.items():
+            if values.shape[1] > MOMENTS_LIMIT:
+                width = values.shape[1]
+                raise CutPointError(
+                    f"{name}: {width:,} dimensions; a covariance would take {8 * width**2 / 1e9:,.1f} GB: use "
+                    'reduce="pool" or "positions", or feature_rank(model, …), which sketches wide layers'
+                )
+        self._flights.append(launch(batch, rows, features, logits.float()))
+        if not self._head_checked:
+            self._flights[-1].check()  # a NaN is told as such, not as a head that does not fit
+            self._check_head(features, logits.float(), layer, head)
+            self._head_checked = True
+        self.pending += len(labels)
+
+    def settle(self, *, waiting: int = 0) -> None:
+        """Check and store what has been launched, all but the last ``waiting`` batches."""
+        while len(self._flights) > waiting:
+            flight = self._flights.pop(0)
+            flight.check()
+            for name, rows in flight.rows.items():
+                self._rows.setdefault(name, []).append(rows)
+                # one product for several batches, while what waits for it stays small
+                held = sum(len(part) for part in self._rows[name])
+                if held >= max(rows.shape[1], 1024) or held * rows.shape[1] > _HELD:
+                    self._accumulate(name)
+            values = {"features": flight.features, "logits": flight.logits, "labels": flight.batch.labels.long()}
+            for key, value in (values | {"indices": flight.batch.indices}).items():
+                self._open.setdefault(key, []).append(value)
+            self.samples += len(flight.batch.labels)
+
+    def _accumulate(self, name: str) -> None:
+        parts = self._rows.pop(name, [])
+        if not parts:
+            return
+        rows = torch.cat(parts) if len(parts) > 1 else parts[0]
+        if name not in self.moments:
+            self.moments[name] = CentredMoments(rows.shape[1], name=name)
+        if self.moments[name].mean.device != rows.device:
+            self.moments[name].to(rows.device)
+        self.moments[name].add_checked(rows)
+
+    @staticmethod
+    def _check_head(features: torch.Tensor, logits: torch.Tensor, layer: nn.Module, head: str) -> None:
+        parts = linear_parts(layer, features.shape[1])
+        if parts is None:
+            raise ModelError(f"the head {head!r} is a {type(layer).__name__}, not a linear layer; name another one")
+        made = torch.addmm(parts[1], features, parts[0].T)
+        difference = float((made - logits).abs().max()) if made.shape == logits.shape else float("inf")
+        scale = max(float(logits.abs().max()), 1e-30)
+        if not difference <= 1e-2 * scale:
+            raise ModelError(
+                f"the output of {head!r} is not what the model returns (differs by {difference:.3g}, logits reach "
+                f"{scale:.3g}); name the final linear layer with head="
+            )
+
+    def skip(self, batch: Batch) -> None:
+        self._skipped += batch.skipped
+        self.after = batch.after
+
+    def flush(self, layer: nn.Module, device: torch.device) -> None:
+        """Write the open shard, if there is anything in it."""
+        self.settle()
+        self.wait_for_writing()
+        for name in self.cut_points:
+            self._accumulate(name)
+        if self._open:
+            tensors = {key: torch.cat(values) for key, values in self._open.items()}
+        elif self._skipped and self.shard:  # the last samples of all were unreadable: a shard of none says so
+            tensors = {key: values[:0] for key, values in self.store.read(self.shard - 1)[0].items()}
+        else:
+            return
+        states = {
+            f"{n}/{key}": getattr(m, key) for n, m in self.moments.items() for key in ("count", "mean", "scatter")
+        }
+        parts = linear_parts(layer, tensors["features"].shape[1])
+        assert parts is not None  # checked with the first batch
+        self.head = parts[0].cpu(), parts[1].cpu()
+        states |= {"<head>/weight": self.head[0], "<head>/bias": self.head[1]}
+        notes = {"after": self.after, "total": self.total, "skipped": [vars(one) for one in self._skipped]}
+        if self.beside:
+            # moments go on changing in place: the thread writes copies, and waits for these
+            states = {key: state.to("cpu", non_blocking=True, copy=True) for key, state in states.items()}
+            copied = torch.cuda.current_stream(device).record_event() if device.type == "cuda" else None
+            self._writing = self._writer.submit(self._append, copied, self.shard, tensors, states, notes)
+        else:
+            self.store.append(self.shard, tensors, states, notes)
+        self.shard += 1
+        self.pending = 0
+        self._open, self._skipped = {}, []
+
+    def _append(self, copied: Any, *shard: Any) -> None:
+        if copied is not None:
+            copied.synchronize()
+        self.store.append(*shard)
+
+    def wait_for_writing(self) -> None:
+        """Let the shard that is being written come to its end; raises what writing it raised."""
+        writing, self._writing = self._writing, None
+        if writing is not None:
+            writing.result()
+
+    def close(self) -> None:
+        """Leave no thread writing, also after an error: the next run of the same folder must find it at rest."""
+        self._writer.shutdown(wait=True)
+
+    def result(self, resumed: int) -> Collection:
+        self.wait_for_writing()
+        if not self.shard or self.head is None:
+            reasons = f"; the first: {self._skipped[0].name}: {self._skipped[0].reason}" if self._skipped else ""
+            raise DataError(f"the data hold no readable sample ({len(self._skipped)} skipped{reasons})")
+        unwritten = tuple(self._skipped)
+        return joined(self.store, self.shard, self.moments, self.head, unwritten=unwritten, resumed=resumed)
