@@ -254,9 +254,19 @@ def test_plot(profile: ChainProfile):
     assert isinstance(ax.figure, Figure)
     labels = [text.get_text() for text in ax.get_legend().get_texts()]
     assert "Jacobian rank" in labels
-    assert "theory" in labels
+    assert {"theory, rank", "theory, features"} <= set(labels)  # every line style is explained
     own = Figure().add_subplot()
     assert profile.plot(ax=own) is own
+
+
+def test_a_long_title_stays_inside_the_figure():
+    found = deep_chain(
+        width=6, depth=2, samples=20, init="kaiming_normal", activation="gelu", normalisation="batchnorm", residual=0.1
+    )
+    ax = found.plot()
+    box = ax.title.get_window_extent(ax.figure.canvas.get_renderer())
+    assert box.x0 >= 0
+    assert box.x1 <= ax.figure.bbox.width
 
 
 def test_rises_are_flagged():
