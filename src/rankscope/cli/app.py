@@ -99,6 +99,9 @@ def profile_command(
         str | None, typer.Option(metavar="SIZE", help="Workspace, such as 2GB; default: 4 GiB or half of what is free.")
     ] = None,
     certify: Annotated[bool, typer.Option(help="Bound the error of every rank with float64 probes.")] = True,
+    theory: Annotated[
+        bool, typer.Option("--theory", help="Lay the prediction for random layers of the same widths over it.")
+    ] = False,
     out: Annotated[
         Path | None, typer.Option(metavar="RUN", help="Folder for the results; default: runs/MODEL.")
     ] = None,
@@ -130,7 +133,7 @@ def profile_command(
         certify=certify,
         out=out,
     )
-    run(request, as_json=as_json, quiet=quiet)
+    run(request, as_json=as_json, quiet=quiet, theory=theory)
 
 
 @app.command("demo")

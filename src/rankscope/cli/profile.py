@@ -27,8 +27,8 @@ _CALIBRATION = 32  # images a batch; BatchNorm statistics want at least 8
 _NOISE = 16
 
 
-def run(request: Request, *, as_json: bool, quiet: bool) -> None:
-    """The whole command."""
+def run(request: Request, *, as_json: bool, quiet: bool, theory: bool = False) -> None:
+    """The whole command; ``theory`` lays random layers of the same widths over the figure and the output."""
     make_folder(request.out)
     report = progress_for(False if quiet else None, "Jacobian rank")
     # what a model's own code prints must not mix with the result
@@ -37,12 +37,15 @@ def run(request: Request, *, as_json: bool, quiet: bool) -> None:
             profile = measure(request, report)
         finally:
             report.close()
-        write(profile, request.out)
+        write(profile, request.out, theory=theory)
         _discard(request.out / "partial")
     if as_json:
-        print(json.dumps(profile.to_dict(), indent=1, allow_nan=False))
+        beside = {"against_random": profile.against_random().to_dict()} if theory else {}
+        print(json.dumps(profile.to_dict() | beside, indent=1, allow_nan=False))
     elif not quiet:
         print(profile)
+        if theory:
+            print(profile.against_random())
         print(f"report: {request.out / 'report.html'}")
 
 
@@ -135,14 +138,19 @@ def _calibrate(loaded: LoadedModel, images: Images, seed: int) -> list[str]:
     return [] if note is None else [note]
 
 
-def write(profile: JacobianProfile, out: Path) -> None:
-    """``profile.json``, ``profile.safetensors``, ``profile.png``, ``profile.svg`` and ``report.html``."""
+def write(profile: JacobianProfile, out: Path, *, theory: bool = False) -> None:
+    """``profile.json``, ``profile.safetensors``, ``profile.png``, ``profile.svg`` and ``report.html``.
+
+    With ``theory`` also ``against-random.json``, and the prediction in the figure.
+    """
     from rankscope._base.style import figure_style
     from rankscope.report import profile_page
 
     profile.save(out)
+    if theory:
+        write_whole(out / "against-random.json", profile.against_random().to_json() + "\n")
     with figure_style():
-        figure: Any = profile.plot().figure
+        figure: Any = profile.plot(theory=theory).figure
         for kind in ("png", "svg"):
             buffer = io.BytesIO()
             # no date: the same profile gives the same file

@@ -85,9 +85,18 @@ def plot_against_random(compared: AgainstRandom, *, ax: Axes | None = None) -> A
 
 
 def _draw_random(ax: Axes, predicted: list[float], colour: str) -> None:
-    label = _RANDOM if not any(line.get_gid() == "random layers" for line in ax.lines) else "_again"
+    """Dotted; one legend entry for all, and one line for profiles of the same widths."""
+    before = [line for line in ax.lines if line.get_gid() == "random layers"]
+    if any(np.array_equal(np.asarray(line.get_ydata()), predicted) for line in before):
+        return
     (line,) = ax.plot(
-        np.arange(len(predicted)), predicted, color=colour, linestyle=(0, (1, 1.2)), linewidth=1.4, label=label, zorder=4
+        np.arange(len(predicted)),
+        predicted,
+        color=colour,
+        linestyle=(0, (1, 1.2)),
+        linewidth=1.4,
+        label="_again" if before else _RANDOM,
+        zorder=4,
     )
     line.set_gid("random layers")
 
@@ -106,7 +115,7 @@ def _legend(ax: Axes, images: int, *, rising: bool, branches: bool) -> None:
     from matplotlib.patches import Patch
 
     handles: list[Any] = [line for line in ax.lines if line.get_gid() == "function rank"]
-    handles += [line for line in ax.lines if line.get_gid() == "random layers" and line.get_label()[0] != "_"]
+    handles += [line for line in ax.lines if line.get_gid() == "random layers" and line.get_label() == _RANDOM]
     earlier = ax.get_legend()
     known = {text.get_text() for text in earlier.get_texts()} if earlier is not None else set()
     grey = "#777777"
