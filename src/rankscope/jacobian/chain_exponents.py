@@ -141,8 +141,8 @@ def chain_exponents(
             "sum is the growth of a random volume of so many dimensions"
         )
     notes.append(
-        f"over {len(chain.blocks)} blocks the frame does not forget its random start: read the exponents as what random "
-        "directions meet, not as the limit of Theorem 4"
+        f"over {len(chain.blocks)} blocks the frame keeps some of its random start: these are rates that random directions "
+        "meet, not Theorem 4's limit"
     )
 
     report = progress_for(progress, "chain exponents")
