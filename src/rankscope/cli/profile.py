@@ -21,7 +21,7 @@ from rankscope.loading import calibrate_batchnorm, load_images, load_model
 if TYPE_CHECKING:
     from rankscope.loading import Images, LoadedModel
 
-__all__ = ["measure", "run", "write"]
+__all__ = ["load", "measure", "run", "write"]
 
 _CALIBRATION = 32  # images a batch; BatchNorm statistics want at least 8
 _NOISE = 16
@@ -51,13 +51,7 @@ def run(request: Request, *, as_json: bool, quiet: bool, theory: bool = False) -
 
 def measure(request: Request, report: Reporter) -> JacobianProfile:
     """Load what the request names and measure it; on an interrupt say how much is kept."""
-    report(0, None, f"loading {request.model}")
-    loaded = load_model(request.model, weights=request.weights, seed=request.seed, num_classes=request.num_classes)
-    report(0, None, "reading images")
-    inputs, images, notes = _inputs(request, loaded)
-    if loaded.random and images is not None:
-        # on the CPU, where it repeats exactly: finished images are found again by the weights they belong to
-        notes += _calibrate(loaded, images, request.seed)
+    loaded, inputs, images, notes = load(request, report)
     model = loaded.model.to(request.device)
     provenance: dict[str, Any] = {
         "model": loaded.name,
@@ -84,6 +78,26 @@ def measure(request: Request, report: Reporter) -> JacobianProfile:
             names=None if images is None else lambda i: images.names[i],
             provenance=provenance,
         )
+
+
+def load(request: Request, report: Reporter | None = None) -> tuple[LoadedModel, Any, Images | None, list[str]]:
+    """The model, what to measure it on, the images that this consists of (``None`` for other inputs), and notes.
+
+    Random weights have seen the images, so that BatchNorm has statistics of them.
+    """
+
+    def say(text: str) -> None:
+        if report is not None:
+            report(0, None, text)
+
+    say(f"loading {request.model}")
+    loaded = load_model(request.model, weights=request.weights, seed=request.seed, num_classes=request.num_classes)
+    say("reading images")
+    inputs, images, notes = _inputs(request, loaded)
+    if loaded.random and images is not None:
+        # on the CPU, where it repeats exactly: finished images are found again by the weights they belong to
+        notes += _calibrate(loaded, images, request.seed)
+    return loaded, inputs, images, notes
 
 
 @contextlib.contextmanager
