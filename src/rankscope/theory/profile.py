@@ -50,11 +50,15 @@ class ChainStep:
 
 @dataclass(frozen=True, eq=False)
 class ChainRun:
-    """One random chain: its seed, one step per depth, and the depth at which float32 stopped it, if it did."""
+    """One random chain: its seed, one step per depth, and the depth at which float32 stopped it, if it did.
+
+    ``singular`` holds (layer counted from 1, rank) of weights that a caller's init made singular.
+    """
 
     seed: int
     steps: tuple[ChainStep, ...]
     stopped_at: int | None = None
+    singular: tuple[tuple[int, int], ...] = ()
 
 
 @dataclass(frozen=True, eq=False)
@@ -252,6 +256,7 @@ class ChainProfile:
             "feature_tolerance": as_tolerance("paper").to_dict(),
             "float32_stop": self.float32_stop,
             "seeds": [run.seed for run in self.runs],
+            "singular_layers": [[list(pair) for pair in run.singular] for run in self.runs],
             "stopped_at": [run.stopped_at for run in self.runs],
             "jacobian_ranks": plain(self.jacobian_ranks),
             "feature_dimensions": plain(self.feature_dimensions),
@@ -292,6 +297,11 @@ class ChainProfile:
         for run in self.runs:
             if run.stopped_at:
                 lines.append(f"seed {run.seed}: stopped at layer {run.stopped_at}, all of |J| below {EPS32:.3g}")
+            for layer, rank in run.singular[:3]:
+                drop = "; rank drops exactly there" if self.residual is None else ""
+                lines.append(f"seed {run.seed}: the weights of layer {layer} are singular, of rank {rank}{drop}")
+            if len(run.singular) > 3:
+                lines.append(f"seed {run.seed}: and those of {len(run.singular) - 3} more layers")
         if self.rises:
             at = ", ".join(f"layer {depth} (seed {seed})" for seed, depth in self.rises[:4])
             lines.append(f"the numerical rank rose at {at}{' and more' if len(self.rises) > 4 else ''}")
