@@ -16,6 +16,8 @@ __version__ = "0.1.0"
 _PACKAGES = ("datasets", "theory")
 # Public name → the module it lives in. Loaded on first use, so that `import rankscope` costs little more than torch.
 _HOME = {
+    "AgainstRandom": "rankscope.jacobian",
+    "ChainExponents": "rankscope.jacobian",
     "ClassificationDimension": "rankscope.features",
     "CutPointError": "rankscope._base.errors",
     "DataError": "rankscope._base.errors",
@@ -37,6 +39,7 @@ _HOME = {
     "Spectrum": "rankscope.spectra",
     "Tolerance": "rankscope.spectra",
     "UsageError": "rankscope._base.errors",
+    "chain_exponents": "rankscope.jacobian",
     "classification_dimension": "rankscope.features",
     "collect": "rankscope.features",
     "feature_rank": "rankscope.features",
@@ -51,6 +54,8 @@ _HOME = {
 }
 
 __all__ = [
+    "AgainstRandom",
+    "ChainExponents",
     "ClassificationDimension",
     "CutPointError",
     "DataError",
@@ -72,6 +77,7 @@ __all__ = [
     "Spectrum",
     "Tolerance",
     "UsageError",
+    "chain_exponents",
     "classification_dimension",
     "collect",
     "feature_rank",
@@ -86,6 +92,7 @@ __all__ = [
 ]
 
 if TYPE_CHECKING:
+    from rankscope import theory as theory
     from rankscope._base.errors import (
         CutPointError,
         DataError,
@@ -105,7 +112,7 @@ if TYPE_CHECKING:
         feature_rank,
         local_feature_rank,
     )
-    from rankscope.jacobian import JacobianProfile, jacobian_rank
+    from rankscope.jacobian import AgainstRandom, ChainExponents, JacobianProfile, chain_exponents, jacobian_rank
     from rankscope.probes import (
         ProbeResult,
         ProbeResults,

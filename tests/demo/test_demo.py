@@ -57,3 +57,13 @@ def test_feature_space_of_digits(demo: Path):
     assert 1 < low <= values["classification"]["classification_dimension"] <= high <= 10  # ten classes: nine suffice
     assert 0 <= values["deficit"]["deficit_of_5"] <= 1
     assert set(values["deficit"]["status"]) == set("0123456789")
+
+
+def test_theory_of_random_chains(demo: Path):
+    values = {s["name"]: s["values"] for s in json.loads((demo / "demo.json").read_text())["sections"]}["theory"]
+    # the law is within 1.1 of the mean, one chain within three standard deviations of about 0.7
+    assert values["jacobian_rank"] == pytest.approx(values["predicted_jacobian_rank"], abs=3.2)
+    assert values["jacobian_rank_with_skip_connections"] == 200
+    page = (demo / "report.html").read_text()
+    assert "random layers, same widths" in page
+    assert "theory, rank" in page

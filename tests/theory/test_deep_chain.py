@@ -292,9 +292,38 @@ def test_plot(profile: ChainProfile):
     assert isinstance(ax.figure, Figure)
     labels = [text.get_text() for text in ax.get_legend().get_texts()]
     assert "Jacobian rank" in labels
-    assert "theory" in labels
+    assert {"theory, rank", "theory, features"} <= set(labels)  # every line style is explained
     own = Figure().add_subplot()
     assert profile.plot(ax=own) is own
+
+
+def test_singular_weights_are_told():
+    def projection(rng: np.random.Generator) -> np.ndarray:
+        weights = rng.standard_normal((6, 6))
+        weights[2] = weights[1]
+        return weights
+
+    found = deep_chain(width=6, depth=5, samples=20, init=projection)
+    assert found.runs[0].singular == tuple((k, 5) for k in range(1, 6))
+    text = str(found)
+    assert "seed 0: the weights of layer 1 are singular, of rank 5; rank drops exactly there" in text
+    assert "seed 0: and those of 2 more layers" in text
+    assert found.to_dict()["singular_layers"] == [[[k, 5] for k in range(1, 6)]]
+    assert "drops exactly" not in str(deep_chain(width=6, depth=2, samples=20, init=projection, residual=True))
+    zero = deep_chain(width=4, depth=1, samples=20, init=lambda rng: np.zeros((4, 4)))
+    assert zero.runs[0].singular == ((1, 0),)
+    regular = deep_chain(width=6, depth=5, samples=20, init=lambda rng: 1e-9 * rng.standard_normal((6, 6)))
+    assert regular.runs[0].singular == ()
+
+
+def test_a_long_title_stays_inside_the_figure():
+    found = deep_chain(
+        width=6, depth=2, samples=20, init="kaiming_normal", activation="gelu", normalisation="batchnorm", residual=0.1
+    )
+    ax = found.plot()
+    box = ax.title.get_window_extent(ax.figure.canvas.get_renderer())
+    assert box.x0 >= 0
+    assert box.x1 <= ax.figure.bbox.width
 
 
 def test_rises_are_flagged():

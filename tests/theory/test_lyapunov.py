@@ -189,7 +189,7 @@ def changing(rng: np.random.Generator) -> np.ndarray:
         (lambda: lyapunov_exponents([1j * np.eye(2)]), DataError, "complex"),
         (lambda: lyapunov_exponents(["a"]), DataError, "neither a matrix nor has matmat"),
         (lambda: lyapunov_exponents([object()]), DataError, "neither a matrix nor has matmat"),
-        (lambda: lyapunov_exponents([]), UsageError, "but 0 were given"),
+        (lambda: lyapunov_exponents([]), UsageError, "layers is empty; a chain needs at least one layer"),
         (lambda: lyapunov_exponents([np.eye(2)], depth=2), UsageError, "but 1 were given"),
         (lambda: lyapunov_exponents(haar(2)), UsageError, "give depth="),
         (lambda: lyapunov_exponents(haar(2), depth=0), UsageError, "depth is 0"),

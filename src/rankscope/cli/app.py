@@ -15,7 +15,7 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-theory_app = typer.Typer(help="What depth must do to rank: random chains, and the predictions for them.")
+theory_app = typer.Typer(help="What depth must do to rank: random chains, predictions, a network's exponents.")
 app.add_typer(theory_app, name="theory")
 
 _MODEL_HELP = "timm:NAME, torchvision:NAME, hf:NAME, path/to/file.py:factory, or digits (the network of the demo)."
@@ -102,6 +102,9 @@ def profile_command(
         str | None, typer.Option(metavar="SIZE", help="Workspace, such as 2GB; default: 4 GiB or half of what is free.")
     ] = None,
     certify: Annotated[bool, typer.Option(help="Bound the error of every rank with float64 probes.")] = True,
+    theory: Annotated[
+        bool, typer.Option("--theory", help="Lay the prediction for random layers of the same widths over it.")
+    ] = False,
     out: Annotated[
         Path | None, typer.Option(metavar="RUN", help="Folder for the results; default: runs/MODEL.")
     ] = None,
@@ -134,7 +137,7 @@ def profile_command(
         certify=certify,
         out=out,
     )
-    run(request, as_json=as_json, quiet=quiet)
+    run(request, as_json=as_json, quiet=quiet, theory=theory)
 
 
 @app.command("demo")
@@ -416,3 +419,53 @@ def theory_predict_command(
     from rankscope.cli.theory import predict
 
     predict(width, depth, tolerance=tolerance, law=law, as_json=as_json)
+
+
+@theory_app.command("exponents")
+def theory_exponents_command(
+    model: ModelArgument,
+    weights: Annotated[str, typer.Option(help="pretrained, random, or a .safetensors or .pt FILE.")] = "pretrained",
+    seed: SeedOption = 0,
+    num_classes: ClassesOption = None,
+    images: Annotated[
+        str | None,
+        typer.Option(help="photos, digits, noise, a folder, or a file; as rankscope profile.", show_default=False),
+    ] = None,
+    limit: Annotated[int | None, typer.Option(help="At most this many images, drawn at random from the seed.")] = None,
+    cut_points: Annotated[
+        str, typer.Option(help="Where blocks may end: blocks, or names and globs separated by commas.")
+    ] = "blocks",
+    top: Annotated[int, typer.Option(help="How many leading exponents.")] = 64,
+    dtype: Annotated[str, typer.Option(help="float64 or float32.")] = "float64",
+    device: DeviceOption = "auto",
+    out: Annotated[
+        Path | None, typer.Option(metavar="RUN", help="Folder for the results; default: runs/MODEL.")
+    ] = None,
+    as_json: JsonOption = False,
+    debug: DebugOption = False,
+) -> None:
+    """Measure the Lyapunov exponents of a network's own chain of equal-width blocks (transformers, mixers)."""
+    from rankscope.cli.options import Request
+    from rankscope.cli.theory import run_exponents
+
+    request = Request.parse(
+        model=model,
+        weights=weights,
+        seed=seed,
+        num_classes=num_classes,
+        images=images,
+        limit=limit,
+        patch=None,
+        patch_offset=None,
+        columns=None,
+        background="image",
+        tolerance="paper",
+        cut_points=cut_points,
+        dtype=dtype,
+        device=device,
+        chunk_size="auto",
+        memory_budget=None,
+        certify=False,
+        out=out,
+    )
+    run_exponents(request, top=top, as_json=as_json)

@@ -21,14 +21,14 @@ from rankscope.loading import calibrate_batchnorm, load_images, load_model
 if TYPE_CHECKING:
     from rankscope.loading import Images, LoadedModel
 
-__all__ = ["measure", "run", "write"]
+__all__ = ["load", "measure", "run", "write"]
 
 _CALIBRATION = 32  # images a batch; BatchNorm statistics want at least 8
 _NOISE = 16
 
 
-def run(request: Request, *, as_json: bool, quiet: bool) -> None:
-    """The whole command."""
+def run(request: Request, *, as_json: bool, quiet: bool, theory: bool = False) -> None:
+    """The whole command; ``theory`` lays random layers of the same widths over the figure and the output."""
     make_folder(request.out)
     report = progress_for(False if quiet else None, "Jacobian rank")
     # what a model's own code prints must not mix with the result
@@ -37,24 +37,21 @@ def run(request: Request, *, as_json: bool, quiet: bool) -> None:
             profile = measure(request, report)
         finally:
             report.close()
-        write(profile, request.out)
+        write(profile, request.out, theory=theory)
         _discard(request.out / "partial")
     if as_json:
-        print(json.dumps(profile.to_dict(), indent=1, allow_nan=False))
+        beside = {"against_random": profile.against_random().to_dict()} if theory else {}
+        print(json.dumps(profile.to_dict() | beside, indent=1, allow_nan=False))
     elif not quiet:
         print(profile)
+        if theory:
+            print(profile.against_random())
         print(f"report: {request.out / 'report.html'}")
 
 
 def measure(request: Request, report: Reporter) -> JacobianProfile:
     """Load what the request names and measure it; on an interrupt say how much is kept."""
-    report(0, None, f"loading {request.model}")
-    loaded = load_model(request.model, weights=request.weights, seed=request.seed, num_classes=request.num_classes)
-    report(0, None, "reading images")
-    inputs, images, notes = _inputs(request, loaded)
-    if loaded.random and images is not None:
-        # on the CPU, where it repeats exactly: finished images are found again by the weights they belong to
-        notes += _calibrate(loaded, images, request.seed)
+    loaded, inputs, images, notes = load(request, report)
     model = loaded.model.to(request.device)
     provenance: dict[str, Any] = {
         "model": loaded.name,
@@ -81,6 +78,26 @@ def measure(request: Request, report: Reporter) -> JacobianProfile:
             names=None if images is None else lambda i: images.names[i],
             provenance=provenance,
         )
+
+
+def load(request: Request, report: Reporter | None = None) -> tuple[LoadedModel, Any, Images | None, list[str]]:
+    """The model, what to measure it on, the images that this consists of (``None`` for other inputs), and notes.
+
+    Random weights have seen the images, so that BatchNorm has statistics of them.
+    """
+
+    def say(text: str) -> None:
+        if report is not None:
+            report(0, None, text)
+
+    say(f"loading {request.model}")
+    loaded = load_model(request.model, weights=request.weights, seed=request.seed, num_classes=request.num_classes)
+    say("reading images")
+    inputs, images, notes = _inputs(request, loaded)
+    if loaded.random and images is not None:
+        # on the CPU, where it repeats exactly: finished images are found again by the weights they belong to
+        notes += _calibrate(loaded, images, request.seed)
+    return loaded, inputs, images, notes
 
 
 @contextlib.contextmanager
@@ -135,14 +152,19 @@ def _calibrate(loaded: LoadedModel, images: Images, seed: int) -> list[str]:
     return [] if note is None else [note]
 
 
-def write(profile: JacobianProfile, out: Path) -> None:
-    """``profile.json``, ``profile.safetensors``, ``profile.png``, ``profile.svg`` and ``report.html``."""
+def write(profile: JacobianProfile, out: Path, *, theory: bool = False) -> None:
+    """``profile.json``, ``profile.safetensors``, ``profile.png``, ``profile.svg`` and ``report.html``.
+
+    With ``theory`` also ``against-random.json``, and the prediction in the figure.
+    """
     from rankscope._base.style import figure_style
     from rankscope.report import profile_page
 
     profile.save(out)
+    if theory:
+        write_whole(out / "against-random.json", profile.against_random().to_json() + "\n")
     with figure_style():
-        figure: Any = profile.plot().figure
+        figure: Any = profile.plot(theory=theory).figure
         for kind in ("png", "svg"):
             buffer = io.BytesIO()
             # no date: the same profile gives the same file

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import json
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,9 +13,10 @@ from rankscope._base.errors import UsageError
 from rankscope.jacobian.profile_files import make_folder, write_whole
 
 if TYPE_CHECKING:
+    from rankscope.cli.options import Request
     from rankscope.theory import ChainProfile
 
-__all__ = ["predict", "run_chain", "write_chain"]
+__all__ = ["predict", "run_chain", "run_exponents", "write_chain"]
 
 
 def run_chain(*, seeds: str, tolerance: str, residual: str | None, out: Path, as_json: bool, **options: Any) -> None:
@@ -53,6 +56,42 @@ def predict(width: int, depth: int, *, tolerance: str, law: str, as_json: bool) 
     # an unknown law is refused there, with the known ones named
     found = predicted_rank(width, depth, tolerance, law=law)  # type: ignore[arg-type]
     print(json.dumps(found.to_dict(), indent=1, allow_nan=False) if as_json else found)
+
+
+def run_exponents(request: Request, *, top: int, as_json: bool) -> None:
+    """Load the model and its images, measure, write ``exponents.json``, CSV and figures, print the table or JSON."""
+    from dataclasses import replace
+
+    from rankscope.cli.profile import load
+    from rankscope.cli.results import as_json_text, write_result
+    from rankscope.jacobian import chain_exponents
+
+    if top < 1:
+        raise UsageError(f"--top is {top}; at least one exponent is needed")
+    make_folder(request.out)
+    # what a model's own code prints must not mix with the result
+    with contextlib.redirect_stdout(sys.stderr):
+        loaded, inputs, images, notes = load(request)
+        found = chain_exponents(
+            loaded.model.to(request.device),
+            inputs,
+            cut_points=request.cut_points,
+            top=top,
+            dtype=request.dtype,
+            seed=request.seed,
+            name=loaded.name,
+        )
+        found = replace(
+            found,
+            images=found.images if images is None else tuple(images.names[: len(found.images)]),
+            notes=(f"weights: {loaded.weights}", *loaded.notes, *notes, *found.notes),
+        )
+        tables = {"exponents": found.table(), "exponents-by-image": found.frame()}
+        figure: Any = found.plot().figure
+        write_result(request.out, "exponents", found.to_dict(), tables, figure)
+    print(as_json_text(found.to_dict()) if as_json else found)
+    if not as_json:
+        print(f"written: exponents.json, .csv, .png and .svg, exponents-by-image.csv in {request.out}")
 
 
 def _seeds(text: str) -> list[int]:

@@ -103,11 +103,12 @@ def _comparison(trained: JacobianProfile, untrained: JacobianProfile) -> list[Fi
 def _figure(profiles: dict[str, JacobianProfile]) -> Figure:
     axes: Any = None
     for name, profile in profiles.items():
-        axes = profile.plot(ax=axes, label=name)
+        axes = profile.plot(ax=axes, label=name, theory=True)
     return figure_of(
         axes,
         "Rank of the full Jacobian (64 columns) of every sub-network. Solid: function rank, the largest over the "
-        "images; dashed: median image; band: from the smallest to the largest.",
+        "images; dashed: median image; band: from the smallest to the largest. Dotted: expected rank of random layers of the "
+        "same widths.",
         name="digits",
     )
 

@@ -18,6 +18,7 @@ from rankscope.demo.context import Context, Measured
 from rankscope.demo.digits_section import digits_section
 from rankscope.demo.feature_space_section import classification_section, deficit_section_of_digits, feature_section
 from rankscope.demo.photographs_section import photographs_section
+from rankscope.demo.theory_section import theory_section
 from rankscope.jacobian.profile_files import make_folder, write_whole
 from rankscope.report import Page
 
@@ -31,6 +32,7 @@ SECTIONS: Mapping[str, Part] = {
     "features": feature_section,
     "classification": classification_section,
     "deficit": deficit_section_of_digits,
+    "theory": theory_section,
 }
 
 
@@ -107,8 +109,8 @@ def run_demo(
         [part.section for part in parts.values()],
         lead=(
             "How much of the input's independent information survives to each layer: the Jacobian rank of every "
-            "sub-network, then how many dimensions the features span, how many of them classification needs, and which "
-            "classes depend on others; all measured on this machine. The same numbers lie beside this page as JSON."
+            "sub-network, then how many dimensions the features span, how many of them classification needs, which "
+            "classes depend on others, and what depth alone does to random layers; all measured on this machine. The same numbers lie beside this page as JSON."
         ),
         footer=f"rankscope {versions().get('rankscope', '')}, {time.perf_counter() - started:.0f} s on "
         f"{device_name('cpu')}.",

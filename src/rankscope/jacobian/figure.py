@@ -11,13 +11,20 @@ from rankscope._base.style import COLOURS, TEXT_WIDTH, figure_style, new_axes
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
+    from rankscope.jacobian.against_random import AgainstRandom
     from rankscope.jacobian.profile import JacobianProfile
 
-__all__ = ["plot_profile"]
+__all__ = ["plot_against_random", "plot_profile"]
+
+_RANDOM = "random layers, same widths"
 
 
-def plot_profile(profile: JacobianProfile, *, ax: Axes | None = None, label: str | None = None) -> Axes:
+def plot_profile(
+    profile: JacobianProfile, *, ax: Axes | None = None, label: str | None = None, theory: bool = False
+) -> Axes:
     """Function rank (line), median (dashed), range over the images (band), certified bounds (whiskers), rises (rings).
+
+    With ``theory`` the prediction for random layers (dotted).
 
     Draw a second profile into the same axes to compare; both need the same cut points.
     """
@@ -44,20 +51,62 @@ def plot_profile(profile: JacobianProfile, *, ax: Axes | None = None, label: str
             upper = np.array([r["function_rank"]["upper"] for r in rows], dtype=float)
             error = np.where(certified, [top - lower, upper - top], 0.0)
             ax.errorbar(x, top, yerr=error, fmt="none", ecolor=colour, elinewidth=0.9, capsize=2, zorder=2)
+        if theory:
+            # one prediction is black; further ones take their profile's colour
+            drawn = any(line.get_gid() == "random layers" for line in ax.lines)
+            _draw_random(ax, [x.predicted for x in profile.against_random().layers], colour if drawn else "#000000")
         rising = [i for i, r in enumerate(rows) if r["rises_by"]]
         if rising:
             ax.scatter(x[rising], top[rising], s=60, facecolors="none", edgecolors="#000000", linewidths=0.9, zorder=4)
         branches = [i for i, r in enumerate(rows) if not r["true_cut"]]
         if branches:
             ax.scatter(x[branches], top[branches], marker="x", s=22, color="#000000", zorder=5, linewidths=0.9)
-        ax.set_xticks(x, [r["name"] for r in rows], rotation=60, ha="right", rotation_mode="anchor")
-        ax.set_xlim(-0.4, len(rows) - 0.6)
-        ax.set_ylim(bottom=0, top=max(ax.get_ylim()[1], float(top.max(initial=1)) * 1.06))
-        ax.set_xlabel("sub-network, from the input to")
-        ax.set_ylabel("Jacobian rank")
+        _frame(ax, [r["name"] for r in rows], float(top.max(initial=1)))
         _legend(ax, len(profile.images), rising=bool(rising), branches=bool(branches))
         ax.set_title(f"{profile.columns}, tolerance {profile.tolerance.name}", loc="left")
     return ax
+
+
+def plot_against_random(compared: AgainstRandom, *, ax: Axes | None = None) -> Axes:
+    """Measured function rank and the random chain's, over the cut points."""
+    layers = compared.layers
+    with figure_style():
+        if ax is None:
+            ax = new_axes(max(3.35, min(TEXT_WIDTH, 0.24 * len(layers) + 1.4)), 2.7)
+        x = np.arange(len(layers))
+        top = [entry.measured for entry in layers]
+        (line,) = ax.plot(x, top, marker="o", color=COLOURS[0], label=compared.model, zorder=3, clip_on=False)
+        line.set_gid("function rank")
+        _draw_random(ax, [entry.predicted for entry in layers], "#000000")
+        _frame(ax, [entry.name for entry in layers], max(top))
+        _legend(ax, 1, rising=False, branches=False)
+        ax.set_title(f"{compared.columns:,} columns, tolerance {compared.tolerance.name}", loc="left")
+    return ax
+
+
+def _draw_random(ax: Axes, predicted: list[float], colour: str) -> None:
+    """Dotted; one legend entry for all, and one line for profiles of the same widths."""
+    before = [line for line in ax.lines if line.get_gid() == "random layers"]
+    if any(np.array_equal(np.asarray(line.get_ydata()), predicted) for line in before):
+        return
+    (line,) = ax.plot(
+        np.arange(len(predicted)),
+        predicted,
+        color=colour,
+        linestyle=(0, (1, 1.2)),
+        linewidth=1.4,
+        label="_again" if before else _RANDOM,
+        zorder=4,
+    )
+    line.set_gid("random layers")
+
+
+def _frame(ax: Axes, names: list[str], highest: float) -> None:
+    ax.set_xticks(np.arange(len(names)), names, rotation=60, ha="right", rotation_mode="anchor")
+    ax.set_xlim(-0.4, len(names) - 0.6)
+    ax.set_ylim(bottom=0, top=max(ax.get_ylim()[1], highest * 1.06))
+    ax.set_xlabel("sub-network, from the input to")
+    ax.set_ylabel("Jacobian rank")
 
 
 def _legend(ax: Axes, images: int, *, rising: bool, branches: bool) -> None:
@@ -66,6 +115,7 @@ def _legend(ax: Axes, images: int, *, rising: bool, branches: bool) -> None:
     from matplotlib.patches import Patch
 
     handles: list[Any] = [line for line in ax.lines if line.get_gid() == "function rank"]
+    handles += [line for line in ax.lines if line.get_gid() == "random layers" and line.get_label() == _RANDOM]
     earlier = ax.get_legend()
     known = {text.get_text() for text in earlier.get_texts()} if earlier is not None else set()
     grey = "#777777"

@@ -15,6 +15,8 @@ if TYPE_CHECKING:
     import pandas as pd
     from matplotlib.axes import Axes
 
+    from rankscope.jacobian.against_random import AgainstRandom
+
 __all__ = ["SCHEMA_VERSION", "JacobianProfile", "Layer"]
 
 SCHEMA_VERSION = 1
@@ -219,11 +221,23 @@ class JacobianProfile:
 
         return load(Path(path))
 
-    def plot(self, *, ax: Axes | None = None, label: str | None = None) -> Axes:
-        """Rank over depth: function rank as a line, the range over the images as a band, bounds as whiskers."""
+    def against_random(self) -> AgainstRandom:
+        """This profile beside the Gaussian prediction for a chain of the same widths and depth.
+
+        Raises ``UsageError`` when the tolerance has an absolute part.
+        """
+        from rankscope.jacobian.against_random import against_random
+
+        return against_random(self)
+
+    def plot(self, *, ax: Axes | None = None, label: str | None = None, theory: bool = False) -> Axes:
+        """Rank over depth: function rank as a line, the range over the images as a band, bounds as whiskers.
+
+        ``theory`` lays the prediction for random layers of the same widths and depth over it (``against_random``).
+        """
         from rankscope.jacobian.figure import plot_profile
 
-        return plot_profile(self, ax=ax, label=label)
+        return plot_profile(self, ax=ax, label=label, theory=theory)
 
     def __str__(self) -> str:
         from rankscope.jacobian.text import profile_text

@@ -25,16 +25,18 @@ def profile_page(profile: JacobianProfile) -> Page:
 
 
 def profile_section(profile: JacobianProfile, *, title: str | None = None, name: str = "profile") -> Section:
-    """Sentences, the figure, and every table of one profile."""
+    """Sentences, the figure with the random layers laid over it, and every table of one profile."""
+    theory = not profile.tolerance.atol
+    dotted = "Dotted: expected rank of random layers of the same widths. " if theory else ""
     caption = (
         f"Function rank (line) and range over the images (band) of every sub-network; whiskers are certified bounds. "
-        f"{profile.columns}, tolerance {profile.tolerance.name}."
+        f"{dotted}{profile.columns}, tolerance {profile.tolerance.name}."
     )
     return Section(
         title=title or f"Jacobian rank of {profile.model}",
         lead=f"Weights: {profile.weights}. Columns: {profile.columns}. Background: {profile.background}.",
         findings=findings(profile),
-        figures=(figure_of(profile.plot(), caption, name=name),),
+        figures=(figure_of(profile.plot(theory=theory), caption, name=name),),
         tables=(rank_table(profile), conventions_table(profile), image_table(profile)),
         provenance=provenance(profile),
     )

@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any, Literal
 
+from rankscope.jacobian.against_random import MEANING
+
 if TYPE_CHECKING:
     from rankscope.jacobian import JacobianProfile
 
@@ -43,6 +45,8 @@ def _results(profile: JacobianProfile, rows: list[dict[str, Any]]) -> Iterator[s
     )
     yield from _loss(rows)
     yield from _spread(profile, rows)
+    if not profile.tolerance.atol:
+        yield profile.against_random().sentence
     others = _conventions(profile)
     if others:
         yield f"At {last['name']} the same spectra read with other tolerances give " + " and ".join(others) + "."
@@ -150,6 +154,12 @@ def _meanings(profile: JacobianProfile) -> Iterator[str]:
             "that the full rank falls, not proof: the paper's Lemma 2 holds for exact rank at one input, not for "
             "numerical rank or for the maximum over inputs."
         )
+    yield (
+        f"No random layers are laid over the measurement: {profile.tolerance.name} has an absolute part, and they have "
+        "no scale of their own."
+        if profile.tolerance.atol
+        else MEANING
+    )
     if profile.background == "zero":
         yield "Outside the patch the image was set to zero, as the authors' code does; the ranks hold at that input."
 

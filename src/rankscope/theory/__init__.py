@@ -2,12 +2,13 @@
 
 from rankscope.theory.bounds import CompositionBound, composition_bound, stability_radius
 from rankscope.theory.chains import ChainSpectrum, chain_singular_values
-from rankscope.theory.deep_chain import deep_chain
+from rankscope.theory.chain_bench import deep_chain
 from rankscope.theory.gaussian import GaussianExponents, critical_std, gaussian_exponents, growth_rate
 from rankscope.theory.lyapunov import LyapunovExponents, lyapunov_exponents
 from rankscope.theory.marchenko_pastur import marchenko_pastur_rank
 from rankscope.theory.prediction import RankPrediction, depth_to_rank, predicted_rank
 from rankscope.theory.profile import ChainProfile, ChainRun, ChainStep
+from rankscope.theory.rectangular import rectangular_chain_rank
 from rankscope.theory.residual import ResidualExponents, relu_width, residual_exponents
 
 __all__ = [
@@ -30,6 +31,7 @@ __all__ = [
     "lyapunov_exponents",
     "marchenko_pastur_rank",
     "predicted_rank",
+    "rectangular_chain_rank",
     "relu_width",
     "residual_exponents",
     "stability_radius",

@@ -50,7 +50,9 @@ def init_std(init: str, width: int) -> float:
             raise
         except ValueError:
             pass
-    raise UsageError(f"unknown init {init!r}; {nearest(init, _INITS)} Any normal(std) will do, or a callable")
+    raise UsageError(
+        f"unknown init {init!r}; {nearest(init, _INITS).rstrip('?')} (any normal(std) will do, and so will a callable)"
+    )
 
 
 def sample_weights(init: Init, width: int, rng: np.random.Generator, layer: int) -> torch.Tensor:

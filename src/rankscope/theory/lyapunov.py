@@ -223,6 +223,8 @@ def _source(
         return lambda index: sampler(rng), positive_integer("depth", depth)
     if not isinstance(layers, Sequence) or isinstance(layers, str):
         raise UsageError(f"layers is a {type(layers).__name__}; give a sampler or a sequence of matrices")
+    if not len(layers):
+        raise UsageError("layers is empty; a chain needs at least one layer")
     available = len(layers) - burn_in
     depth = available if depth is None else positive_integer("depth", depth)
     if available < 1 or depth > available:

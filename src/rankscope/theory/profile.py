@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -49,11 +50,15 @@ class ChainStep:
 
 @dataclass(frozen=True, eq=False)
 class ChainRun:
-    """One random chain: its seed, one step per depth, and the depth at which float32 stopped it, if it did."""
+    """One random chain: its seed, one step per depth, and the depth at which float32 stopped it, if it did.
+
+    ``singular`` holds (layer counted from 1, rank) of weights that a caller's init made singular.
+    """
 
     seed: int
     steps: tuple[ChainStep, ...]
     stopped_at: int | None = None
+    singular: tuple[tuple[int, int], ...] = ()
 
 
 @dataclass(frozen=True, eq=False)
@@ -205,17 +210,20 @@ class ChainProfile:
             (dimensions, self.predicted[1], _FEATURES, "s", "feature dimension (PCA)"),
         )
         every = max(1, self.depth // 12)
+        name = "linear chain" if "comparison" in self.prediction else "theory"
         for values, theory, colour, marker, label in series:
             part, shown = values[:, :reached], depths[:reached]
+            first = marker == "o"
             ax.fill_between(shown, np.nanmin(part, 0), np.nanmax(part, 0), color=colour, alpha=0.25, linewidth=0)
+            # where both curves are one, the wide line with filled markers shows around the thin one with open ones
             ax.plot(
-                shown, np.nanmean(part, 0), color=colour, marker=marker, markevery=every, ms=3, lw=1, label=label
+                shown, np.nanmean(part, 0), color=colour, marker=marker, markevery=every, label=label,
+                ms=3.5 if first else 5, lw=2 if first else 0.9, markerfacecolor=colour if first else "none",
             )  # fmt: skip
             if np.isfinite(theory).any():
-                ax.plot(depths, theory, color="black", ls=(0, (4, 2)) if marker == "o" else (0, (1, 1.5)), lw=0.9)
-        if np.isfinite(self.predicted[0]).any():
-            comparison = "comparison" in self.prediction
-            ax.plot([], [], color="black", ls=(0, (4, 2)), lw=0.9, label="linear chain" if comparison else "theory")
+                dashes = (0, (4, 2)) if first else (0, (1, 1.5))
+                text = f"{name}, {'rank' if first else 'features'}"
+                ax.plot(depths, theory, color="black", ls=dashes, lw=0.9, label=text)
         if any(run.stopped_at for run in self.runs):
             ax.axvline(reached, color="0.5", lw=0.8)
             ax.annotate(
@@ -226,7 +234,7 @@ class ChainProfile:
         ax.set_ylim(0, self.width * 1.03)
         ax.set_xlabel("depth (layers)", fontsize=8)
         ax.set_ylabel("dimensions", fontsize=8)
-        ax.set_title(self._title(), fontsize=8)
+        ax.set_title("\n".join(textwrap.wrap(self._title(), 46)), fontsize=8)
         ax.tick_params(labelsize=7)
         ax.spines[["top", "right"]].set_visible(False)
         ax.legend(fontsize=7, frameon=False)
@@ -254,6 +262,7 @@ class ChainProfile:
             "feature_tolerance": as_tolerance("paper").to_dict(),
             "float32_stop": self.float32_stop,
             "seeds": [run.seed for run in self.runs],
+            "singular_layers": [[list(pair) for pair in run.singular] for run in self.runs],
             "stopped_at": [run.stopped_at for run in self.runs],
             "jacobian_ranks": plain(self.jacobian_ranks),
             "feature_dimensions": plain(self.feature_dimensions),
@@ -294,6 +303,11 @@ class ChainProfile:
         for run in self.runs:
             if run.stopped_at:
                 lines.append(f"seed {run.seed}: stopped at layer {run.stopped_at}, all of |J| below {EPS32:.3g}")
+            for layer, rank in run.singular[:3]:
+                drop = "; rank drops exactly there" if self.residual is None else ""
+                lines.append(f"seed {run.seed}: the weights of layer {layer} are singular, of rank {rank}{drop}")
+            if len(run.singular) > 3:
+                lines.append(f"seed {run.seed}: and those of {len(run.singular) - 3} more layers")
         if self.rises:
             at = ", ".join(f"layer {depth} (seed {seed})" for seed, depth in self.rises[:4])
             lines.append(f"the numerical rank rose at {at}{' and more' if len(self.rises) > 4 else ''}")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import cache
 from numbers import Integral, Real
 from typing import Any
@@ -26,7 +26,7 @@ from rankscope.theory._blocks import (
     init_std,
     sample_weights,
 )
-from rankscope.theory._matrices import positive_integer
+from rankscope.theory._matrices import as_matrix, positive_integer
 from rankscope.theory.prediction import relative_tolerance
 from rankscope.theory.profile import ChainProfile, ChainRun, ChainStep
 
@@ -179,16 +179,40 @@ def _run(
     steps: list[ChainStep] = []
     chain = _linear if block.linear else _nonlinear
     rtol = tolerance.relative(shape)
+    watched = None if isinstance(init, str) else _Watched(init)  # Gaussian weights are almost surely regular
     with torch.no_grad():
-        states = chain(np.random.default_rng(seed), shape, depth, init, block, samples, dtype)
+        states = chain(np.random.default_rng(seed), shape, depth, watched or init, block, samples, dtype)
         for layer, (jacobian, log_scale, features) in enumerate(states, 1):
             largest = float(jacobian.abs().max())
             if float32_stop and (largest == 0 or math.log(largest) + log_scale < math.log(EPS32)):
-                return ChainRun(seed, tuple(steps), layer)
+                return ChainRun(seed, tuple(steps), layer, tuple(watched.singular) if watched else ())
             spectrum = _jacobian_spectrum(jacobian, rtol)
             top = math.log(spectrum.sigma_max) + log_scale if spectrum.sigma_max else -math.inf
             steps.append(ChainStep(layer, spectrum, _covariance_spectrum(features, shape[0], jacobian.dtype), top))
-    return ChainRun(seed, tuple(steps))
+    return ChainRun(seed, tuple(steps), singular=tuple(watched.singular) if watched else ())
+
+
+class _Watched:
+    """A caller's init that remembers which of its layers are singular to working precision, and their rank."""
+
+    def __init__(self, init: Callable[[np.random.Generator], Any]) -> None:
+        self.init = init
+        self.layers = 0
+        self.singular: list[tuple[int, int]] = []
+
+    def __call__(self, rng: np.random.Generator) -> Any:
+        self.layers += 1
+        weights = as_matrix(self.init(rng), f"what init returned for layer {self.layers} (counted from 1)")
+        if weights.shape[0] == weights.shape[1]:
+            limit = len(weights) * float(np.finfo(np.float64).eps)
+            # an LU factorisation costs a twentieth of a singular value decomposition; only what it suspects is decomposed
+            pivots = torch.linalg.lu_factor_ex(torch.from_numpy(weights))[0].diagonal().abs()
+            if float(pivots.min()) <= 1e3 * limit * float(pivots.max()):
+                sigma = np.linalg.svd(weights, compute_uv=False)
+                rank = int((sigma > limit * sigma[0]).sum())
+                if rank < len(weights):
+                    self.singular.append((self.layers, rank))
+        return weights
 
 
 def _linear(

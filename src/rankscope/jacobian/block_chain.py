@@ -1,0 +1,274 @@
+"""``chain_exponents``: Lyapunov-style exponents of a real network's chain of equal-width blocks (paper, Theorem 4)."""
+
+from __future__ import annotations
+
+import math
+import time
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from rankscope._base.errors import CutPointError, DataError, UsageError
+from rankscope._base.progress import Progress, progress_for
+from rankscope._base.provenance import device_name, versions
+from rankscope.jacobian.block_runner import BlockRunner
+from rankscope.jacobian.exponents_record import ChainExponents
+from rankscope.jacobian.measure import _device, _dtype, _finite_weights
+from rankscope.jacobian.methods import Method, choose_method
+from rankscope.jacobian.runner import Runner
+from rankscope.slicing import CallKey, CutPointsLike, ModuleCall, Sample, measuring, read_samples, select, trace
+
+if TYPE_CHECKING:
+    from rankscope.theory import LyapunovExponents
+
+__all__ = ["chain_exponents"]
+
+_TOP = 64
+
+
+@dataclass(frozen=True)
+class _Chain:
+    """Where the chain starts (None: the input itself), the calls that end its blocks, and what passes between them."""
+
+    start: ModuleCall | None
+    blocks: tuple[ModuleCall, ...]
+    shape: tuple[int, ...]
+
+    @property
+    def width(self) -> int:
+        return math.prod(self.shape)
+
+    def starts(self) -> list[CallKey | None]:
+        return [None if self.start is None else self.start.key, *(b.key for b in self.blocks[:-1])]
+
+
+def chain_exponents(
+    model: nn.Module,
+    inputs: Any,
+    *,
+    cut_points: CutPointsLike = "blocks",
+    top: int = _TOP,
+    dtype: torch.dtype | str | None = "float64",
+    chunk_size: int = 64,
+    device: torch.device | str | None = None,
+    limit: int | None = None,
+    seed: int = 0,
+    progress: bool | Progress | None = None,
+    name: str | None = None,
+) -> ChainExponents:
+    """Rates at which a network's own blocks stretch and shrink perturbations: λ_k, nats per block.
+
+    The longest run of cut points of one output shape is the chain; its factors are the Jacobians J_l of its blocks at
+    the point that the input takes there. An orthonormal frame is pushed through each by forward mode and made
+    orthonormal again (QR); λ_k is the mean of log|R_kk| over the blocks. exp(L·(λ_1 + … + λ_k)) is the factor by
+    which the volume of the frame's first k directions grows over the L blocks; with all of them (``top`` ≥ width)
+    the sum of the exponents is the mean of log|det J_l|.
+
+    The frame starts at random. In a chain this short its start is part of the answer: λ_k is what random directions
+    meet, and lies below (1/L)·log σ_k of the whole product for the leading k, the more the fewer the blocks.
+
+    Parameters
+    ----------
+    model : torch.nn.Module
+        In evaluation mode; left as it was.
+    inputs
+        As in ``jacobian_rank``; one spectrum of exponents each.
+    cut_points : str or list of str
+        Where blocks may end; those that are no true cut are left out. ``"blocks"`` finds a transformer's or mixer's
+        own; names or globs choose them.
+    top : int
+        How many leading exponents at most; all where the width is no larger. Width is tokens × channels (37,824 for
+        ViT-T), so all are out of reach there.
+    dtype : torch.dtype or str, optional
+        float64 (default), so that singular blocks show as such; float32 is about twice as fast and cannot tell
+        shrinking below 1e-7 from zero. None: the model's own.
+    chunk_size : int
+        Tangents pushed at once.
+    device : torch.device or str, optional
+        Where to compute; default: where the model is.
+    limit : int, optional
+        Use at most this many samples.
+    seed : int
+        Of the frame's start, the same for every input.
+    progress : bool or callable, optional
+        As in ``jacobian_rank``.
+    name : str, optional
+        What the record calls the model; default: its class.
+
+    Raises
+    ------
+    CutPointError
+        When there is no run of two blocks or more of one width; the message names the shapes seen.
+    UsageError, DataError, ModelError, DeviceError
+        As in ``jacobian_rank``; DataError also when a block's Jacobian is not finite.
+    MeasurementError
+        When no way to push tangents works.
+
+    Examples
+    --------
+    >>> import torch, rankscope as rs
+    >>> net = torch.nn.Sequential(*[torch.nn.Linear(4, 4) for _ in range(3)]).double().eval()
+    >>> found = rs.chain_exponents(net, torch.zeros(1, 4, dtype=torch.float64))
+    >>> logs = [torch.linalg.slogdet(layer.weight)[1] for layer in net]
+    >>> bool(abs(found.mean.sum() - sum(logs) / 3) < 1e-12)
+    True
+    """
+    from rankscope.theory import lyapunov_exponents
+
+    started = time.perf_counter()
+    for what, value in (("top", top), ("chunk_size", chunk_size)):
+        if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+            raise UsageError(f"{what} is {value!r}; it must be a whole number of at least 1")
+    if isinstance(seed, bool) or not isinstance(seed, int) or seed < 0:
+        raise UsageError(f"seed is {seed!r}; it must be a whole number of at least 0")
+    where = _device(model, device)
+    work_dtype, notes = _dtype(model, dtype)
+    _finite_weights(model)
+    samples = read_samples(model, inputs, limit=limit)
+    first = next(samples)
+    home = next((p.device for p in model.parameters()), torch.device("cpu"))
+    home_dtype = next((p.dtype for p in model.parameters() if p.is_floating_point()), first.x.dtype)
+    traced = trace(model, first.to(home, home_dtype))
+    chain = _longest(traced.model, select(model, traced, cut_points), tuple(first.x.shape[1:]))
+    tracked = min(top, chain.width)
+    if tracked < chain.width:
+        notes.append(
+            f"the leading {tracked} of {chain.width:,} exponents, from a random orthonormal start (seed {seed}): their "
+            "sum is the growth of a random volume of so many dimensions"
+        )
+    notes.append(
+        f"over {len(chain.blocks)} blocks the frame keeps some of its random start: these are rates that random directions "
+        "meet, not Theorem 4's limit"
+    )
+
+    report = progress_for(progress, "chain exponents")
+    found: list[LyapunovExponents] = []
+    way = _Way()
+    with measuring(model, where):
+        try:
+            for index, raw in enumerate([first, *samples]):
+                if raw.x.shape != first.x.shape:
+                    raise DataError(
+                        f"{raw.name} has shape {tuple(raw.x.shape[1:])} where the first has "
+                        f"{tuple(first.x.shape[1:])}; give inputs of one shape"
+                    )
+                sample = raw.to(where, work_dtype)
+                operators = _operators(model, chain, sample, where, work_dtype, chunk_size, way)
+                found.append(lyapunov_exponents(operators, k=tracked, seed=seed))
+                report(index + 1, None, raw.name)
+        finally:
+            report.close()
+    assert way.method is not None
+    return ChainExponents(
+        model=name or traced.model,
+        blocks=tuple(b.name for b in chain.blocks),
+        start="the input" if chain.start is None else chain.start.name,
+        shape=chain.shape,
+        images=tuple(f"sample {i}" for i in range(len(found))),
+        per_image=tuple(found),
+        method=way.method.name,
+        dtype=str(work_dtype).removeprefix("torch."),
+        device=device_name(where),
+        failed_methods=tuple(way.failures),
+        notes=tuple(notes),
+        seconds=time.perf_counter() - started,
+        versions=versions(),
+    )
+
+
+def _longest(model: str, calls: list[ModuleCall], input_shape: tuple[int, ...]) -> _Chain:
+    """The longest run of true cuts of one shape; of equal runs the first. The input counts as what may start one."""
+    cuts = [c for c in calls if c.true_cut]
+    points: list[tuple[ModuleCall | None, tuple[int, ...]]] = [(None, input_shape)]
+    points += [(c, tuple(c.shape[1:])) for c in cuts if c.shape[0] == 1]
+    best: list[int] = []
+    run: list[int] = []
+    for i, (_, shape) in enumerate(points):
+        run = [*run, i] if run and points[run[-1]][1] == shape else [i]
+        if len(run) > len(best):
+            best = run
+    # A norm or dropout between blocks belongs to the block that follows; one after them to none. One before them moves
+    # the start.
+    blocks = [i for i in best[1:] if not _leaf(points[i][0])]
+    kept = [blocks[0] - 1, *blocks] if len(blocks) > 1 else best
+    if len(kept) < 3:
+        seen = ", ".join(f"{'input' if c is None else c.name} {'×'.join(map(str, s))}" for c, s in points[:12])
+        more = f" and {len(points) - 12} more" if len(points) > 12 else ""
+        raise CutPointError(
+            f"{model} has no chain of two blocks or more of one width along its true cuts: {seen}{more}; name cut points "
+            "of one shape (rs.layers(model) lists them), or use rs.jacobian_rank, which needs no equal widths"
+        )
+    chain = [points[i] for i in kept]
+    return _Chain(chain[0][0], tuple(c for c, _ in chain[1:] if c is not None), chain[0][1])
+
+
+def _leaf(call: ModuleCall | None) -> bool:
+    return call is None or call.leaf
+
+
+@dataclass
+class _Way:
+    """How tangents are pushed: found at the first block, kept for all."""
+
+    method: Method | None = None
+    failures: list[str] = field(default_factory=list)
+
+    def push(self, runner: BlockRunner, point: Sample, tangents: Tensor) -> Tensor:
+        if self.method is None:
+            self.method, out, self.failures = choose_method(runner, point, tangents)
+            return out[0]
+        return self.method(runner, point, tangents)[0]
+
+
+@dataclass(frozen=True)
+class _Operator:
+    """One block's Jacobian at one point, known through its products with float64 columns."""
+
+    runner: BlockRunner
+    point: Sample
+    shape: tuple[int, int]
+    chunk: int
+    way: _Way
+    block: str
+
+    def matmat(self, columns: NDArray[np.float64]) -> NDArray[np.float64]:
+        rows = torch.from_numpy(np.ascontiguousarray(columns.T)).to(self.runner.device, self.runner.dtype)
+        tangents = rows.view(len(rows), *self.point.x.shape[1:])
+        with self.runner.hooked():
+            parts = [self.way.push(self.runner, self.point, part).to("cpu", torch.float64).flatten(1)
+                     for part in tangents.split(self.chunk)]  # fmt: skip
+        product = torch.cat(parts)
+        if not torch.isfinite(product).all():
+            raise DataError(
+                f"the Jacobian of {self.block} has NaN or infinite entries on {self.point.name}; check the model's "
+                "weights and this input, or leave it out"
+            )
+        return np.asarray(product.numpy().T)
+
+
+def _operators(
+    model: nn.Module,
+    chain: _Chain,
+    sample: Sample,
+    device: torch.device,
+    dtype: torch.dtype,
+    chunk: int,
+    way: _Way,
+) -> list[_Operator]:
+    """The blocks' Jacobians at the points that this sample takes."""
+    keys = chain.starts()
+    inner = [k for k in keys if k is not None]
+    runner = Runner(model, inner, device, dtype)
+    with runner.hooked():
+        values = dict(zip(inner, runner.outputs(sample, sample.x), strict=True))
+    found = []
+    for start, block in zip(keys, chain.blocks, strict=True):
+        x = sample.x if start is None else values[start].view(1, *chain.shape)
+        between = BlockRunner(model, start, block.key, sample, device, dtype)
+        square = (chain.width, chain.width)
+        found.append(_Operator(between, replace(sample, x=x), square, chunk, way, block.name))
+    return found

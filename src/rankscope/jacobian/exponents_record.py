@@ -1,0 +1,200 @@
+"""The record of a real chain's exponents: one spectrum of rates an input, and its table, figure and JSON."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from rankscope._base.style import COLOURS, figure_style, new_axes
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from matplotlib.axes import Axes
+
+    from rankscope.theory import LyapunovExponents
+
+__all__ = ["ChainExponents"]
+
+
+@dataclass(frozen=True, eq=False)
+class ChainExponents:
+    """Lyapunov-style exponents of a network's chain of equal-width blocks. Prints as a table.
+
+    Attributes
+    ----------
+    model : str
+        Name of the model.
+    blocks : tuple of str
+        The cut points at which the blocks end, in the order in which they act.
+    start : str
+        The cut point at which the chain starts: what enters the first block.
+    shape : tuple of int
+        Of what every block takes and gives, without the batch dimension; its product is ``width``.
+    images : tuple of str
+        Names of the inputs.
+    per_image : tuple of LyapunovExponents
+        One record an input, exponents in nats per block.
+    method, dtype, device : str
+        How tangents were pushed, and what in.
+    failed_methods : tuple of str
+        Why faster ways were not used.
+    notes : tuple of str
+        What a reader has to know.
+    """
+
+    model: str
+    blocks: tuple[str, ...]
+    start: str
+    shape: tuple[int, ...]
+    images: tuple[str, ...]
+    per_image: tuple[LyapunovExponents, ...]
+    method: str
+    dtype: str
+    device: str
+    failed_methods: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
+    seconds: float = 0.0
+    versions: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def width(self) -> int:
+        """Numbers that pass from block to block."""
+        return int(np.prod(self.shape))
+
+    @property
+    def exponents(self) -> NDArray[np.float64]:
+        """λ_1 ≥ … ≥ λ_k of every input, nats per block, shape (inputs, k); −inf where the rank drops exactly."""
+        return np.stack([found.exponents for found in self.per_image])
+
+    @property
+    def complete(self) -> bool:
+        """Whether all exponents were tracked; their sum then is the mean of log|det J| over the blocks."""
+        return self.exponents.shape[1] == self.width
+
+    @property
+    def mean(self) -> NDArray[np.float64]:
+        """Mean over the inputs, shape (k,)."""
+        return np.asarray(self.exponents.mean(axis=0))
+
+    @property
+    def spread(self) -> NDArray[np.float64]:
+        """Standard deviation over the inputs, shape (k,); NaN for a single one or an infinite exponent."""
+        values = self.exponents
+        if len(values) < 2:
+            return np.full(values.shape[1], np.nan)
+        with np.errstate(invalid="ignore"):
+            return np.asarray(values.std(axis=0, ddof=1))
+
+    @property
+    def rank_drops(self) -> tuple[tuple[str, str, int], ...]:
+        """(image, block, rank left of the frame) wherever a block's Jacobian is singular on the frame."""
+        return tuple(
+            (image, self.blocks[layer - 1], rank)
+            for image, found in zip(self.images, self.per_image, strict=True)
+            for layer, rank in found.rank_drops
+        )
+
+    def table(self) -> pd.DataFrame:
+        """One row an exponent: ``k``, ``mean``, ``spread``, ``min`` and ``max`` over the inputs."""
+        import pandas as pd
+
+        values = self.exponents
+        return pd.DataFrame(
+            {
+                "k": np.arange(1, values.shape[1] + 1),
+                "mean": self.mean,
+                "spread": self.spread,
+                "min": values.min(axis=0),
+                "max": values.max(axis=0),
+            }
+        )
+
+    def frame(self) -> pd.DataFrame:
+        """One row an input and exponent: ``image``, ``k``, ``exponent``."""
+        import pandas as pd
+
+        rows = [
+            (image, k, value)
+            for image, found in zip(self.images, self.per_image, strict=True)
+            for k, value in enumerate(found.exponents.tolist(), 1)
+        ]
+        return pd.DataFrame(rows, columns=["image", "k", "exponent"])
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values for JSON; −inf and NaN become None."""
+        return {
+            "schema_version": 1,
+            "kind": "chain_exponents",
+            "model": self.model,
+            "start": self.start,
+            "blocks": list(self.blocks),
+            "shape": list(self.shape),
+            "width": self.width,
+            "tracked": self.exponents.shape[1],
+            "images": list(self.images),
+            "exponents": [_plain(row) for row in self.exponents],
+            "mean": _plain(self.mean),
+            "spread": _plain(self.spread),
+            "rank_drops": [list(drop) for drop in self.rank_drops],
+            "method": self.method,
+            "failed_methods": list(self.failed_methods),
+            "dtype": self.dtype,
+            "device": self.device,
+            "notes": list(self.notes),
+            "seconds": self.seconds,
+            "versions": dict(self.versions),
+        }
+
+    def to_json(self) -> str:
+        """``to_dict`` as text."""
+        return json.dumps(self.to_dict(), indent=1, allow_nan=False)
+
+    def plot(self, *, ax: Axes | None = None) -> Axes:
+        """Exponents by their index: mean as a line, range over the inputs as a band."""
+        values = np.where(np.isfinite(self.exponents), self.exponents, np.nan)
+        shown = np.isfinite(values).all(axis=0)
+        k = np.arange(1, values.shape[1] + 1)
+        with figure_style():
+            if ax is None:
+                ax = new_axes()
+            if len(values) > 1 and shown.any():
+                ax.fill_between(k, values.min(0), values.max(0), color=COLOURS[0], alpha=0.2, linewidth=0)
+            few = len(k) <= 40
+            ax.plot(k, values.mean(0), color=COLOURS[0], marker="o" if few else None, label=self.model)
+            ax.axhline(0, color="#777777", linewidth=0.7, linestyle=(0, (4, 2)))
+            of = "" if self.complete else f" of {self.width:,}"
+            ax.set_xlabel(f"index k (the leading {len(k)}{of})" if of else "index k")
+            ax.set_ylabel("exponent λ_k (nats per block)".replace("λ_k", "$λ_k$"))
+            ax.set_title(f"{self.model}: {len(self.blocks)} blocks of width {self.width:,}", loc="left")
+        return ax
+
+    def __str__(self) -> str:
+        size = "×".join(map(str, self.shape))
+        count = f"{len(self.images)} input{'s' * (len(self.images) != 1)}"
+        mean, spread = self.mean, self.spread
+        tracked = f"all {len(mean)}" if self.complete else f"{len(mean)} leading"
+        lines = [
+            f"{self.model}: {tracked} exponents of {len(self.blocks)} blocks of width {self.width:,} ({size}) on {count}",
+            f"from {self.start} through {self.blocks[0]} to {self.blocks[-1]}, {self.dtype} on {self.device}, {self.method}",
+            f"{'k':>7} {'nats per block':>15} {'spread over inputs':>19}",
+        ]  # fmt: skip
+        last = len(mean)
+        for k in sorted({1, 2, 3, 4, last, *np.linspace(1, last, 8).round().astype(int).tolist()} & {*range(1, last + 1)}):
+            deviation = "-" if np.isnan(spread[k - 1]) else f"{spread[k - 1]:.2g}"
+            lines.append(f"{k:>7} {mean[k - 1]:>15.5g} {deviation:>19}")
+        for image, block, rank in self.rank_drops[:4]:
+            lines.append(f"{block} is singular on {image}: rank {rank} of the frame is left")
+        if len(self.rank_drops) > 4:
+            lines.append(f"and {len(self.rank_drops) - 4} more such drops")
+        return "\n".join([*lines, *(f"note: {note}" for note in self.notes)])
+
+    __repr__ = __str__
+
+
+def _plain(values: NDArray[np.float64]) -> list[float | None]:
+    return [float(v) if np.isfinite(v) else None for v in values]

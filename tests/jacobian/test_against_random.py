@@ -1,0 +1,152 @@
+"""A profile beside random layers: what chain is compared, what the sentence may say, and a random network as its own check."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from matplotlib.figure import Figure
+from torch import nn
+
+import rankscope as rs
+from rankscope.jacobian.profile import Layer
+
+K = 40
+
+
+def layer(name: str, rows: int, rank: int, *, true_cut: bool = True, columns: int = K) -> Layer:
+    """A layer whose spectrum has exactly this rank."""
+    sigma = torch.zeros(min(rows, columns), dtype=torch.float64)
+    sigma[:rank] = 1
+    found = rs.Spectrum(sigma.numpy(), (rows, columns), "float32", 0.0)
+    return Layer(name, rows, columns, true_cut, (found,))
+
+
+def profile(*layers: Layer) -> rs.JacobianProfile:
+    return rs.JacobianProfile(
+        model="net", layers=layers, images=("sample 0",), tolerance=rs.Tolerance.paper(), columns=f"all (K = {K})",
+        background="image", device="cpu", dtype="float32", versions={}, input_shape=(K,),
+    )  # fmt: skip
+
+
+def test_depth_and_widths_follow_the_true_cuts():
+    found = profile(
+        layer("a", 100, 40), layer("side", 30, 30, true_cut=False), layer("b", 50, 40), layer("c", 60, 40)
+    ).against_random()
+    assert [x.depth for x in found.layers] == [1, 2, 2, 3]
+    assert [x.possible for x in found.layers] == [40, 30, 40, 40]
+    chains = {"a": [100], "side": [100, 30], "b": [100, 50], "c": [100, 50, 60]}
+    for name, widths in chains.items():
+        rtol = rs.Tolerance.paper().relative((widths[-1], K))
+        expected = rs.theory.rectangular_chain_rank(K, widths, rtol)
+        assert found[name].predicted == pytest.approx(expected, abs=1e-6)
+
+
+def test_without_a_graph_all_cut_points_are_the_chain():
+    found = profile(layer("a", 30, 30, true_cut=False), layer("b", 40, 30, true_cut=False)).against_random()
+    assert [x.depth for x in found.layers] == [1, 2]
+    assert found["b"].possible == 30
+    assert found.verdict == "alike"
+
+
+DEEP = (40,) * 12
+
+
+@pytest.mark.parametrize(
+    ("shift", "verdict", "words"),
+    [
+        ({}, "alike", "keeps rank as random layers of the same widths would at all 12 cut points."),
+        ({11: -8, 10: -5}, "faster", "loses rank faster than random layers of the same widths would: it has less left at "
+         "2 of 12 cut points, most at l11, "),
+        ({11: +4}, "slower", "slower than random layers of the same widths would: it has more left at 1 of 12 cut points"),
+        ({11: +4, 5: -9, 6: -4}, "mixed", "has lost more rank at 2 of 12 cut points (most at l5, "),
+        ({11: -2, 5: +2}, "alike", "at all 12 cut points"),
+    ],
+)  # fmt: skip
+def test_sentence(shift: dict[int, int], verdict: str, words: str):
+    expected = [rs.theory.predicted_rank(40, k).rank for k in range(1, 13)]
+    layers = [layer(f"l{i}", n, min(40, expected[i] + shift.get(i, 0))) for i, n in enumerate(DEEP)]
+    found = profile(*layers).against_random()
+    assert found.verdict == verdict
+    assert words in found.sentence
+    assert found.sentence.endswith(".")
+    assert found.sentence.count(". ") == 0  # one sentence
+
+
+def test_uncertain_ranks_decide_nothing():
+    expected = rs.theory.predicted_rank(40, 12).rank
+    base = profile(*[layer(f"l{i}", 40, 40) for i in range(11)], layer("l11", 40, expected - 8))
+    certain = base.against_random()["l11"]
+    assert certain.verdict == "less"
+    last = base.layers[-1]
+    sigma = last.spectra[0].singular_values
+    wide = rs.Spectrum(sigma, last.spectra[0].shape, "float32", 0.5)  # an error bound that admits every rank
+    assert replace(base, layers=(*base.layers[:-1], replace(last, spectra=(wide,)))).against_random()["l11"].verdict == "same"
+
+
+def test_where_the_widths_leave_no_choice_it_says_so():
+    found = profile(layer("a", 4000, 40), layer("b", 10, 10)).against_random()
+    assert found.sentence.endswith("at all 2 cut points, where both keep what the widths allow.")
+    assert found["b"].predicted == 10
+
+
+def test_an_untrained_network_is_a_random_chain():
+    torch.manual_seed(0)
+    layers = [nn.Linear(K, 60, bias=False)] + [nn.Linear(60, 60, bias=False) for _ in range(9)]
+    net = nn.Sequential(*layers, nn.Linear(60, 30)).double().eval()
+    for module in net:
+        nn.init.normal_(module.weight, std=0.1)
+    found = rs.jacobian_rank(net, torch.randn(1, K, dtype=torch.float64), progress=False, tolerance=1e-2).against_random()
+    assert found.verdict == "alike"
+    # one chain: within three of its own standard deviations of about one
+    assert max(abs(x.difference) for x in found.layers) < 3
+    assert found.layers[8].predicted < 36
+
+
+def test_absolute_tolerances_are_refused_and_reports_go_without():
+    from rankscope.report import profile_page
+
+    base = profile(layer("a", 50, 40), layer("b", 50, 20))
+    absolute = base.with_tolerance(rs.Tolerance(atol=0.1))
+    with pytest.raises(rs.UsageError, match=r"has an absolute part.*with_tolerance\('paper'\)"):
+        absolute.against_random()
+    page = profile_page(absolute).html()
+    assert "No random layers are laid over the measurement" in page
+    assert "random layers, same widths" not in page
+    page = profile_page(base).html()
+    assert page.count("The network loses rank faster than random layers") == 1
+    assert "random layers, same widths" in page
+    assert "not why" in page
+
+
+def test_figure():
+    base = profile(*[layer(f"l{i}", 40, 40 - i) for i in range(12)])
+    ax = base.plot(theory=True)
+    dotted = [line for line in ax.lines if line.get_gid() == "random layers"]
+    assert len(dotted) == 1
+    np.testing.assert_allclose(dotted[0].get_ydata(), [x.predicted for x in base.against_random().layers])
+    base.plot(ax=ax, theory=True, label="again")  # of the same widths: no second line
+    assert len([line for line in ax.lines if line.get_gid() == "random layers"]) == 1
+    base.with_tolerance("reference").plot(ax=ax, theory=True)
+    assert len([line for line in ax.lines if line.get_gid() == "random layers"]) == 2
+    texts = [t.get_text() for t in ax.get_legend().get_texts()]
+    assert texts.count("random layers, same widths") == 1
+    assert not [line for line in base.plot().lines if line.get_gid() == "random layers"]
+    own = Figure().add_subplot()
+    assert base.against_random().plot(ax=own) is own
+
+
+def test_record():
+    found = profile(layer("a", 50, 40), layer("b", 50, 20, true_cut=False)).against_random()
+    plain = json.loads(found.to_json())
+    assert plain["schema_version"] == 1
+    assert plain["sentence"] == found.sentence
+    assert plain["layers"][1]["true_cut"] is False
+    assert list(found.frame()["measured"]) == [40, 20]
+    assert found.sentence in str(found)
+    assert "in a branch" in str(found)
+    with pytest.raises(rs.UsageError, match="'c' is not in this comparison; it has a, b"):
+        found["c"]

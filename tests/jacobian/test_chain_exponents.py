@@ -1,0 +1,245 @@
+"""Exponents of a network's own blocks: reverse-mode Jacobians and plain QR, in float64 and in 40 digits."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+
+import mpmath
+import numpy as np
+import pytest
+import torch
+from networks import Attention
+from torch import Tensor, nn
+
+import rankscope as rs
+
+
+class Block(nn.Module):
+    """h + W2·tanh(W1·h)."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.inner, self.outer = nn.Linear(width, width), nn.Linear(width, width)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + self.outer(torch.tanh(self.inner(x)))
+
+
+class TokenBlock(nn.Module):
+    """Pre-norm attention and MLP; returns a tuple, as many transformers do, and adds in place."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.norm1, self.norm2 = nn.LayerNorm(width), nn.LayerNorm(width)
+        self.attention = Attention(width, 2)
+        self.mlp = nn.Sequential(nn.Linear(width, 2 * width), nn.GELU(), nn.Linear(2 * width, width))
+
+    def forward(self, x: Tensor) -> tuple[Tensor, None]:
+        y = self.attention(self.norm1(x))
+        y += x
+        return y + self.mlp(self.norm2(y)), None
+
+
+class TinyViT(nn.Module):
+    def __init__(self, depth: int = 4, width: int = 8) -> None:
+        super().__init__()
+        self.patches = nn.Conv2d(1, width, 2, stride=2)
+        self.dropout = nn.Dropout(0.0)
+        self.blocks = nn.ModuleList(TokenBlock(width) for _ in range(depth))
+        self.norm = nn.LayerNorm(width)
+        self.head = nn.Linear(width, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.dropout(self.patches(x).flatten(2).transpose(1, 2))
+        for block in self.blocks:
+            x, _ = block(x)
+        return self.head(self.norm(x).mean(1))
+
+
+def mlp(width: int = 6, depth: int = 5) -> nn.Sequential:
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Linear(4, width), *[Block(width) for _ in range(depth)], nn.Linear(width, 3)).double().eval()
+
+
+def vit() -> TinyViT:
+    torch.manual_seed(1)
+    return TinyViT().double().eval()
+
+
+def jacobians(blocks: list[Callable[[Tensor], Tensor]], x: Tensor) -> list[np.ndarray]:
+    """Row by row in reverse mode, each at the point that the blocks before it lead to."""
+    found = []
+    for block in blocks:
+        n = x.numel()
+        matrix = torch.func.jacrev(lambda z, block=block: block(z.clone()))(x)
+        found.append(matrix.reshape(n, n).detach().numpy())
+        x = block(x.clone()).detach()
+    return found
+
+
+def plain_exponents(matrices: list[np.ndarray], k: int, seed: int) -> np.ndarray:
+    n = len(matrices[0])
+    frame = np.linalg.qr(np.random.default_rng(seed).standard_normal((n, k)))[0]
+    total = np.zeros(k)
+    for matrix in matrices:
+        frame, r = np.linalg.qr(matrix @ frame)
+        total += np.log(np.abs(np.diag(r)))
+    return np.sort(total / len(matrices))[::-1]
+
+
+def cases() -> list[tuple[nn.Module, Tensor, list[Callable[[Tensor], Tensor]], Tensor]]:
+    net, x = mlp(), torch.randn(1, 4, dtype=torch.float64)
+    token, image = vit(), torch.randn(1, 1, 4, 6, dtype=torch.float64)
+    embedded = token.patches(image).flatten(2).transpose(1, 2).detach()
+    blocks = [lambda z, b=block: b(z)[0] for block in token.blocks]
+    return [(net, x, list(net[1:-1]), net[0](x).detach()), (token, image, blocks, embedded)]
+
+
+@pytest.mark.parametrize("case", [0, 1])
+@pytest.mark.parametrize(("top", "seed", "chunk"), [(64, 0, 64), (3, 5, 2)])
+def test_reverse_mode_jacobians_and_plain_qr(case: int, top: int, seed: int, chunk: int):
+    model, x, blocks, start = cases()[case]
+    found = rs.chain_exponents(model, x, top=top, seed=seed, chunk_size=chunk)
+    matrices = jacobians(blocks, start)
+    k = min(top, len(matrices[0]))
+    # condition numbers of single blocks times eps: far below 1e-10
+    np.testing.assert_allclose(found.exponents[0], plain_exponents(matrices, k, seed), atol=1e-10)
+    assert found.complete == (k == len(matrices[0]))
+    assert len(found.blocks) == len(blocks)
+    assert any("from a random orthonormal start" in note for note in found.notes) != found.complete
+
+
+@pytest.mark.parametrize("case", [0, 1])
+def test_sum_is_the_mean_log_determinant(case: int):
+    model, x, blocks, start = cases()[case]
+    logs = [np.linalg.slogdet(j)[1] for j in jacobians(blocks, start)]
+    assert rs.chain_exponents(model, x).mean.sum() == pytest.approx(np.mean(logs), abs=1e-10)
+
+
+def test_forty_digits():
+    model, x, blocks, start = cases()[0]
+    matrices = jacobians(blocks, start)
+    with mpmath.workdps(40):
+        frame = mpmath.matrix(np.linalg.qr(np.random.default_rng(0).standard_normal((6, 6)))[0].tolist())
+        product = frame
+        for matrix in matrices:
+            product = mpmath.matrix(matrix.tolist()) * product
+        r = mpmath.qr(product, mode="skinny")[1]
+        expected = sorted((float(mpmath.log(abs(r[i, i]))) / len(matrices) for i in range(6)), reverse=True)
+    np.testing.assert_allclose(rs.chain_exponents(model, x).mean, expected, atol=1e-11)
+
+
+def test_the_chain_of_a_transformer():
+    found = rs.chain_exponents(vit(), torch.randn(3, 1, 4, 6, dtype=torch.float64), limit=2)
+    assert found.blocks == ("blocks.0", "blocks.1", "blocks.2", "blocks.3")
+    assert found.start == "dropout"
+    assert found.shape == (6, 8)
+    assert found.exponents.shape == (2, 48)
+    # other inputs, other points; one seed, one frame
+    assert not np.allclose(found.exponents[0], found.exponents[1])
+    np.testing.assert_allclose(found.spread, np.abs(found.exponents[0] - found.exponents[1]) / np.sqrt(2))
+
+
+def test_blocks_from_the_input_itself_and_one_module_called_twice():
+    class Twice(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.block = Block(5)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.block(self.block(x))
+
+    torch.manual_seed(2)
+    model, x = Twice().double().eval(), torch.randn(1, 5, dtype=torch.float64)
+    found = rs.chain_exponents(model, x, cut_points="block")
+    assert found.start == "the input"
+    assert found.blocks == ("block#1", "block#2")
+    matrices = jacobians([model.block, model.block], x)
+    np.testing.assert_allclose(found.mean, plain_exponents(matrices, 5, 0), atol=1e-12)
+
+
+def test_singular_blocks_are_told():
+    torch.manual_seed(0)
+    model = nn.Sequential(*[nn.Linear(5, 5) for _ in range(3)]).double().eval()
+    with torch.no_grad():
+        model[1].weight[2] = 0
+    found = rs.chain_exponents(model, torch.randn(1, 5, dtype=torch.float64))
+    assert found.rank_drops == (("sample 0", "1", 4),)
+    assert np.isneginf(found.exponents[0, -1])
+    assert np.isfinite(found.exponents[0, :-1]).all()
+    assert "1 is singular on sample 0: rank 4 of the frame is left" in str(found)
+    assert json.loads(found.to_json())["exponents"][0][-1] is None
+    found.plot()
+
+
+def test_the_model_is_left_as_it_was():
+    model = vit().float()
+    model.dropout.p = 0.0
+    model.train()  # no module here behaves differently in training
+    before = {k: v.clone() for k, v in model.state_dict().items()}
+    image = torch.randn(1, 1, 4, 6)
+    kept = image.clone()
+    found = rs.chain_exponents(model, image, top=4)
+    assert found.dtype == "float64"
+    assert all(m.training for m in model.modules())
+    assert all(torch.equal(v, before[k]) and v.dtype == torch.float32 for k, v in model.state_dict().items())
+    assert torch.equal(image, kept)
+    assert not any(m._forward_hooks for m in model.modules())
+    with pytest.raises(rs.UsageError):
+        rs.chain_exponents(model, image, dtype="float16")
+    assert not any(m._forward_hooks for m in model.modules())
+
+
+def test_float32_agrees_with_float64():
+    image = torch.randn(1, 1, 4, 6)
+    a, b = (rs.chain_exponents(vit().float(), image, dtype=d).mean for d in ("float32", "float64"))
+    np.testing.assert_allclose(a, b, atol=1e-4)  # eps32 times the blocks' condition, about 1e2
+
+
+@pytest.mark.parametrize(
+    ("model", "shape", "options", "error", "message"),
+    [
+        (
+            nn.Sequential(nn.Linear(4, 5), nn.Linear(5, 6), nn.Linear(6, 3)),
+            (1, 4),
+            {},
+            rs.CutPointError,
+            "no chain of two blocks or more of one width .*: input 4, 0 5, 1 6, 2 3; name cut points",
+        ),
+        (nn.Sequential(nn.Linear(4, 4)), (1, 4), {}, rs.CutPointError, "no chain of two blocks"),
+        (mlp(), (1, 4), {"top": 0}, rs.UsageError, "top is 0; it must be a whole number"),
+        (mlp(), (1, 4), {"chunk_size": "auto"}, rs.UsageError, "chunk_size is 'auto'"),
+        (mlp(), (1, 4), {"seed": -1}, rs.UsageError, "seed is -1"),
+        (mlp(), (1, 4), {"cut_points": "3.innr"}, rs.CutPointError, "there is no module '3.innr'"),
+        (mlp(), (0, 4), {}, rs.DataError, "there is no sample"),
+    ],
+)
+def test_refusals(model: nn.Module, shape: tuple[int, ...], options: dict, error: type[Exception], message: str):
+    with pytest.raises(error, match=message):
+        rs.chain_exponents(model.eval(), torch.zeros(shape, dtype=next(model.parameters()).dtype), **options)
+
+
+def test_a_jacobian_that_is_not_finite_is_named():
+    class Root(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return x.abs().sqrt()  # infinite slope at 0
+
+    model = nn.Sequential(nn.Linear(3, 3, bias=False), Root(), nn.Linear(3, 3)).double().eval()
+    with pytest.raises(rs.DataError, match="the Jacobian of 1 has NaN or infinite entries on sample 0"):
+        rs.chain_exponents(model, torch.zeros(1, 3, dtype=torch.float64))
+
+
+def test_record():
+    found = rs.chain_exponents(mlp(), torch.randn(3, 4, dtype=torch.float64))
+    assert len(found.frame()) == 18
+    assert list(found.table().columns) == ["k", "mean", "spread", "min", "max"]
+    plain = json.loads(found.to_json())
+    assert plain["kind"] == "chain_exponents"
+    assert plain["schema_version"] == 1
+    assert plain["blocks"] == ["1", "2", "3", "4", "5"]
+    np.testing.assert_array_equal(plain["exponents"], found.exponents)
+    assert found.plot().get_ylabel().startswith("exponent")
+    lines = str(found).splitlines()
+    assert "all 6 exponents of 5 blocks of width 6 (6) on 3 inputs" in lines[0]
+    assert max(map(len, lines)) < 140
