@@ -68,8 +68,9 @@ def chain_exponents(
     which the volume of the frame's first k directions grows over the L blocks; with all of them (``top`` ≥ width)
     the sum of the exponents is the mean of log|det J_l|.
 
-    The frame starts at random. In a chain this short its start is part of the answer: λ_k is what random directions
-    meet, and lies below (1/L)·log σ_k of the whole product for the leading k, the more the fewer the blocks.
+    The frame starts at random. In a chain this short its start is part of the answer: the exponents are what random
+    directions meet, and λ_1 + … + λ_k lies below the sum of (1/L)·log σ_k of the whole product, the more the fewer the
+    blocks; only over all of them are both equal.
 
     Parameters
     ----------

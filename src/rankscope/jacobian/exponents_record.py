@@ -184,7 +184,9 @@ class ChainExponents:
             f"{'k':>7} {'nats per block':>15} {'spread over inputs':>19}",
         ]  # fmt: skip
         last = len(mean)
-        for k in sorted({1, 2, 3, 4, last, *np.linspace(1, last, 8).round().astype(int).tolist()} & {*range(1, last + 1)}):
+        for k in sorted(
+            {1, 2, 3, 4, last, *np.linspace(1, last, 8).round().astype(int).tolist()} & {*range(1, last + 1)}
+        ):
             deviation = "-" if np.isnan(spread[k - 1]) else f"{spread[k - 1]:.2g}"
             lines.append(f"{k:>7} {mean[k - 1]:>15.5g} {deviation:>19}")
         for image, block, rank in self.rank_drops[:4]:
