@@ -1,4 +1,4 @@
-"""A profile beside random layers: what chain is compared, what the sentence may say, and a random network as its own check."""
+"""A profile beside random layers: what chain is compared, what the sentence may say, a random network as its own check."""
 
 from __future__ import annotations
 
@@ -59,10 +59,10 @@ DEEP = (40,) * 12
     ("shift", "verdict", "words"),
     [
         ({}, "alike", "keeps rank as random layers of the same widths would at all 12 cut points."),
-        ({11: -8, 10: -5}, "faster", "loses rank faster than random layers of the same widths would: it has less left at "
-         "2 of 12 cut points, most at l11, "),
-        ({11: +4}, "slower", "slower than random layers of the same widths would: it has more left at 1 of 12 cut points"),
-        ({11: +4, 5: -9, 6: -4}, "mixed", "has lost more rank at 2 of 12 cut points (most at l5, "),
+        ({11: -8, 10: -5}, "faster", "loses rank faster than random layers of the same widths would: it has less "
+         "left at 2 of 12 cut points, most at l11, "),
+        ({11: +5}, "slower", "slower than random layers of the same widths would: it has more left at 1 of 12 cut"),
+        ({11: +5, 5: -9, 6: -5}, "mixed", "has lost more rank at 2 of 12 cut points (most at l5, "),
         ({11: -2, 5: +2}, "alike", "at all 12 cut points"),
     ],
 )  # fmt: skip
