@@ -20,6 +20,16 @@ def test_names() -> None:
         rs.spectrum  # noqa: B018
 
 
+def test_theory_is_a_package_of_its_own() -> None:
+    script = (
+        "import sys, rankscope as rs; assert 'rankscope.theory' not in sys.modules; "
+        "print(callable(rs.theory.deep_chain), callable(rs.theory.predicted_rank), callable(rs.chain_exponents))"
+    )
+    out = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True).stdout
+    assert out.split() == ["True"] * 3
+    assert "theory" in dir(rs)
+
+
 def test_one_exception_tree() -> None:
     errors = [n for n in rs.__all__ if n.endswith("Error")]
     assert all(issubclass(getattr(rs, n), rs.RankscopeError) for n in errors)

@@ -51,9 +51,7 @@ def train(network: nn.Sequential, split: DigitsSplit, epochs: int) -> float:
         return float((network(split.held_out_images).argmax(1) == split.held_out_labels).float().mean())
 
 
-def draw(
-    profiles: dict[str, rs.JacobianProfile], exponents: dict[str, rs.ChainExponents], path: Path
-) -> None:
+def draw(profiles: dict[str, rs.JacobianProfile], exponents: dict[str, rs.ChainExponents], path: Path) -> None:
     """Ranks on the left, exponents on the right; the closed forms dotted."""
     with figure_style():
         figure = Figure(figsize=(TEXT_WIDTH, 3.1), layout="constrained")
@@ -62,7 +60,9 @@ def draw(
         for name, profile in profiles.items():
             profile.plot(ax=left, label=name, theory=True)
         depth = len(profiles["trained"].layers)
-        left.set_xticks(range(0, depth, 3), [profiles["trained"].layers[i].name for i in range(0, depth, 3)], rotation=0)
+        left.set_xticks(
+            range(0, depth, 3), [profiles["trained"].layers[i].name for i in range(0, depth, 3)], rotation=0
+        )
         left.set_title("rank of every sub-network", loc="left")
         left.set_xlabel("layer")
         _exponents(right, exponents)

@@ -84,17 +84,25 @@ def test_predict(capsys: pytest.CaptureFixture[str]):
         (["chain", "--normalisation", "norm"], "unknown normalisation 'norm'"),
         (["chain", "--samples", "1"], "samples is 1"),
         (["chain", "--depth", "many"], "--depth"),
+        (["chain", "--depth", "0"], "depth is 0"),
+        (["chain", "--init", "normal(-1)"], "the standard deviation of init is -1.0"),
+        (["predict", "--width", "5", "--depth", "0"], "depth is 0"),
+        (["exponents", "digits", "--top", "0"], "--top is 0; at least one exponent is needed"),
+        (["exponents", "digits", "--cut-points", "pool,fc"], "no chain of two blocks or more of one width"),
+        (["exponents", "digits", "--cut-points", "layr1"], "layr1"),
+        (["exponents", "digits", "--dtype", "float16"], "float16"),
+        (["exponents", "digit"], "digit"),
     ],
 )
 def test_refusals(args: list[str], message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
-    options = ["--out", str(tmp_path / "run")] if args[0] == "chain" else []
+    options = [] if args[0] == "predict" else ["--out", str(tmp_path / "run")]
     assert main(["theory", *args, *options]) == 2
     out, errors = capsys.readouterr()
     assert out == ""
     assert errors.startswith("error: ")
     assert errors.count("\n") == 1
     assert message in errors
-    assert not (tmp_path / "run" / "chain.json").exists()
+    assert not list((tmp_path / "run").glob("*.json"))
 
 
 def test_a_folder_that_cannot_be_written(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
@@ -109,3 +117,33 @@ def test_a_chain_that_stops_at_once_says_so(tmp_path: Path, capsys: pytest.Captu
     errors = capsys.readouterr().err
     assert errors.startswith("error: no depth was measured before the float32 stop")
     assert errors.count("\n") == 1
+
+
+def test_exponents_of_the_digits_network(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    out = tmp_path / "run"
+    assert main(["theory", "exponents", "digits", "--limit", "2", "--top", "5", "--out", str(out)]) == 0
+    text, errors = capsys.readouterr()
+    assert "5 leading exponents of 2 blocks of width 1,024 (16×8×8) on 2 inputs" in text
+    assert "from stem.2 through layer1.0 to layer1.1" in text
+    assert errors == ""
+    names = ["exponents-by-image.csv", "exponents.csv", "exponents.json", "exponents.png", "exponents.svg"]
+    assert sorted(p.name for p in out.iterdir()) == names
+    record = json.loads((out / "exponents.json").read_text())
+    assert record["tracked"] == 5
+    assert len(list(csv.DictReader((out / "exponents-by-image.csv").open()))) == 10
+    assert main(["theory", "exponents", "digits", "--limit", "2", "--top", "5", "--json", "--out", str(out)]) == 0
+    again = json.loads(capsys.readouterr().out)
+    assert again["exponents"] == record["exponents"]
+
+
+def test_profile_with_theory(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    options = ["profile", "digits", "--limit", "2", "--theory", "--out", str(tmp_path)]
+    assert main([*options, "--cut-points", "layer3.1,flatten"]) == 0
+    text = capsys.readouterr().out
+    assert "beside random layers, 64 columns" in text
+    assert "The network loses rank faster than random layers of the same widths would" in text
+    record = json.loads((tmp_path / "against-random.json").read_text())
+    assert record["verdict"] == "faster"
+    assert "random layers, same widths" in (tmp_path / "profile.svg").read_text()
+    assert main([*options, "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["against_random"]["layers"][-1]["predicted"] == 10

@@ -59,7 +59,9 @@ class TinyViT(nn.Module):
 
 def mlp(width: int = 6, depth: int = 5) -> nn.Sequential:
     torch.manual_seed(0)
-    return nn.Sequential(nn.Linear(4, width), *[Block(width) for _ in range(depth)], nn.Linear(width, 3)).double().eval()
+    return (
+        nn.Sequential(nn.Linear(4, width), *[Block(width) for _ in range(depth)], nn.Linear(width, 3)).double().eval()
+    )
 
 
 def vit() -> TinyViT:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -80,7 +81,7 @@ def test_a_very_wide_layer_is_an_isometry():
 def test_rank_never_exceeds_the_narrowest_layer_and_falls_with_depth():
     ranks = [rectangular_chain_rank(64, [128, 32] + [33] * k, 1e-2) for k in range(12)]
     assert ranks[0] == pytest.approx(32, abs=1e-9)
-    assert all(a >= b for a, b in zip(ranks, ranks[1:], strict=False))
+    assert all(a >= b for a, b in pairwise(ranks))
     assert ranks[-1] < 28
     assert rectangular_chain_rank(64, [1]) == 1
     assert rectangular_chain_rank(64, [64] * 9, 1.0) == 1

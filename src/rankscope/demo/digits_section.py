@@ -107,8 +107,8 @@ def _figure(profiles: dict[str, JacobianProfile]) -> Figure:
     return figure_of(
         axes,
         "Rank of the full Jacobian (64 columns) of every sub-network. Solid: function rank, the largest over the "
-        "images; dashed: median image; band: from the smallest to the largest. Dotted: expected rank of random layers of the "
-        "same widths.",
+        "images; dashed: median image; band: from the smallest to the largest. Dotted: expected rank of "
+        "random layers of the same widths.",
         name="digits",
     )
 

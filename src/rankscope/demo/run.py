@@ -110,7 +110,8 @@ def run_demo(
         lead=(
             "How much of the input's independent information survives to each layer: the Jacobian rank of every "
             "sub-network, then how many dimensions the features span, how many of them classification needs, which "
-            "classes depend on others, and what depth alone does to random layers; all measured on this machine. The same numbers lie beside this page as JSON."
+            "classes depend on others, and what depth alone does to random layers; all measured on this machine. The "
+            "same numbers lie beside this page as JSON."
         ),
         footer=f"rankscope {versions().get('rankscope', '')}, {time.perf_counter() - started:.0f} s on "
         f"{device_name('cpu')}.",

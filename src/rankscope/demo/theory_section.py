@@ -40,8 +40,8 @@ def theory_section(context: Context) -> Measured:
                 f"{skipping.jacobian_ranks[0, -1]:.0f} dimensions are left."
             ),
             Finding(
-                "The scale of the weights cancels, so no Gaussian initialisation prevents this; a layer much wider than the "
-                "rank, such as an early convolution, loses nothing of it.",
+                "The scale of the weights cancels, so no Gaussian initialisation prevents this; a layer much wider "
+                "than the rank, such as an early convolution, loses nothing of it.",
                 "meaning",
             ),
         ],

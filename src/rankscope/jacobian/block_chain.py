@@ -68,8 +68,9 @@ def chain_exponents(
     which the volume of the frame's first k directions grows over the L blocks; with all of them (``top`` ≥ width)
     the sum of the exponents is the mean of log|det J_l|.
 
-    The frame starts at random. In a chain this short its start is part of the answer: λ_k is what random directions
-    meet, and lies below (1/L)·log σ_k of the whole product for the leading k, the more the fewer the blocks.
+    The frame starts at random. In a chain this short its start is part of the answer: the exponents are what random
+    directions meet, and λ_1 + … + λ_k lies below the sum of (1/L)·log σ_k of the whole product, the more the fewer the
+    blocks; only over all of them are both equal.
 
     Parameters
     ----------
@@ -141,8 +142,8 @@ def chain_exponents(
             "sum is the growth of a random volume of so many dimensions"
         )
     notes.append(
-        f"over {len(chain.blocks)} blocks the frame keeps some of its random start: these are rates that random directions "
-        "meet, not Theorem 4's limit"
+        f"over {len(chain.blocks)} blocks the frame keeps some of its random start: these are rates that random "
+        "directions meet, not Theorem 4's limit"
     )
 
     report = progress_for(progress, "chain exponents")
@@ -199,8 +200,8 @@ def _longest(model: str, calls: list[ModuleCall], input_shape: tuple[int, ...]) 
         seen = ", ".join(f"{'input' if c is None else c.name} {'×'.join(map(str, s))}" for c, s in points[:12])
         more = f" and {len(points) - 12} more" if len(points) > 12 else ""
         raise CutPointError(
-            f"{model} has no chain of two blocks or more of one width along its true cuts: {seen}{more}; name cut points "
-            "of one shape (rs.layers(model) lists them), or use rs.jacobian_rank, which needs no equal widths"
+            f"{model} has no chain of two blocks or more of one width along its true cuts: {seen}{more}; name cut "
+            "points of one shape (rs.layers(model) lists them), or use rs.jacobian_rank, which needs no equal widths"
         )
     chain = [points[i] for i in kept]
     return _Chain(chain[0][0], tuple(c for c, _ in chain[1:] if c is not None), chain[0][1])

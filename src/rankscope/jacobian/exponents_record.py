@@ -178,13 +178,17 @@ class ChainExponents:
         count = f"{len(self.images)} input{'s' * (len(self.images) != 1)}"
         mean, spread = self.mean, self.spread
         tracked = f"all {len(mean)}" if self.complete else f"{len(mean)} leading"
+        chain = f"{len(self.blocks)} blocks of width {self.width:,} ({size})"
         lines = [
-            f"{self.model}: {tracked} exponents of {len(self.blocks)} blocks of width {self.width:,} ({size}) on {count}",
-            f"from {self.start} through {self.blocks[0]} to {self.blocks[-1]}, {self.dtype} on {self.device}, {self.method}",
+            f"{self.model}: {tracked} exponents of {chain} on {count}",
+            f"from {self.start} through {self.blocks[0]} to {self.blocks[-1]}, {self.dtype} on {self.device}, "
+            f"{self.method}",
             f"{'k':>7} {'nats per block':>15} {'spread over inputs':>19}",
         ]  # fmt: skip
         last = len(mean)
-        for k in sorted({1, 2, 3, 4, last, *np.linspace(1, last, 8).round().astype(int).tolist()} & {*range(1, last + 1)}):
+        for k in sorted(
+            {1, 2, 3, 4, last, *np.linspace(1, last, 8).round().astype(int).tolist()} & {*range(1, last + 1)}
+        ):
             deviation = "-" if np.isnan(spread[k - 1]) else f"{spread[k - 1]:.2g}"
             lines.append(f"{k:>7} {mean[k - 1]:>15.5g} {deviation:>19}")
         for image, block, rank in self.rank_drops[:4]:

@@ -1,8 +1,8 @@
 """What depth must do to rank: exponents, predictions and bounds for chains of layers, and a bench of random chains."""
 
 from rankscope.theory.bounds import CompositionBound, composition_bound, stability_radius
-from rankscope.theory.chains import ChainSpectrum, chain_singular_values
 from rankscope.theory.chain_bench import deep_chain
+from rankscope.theory.chains import ChainSpectrum, chain_singular_values
 from rankscope.theory.gaussian import GaussianExponents, critical_std, gaussian_exponents, growth_rate
 from rankscope.theory.lyapunov import LyapunovExponents, lyapunov_exponents
 from rankscope.theory.marchenko_pastur import marchenko_pastur_rank

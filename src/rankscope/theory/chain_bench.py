@@ -205,7 +205,7 @@ class _Watched:
         weights = as_matrix(self.init(rng), f"what init returned for layer {self.layers} (counted from 1)")
         if weights.shape[0] == weights.shape[1]:
             limit = len(weights) * float(np.finfo(np.float64).eps)
-            # an LU factorisation costs a twentieth of a singular value decomposition; only what it suspects is decomposed
+            # LU costs a twentieth of a singular value decomposition; only what it suspects is decomposed
             pivots = torch.linalg.lu_factor_ex(torch.from_numpy(weights))[0].diagonal().abs()
             if float(pivots.min()) <= 1e3 * limit * float(pivots.max()):
                 sigma = np.linalg.svd(weights, compute_uv=False)
