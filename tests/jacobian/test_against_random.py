@@ -1,4 +1,4 @@
-"""A profile beside random layers: what chain is compared, what the sentence may say, a random network as its own check."""
+"""A profile beside random layers: what is compared, what the sentence may say, a random network as its own check."""
 
 from __future__ import annotations
 

@@ -457,6 +457,7 @@ def theory_exponents_command(
         limit=limit,
         patch=None,
         patch_offset=None,
+        channels=None,
         columns=None,
         background="image",
         tolerance="paper",
