@@ -151,7 +151,7 @@ def train(
             run.first_step_seconds = started - began
         # reading the loss is the only wait for the device: without it the host would run ahead of the clock
         if run.steps % given.log_every == 0:
-            value, right = float(loss), float((logits.argmax(1) == labels).float().mean())
+            value, right = float(loss.detach()), float((logits.argmax(1) == labels).float().mean())
             elapsed = time.perf_counter() - started
             speed = (run.images - recipe.batch) / max(elapsed, 1e-9)
             print(

@@ -117,7 +117,7 @@ def main() -> None:
         "exponents": {name: e.to_dict() for name, e in exponents.items()},
     }
     (arguments.out / "theory.json").write_text(json.dumps(record, indent=1, allow_nan=False) + "\n")
-    print(f"\nwritten to {arguments.out}")
+    print(f"\nwrote theory.png, theory.csv, exponents.csv and theory.json in {arguments.out}")
 
 
 if __name__ == "__main__":

@@ -18,6 +18,8 @@ FILES = {
     "features": {"features.png", "features.csv", "features.json"},
     "classification": {"classification.png", "classification.csv", "classification.json", "head.pt"},
     "deficit": {"deficit.png", "deficit-8.png", "deficit.csv", "deficit-path.csv", "deficit.json"},
+    "probe": {"probe.png", "probe.csv", "probe.json"},
+    "theory": {"theory.png", "theory.csv", "exponents.csv", "theory.json"},
 }
 
 
@@ -102,17 +104,37 @@ def check_deficit(out: Path) -> None:
         assert one["r2"].is_monotonic_increasing
 
 
+def check_probe(out: Path) -> None:
+    table = pd.read_csv(out / "probe.csv").set_index("component")
+    assert list(table.index) == ["fc", "relu", "maxpool", "batchnorm_eval", "layernorm"]
+    # 128 dimensions in: pooling keeps a quarter, LayerNorm loses one exactly
+    assert table.loc["maxpool", "rank_after"] == 32
+    assert table.loc["layernorm", "expected_exact"] == 127
+    assert len(json.loads((out / "probe.json").read_text())["results"]) == 5
+
+
+def check_theory(out: Path) -> None:
+    table = pd.read_csv(out / "theory.csv")
+    assert list(table["network"].value_counts()) == [7, 7]
+    exponents = pd.read_csv(out / "exponents.csv")
+    assert (exponents.groupby(["network", "image"]).size() == 64).all()
+    record = json.loads((out / "theory.json").read_text())
+    assert set(record) == {"accuracy", "ranks", "exponents"}
+
+
 CHECKS = {
     "profile": check_profile,
     "features": check_features,
     "classification": check_classification,
     "deficit": check_deficit,
+    "probe": check_probe,
+    "theory": check_theory,
 }
 
 
 def test_every_example_with_a_guide_is_run_here() -> None:
     guided = {p.stem for p in (ROOT / "docs/guides").glob("*.md") if (ROOT / "examples" / p.stem / "run.py").exists()}
-    assert guided >= set(FILES)
+    assert guided == set(FILES)
 
 
 @pytest.mark.parametrize("picture", sorted((ROOT / "docs/images").glob("*.png")), ids=lambda p: p.name)
