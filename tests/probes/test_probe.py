@@ -45,7 +45,7 @@ def test_matrix_spectrum_by_gram_and_by_svd(shape: tuple[int, int], monkeypatch:
     # σ² is off by about 1e-16·σ₁², so σ = 1e-4 by 1e-8 relative
     np.testing.assert_allclose(by_gram.singular_values, prescribed, rtol=1e-6)
     total, top = (prescribed**2).sum(), prescribed[0]
-    assert by_gram.square_error == pytest.approx(gram_square_error(max(shape), k, total, top), rel=1e-6)
+    assert by_gram.square_error == pytest.approx(gram_square_error(max(shape), k, total, top), rel=1e-6, abs=0)
     errors = np.abs(by_gram.singular_values**2 - prescribed**2)
     assert errors.max() <= by_gram.square_error
 
