@@ -164,6 +164,17 @@ def test_weights_do_not_depend_on_the_company() -> None:
     assert float(alone["linear.weight"].std()) == pytest.approx(N**-0.5, rel=0.03)
 
 
+def test_normalisation_layers_are_not_the_identity() -> None:
+    norm = rs.standard_components((64, 4, 4))["batchnorm_eval"].module
+    assert isinstance(norm, nn.BatchNorm2d)
+    assert norm.running_mean is not None
+    assert norm.running_var is not None
+    for values in (norm.weight, norm.running_var):
+        assert 0.5 <= float(values.min()) < 0.7 < 1.3 < float(values.max()) <= 1.5
+    for values in (norm.bias, norm.running_mean):  # 64 draws give a standard deviation to about 9 %
+        assert float(values.std()) == pytest.approx(0.1, rel=0.4)
+
+
 def test_building_components_draws_nothing_from_the_caller() -> None:
     before = torch.get_rng_state()
     rs.standard_components(SHAPE)

@@ -15,6 +15,8 @@ from torch import Tensor, nn
 import rankscope as rs
 from rankscope.probes import _bench, _products
 from rankscope.probes._bench import covariance_spectrum, matrix_spectrum
+from rankscope.probes._component import Prepared
+from rankscope.spectra import gram_square_error
 
 SMALL: dict[str, Any] = {"input_shape": (4, 4, 4), "batch": 24, "device": "cpu"}
 
@@ -42,6 +44,8 @@ def test_matrix_spectrum_by_gram_and_by_svd(shape: tuple[int, int], monkeypatch:
     np.testing.assert_allclose(by_svd.singular_values, prescribed, rtol=1e-10)
     # σ² is off by about 1e-16·σ₁², so σ = 1e-4 by 1e-8 relative
     np.testing.assert_allclose(by_gram.singular_values, prescribed, rtol=1e-6)
+    total, top = (prescribed**2).sum(), prescribed[0]
+    assert by_gram.square_error == pytest.approx(gram_square_error(max(shape), k, total, top), rel=1e-6, abs=0)
     errors = np.abs(by_gram.singular_values**2 - prescribed**2)
     assert errors.max() <= by_gram.square_error
 
@@ -53,18 +57,21 @@ def test_covariance_spectrum(samples: int, d: int) -> None:
     found = covariance_spectrum(values)
     np.testing.assert_allclose(found.singular_values, np.clip(expected, 0, None), atol=1e-14 * 100)
     assert np.abs(found.singular_values - np.clip(expected, 0, None)).max() <= found.error_bound
+    assert (found.singular_values[samples - 1 :] == 0).all()  # centring leaves no more, exactly
     assert found.rank(1e-9).value == min(samples - 1, d)
     assert covariance_spectrum(values, relative_error=1e-3).error_bound > found.error_bound
 
 
 def test_the_gram_path_gives_the_same_probe(monkeypatch: pytest.MonkeyPatch) -> None:
-    names = ["conv3x3", "relu", "avgpool", "upsample"]
+    names = ["conv3x3", "relu", "avgpool", "upsample", "layernorm"]
     plain = rs.probe_all(names, **SMALL, progress=False)
     monkeypatch.setattr(_bench, "_SVD_LIMIT", 4)
     gram = rs.probe_all(names, **SMALL, progress=False)
     for name in names:
         assert gram[name].rank_after.value == plain[name].rank_after.value
         assert gram[name].rank_after.certified
+    # the Gram matrix turns an exact zero into about 1e-8·σ₁: its own error says that this counts for nothing
+    assert gram["layernorm"].exact_rank_at_least <= plain["layernorm"].exact_rank_at_least == 63
 
 
 def test_small_chunks_give_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -184,7 +191,9 @@ def test_coupled_samples_are_found_and_said() -> None:
     assert "batch of 5" in found.mode
     # the others are fixed: the sample's own derivative is I − I/5
     np.testing.assert_allclose(found.jacobian_after[0].singular_values, 0.8, rtol=1e-10)
-    assert probe("batchnorm_train").mode
+    train = probe("batchnorm_train")
+    assert "batch of 24" in train.mode  # context=32 is cut to the batch
+    assert train.method == "vmap(jvp)"  # running statistics, updated in place, would forbid it
     assert not probe("batchnorm_eval").mode
 
 
@@ -201,9 +210,19 @@ def test_random_masks_are_said_and_repeat() -> None:
     assert single.rank_after.value == found.rank_after.value  # the same mask
     assert single.rank_after.certified
     assert "random" in probe(nn.Dropout2d(0.5)).mode
+    other = probe(Returns(lambda x: x * (torch.rand(x.shape, dtype=x.dtype) > 0.5)))
+    assert not other.rank_after.certified  # two precisions, two masks: their difference is no rounding error
+    assert not other.dimension_after.certified
     still = probe(nn.Dropout(0.25).eval())
     assert not still.mode
     assert still.rank_after.value == still.rank_before.value
+
+
+def test_masks_differ_between_the_parts_of_a_batch() -> None:
+    ones = torch.ones(1024, 8)
+    out = Prepared(nn.Dropout(0.5), "dropout", ones, seed=0).all_outputs(ones)
+    assert set(out.flatten().tolist()) == {0.0, 2.0}
+    assert not torch.equal(out[:512], out[512:])
 
 
 def test_several_points_give_the_largest_rank() -> None:

@@ -100,6 +100,9 @@ def test_what_the_remedies_do(result: rs.RemedyResult) -> None:
     linear = rs.probe_remedies(["plain", "orthogonal"], width=24, depth=30, activation=None, seeds=0)
     assert (linear["orthogonal"].ranks == 24).all()
     assert linear["plain"].ranks[0, -1] < 24
+    # scale: orthogonal layers keep lengths, behind ReLU √2 of them
+    assert linear["orthogonal"].chain.runs[0].steps[-1].log_sigma_max == pytest.approx(0, abs=1e-10)
+    assert result["orthogonal"].chain.runs[0].steps[0].log_sigma_max == pytest.approx(np.log(2) / 2, abs=1e-10)
 
 
 def test_the_wide_chain_has_as_many_inputs(result: rs.RemedyResult) -> None:
