@@ -110,7 +110,7 @@ def check_probe(out: Path) -> None:
     # 128 dimensions in: pooling keeps a quarter, LayerNorm loses one exactly
     assert table.loc["maxpool", "rank_after"] == 32
     assert table.loc["layernorm", "expected_exact"] == 127
-    assert len(json.loads((out / "probe.json").read_text())["results"]) == 5
+    assert len(json.loads((out / "probe.json").read_text())["components"]) == 5
 
 
 def check_theory(out: Path) -> None:

@@ -81,6 +81,7 @@ def test_uncertain_ranks_decide_nothing():
     base = profile(*[layer(f"l{i}", 40, 40) for i in range(11)], layer("l11", 40, expected - 8))
     certain = base.against_random()["l11"]
     assert certain.verdict == "less"
+    assert certain.slack == pytest.approx(3.4)  # and a hundredth of the 40 possible
     last = base.layers[-1]
     sigma = last.spectra[0].singular_values
     wide = rs.Spectrum(sigma, last.spectra[0].shape, "float32", 0.5)  # an error bound that admits every rank

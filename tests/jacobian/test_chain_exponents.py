@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import dataclass
+from typing import NamedTuple
 
 import mpmath
 import numpy as np
@@ -13,6 +15,7 @@ from networks import Attention
 from torch import Tensor, nn
 
 import rankscope as rs
+from rankscope.jacobian.block_runner import with_first_tensor
 
 
 class Block(nn.Module):
@@ -245,3 +248,40 @@ def test_record():
     lines = str(found).splitlines()
     assert "all 6 exponents of 5 blocks of width 6 (6) on 3 inputs" in lines[0]
     assert max(map(len, lines)) < 140
+
+
+def test_only_the_first_tensor_of_an_output_is_replaced():
+    old, new, ids = torch.zeros(2), torch.ones(2), torch.tensor([1])
+
+    @dataclass
+    class Output:
+        ids: Tensor
+        hidden: Tensor
+        more: Tensor
+
+    class Pair(NamedTuple):
+        a: Tensor
+        b: Tensor
+
+    made, found = with_first_tensor(Output(ids, old, old), new)
+    assert found
+    assert made.hidden is new
+    assert made.more is old
+    assert made.ids is ids
+    assert with_first_tensor({"ids": ids, "x": [old, old]}, new) == ({"ids": ids, "x": [new, old]}, True)
+    pair, _ = with_first_tensor(Pair(old, old), new)
+    assert isinstance(pair, Pair)
+    assert pair.a is new
+    assert pair.b is old
+    assert with_first_tensor((ids, None), new) == ((ids, None), False)
+
+
+def test_a_closing_layernorm_loses_rank_exactly():
+    torch.manual_seed(0)
+    model = nn.Sequential(*[nn.Sequential(Block(6), nn.LayerNorm(6)) for _ in range(3)]).double().eval()
+    found = rs.chain_exponents(model, torch.randn(1, 6, dtype=torch.float64), cut_points=["0", "1", "2"])
+    # the mean goes exactly; along the normalised vector only LayerNorm's eps of 1e-5 is left
+    assert found.rank_drops[0] == ("sample 0", "0", 5)
+    assert np.isneginf(found.mean[-1])
+    assert np.isfinite(found.mean[:-1]).all()
+    assert found.mean[4] < found.mean[3] - 2

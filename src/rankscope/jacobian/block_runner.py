@@ -30,7 +30,7 @@ def with_first_tensor(output: Any, tensor: Tensor) -> tuple[Any, bool]:
         for key, member in output.items():
             items[key], here = (member, False) if done else with_first_tensor(member, tensor)
             done = done or here
-        return (type(output)(**items) if not isinstance(output, dict) or type(output) is not dict else items), done
+        return (items if type(output) is dict else type(output)(**items)), done
     if isinstance(output, list | tuple):
         members, done = [], False
         for member in output:

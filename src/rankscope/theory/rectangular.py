@@ -118,6 +118,7 @@ class _Law:
         self.factors = np.append(ratios, 1.0)  # those of 1 + c_i·ψ, and 1 + ψ
         edge = brentq(self._slope, -60.0, 60.0, xtol=1e-14, rtol=1e-14)
         self.log_edge = self._log_real(edge)
+        self._last = edge
 
     def _slope(self, log_psi: float) -> float:
         """ψ·d log z/dψ on the positive axis; it rises through 0 at the right edge."""
@@ -137,7 +138,17 @@ class _Law:
         def excess(log_r: float) -> float:
             return float(self._arguments(math.exp(log_r), angle).sum()) - (math.pi - angle)
 
-        return math.exp(brentq(excess, -60.0, 60.0, xtol=1e-14, rtol=1e-15))
+        # from the last answer outwards: the angles that a root search asks for lie close together
+        low = high = self._last
+        step = 0.1
+        if excess(low) < 0:
+            while excess(high) < 0:
+                low, high, step = high, high + step, 2 * step
+        else:
+            while excess(low) > 0:
+                low, high, step = low - step, low, 2 * step
+        self._last = brentq(excess, low, high, xtol=1e-14, rtol=1e-15) if low < high else low
+        return math.exp(self._last)
 
     def log_position(self, angle: float) -> float:
         """log x(θ)."""
