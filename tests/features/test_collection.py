@@ -33,6 +33,14 @@ def expected(net, dataset):
         return features, net[4](features)
 
 
+def test_a_collection_says_how_its_rows_were_made(tmp_path):
+    found = collect(network(), data(), cut_points=["0"], reduce="positions", out=tmp_path)
+    for one in (found, Collection.load(tmp_path)):
+        layer = feature_rank(one)["0"]
+        assert layer.reduce == one.reduce == "positions"
+        assert layer.samples > 50
+
+
 def test_one_pass_keeps_features_logits_labels_and_moments(tmp_path):
     net, dataset = network().train(), data()
     found = collect(net, dataset, cut_points=["0"], out=tmp_path, shard_size=16, batch_size=8)
@@ -51,6 +59,7 @@ def test_one_pass_keeps_features_logits_labels_and_moments(tmp_path):
         pooled = network()[0](dataset.tensors[0]).mean((2, 3))
     np.testing.assert_allclose(found.moments["0"].compute().numpy(), np.cov(pooled.double().numpy().T), rtol=1e-4)
     assert feature_rank(found)["0"].samples == 50
+    assert feature_rank(found)["0"].reduce == "pool"
     assert all(m.training for m in net.modules())
     assert not net[0]._forward_hooks
     clsdim = classification_dimension(found.features, found.labels, found.head, logits=found.logits, bootstrap=0)

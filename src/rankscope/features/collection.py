@@ -11,6 +11,7 @@ import torch
 
 from rankscope._base.errors import OutputError
 from rankscope.features.moments import CentredMoments
+from rankscope.features.reduction import Reduce
 from rankscope.features.shards import ShardStore
 from rankscope.features.sources import Skipped
 
@@ -39,6 +40,8 @@ class Collection:
         Where the shards lie.
     resumed : int
         Samples that were taken over from an earlier run.
+    reduce : str
+        How feature maps became the rows of ``moments``.
     """
 
     features: torch.Tensor
@@ -50,6 +53,7 @@ class Collection:
     skipped: tuple[Skipped, ...]
     folder: Path
     resumed: int = 0
+    reduce: Reduce = "pool"
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -85,6 +89,7 @@ class Collection:
             "width": self.features.shape[1],
             "classes": self.logits.shape[1],
             "cut_points": list(self.moments),
+            "reduce": self.reduce,
             "resumed": self.resumed,
             "skipped": [vars(one) for one in self.skipped],
         }
@@ -127,4 +132,7 @@ def joined(
     read = [store.read(index) for index in range(shards)]
     tensors = {key: torch.cat([one[key] for one, _ in read]) for key in read[0][0]}
     skipped = (*(Skipped(**one) for _, notes in read for one in notes["skipped"]), *unwritten)
-    return Collection(**tensors, moments=moments, head=head, skipped=skipped, folder=store.folder, resumed=resumed)
+    reduce = json.loads(store.fingerprint["setting"])["reduce"]
+    return Collection(
+        **tensors, moments=moments, head=head, skipped=skipped, folder=store.folder, resumed=resumed, reduce=reduce
+    )

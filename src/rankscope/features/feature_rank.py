@@ -49,7 +49,7 @@ def feature_rank(
     cut_points : "blocks", "paper", "all", name, glob, or a list of names and globs
         When ``source`` is a model; as in ``jacobian_rank``. A module called several times gives its last output.
     reduce, channels
-        How a feature map becomes rows: see ``reduce_output``.
+        How a feature map becomes rows: see ``reduce_output``. A ``Collection`` brings its own.
     samples : int, optional
         Number of samples when ``data`` cannot tell: it decides between covariance and Gram matrix, never the result.
     batch_size : int
@@ -89,7 +89,7 @@ def feature_rank(
                     store.add(name, output, len(batch))
         return store.profile("feature_rank", {"device": device_name(device)})
     if hasattr(source, "moments") and not isinstance(source, Mapping):
-        source = source.moments
+        reduce, source = source.reduce, source.moments
     if not isinstance(source, Mapping):
         source = {"features": source}
     if not source:
