@@ -318,7 +318,10 @@ def reproduce_command(
     ] = None,
     images: Annotated[
         int | None,
-        typer.Option(help="fig1a-c: how many images (default 16). Else: at most so many, spread over the classes."),
+        typer.Option(help="Images of fig1a-c, drawn at random from the seed; default 16.", show_default=False),
+    ] = None,
+    limit: Annotated[
+        int | None, typer.Option(help="For all else at most so many images of the folder, spread over its classes.")
     ] = None,
     device: DeviceOption = "auto",
     seed: SeedOption = 0,
@@ -343,6 +346,7 @@ def reproduce_command(
         imagenet=imagenet,
         weights=weights,
         images=images,
+        limit=limit,
         device=device,
         seed=seed,
         scale=scale,

@@ -22,6 +22,8 @@ __all__ = ["components"]
 
 # The paper's Fig. 3 names these; the others of the standard set stand beside them.
 _PAPER = ("conv3x3", "fc", "instancenorm", "layernorm", "groupnorm")
+# (C, H, W) and samples: paper, §6.1, and for tests 256 dimensions
+_SIZES = {"full": SCALES["full"], "small": ((16, 4, 4), 160)}
 _TOGETHER = 4  # components a part: what stands before them is measured once for all of them
 _WHY = (
     "the paper draws bars and prints no value; it does not say how weights are drawn, which sets how many small "
@@ -33,7 +35,7 @@ def components(name: str, settings: Settings) -> Reproduction:
     """Probe every standard component behind one random layer, four a part."""
     import pandas as pd
 
-    shape, batch = SCALES[settings.scale]
+    shape, batch = _SIZES[settings.scale]
     names = list(standard_components((4, 2, 2)))
     names = [*(n for n in _PAPER if n in names), *(n for n in names if n not in _PAPER)]
     parts, rows = Parts(settings.parts), []
@@ -101,7 +103,8 @@ def components(name: str, settings: Settings) -> Reproduction:
 def _measure(group: list[str], settings: Settings, _: Path | None = None) -> list[dict[str, Any]]:
     found = probe_all(
         group,
-        scale=settings.scale,
+        input_shape=_SIZES[settings.scale][0],
+        batch=_SIZES[settings.scale][1],
         seed=settings.seed,
         device=settings.device,
         progress=lambda done, total, text: settings.report(done, total, text),

@@ -47,7 +47,7 @@ class ClassFolders:
         if limit is None or limit >= len(self.files):
             return list(self.files)
         if limit < len(self.classes):
-            raise UsageError(f"--images {limit} leaves classes of {len(self.classes)} without an image; give more")
+            raise UsageError(f"--limit {limit} leaves classes of {len(self.classes)} without an image; give more")
         order = torch.randperm(len(self.files), generator=torch.Generator().manual_seed(seed)).tolist()
         place: dict[int, tuple[int, int]] = {}
         taken = [0] * len(self.classes)

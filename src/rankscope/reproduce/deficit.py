@@ -122,11 +122,12 @@ def _compare(one: Prepared, table: DependencyTable, row: ClassDependency, conven
     letter, positive, _ = _PANELS.get(label, ("", None, None))
     panel = f" (panel {letter})" if letter else ""
     solved = "all images, intercept" if convention == "paper" else "positive images, no intercept"
+    replaced = 100 * row.positive_accuracy_replaced if row.n_dependencies else None
     how = f"class {row.name!r}, η = {_ETA:g}, {solved}"
     return [
         Comparison(
             f"{label}{panel}: accuracy on positives, replaced (%)",
-            positive, 100 * row.positive_accuracy_replaced, None, how, _WHY,
+            positive, replaced, None, how, _WHY if replaced is not None else "at this η no other class is used at all",
         ),
         Comparison(
             f"{label}{panel}: accuracy on positives, own logit (%)", None, 100 * row.positive_accuracy, None, how,

@@ -42,12 +42,11 @@ class Prepared:
             "device": self.settings.device.type,
             "seed": self.settings.seed,
             "scale": self.settings.scale,
-            "images": self.settings.images,
         }
 
     def dataset(self) -> LabelledImages:
         """The images that take part in passes over the folder."""
-        return dataset_of(self.folders, self.loaded, self.settings.images, self.settings.seed)
+        return dataset_of(self.folders, self.loaded, self.settings.limit, self.settings.seed)
 
     def notes(self) -> list[str]:
         """What to know of this network, its name in front."""
@@ -78,7 +77,7 @@ def prepared(settings: Settings, names: Any = None) -> Iterator[Prepared]:
 def pass_over(one: Prepared) -> dict[str, Any]:
     """Top-1 accuracy and what was skipped, from one pass over the folder that keeps features and logits."""
     data = one.dataset()
-    given = {**one.identity(), "data": data_fingerprint(data)}
+    given = {**one.identity(), "limit": one.settings.limit, "data": data_fingerprint(data)}
 
     def compute(folder: Path) -> dict[str, Any]:
         # the network's name in the text of progress would be lost among thousands of batches otherwise

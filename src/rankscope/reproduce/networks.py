@@ -91,7 +91,7 @@ def choose(settings: Settings, names: Iterable[str] | None = None) -> tuple[Netw
         asked = {known[_plain(given)] for given in settings.only}
         wanted = tuple(name for name in allowed if name in asked)
     found = [Network(p.name, p.spec, p, None) for p in PAPER_NETWORKS if p.name in wanted]
-    found += [Network(spec, spec, None, None) for spec in settings.networks]
+    found += [Network(_called(spec), spec, None, None) for spec in settings.networks]
     if not found:
         raise UsageError(
             f"no network is left: this experiment has {', '.join(allowed)} and --only names none of them; "
@@ -203,6 +203,16 @@ def _fetch(network: Network) -> str:
         return f"fetch {url}, put it into a folder as {stem}.pth and give --weights FOLDER"
     command = f"timm.create_model('{name}', pretrained=True).state_dict()" if source == "timm" else "its state dict"
     return f"where there is a network save {command} as {stem}.pth, put it into a folder and give --weights FOLDER"
+
+
+def _called(spec: str) -> str:
+    """What an added model goes by: its spec, or for a file its factory.
+
+    >>> _called("timm:resnet10t"), _called("some/net.py:small")
+    ('timm:resnet10t', 'small')
+    """
+    file, _, factory = spec.rpartition(":")
+    return factory if file.endswith(".py") else spec
 
 
 def _plain(name: str) -> str:

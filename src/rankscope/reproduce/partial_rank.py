@@ -85,7 +85,7 @@ def _measured(one: Prepared, convention: str, images: int, side: int) -> dict[st
     )  # fmt: skip
     if len(data) < images:
         raise UsageError(f"--images {images}, but {str(one.folders.root)!r} has {len(data)} that can be read")
-    given = {**one.identity(), "background": background, "patch": side, "drawn": list(data.names)}
+    given = {**one.identity(), "background": background, "patch": side, "images": images, "drawn": list(data.names)}
 
     def compute(folder: Path) -> dict[str, Any]:
         profile = jacobian_rank(

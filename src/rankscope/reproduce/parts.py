@@ -53,13 +53,18 @@ class Parts:
         for name in (*wanted, *kept):
             if kept.get(name) != wanted.get(name):
                 raise OutputError(
-                    f"{folder} was measured with {name} {kept.get(name)!r}, now {wanted.get(name)!r}; give another "
-                    "--out, or delete that folder"
+                    f"{folder} was measured with {name} {_short(kept.get(name))}, now {_short(wanted.get(name))}; give "
+                    "another --out, or delete that folder"
                 )
 
 
 def _text(value: Any) -> str:
     return json.dumps(value, indent=1, allow_nan=False) + "\n"
+
+
+def _short(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 100 else f"{text[:97]}…"
 
 
 def _read(path: Path) -> Any:

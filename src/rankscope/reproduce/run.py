@@ -29,6 +29,7 @@ def reproduce(
     networks: Sequence[str] = (),
     only: Sequence[str] | None = None,
     images: int | None = None,
+    limit: int | None = None,
     device: str | torch.device = "auto",
     seed: int = 0,
     scale: str = "full",
@@ -57,7 +58,9 @@ def reproduce(
     only : sequence of str, optional
         Of the paper's networks these alone; an empty sequence for none.
     images : int, optional
-        Fig. 1 (a–c): number of images (default 16). Elsewhere: at most so many of the folder, spread over its classes.
+        Of Fig. 1 (a–c), drawn from the seed; default 16.
+    limit : int, optional
+        At most so many images of the folder for everything else, spread over its classes; default all.
     device, seed, workers
         Where to compute; of every random draw; processes that read images.
     scale : "full" or "small"
@@ -92,6 +95,7 @@ def reproduce(
         "networks": networks,
         "only": only,
         "images": images,
+        "limit": limit,
         "device": device,
         "seed": seed,
         "scale": scale,
@@ -115,6 +119,7 @@ def reproduce_all(
         "networks": (),
         "only": None,
         "images": None,
+        "limit": None,
         "device": "auto",
         "seed": 0,
         "scale": "full",

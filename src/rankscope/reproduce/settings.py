@@ -37,7 +37,9 @@ class Settings:
     only : tuple of str, optional
         The paper's networks that take part, by name; None for those of the experiment, empty for none.
     images : int, optional
-        Figure 1: how many images (default 16, at small scale 2). Elsewhere: at most so many of the validation folder.
+        Of Fig. 1 (a–c), drawn from the seed; default 16, at small scale 2.
+    limit : int, optional
+        At most so many of the validation folder for everything else, spread over its classes; default all.
     parts : Path
         Folder that keeps each measurement as it finishes.
     """
@@ -48,6 +50,7 @@ class Settings:
     networks: tuple[str, ...]
     only: tuple[str, ...] | None
     images: int | None
+    limit: int | None
     device: torch.device
     seed: int
     scale: Scale
@@ -69,6 +72,7 @@ class Settings:
         networks: Sequence[str],
         only: Sequence[str] | None,
         images: int | None,
+        limit: int | None,
         device: str | torch.device,
         seed: int,
         scale: str,
@@ -90,6 +94,7 @@ class Settings:
         if scale not in _SCALES:
             raise UsageError(f"scale {scale!r} is unknown; {nearest(str(scale), _SCALES)}")
         _count("images", images, 1)
+        _count("limit", limit, 1)
         _count("seed", seed, 0)
         _count("workers", workers, 0)
         data = None if imagenet is None else Path(imagenet).expanduser()
@@ -107,6 +112,7 @@ class Settings:
             networks=tuple(dict.fromkeys(networks)),
             only=None if only is None else tuple(only),
             images=images,
+            limit=limit,
             device=resolve_device(device),
             seed=seed,
             scale=size,
@@ -124,6 +130,7 @@ class Settings:
             "networks": list(self.networks),
             "only": None if self.only is None else list(self.only),
             "images": self.images,
+            "limit": self.limit,
             "device": str(self.device),
             "seed": self.seed,
             "scale": self.scale,
@@ -131,7 +138,7 @@ class Settings:
 
 
 def _count(name: str, value: Any, least: int) -> None:
-    if value is None and name == "images":
+    if value is None and name in ("images", "limit"):
         return
     if isinstance(value, bool) or not isinstance(value, Integral) or value < least:
         raise UsageError(f"{name} is {value!r}; give a whole number of at least {least}")

@@ -199,7 +199,7 @@ def _draw_table(values: pd.DataFrame) -> Figure:
     ax = figure.add_subplot()
     ax.axis("off")
     cells = [[_cell(v) for v in row] for row in shown.itertuples(index=False)]
-    table = ax.table(cellText=cells, colLabels=list(shown.columns), loc="center", edges="horizontal")
+    table = ax.table(cellText=cells, colLabels=list(shown.columns), loc="center", cellLoc="center", edges="horizontal")
     table.auto_set_font_size(False)
     table.set_fontsize(8)
     table.scale(1, 1.35)
