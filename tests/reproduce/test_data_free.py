@@ -56,8 +56,10 @@ def test_a_chain_is_deep_chain(chains: Path) -> None:
 
 
 def test_float32_stops_the_shrinking_chain_alone(chains: Path) -> None:
-    """Entries shrink by 0.02·√60 = 0.155 a layer from 0.02·3.5: below 1.19e-7 near layer 8; the others keep their scale."""
-    stops = {n: json.loads((chains / n / f"{n}.json").read_text())["settings"]["stopped_at"] for n in ("fig1d", "fig1e")}
+    """Entries shrink by 0.02·√60 = 0.155 a layer from 0.02·3.5: below 1.19e-7 near layer 8; others keep their scale."""
+    stops = {
+        n: json.loads((chains / n / f"{n}.json").read_text())["settings"]["stopped_at"] for n in ("fig1d", "fig1e")
+    }
     assert all(8 <= s <= 10 for s in stops["fig1d"])
     assert stops["fig1e"] == [None, None]
 
@@ -154,7 +156,7 @@ def test_unknown_names_and_options(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", [n for n, e in EXPERIMENTS.items() if e.data])
 def test_without_data_one_line_says_what_to_fetch(name: str, tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match=rf"{name}: --imagenet DIR is needed: fetch .* fig1d, fig1e, fig1f, fig3 need no"):
+    with pytest.raises(UsageError, match=rf"{name}: --imagenet DIR is needed: fetch .* fig1d, fig1e, fig1f, fig3 "):
         reproduce(name, out=tmp_path / "out")
     assert not (tmp_path / "out").exists()
 

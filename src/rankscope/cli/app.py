@@ -314,7 +314,8 @@ def reproduce_command(
         typer.Option(metavar="NAMES", help="More models, by commas: timm:NAME, torchvision:NAME, hf:NAME, file.py:f."),
     ] = None,
     only: Annotated[
-        str | None, typer.Option(metavar="NAMES", help="Of the paper's networks these alone (ResNet-18,ViT-T), or none.")
+        str | None,
+        typer.Option(metavar="NAMES", help="Of the paper's networks only these (ResNet-18,ViT-T), or none."),
     ] = None,
     images: Annotated[
         int | None,

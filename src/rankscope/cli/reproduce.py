@@ -36,7 +36,7 @@ def run(name: str, *, out: Path | None, networks: str | None, only: str | None, 
                 found = {name: reproduce(name, **asked, progress=report)}
     except KeyboardInterrupt:
         raise InterruptedRunError(
-            f"interrupted: finished measurements are kept in {folder / 'parts'}, and the same command goes on after them"
+            f"interrupted: finished measurements are kept in {folder / 'parts'}; the same command goes on after them"
         ) from None
     finally:
         report.close()

@@ -160,8 +160,8 @@ def _disagreement(values: pd.DataFrame, at: int, width: int) -> str:
     paper, code = there["jacobian_rank_paper"].mean(), there["jacobian_rank_reference"].mean()
     threshold = {name: _tolerance(name).relative((width, width)) for name in ("paper", "reference")}
     return (
-        f"The text counts singular values down to eps32·{width} = {threshold['paper']:.2e} of the largest, the authors' "
-        f"code takes the default rank of the float32 Gram matrix, which on J means √(eps32·{width}) = "
+        f"The text counts singular values down to eps32·{width} = {threshold['paper']:.2e} of the largest, the "
+        f"authors' code takes the default rank of the float32 Gram matrix, which on J means √(eps32·{width}) = "
         f"{threshold['reference']:.2e}. At layer {at} that is rank {paper:.1f} against {code:.1f} of {width} here."
     )
 

@@ -71,7 +71,9 @@ def components(name: str, settings: Settings) -> Reproduction:
                 )
             )  # fmt: skip
     kept = [r["label"] for r in rows if r[f"rank_after_{tolerance}"] >= r[f"rank_before_{tolerance}"]]
-    notes = [f"{len(kept)} of {len(rows)} components kept the Jacobian rank ({', '.join(kept) or 'none'}); the paper: none"]
+    notes = [
+        f"{len(kept)} of {len(rows)} components kept the Jacobian rank ({', '.join(kept) or 'none'}); the paper: none"
+    ]
     if rows and rows[0]["dimension_before"] >= batch - 1:
         notes.append(f"no feature dimension can exceed {batch - 1:,}, one less than the samples")
     if not settings.full:
@@ -138,9 +140,9 @@ def _disagreement(rows: list[dict[str, Any]], size: int) -> str:
         if r["component"] in _PAPER
     )
     return (
-        f"The text counts from eps32·{size} of the largest singular value on, the default rank of a float32 Gram matrix, "
-        f"which the authors' code takes, from √(eps32·{size}) on. Jacobian rank after the component, text against code: "
-        f"{pairs}."
+        f"The text counts from eps32·{size} of the largest singular value on, the default rank of a float32 Gram "
+        f"matrix, which the authors' code takes, from √(eps32·{size}) on. Jacobian rank after the component, text "
+        f"against code: {pairs}."
     )
 
 
@@ -155,7 +157,9 @@ def _draw(values: pd.DataFrame, tolerance: str, limit: int) -> Figure:
     )
     for place, (column, label, colour, alpha) in enumerate(bars):
         heights = values[column].to_numpy(dtype=float)
-        ax.bar(x + (place - 1.5) * 0.2, heights, width=0.19, color=COLOURS[colour], alpha=alpha, label=label, linewidth=0)
+        ax.bar(
+            x + (place - 1.5) * 0.2, heights, width=0.19, color=COLOURS[colour], alpha=alpha, label=label, linewidth=0
+        )
     ax.axhline(limit, color="black", linewidth=0.7, linestyle=(0, (4, 3)), label=f"samples − 1 = {limit:,}")
     ax.set_xticks(x, list(values["label"]), rotation=40, ha="right")
     ax.tick_params(axis="x", length=0)

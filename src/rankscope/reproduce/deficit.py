@@ -14,7 +14,6 @@ from rankscope.reproduce.outcome import Comparison, Reproduction
 from rankscope.reproduce.settings import Settings
 
 if TYPE_CHECKING:
-    import pandas as pd
     from matplotlib.figure import Figure
 
 __all__ = ["deficit"]

@@ -23,8 +23,8 @@ __all__ = ["accuracy_curves", "classification_dimensions", "networks_table"]
 
 _HOW = "axes of the centred covariance, features projected uncentred, first k with 95 % of the accuracy"
 _WHY_DIMENSION = (
-    "it follows the very weights, of which the paper names the network alone, and the images; the interval is that of a "
-    "bootstrap over the images"
+    "it follows the very weights, of which the paper names the network alone, and the images; the interval is that of "
+    "a bootstrap over the images"
 )
 
 
@@ -139,8 +139,8 @@ def _dimensions(name: str, title: str, settings: Settings) -> Reproduction:
         about.append(one.about())
     pairs = ", ".join(f"{r['network']} {r['centred']} instead of {r['classification_dimension']}" for r in rows)
     said = (
-        "The text (Eq. 6) does not say whether the mean is taken off before projecting; the authors' code leaves it in, "
-        "and so do both conventions here. Taking it off and adding it back after the projection would give "
+        "The text (Eq. 6) does not say whether the mean is taken off before projecting; the authors' code leaves it "
+        "in, and so do both conventions here. Taking it off and adding it back after the projection would give "
         f"{pairs}."
     )
     plots = name == "fig2"
@@ -193,7 +193,9 @@ def _draw_table(values: pd.DataFrame) -> Figure:
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    shown = values.rename(columns=lambda c: c.replace("_percent", " (%)").replace("_millions", " (M)").replace("_", " "))
+    shown = values.rename(
+        columns=lambda c: c.replace("_percent", " (%)").replace("_millions", " (M)").replace("_", " ")
+    )
     figure = Figure(figsize=(TEXT_WIDTH * 0.8, 0.32 * (len(shown) + 1) + 0.1), layout="constrained")
     FigureCanvasAgg(figure)
     ax = figure.add_subplot()
