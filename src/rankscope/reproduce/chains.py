@@ -169,7 +169,7 @@ def _disagreement(values: pd.DataFrame, at: int, width: int) -> str:
 def _draw(values: pd.DataFrame, panel: Chain, tolerance: str, width: int) -> Figure:
     ax = new_axes(COLUMN_WIDTH, 2.6)
     groups = values.groupby("depth")
-    depths = np.array(sorted(groups.groups))
+    depths = np.unique(values["depth"].to_numpy())
     for column, theory, colour, marker, label in (
         (f"jacobian_rank_{tolerance}", f"predicted_{tolerance}", COLOURS[0], "o", "Jacobian"),
         ("feature_dimension", "predicted_features", COLOURS[1], "s", "feature"),

@@ -19,7 +19,13 @@ if TYPE_CHECKING:
 __all__ = ["deficit"]
 
 _ETA = 20.0  # paper, §6.2
-_CONVENTIONS = {"paper": "all", "reference": "reference"}  # as independence_deficit names them
+# As independence_deficit names them, with their η. The third is rankscope's own: the largest η that keeps the accuracy,
+# since under the text's reading η = 20 may outweigh all that the logits share.
+_SOLVED: dict[str, tuple[str, float | None]] = {
+    "paper": ("all", _ETA),
+    "reference": ("reference", _ETA),
+    "largest-eta": ("all", None),
+}
 # Accuracy on positive samples with the logit replaced, in %: paper, caption of Fig. 4 (b, c, d). Of the classes in the
 # centre the text names one alone, of panel (c).
 _PANELS = {"ResNet-50": ("b", 98.0, None), "GluMixer-24": ("c", 90.0, "junco"), "Swin-T": ("d", 82.0, None)}
@@ -34,11 +40,11 @@ def deficit(name: str, settings: Settings) -> Reproduction:
     import pandas as pd
 
     frames, comparison, notes, about = [], [], [], []
-    drawn: list[tuple[str, ClassDependency]] = []
+    drawn: list[tuple[str, ClassDependency, ClassDependency]] = []
     counts: list[str] = []
     for one in prepared(settings, list(_PANELS)):
         over = pass_over(one)
-        tables = {c: DependencyTable.from_dict(_solved(one, c)) for c in _CONVENTIONS}
+        tables = {c: DependencyTable.from_dict(_solved(one, c)) for c in _SOLVED}
         label = one.network.name
         for convention, table in tables.items():
             frame = table.table().reset_index().drop(columns=["trivial"])
@@ -47,19 +53,21 @@ def deficit(name: str, settings: Settings) -> Reproduction:
             frames.append(frame)
         chosen = tables[settings.convention]
         row = _shown(chosen, one)
-        drawn.append((label, row))
+        largest = _shown(tables["largest-eta"], one)
+        drawn.append((label, row, largest))
         used = {c: [r for r in t if r.n_dependencies] for c, t in tables.items()}
         counts.append(
             f"{label} {len(used['paper'])} against {len(used['reference'])} of {chosen.n_classes}"
             f" (median number of others {_median(used['paper'])} against {_median(used['reference'])})"
         )
         comparison += _compare(one, chosen, row, settings.convention)
+        comparison += _compare(one, tables["largest-eta"], largest, "largest-eta")
         notes += one.notes() + skipped_notes(label, over["skipped"]) + chance_note(label, over)
         if not row.n_dependencies:
             notes.append(
                 f"{label}: at η = {_ETA:g} every solution is zero under {settings.convention}, η_max is at most "
-                f"{max(r.eta_max for r in chosen):.3g}: the penalty outweighs all that the logits share; rankscope "
-                "deficit without --eta finds the largest η that keeps the accuracy"
+                f"{max(r.eta_max for r in chosen):.3g}: the penalty outweighs all that the logits share; "
+                "the lower panel shows the largest η that keeps 90 % of the accuracy"
             )
         if chosen.feature_dimension is not None and chosen.feature_dimension < chosen.n_classes:
             notes.append(
@@ -79,7 +87,7 @@ def deficit(name: str, settings: Settings) -> Reproduction:
             f"fits each class on its own positive images, both with η = {_ETA:g}. Classes with any other class in "
             f"their solution, text against code, are here: {'; '.join(counts)}."
         ),
-        settings={**settings.to_dict(), "eta": _ETA, "solved": _CONVENTIONS[settings.convention], "networks": about},
+        settings={**settings.to_dict(), "eta": _ETA, "solved": _SOLVED[settings.convention][0], "networks": about},
         provenance={**versions(), "device": device_name(settings.device)},
         notes=tuple(dict.fromkeys(notes)),
         _draw=lambda _: _draw(drawn, settings.convention),
@@ -87,13 +95,15 @@ def deficit(name: str, settings: Settings) -> Reproduction:
 
 
 def _solved(one: Prepared, convention: str) -> dict[str, Any]:
+    name, eta = _SOLVED[convention]
+
     def compute(_: Path) -> dict[str, Any]:
         found = collection(one)
         table = independence_deficit(
             found.logits,
             found.labels,
-            eta=_ETA,
-            convention=_CONVENTIONS[convention],
+            eta=eta,
+            convention=name,
             class_names=one.folders.names,
             feature_dimension=int(found.features.shape[1]),
             permutations=5 if one.settings.full else 1,
@@ -102,7 +112,7 @@ def _solved(one: Prepared, convention: str) -> dict[str, Any]:
         )
         return table.to_dict()
 
-    given = {**one.identity(), "eta": _ETA, "samples": pass_over(one)["samples"], "classes": list(one.folders.names)}
+    given = {**one.identity(), "eta": eta, "samples": pass_over(one)["samples"], "classes": list(one.folders.names)}
     found: dict[str, Any] = one.parts.keep(f"deficit-{convention}", given, compute)
     return found
 
@@ -120,9 +130,12 @@ def _compare(one: Prepared, table: DependencyTable, row: ClassDependency, conven
     label = one.network.name
     letter, positive, _ = _PANELS.get(label, ("", None, None))
     panel = f" (panel {letter})" if letter else ""
-    solved = "all images, intercept" if convention == "paper" else "positive images, no intercept"
+    solved = "positive images, no intercept" if convention == "reference" else "all images, intercept"
     replaced = 100 * row.positive_accuracy_replaced if row.n_dependencies else None
-    how = f"class {row.name!r}, η = {_ETA:g}, {solved}"
+    eta = f"η = {_ETA:g}" if convention != "largest-eta" else f"largest η that keeps 90 %, here {row.eta:.3g}"
+    how = f"class {row.name!r}, {eta}, {solved}"
+    if convention == "largest-eta":
+        label, panel, positive = f"{label} at its largest η", "", None
     return [
         Comparison(
             f"{label}{panel}: accuracy on positives, replaced (%)",
@@ -139,7 +152,7 @@ def _compare(one: Prepared, table: DependencyTable, row: ClassDependency, conven
         Comparison(
             f"{label}: classes that others determine (% of {table.n_classes})",
             None, 100 * sum(r.status == "dependent" for r in table) / len(table), None,
-            f"η = {_ETA:g}, {solved}, R² beyond a permutation null", "the text says many and prints no number",
+            f"{eta}, {solved}, R² beyond a permutation null", "the text says many and prints no number",
         ),
     ]  # fmt: skip
 
@@ -149,28 +162,35 @@ def _median(rows: list[ClassDependency]) -> int:
     return counts[len(counts) // 2] if counts else 0
 
 
-def _draw(drawn: list[tuple[str, ClassDependency]], convention: str) -> Figure:
+def _draw(drawn: list[tuple[str, ClassDependency, ClassDependency]], convention: str) -> Figure:
+    """A column a network; a second row at the largest η, where the first has an all-zero solution."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    across = min(3, len(drawn))
-    down = -(-len(drawn) // across)
+    more = any(not row.n_dependencies for _, row, _ in drawn)
+    across, down = len(drawn), 2 if more else 1
     size = TEXT_WIDTH / 3 * 1.25
     figure = Figure(figsize=(size * across, (size + 0.35) * down), layout="constrained")
     FigureCanvasAgg(figure)
     panels = figure.subplots(down, across, squeeze=False)
-    for k, (name, row) in enumerate(drawn):
-        ax = panels[k // across][k % across]
-        count = draw_star(row, ax, most=6)
-        more = f", {row.n_dependencies - count} more not shown" if row.n_dependencies > count else ""
-        ax.set_title(f"({chr(ord('b') + k)}) {name}", loc="left")
-        ax.text(
-            0.5, -0.02,
-            f"replaced {row.positive_accuracy_replaced:.0%}, own logit {row.positive_accuracy:.0%}\n"
-            f"(on the class's images){more}",
-            transform=ax.transAxes, ha="center", va="top", fontsize=6.5,
-        )  # fmt: skip
-    for k in range(len(drawn), across * down):
-        panels[k // across][k % across].axis("off")
-    figure.suptitle(f"η = {_ETA:g}, convention {convention}", fontsize=7)
+    for k, (name, row, largest) in enumerate(drawn):
+        _panel(panels[0][k], row, f"({chr(ord('b') + k)}) {name}, η = {_ETA:g}, {convention}")
+        if more:
+            _panel(panels[1][k], largest, f"{name}, largest η that keeps 90 %: {largest.eta:.2g}")
     return figure
+
+
+def _panel(ax: Any, row: ClassDependency, title: str) -> None:
+    count = draw_star(row, ax, most=6)
+    more = f", {row.n_dependencies - count} more not shown" if row.n_dependencies > count else ""
+    replaced = f"replaced {row.positive_accuracy_replaced:.0%}, " if row.n_dependencies else ""
+    ax.set_title(title, loc="left", fontsize=7)
+    ax.text(
+        0.5,
+        -0.02,
+        f"{replaced}own logit {row.positive_accuracy:.0%} of the class's images\n{row.status}{more}",
+        transform=ax.transAxes,
+        ha="center",
+        va="top",
+        fontsize=6.5,
+    )

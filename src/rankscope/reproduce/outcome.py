@@ -133,7 +133,7 @@ class Reproduction:
             # no dates: they are all that would differ between two runs
             for kind, metadata in (("pdf", {"CreationDate": None}), ("png", {})):
                 buffer = io.BytesIO()
-                figure.savefig(buffer, format=kind, metadata=metadata)  # type: ignore[arg-type]
+                figure.savefig(buffer, format=kind, metadata=metadata)
                 written[f"{self.name}.{kind}"] = buffer.getvalue()
         for name, content in written.items():
             write_whole(where / name, content)

@@ -170,9 +170,9 @@ def _disagreement(values: pd.DataFrame, side: int) -> str:
     pairs = ", ".join(f"{name} {int(r['paper'])} against {int(r['reference'])}" for name, r in last.iterrows())
     return (
         f"The text measures at the image and counts singular values from eps32·min(d, {3 * side * side}) of the "
-        "largest on, the authors' code sets all but the patch to zero and takes the default rank of the float32 Gram matrix, "
-        f"√(eps32·{3 * side * side}) of the largest. At the last layer the text's rank against the code's is here: "
-        f"{pairs}."
+        "largest on, the authors' code sets all but the patch to zero and takes the default rank of the float32 Gram "
+        f"matrix, √(eps32·{3 * side * side}) of the largest. At the last layer the text's rank against the code's is "
+        f"here: {pairs}."
     )
 
 
