@@ -176,3 +176,18 @@ def test_orders_of_class_folders(tmp_path: Path) -> None:
     classes, names = order("n04486054", "n01534433")  # in the order of the 1,000, with their names
     assert classes == ("n01534433", "n04486054")
     assert names == ("junco", "triumphal arch")
+    assert (
+        "the 2 class folders are not ImageNet's 1,000" in read_class_folders(tmp_path / "n04486054-n01534433").notes[0]
+    )
+
+
+def test_imagenet_with_images_missing_is_remarked(tmp_path: Path) -> None:
+    from timm.data.imagenet_info import ImageNetInfo
+
+    for name in ImageNetInfo("imagenet-1k").label_names():
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "a.JPEG").touch()
+    found = read_class_folders(tmp_path)
+    assert found.notes == ("1,000 images where ImageNet's validation set has 50,000",)
+    assert len(found) == 1000
+    assert found.names[13] == "junco"

@@ -21,6 +21,7 @@ _NEEDED = (
     "(DIR/n01440764/….JPEG, 1,000 folders) and give DIR"
 )
 _SHOWN = 3
+_VALIDATION = 50_000
 
 
 @dataclass(frozen=True)
@@ -114,6 +115,12 @@ def read_class_folders(path: Path | None) -> ClassFolders:
         shown = ", ".join(empty[:_SHOWN]) + (f" and {len(empty) - _SHOWN} more" if len(empty) > _SHOWN else "")
         raise DataError(f"--imagenet {root!r}: {len(empty)} class folders hold no images: {shown}; fill or remove them")
     files = tuple((file, label) for label, name in enumerate(order) for file in held[name])
+    if set(order) != set(_imagenet()[0]):
+        notes.insert(
+            0, f"the {len(order)} class folders are not ImageNet's 1,000: the paper's numbers are of other data"
+        )
+    elif len(files) != _VALIDATION:
+        notes.insert(0, f"{len(files):,} images where ImageNet's validation set has {_VALIDATION:,}")
     return ClassFolders(path, tuple(order), tuple(names), files, tuple(notes))
 
 

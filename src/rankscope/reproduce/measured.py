@@ -49,8 +49,8 @@ class Prepared:
         return dataset_of(self.folders, self.loaded, self.settings.limit, self.settings.seed)
 
     def notes(self) -> list[str]:
-        """What to know of this network, its name in front."""
-        return [f"{self.network.name}: {note}" for note in self.loaded.notes]
+        """What to know of the folder and of this network, its name in front."""
+        return [*self.folders.notes, *(f"{self.network.name}: {note}" for note in self.loaded.notes)]
 
     def about(self) -> dict[str, Any]:
         """For the record."""
