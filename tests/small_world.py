@@ -36,6 +36,8 @@ def small(num_classes=10):
         nn.Conv2d(8, 24, 2, stride=2),
         nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(24, num_classes),
     )
+    with torch.no_grad():  # singular values over six decades, so that tolerances differ
+        model[2].weight.mul_(10 ** (-torch.arange(24.0) / 4).view(-1, 1, 1, 1))
     model.input_size = (3, 32, 32)
     return model
 """

@@ -125,6 +125,9 @@ def test_the_zero_background_is_really_measured(
         # float32 Jacobians agree to some 1e-6 of the largest value
         np.testing.assert_allclose(kept[name][:10], exact, atol=1e-5 * exact[0])
     assert np.abs(kept["image"] - kept["zero"]).max() > 1e-3 * kept["image"].max()
+    # singular values over six decades: the two tolerances must tell
+    ranks = found["fig1a"].values.groupby("convention")["rank"]
+    assert (ranks.get_group("reference").to_numpy() < ranks.get_group("paper").to_numpy()).any()
     last = found["fig1a"].values.groupby("convention")["rank"].last()
     assert f"small {last['paper']} against {last['reference']}." in found["fig1a"].disagreement
 
@@ -198,6 +201,16 @@ def test_interrupted_and_started_again_gives_the_same_bytes(
     reproduce(name, out=tmp_path, **options(world))
     assert {f: f.stat().st_mtime_ns for f in kept} == kept
     assert files(tmp_path) == files(everything[0] / name)
+
+
+def test_stopped_after_the_last_image_still_gives_the_same_bytes(
+    everything: tuple[Path, dict[str, Reproduction]], world: World, tmp_path: Path
+) -> None:
+    """All spectra are kept and the result is not yet written: the method and the checks are told as before."""
+    reproduce("fig1a", out=tmp_path, **options(world))
+    (tmp_path / "parts" / "small" / "rank-image" / "result.json").unlink()
+    reproduce("fig1a", out=tmp_path, **options(world))
+    assert files(tmp_path) == files(everything[0] / "fig1a")
 
 
 @pytest.mark.parametrize(

@@ -41,8 +41,8 @@ _SIZES = {"full": (1000, 50, 5000, 3), "small": (60, 24, 300, 2)}
 _SHOWN = (1, 10, 20, 50)
 _WHY = (
     "the paper draws this curve and prints no value; the scale of the weights cancels in a rank, so panels d, e and f "
-    "differ in the paper by noise alone, and here, where one seed gives one set of weights up to scale, not at all, but "
-    "for where float32 ends them"
+    "differ in the paper by noise alone, and here, where one seed gives one set of weights up to scale, only by where "
+    "float32 ends them"
 )
 
 
