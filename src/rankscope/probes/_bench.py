@@ -137,7 +137,7 @@ class Bench:
         others = self.features[-1:]
         spectra, expected, method = [], [], ""
         for point in range(settings.points):
-            x = self.features[point : point + 1]
+            x = self.features[point : point + 1].clone()  # the tangent of a view would fill its whole base
             if part.coupled:
                 others = torch.cat([self.features[:point], self.features[point + 1 :]])[: settings.context - 1]
             f = part.of_one_sample(others)
