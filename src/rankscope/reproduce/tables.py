@@ -70,7 +70,7 @@ def networks_table(name: str, settings: Settings) -> Reproduction:
         about.append(one.about())
     return _made(
         name, "Table 1 (submission): the networks", settings, pd.DataFrame(rows), comparison,
-        "The text prints these numbers and the authors' code computes none of them, so the two conventions agree. "
+        "Neither the tolerance nor the background of the patch enters these numbers, so the two conventions agree. "
         f"Under both, {_best(rows)}.",
         notes, about, lambda v: _draw_table(v[["network", "layers", "parameters_millions", "top1_percent"]]),
     )  # fmt: skip
