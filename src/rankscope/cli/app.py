@@ -367,6 +367,73 @@ def probe_command(
     )
 
 
+@app.command("reproduce")
+def reproduce_command(
+    name: Annotated[
+        str,
+        typer.Argument(
+            metavar="NAME",
+            help="fig1a … fig1f, fig2, fig3, fig4, table1 (the networks), table2 (classification dimensions), or all.",
+            show_default=False,
+        ),
+    ],
+    convention: Annotated[
+        str, typer.Option("--as", help="paper (what the text says) or reference (what the authors' code does).")
+    ] = "paper",
+    imagenet: Annotated[
+        Path | None,
+        typer.Option(metavar="DIR", help="Validation folder, one subfolder a class. fig1d-f and fig3 need none."),
+    ] = None,
+    weights: Annotated[
+        Path | None,
+        typer.Option(metavar="DIR", help="Local weights, a file a network (resnet18.pth …); default: pretrained."),
+    ] = None,
+    networks: Annotated[
+        str | None,
+        typer.Option(metavar="NAMES", help="More models, by commas: timm:NAME, torchvision:NAME, hf:NAME, file.py:f."),
+    ] = None,
+    only: Annotated[
+        str | None,
+        typer.Option(metavar="NAMES", help="Of the paper's networks only these (ResNet-18,ViT-T), or none."),
+    ] = None,
+    images: Annotated[
+        int | None,
+        typer.Option(help="Images of fig1a-c, drawn at random from the seed; default 16.", show_default=False),
+    ] = None,
+    limit: Annotated[
+        int | None, typer.Option(help="For all else at most so many images of the folder, spread over its classes.")
+    ] = None,
+    device: DeviceOption = "auto",
+    seed: SeedOption = 0,
+    scale: Annotated[str, typer.Option(help="full, or small: sizes for tests, not the paper's.")] = "full",
+    workers: Annotated[int, typer.Option(help="Processes that read the images.", min=0)] = 0,
+    out: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="Folder for the files; default: runs/reproduce/NAME.")
+    ] = None,
+    as_json: JsonOption = False,
+    debug: DebugOption = False,
+) -> None:
+    """Measure a figure or table of the paper again and compare it with what the paper prints."""
+    from rankscope.cli.reproduce import run
+
+    run(
+        name,
+        out=out,
+        networks=networks,
+        only=only,
+        as_json=as_json,
+        convention=convention,
+        imagenet=imagenet,
+        weights=weights,
+        images=images,
+        limit=limit,
+        device=device,
+        seed=seed,
+        scale=scale,
+        workers=workers,
+    )
+
+
 @theory_app.command("chain")
 def theory_chain_command(
     width: Annotated[int, typer.Option(help="Units per layer.")] = 1000,

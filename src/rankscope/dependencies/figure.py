@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import math
 import textwrap
+from typing import Any
 
 from matplotlib.figure import Figure
 
 from rankscope._base.errors import UsageError
 from rankscope.dependencies.table import ClassDependency
 
-__all__ = ["draw_dependence"]
+__all__ = ["draw_dependence", "draw_star"]
 
 # Okabe and Ito's blue and vermilion: apart for every common colour blindness; the sign is also in line style and text.
 _POSITIVE, _NEGATIVE = "#0072B2", "#D55E00"
@@ -18,11 +19,31 @@ _POSITIVE, _NEGATIVE = "#0072B2", "#D55E00"
 
 def draw_dependence(row: ClassDependency, *, most: int = 8) -> Figure:
     """The figure at column width (3.4 inches): line width is |λ|, solid blue raises the logit, dashed red lowers it."""
+    figure = Figure(figsize=(3.4, 3.5), dpi=200)
+    count = draw_star(row, figure.add_axes((0.0, 0.12, 1.0, 0.85)), most=most)
+    more = f", {row.n_dependencies - count} more classes not shown" if row.n_dependencies > count else ""
+    figure.text(
+        0.5,
+        0.075,
+        f"accuracy on the class {row.positive_accuracy:.0%}, replaced "
+        f"{row.positive_accuracy_replaced:.0%}; on all {row.accuracy:.1%}, {row.accuracy_replaced:.1%}",
+        fontsize=6,
+        ha="center",
+    )
+    scores = [f"R² {row.r2:.2f}"]
+    if not math.isnan(row.r2_held_out):
+        scores.append(f"held out {row.r2_held_out:.2f}")
+    if not math.isnan(row.r2_null):
+        scores.append(f"null {row.r2_null:.2f}")
+    figure.text(0.5, 0.025, ", ".join(scores) + f"; {row.status}{more}", fontsize=6, ha="center")
+    return figure
+
+
+def draw_star(row: ClassDependency, axes: Any, *, most: int = 8) -> int:
+    """The class and its neighbours alone, on axes of the caller's; returns how many neighbours are drawn."""
     if most < 1:
         raise UsageError(f"most is {most}; show at least 1 class")
     count = min(most, row.n_dependencies)
-    figure = Figure(figsize=(3.4, 3.5), dpi=200)
-    axes = figure.add_axes((0.0, 0.12, 1.0, 0.85))
     axes.set_xlim(-1.5, 1.5)
     axes.set_ylim(-1.32, 1.32)
     axes.axis("off")
@@ -51,22 +72,7 @@ def draw_dependence(row: ClassDependency, *, most: int = 8) -> Figure:
     _label(axes, 0, 0, row.name, "black", 7.5)
     if not count:
         axes.text(0, -0.5, "all-zero solution:\nno other class is used", fontsize=7, ha="center", va="center")
-    more = f", {row.n_dependencies - count} more classes not shown" if row.n_dependencies > count else ""
-    figure.text(
-        0.5,
-        0.075,
-        f"accuracy on the class {row.positive_accuracy:.0%}, replaced "
-        f"{row.positive_accuracy_replaced:.0%}; on all {row.accuracy:.1%}, {row.accuracy_replaced:.1%}",
-        fontsize=6,
-        ha="center",
-    )
-    scores = [f"R² {row.r2:.2f}"]
-    if not math.isnan(row.r2_held_out):
-        scores.append(f"held out {row.r2_held_out:.2f}")
-    if not math.isnan(row.r2_null):
-        scores.append(f"null {row.r2_null:.2f}")
-    figure.text(0.5, 0.025, ", ".join(scores) + f"; {row.status}{more}", fontsize=6, ha="center")
-    return figure
+    return count
 
 
 def _label(axes: object, x: float, y: float, name: str, colour: str, size: float) -> None:

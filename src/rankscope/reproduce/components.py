@@ -1,0 +1,171 @@
+"""Fig. 3: feature dimension and Jacobian rank before and after single components."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from rankscope._base.provenance import device_name, versions
+from rankscope._base.style import COLOURS, TEXT_WIDTH, new_axes
+from rankscope.probes import SCALES, probe_all, standard_components
+from rankscope.reproduce.outcome import Comparison, Reproduction
+from rankscope.reproduce.parts import Parts
+from rankscope.reproduce.settings import Settings
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from matplotlib.figure import Figure
+
+__all__ = ["components"]
+
+# The paper's Fig. 3 names these; the others of the standard set stand beside them.
+_PAPER = ("conv3x3", "fc", "instancenorm", "layernorm", "groupnorm")
+# (C, H, W) and samples: paper, §6.1, and for tests 256 dimensions
+_SIZES = {"full": SCALES["full"], "small": ((16, 4, 4), 160)}
+_TOGETHER = 4  # components a part: what stands before them is measured once for all of them
+_WHY = (
+    "the paper draws bars and prints no value; it does not say how weights are drawn, which sets how many small "
+    "singular values fall below the threshold"
+)
+
+
+def components(name: str, settings: Settings) -> Reproduction:
+    """Probe every standard component behind one random layer, four a part."""
+    import pandas as pd
+
+    shape, batch = _SIZES[settings.scale]
+    names = list(standard_components((4, 2, 2)))
+    names = [*(n for n in _PAPER if n in names), *(n for n in names if n not in _PAPER)]
+    parts, rows = Parts(settings.parts), []
+    for start in range(0, len(names), _TOGETHER):
+        group = names[start : start + _TOGETHER]
+        settings.report(start, len(names), ", ".join(group))
+        given = {
+            "components": group,
+            "input_shape": list(shape),
+            "batch": batch,
+            "seed": settings.seed,
+            "device": settings.device.type,
+        }
+        rows += parts.keep(f"components/{start:02d}-{group[0]}", given, lambda _, g=group: _measure(g, settings))  # type: ignore[misc]
+    values = pd.DataFrame(rows)
+    tolerance = settings.convention
+    comparison = []
+    for row in rows:
+        if row["component"] not in _PAPER:
+            continue
+        for what, before, after, how in (
+            ("feature dimension", row["dimension_before"], row["dimension_after"], "λ ≥ eps32·N·λ₁ (§6.1)"),
+            (
+                "Jacobian rank", row[f"rank_before_{tolerance}"], row[f"rank_after_{tolerance}"],
+                f"tolerance {tolerance}",
+            ),
+        ):  # fmt: skip
+            exact = row["expected_exact"] if what == "Jacobian rank" else None
+            comparison.append(
+                Comparison(
+                    f"{row['label']}: {what} after ({before:,} before)", None, float(after),
+                    None if exact is None else float(exact), how, _WHY,
+                )
+            )  # fmt: skip
+    kept = [r["label"] for r in rows if r[f"rank_after_{tolerance}"] >= r[f"rank_before_{tolerance}"]]
+    notes = [
+        f"{len(kept)} of {len(rows)} components kept the Jacobian rank ({', '.join(kept) or 'none'}); the paper: none"
+    ]
+    if rows and rows[0]["dimension_before"] >= batch - 1:
+        notes.append(f"no feature dimension can exceed {batch - 1:,}, one less than the samples")
+    if not settings.full:
+        notes.append(f"small scale: inputs {'×'.join(map(str, shape))}, {batch} samples; not the paper's size")
+    return Reproduction(
+        name=name,
+        title="Fig. 3: dimension and rank before and after components",
+        convention=settings.convention,
+        values=values,
+        comparison=tuple(comparison),
+        disagreement=_disagreement(rows, int(np.prod(shape))),
+        settings={
+            "as": settings.convention,
+            "scale": settings.scale,
+            "input_shape": list(shape),
+            "batch": batch,
+            "seed": settings.seed,
+            "device": str(settings.device),
+            "tolerance": tolerance,
+            "dtype": "float64",
+            "front": "gaussian",
+        },
+        provenance={**versions(), "device": device_name(settings.device)},
+        notes=tuple(notes),
+        _draw=lambda v: _draw(v, tolerance, batch - 1),
+    )
+
+
+def _measure(group: list[str], settings: Settings, _: Path | None = None) -> list[dict[str, Any]]:
+    found = probe_all(
+        group,
+        input_shape=_SIZES[settings.scale][0],
+        batch=_SIZES[settings.scale][1],
+        seed=settings.seed,
+        device=settings.device,
+        progress=lambda done, total, text: settings.report(done, total, text),
+    )
+    rows = []
+    for result in found:
+        said = result.summary()
+        code = result.with_tolerance("reference")
+        rows.append(
+            {
+                "component": result.name,
+                "label": result.label,
+                "dimension_before": said["dimension_before"],
+                "dimension_after": said["dimension_after"],
+                "rank_before_paper": said["rank_before"],
+                "rank_after_paper": said["rank_after"],
+                "rank_before_reference": code.rank_before.value,
+                "rank_after_reference": code.rank_after.value,
+                "expected_exact": said["expected_exact"],
+                "expected_numerical": said["expected_numerical"],
+                "at_sample_limit": bool(said["at_sample_limit"]),
+            }
+        )
+    return rows
+
+
+def _disagreement(rows: list[dict[str, Any]], size: int) -> str:
+    pairs = ", ".join(
+        f"{r['label']} {r['rank_after_paper']:,} against {r['rank_after_reference']:,}"
+        for r in rows
+        if r["component"] in _PAPER
+    )
+    return (
+        f"The text counts from eps32·{size} of the largest singular value on, the default rank of a float32 Gram "
+        f"matrix, which the authors' code takes, from √(eps32·{size}) on. Jacobian rank after the component, text "
+        f"against code: {pairs}."
+    )
+
+
+def _draw(values: pd.DataFrame, tolerance: str, limit: int) -> Figure:
+    ax = new_axes(TEXT_WIDTH, 2.9)
+    x = np.arange(len(values), dtype=float)
+    bars = (
+        ("dimension_before", "PCA dimension before", 1, 0.45),
+        ("dimension_after", "after", 1, 1.0),
+        (f"rank_before_{tolerance}", "Jacobian rank before", 0, 0.45),
+        (f"rank_after_{tolerance}", "after", 0, 1.0),
+    )
+    for place, (column, label, colour, alpha) in enumerate(bars):
+        heights = values[column].to_numpy(dtype=float)
+        ax.bar(
+            x + (place - 1.5) * 0.2, heights, width=0.19, color=COLOURS[colour], alpha=alpha, label=label, linewidth=0
+        )
+    ax.axhline(limit, color="black", linewidth=0.7, linestyle=(0, (4, 3)), label=f"samples − 1 = {limit:,}")
+    ax.set_xticks(x, list(values["label"]), rotation=40, ha="right")
+    ax.tick_params(axis="x", length=0)
+    ax.set_xlim(-0.6, len(values) - 0.4)
+    ax.set_ylabel("dimensions")
+    ax.set_title(f"tolerance {tolerance}", loc="left")
+    ax.legend(ncols=5, loc="lower right", bbox_to_anchor=(1.0, 1.0), columnspacing=0.9, handlelength=1.2)
+    figure: Any = ax.figure
+    return figure

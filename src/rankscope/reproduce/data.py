@@ -1,0 +1,160 @@
+"""The validation folder: one subfolder a class, in the order of the network's head."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch.utils.data import Dataset
+
+from rankscope._base.errors import DataError, UsageError
+from rankscope.loading import IMAGE_SUFFIXES, LoadedModel, Preprocessing, ensure_torchvision
+
+__all__ = ["ClassFolders", "LabelledImages", "read_class_folders"]
+
+_NEEDED = (
+    "--imagenet DIR is needed: fetch the ImageNet validation images (50,000), sort them into one folder a class "
+    "(DIR/n01440764/….JPEG, 1,000 folders) and give DIR"
+)
+_SHOWN = 3
+_VALIDATION = 50_000
+
+
+@dataclass(frozen=True)
+class ClassFolders:
+    """Names of the class folders in the order of the logits, names to show, and every file with its class."""
+
+    root: Path
+    classes: tuple[str, ...]
+    names: tuple[str, ...]
+    files: tuple[tuple[str, int], ...]
+    notes: tuple[str, ...] = ()
+
+    def __len__(self) -> int:
+        return len(self.classes)
+
+    def draw(self, limit: int | None, seed: int) -> list[tuple[str, int]]:
+        """At most ``limit`` files, drawn from ``seed``, as many of each class as of any other up to one.
+
+        Raises
+        ------
+        UsageError
+            When ``limit`` leaves a class without an image.
+        """
+        if limit is None or limit >= len(self.files):
+            return list(self.files)
+        if limit < len(self.classes):
+            raise UsageError(f"--limit {limit} leaves classes of {len(self.classes)} without an image; give more")
+        order = torch.randperm(len(self.files), generator=torch.Generator().manual_seed(seed)).tolist()
+        place: dict[int, tuple[int, int]] = {}
+        taken = [0] * len(self.classes)
+        for rank, index in enumerate(order):
+            label = self.files[index][1]
+            place[index] = (taken[label], rank)
+            taken[label] += 1
+        chosen = sorted(sorted(place, key=place.__getitem__)[:limit])
+        return [self.files[i] for i in chosen]
+
+
+class LabelledImages(Dataset[tuple[torch.Tensor, int]]):
+    """Files made ready by a network's own preprocessing; ``samples`` lists (file, class)."""
+
+    def __init__(self, samples: list[tuple[str, int]], preprocessing: Preprocessing) -> None:
+        self.samples = samples
+        self.transform = preprocessing
+
+    def __len__(self) -> int:
+        return len(self.samples)
+
+    def __getitem__(self, index: int) -> tuple[torch.Tensor, int]:
+        import PIL.Image
+
+        file, label = self.samples[index]
+        with PIL.Image.open(file) as image:
+            image.load()
+            return self.transform(image), label
+
+
+def read_class_folders(path: Path | None) -> ClassFolders:
+    """List the folder once and check its layout.
+
+    Folders named as ImageNet's classes (n01440764 …) take ImageNet's order, whole numbers their own, others that of
+    the alphabet, as image folders are usually read.
+
+    Raises
+    ------
+    UsageError
+        Without a folder: what to fetch and where to put it.
+    DataError
+        Images outside class folders, fewer than two classes, a folder of splits, empty class folders (all named).
+    """
+    if path is None:
+        raise UsageError(_NEEDED)
+    root = str(path)
+    entries = sorted(os.scandir(path), key=lambda e: e.name)
+    folders = [e for e in entries if e.is_dir() and not e.name.startswith(".")]
+    loose = [e.name for e in entries if e.is_file() and Path(e.name).suffix.lower() in IMAGE_SUFFIXES]
+    for name in ("val", "validation", "test"):
+        if any(f.name == name for f in folders) and len(folders) <= 4:
+            raise DataError(f"--imagenet {root!r} holds splits, not classes; give {str(path / name)!r}")
+    if loose:
+        raise DataError(
+            f"--imagenet {root!r} holds {len(loose):,} images outside class folders ({loose[0]}, …); sort them into "
+            "one folder a class"
+        )
+    if len(folders) < 2:
+        raise DataError(f"--imagenet {root!r} has {len(folders)} class folders; it must hold one subfolder a class")
+    order, names, notes = _order([f.name for f in folders])
+    held = {f.name: _images(f.path) for f in folders}
+    empty = [name for name in order if not held[name]]
+    if empty:
+        shown = ", ".join(empty[:_SHOWN]) + (f" and {len(empty) - _SHOWN} more" if len(empty) > _SHOWN else "")
+        raise DataError(f"--imagenet {root!r}: {len(empty)} class folders hold no images: {shown}; fill or remove them")
+    files = tuple((file, label) for label, name in enumerate(order) for file in held[name])
+    if set(order) != set(_imagenet()[0]):
+        notes.insert(
+            0, f"the {len(order)} class folders are not ImageNet's 1,000: the paper's numbers are of other data"
+        )
+    elif len(files) != _VALIDATION:
+        notes.insert(0, f"{len(files):,} images where ImageNet's validation set has {_VALIDATION:,}")
+    return ClassFolders(path, tuple(order), tuple(names), files, tuple(notes))
+
+
+def dataset_of(folders: ClassFolders, loaded: LoadedModel, limit: int | None, seed: int) -> LabelledImages:
+    """The images that take part, ready for this network."""
+    if loaded.preprocessing is None:
+        raise DataError(f"{loaded.name} says nothing of its preprocessing; return (module, transform) from its factory")
+    return LabelledImages(folders.draw(limit, seed), loaded.preprocessing)
+
+
+def _images(folder: str) -> list[str]:
+    return sorted(
+        e.path
+        for e in os.scandir(folder)
+        if e.is_file() and Path(e.name).suffix.lower() in IMAGE_SUFFIXES and not e.name.startswith(".")
+    )
+
+
+def _order(folders: list[str]) -> tuple[list[str], list[str], list[str]]:
+    synsets, described = _imagenet()
+    if set(folders) <= set(synsets):
+        order = [s for s in synsets if s in set(folders)]
+        return order, [described[s] for s in order], []
+    if all(name.isdecimal() for name in folders):
+        order = sorted(folders, key=lambda name: (int(name), name))
+        return order, order, ["the class folders are numbers and were taken in numerical order"]
+    return sorted(folders), sorted(folders), ["the class folders were taken in the order of the alphabet"]
+
+
+@lru_cache(maxsize=1)
+def _imagenet() -> tuple[tuple[str, ...], dict[str, str]]:
+    ensure_torchvision()
+    from timm.data.imagenet_info import ImageNetInfo
+
+    info: Any = ImageNetInfo("imagenet-1k")
+    labels = tuple(str(s) for s in info.label_names())
+    return labels, {s: str(info.index_to_description(i)).partition(",")[0] for i, s in enumerate(labels)}

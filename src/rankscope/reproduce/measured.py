@@ -1,0 +1,165 @@
+"""What several experiments share of one network: its identity, one pass over the validation folder, its layers."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from rankscope.features import Collection, classification_dimension, collect
+from rankscope.features.fingerprint import data_fingerprint, model_fingerprint
+from rankscope.loading import LoadedModel
+from rankscope.reproduce.data import ClassFolders, LabelledImages, dataset_of, read_class_folders
+from rankscope.reproduce.networks import Network, choose, load
+from rankscope.reproduce.parts import Parts
+from rankscope.reproduce.settings import Settings
+
+__all__ = ["Prepared", "chance_note", "clsdim", "collection", "pass_over", "prepared", "skipped_notes"]
+
+_BATCH = 64
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A loaded network on its device and the folder it is measured on."""
+
+    network: Network
+    loaded: LoadedModel
+    folders: ClassFolders
+    settings: Settings
+
+    @property
+    def parts(self) -> Parts:
+        return Parts(self.settings.parts / self.network.slug)
+
+    def identity(self) -> dict[str, Any]:
+        """What every part of this network depends on."""
+        return {
+            "model": self.loaded.name,
+            "weights": model_fingerprint(self.loaded.model),
+            "preprocessing": self.loaded.preprocessing.description if self.loaded.preprocessing else None,
+            "device": self.settings.device.type,
+            "seed": self.settings.seed,
+            "scale": self.settings.scale,
+        }
+
+    def dataset(self) -> LabelledImages:
+        """The images that take part in passes over the folder."""
+        return dataset_of(self.folders, self.loaded, self.settings.limit, self.settings.seed)
+
+    def notes(self) -> list[str]:
+        """What to know of the folder and of this network, its name in front."""
+        return [*self.folders.notes, *(f"{self.network.name}: {note}" for note in self.loaded.notes)]
+
+    def about(self) -> dict[str, Any]:
+        """For the record."""
+        return {
+            "name": self.network.name,
+            "model": self.loaded.name,
+            "weights": self.loaded.weights,
+            "preprocessing": self.loaded.preprocessing.description if self.loaded.preprocessing else None,
+            "cut_points": self.network.cut_points,
+        }
+
+
+def prepared(settings: Settings, names: Any = None) -> Iterator[Prepared]:
+    """Every network that takes part, loaded when its turn comes."""
+    folders = read_class_folders(settings.imagenet)
+    networks = choose(settings, names)
+    for number, network in enumerate(networks):
+        settings.report(number, len(networks), network.name)
+        loaded = load(network, len(folders), folders.root)
+        loaded.model.to(settings.device)
+        yield Prepared(network, loaded, folders, settings)
+
+
+def pass_over(one: Prepared) -> dict[str, Any]:
+    """Top-1 accuracy and what was skipped, from one pass over the folder that keeps features and logits."""
+    data = one.dataset()
+    given = {**one.identity(), "limit": one.settings.limit, "data": data_fingerprint(data)}
+
+    def compute(folder: Path) -> dict[str, Any]:
+        # the network's name in the text of progress would be lost among thousands of batches otherwise
+        def progress(done: int, total: int | None, _: str) -> None:
+            one.settings.report(done, total, one.network.name)
+
+        found = collect(
+            one.loaded.model,
+            data,
+            cut_points=[],
+            out=folder,
+            batch_size=_BATCH,
+            num_workers=one.settings.workers,
+            progress=progress,
+        )
+        right = int((found.logits.argmax(1) == found.labels).sum())
+        return {
+            "samples": len(found),
+            "right": right,
+            "accuracy": right / len(found),
+            "width": int(found.features.shape[1]),
+            "classes": int(found.logits.shape[1]),
+            "skipped": [[Path(s.name).parent.name + "/" + Path(s.name).name, s.reason] for s in found.skipped],
+        }
+
+    result: dict[str, Any] = one.parts.keep("collection", given, compute)
+    return result
+
+
+def collection(one: Prepared) -> Collection:
+    """Features, logits and labels of that pass."""
+    pass_over(one)
+    return Collection.load(one.parts.root / "collection")
+
+
+def clsdim(one: Prepared) -> dict[str, Any]:
+    """Classification dimension with uncentred and with centred projections, and both curves."""
+    over = pass_over(one)
+    full = one.settings.full
+
+    def compute(_: Path) -> dict[str, Any]:
+        found = collection(one)
+        made: dict[str, Any] = {}
+        for convention in ("paper", "centred"):
+            result = classification_dimension(
+                found.features,
+                found.labels,
+                found.head,
+                convention="paper" if convention == "paper" else "centred",
+                bootstrap=200 if full else 20,
+                seed=one.settings.seed,
+                allow_absent=len(found) <= found.features.shape[1] or not full,
+                device=one.settings.device,
+            )
+            made[convention] = {
+                "dimension": result.dimension,
+                "interval": None if result.interval is None else list(result.interval),
+                "ambient": result.ambient,
+                "full_accuracy": result.full_accuracy,
+                "curve": result.curve.tolist(),
+                "notes": list(result.notes),
+            }
+        return made
+
+    made: dict[str, Any] = one.parts.keep("clsdim", {**one.identity(), "samples": over["samples"]}, compute)
+    return made
+
+
+def skipped_notes(name: str, skipped: list[list[str]]) -> list[str]:
+    """One note that counts and names the images that could not be read."""
+    if not skipped:
+        return []
+    shown = "; ".join(f"{file} ({reason})" for file, reason in skipped[:3])
+    more = f" and {len(skipped) - 3} more" if len(skipped) > 3 else ""
+    return [f"{name}: {len(skipped)} images could not be read and were left out: {shown}{more}"]
+
+
+def chance_note(name: str, over: dict[str, Any]) -> list[str]:
+    """A warning where the accuracy is what guessing gives, which is what a wrong order of classes looks like."""
+    if over["accuracy"] > 2 / over["classes"]:
+        return []
+    return [
+        f"{name}: accuracy {over['accuracy']:.2%} is no better than guessing among {over['classes']} classes; are the "
+        "class folders in the order of its head, and are these its weights?"
+    ]

@@ -1,0 +1,219 @@
+"""The paper's six networks, those that a user adds, and where their weights come from."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from rankscope._base.errors import DataError, ModelError, UsageError, nearest
+from rankscope.loading import LoadedModel, load_model, read_weights
+from rankscope.reproduce.settings import Settings
+
+__all__ = ["PAPER_NETWORKS", "Network", "PaperNetwork", "choose", "load"]
+
+_SUFFIXES = (".safetensors", ".pth", ".pt", ".bin", ".ckpt")
+
+
+@dataclass(frozen=True)
+class PaperNetwork:
+    """A network of the paper and what it prints of it (submission, Table 1; final version, Table 1).
+
+    Attributes
+    ----------
+    name, family : str
+        As in the paper; ``resnet``, ``mixer`` or ``transformer``, its three panels of Fig. 1.
+    spec : str
+        Where the weights come from, as ``load_model`` names it. The paper names the networks, not the files: these are
+        the ones whose published accuracy is the paper's.
+    layers, parameters, top1, classification_dimension, ambient
+        Number of layers, millions of parameters, top-1 accuracy in %, classification dimension of how many dimensions.
+    """
+
+    name: str
+    family: str
+    spec: str
+    layers: int
+    parameters: float
+    top1: float
+    classification_dimension: int
+    ambient: int
+
+
+PAPER_NETWORKS = (
+    PaperNetwork("ResNet-18", "resnet", "torchvision:resnet18.IMAGENET1K_V1", 11, 11.7, 69.8, 149, 512),
+    PaperNetwork("ResNet-50", "resnet", "torchvision:resnet50.IMAGENET1K_V1", 19, 25.6, 76.1, 131, 2048),
+    PaperNetwork("GluMixer-24", "mixer", "timm:gmixer_24_224.ra3_in1k", 24, 25.0, 78.1, 199, 384),
+    PaperNetwork("ResMLP-S24", "mixer", "timm:resmlp_24_224.fb_in1k", 24, 30.0, 79.4, 196, 384),
+    PaperNetwork("ViT-T", "transformer", "timm:vit_tiny_patch16_224.augreg_in21k_ft_in1k", 13, 5.7, 75.5, 109, 192),
+    PaperNetwork("Swin-T", "transformer", "timm:swin_tiny_patch4_window7_224.ms_in1k", 18, 29.0, 81.3, 344, 768),
+)
+
+
+@dataclass(frozen=True)
+class Network:
+    """A network that takes part: the name it goes by, what ``load_model`` is asked for, and its local file."""
+
+    name: str
+    spec: str
+    paper: PaperNetwork | None
+    file: Path | None
+
+    @property
+    def slug(self) -> str:
+        """The name as a folder's."""
+        return "".join(c if c.isalnum() or c in "-_." else "-" for c in self.name.lower()).strip("-.")
+
+    @property
+    def cut_points(self) -> str:
+        """The paper's layers for its own networks, the blocks of any other."""
+        return "blocks" if self.paper is None else "paper"
+
+
+def choose(settings: Settings, names: Iterable[str] | None = None) -> tuple[Network, ...]:
+    """The networks of an experiment: the paper's (those of ``names``; default all six), then the user's.
+
+    Raises
+    ------
+    UsageError
+        For an unknown name in ``only``, or when no network is left.
+    ModelError
+        When ``weights`` lacks a network's file (all that are missing are named) or holds two.
+    """
+    allowed = tuple(names) if names is not None else tuple(p.name for p in PAPER_NETWORKS)
+    wanted = allowed
+    if settings.only is not None:
+        known = {_plain(p.name): p.name for p in PAPER_NETWORKS}
+        for given in settings.only:
+            if _plain(given) not in known:
+                raise UsageError(f"--only {given!r} is none of the paper's networks; {nearest(given, known.values())}")
+        asked = {known[_plain(given)] for given in settings.only}
+        wanted = tuple(name for name in allowed if name in asked)
+    found = [Network(p.name, p.spec, p, None) for p in PAPER_NETWORKS if p.name in wanted]
+    found += [Network(_called(spec), spec, None, None) for spec in settings.networks]
+    if not found:
+        raise UsageError(
+            f"no network is left: this experiment has {', '.join(allowed)} and --only names none of them; "
+            "add one with --networks"
+        )
+    return tuple(found) if settings.weights is None else _local(found, settings.weights)
+
+
+def load(network: Network, classes: int, imagenet: Path) -> LoadedModel:
+    """The network with trained weights and a head of exactly ``classes`` classes.
+
+    Raises
+    ------
+    ModelError
+        When weights cannot be fetched or belong to another architecture (the file is named).
+    DataError, ModelError
+        When the head has more or fewer classes than the folder.
+    """
+    from rankscope.features import find_head
+
+    if network.file is None:
+        try:
+            loaded = load_model(network.spec)
+        except ModelError as error:
+            if "could not be fetched" not in str(error):
+                raise
+            reason = str(error).partition(" Without a network:")[0].rstrip(".")
+            raise ModelError(f"{reason}: {_fetch(network)}") from error
+        head: Any = find_head(loaded.model)[1]
+        _check_head(int(head.weight.shape[0]), classes, network.name, imagenet)
+        return loaded
+    skeleton = load_model(network.spec, weights="random")
+    held = _head_rows(network.file, find_head(skeleton.model)[0])
+    if held is None:  # nothing of that name: let the loader say all that does not fit
+        return load_model(network.spec, weights=network.file)
+    own: Any = find_head(skeleton.model)[1]
+    same = held == int(own.weight.shape[0])
+    loaded = load_model(network.spec, weights=network.file, num_classes=None if same else held)
+    _check_head(held, classes, f"{network.file.name} ({network.name})", imagenet)
+    return loaded
+
+
+def _check_head(head: int, classes: int, holder: str, imagenet: Path) -> None:
+    if head > classes:
+        raise DataError(
+            f"--imagenet {str(imagenet)!r} has {classes} class folders, but the head of {holder} has {head} classes: "
+            f"{head - classes} are missing; give the whole validation folder, one subfolder a class"
+        )
+    if head < classes:
+        raise ModelError(
+            f"the head of {holder} has {head} classes, but --imagenet {str(imagenet)!r} has {classes} class folders; "
+            "give weights that were trained on these classes"
+        )
+
+
+def _head_rows(file: Path, name: str) -> int | None:
+    """Number of classes of a checkpoint, from the weight that ends in the head's name."""
+    tensors = read_weights(file)
+    key = f"{name}.weight"
+    rows = [len(v) for k, v in tensors.items() if (k == key or k.endswith(f".{key}")) and v.ndim in (2, 4)]
+    return rows[0] if rows else None
+
+
+def _local(networks: list[Network], folder: Path) -> tuple[Network, ...]:
+    files = sorted(f for f in folder.iterdir() if f.suffix.lower() in _SUFFIXES)
+    found, missing = [], []
+    for network in networks:
+        stems = _stems(network)
+        fits = [f for f in files if any(f.stem == s or f.name.startswith((f"{s}-", f"{s}.")) for s in stems)]
+        if len(fits) > 1:
+            raise ModelError(
+                f"--weights {str(folder)!r} has {len(fits)} files for {network.name}: "
+                f"{', '.join(f.name for f in fits)}; leave one"
+            )
+        if not fits:
+            missing.append(f"{stems[0]}.safetensors (or .pth) for {network.name}")
+            continue
+        found.append(Network(network.name, network.spec, network.paper, fits[0]))
+    if missing:
+        raise ModelError(
+            f"--weights {str(folder)!r} lacks {'; '.join(missing)}: put the files there, or leave networks out with "
+            "--only"
+        )
+    return tuple(found)
+
+
+def _stems(network: Network) -> list[str]:
+    """Names that a network's file may have, the model's own first.
+
+    >>> _stems(Network("ViT-T", "timm:vit_tiny_patch16_224.augreg_in21k_ft_in1k", None, None))
+    ['vit_tiny_patch16_224', 'ViT-T', 'vit-t']
+    """
+    name = network.spec.rpartition(":")[2].rpartition("/")[2]
+    base = name.partition(".")[0] if network.spec.partition(":")[0] in ("timm", "torchvision") else name
+    listed = [base] if network.paper is None and ":" in network.name else [base, network.name, network.name.lower()]
+    return list(dict.fromkeys(listed))
+
+
+def _fetch(network: Network) -> str:
+    """What to fetch, and where to put it, for someone without a network."""
+    stem = _stems(network)[0]
+    source, _, name = network.spec.partition(":")
+    if source == "torchvision":
+        from torchvision import models
+
+        base, _, variant = name.partition(".")
+        choices = models.get_model_weights(base)
+        url = (choices[variant] if variant else choices.DEFAULT).url
+        return f"fetch {url}, put it into a folder as {stem}.pth and give --weights FOLDER"
+    command = f"timm.create_model('{name}', pretrained=True).state_dict()" if source == "timm" else "its state dict"
+    return f"where there is a network save {command} as {stem}.pth, put it into a folder and give --weights FOLDER"
+
+
+def _called(spec: str) -> str:
+    """What an added model goes by: its spec, or for a file its factory.
+
+    >>> _called("timm:resnet10t"), _called("some/net.py:small")
+    ('timm:resnet10t', 'small')
+    """
+    file, _, factory = spec.rpartition(":")
+    return factory if file.endswith(".py") else spec
+
+
+def _plain(name: str) -> str:
+    return name.lower().replace("-", "").replace("_", "")

@@ -1,0 +1,153 @@
+"""``reproduce``: from a name and options to a record and its files."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from rankscope._base.errors import UsageError, nearest
+from rankscope._base.progress import Progress, progress_for
+from rankscope.jacobian.profile_files import make_folder
+from rankscope.reproduce.data import read_class_folders
+from rankscope.reproduce.outcome import Reproduction
+from rankscope.reproduce.registry import EXPERIMENTS
+from rankscope.reproduce.settings import Settings
+
+__all__ = ["reproduce", "reproduce_all"]
+
+
+def reproduce(
+    name: str,
+    *,
+    out: str | Path | None = None,
+    convention: str = "paper",
+    imagenet: str | Path | None = None,
+    weights: str | Path | None = None,
+    networks: Sequence[str] = (),
+    only: Sequence[str] | None = None,
+    images: int | None = None,
+    limit: int | None = None,
+    device: str | torch.device = "auto",
+    seed: int = 0,
+    scale: str = "full",
+    workers: int = 0,
+    progress: bool | Progress | None = None,
+) -> Reproduction:
+    """Measure one figure or table of the paper again and write it.
+
+    Each finished measurement is kept under ``out/parts``: the same call goes on after an interruption and leaves the
+    same files. Both conventions are measured; ``convention`` decides which is drawn and compared.
+
+    Parameters
+    ----------
+    name : str
+        One of ``EXPERIMENTS``.
+    out : path, optional
+        Folder for the files; default ``runs/reproduce/NAME``.
+    convention : "paper" or "reference"
+        What the text says, or what the authors' code does.
+    imagenet : path, optional
+        Validation folder with one subfolder a class; experiments with ``data`` need it.
+    weights : path, optional
+        Folder with a weights file for every network, named as the model (``resnet18.pth``); default: pretrained.
+    networks : sequence of str
+        Further models, as ``load_model`` names them; measured at their blocks.
+    only : sequence of str, optional
+        Of the paper's networks these alone; an empty sequence for none.
+    images : int, optional
+        Of Fig. 1 (a–c), drawn from the seed; default 16.
+    limit : int, optional
+        At most so many images of the folder for everything else, spread over its classes; default all.
+    device, seed, workers
+        Where to compute; of every random draw; processes that read images.
+    scale : "full" or "small"
+        Small is for tests: it keeps the path and gives up the paper's sizes.
+    progress : bool or callable, optional
+        A bar on standard error (default: on a terminal), or ``f(done, total, text)``.
+
+    Raises
+    ------
+    UsageError
+        For unknown names and options that cannot be used; without ``imagenet`` where it is needed.
+    DataError, ModelError
+        For a folder of another layout, missing classes, weights that are missing or do not fit.
+    OutputError
+        When ``out`` cannot be written, or holds parts of other settings.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     found = reproduce("fig1e", out=folder, scale="small")
+    >>> found.comparison[0].quantity, found.comparison[0].ours
+    ('Jacobian rank at layer 1', 60.0)
+    """
+    if name not in EXPERIMENTS:
+        raise UsageError(f"there is no {name!r} to reproduce; {nearest(name, [*EXPERIMENTS, 'all'])}")
+    folder = Path(out) if out is not None else Path("runs/reproduce") / name
+    options: dict[str, Any] = {
+        "convention": convention,
+        "imagenet": imagenet,
+        "weights": weights,
+        "networks": networks,
+        "only": only,
+        "images": images,
+        "limit": limit,
+        "device": device,
+        "seed": seed,
+        "scale": scale,
+        "workers": workers,
+    }
+    return _run([name], folder, folder, options, progress)[name]
+
+
+def reproduce_all(
+    *, out: str | Path | None = None, progress: bool | Progress | None = None, **options: Any
+) -> dict[str, Reproduction]:
+    """Every figure and table, each in its own folder of ``out``; what they share is measured once.
+
+    Options are those of ``reproduce``. Raises what it raises, before any work where the options alone tell.
+    """
+    folder = Path(out) if out is not None else Path("runs/reproduce/all")
+    defaults: dict[str, Any] = {
+        "convention": "paper",
+        "imagenet": None,
+        "weights": None,
+        "networks": (),
+        "only": None,
+        "images": None,
+        "limit": None,
+        "device": "auto",
+        "seed": 0,
+        "scale": "full",
+        "workers": 0,
+    }
+    for given in options:
+        if given not in defaults:
+            raise UsageError(f"reproduce_all has no option {given!r}; {nearest(given, defaults)}")
+    return _run(list(EXPERIMENTS), folder, None, {**defaults, **options}, progress)
+
+
+def _run(
+    names: list[str], root: Path, single: Path | None, options: dict[str, Any], progress: bool | Progress | None
+) -> dict[str, Reproduction]:
+    report = progress_for(progress, "reproduce")
+    try:
+        settings = Settings.of(**options, parts=root / "parts", report=report)
+        if any(EXPERIMENTS[name].data for name in names):
+            try:
+                read_class_folders(settings.imagenet)
+            except UsageError as error:
+                free = ", ".join(name for name, e in EXPERIMENTS.items() if not e.data)
+                raise UsageError(f"{names[0] if single else 'all'}: {error}; {free} need no data") from None
+        make_folder(root)
+        found = {}
+        for name in names:
+            found[name] = EXPERIMENTS[name].run(name, settings)
+            found[name].save(root / name if single is None else single)
+        return found
+    finally:
+        report.close()

@@ -1,0 +1,144 @@
+"""What an experiment is run with, checked once at the boundary."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from numbers import Integral
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+
+from rankscope._base.errors import DataError, ModelError, UsageError, nearest
+from rankscope._base.progress import Reporter
+from rankscope.loading import resolve_device
+
+__all__ = ["CONVENTIONS", "Convention", "Scale", "Settings"]
+
+Convention = Literal["paper", "reference"]
+Scale = Literal["full", "small"]
+CONVENTIONS = ("paper", "reference")
+_SCALES = ("full", "small")
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Checked options of one run.
+
+    Attributes
+    ----------
+    convention : "paper" or "reference"
+        What the text says, or what the authors' code does. Both are measured; this one is drawn and compared.
+    imagenet, weights : Path, optional
+        Folder with one subfolder a class; folder with one weights file a network.
+    networks : tuple of str
+        Models added to the paper's, as ``load_model`` names them.
+    only : tuple of str, optional
+        The paper's networks that take part, by name; None for those of the experiment, empty for none.
+    images : int, optional
+        Of Fig. 1 (a–c), drawn from the seed; default 16, at small scale 2.
+    limit : int, optional
+        At most so many of the validation folder for everything else, spread over its classes; default all.
+    parts : Path
+        Folder that keeps each measurement as it finishes.
+    """
+
+    convention: Convention
+    imagenet: Path | None
+    weights: Path | None
+    networks: tuple[str, ...]
+    only: tuple[str, ...] | None
+    images: int | None
+    limit: int | None
+    device: torch.device
+    seed: int
+    scale: Scale
+    workers: int
+    parts: Path
+    report: Reporter = field(default_factory=Reporter, compare=False)
+
+    @property
+    def full(self) -> bool:
+        return self.scale == "full"
+
+    @classmethod
+    def of(
+        cls,
+        *,
+        convention: str,
+        imagenet: str | Path | None,
+        weights: str | Path | None,
+        networks: Sequence[str],
+        only: Sequence[str] | None,
+        images: int | None,
+        limit: int | None,
+        device: str | torch.device,
+        seed: int,
+        scale: str,
+        workers: int,
+        parts: Path,
+        report: Reporter,
+    ) -> Settings:
+        """Check every option.
+
+        Raises
+        ------
+        UsageError
+            For a value that cannot be used.
+        DataError, ModelError
+            When a folder does not exist.
+        """
+        if convention not in CONVENTIONS:
+            raise UsageError(f"--as {convention!r} is unknown; {nearest(str(convention), CONVENTIONS)}")
+        if scale not in _SCALES:
+            raise UsageError(f"scale {scale!r} is unknown; {nearest(str(scale), _SCALES)}")
+        _count("images", images, 1)
+        _count("limit", limit, 1)
+        _count("seed", seed, 0)
+        _count("workers", workers, 0)
+        data = None if imagenet is None else Path(imagenet).expanduser()
+        if data is not None and not data.is_dir():
+            raise DataError(f"--imagenet {str(data)!r} is no folder; give the one that holds one subfolder a class")
+        held = None if weights is None else Path(weights).expanduser()
+        if held is not None and not held.is_dir():
+            raise ModelError(f"--weights {str(held)!r} is no folder; give the one that holds a file for each network")
+        chosen: Any = convention
+        size: Any = scale
+        return cls(
+            convention=chosen,
+            imagenet=data,
+            weights=held,
+            networks=tuple(dict.fromkeys(networks)),
+            only=None if only is None else tuple(only),
+            images=images,
+            limit=limit,
+            device=resolve_device(device),
+            seed=seed,
+            scale=size,
+            workers=workers,
+            parts=parts,
+            report=report,
+        )
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values for JSON."""
+        return {
+            "as": self.convention,
+            "imagenet": None if self.imagenet is None else str(self.imagenet),
+            "weights": "pretrained" if self.weights is None else str(self.weights),
+            "networks": list(self.networks),
+            "only": None if self.only is None else list(self.only),
+            "images": self.images,
+            "limit": self.limit,
+            "device": str(self.device),
+            "seed": self.seed,
+            "scale": self.scale,
+        }
+
+
+def _count(name: str, value: Any, least: int) -> None:
+    if value is None and name in ("images", "limit"):
+        return
+    if isinstance(value, bool) or not isinstance(value, Integral) or value < least:
+        raise UsageError(f"{name} is {value!r}; give a whole number of at least {least}")

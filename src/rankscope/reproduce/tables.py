@@ -1,0 +1,251 @@
+"""Tables 1 and 2 and Fig. 2: the networks, their accuracy, and how many principal components it takes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+
+from rankscope._base.provenance import device_name, versions
+from rankscope._base.style import COLOURS, TEXT_WIDTH
+from rankscope.reproduce.measured import Prepared, chance_note, clsdim, pass_over, prepared, skipped_notes
+from rankscope.reproduce.outcome import Comparison, Reproduction
+from rankscope.reproduce.settings import Settings
+from rankscope.slicing import Sample, select, trace
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from matplotlib.figure import Figure
+
+__all__ = ["accuracy_curves", "classification_dimensions", "networks_table"]
+
+_HOW = "axes of the centred covariance, features projected uncentred, first k with 95 % of the accuracy"
+_WHY_DIMENSION = (
+    "it follows the very weights, of which the paper names the network alone, and the images; the interval is that of "
+    "a bootstrap over the images"
+)
+
+
+def networks_table(name: str, settings: Settings) -> Reproduction:
+    """Table 1 of the submission: layers, parameters and accuracy."""
+    import pandas as pd
+
+    rows, comparison, notes, about = [], [], [], []
+    for one in prepared(settings):
+        over = pass_over(one)
+        count, millions = _layers(one), sum(p.numel() for p in one.loaded.model.parameters()) / 1e6
+        top1, paper = 100 * over["accuracy"], one.network.paper
+        rows.append(
+            {
+                "network": one.network.name,
+                "layers": count,
+                "parameters_millions": millions,
+                "top1_percent": top1,
+                "images": over["samples"],
+                "skipped": len(over["skipped"]),
+                "paper_layers": None if paper is None else paper.layers,
+                "paper_parameters_millions": None if paper is None else paper.parameters,
+                "paper_top1_percent": None if paper is None else paper.top1,
+            }
+        )
+        label = one.network.name
+        comparison += [
+            Comparison(
+                f"{label}: layers", None if paper is None else float(paper.layers), float(count), None,
+                f"cut points {one.network.cut_points}", "the paper prints how many, not which",
+            ),
+            Comparison(
+                f"{label}: parameters (M)", None if paper is None else paper.parameters, round(millions, 3), None,
+                "every parameter, buffers left out", "the paper rounds, for some networks to whole millions",
+            ),
+            Comparison(
+                f"{label}: top-1 (%)", None if paper is None else paper.top1, round(top1, 3), None,
+                f"{over['samples']:,} images, its own preprocessing",
+                "other weights of the same name, another decoder or resize",
+            ),
+        ]  # fmt: skip
+        notes += one.notes() + skipped_notes(label, over["skipped"]) + chance_note(label, over)
+        about.append(one.about())
+    return _made(
+        name, "Table 1 (submission): the networks", settings, pd.DataFrame(rows), comparison,
+        "Neither the tolerance nor the background of the patch enters these numbers, so the two conventions agree. "
+        f"Under both, {_best(rows)}.",
+        notes, about, lambda v: _draw_table(v[["network", "layers", "parameters_millions", "top1_percent"]]),
+    )  # fmt: skip
+
+
+def classification_dimensions(name: str, settings: Settings) -> Reproduction:
+    """Table 1 of the final version (2 of the submission): classification dimensions."""
+    return _dimensions(name, "Table 2 (submission; 1 of the final version): classification dimensions", settings)
+
+
+def accuracy_curves(name: str, settings: Settings) -> Reproduction:
+    """Fig. 2: accuracy over the share of principal components kept."""
+    return _dimensions(name, "Fig. 2: accuracy over principal components", settings)
+
+
+def _dimensions(name: str, title: str, settings: Settings) -> Reproduction:
+    import pandas as pd
+
+    rows: list[dict[str, Any]] = []
+    curves: list[dict[str, Any]] = []
+    comparison, notes, about = [], [], []
+    for one in prepared(settings):
+        over, found, paper = pass_over(one), clsdim(one), one.network.paper
+        ours, centred, label = found["paper"], found["centred"], one.network.name
+        low, high = ours["interval"] or (None, None)
+        rows.append(
+            {
+                "network": label,
+                "classification_dimension": ours["dimension"],
+                "ambient": ours["ambient"],
+                "lower": low,
+                "upper": high,
+                "centred": centred["dimension"],
+                "accuracy_percent": 100 * ours["full_accuracy"],
+                "images": over["samples"],
+                "paper": None if paper is None else paper.classification_dimension,
+            }
+        )
+        for k, (kept, other) in enumerate(zip(ours["curve"], centred["curve"], strict=True), 1):
+            curves.append(
+                {
+                    "network": label,
+                    "k": k,
+                    "percent_of_components": 100 * k / ours["ambient"],
+                    "top1": kept,
+                    "top1_centred": other,
+                    "kept": kept / ours["full_accuracy"] if ours["full_accuracy"] else None,
+                }
+            )
+        interval = f"; 95 % interval {low}…{high}" if low is not None else ""
+        comparison.append(
+            Comparison(
+                f"{label}: classification dimension",
+                None if paper is None else float(paper.classification_dimension),
+                float(ours["dimension"]), None, _HOW + interval, _WHY_DIMENSION,
+            )
+        )  # fmt: skip
+        comparison.append(
+            Comparison(
+                f"{label}: ambient dimension", None if paper is None else float(paper.ambient), float(ours["ambient"]),
+                None, "width of what goes into the head", "fixed by the architecture: must agree",
+            )
+        )  # fmt: skip
+        notes += one.notes() + skipped_notes(label, over["skipped"]) + chance_note(label, over)
+        notes += [f"{label}: {note}" for note in ours["notes"]]
+        about.append(one.about())
+    pairs = ", ".join(f"{r['network']} {r['centred']} instead of {r['classification_dimension']}" for r in rows)
+    said = (
+        "The text (Eq. 6) does not say whether the mean is taken off before projecting; the authors' code leaves it "
+        "in, and so do both conventions here. Taking it off and adding it back after the projection would give "
+        f"{pairs}."
+    )
+    plots = name == "fig2"
+    frame = pd.DataFrame(curves if plots else rows)
+    marks = {r["network"]: r for r in rows}
+    return _made(
+        name, title, settings, frame, comparison, said, notes, about,
+        (lambda v: _draw_curves(v, marks)) if plots else (lambda v: _draw_table(v[_TABLE_2])),
+    )  # fmt: skip
+
+
+_TABLE_2 = ["network", "classification_dimension", "ambient", "paper"]
+
+
+def _made(
+    name: str, title: str, settings: Settings, values: pd.DataFrame, comparison: list[Comparison], said: str,
+    notes: list[str], about: list[dict[str, Any]], draw: Any,
+) -> Reproduction:  # fmt: skip
+    small = [] if settings.full else ["small scale: fewer resamples for the intervals"]
+    return Reproduction(
+        name=name,
+        title=title,
+        convention=settings.convention,
+        values=values,
+        comparison=tuple(comparison),
+        disagreement=said,
+        settings={**settings.to_dict(), "retain": 0.95, "networks": about},
+        provenance={**versions(), "device": device_name(settings.device)},
+        notes=tuple(dict.fromkeys([*notes, *small])),
+        _draw=draw,
+    )
+
+
+def _layers(one: Prepared) -> int:
+    def compute(_: Path) -> int:
+        model, size = one.loaded.model, one.loaded.input_size
+        shape = size if size is not None else tuple(one.dataset()[0][0].shape)
+        noise = torch.randn((1, *shape), generator=torch.Generator().manual_seed(one.settings.seed))
+        sample = Sample(noise, "example").to(one.settings.device, torch.float32)
+        return len(select(model, trace(model, sample), one.network.cut_points))
+
+    return int(one.parts.keep("layers", {**one.identity(), "cut_points": one.network.cut_points}, compute))
+
+
+def _best(rows: list[dict[str, Any]]) -> str:
+    return ", ".join(f"{r['network']} has {r['layers']} layers and {r['top1_percent']:.1f} % top-1" for r in rows)
+
+
+def _draw_table(values: pd.DataFrame) -> Figure:
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    shown = values.rename(
+        columns=lambda c: c.replace("_percent", " (%)").replace("_millions", " (M)").replace("_", " ")
+    )
+    figure = Figure(figsize=(TEXT_WIDTH * 0.8, 0.32 * (len(shown) + 1) + 0.1), layout="constrained")
+    FigureCanvasAgg(figure)
+    ax = figure.add_subplot()
+    ax.axis("off")
+    cells = [[_cell(v) for v in row] for row in shown.itertuples(index=False)]
+    table = ax.table(cellText=cells, colLabels=list(shown.columns), loc="center", cellLoc="center", edges="horizontal")
+    table.auto_set_font_size(False)
+    table.set_fontsize(8)
+    table.scale(1, 1.35)
+    return figure
+
+
+def _cell(value: Any) -> str:
+    if value is None or (isinstance(value, float) and not np.isfinite(value)):
+        return "–"
+    return f"{value:.1f}" if isinstance(value, float) and value != int(value) else str(value).removesuffix(".0")
+
+
+def _draw_curves(values: pd.DataFrame, marks: dict[str, dict[str, Any]]) -> Figure:
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    names = list(dict.fromkeys(values["network"]))
+    across = min(3, len(names))
+    down = -(-len(names) // across)
+    figure = Figure(figsize=(TEXT_WIDTH * (across / 3 if across > 1 else 0.5), 2.0 * down), layout="constrained")
+    FigureCanvasAgg(figure)
+    panels = figure.subplots(down, across, squeeze=False)
+    for k, name in enumerate(names):
+        ax, part, mark = panels[k // across][k % across], values[values["network"] == name], marks[name]
+        percent, top1 = part["percent_of_components"].to_numpy(), 100 * part["top1"].to_numpy()
+        ax.plot(percent, top1, color=COLOURS[k % len(COLOURS)])
+        at = 100 * mark["classification_dimension"] / mark["ambient"]
+        ax.axhline(0.95 * mark["accuracy_percent"], color="0.4", linewidth=0.7, linestyle=":")
+        ax.axvline(at, color="0.4", linewidth=0.7, linestyle=(0, (4, 2)))
+        ax.annotate(
+            f"{mark['classification_dimension']} of {mark['ambient']}", (at, 0.05), xycoords=("data", "axes fraction"),
+            xytext=(-3 if at > 45 else 3, 0), textcoords="offset points", fontsize=7,
+            ha="right" if at > 45 else "left",
+        )  # fmt: skip
+        ax.set_xscale("function", functions=(lambda v: np.sqrt(np.clip(v, 0, None)), np.square))
+        ax.set_xlim(0, 100)
+        ax.set_xticks([1, 5, 20, 50, 100])
+        ax.minorticks_off()
+        ax.set_ylim(bottom=0)
+        ax.set_title(name, loc="left")
+        if k // across == down - 1 or k + across >= len(names):
+            ax.set_xlabel("top k % of components (√ scale)")
+        if k % across == 0:
+            ax.set_ylabel("top-1 accuracy (%)")
+    for k in range(len(names), across * down):
+        panels[k // across][k % across].axis("off")
+    return figure
