@@ -201,7 +201,7 @@ def test_a_class_that_is_not_solved_is_marked(monkeypatch, planted):
     table = independence_deficit(z, y, eta=0.05, permutations=0, tol=1e-12)
     assert {r.status for r in table if r.duality_gap > 1e-12} == {"not converged"}
     assert any(r.status == "not converged" for r in table)
-    assert table.deficit(7) <= sum(r.status != "not converged" for r in table) / 8
+    assert table.deficit(7, beyond_null=False) <= sum(r.status != "not converged" for r in table) / 8
 
 
 def test_table_and_json(found):
@@ -274,3 +274,16 @@ def test_figure_shows_names_signs_and_what_is_left_out(found, independent):
     assert "all-zero solution" in empty.axes[0].texts[-1].get_text()
     with pytest.raises(UsageError, match="most is 0"):
         found.plot(0, most=0)
+
+
+def test_without_a_null_nothing_is_called_dependent():
+    """Noise: weights of a hundredth, R² of a hundredth, and nothing to compare them with."""
+    g = torch.Generator().manual_seed(0)
+    z, y = torch.randn(150, 3, generator=g), torch.arange(150) % 3
+    table = independence_deficit(z, y, eta=1e-3, permutations=0)
+    assert {r.status for r in table} == {"no null"}
+    with pytest.raises(UsageError, match=r"no permutation null was run.*permutations=5"):
+        table.deficit(2, 0.01)
+    assert table.deficit(2, 0.01, beyond_null=False) == 1.0
+    tested = independence_deficit(z, y, eta=1e-3, permutations=5)
+    assert {r.status for r in tested} == {"not beyond null"}

@@ -433,3 +433,51 @@ def test_tokens_have_no_default_cut_points(tmp_path):
     assert list(collect(net, (tokens, labels), cut_points=["1"], out=tmp_path / "b").moments) == ["1"]
     with pytest.raises(CutPointError, match=r"int64 inputs do not have; name layers"):
         collect(net, (tokens, labels), cut_points="blocks", out=tmp_path / "c")
+
+
+class Spy(nn.Module):
+    """Counts its calls in a buffer, draws a random number, and notes the arithmetic that it runs under."""
+
+    def __init__(self):
+        super().__init__()
+        self.register_buffer("calls", torch.zeros(()))
+        self.linear = nn.Linear(3, 2)
+        self.seen = []
+
+    def forward(self, x):
+        self.calls += 1
+        torch.rand(1)
+        self.seen.append((torch.backends.cudnn.allow_tf32, torch.get_float32_matmul_precision()))
+        return self.linear(x)
+
+
+@pytest.mark.parametrize("broken", [False, True])
+@pytest.mark.parametrize("what", ["collect", "feature_rank", "local_feature_rank"])
+def test_the_caller_finds_model_flags_and_random_state_as_they_were(tmp_path, what, broken):
+    from rankscope.features import local_feature_rank
+
+    net, inputs = Spy().train(), torch.randn(12, 3)
+    pairs = [(x, i % 2) for i, x in enumerate(inputs)]
+    if broken:
+        inputs[5] = torch.nan
+    torch.set_float32_matmul_precision("high")
+    state, tf32 = torch.get_rng_state(), torch.backends.cudnn.allow_tf32
+    run = {
+        "collect": lambda: collect(net, pairs, out=tmp_path, cut_points=["linear"]),
+        "feature_rank": lambda: feature_rank(net, inputs, cut_points=["linear"]),
+        "local_feature_rank": lambda: local_feature_rank(net, inputs[5:6], cut_points=["linear"], samples=20),
+    }[what]
+    try:
+        if broken:
+            with pytest.raises(DataError):
+                run()
+        else:
+            run()
+        assert torch.equal(torch.get_rng_state(), state)
+        assert (torch.backends.cudnn.allow_tf32, torch.get_float32_matmul_precision()) == (tf32, "high")
+    finally:
+        torch.set_float32_matmul_precision("highest")
+    assert net.seen
+    assert set(net.seen) == {(False, "highest")}
+    assert float(net.calls) == 0
+    assert net.training

@@ -222,7 +222,8 @@ def _rows(
         (eta, top, constant, r2, r2u, test, mean, most, limit, mean_u, gap, a0, a1, p0, p1) = (c[b] for c in columns)
         order = weights[b].abs().argsort(descending=True, stable=True)
         used = order[: int((weights[b] != 0).sum())].tolist()
-        beyond = not (r2 <= limit or test <= mean or math.isnan(r2))
+        # without held-out samples R² alone has to exceed the null
+        beyond = r2 > limit and (math.isnan(test) or test > mean)
         trivial = (
             "features" if dimension is not None and dimension < sample.width
             else "logits" if rank < sample.width
@@ -233,6 +234,7 @@ def _rows(
             "not converged" if gap > tol
             else "no eta keeps accuracy" if failed[b]
             else "all zero" if not used
+            else "no null" if math.isnan(mean)
             else "dependent" if beyond
             else "not beyond null"
         )  # fmt: skip

@@ -40,7 +40,8 @@ class ClassDependency:
         The class.
     status : str
         ``dependent``; ``all zero`` (no other class is used: η is at or above η_max, so nothing is explained);
-        ``not beyond null`` (R² no higher than the permutation null reaches, or not held out); ``no eta keeps
+        ``not beyond null`` (R² no higher than the permutation null reaches, or not held out); ``no null`` (no
+        permutation was run, so the weights may be those of noise); ``no eta keeps
         accuracy`` (under ``eta=None``; the smallest η tried is shown); ``not converged`` (gap above the tolerance).
     eta, eta_max : float
         Penalty used, and the least one with an all-zero solution; units of the squared logits.
@@ -170,8 +171,13 @@ class DependencyTable:
 
         Both the class's accuracy on its own samples and the accuracy on all samples must be kept, by the solution of
         this table or, under ``eta=None``, any on the path to it. Classes with an all-zero or unfinished solution do
-        not count, nor, with ``beyond_null``, those whose R² the permutation null reaches too.
+        not count, nor, with ``beyond_null``, those whose R² the permutation null reaches too; that needs a null.
         """
+        if beyond_null and not self.permutations:
+            raise UsageError(
+                "no permutation null was run, so nothing tells dependence from noise; measure with permutations=5, or "
+                "ask for beyond_null=False"
+            )
         if k < 1:
             raise UsageError(f"k is {k}; a class needs at least 1 other to be determined by")
         if not 0 < keep <= 1:

@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from rankscope._base.errors import CutPointError, nearest
+from rankscope.slicing import observing
 
 __all__ = ["inference", "record_outputs"]
 
@@ -82,17 +83,14 @@ def _own(tensor: torch.Tensor, reduced: Callable[[torch.Tensor], torch.Tensor] |
 
 @contextmanager
 def inference(model: nn.Module) -> Iterator[torch.device]:
-    """Evaluation mode without gradients; yields the model's device, and gives every module its own mode back."""
-    modes = [(module, module.training) for module in model.modules()]
+    """Evaluation mode in full float32 without gradients; yields the model's device, and leaves the model as it came."""
     parameter = next(iter(model.parameters()), None)
     device = parameter.device if parameter is not None else torch.device("cpu")
-    fast = torch.backends.mha.get_fastpath_enabled()
+    modes = [(module, module.training) for module in model.modules()]
     try:
         model.eval()
-        torch.backends.mha.set_fastpath_enabled(False)  # it would skip the hooks inside nn.MultiheadAttention
-        with torch.no_grad():
+        with observing(model, device):
             yield device
     finally:
-        torch.backends.mha.set_fastpath_enabled(fast)
         for module, mode in modes:
             module.training = mode

@@ -139,6 +139,7 @@ def batches(dataset: Any, start: int, *, batch_size: int, num_workers: int, opti
         num_workers=options.get("num_workers", num_workers),
         pin_memory=options.get("pin_memory", False),
         collate_fn=_Collate(options.get("collate_fn", default_collate)),
+        generator=torch.Generator(),  # the loader seeds its workers from it: the caller's random state stays as it is
     )
     after = start
     for indices, content, skipped in loader:

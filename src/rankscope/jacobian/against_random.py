@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -201,8 +202,10 @@ def against_random(profile: JacobianProfile) -> AgainstRandom:
     """Lay the Gaussian prediction for the same widths and depth over a measured profile.
 
     The chain has the profile's K columns as its input and, for each true cut, one Gaussian layer as wide as the cut
-    point has outputs. A cut point inside a branch is one layer more on top of the true cuts before it, and no part of
-    the chain after it. Where autograd's graph could not be read (no true cut is known) all cut points are the chain.
+    point has outputs. The random directions of a sketch are a Gaussian matrix themselves: one layer as wide as the
+    network's input comes first. A cut point inside a branch is one layer more on top of the true cuts before it, and no
+    part of the chain after it. Where autograd's graph could not be read (no true cut is known) all cut points are the
+    chain.
 
     Raises
     ------
@@ -221,7 +224,7 @@ def against_random(profile: JacobianProfile) -> AgainstRandom:
         )
     known = any(layer.true_cut for layer in profile.layers)
     dtype = getattr(torch, profile.dtype)
-    widths: list[int] = []
+    widths = [math.prod(profile.input_shape)] if "random directions" in profile.columns and profile.input_shape else []
     found = []
     for layer in profile.layers:
         chain = [*widths, layer.rows]

@@ -62,6 +62,7 @@ class BatchMeasurer:
         self.push: Push | None = None
         self.reference: Reference | None = None
         self._exact_method: Method | None = None
+        self._narrow = False
         self.finisher = Finisher(settings.device, settings.dtype)
         self.linearised: Linearised | None = None
         self.difference = 0.0
@@ -157,7 +158,9 @@ class BatchMeasurer:
         try:
             with self.exact.hooked():
                 one = sample.to(self.settings.device, self.exact.dtype)
-                narrow = lower_precision_inside(self.exact, one) if not down else False
+                self._narrow = lower_precision_inside(
+                    self.runner if down else self.exact, sample.to(self.settings.device, torch.float64)
+                )
                 self._exact_method = self._works_in(self.exact, one)
         except (RuntimeError, TypeError, ValueError, MeasurementError) as error:
             reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
@@ -165,12 +168,12 @@ class BatchMeasurer:
             self.certificate = "none: the model does not run in float64"
             self.exact = None
             return
-        if down:
+        if down and not self._narrow:
             self.certificate = "estimate: the float32 error, measured with 6 probes, scaled to float64"
-        elif narrow:
+        elif self._narrow:
             self.certificate = "estimate: 6 probes, but the model casts to lower precision inside"
             self.notes.append(
-                "the model casts to lower precision inside, so its float64 probes bound the error only roughly"
+                "the model casts to lower precision inside, so probes in another precision bound the error only roughly"
             )
         else:
             self.certificate = "6 float64 probes; each bound fails with probability 1e-6"
@@ -259,8 +262,9 @@ class BatchMeasurer:
         lengths = flips = None
         if self.reference is not None and probes is not None:
             lengths, flips = self.reference.lengths(sample, sweep, result, probes)
-        # a float64 sweep is compared with float32, which errs by 2^29 more; 16 for what need not scale exactly
-        scale = 2.0**-25 if self.settings.dtype == torch.float64 else 1.0
+        # a float64 sweep is compared with float32, which errs by 2^29 more; 16 for what need not scale exactly. Where
+        # the model casts down inside, its error is that of what it casts to
+        scale = 2.0**-25 if self.settings.dtype == torch.float64 and not self._narrow else 1.0
         return self.finisher.submit(result, lengths, flips, len(sample.x), columns, scale)
 
     def _chunk(self, sample: Sample, columns: int) -> int:

@@ -64,9 +64,9 @@ def chain_exponents(
 
     The longest run of cut points of one output shape is the chain; its factors are the Jacobians J_l of its blocks at
     the point that the input takes there. An orthonormal frame is pushed through each by forward mode and made
-    orthonormal again (QR); λ_k is the mean of log|R_kk| over the blocks. exp(L·(λ_1 + … + λ_k)) is the factor by
-    which the volume of the frame's first k directions grows over the L blocks; with all of them (``top`` ≥ width)
-    the sum of the exponents is the mean of log|det J_l|.
+    orthonormal again (QR); the exponents are the means of log|R_kk| over the blocks, sorted. exp(L·Σ_k λ_k) over all
+    that are tracked is the factor by which the frame's volume grows over the L blocks; with all directions
+    (``top`` ≥ width) the sum of the exponents is the mean of log|det J_l|.
 
     The frame starts at random. In a chain this short its start is part of the answer: the exponents are what random
     directions meet, and λ_1 + … + λ_k lies below the sum of (1/L)·log σ_k of the whole product, the more the fewer the

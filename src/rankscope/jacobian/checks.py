@@ -2,12 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 from torch import Tensor
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
 
 from rankscope.jacobian.graphs import Replayed
 from rankscope.jacobian.kinks import SamePiece
@@ -15,7 +11,7 @@ from rankscope.jacobian.methods import Method
 from rankscope.jacobian.reverse import reverse_mode
 from rankscope.jacobian.runner import Runner
 from rankscope.jacobian.sweep import Sweep, SweepResult
-from rankscope.slicing import Sample
+from rankscope.slicing import LowerPrecision, Sample
 
 __all__ = ["Reference", "adjoint_error", "lower_precision_inside", "secant_error"]
 
@@ -64,24 +60,9 @@ class Reference:
         return torch.stack(lengths), flips
 
 
-class _Narrow(TorchDispatchMode):
-    """Whether any operator of a float64 model works in less than float64."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.found = False
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        out = func(*args, **(kwargs or {}))
-        for t in tree_leaves(out):
-            if isinstance(t, Tensor) and t.is_floating_point() and t.dtype != torch.float64 and t.numel() > 1:
-                self.found = True
-        return out
-
-
 def lower_precision_inside(exact: Runner, sample: Sample) -> bool:
     """Whether a model that was asked for float64 casts to less inside, so that its probes are no float64 reference."""
-    with _Narrow() as seen:
+    with LowerPrecision() as seen:
         outputs = exact.outputs(sample, sample.x)
     return seen.found or any(o.dtype != torch.float64 for o in outputs)
 

@@ -106,6 +106,7 @@ def _solved(one: Prepared, convention: str) -> dict[str, Any]:
             convention=name,
             class_names=one.folders.names,
             feature_dimension=int(found.features.shape[1]),
+            held_out=0,  # the text and the code fit all the images
             permutations=5 if one.settings.full else 1,
             seed=one.settings.seed,
             device=one.settings.device,

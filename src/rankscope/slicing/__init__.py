@@ -3,8 +3,9 @@
 from rankscope.slicing.capture import CallKey, Capture, capture, first_tensor
 from rankscope.slicing.columns import All, Columns, ColumnsLike, Patch, Sketch, as_columns
 from rankscope.slicing.cut_points import CutPointsLike, LayerTable, layers, select
-from rankscope.slicing.guard import evaluation_mode, full_precision, measuring
+from rankscope.slicing.guard import evaluation_mode, full_precision, measuring, observing
 from rankscope.slicing.inputs import Sample, call_model, example_sample, read_samples
+from rankscope.slicing.precision import LowerPrecision
 from rankscope.slicing.trace import ModuleCall, Trace, trace
 
 __all__ = [
@@ -15,6 +16,7 @@ __all__ = [
     "ColumnsLike",
     "CutPointsLike",
     "LayerTable",
+    "LowerPrecision",
     "ModuleCall",
     "Patch",
     "Sample",
@@ -29,6 +31,7 @@ __all__ = [
     "full_precision",
     "layers",
     "measuring",
+    "observing",
     "read_samples",
     "select",
     "trace",

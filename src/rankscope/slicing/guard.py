@@ -14,7 +14,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from rankscope._base.errors import ModelError
 
-__all__ = ["evaluation_mode", "full_precision", "measuring"]
+__all__ = ["evaluation_mode", "full_precision", "measuring", "observing"]
 
 _MODE_DEPENDENT = (
     nn.modules.batchnorm._BatchNorm,
@@ -154,15 +154,25 @@ def _fast_path_off() -> Iterator[None]:
 
 
 @contextmanager
-def measuring(model: nn.Module, device: torch.device) -> Iterator[None]:
-    """All the guards at once: evaluation mode, attention by its plain formula, full float32, random state, buffers."""
+def observing(model: nn.Module, device: torch.device) -> Iterator[None]:
+    """The guards of forward passes: full float32, hooks not skipped, random state, buffers. Modes are the caller's."""
     with ExitStack() as stack:
-        stack.enter_context(evaluation_mode(model))
         stack.enter_context(_buffers(model))
         stack.enter_context(_random_state(device))
         stack.enter_context(full_precision())
         stack.enter_context(_fast_path_off())
-        stack.enter_context(sdpa_kernel([SDPBackend.MATH]))
-        stack.enter_context(torch.inference_mode(False))  # some versions drop every tangent inside it, without a word
         stack.enter_context(torch.no_grad())
+        yield
+
+
+@contextmanager
+def measuring(model: nn.Module, device: torch.device) -> Iterator[None]:
+    """The guards of derivatives: those of ``observing``, evaluation mode, and attention by its plain formula."""
+    with (
+        evaluation_mode(model),
+        observing(model, device),
+        sdpa_kernel([SDPBackend.MATH]),
+        torch.inference_mode(False),  # some versions drop every tangent inside it, without a word
+        torch.no_grad(),
+    ):
         yield

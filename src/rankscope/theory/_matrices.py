@@ -98,8 +98,11 @@ def apply(layer: Any, basis: Matrix, index: int) -> Matrix:
 def qr_step(columns: Matrix) -> tuple[Matrix, Matrix, NDArray[np.intp]]:
     """Q, R and the indices of the columns that are independent to working precision, in their own order.
 
-    A column is dropped when what is left of it after projecting out the earlier ones is at most max(shape)·eps of its
-    own length: then the factor is singular, or so ill-conditioned that float64 cannot tell the difference. Dropped
+    A column is dropped when what is left of it after projecting out the earlier ones is at most 64·max(shape)·eps of
+    its own length: then the factor is singular, or so ill-conditioned that float64 cannot tell the difference. (The
+    rounding of QR alone is about max(shape)·eps, but a column of a singular factor also carries that of the product
+    before it, magnified where the earlier columns are nearly dependent: one singular 3×3 factor exceeded one
+    max(shape)·eps from 25 of 300 random frames, and none of 700 singular factors exceeded 64.) Dropped
     columns must not stay in the basis: the arbitrary direction that QR puts in their place would take growth from the
     columns after them.
 
@@ -108,7 +111,7 @@ def qr_step(columns: Matrix) -> tuple[Matrix, Matrix, NDArray[np.intp]]:
     [0, 2]
     """
     kept = np.flatnonzero(np.abs(columns).max(axis=0) > 0)
-    limit = max(columns.shape) * float(np.finfo(np.float64).eps)
+    limit = 64 * max(columns.shape) * float(np.finfo(np.float64).eps)
     while True:
         part = columns[:, kept]
         if part.shape[1] > part.shape[0]:  # more columns than rows: the excess cannot be independent
