@@ -156,3 +156,18 @@ def test_record():
     assert "in a branch" in str(found)
     with pytest.raises(rs.UsageError, match="'c' is not in this comparison; it has a, b"):
         found["c"]
+
+
+def test_the_directions_of_a_sketch_are_a_layer_of_their_own():
+    torch.manual_seed(0)
+    net = nn.Sequential(*[nn.Linear(120, 120, bias=False) for _ in range(5)]).double().eval()
+    for module in net:
+        nn.init.normal_(module.weight)
+    x = torch.randn(1, 120, dtype=torch.float64)
+    options = {"cut_points": "all", "tolerance": "reference", "progress": False}
+    whole = rs.jacobian_rank(net, x, columns="all", **options).against_random()
+    sketch = rs.jacobian_rank(net, x, columns=rs.Sketch(120), **options).against_random()
+    assert whole.verdict == sketch.verdict == "alike"
+    # one layer more at every cut point
+    assert [a.depth + 1 for a in whole.layers] == [b.depth for b in sketch.layers]
+    assert sketch.layers[0].predicted == pytest.approx(whole.layers[1].predicted, abs=1e-9)

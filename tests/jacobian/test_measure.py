@@ -292,6 +292,24 @@ def test_a_model_without_float64() -> None:
     assert profile.certificate == "estimate: 6 probes, but the model casts to lower precision inside"
 
 
+def test_float64_does_not_certify_a_model_that_casts_down() -> None:
+    """A product of rank 20 in bfloat16: rounding fills the rest, and float64 outside does not make it exact."""
+
+    class Low(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.a, self.b = torch.randn(32, 20), torch.randn(20, 32)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return (x.bfloat16() @ self.a.bfloat16() @ self.b.bfloat16()).to(x.dtype)
+
+    net = nn.Sequential(nn.Linear(32, 32), Low(), nn.Linear(32, 32)).double().eval()
+    profile = measure(net, torch.randn(1, 32, dtype=torch.float64), dtype="float64")
+    assert profile.certificate == "estimate: 6 probes, but the model casts to lower precision inside"
+    estimate = profile["1"].estimates(profile.tolerance)[0]
+    assert estimate.lower <= 20 < estimate.value
+
+
 def test_kinks_are_counted() -> None:
     """A pre-activation that is zero in float64 and rounding in float32."""
 

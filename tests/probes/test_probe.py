@@ -431,3 +431,41 @@ def test_the_point_has_storage_of_its_own(monkeypatch):
     rs.probe(nn.ReLU(), input_shape=(4, 2, 2), batch=40)
     assert seen
     assert all(seen)
+
+
+class CastsDown(nn.Module):
+    """LayerNorm in float32 whatever comes in, as many models write it."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return nn.functional.layer_norm(x.flatten(1).float(), (64,)).to(x.dtype).view_as(x)
+
+
+def test_a_component_that_casts_down_is_not_certified_as_float64():
+    """Its 63 exact dimensions become 64 by rounding, in both precisions alike: no bound may say that they are 64."""
+    found = rs.probe(CastsDown(), input_shape=(4, 4, 4), batch=100)
+    assert not found.rank_after.certified
+    assert found.exact_rank_at_least == 0
+    assert not found.dimension_after.certified
+
+
+def test_named_conventions_read_feature_dimensions_alike():
+    """The reference's √(eps32·K) is a threshold on singular values of J; eigenvalues keep eps32·d."""
+    paper = rs.probe("conv3x3", input_shape=(4, 4, 4), batch=300)
+    reference = paper.with_tolerance("reference")
+    assert reference.dimension_after.value == paper.dimension_after.value
+    assert reference.dimension_before.threshold == paper.dimension_before.threshold
+    assert reference.rank_after.threshold > paper.rank_after.threshold
+    assert paper.with_tolerance(1e-1).dimension_after.value < paper.dimension_after.value
+
+
+def test_rare_masks_are_seen_and_differ_from_point_to_point():
+    class DropRow(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return x * (torch.rand(len(x), 1, 1, 1) > 0.1).to(x.dtype)
+
+    for seed in range(4):
+        found = rs.probe(DropRow(), input_shape=(2, 4, 4), batch=80, jacobian_points=20, seed=seed)
+        assert "random" in found.mode
+        ranks = {s.rank("paper").value for s in found.jacobian_after}
+        assert 0 in ranks  # of twenty points some lose their whole row; all keep it for one seed in eight
+        assert max(ranks) > 20

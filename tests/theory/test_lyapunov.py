@@ -212,3 +212,11 @@ def test_bad_input(call, error: type[Exception], message: str):
 
 def test_reachable_from_the_package():
     assert rs.theory.lyapunov_exponents is lyapunov_exponents
+
+
+def test_a_singular_factor_is_seen_from_every_frame():
+    """The third row is the sum of the first two. One max(shape)·eps missed it from 25 of these 300 frames."""
+    for seed in range(300):
+        found = lyapunov_exponents([[[1.0, 2, 3], [4, 5, 6], [5, 7, 9]]], seed=seed)
+        assert np.isneginf(found.exponents[-1])
+        assert np.isfinite(found.exponents[:2]).all()

@@ -114,6 +114,8 @@ def fractal_images(
             f"labels and indices must be two vectors of one length; shapes are {tuple(labels.shape)} and "
             f"{tuple(indices.shape)}"
         )
+    if labels.is_floating_point() or indices.is_floating_point():
+        raise DataError(f"labels are {labels.dtype} and indices {indices.dtype}; both are whole numbers")
     # labels on a GPU are trusted: looking at them would make the host wait
     if labels.device.type == "cpu" and len(labels) and not 0 <= int(labels.min()) <= int(labels.max()) < spec.classes:
         raise DataError(

@@ -109,7 +109,10 @@ class PositiveSamples:
         square = self.target.square().sum(1) / self.counts
         self.square = torch.where(square > 0, square, 1.0)
         mean = self.target.sum(1) / self.counts
-        self.variance = torch.where(self.counts > 1, square - mean**2, 0.0)
+        there = torch.arange(most, device=classes.device) < self.counts[:, None]
+        # not square − mean²: with a large mean that is rounding
+        centred = torch.where(there, self.target - mean[:, None], 0.0)
+        self.variance = torch.where(self.counts > 1, centred.square().sum(1) / self.counts, 0.0)
         self.variance[self.variance < 1e-14 * square] = 0.0
         self.eta_max = eta_max(self.cross, classes)
 

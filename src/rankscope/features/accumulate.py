@@ -39,7 +39,8 @@ def choose_accumulator(
     note = (
         f"{name}: {width:,} dimensions: a covariance needs {covariance / 1e9:,.1f} GB"
         + ("" if samples is None else f", all rows {rows / 1e9:,.1f} GB")
-        + f" of {memory / 1e9:,.1f} GB allowed: sketched with {size} directions; read pca_bounds and sketch_error"
+        + f" of {memory / 1e9:,.1f} GB allowed: sketched with {size} directions; read pca_bounds and "
+        "sketch_error, and take the soft ranks for those of the sketch"
     )
     return FrequentDirections(width, size=size, name=name), note
 

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from rankscope._base.errors import CutPointError, ModelError, UsageError
-from rankscope._base.progress import Progress
+from rankscope._base.progress import Progress, progress_for
 from rankscope.features.collection import Collection
 from rankscope.features.collection_run import MOMENTS_LIMIT, CollectionRun
 from rankscope.features.cut_names import chosen_calls, cut_names, is_plain
@@ -37,7 +37,7 @@ def collect(
     shard_size: int = 10_000,
     batch_size: int = 64,
     num_workers: int = 0,
-    progress: Progress | None = None,
+    progress: bool | Progress | None = False,
 ) -> Collection:
     """Stream ``data`` through ``model`` once; keep final features, logits, labels, and moments of the cut points.
 
@@ -64,8 +64,9 @@ def collect(
         Samples a shard, and so at most what an interruption costs; whole batches are kept together.
     batch_size, num_workers : int
         For the loader; a DataLoader brings its own.
-    progress : callable, optional
-        Called with (samples done, samples in all, text) after every batch.
+    progress : bool or callable, optional
+        A bar: ``True`` always, ``None`` on a terminal, ``False`` (default) never. Or a function,
+        called with (samples done, samples in all, text) after every batch.
 
     Raises
     ------
@@ -104,6 +105,7 @@ def collect(
     whole = store.open()
     run = CollectionRun(store, whole, cut_points, len(dataset))
     resumed = run.samples
+    report = progress_for(progress, "collect")
 
     def reduced(output: torch.Tensor) -> torch.Tensor:
         return reduce_output(output, reduce, channels=channels)
@@ -120,12 +122,12 @@ def collect(
                 # a batch is looked at when the next one is on its way; on a CPU there is nothing to wait for
                 run.settle(waiting=1 if run.beside else 0)
                 run.skip(batch)
-                if progress is not None:
-                    progress(batch.after, run.total, "collecting")
+                report(batch.after, run.total, "collecting")
                 if run.pending >= shard_size:
                     run.flush(layer, device)
             run.flush(layer, device)
     finally:
+        report.close()
         run.close()
     return run.result(resumed)
 

@@ -94,8 +94,15 @@ class LayerFeatures:
 
     @property
     def limited_by(self) -> str:
-        """``samples`` where the dimension is at least 0.9·(N − 1) and N − 1 < d: more samples would raise it."""
+        """What the dimension says nothing beyond.
+
+        ``samples`` where it is at least 0.9·(N − 1) and N − 1 < d: more samples would raise it; ``sketch`` where only
+        bounds of it are known, so that more memory would raise it; else ``network``.
+        """
         most = self.samples - 1
+        low, high = self.pca_bounds
+        if high > low:
+            return "sketch"
         return "samples" if most < self.width and self.pca_dimension >= _LIMIT * most else "network"
 
     def to_dict(self) -> dict[str, Any]:

@@ -16,6 +16,7 @@ from rankscope.probes._component import Prepared, check_finite
 from rankscope.probes._products import choose_method, products, value
 from rankscope.probes._settings import Settings
 from rankscope.probes.components import Expectation
+from rankscope.slicing import LowerPrecision
 from rankscope.spectra import Spectrum, accumulate_gram, gram_square_error, norm_bound, spectrum_of_gram
 
 __all__ = ["Bench", "Measured", "covariance_spectrum", "matrix_spectrum"]
@@ -123,9 +124,12 @@ class Bench:
 
     @cached_property
     def features_before(self) -> Spectrum:
-        # a product of two matrices in floating point: u·n at most, √n·u in practice
-        unit = torch.finfo(self.settings.dtype).eps * math.sqrt(self.settings.size)
-        return covariance_spectrum(self.features.flatten(1), relative_error=unit, dtype=self._dtype)
+        return covariance_spectrum(self.features.flatten(1), relative_error=self._front_error, dtype=self._dtype)
+
+    @property
+    def _front_error(self) -> float:
+        """Relative error of a product of two matrices in floating point: u·n at most, √n·u in practice."""
+        return torch.finfo(self.settings.dtype).eps * math.sqrt(self.settings.size)
 
     @cached_property
     def jacobian_before(self) -> Spectrum:
@@ -143,11 +147,17 @@ class Bench:
         m = math.prod(part.output_shape)
         self._require(self._bytes(m), f"of {name}")
         reduced = self._reduced(module, name)
-        relative = self._feature_error(part, reduced)
+        if self._casts_down(part):
+            reduced = None  # both precisions round alike inside, so their difference would say nothing
+        # the features that go in carry the random layer's rounding
+        relative = self._feature_error(part, reduced) + self._front_error
         features = covariance_spectrum(part.all_outputs(self.features), relative_error=relative, dtype=self._dtype)
         others = self.features[-1:]
         spectra, expected, method, moved = [], [], "", False
         for point in range(settings.points):
+            part.seed = settings.seed + point  # another mask at every point
+            if reduced is not None:
+                reduced.seed = part.seed
             # its own storage: a tangent of a view is allocated as large as what it views, here all the samples
             x = self.features[point : point + 1].clone()
             if part.coupled:
@@ -192,6 +202,16 @@ class Bench:
             return Prepared(module, name, self.features[: self.settings.context].float(), seed=self.settings.seed)
         except RankscopeError:
             return None
+
+    def _casts_down(self, part: Prepared) -> bool:
+        """Whether the component works in less than float64 when it is given float64."""
+        try:
+            full = self._full(part)
+            with LowerPrecision() as seen:
+                full.run(self.features[: self.settings.context].double())
+        except ModelError:
+            return False  # it has no float64 at all: the certificate finds that out itself
+        return seen.found
 
     def _full(self, part: Prepared) -> Prepared:
         if self.settings.dtype == torch.float64:

@@ -76,12 +76,17 @@ class ProbeResult:
     @property
     def dimension_before(self) -> RankEstimate:
         """Feature (PCA) dimension of the component's input."""
-        return self.features_before.rank(self.tolerance)
+        return self.features_before.rank(self._of_eigenvalues)
 
     @property
     def dimension_after(self) -> RankEstimate:
         """Feature (PCA) dimension of the component's output."""
-        return self.features_after.rank(self.tolerance)
+        return self.features_after.rank(self._of_eigenvalues)
+
+    @property
+    def _of_eigenvalues(self) -> Tolerance:
+        """PCA dimensions count λ ≥ eps32·d·λ₁ under every named convention; a constant is taken as it is."""
+        return self.tolerance if self.tolerance.convention == "constant" else Tolerance.paper()
 
     @property
     def rank_before(self) -> RankEstimate:

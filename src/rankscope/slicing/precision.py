@@ -12,7 +12,9 @@ __all__ = ["LowerPrecision"]
 
 
 class LowerPrecision(TorchDispatchMode):
-    """Inside, ``found`` becomes true when an operator returns a floating tensor of less than float64.
+    """Inside, ``found`` becomes true when an operator makes a narrower floating tensor of a float64 one.
+
+    Constants that are born narrow (a mask, an epsilon) do not count: they lose nothing of what is computed.
 
     >>> import torch
     >>> with LowerPrecision() as seen:
@@ -27,7 +29,8 @@ class LowerPrecision(TorchDispatchMode):
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         out = func(*args, **(kwargs or {}))
-        for t in tree_leaves(out):
-            if isinstance(t, Tensor) and t.is_floating_point() and t.dtype != float64 and t.numel() > 1:
-                self.found = True
+        wide = any(isinstance(t, Tensor) and t.dtype == float64 for t in tree_leaves((args, kwargs)))
+        if wide and any(isinstance(t, Tensor) and t.is_floating_point() and t.dtype != float64 and t.numel() > 1
+                        for t in tree_leaves(out)):  # fmt: skip
+            self.found = True
         return out
