@@ -335,3 +335,16 @@ def test_threads_are_given_back_and_change_nothing():
     finally:
         torch.set_num_threads(before)
     np.testing.assert_allclose(one.curve, two.curve, atol=1 / 1200)
+
+
+def test_a_whole_model_brings_its_own_head():
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Conv2d(1, 6, 3), nn.ReLU(), nn.Flatten(), nn.Linear(96, 10), nn.ReLU(), nn.Linear(10, 3))
+    images, labels = torch.randn(60, 1, 6, 6), torch.arange(60) % 3
+    with torch.no_grad():
+        features = net[:5](images)
+    whole = classification_dimension(features, labels, net, bootstrap=0)
+    alone = classification_dimension(features, labels, net[5], bootstrap=0)
+    assert whole.curve.tolist() == alone.curve.tolist()
+    with pytest.raises(DataError, match="the head takes features of width 10, these have 7"):
+        classification_dimension(torch.randn(60, 7), labels, net, bootstrap=0)

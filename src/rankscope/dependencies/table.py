@@ -223,6 +223,9 @@ class DependencyTable:
         rest = {k: v for k, v in data.items() if k not in ("schema_version", "kind", "rows")}
         return cls(rows=tuple(_row(r) for r in data["rows"]), **rest)
 
+    def __repr__(self) -> str:
+        return str(self)  # a notebook shows the table, not the arrays
+
     def __str__(self) -> str:
         counts = pd.Series([r.status for r in self.rows]).value_counts()
         eta = f"eta={self.eta:g}" if self.eta is not None else f"largest eta that keeps {self.keep:g} of the accuracy"

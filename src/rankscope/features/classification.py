@@ -15,7 +15,7 @@ from rankscope._base.provenance import device_name, versions
 from rankscope.features._inputs import as_labels, as_matrix
 from rankscope.features.accuracy_curve import RankSweep, rank_of_label
 from rankscope.features.classification_result import ClassificationDimension, FoldedHead
-from rankscope.features.heads import head_mismatch, linear_parts
+from rankscope.features.heads import find_head, head_mismatch, linear_parts
 from rankscope.features.principal import PrincipalAxes, principal_axes
 from rankscope.features.sweep import Resampling, first_crossing, sweep_callable, sweep_linear
 
@@ -55,9 +55,9 @@ def classification_dimension(
         Final features: what goes into the classifier. Used as float32.
     labels : array, (N,)
         Class indices; for a ``scorer`` any labels it understands.
-    head : nn.Linear, 1×1 convolution, (weight, bias), or callable (N, d) → (N, c)
+    head : nn.Linear, 1×1 convolution, (weight, bias), callable (N, d) → (N, c), or the whole classifier
         The classifier. Any callable works, at the price of running it at every k; a linear one is some hundred times
-        faster. ``find_head(model)`` finds that of a timm, torchvision or Hugging Face model.
+        faster. Of a timm, torchvision or Hugging Face model the head is found (``find_head``).
     retain : float
         Share of the full accuracy to keep, in (0, 1]; 0.95 in Table 1.
     convention : "paper" or "centred"
@@ -174,22 +174,37 @@ def _check_options(retain: float, convention: str, head: Any, scorer: Any, boots
 def _predictor(head: Any, x: torch.Tensor) -> tuple[Predict, tuple[torch.Tensor, torch.Tensor] | None]:
     """A function from features to float32 logits, and the (weight, bias) of a linear head."""
     parts = linear_parts(head, x.shape[1])
+    if parts is None and isinstance(head, nn.Module) and not _takes(head, x):
+        parts = linear_parts(find_head(head)[1], x.shape[1])  # not a head but a whole model: its last layer is
     if parts is not None:
         weight, bias = (part.to(x.device) for part in parts)
         return (lambda rows: torch.addmm(bias, rows, weight.T)), (weight, bias)
     if not callable(head):
         raise UsageError(f"the head is a {type(head).__name__}; give an nn.Linear, (weight, bias), or a callable")
-    if isinstance(head, nn.Module):
-        head = head.to(x.device)
+    place = _device_of(head, x)
 
     def predict(rows: torch.Tensor) -> torch.Tensor:
-        made = head(rows)
+        made = head(rows.to(place))  # rows go to the head: a caller's module is not moved
         if not isinstance(made, torch.Tensor) or made.ndim != 2 or len(made) != len(rows):
             shape = tuple(made.shape) if isinstance(made, torch.Tensor) else type(made).__name__
             raise DataError(f"the head must return logits (samples × classes); for {len(rows)} samples it gave {shape}")
-        return made.to(torch.float32)
+        return made.to(x.device, torch.float32)
 
     return predict, None
+
+
+def _device_of(head: Any, x: torch.Tensor) -> torch.device:
+    parameter = next(head.parameters(), None) if isinstance(head, nn.Module) else None
+    return x.device if parameter is None else parameter.device
+
+
+def _takes(head: nn.Module, x: torch.Tensor) -> bool:
+    """Whether a module maps rows of features to rows of logits."""
+    try:
+        made = head(x[:2].to(_device_of(head, x)))
+    except Exception:  # whatever a model raises on what is not its input
+        return False
+    return isinstance(made, torch.Tensor) and made.ndim == 2 and len(made) == len(x[:2])
 
 
 def _dimension(counts: torch.Tensor, needed: float, basis: PrincipalAxes) -> tuple[int, tuple[str, ...]]:

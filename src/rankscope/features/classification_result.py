@@ -153,6 +153,9 @@ class ClassificationDimension:
             "provenance": self.provenance,
         }
 
+    def __repr__(self) -> str:
+        return str(self)  # a notebook shows the table, not the arrays
+
     def __str__(self) -> str:
         bounds = f"{self.interval[0]} … {self.interval[1]} (95 % bootstrap)" if self.interval else "not estimated"
         rows = [

@@ -94,6 +94,9 @@ class Collection:
             "skipped": [vars(one) for one in self.skipped],
         }
 
+    def __repr__(self) -> str:
+        return str(self)  # a notebook shows the table, not the arrays
+
     def __str__(self) -> str:
         lines = [
             f"{len(self):,} samples, features of width {self.features.shape[1]:,}, {self.logits.shape[1]:,} classes "

@@ -179,6 +179,9 @@ class FeatureProfile:
             "provenance": self.provenance,
         }
 
+    def __repr__(self) -> str:
+        return str(self)  # a notebook shows the table, not the arrays
+
     def __str__(self) -> str:
         head = (
             "layer",

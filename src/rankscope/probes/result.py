@@ -188,6 +188,9 @@ class ProbeResult:
 
         return plot_probes([self], ax=ax)
 
+    def __repr__(self) -> str:
+        return str(self)  # a notebook shows the table, not the arrays
+
     def __str__(self) -> str:
         return str(ProbeResults((self,)))
 
@@ -246,6 +249,9 @@ class ProbeResults:
         from rankscope.probes.figure import plot_probes
 
         return plot_probes(self.results, ax=ax)
+
+    def __repr__(self) -> str:
+        return str(self)  # a notebook shows the table, not the arrays
 
     def __str__(self) -> str:
         from rankscope.probes._text import probes_text
