@@ -209,6 +209,14 @@ def collect_command(
     batch_size: BatchOption = 64,
     limit: DataLimitOption = None,
     workers: Annotated[int, typer.Option(help="Processes that read the data.", min=0)] = 0,
+    shard_size: Annotated[
+        int | None,
+        typer.Option(
+            help="Samples a shard: so many at most are lost when the run is stopped. Default: 10,000, or a tenth of "
+            "the data (at least 256) where that is less.",
+            show_default=False,
+        ),
+    ] = None,
     device: DeviceOption = "auto",
     as_json: JsonOption = False,
     debug: DebugOption = False,
@@ -217,7 +225,15 @@ def collect_command(
     from rankscope.cli.feature_space import Source, run_collect
 
     source = Source(model, data, labels, weights, seed, num_classes, limit, device, batch_size)
-    run_collect(source, cut_points=cut_points, channels=channels, out=out, num_workers=workers, as_json=as_json)
+    run_collect(
+        source,
+        cut_points=cut_points,
+        channels=channels,
+        out=out,
+        num_workers=workers,
+        shard_size=shard_size,
+        as_json=as_json,
+    )
 
 
 @app.command("features")

@@ -75,8 +75,8 @@ def read_run(run: Path, *, array: str, labels: Path | None, head: Path | None = 
 def _collected(run: Path) -> RunData:
     if not run.is_dir():
         raise OutputError(
-            f"there is no collected run {str(run)!r}; make one with rankscope collect MODEL --out {run}, or give a "
-            ".npy, .npz or .safetensors file of arrays"
+            f"there is no collected run {str(run)!r}; make one with rankscope collect MODEL --data DATA --out {run}, or "
+            "give a .npy, .npz or .safetensors file of arrays"
         )
     found = Collection.load(run)
     return RunData(found.labels, found.features, found.logits, found.head, _about(run), run)

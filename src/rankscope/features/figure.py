@@ -54,9 +54,11 @@ def plot_curves(results: Sequence[tuple[str, ClassificationDimension]], *, ax: A
         ax.plot([result.dimension], [unit * result.accuracy], "o", color=colour, markersize=4)
         ax.annotate(
             f"{result.dimension}",
-            (result.dimension, unit * result.accuracy),
-            xytext=(5, -9),
+            # hung from the threshold, which the dot is on or above: the dotted line stays clear of it
+            (result.dimension, unit * result.retain * result.full_accuracy),
+            xytext=(5, -4),
             textcoords="offset points",
+            va="top",
             fontsize=7,
             color=colour,
         )
