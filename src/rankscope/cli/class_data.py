@@ -24,7 +24,7 @@ _SHOWN = 3
 class FolderLabels(NamedTuple):
     """Class index by folder, one name for each class of the head, and notes."""
 
-    index: dict[str, int]
+    labels: dict[str, int]
     names: tuple[str, ...]
     notes: tuple[str, ...]
 
@@ -94,7 +94,7 @@ def check_labels(labels: torch.Tensor, loaded: LoadedModel, classes: int | None)
     if low < 0 or high >= classes:
         raise DataError(
             f"labels run from {low} to {high}, but the head of {loaded.name} has {classes:,} classes "
-            f"(0…{classes - 1}); give labels that index the head, or a model with more classes (--num-classes {high + 1})"
+            f"(0…{classes - 1}); give labels that index the head, or a model with more (--num-classes {high + 1})"
         )
     if found < classes:
         return (f"the head has {classes:,} classes, the labels name {found:,} of them",)

@@ -18,7 +18,7 @@ from rankscope.cli.results import as_json_text, write_result
 from rankscope.cli.run_data import read_run
 from rankscope.features import Collection, classification_dimension, collect, feature_rank
 from rankscope.features.shards import ShardStore
-from rankscope.features.sources import Skipped, skipped_lines
+from rankscope.features.sources import Skipped, batches, skipped_lines
 from rankscope.jacobian.profile_files import make_folder, write_whole
 from rankscope.loading import load_model, resolve_device
 
@@ -116,9 +116,6 @@ def run_features(
     source: Source, *, cut_points: str, reduce: Any, channels: Any, out: Path | None, as_json: bool
 ) -> None:
     """Feature dimension of every layer."""
-    from rankscope.features.shards import ShardStore
-from rankscope.features.sources import batches
-
     folder = make_folder(out if out is not None else default_folder(source.model))
     wanted = parse_cut_points(cut_points)
     with contextlib.redirect_stdout(sys.stderr), _progress("features") as report:

@@ -104,10 +104,10 @@ def check_sample(
     for i in chosen:
         if not int(counts[i]):
             missing = sum(not int(counts[k]) for k in chosen)
-            others = f" (nor have {missing - 1} others)" if missing > 1 else ""
+            others = f" ({missing} such classes)" if missing > 1 else ""
             raise DataError(
-                f"class {i} has no samples{others}; add samples of it, or name only classes that have some (classes=[…], "
-                "on the command line --classes)"
+                f"class {i} has no samples{others}; add samples of it, or name only classes that have some "
+                "(classes=[…], on the command line --classes)"
             )
     if isinstance(held_out, tuple | list):
         test_z, test_y = check_logits(held_out[0], held_out[1], "held-out logits", z.device)
