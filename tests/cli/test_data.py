@@ -159,6 +159,8 @@ def test_arrays_need_labels_and_a_shape_that_fits(tmp_path: Path, capsys: pytest
     labels = ("--labels", tmp_path / "y.npy")
     refused(capsys, 1, text, "collect", "digits", "--data", tmp_path / "wide.npy", *labels, *out)
     refused(capsys, 1, text, "features", "digits", "--data", tmp_path / "wide.npy", *out)
+    np.save(tmp_path / "none.npy", np.zeros((0, 1, 8, 8), dtype=np.float32))
+    refused(capsys, 1, "none.npy .* so no sample", "features", "digits", "--data", tmp_path / "none.npy", *out)
 
 
 def test_names_of_folders_reach_the_deficit(net: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]):

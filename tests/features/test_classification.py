@@ -321,6 +321,12 @@ def test_record_prints_tabulates_and_turns_to_json(tmp_path):
     assert "principal components" in axes.get_xlabel()
     assert "%" in axes.get_ylabel()
     assert [t.get_text() for t in axes.get_legend().get_texts()] == ["planted", "top-5", "0.95 × full"]
+    (number,) = axes.texts
+    assert number.get_text() == str(found.dimension)
+    threshold = axes.transData.transform((found.dimension, 95 * found.full_accuracy))
+    box = number.get_window_extent()
+    assert box.y1 < threshold[1]  # wholly below the dotted line,
+    assert 0 < box.x0 - threshold[0] < box.height  # and right beside the dot
 
 
 def test_threads_are_given_back_and_change_nothing():

@@ -130,10 +130,11 @@ def _check_shape(path: Path, inputs: torch.Tensor, loaded: LoadedModel) -> None:
             loaded.model(inputs[:1].to(device))
     except (RuntimeError, ValueError, TypeError, IndexError, AssertionError) as error:
         reason = (str(error).splitlines() or [type(error).__name__])[0][:200]
-        takes = "" if loaded.input_size is None else f", which takes {loaded.input_size} a sample"
+        known = loaded.input_size is not None and tuple(inputs.shape[1:]) != loaded.input_size
+        takes = f", which takes {loaded.input_size} a sample" if known else f": {reason}"
         raise DataError(
             f"{path.name} has shape {tuple(inputs.shape)}; a sample of {tuple(inputs.shape[1:])} does not fit "
-            f"{loaded.name}{takes or f': {reason}'}"
+            f"{loaded.name}{takes}"
         ) from error
 
 
