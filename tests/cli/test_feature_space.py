@@ -155,7 +155,7 @@ def test_refusals(collected: Path, tmp_path: Path, capsys: pytest.CaptureFixture
     new = tmp_path / "new"
     refused(capsys, 1, "there is no 'nowhere'", "collect", "digits", "--data", "nowhere", "--out", new)
     refused(capsys, 1, "no collected run", "clsdim", tmp_path / "none")
-    refused(capsys, 1, "is .* a collection", "clsdim", tmp_path)
+    refused(capsys, 1, "holds no collected run .no manifest.json.; make one .* rankscope collect", "clsdim", tmp_path)
     refused(capsys, 2, "unknown convention 'papr'", "clsdim", collected, "--convention", "papr", "--out", new)
     refused(capsys, 2, "'x' is no class", "deficit", collected, "--classes", "x", "--out", new)
     refused(capsys, 2, "unknown reduce 'mean'", "features", "digits", "--data", "digits", "--reduce", "mean", "--out",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import math
 
@@ -13,6 +14,7 @@ from sklearn.metrics import r2_score
 
 from rankscope._base.errors import OutputError, UsageError
 from rankscope.dependencies import DependencyTable, independence_deficit
+from rankscope.dependencies.figure import draw_dependence
 
 
 @pytest.fixture(scope="module")
@@ -274,6 +276,11 @@ def test_figure_shows_names_signs_and_what_is_left_out(found, independent):
     assert "all-zero solution" in empty.axes[0].texts[-1].get_text()
     with pytest.raises(UsageError, match="most is 0"):
         found.plot(0, most=0)
+
+
+def test_what_rounds_to_zero_has_no_sign(found):
+    row = dataclasses.replace(found[0], r2=-0.001, r2_held_out=-0.004, r2_null=-0.006)
+    assert "R² 0.00, held out 0.00, null -0.01;" in draw_dependence(row).texts[1].get_text()
 
 
 def test_without_a_null_nothing_is_called_dependent():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 
 import numpy as np
@@ -321,6 +322,22 @@ def test_record_prints_tabulates_and_turns_to_json(tmp_path):
     assert "principal components" in axes.get_xlabel()
     assert "%" in axes.get_ylabel()
     assert [t.get_text() for t in axes.get_legend().get_texts()] == ["planted", "top-5", "0.95 × full"]
+
+
+@pytest.mark.parametrize("gap", [0.0, 0.02, 0.04, 0.06])
+def test_the_number_stays_clear_of_the_threshold(gap):
+    """However far the dot is above the dotted line, the number lies below that line and beside the dot."""
+    x, y, head = planted(n=240)
+    found = classification_dimension(x, y, head)
+    found = dataclasses.replace(found, retain=(found.accuracy - gap) / found.full_accuracy)
+    (axes,) = found.plot().axes
+    axes.figure.canvas.draw()
+    (number,) = axes.texts
+    assert number.get_text() == str(found.dimension)
+    at = axes.transData.transform((found.dimension, 100 * (found.accuracy - gap)))
+    box = number.get_window_extent()
+    assert box.y1 < at[1]
+    assert 0 < box.x0 - at[0] < box.height
 
 
 def test_threads_are_given_back_and_change_nothing():

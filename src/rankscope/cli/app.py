@@ -163,6 +163,15 @@ DataOption = Annotated[
         show_default=False,
     ),
 ]
+KeptDataOption = Annotated[
+    str | None,
+    typer.Option(
+        "--data",
+        metavar="DIR|digits|FILE",
+        help="For a model: a folder with one subfolder a class, digits, or arrays (.npy, .npz, .safetensors).",
+        show_default=False,
+    ),
+]
 LabelsOption = Annotated[Path | None, typer.Option("--labels", metavar="FILE", help="Labels of a .npy, one a sample.")]
 DataWeightsOption = Annotated[str, typer.Option("--weights", help="pretrained, random, or a FILE.")]
 DataLimitOption = Annotated[
@@ -209,6 +218,14 @@ def collect_command(
     batch_size: BatchOption = 64,
     limit: DataLimitOption = None,
     workers: Annotated[int, typer.Option(help="Processes that read the data.", min=0)] = 0,
+    shard_size: Annotated[
+        int | None,
+        typer.Option(
+            help="Samples a shard: so many at most are lost when the run is stopped. Default: 10,000, or a tenth of "
+            "the data (at least 256) where that is less.",
+            show_default=False,
+        ),
+    ] = None,
     device: DeviceOption = "auto",
     as_json: JsonOption = False,
     debug: DebugOption = False,
@@ -217,34 +234,62 @@ def collect_command(
     from rankscope.cli.feature_space import Source, run_collect
 
     source = Source(model, data, labels, weights, seed, num_classes, limit, device, batch_size)
-    run_collect(source, cut_points=cut_points, channels=channels, out=out, num_workers=workers, as_json=as_json)
+    run_collect(
+        source,
+        cut_points=cut_points,
+        channels=channels,
+        out=out,
+        num_workers=workers,
+        shard_size=shard_size,
+        as_json=as_json,
+    )
 
 
 @app.command("features")
 def features_command(
-    model: ModelArgument,
-    data: DataOption,
+    context: typer.Context,
+    model: Annotated[
+        str,
+        typer.Argument(
+            metavar="MODEL|RUN",
+            help=f"{_MODEL_HELP} Without --data: a folder that rankscope collect wrote, or a .npy, .npz or "
+            ".safetensors FILE of features.",
+            show_default=False,
+        ),
+    ],
+    data: KeptDataOption = None,
     labels: LabelsOption = None,
     weights: DataWeightsOption = "pretrained",
     seed: SeedOption = 0,
     num_classes: ClassesOption = None,
     cut_points: Annotated[str, typer.Option(help="blocks, paper, all, or names and globs.")] = "blocks",
-    reduce: Annotated[str, typer.Option(help="Feature maps to rows: flatten, pool or positions.")] = "flatten",
+    reduce: Annotated[
+        str | None,
+        typer.Option(help="Feature maps to rows: flatten (default), pool or positions.", show_default=False),
+    ] = None,
     channels: ChannelAxisOption = "auto",
     batch_size: BatchOption = 64,
     limit: DataLimitOption = None,
     device: DeviceOption = "auto",
     out: Annotated[
-        Path | None, typer.Option(metavar="RUN", help="Folder for the results; default: runs/MODEL.")
+        Path | None, typer.Option(metavar="DIR", help="Folder for the results; default: RUN itself, or runs/MODEL.")
     ] = None,
     as_json: JsonOption = False,
     debug: DebugOption = False,
 ) -> None:
-    """Measure how many dimensions the features of every layer have over a data set."""
+    """Measure how many dimensions the features of every layer have, over a data set or in a collected run."""
+    if data is None:
+        from rankscope.cli.kept_features import run_kept_features
+
+        names = ("labels", "weights", "seed", "num_classes", "cut_points", "batch_size", "limit", "device")
+        given = [n for n in names if getattr(context.get_parameter_source(n), "name", "") == "COMMANDLINE"]
+        run_kept_features(Path(model), unused=given, reduce=reduce, channels=channels, out=out, as_json=as_json)
+        return
     from rankscope.cli.feature_space import Source, run_features
 
     source = Source(model, data, labels, weights, seed, num_classes, limit, device, batch_size)
-    run_features(source, cut_points=cut_points, reduce=reduce, channels=channels, out=out, as_json=as_json)
+    chosen = reduce or "flatten"
+    run_features(source, cut_points=cut_points, reduce=chosen, channels=channels, out=out, as_json=as_json)
 
 
 @app.command("clsdim")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -10,44 +11,60 @@ from torch.utils.data import TensorDataset
 
 from rankscope._base.errors import DataError, UsageError
 from rankscope.cli.array_files import read_arrays, read_labels
+from rankscope.cli.class_data import check_labels, folder_labels, head_classes, read_folder
 from rankscope.loading import calibrate_batchnorm, load_images
 
 if TYPE_CHECKING:
     from rankscope.loading import LoadedModel
 
-__all__ = ["calibrated", "load_data"]
+__all__ = ["Data", "calibrated", "load_data"]
 
 _CALIBRATION = 32  # images for the BatchNorm statistics of random weights
 _INPUTS, _LABELS = ("inputs", "images", "x", "data"), ("labels", "label", "y", "targets")
 
 
-def load_data(source: str, loaded: LoadedModel, *, labels: Path | None, limit: int | None, seed: int) -> Any:
-    """A map-style data set of (input, label).
+@dataclass(frozen=True, eq=False)
+class Data:
+    """A map-style data set of (input, label), a name for each class of the head where known, and notes."""
 
-    ``source``: ``digits``; a folder with one subfolder a class; a ``.npy`` file, with its labels in another one (zeros
-    without); a ``.npz`` or ``.safetensors`` file with arrays ``inputs`` and ``labels``. ``limit`` draws that many
-    samples from ``seed`` and keeps their order.
+    dataset: Any
+    class_names: tuple[str, ...] | None = None
+    notes: tuple[str, ...] = ()
+
+
+def load_data(
+    source: str, loaded: LoadedModel, *, labels: Path | None, limit: int | None, seed: int, labelled: bool = True
+) -> Data:
+    """The data that ``source`` names, with labels as the model's head counts them.
+
+    ``source``: ``digits``; a folder with one subfolder a class; a ``.npy`` file, with its labels in another one; a
+    ``.npz`` or ``.safetensors`` file with arrays ``inputs`` and ``labels``. ``limit`` draws that many samples from
+    ``seed`` and keeps their order. Where ``labelled`` is false labels do not count: a ``.npy`` needs none.
 
     Raises
     ------
     DataError
-        What does not exist, cannot be read, or does not fit together.
+        What does not exist, cannot be read, or does not fit together or the model.
     """
     if limit is not None and limit < 1:
         raise UsageError(f"--limit is {limit}; at least one sample is needed")
+    classes = head_classes(loaded.model) if labelled else None
     if source == "digits":
         images = load_images("digits", preprocessing=loaded.preprocessing, limit=limit, seed=seed)
-        return TensorDataset(images.tensor, torch.tensor(images.labels))
+        notes = check_labels(torch.arange(10), loaded, classes)
+        return Data(TensorDataset(images.tensor, torch.tensor(images.labels)), loaded.class_names, notes)
     path = Path(source)
     if path.is_dir():
-        return _folder(path, loaded, limit, seed)
+        return _folder(path, loaded, limit, seed, classes, labelled)
     if not path.exists():
         raise DataError(f"there is no {source!r}; give digits, a folder with one subfolder a class, or a .npy file")
-    inputs, targets = _arrays(path, labels)
+    inputs, targets = _arrays(path, labels, labelled)
     if len(inputs) != len(targets):
         raise DataError(f"{len(targets)} labels for {len(inputs)} inputs; give one label an input")
+    notes = check_labels(targets, loaded, classes)
+    _check_shape(path, inputs, loaded)
     chosen = _drawn(len(inputs), limit, seed)
-    return TensorDataset(inputs[chosen], targets[chosen])
+    return Data(TensorDataset(inputs[chosen], targets[chosen]), loaded.class_names, notes)
 
 
 def calibrated(loaded: LoadedModel, dataset: Any) -> tuple[str, ...]:
@@ -69,40 +86,56 @@ def _drawn(count: int, limit: int | None, seed: int) -> torch.Tensor:
     return torch.randperm(count, generator=torch.Generator().manual_seed(seed))[:limit].sort().values
 
 
-def _folder(path: Path, loaded: LoadedModel, limit: int | None, seed: int) -> Any:
-    from torchvision.datasets import ImageFolder
-
+def _folder(path: Path, loaded: LoadedModel, limit: int | None, seed: int, classes: int | None, labelled: bool) -> Data:
     if loaded.preprocessing is None:
         raise DataError(
             "the model's input size is not known; let its factory return (module, transform) or give the model an "
             "attribute input_size = (C, H, W)"
         )
-    try:
-        dataset = ImageFolder(str(path), loaded.preprocessing)
-    except (OSError, RuntimeError) as error:
-        first = str(error).splitlines()[0]
-        raise DataError(f"{str(path)!r} is no folder with one subfolder a class: {first}") from error
-    names = loaded.class_names
+    dataset = read_folder(path)
+    dataset.transform = loaded.preprocessing
+    folders = list(dataset.classes)
+    index, names, notes = folder_labels(path, folders, loaded, classes)
     samples = [dataset.samples[int(i)] for i in _drawn(len(dataset.samples), limit, seed)]
-    if names is not None and set(dataset.classes) <= set(names):
-        # folders named as the model names its classes: its order counts, not that of the alphabet
-        order = [names.index(one) for one in dataset.classes]
-        samples = [(file, order[label]) for file, label in samples]
+    samples = [(file, index[folders[label]]) for file, label in samples]
     dataset.samples = dataset.imgs = samples
     dataset.targets = [label for _, label in samples]
-    return dataset
+    return Data(dataset, names, notes) if labelled else Data(dataset)
 
 
-def _arrays(path: Path, labels: Path | None) -> tuple[torch.Tensor, torch.Tensor]:
+def _arrays(path: Path, labels: Path | None, labelled: bool) -> tuple[torch.Tensor, torch.Tensor]:
     found = read_arrays(path)
-    if "" in found:
-        inputs = found[""]
-        return _real(inputs, path), torch.zeros(len(inputs)).long() if labels is None else read_labels(labels)
-    key = next((k for k in _INPUTS if k in found), None)
-    label = next((k for k in _LABELS if k in found), None)
-    if key is None or (label is None and labels is None):
+    key = "" if "" in found else next((k for k in _INPUTS if k in found), None)
+    if key is None:
         raise DataError(f"{path.name} holds {', '.join(found) or 'nothing'}; name its arrays inputs and labels")
-    return _real(found[key], path), read_labels(labels) if labels is not None else found[str(label)].long()
+    inputs = _real(found[key], path)
+    if labels is not None:
+        return inputs, read_labels(labels)
+    label = next((k for k in _LABELS if k in found), None)
+    if label is not None:
+        return inputs, found[label].long()
+    if labelled:
+        raise DataError(f"{path.name} holds no labels; add --labels FILE, a .npy with one integer a sample")
+    return inputs, torch.zeros(len(inputs), dtype=torch.int64)
+
+
+def _check_shape(path: Path, inputs: torch.Tensor, loaded: LoadedModel) -> None:
+    """One sample through the model, so that a shape it does not take is told with the file's name."""
+    from rankscope.features.hooks import inference
+
+    if not len(inputs):
+        raise DataError(f"{path.name} has shape {tuple(inputs.shape)}, so no sample")
+    try:
+        with inference(loaded.model) as device:
+            loaded.model(inputs[:1].to(device))
+    except (RuntimeError, ValueError, TypeError, IndexError, AssertionError) as error:
+        reason = (str(error).splitlines() or [type(error).__name__])[0][:200]
+        known = loaded.input_size is not None and tuple(inputs.shape[1:]) != loaded.input_size
+        takes = f", which takes {loaded.input_size} a sample" if known else f": {reason}"
+        raise DataError(
+            f"{path.name} has shape {tuple(inputs.shape)}; a sample of {tuple(inputs.shape[1:])} does not fit "
+            f"{loaded.name}{takes}"
+        ) from error
 
 
 def _real(values: torch.Tensor, path: Path) -> torch.Tensor:

@@ -4,19 +4,21 @@ from __future__ import annotations
 
 import contextlib
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from rankscope._base.errors import DataError, UsageError
 from rankscope._base.progress import progress_for
-from rankscope.cli.data import calibrated, load_data
+from rankscope.cli.data import Data, calibrated, load_data
 from rankscope.cli.interrupted import InterruptedRunError
 from rankscope.cli.options import default_folder, parse_cut_points
 from rankscope.cli.results import as_json_text, write_result
 from rankscope.cli.run_data import read_run
 from rankscope.features import Collection, classification_dimension, collect, feature_rank
+from rankscope.features.shards import ShardStore
+from rankscope.features.sources import Skipped, batches, skipped_lines
 from rankscope.jacobian.profile_files import make_folder, write_whole
 from rankscope.loading import load_model, resolve_device
 
@@ -37,52 +39,52 @@ class Source:
     device: str
     batch_size: int
 
-    def load(self) -> tuple[Any, Any, tuple[str, ...]]:
-        """The loaded model on its device, the data set, and notes."""
+    def load(self, *, labelled: bool = True) -> tuple[Any, Data, tuple[str, ...]]:
+        """The loaded model on its device, the data, and notes on both; ``labelled`` as in ``load_data``."""
         if self.seed < 0:
             raise UsageError(f"--seed is {self.seed}; it must not be negative")
         if self.batch_size < 1:
             raise UsageError(f"--batch-size is {self.batch_size}; at least one sample is needed")
         where = resolve_device(self.device)
         loaded = load_model(self.model, weights=self.weights, seed=self.seed, num_classes=self.num_classes)
-        dataset = load_data(self.data, loaded, labels=self.labels, limit=self.limit, seed=self.seed)
-        notes = (*loaded.notes, *calibrated(loaded, dataset))
+        data = load_data(self.data, loaded, labels=self.labels, limit=self.limit, seed=self.seed, labelled=labelled)
+        notes = (*loaded.notes, *data.notes, *calibrated(loaded, data.dataset))
         loaded.model.to(where)
-        return loaded, dataset, notes
+        return loaded, data, notes
 
 
 def run_collect(
-    source: Source, *, cut_points: str | None, channels: Any, out: Path, num_workers: int, as_json: bool
+    source: Source,
+    *,
+    cut_points: str | None,
+    channels: Any,
+    out: Path,
+    num_workers: int,
+    shard_size: int | None,
+    as_json: bool,
 ) -> None:
     """Stream the data through the model, keep what the analyses need, and print what lies where."""
     make_folder(out)
     wanted = None if cut_points is None else parse_cut_points(cut_points)
-    kept = 0
-
-    def counted(done: int, total: int | None, text: str) -> None:
-        nonlocal kept
-        kept = done
-        report(done, total, text)
-
+    if shard_size is not None and shard_size < 1:
+        raise UsageError(f"--shard-size is {shard_size}; at least one sample is needed")
     # what a model's own code prints must not mix with the result
     with contextlib.redirect_stdout(sys.stderr), _progress("collect") as report:
-        loaded, dataset, notes = source.load()
+        loaded, data, notes = source.load()
         try:
             found = collect(
                 loaded.model,
-                dataset,
+                data.dataset,
                 cut_points=wanted,
                 channels=channels,
                 out=out,
                 batch_size=source.batch_size,
                 num_workers=num_workers,
-                progress=counted,
+                shard_size=_shard_size(len(data.dataset)) if shard_size is None else shard_size,
+                progress=report,
             )
         except KeyboardInterrupt:
-            raise InterruptedRunError(
-                f"interrupted after {kept:,} samples: whole shards are kept in {out}, and the same command goes on "
-                "after them"
-            ) from None
+            raise InterruptedRunError(_interrupted(out, len(data.dataset))) from None
         about = {
             **found.to_dict(),
             "model": loaded.name,
@@ -90,7 +92,7 @@ def run_collect(
             "data": source.data,
             "seed": source.seed,
             "limit": source.limit,
-            "class_names": None if loaded.class_names is None else list(loaded.class_names),
+            "class_names": None if data.class_names is None else list(data.class_names),
             "accuracy": float((found.logits.argmax(1) == found.labels).double().mean()),
             "notes": list(notes),
         }
@@ -104,6 +106,7 @@ def run_collect(
     print(f"{loaded.name}, {loaded.weights}")
     print(found)
     print(f"accuracy {about['accuracy']:.2%}")
+    _say_notes(notes)
     if profile is not None:
         print(profile)
     _say_where(out, ["collection.json", "samples.csv", *(_files("features") if profile is not None else [])])
@@ -113,18 +116,22 @@ def run_features(
     source: Source, *, cut_points: str, reduce: Any, channels: Any, out: Path | None, as_json: bool
 ) -> None:
     """Feature dimension of every layer."""
-    from rankscope.features.sources import batches
-
     folder = make_folder(out if out is not None else default_folder(source.model))
     wanted = parse_cut_points(cut_points)
     with contextlib.redirect_stdout(sys.stderr), _progress("features") as report:
-        loaded, dataset, notes = source.load()
+        loaded, data, notes = source.load(labelled=False)
+        dataset = data.dataset
+        skipped: list[Skipped] = []
 
         def stream() -> Iterator[Any]:
             for batch in batches(dataset, 0, batch_size=source.batch_size, num_workers=0, options={}):
                 report(batch.after, len(dataset), "measuring")
+                skipped.extend(batch.skipped)
                 if len(batch.indices):
                     yield batch.inputs
+            if len(skipped) == len(dataset):
+                first = f"; the first: {skipped[0].name}: {skipped[0].reason}" if skipped else ""
+                raise DataError(f"the data hold no readable sample ({len(skipped)} skipped{first})")
 
         profile = feature_rank(
             loaded.model, stream(), cut_points=wanted, reduce=reduce, channels=channels, samples=len(dataset)
@@ -134,6 +141,7 @@ def run_features(
             "model": loaded.name,
             "weights": loaded.weights,
             "data": source.data,
+            "skipped": [vars(one) for one in skipped],
             "notes": [*profile.notes, *notes],
         }
         write_result(folder, "features", record, {"features": profile.table()}, profile.plot())
@@ -142,6 +150,9 @@ def run_features(
         return
     print(f"{loaded.name}, {loaded.weights}; features: {reduce}")
     print(profile)
+    _say_notes(notes)
+    for line in skipped_lines(skipped):
+        print(line)
     _say_where(folder, _files("features"))
 
 
@@ -230,6 +241,22 @@ def run_deficit(
     print(f"figure: class {shown.name}; search all classes in {folder / 'deficit.html'}")
 
 
+def _shard_size(samples: int) -> int:
+    """About a tenth of the data, from 256 to 10,000 samples: so much at most is lost when a run is stopped."""
+    return min(10_000, max(256, -(-samples // 10)))
+
+
+def _interrupted(out: Path, total: int) -> str:
+    """What a stopped collection has on disk, counted there."""
+    after = ShardStore(out, {}).progress()[0]
+    if not after:
+        return (
+            f"interrupted: no shard was whole, so 0 of {total:,} samples are kept; the same command starts again "
+            "(--shard-size N writes after every N samples)"
+        )
+    return f"interrupted: {after:,} of {total:,} samples are kept in {out}; the same command goes on after them"
+
+
 @contextlib.contextmanager
 def _progress(title: str) -> Iterator[Any]:
     report = progress_for(None, title)
@@ -242,6 +269,11 @@ def _progress(title: str) -> Iterator[Any]:
 
 def _files(name: str) -> list[str]:
     return [f"{name}.{kind}" for kind in ("json", "csv", "png", "svg")]
+
+
+def _say_notes(notes: Iterable[str]) -> None:
+    for note in notes:
+        print(f"note: {note}")
 
 
 def _say_where(folder: Path, files: list[str]) -> None:

@@ -1,9 +1,9 @@
-"""What ``clsdim`` and ``deficit`` read: a folder that ``collect`` wrote, or a file of the user's own arrays."""
+"""What ``clsdim``, ``deficit`` and ``features`` read: a folder that ``collect`` wrote, or the user's own arrays."""
 
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +11,8 @@ import torch
 
 from rankscope._base.errors import DataError, OutputError, UsageError
 from rankscope.cli.array_files import ARRAY_FILES, read_arrays, read_labels
-from rankscope.features import Collection
+from rankscope.features import CentredMoments, Collection
+from rankscope.features.reduction import Reduce
 
 __all__ = ["RunData", "read_run"]
 
@@ -28,6 +29,9 @@ class RunData:
     head: tuple[torch.Tensor, torch.Tensor] | None
     about: dict[str, Any]
     folder: Path  # where results go by default
+    moments: dict[str, CentredMoments] = field(default_factory=dict)
+    reduce: Reduce = "pool"
+    notes: tuple[str, ...] = ()
 
 
 def read_run(run: Path, *, array: str, labels: Path | None, head: Path | None = None) -> RunData:
@@ -75,20 +79,23 @@ def read_run(run: Path, *, array: str, labels: Path | None, head: Path | None = 
 def _collected(run: Path) -> RunData:
     if not run.is_dir():
         raise OutputError(
-            f"there is no collected run {str(run)!r}; make one with rankscope collect MODEL --out {run}, or give a "
-            ".npy, .npz or .safetensors file of arrays"
+            f"there is no collected run {str(run)!r}; make one with rankscope collect MODEL --data DATA --out {run}, "
+            "or give a .npy, .npz or .safetensors file of arrays"
         )
     found = Collection.load(run)
-    return RunData(found.labels, found.features, found.logits, found.head, _about(run), run)
+    about, notes = _about(run)
+    return RunData(
+        found.labels, found.features, found.logits, found.head, about, run, found.moments, found.reduce, notes
+    )
 
 
-def _about(run: Path) -> dict[str, Any]:
-    """What the command line wrote beside the shards; a run that the library collected has none of it."""
+def _about(run: Path) -> tuple[dict[str, Any], tuple[str, ...]]:
+    """What the command line wrote beside the shards, and its notes; a run that the library collected has none of it."""
     path = run / "collection.json"
     if not path.exists():
-        return dict.fromkeys(_ABOUT)
+        return dict.fromkeys(_ABOUT), ()
     try:
         plain = json.loads(path.read_text())
-        return {key: plain[key] for key in _ABOUT}
+        return {key: plain[key] for key in _ABOUT}, tuple(map(str, plain.get("notes", ())))
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise OutputError(f"{path} cannot be read ({error}); collect again, or remove it") from error

@@ -30,11 +30,11 @@ def draw_dependence(row: ClassDependency, *, most: int = 8) -> Figure:
         fontsize=6,
         ha="center",
     )
-    scores = [f"R² {row.r2:.2f}"]
+    scores = [f"R² {row.r2:z.2f}"]  # z: what rounds to zero has no sign
     if not math.isnan(row.r2_held_out):
-        scores.append(f"held out {row.r2_held_out:.2f}")
+        scores.append(f"held out {row.r2_held_out:z.2f}")
     if not math.isnan(row.r2_null):
-        scores.append(f"null {row.r2_null:.2f}")
+        scores.append(f"null {row.r2_null:z.2f}")
     figure.text(0.5, 0.025, ", ".join(scores) + f"; {row.status}{more}", fontsize=6, ha="center")
     return figure
 

@@ -103,7 +103,12 @@ def check_sample(
     counts = torch.bincount(y, minlength=width)
     for i in chosen:
         if not int(counts[i]):
-            raise DataError(f"class {i} has no samples; leave it out with classes=, or add samples of it")
+            missing = sum(not int(counts[k]) for k in chosen)
+            others = f" ({missing} such classes)" if missing > 1 else ""
+            raise DataError(
+                f"class {i} has no samples{others}; add samples of it, or name only classes that have some "
+                "(classes=[…], on the command line --classes)"
+            )
     if isinstance(held_out, tuple | list):
         test_z, test_y = check_logits(held_out[0], held_out[1], "held-out logits", z.device)
         if test_z.shape[1] != width:

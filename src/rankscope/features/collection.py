@@ -13,7 +13,7 @@ from rankscope._base.errors import OutputError
 from rankscope.features.moments import CentredMoments
 from rankscope.features.reduction import Reduce
 from rankscope.features.shards import ShardStore
-from rankscope.features.sources import Skipped
+from rankscope.features.sources import Skipped, skipped_lines
 
 __all__ = ["Collection", "joined", "restored"]
 
@@ -70,7 +70,7 @@ class Collection:
         path = Path(folder)
         store = ShardStore(path, ShardStore.read_manifest(path))
         whole = store.whole()
-        after, total = (store.read(whole - 1)[1][key] for key in ("after", "total")) if whole else (0, 0)
+        after, total = store.progress()
         if not whole or after < total:
             raise OutputError(
                 f"the collection in {path} is not finished ({after:,} of {total:,} samples); collect again "
@@ -103,10 +103,7 @@ class Collection:
             f"in {self.folder}" + (f" ({self.resumed:,} from an earlier run)" if self.resumed else "")
         ]
         lines += [f"moments of {name} ({m.width:,} wide)" for name, m in self.moments.items()]
-        if self.skipped:
-            lines.append(f"{len(self.skipped)} unreadable samples skipped:")
-            lines += [f"  {one.name}: {one.reason}" for one in self.skipped[:20]]
-            lines += [f"  … and {len(self.skipped) - 20} more"] if len(self.skipped) > 20 else []
+        lines += skipped_lines(self.skipped)
         return "\n".join(lines)
 
 

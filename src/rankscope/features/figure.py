@@ -52,11 +52,14 @@ def plot_curves(results: Sequence[tuple[str, ClassificationDimension]], *, ax: A
         if result.interval and len(results) == 1:
             ax.axvspan(*result.interval, color=colour, alpha=0.15, linewidth=0)
         ax.plot([result.dimension], [unit * result.accuracy], "o", color=colour, markersize=4)
+        # hung from the threshold, below which the dot never is: the dotted line stays clear of the number
+        hung = unit * (result.retain * result.full_accuracy if len(results) == 1 else result.accuracy)
         ax.annotate(
             f"{result.dimension}",
-            (result.dimension, unit * result.accuracy),
-            xytext=(5, -9),
+            (result.dimension, hung),
+            xytext=(5, -4),
             textcoords="offset points",
+            va="top",
             fontsize=7,
             color=colour,
         )

@@ -75,6 +75,14 @@ class ShardStore:
             whole = k + 1 if self._moments(k).exists() else whole
         return whole
 
+    def progress(self) -> tuple[int, int]:
+        """Samples in whole shards (skipped ones counted), and samples in all; (0, 0) before the first shard."""
+        whole = self.whole()
+        if not whole:
+            return 0, 0
+        notes = self.read(whole - 1)[1]
+        return int(notes["after"]), int(notes["total"])
+
     @staticmethod
     def read_manifest(folder: Path) -> dict[str, str]:
         """The fingerprint a folder was written with."""
@@ -82,8 +90,14 @@ class ShardStore:
         try:
             plain = json.loads(path.read_text())
             version, found = plain["schema_version"], dict(plain["fingerprint"])
+        except FileNotFoundError as error:
+            raise OutputError(
+                f"{folder} holds no collected run (no {path.name}); make one with collect: "
+                f"rankscope collect MODEL --data DATA --out {folder}"
+            ) from error
         except (OSError, ValueError, KeyError, TypeError) as error:
-            raise OutputError(f"{path} is missing or cannot be read ({error}); is {folder} a collection?") from error
+            reason = getattr(error, "strerror", None) or error
+            raise OutputError(f"{path} cannot be read ({reason}); collect again into another folder") from error
         if version != SCHEMA_VERSION:
             raise OutputError(f"{path} has schema_version {version}; this release reads {SCHEMA_VERSION}")
         return found

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,7 +12,7 @@ from torch.utils.data import DataLoader, Dataset, SequentialSampler, Subset, Ten
 
 from rankscope._base.errors import DataError, UsageError
 
-__all__ = ["Batch", "Skipped", "as_dataset", "batches", "first_input"]
+__all__ = ["Batch", "Skipped", "as_dataset", "batches", "first_input", "skipped_lines"]
 
 _LABELS, _INPUTS = ("label", "labels", "target"), ("pixel_values", "image", "input", "inputs")
 _REMEDY = (
@@ -28,6 +28,15 @@ class Skipped:
     index: int
     name: str
     reason: str
+
+
+def skipped_lines(skipped: Sequence[Skipped], *, most: int = 20) -> list[str]:
+    """How many samples were skipped, and the first of them with file and reason; nothing where there are none."""
+    if not skipped:
+        return []
+    lines = [f"{len(skipped):,} unreadable sample{'s' * (len(skipped) > 1)} skipped:"]
+    lines += [f"  {one.name}: {one.reason}" for one in skipped[:most]]
+    return [*lines, f"  … and {len(skipped) - most:,} more"] if len(skipped) > most else lines
 
 
 @dataclass(frozen=True, eq=False)

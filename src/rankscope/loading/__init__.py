@@ -2,6 +2,7 @@
 
 from rankscope.loading._torchvision import ensure_torchvision
 from rankscope.loading.batchnorm import calibrate_batchnorm
+from rankscope.loading.class_folders import ClassOrder, class_order, imagenet_classes, split_folder
 from rankscope.loading.device import resolve_device
 from rankscope.loading.images import IMAGE_SUFFIXES, Images, load_images
 from rankscope.loading.models import load_model
@@ -11,16 +12,20 @@ from rankscope.loading.weights import check_finite, load_weights, read_weights
 
 __all__ = [
     "IMAGE_SUFFIXES",
+    "ClassOrder",
     "Images",
     "LoadedModel",
     "Preprocessing",
     "calibrate_batchnorm",
     "check_finite",
+    "class_order",
     "ensure_torchvision",
+    "imagenet_classes",
     "load_images",
     "load_model",
     "load_weights",
     "plain_preprocessing",
     "read_weights",
     "resolve_device",
+    "split_folder",
 ]

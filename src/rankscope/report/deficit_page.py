@@ -69,7 +69,7 @@ def deficit_findings(table: DependencyTable) -> Iterator[Finding]:
         top = ", ".join(f"{n} ({w:+.2f})" for n, w in zip(best.names[:3], best.weights[:3], strict=True))
         yield Finding(
             f"{len(found):,} of {len(table):,} classes depend on others more than the permutation null does; the "
-            f"best explained is {best.name}: R² {best.r2:.2f}, null {best.r2_null:.2f}, mostly {top}."
+            f"best explained is {best.name}: R² {best.r2:z.2f}, null {best.r2_null:z.2f}, mostly {top}."
         )
     else:
         yield Finding(f"None of {len(table):,} classes depends on others more than the permutation null does.")
@@ -117,7 +117,7 @@ def _table(table: DependencyTable) -> Table:
 
 
 def _number(value: float) -> float | None:
-    return round(value, 3) if math.isfinite(value) else None
+    return round(value, 3) + 0.0 if math.isfinite(value) else None
 
 
 def _share(value: float) -> str:

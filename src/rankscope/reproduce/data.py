@@ -4,15 +4,20 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass
-from functools import lru_cache
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch.utils.data import Dataset
 
 from rankscope._base.errors import DataError, UsageError
-from rankscope.loading import IMAGE_SUFFIXES, LoadedModel, Preprocessing, ensure_torchvision
+from rankscope.loading import (
+    IMAGE_SUFFIXES,
+    LoadedModel,
+    Preprocessing,
+    class_order,
+    imagenet_classes,
+    split_folder,
+)
 
 __all__ = ["ClassFolders", "LabelledImages", "read_class_folders"]
 
@@ -98,9 +103,9 @@ def read_class_folders(path: Path | None) -> ClassFolders:
     entries = sorted(os.scandir(path), key=lambda e: e.name)
     folders = [e for e in entries if e.is_dir() and not e.name.startswith(".")]
     loose = [e.name for e in entries if e.is_file() and Path(e.name).suffix.lower() in IMAGE_SUFFIXES]
-    for name in ("val", "validation", "test"):
-        if any(f.name == name for f in folders) and len(folders) <= 4:
-            raise DataError(f"--imagenet {root!r} holds splits, not classes; give {str(path / name)!r}")
+    split = split_folder([f.name for f in folders])
+    if split is not None:
+        raise DataError(f"--imagenet {root!r} holds splits, not classes; give {str(path / split)!r}")
     if loose:
         raise DataError(
             f"--imagenet {root!r} holds {len(loose):,} images outside class folders ({loose[0]}, …); sort them into "
@@ -108,20 +113,21 @@ def read_class_folders(path: Path | None) -> ClassFolders:
         )
     if len(folders) < 2:
         raise DataError(f"--imagenet {root!r} has {len(folders)} class folders; it must hold one subfolder a class")
-    order, names, notes = _order([f.name for f in folders])
+    order, names, _, said = class_order([f.name for f in folders])
+    notes = list(said)
     held = {f.name: _images(f.path) for f in folders}
     empty = [name for name in order if not held[name]]
     if empty:
         shown = ", ".join(empty[:_SHOWN]) + (f" and {len(empty) - _SHOWN} more" if len(empty) > _SHOWN else "")
         raise DataError(f"--imagenet {root!r}: {len(empty)} class folders hold no images: {shown}; fill or remove them")
     files = tuple((file, label) for label, name in enumerate(order) for file in held[name])
-    if set(order) != set(_imagenet()[0]):
+    if set(order) != set(imagenet_classes()[0]):
         notes.insert(
             0, f"the {len(order)} class folders are not ImageNet's 1,000: the paper's numbers are of other data"
         )
     elif len(files) != _VALIDATION:
         notes.insert(0, f"{len(files):,} images where ImageNet's validation set has {_VALIDATION:,}")
-    return ClassFolders(path, tuple(order), tuple(names), files, tuple(notes))
+    return ClassFolders(path, order, names, files, tuple(notes))
 
 
 def dataset_of(folders: ClassFolders, loaded: LoadedModel, limit: int | None, seed: int) -> LabelledImages:
@@ -137,24 +143,3 @@ def _images(folder: str) -> list[str]:
         for e in os.scandir(folder)
         if e.is_file() and Path(e.name).suffix.lower() in IMAGE_SUFFIXES and not e.name.startswith(".")
     )
-
-
-def _order(folders: list[str]) -> tuple[list[str], list[str], list[str]]:
-    synsets, described = _imagenet()
-    if set(folders) <= set(synsets):
-        order = [s for s in synsets if s in set(folders)]
-        return order, [described[s] for s in order], []
-    if all(name.isdecimal() for name in folders):
-        order = sorted(folders, key=lambda name: (int(name), name))
-        return order, order, ["the class folders are numbers and were taken in numerical order"]
-    return sorted(folders), sorted(folders), ["the class folders were taken in the order of the alphabet"]
-
-
-@lru_cache(maxsize=1)
-def _imagenet() -> tuple[tuple[str, ...], dict[str, str]]:
-    ensure_torchvision()
-    from timm.data.imagenet_info import ImageNetInfo
-
-    info: Any = ImageNetInfo("imagenet-1k")
-    labels = tuple(str(s) for s in info.label_names())
-    return labels, {s: str(info.index_to_description(i)).partition(",")[0] for i, s in enumerate(labels)}

@@ -1,0 +1,128 @@
+"""Labels of a folder of classes, and of arrays, as the model's head counts them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import torch
+from torch import nn
+
+from rankscope._base.errors import DataError, ModelError
+from rankscope.features import find_head
+from rankscope.loading import class_order, imagenet_classes, split_folder
+
+if TYPE_CHECKING:
+    from rankscope.loading import LoadedModel
+
+__all__ = ["FolderLabels", "check_labels", "folder_labels", "head_classes", "read_folder"]
+
+_SHOWN = 3
+
+
+class FolderLabels(NamedTuple):
+    """Class index by folder, one name for each class of the head, and notes."""
+
+    labels: dict[str, int]
+    names: tuple[str, ...]
+    notes: tuple[str, ...]
+
+
+def head_classes(model: nn.Module) -> int | None:
+    """Number of classes of the model's head; None where no head is found (``collect`` says why)."""
+    try:
+        head: Any = find_head(model)[1]
+    except ModelError:
+        return None
+    return int(head.weight.shape[0])
+
+
+def read_folder(path: Path) -> Any:
+    """The folder as torchvision's ``ImageFolder`` without a transform; splits and folders of none are refused."""
+    from torchvision.datasets import ImageFolder
+
+    split = split_folder([p.name for p in path.iterdir() if p.is_dir()])
+    if split is not None:
+        raise DataError(f"--data {str(path)!r} holds splits, not classes; give {str(path / split)!r}")
+    try:
+        return ImageFolder(str(path))
+    except (OSError, RuntimeError) as error:
+        first = str(error).splitlines()[0]
+        raise DataError(f"{str(path)!r} is no folder with one subfolder a class: {first}") from error
+
+
+def folder_labels(path: Path, folders: Sequence[str], loaded: LoadedModel, classes: int | None) -> FolderLabels:
+    """Class folders as the head's classes: by the model's own names, by ImageNet's, by number, or in their order.
+
+    Raises
+    ------
+    DataError
+        More folders than the head has classes.
+    """
+    count = len(folders) if classes is None else classes
+    if len(folders) > count:
+        raise DataError(
+            f"{str(path)!r} has {len(folders):,} class folders, but the head of {loaded.name} has {count:,} classes; "
+            f"give a model with {len(folders):,} (--num-classes {len(folders)} with --weights FILE or random), or "
+            "leave out the folders that it does not know"
+        )
+    own = loaded.class_names if loaded.class_names is not None and len(loaded.class_names) == count else None
+    order = class_order(folders)
+    notes = order.notes
+    index = {folder: label for label, folder in enumerate(order.folders)}
+    synsets = imagenet_classes()[0]
+    positions = False
+    if own is not None and set(folders) <= set(own):
+        index, notes = {folder: own.index(folder) for folder in folders}, ()
+    elif order.rule == "imagenet" and count == len(synsets):
+        index = {folder: synsets.index(folder) for folder in folders}
+    elif order.rule == "numbers" and len(folders) < count and _are_indices(folders, count):
+        index = {folder: int(folder) for folder in folders}
+    else:
+        positions = True
+    if len(folders) < count:
+        notes = (*notes, _subset(index, count, positions))
+    return FolderLabels(index, _names(order.folders, order.names, own, index, count), notes)
+
+
+def check_labels(labels: torch.Tensor, loaded: LoadedModel, classes: int | None) -> tuple[str, ...]:
+    """Labels of arrays against the head: an error where they lie outside, a note where classes are without a sample."""
+    if classes is None or not len(labels):
+        return ()
+    low, high, found = int(labels.min()), int(labels.max()), len(labels.unique())
+    if low < 0 or high >= classes:
+        raise DataError(
+            f"labels run from {low} to {high}, but the head of {loaded.name} has {classes:,} classes "
+            f"(0…{classes - 1}); give labels that index the head, or a model with more (--num-classes {high + 1})"
+        )
+    if found < classes:
+        return (f"the head has {classes:,} classes, the labels name {found:,} of them",)
+    return ()
+
+
+def _are_indices(folders: Sequence[str], count: int) -> bool:
+    numbers = {int(folder) for folder in folders}
+    return len(numbers) == len(folders) and max(numbers) < count
+
+
+def _subset(index: dict[str, int], count: int, positions: bool) -> str:
+    shown = [f"{folder} = {label}" for folder, label in sorted(index.items(), key=lambda one: one[1])]
+    more = f" and {len(shown) - _SHOWN:,} more" if len(shown) > _SHOWN else ""
+    text = f"the head has {count:,} classes, the folder {len(index):,} of them: {', '.join(shown[:_SHOWN])}{more}"
+    return f"{text} (counted from 0, since the names tell nothing of the head's order)" if positions else text
+
+
+def _names(
+    order: tuple[str, ...], described: tuple[str, ...], own: tuple[str, ...] | None, index: dict[str, int], count: int
+) -> tuple[str, ...]:
+    """The model's names where the folders are known to be its classes or are too few; the folders' elsewhere."""
+    matched = all(own is not None and own[label] == folder for folder, label in index.items())
+    numbered = all(folder.isdecimal() and int(folder) == label for folder, label in index.items())
+    if own is not None and (matched or numbered or len(index) < count):
+        return own
+    synsets, words = imagenet_classes()
+    if count == len(synsets) and set(order) <= set(synsets):
+        return own or tuple(words[s] for s in synsets)
+    named = {index[folder]: name for folder, name in zip(order, described, strict=True)}
+    return tuple(named.get(label, str(label)) for label in range(count))

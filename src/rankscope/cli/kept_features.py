@@ -1,0 +1,79 @@
+"""``rankscope features RUN``: feature dimension of what is kept already, without a model: a run, or an array file."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from rankscope._base.errors import DataError, UsageError
+from rankscope.cli.array_files import ARRAY_FILES, read_arrays
+from rankscope.cli.results import as_json_text, write_result
+from rankscope.cli.run_data import read_run
+from rankscope.features import feature_rank
+from rankscope.jacobian.profile_files import make_folder
+
+__all__ = ["run_kept_features"]
+
+
+def run_kept_features(
+    run: Path, *, unused: Sequence[str], reduce: Any, channels: Any, out: Path | None, as_json: bool
+) -> None:
+    """Read the moments of a collected run (reduced when they were collected), or the array ``features`` of a file.
+
+    Raises
+    ------
+    UsageError
+        Options that are a model's (``unused`` names those given); ``reduce`` or ``channels`` for a run, whose rows are
+        made already; what is neither run nor file.
+    DataError
+        A run that keeps no moments, a file without features.
+    """
+    notes: list[str] = []
+    kept = run.suffix in ARRAY_FILES and not run.is_dir()
+    if not kept and not run.is_dir():
+        raise UsageError(
+            f"{str(run)!r} is no folder that rankscope collect wrote; for a model add --data (a folder with one "
+            "subfolder a class, digits, or a .npy)"
+        )
+    late = list(unused)
+    if not kept:
+        late += [name for name, given in (("reduce", reduce is not None), ("channels", channels != "auto")) if given]
+    if late:
+        raise UsageError(
+            f"--{late[0].replace('_', '-')} does not apply to {str(run)!r}, whose features are computed already; leave "
+            "it out, or give a model and --data"
+        )
+    if kept:
+        folder, about = Path("runs") / run.stem, {"model": None, "weights": None, "data": str(run)}
+        profile = feature_rank(_array(run), reduce=reduce or "flatten", channels=channels)
+    else:
+        found = read_run(run, array="features", labels=None)
+        if not found.moments:
+            raise DataError(f"{run} keeps no moments; collect into another folder with --cut-points blocks, or names")
+        folder, about = run, {key: found.about[key] for key in ("model", "weights", "data")}
+        profile = feature_rank(found)
+        notes = list(found.notes)
+    folder = make_folder(out if out is not None else folder)
+    record = {**profile.to_dict(), **about, "notes": [*profile.notes, *notes]}
+    write_result(folder, "features", record, {"features": profile.table()}, profile.plot())
+    if as_json:
+        print(as_json_text(record))
+        return
+    print(f"{about['model'] or run}; features: {profile[0].reduce}")
+    print(profile)
+    for note in notes:
+        print(f"note: {note}")
+    print(f"written: {', '.join(f'features.{kind}' for kind in ('json', 'csv', 'png', 'svg'))} in {folder}")
+
+
+def _array(path: Path) -> torch.Tensor:
+    if not path.exists():
+        raise DataError(f"there is no file {str(path)!r}")
+    arrays = read_arrays(path)
+    found = arrays.get("", arrays.get("features"))
+    if found is None:
+        raise DataError(f"{path.name} holds {', '.join(sorted(arrays)) or 'nothing'}; name its array features")
+    return found
