@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -43,6 +44,11 @@ def files(folder: Path) -> dict[str, bytes]:
         for f in sorted(folder.rglob("*"))
         if f.is_file() and "parts" not in f.relative_to(folder).parts
     }
+
+
+def all_files(folder: Path) -> dict[str, bytes]:
+    """The kept parts too."""
+    return {str(f.relative_to(folder)): f.read_bytes() for f in sorted(folder.rglob("*")) if f.is_file()}
 
 
 @pytest.fixture(scope="module")
@@ -201,6 +207,11 @@ def test_interrupted_and_started_again_gives_the_same_bytes(
     reproduce(name, out=tmp_path, **options(world))
     assert {f: f.stat().st_mtime_ns for f in kept} == kept
     assert files(tmp_path) == files(everything[0] / name)
+    # measured alone and without a stop: every part as well, to the byte
+    reproduce(name, out=tmp_path / "whole", **options(world))
+    whole = all_files(tmp_path / "whole")
+    shutil.rmtree(tmp_path / "whole")
+    assert all_files(tmp_path) == whole
 
 
 def test_stopped_after_the_last_image_still_gives_the_same_bytes(
