@@ -175,7 +175,9 @@ def test_long_messages_end_with_a_sentence_or_a_word(tmp_path: Path) -> None:
     file = tmp_path / "w.pth"
     torch.save({"weight": torch.zeros(1000)}, file)
     file.write_bytes(file.read_bytes()[:2000])
-    with pytest.raises(ModelError, match=r"cannot be read \(PytorchStreamReader [^()]*(directory|error)\); it is trunc"):
+    with pytest.raises(
+        ModelError, match=r"cannot be read \(PytorchStreamReader [^()]*(directory|error)\); it is trunc"
+    ):
         read_weights(file)
     assert _first(ValueError("word " * 40)) == "word " * 32 + "…"
     assert _first(ValueError("short.")) == "short"

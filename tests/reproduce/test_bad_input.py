@@ -159,7 +159,10 @@ def test_an_accuracy_of_chance_is_remarked(mine: World, tmp_path: Path) -> None:
     for c in range(10):
         (mine.images / f"class{c}").rename(mine.images / f"{'zyxwvutsrq'[c]}")
     found = run(mine, tmp_path)
-    start, end = "not clearly above guessing among 10 classes (10.00%", "; are the class folders in the order of its head"
+    start, end = (
+        "not clearly above guessing among 10 classes (10.00%",
+        "; are the class folders in the order of its head",
+    )
     assert any(start in n and end in n for n in found.notes)
 
 

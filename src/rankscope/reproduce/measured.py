@@ -180,7 +180,7 @@ def chance_note(name: str, over: dict[str, Any]) -> list[str]:
             f"{classes:,} classes ({chance:.2%})"
         ]
     return [
-        f"{name}: accuracy {accuracy:.2%} on {samples:,} images is not clearly above guessing among {classes:,} classes "
-        f"({chance:.2%}, four standard errors above it is {above:.2%}); are the class folders in the order of its "
-        "head, and are these its weights?"
+        f"{name}: accuracy {accuracy:.2%} on {samples:,} images is not clearly above guessing among {classes:,} "
+        f"classes ({chance:.2%}, four standard errors above it is {above:.2%}); are the class folders in the order of "
+        "its head, and are these its weights?"
     ]

@@ -173,7 +173,9 @@ def _head_rows(file: Path, name: str) -> int | None:
 
 def _local(networks: list[Network], folder: Path) -> tuple[Network, ...]:
     files = sorted(f for f in folder.iterdir() if f.suffix.lower() in _SUFFIXES)
-    found, missing, remedies = [], [], set()
+    found: list[Network] = []
+    missing: list[str] = []
+    remedies: set[str] = set()
     for network in networks:
         stems = _stems(network)
         fits = [f for f in files if any(f.stem == s or f.name.startswith((f"{s}-", f"{s}.")) for s in stems)]
@@ -183,12 +185,16 @@ def _local(networks: list[Network], folder: Path) -> tuple[Network, ...]:
                 f"{', '.join(f.name for f in fits)}; leave one"
             )
         if not fits and network.spec.rpartition(":")[0].endswith(".py"):
-            note = f"--weights {str(folder)!r} has no {stems[0]}.safetensors (or .pth): the weights are the factory's own"
+            note = (
+                f"--weights {str(folder)!r} has no {stems[0]}.safetensors (or .pth): the weights are the factory's own"
+            )
             found.append(replace(network, note=note))
             continue
         if not fits:
             missing.append(f"{stems[0]}.safetensors (or .pth) for {network.name}")
-            remedies.add("drop added networks from --networks" if network.paper is None else "leave networks out with --only")
+            remedies.add(
+                "drop added networks from --networks" if network.paper is None else "leave networks out with --only"
+            )
             continue
         found.append(Network(network.name, network.spec, network.paper, fits[0]))
     if missing:

@@ -33,8 +33,12 @@ class Experiment:
 EXPERIMENTS = {
     e.name: e
     for e in (
-        Experiment("fig1a", "partial rank by layer of ResNet-18 and ResNet-50", True, partial_rank, panel_networks("fig1a")),
-        Experiment("fig1b", "partial rank by layer of GluMixer-24 and ResMLP-S24", True, partial_rank, panel_networks("fig1b")),
+        Experiment(
+            "fig1a", "partial rank by layer of ResNet-18 and ResNet-50", True, partial_rank, panel_networks("fig1a")
+        ),
+        Experiment(
+            "fig1b", "partial rank by layer of GluMixer-24 and ResMLP-S24", True, partial_rank, panel_networks("fig1b")
+        ),
         Experiment("fig1c", "partial rank by layer of ViT-T and Swin-T", True, partial_rank, panel_networks("fig1c")),
         Experiment("fig1d", "linear chain, weights N(0, 0.02)", False, chain),
         Experiment("fig1e", "linear chain, Kaiming normal weights", False, chain),
