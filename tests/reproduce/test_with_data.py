@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from matplotlib.table import Table
 from safetensors.numpy import load_file
 from small_world import EACH, World
 
@@ -162,6 +163,8 @@ def test_the_networks_table(everything: tuple[Path, dict[str, Reproduction]], di
     assert row["parameters_millions"] == sum(p.numel() for p in direct["model"].parameters()) / 1e6
     assert row["layers"] == len(everything[1]["fig1a"].values) / 2
     assert row["images"] == 10 * EACH
+    (table,) = [child for child in everything[1]["table1"].plot().axes[0].get_children() if isinstance(child, Table)]
+    assert [table[0, k].get_text().get_text() for k in range(4)] == ["network", "layers", "parameters (M)", "top-1 (%)"]
 
 
 def test_deficit_is_that_of_the_plain_run(
