@@ -29,6 +29,7 @@ _HOME = {
     "MeasurementError": "rankscope._base.errors",
     "ModelError": "rankscope._base.errors",
     "OutputError": "rankscope._base.errors",
+    "PartlyDoneError": "rankscope._base.errors",
     "Patch": "rankscope.slicing",
     "ProbeResult": "rankscope.probes",
     "ProbeResults": "rankscope.probes",
@@ -67,6 +68,7 @@ __all__ = [
     "MeasurementError",
     "ModelError",
     "OutputError",
+    "PartlyDoneError",
     "Patch",
     "ProbeResult",
     "ProbeResults",
@@ -100,6 +102,7 @@ if TYPE_CHECKING:
         MeasurementError,
         ModelError,
         OutputError,
+        PartlyDoneError,
         RankscopeError,
         UsageError,
     )

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import mpmath
 import numpy as np
 import pytest
 import torch
+from matplotlib.text import Text
 from networks import Attention
 from torch import Tensor, nn
 
@@ -245,6 +246,17 @@ def test_record():
     assert plain["blocks"] == ["1", "2", "3", "4", "5"]
     np.testing.assert_array_equal(plain["exponents"], found.exponents)
     assert found.plot().get_ylabel().startswith("exponent")
+    for name in (
+        "timm:vit_tiny_patch16_224.augreg_in21k_ft_in1k",
+        "models/" + "net" * 30 + ".py:build_the_network",
+    ):
+        ax = replace(found, model=name).plot()
+        title = next(t for t in ax.get_children() if isinstance(t, Text) and "blocks" in t.get_text())
+        assert title.get_text().replace("\n", "").replace(" ", "") == f"{name}:5blocksofwidth6"
+        ax.figure.canvas.draw()
+        box = title.get_window_extent(ax.figure.canvas.get_renderer())
+        assert box.x0 >= 0
+        assert box.x1 <= ax.figure.bbox.width
     lines = str(found).splitlines()
     assert "all 6 exponents of 5 blocks of width 6 (6) on 3 inputs" in lines[0]
     assert max(map(len, lines)) < 140

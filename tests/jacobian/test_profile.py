@@ -235,6 +235,17 @@ def test_an_interrupt_inside_the_model(tmp_path: Path) -> None:
     assert not list(tmp_path.glob("*.part"))
 
 
+def test_images_are_written_alike_every_time(tmp_path: Path) -> None:
+    """Six runs: three keys of metadata have six orders, and the library that writes the file takes any of them."""
+    torch.manual_seed(0)
+    net, x = nn.Sequential(nn.Linear(6, 5), nn.Tanh()).eval(), torch.randn(2, 6)
+    for k in range(6):
+        measure(net, x, checkpoint=tmp_path / str(k))
+    for k in range(1, 6):
+        for name in ("image-000000.safetensors", "image-000001.safetensors"):
+            assert (tmp_path / str(k) / name).read_bytes() == (tmp_path / "0" / name).read_bytes()
+
+
 def test_a_checkpoint_is_used_for_the_same_question_only(tmp_path: Path) -> None:
     torch.manual_seed(0)
     net = nn.Sequential(nn.Linear(6, 5), nn.Tanh(), nn.Linear(5, 4)).eval()

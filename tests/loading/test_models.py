@@ -149,6 +149,12 @@ WRONG: list[tuple[str, str]] = [
     ("hf:mobilvit", "Hugging Face has no architecture 'mobilvit'; did you mean 'mobilevit'"),
     ("resnet19", "model 'resnet19' is unknown; did you mean 'resnet18'"),
     ("digit", "model 'digit' is unknown; did you mean 'digits'"),
+    (
+        "foo",
+        "model 'foo' is unknown; no known name is close; give one of timm:NAME, torchvision:NAME, hf:NAME, file.py",
+    ),
+    ("resnet19", "did you mean 'resnet18'? Sources: timm:NAME"),
+    ("zzz:x", "known are 'hf', 'timm', 'torchvision'. A file's model"),
     ("tim:resnet18", "model source 'tim' is unknown; did you mean 'timm'"),
     ("timm:", "lacks a name after the colon"),
     ("", "model '' is unknown"),

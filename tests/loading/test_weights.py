@@ -14,6 +14,7 @@ from torch import nn
 
 from rankscope._base.errors import ModelError
 from rankscope.loading import check_finite, load_weights, read_weights
+from rankscope.loading.weights import _first
 
 
 def network(classes: int = 2) -> nn.Module:
@@ -167,3 +168,16 @@ def test_weights_that_are_not_finite(tmp_path: Path, value: float) -> None:
         load_weights(model, tmp_path / "w.pt")
     assert same(model, SOURCE.state_dict())
     check_finite(model.named_parameters(), "model")
+
+
+def test_long_messages_end_with_a_sentence_or_a_word(tmp_path: Path) -> None:
+    """torch's own message on half a zip file is 340 characters: two sentences of it fit."""
+    file = tmp_path / "w.pth"
+    torch.save({"weight": torch.zeros(1000)}, file)
+    file.write_bytes(file.read_bytes()[:2000])
+    with pytest.raises(
+        ModelError, match=r"cannot be read \(PytorchStreamReader [^()]*(directory|error)\); it is trunc"
+    ):
+        read_weights(file)
+    assert _first(ValueError("word " * 40)) == "word " * 32 + "…"
+    assert _first(ValueError("short.")) == "short"

@@ -10,6 +10,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 import torch
+from matplotlib.colors import to_rgba
 from torch import Tensor, nn
 
 import rankscope as rs
@@ -309,6 +310,10 @@ def test_figure() -> None:
     texts = [t.get_text() for t in ax.get_legend().get_texts()]
     assert texts[1:4] == ["PCA dimension after", "sample limit 23", "Jacobian rank before"]
     assert list(ax.lines[0].get_xdata()) == [23, 23]
+    handles = dict(zip(*reversed(ax.get_legend_handles_labels()), strict=True))
+    for label, colour in (("Jacobian rank", "#0072B2"), ("PCA dimension", "#D55E00")):
+        for when, alpha in (("before", 0.45), ("after", 1.0)):
+            assert handles[f"{label} {when}"].patches[0].get_facecolor() == to_rgba(colour, alpha)
     _, given = plt.subplots()
     assert found["relu"].plot(ax=given) is given
     plt.close("all")

@@ -149,6 +149,9 @@ def test_figures(result: rs.RemedyResult) -> None:
     dimension = result.plot(quantity="dimension")
     np.testing.assert_array_equal(dimension.lines[1].get_ydata(), np.median(result["skip"].dimensions, axis=0))
     assert len(remedies_figure(result).axes) == 2
+    assert not any(line.get_clip_on() for line in ax.lines)
+    ax.set_xlim(1, 3)
+    assert all(tick == int(tick) for tick in ax.get_xticks())
     with pytest.raises(rs.UsageError, match="quantity is 'ranks'"):
         plot_remedies(result, quantity="ranks")
 

@@ -15,6 +15,7 @@ from small_world import World
 from rankscope._base.errors import DataError, ModelError, UsageError
 from rankscope.reproduce import reproduce
 from rankscope.reproduce.data import read_class_folders
+from rankscope.reproduce.measured import chance_note
 
 
 @pytest.fixture
@@ -158,7 +159,31 @@ def test_an_accuracy_of_chance_is_remarked(mine: World, tmp_path: Path) -> None:
     for c in range(10):
         (mine.images / f"class{c}").rename(mine.images / f"{'zyxwvutsrq'[c]}")
     found = run(mine, tmp_path)
-    assert any("no better than guessing among 10 classes; are the class folders in the order" in n for n in found.notes)
+    start, end = (
+        "not clearly above guessing among 10 classes (10.00%",
+        "; are the class folders in the order of its head",
+    )
+    assert any(start in n and end in n for n in found.notes)
+
+
+@pytest.mark.parametrize(
+    ("right", "samples", "classes", "said"),
+    [
+        (40, 60, 3, ""),  # 66.67 %: chance is 33.33 %, its standard error 6.09 %, so guessing ends at 57.68 %
+        (34, 60, 3, "not clearly above guessing among 3 classes (33.33%, four standard errors above it is 57.68%)"),
+        (35, 60, 3, ""),
+        (100, 100, 2, ""),
+        (71, 100, 2, ""),  # guessing ends at 70 %
+        (70, 100, 2, "not clearly above guessing among 2 classes (50.00%, four standard errors above it is 70.00%)"),
+        (12, 12, 2, "12 images are too few to tell an accuracy of 100.00% from guessing among 2 classes (50.00%)"),
+        (3, 12, 2, "accuracy 25.00% on 12 images is not clearly above guessing"),
+        (30, 20_000, 1000, "not clearly above guessing among 1,000 classes (0.10%"),
+        (5, 5, 1, ""),
+    ],
+)
+def test_chance_is_what_guessing_may_give(right: int, samples: int, classes: int, said: str) -> None:
+    found = chance_note("net", {"accuracy": right / samples, "samples": samples, "classes": classes})
+    assert (found == []) if not said else (len(found) == 1 and said in found[0])
 
 
 def test_orders_of_class_folders(tmp_path: Path) -> None:

@@ -91,6 +91,19 @@ def test_as_reference_reads_the_same_parts(chains: Path) -> None:
     reproduce("fig1d", out=chains / "fig1d", scale="small")
 
 
+@pytest.mark.parametrize(("convention", "curves"), [("paper", 2), ("reference", 1)])
+def test_one_theory_is_drawn_once(chains: Path, convention: str, curves: int) -> None:
+    """Under the reference tolerance rank and feature dimension share their prediction."""
+    ax = reproduce("fig1d", out=chains / "fig1d", scale="small", convention=convention).plot().axes[0]
+    assert len([line for line in ax.lines if line.get_gid() == "theory"]) == curves
+    measured = [line for line in ax.lines if line.get_label() in ("Jacobian", "feature")]
+    assert [line.get_color() for line in measured] == ["#0072B2", "#D55E00"]
+    assert not any(line.get_clip_on() for line in measured)
+    ax.set_xlim(1, 3)
+    assert all(tick == int(tick) for tick in ax.get_xticks())
+    reproduce("fig1d", out=chains / "fig1d", scale="small")
+
+
 def test_another_seed_is_refused_over_the_parts_and_differs_elsewhere(chains: Path, tmp_path: Path) -> None:
     # seeds are parts of their own: what clashes is a folder whose settings were changed
     settings = chains / "fig1f" / "parts" / "fig1f" / "seed-0" / "settings.json"

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import csv
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from matplotlib.table import Table
 from safetensors.numpy import load_file
 from small_world import EACH, World
 
@@ -43,6 +45,11 @@ def files(folder: Path) -> dict[str, bytes]:
         for f in sorted(folder.rglob("*"))
         if f.is_file() and "parts" not in f.relative_to(folder).parts
     }
+
+
+def all_files(folder: Path) -> dict[str, bytes]:
+    """The kept parts too."""
+    return {str(f.relative_to(folder)): f.read_bytes() for f in sorted(folder.rglob("*")) if f.is_file()}
 
 
 @pytest.fixture(scope="module")
@@ -156,6 +163,8 @@ def test_the_networks_table(everything: tuple[Path, dict[str, Reproduction]], di
     assert row["parameters_millions"] == sum(p.numel() for p in direct["model"].parameters()) / 1e6
     assert row["layers"] == len(everything[1]["fig1a"].values) / 2
     assert row["images"] == 10 * EACH
+    (table,) = [child for child in everything[1]["table1"].plot().axes[0].get_children() if isinstance(child, Table)]
+    assert [table[0, k].get_text().get_text() for k in range(4)] == ["network", "layers", "parameters (M)", "top-1 (%)"]
 
 
 def test_deficit_is_that_of_the_plain_run(
@@ -201,6 +210,11 @@ def test_interrupted_and_started_again_gives_the_same_bytes(
     reproduce(name, out=tmp_path, **options(world))
     assert {f: f.stat().st_mtime_ns for f in kept} == kept
     assert files(tmp_path) == files(everything[0] / name)
+    # measured alone and without a stop: every part as well, to the byte
+    reproduce(name, out=tmp_path / "whole", **options(world))
+    whole = all_files(tmp_path / "whole")
+    shutil.rmtree(tmp_path / "whole")
+    assert all_files(tmp_path) == whole
 
 
 def test_stopped_after_the_last_image_still_gives_the_same_bytes(

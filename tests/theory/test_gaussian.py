@@ -199,13 +199,19 @@ def test_prediction_is_monotone_and_bounded():
     assert predicted_rank(50, 10, 0.0, law="lyapunov").value == 50
 
 
+def test_the_scale_goes_by_place_or_by_name():
+    np.testing.assert_array_equal(gaussian_exponents(4, 2.0).exponents, gaussian_exponents(4, std=2.0).exponents)
+    assert growth_rate(4, 0.5) == growth_rate(4, std=0.5) != growth_rate(4)
+
+
 def test_depth_to_rank_is_the_first_such_depth():
     for n, rank, law in ((1000, 248, "auto"), (50, 10, "fuss-catalan"), (50, 10, "lyapunov"), (10, 1, "auto")):
         depth = depth_to_rank(n, rank, law=law)
         assert predicted_rank(n, depth, law=law).rank <= rank
         assert depth == 1 or predicted_rank(n, depth - 1, law=law).rank > rank
     assert depth_to_rank(10, 10) == 1
-    assert depth_to_rank(10, 99) == 1
+    with pytest.raises(UsageError, match="rank is 99, above the width n = 10; no chain has that rank: give 1 to 10"):
+        depth_to_rank(10, 99)
 
 
 def test_marchenko_pastur_matches_simulation():

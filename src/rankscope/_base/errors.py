@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from typing import Any
 
 __all__ = [
     "CutPointError",
@@ -12,6 +13,7 @@ __all__ = [
     "MeasurementError",
     "ModelError",
     "OutputError",
+    "PartlyDoneError",
     "RankscopeError",
     "UsageError",
     "nearest",
@@ -52,6 +54,23 @@ class MeasurementError(RankscopeError):
 
 class OutputError(RankscopeError):
     """A result cannot be written or read back."""
+
+
+class PartlyDoneError(RankscopeError):
+    """Some of several experiments failed, the others were done.
+
+    Attributes
+    ----------
+    finished : dict
+        Every record that was made, by name.
+    failed : dict
+        The message of every other experiment, by name.
+    """
+
+    def __init__(self, finished: Mapping[str, Any], failed: Mapping[str, str]) -> None:
+        self.finished, self.failed = dict(finished), dict(failed)
+        count = len(self.finished) + len(self.failed)
+        super().__init__(f"{len(self.failed)} of {count} experiments failed: {'; '.join(self.failed.values())}")
 
 
 def nearest(name: str, known: Iterable[str]) -> str:

@@ -6,7 +6,7 @@ import sys
 from collections.abc import Callable
 from typing import Any, TypeAlias
 
-__all__ = ["Progress", "Reporter", "progress_for"]
+__all__ = ["Lines", "Progress", "Reporter", "progress_for"]
 
 Progress: TypeAlias = Callable[[int, int | None, str], Any]
 
@@ -20,6 +20,9 @@ class Reporter:
     def __call__(self, done: int, total: int | None, text: str) -> None:
         if self._callback is not None:
             self._callback(done, total, text)
+
+    def say(self, text: str) -> None:
+        """Show a line that stays; a callback does not get it."""
 
     def close(self) -> None:
         """End the display."""
@@ -47,12 +50,24 @@ class _Bar(Reporter):
     def __call__(self, done: int, total: int | None, text: str) -> None:
         self._bar.update(self._task, completed=done, total=total, text=text)
 
+    def say(self, text: str) -> None:
+        self._bar.console.print(text, markup=False, highlight=False)
+
     def close(self) -> None:
         self._bar.stop()
 
 
+class Lines(Reporter):
+    """Only the lines that stay, on standard error: for a log."""
+
+    def say(self, text: str) -> None:
+        print(text, file=sys.stderr, flush=True)
+
+
 def progress_for(progress: bool | Progress | None, title: str) -> Reporter:
     """``None``: a bar where standard error is a terminal; ``True``: always; ``False``: never; or a function."""
+    if isinstance(progress, Reporter):
+        return progress
     if callable(progress):
         return Reporter(progress)
     if progress or (progress is None and sys.stderr.isatty()):

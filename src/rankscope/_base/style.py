@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-__all__ = ["COLOURS", "COLUMN_WIDTH", "TEXT_WIDTH", "figure_style", "new_axes"]
+__all__ = ["COLOURS", "COLUMN_WIDTH", "TEXT_WIDTH", "figure_style", "new_axes", "whole_ticks"]
 
 # Okabe and Ito's palette, black first
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
@@ -53,3 +53,10 @@ def new_axes(width: float = COLUMN_WIDTH, height: float = 2.4) -> Axes:
     figure = Figure(figsize=(width, height), layout="constrained")
     FigureCanvasAgg(figure)
     return figure.add_subplot()
+
+
+def whole_ticks(ax: Axes) -> None:
+    """Whole numbers along x, where it counts layers."""
+    from matplotlib.ticker import MaxNLocator
+
+    ax.xaxis.set_major_locator(MaxNLocator(nbins="auto", steps=[1, 2, 5, 10], integer=True))

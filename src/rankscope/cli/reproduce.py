@@ -8,7 +8,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from rankscope._base.progress import progress_for
+from rankscope._base.errors import PartlyDoneError
+from rankscope._base.progress import Lines, progress_for
 from rankscope.cli.interrupted import InterruptedRunError
 
 __all__ = ["run"]
@@ -25,8 +26,9 @@ def run(name: str, *, out: Path | None, networks: str | None, only: str | None, 
         "networks": _listed(networks),
         "only": None if only is None else [n for n in _listed(only) if n != "none"],
     }
-    report = progress_for(None, "reproduce")
+    report = progress_for(None, "reproduce") if sys.stderr.isatty() else Lines()
     report(0, None, "loading")
+    failure: PartlyDoneError | None = None
     try:
         # what a model's own code prints must not mix with the result
         with contextlib.redirect_stdout(sys.stderr):
@@ -34,19 +36,27 @@ def run(name: str, *, out: Path | None, networks: str | None, only: str | None, 
                 found = reproduce_all(**asked, progress=report)
             else:
                 found = {name: reproduce(name, **asked, progress=report)}
+    except PartlyDoneError as error:
+        found, failure = error.finished, error
     except KeyboardInterrupt:
         raise InterruptedRunError(
             f"interrupted: finished measurements are kept in {folder / 'parts'}; the same command goes on after them"
         ) from None
     finally:
         report.close()
+    _show(found, folder, name == "all", as_json)
+    if failure is not None:
+        raise failure
+
+
+def _show(found: dict[str, Any], folder: Path, several: bool, as_json: bool) -> None:
     if as_json:
         records = [one.to_dict() for one in found.values()]
-        print(json.dumps(records[0] if name != "all" else records, indent=1, allow_nan=False, ensure_ascii=False))
+        print(json.dumps(records if several else records[0], indent=1, allow_nan=False, ensure_ascii=False))
         return
     for one in found.values():
         print(one)
-        where = folder / one.name if name == "all" else folder
+        where = folder / one.name if several else folder
         print(f"written: {one.name}.pdf, .png, .csv, .json, comparison.csv, comparison.md in {where}")
 
 

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from rankscope._base.errors import DataError, OutputError
-from rankscope.jacobian.profile_files import make_folder, write_whole
+from rankscope.jacobian.profile_files import in_order, make_folder, write_whole
 from rankscope.slicing import Columns, ModuleCall, Sample
 from rankscope.spectra import Spectrum
 
@@ -86,7 +86,7 @@ class Checkpoint:
             arrays[f"{k}"] = np.array(s.singular_values)
             arrays[f"{k}.error"] = np.array([s.error_bound, s.square_error])
         metadata = {"key": self.key, "image": _image(sample), "about": json.dumps(about)}
-        write_whole(self._file(index), save(arrays, metadata=metadata))
+        write_whole(self._file(index), in_order(save(arrays, metadata=metadata)))
 
     def read(self, index: int, sample: Sample) -> tuple[list[Spectrum | None], int] | None:
         """One image's spectra, or ``None`` where there are none for these settings, this model and this image."""

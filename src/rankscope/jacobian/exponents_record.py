@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import re
+import textwrap
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -170,7 +172,8 @@ class ChainExponents:
             of = "" if self.complete else f" of {self.width:,}"
             ax.set_xlabel(f"index k (the leading {len(k)}{of})" if of else "index k")
             ax.set_ylabel("exponent λ_k (nats per block)".replace("λ_k", "$λ_k$"))
-            ax.set_title(f"{self.model}: {len(self.blocks)} blocks of width {self.width:,}", loc="left")
+            title = f"{self.model}: {len(self.blocks)} blocks of width {self.width:,}"
+            ax.set_title("\n".join(_lines(title, 40)), loc="left")  # a column's width
         return ax
 
     def __str__(self) -> str:
@@ -202,3 +205,18 @@ class ChainExponents:
 
 def _plain(values: NDArray[np.float64]) -> list[float | None]:
     return [float(v) if np.isfinite(v) else None for v in values]
+
+
+def _lines(text: str, width: int) -> list[str]:
+    """Lines of at most ``width`` characters, broken after spaces and the punctuation of names.
+
+    >>> _lines("timm:vit_tiny_patch16_224.augreg_in21k", 30)
+    ['timm:vit_tiny_patch16_224.', 'augreg_in21k']
+    """
+    lines = [""]
+    for piece in re.findall(r"[^\s/._:-]*[\s/._:-]?", text):
+        for part in textwrap.wrap(piece, width, drop_whitespace=False):
+            if len(lines[-1] + part.rstrip()) > width:
+                lines.append("")
+            lines[-1] += part
+    return [line.strip() for line in lines]

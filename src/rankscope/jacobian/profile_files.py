@@ -13,7 +13,7 @@ from rankscope._base.errors import OutputError, RankscopeError
 from rankscope.jacobian.profile import SCHEMA_VERSION, JacobianProfile, Layer
 from rankscope.spectra import Spectrum, as_tolerance
 
-__all__ = ["load", "make_folder", "save", "write_whole"]
+__all__ = ["in_order", "load", "make_folder", "save", "write_whole"]
 
 
 def make_folder(path: Path) -> Path:
@@ -45,6 +45,22 @@ def write_whole(path: Path, content: bytes | str) -> None:
     except OSError as error:
         beside.unlink(missing_ok=True)
         raise OutputError(f"cannot write {str(path)!r}: {error.strerror or error}") from error
+
+
+def in_order(content: bytes) -> bytes:
+    """A safetensors file with the keys of its metadata sorted: the library writes them in the order of a hash.
+
+    >>> from safetensors.numpy import save
+    >>> one, two = (save({"a": np.zeros(2)}, dict.fromkeys(keys, "v")) for keys in ("xyz", "zyx"))
+    >>> in_order(one) == in_order(two)
+    True
+    """
+    length = int.from_bytes(content[:8], "little")
+    header = json.loads(content[8 : 8 + length])
+    header["__metadata__"] = dict(sorted(header.get("__metadata__", {}).items()))
+    text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
+    text += b" " * (-len(text) % 8)  # the tensors start at a multiple of eight
+    return len(text).to_bytes(8, "little") + text + content[8 + length :]
 
 
 def save(profile: JacobianProfile, path: Path) -> Path:

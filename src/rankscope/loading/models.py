@@ -70,8 +70,10 @@ def _dispatch(spec: str, options: dict[str, Any]) -> LoadedModel:
     if spec.endswith(".py"):
         raise UsageError(f"model {spec!r} lacks the function that builds it; write {spec}:factory")
     if colon:
+        hint = nearest(source, _SOURCES)
         raise UsageError(
-            f"model source {source!r} is unknown; {nearest(source, _SOURCES)} A file's model is written file.py:factory"
+            f"model source {source!r} is unknown; {hint}{'' if hint.endswith('?') else '.'} A file's model is written "
+            "file.py:factory"
         )
     if not spec or not is_timm(spec):
         raise UsageError(f"model {spec!r} is unknown; {_suggest(spec)}")
@@ -100,7 +102,9 @@ def _suggest(name: str) -> str:
     known = {n: f"timm:{n}" for n in timm.list_models()}
     known |= {n: f"torchvision:{n}" for n in models.list_models(module=models) if n not in known}
     hint = nearest(name, [*known, "digits"])
-    return f"{hint} Sources: timm:NAME, torchvision:NAME, hf:NAME, file.py:factory, digits"
+    sources = "timm:NAME, torchvision:NAME, hf:NAME, file.py:factory, digits"
+    # more than a thousand names: a few of them help nobody
+    return f"{hint} Sources: {sources}" if hint.endswith("?") else f"no known name is close; give one of {sources}"
 
 
 def _digits(weights: str, seed: int, num_classes: int | None) -> LoadedModel:

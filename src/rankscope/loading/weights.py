@@ -21,6 +21,7 @@ _NESTS = ("state_dict", "model_state_dict", "model", "net", "network", "module",
 _PREFIXES = ("module.", "_orig_mod.", "model.", "net.", "network.", "backbone.")
 _REFUSALS = ("GLOBAL", "is blocked", "Can only create new object", "Can only build", "must be imported to load")
 _SHOWN = 4
+_LONG = 160  # characters of another package's message
 _AGAIN = "it is truncated or of another type: fetch or save it again"
 
 
@@ -171,4 +172,10 @@ def _few(items: Iterable[str]) -> str:
 
 def _first(error: BaseException) -> str:
     text = str(error).rpartition("WeightsUnpickler error:")[2].strip()
-    return text.splitlines()[0][:160] if text else type(error).__name__
+    if not text:
+        return type(error).__name__
+    line = text.splitlines()[0]
+    if len(line) > _LONG:  # whole sentences, or whole words where the first sentence alone is longer
+        whole = line[: _LONG + 1].rpartition(". ")[0]
+        line = whole or line[:_LONG].rpartition(" ")[0] + " …"
+    return line.rstrip(".")

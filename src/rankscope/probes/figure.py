@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from rankscope._base.errors import UsageError
-from rankscope._base.style import COLOURS, COLUMN_WIDTH, TEXT_WIDTH, figure_style, new_axes
+from rankscope._base.style import COLOURS, COLUMN_WIDTH, TEXT_WIDTH, figure_style, new_axes, whole_ticks
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -20,10 +20,10 @@ if TYPE_CHECKING:
 __all__ = ["plot_probes", "plot_remedies", "remedies_figure"]
 
 _BARS = (
-    ("PCA dimension before", "dimension_before", 0, 0.45),
-    ("PCA dimension after", "dimension_after", 0, 1.0),
-    ("Jacobian rank before", "rank_before", 1, 0.45),
-    ("Jacobian rank after", "rank_after", 1, 1.0),
+    ("PCA dimension before", "dimension_before", 1, 0.45),
+    ("PCA dimension after", "dimension_after", 1, 1.0),
+    ("Jacobian rank before", "rank_before", 0, 0.45),
+    ("Jacobian rank after", "rank_after", 0, 1.0),
 )
 
 
@@ -128,4 +128,5 @@ def _draw_remedies(result: RemedyResult, ax: Axes, quantity: str) -> None:
     ax.set_xlabel("layers")
     ax.set_ylabel(f"Jacobian rank (tolerance {result.tolerance.name})" if quantity == "rank" else "PCA dimension")
     ax.set_xlim(1, max(result.depth, 2))
+    whole_ticks(ax)
     ax.set_ylim(0, ax.get_ylim()[1])

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from rankscope._base.provenance import versions
-from rankscope._base.style import COLOURS, COLUMN_WIDTH, new_axes
+from rankscope._base.style import COLOURS, COLUMN_WIDTH, new_axes, whole_ticks
 from rankscope.reproduce.outcome import Comparison, Reproduction
 from rankscope.reproduce.parts import Parts
 from rankscope.reproduce.settings import Settings
@@ -171,17 +171,25 @@ def _draw(values: pd.DataFrame, panel: Chain, tolerance: str, width: int) -> Fig
     ax = new_axes(COLUMN_WIDTH, 2.6)
     groups = values.groupby("depth")
     depths = np.unique(values["depth"].to_numpy())
+    theories: list[Any] = []
     for column, theory, colour, marker, label in (
         (f"jacobian_rank_{tolerance}", f"predicted_{tolerance}", COLOURS[0], "o", "Jacobian"),
         ("feature_dimension", "predicted_features", COLOURS[1], "s", "feature"),
     ):
         low, mean, high = (getattr(groups[column], how)().to_numpy() for how in ("min", "mean", "max"))
         ax.fill_between(depths, low, high, color=colour, alpha=0.25, linewidth=0)
-        ax.plot(depths, mean, color=colour, marker=marker, markevery=max(1, len(depths) // 12), label=label)
+        every = max(1, len(depths) // 12)
+        # the markers at both ends whole, above the axes' lines
+        ax.plot(depths, mean, color=colour, marker=marker, markevery=every, label=label, clip_on=False, zorder=3)
         predicted = groups[theory].first().to_numpy()
-        ax.plot(depths, predicted, color="black", linewidth=0.8, linestyle=(0, (4, 2)) if marker == "o" else ":")
+        if any(np.allclose(predicted, other, rtol=1e-6) for other in theories):
+            continue  # one law for both, as under the reference tolerance
+        theories.append(predicted)
+        dashes: Any = (0, (4, 2)) if marker == "o" else ":"
+        ax.plot(depths, predicted, color="black", linewidth=0.8, linestyle=dashes, gid="theory", zorder=4)
     ax.plot([], [], color="black", linewidth=0.8, linestyle=(0, (4, 2)), label="theory")
-    ax.set_xlim(1, depths[-1])
+    ax.set_xlim(1, max(depths[-1], 2))
+    whole_ticks(ax)
     ax.set_ylim(0, width * 1.03)
     ax.set_xlabel("number of FC layers")
     ax.set_ylabel("rank or dimension")

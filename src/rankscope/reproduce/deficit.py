@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,7 +17,7 @@ from rankscope.reproduce.settings import Settings
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-__all__ = ["deficit"]
+__all__ = ["DEFICIT_NETWORKS", "deficit"]
 
 _ETA = 20.0  # paper, §6.2
 # As independence_deficit names them, with their η. The third is rankscope's own: the largest η that keeps the accuracy,
@@ -29,6 +30,9 @@ _SOLVED: dict[str, tuple[str, float | None]] = {
 # Accuracy on positive samples with the logit replaced, in %: paper, caption of Fig. 4 (b, c, d). Of the classes in the
 # centre the text names one alone, of panel (c).
 _PANELS = {"ResNet-50": ("b", 98.0, None), "GluMixer-24": ("c", 90.0, "junco"), "Swin-T": ("d", 82.0, None)}
+DEFICIT_NETWORKS = tuple(_PANELS)
+# what ClassDependency.status says where the smallest η tried is shown
+_NONE_KEEPS = ("no eta keeps accuracy", "not converged")
 _WHY = (
     "the text names the class of panel (c) alone, so ours is the class that others explain best; the authors' solver "
     "stops after 5,000 gradient steps, ours is exact"
@@ -42,7 +46,7 @@ def deficit(name: str, settings: Settings) -> Reproduction:
     frames, comparison, notes, about = [], [], [], []
     drawn: list[tuple[str, ClassDependency, ClassDependency]] = []
     counts: list[str] = []
-    for one in prepared(settings, list(_PANELS)):
+    for one in prepared(settings, DEFICIT_NETWORKS):
         over = pass_over(one)
         tables = {c: DependencyTable.from_dict(_solved(one, c)) for c in _SOLVED}
         label = one.network.name
@@ -67,7 +71,7 @@ def deficit(name: str, settings: Settings) -> Reproduction:
             notes.append(
                 f"{label}: at η = {_ETA:g} every solution is zero under {settings.convention}, η_max is at most "
                 f"{max(r.eta_max for r in chosen):.3g}: the penalty outweighs all that the logits share; "
-                "the lower panel shows the largest η that keeps 90 % of the accuracy"
+                f"the lower panel shows {_which(largest)}"
             )
         if chosen.feature_dimension is not None and chosen.feature_dimension < chosen.n_classes:
             notes.append(
@@ -127,16 +131,27 @@ def _shown(table: DependencyTable, one: Prepared) -> ClassDependency:
     return max(table, key=lambda r: (r.n_dependencies > 0, r.status == "dependent", r.r2))
 
 
+def _which(row: ClassDependency) -> str:
+    """What η the third solution has: the walk down from η_max stops where the accuracy is kept, or at its end."""
+    if row.status in _NONE_KEEPS:
+        return f"the smallest η tried, {row.eta:.2g}: none keeps 90 % of the accuracy"
+    return f"the largest η that keeps 90 % of the accuracy, {row.eta:.2g}"
+
+
 def _compare(one: Prepared, table: DependencyTable, row: ClassDependency, convention: str) -> list[Comparison]:
     label = one.network.name
     letter, positive, _ = _PANELS.get(label, ("", None, None))
     panel = f" (panel {letter})" if letter else ""
     solved = "positive images, no intercept" if convention == "reference" else "all images, intercept"
     replaced = 100 * row.positive_accuracy_replaced if row.n_dependencies else None
-    eta = f"η = {_ETA:g}" if convention != "largest-eta" else f"largest η that keeps 90 %, here {row.eta:.3g}"
+    eta = f"η = {_ETA:g}" if convention != "largest-eta" else _which(row)
     how = f"class {row.name!r}, {eta}, {solved}"
     if convention == "largest-eta":
-        label, panel, positive = f"{label} at its largest η", "", None
+        label, panel, positive = (
+            f"{label} at {'the smallest η tried' if row.status in _NONE_KEEPS else 'its largest η'}",
+            "",
+            None,
+        )
     return [
         Comparison(
             f"{label}{panel}: accuracy on positives, replaced (%)",
@@ -175,9 +190,10 @@ def _draw(drawn: list[tuple[str, ClassDependency, ClassDependency]], convention:
     FigureCanvasAgg(figure)
     panels = figure.subplots(down, across, squeeze=False)
     for k, (name, row, largest) in enumerate(drawn):
-        _panel(panels[0][k], row, f"({chr(ord('b') + k)}) {name}, η = {_ETA:g}, {convention}")
+        letter = _PANELS[name][0] if name in _PANELS else ""
+        _panel(panels[0][k], row, f"{f'({letter}) ' if letter else ''}{name}, η = {_ETA:g}, {convention}")
         if more:
-            _panel(panels[1][k], largest, f"{name}, largest η that keeps 90 %: {largest.eta:.2g}")
+            _panel(panels[1][k], largest, "\n".join(textwrap.wrap(f"{name}: {_which(largest)}", 40)))
     return figure
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -69,9 +70,11 @@ def prepared(settings: Settings, names: Any = None) -> Iterator[Prepared]:
     networks = choose(settings, names)
     for number, network in enumerate(networks):
         settings.report(number, len(networks), network.name)
+        settings.place.network = network.name
         loaded = load(network, len(folders), folders.root)
         loaded.model.to(settings.device)
         yield Prepared(network, loaded, folders, settings)
+        settings.place.network = None
 
 
 def pass_over(one: Prepared) -> dict[str, Any]:
@@ -156,10 +159,28 @@ def skipped_notes(name: str, skipped: list[list[str]]) -> list[str]:
 
 
 def chance_note(name: str, over: dict[str, Any]) -> list[str]:
-    """A warning where the accuracy is what guessing gives, which is what a wrong order of classes looks like."""
-    if over["accuracy"] > 2 / over["classes"]:
+    """A warning where the accuracy may be that of guessing, which is what a wrong order of classes looks like.
+
+    Guessing among c classes is right on a share 1/c of n images, with a standard error of √((1/c)(1 − 1/c)/n); what
+    lies more than four of these above it is no guess.
+
+    >>> chance_note("net", {"accuracy": 0.9, "samples": 100, "classes": 2})
+    []
+    >>> chance_note("net", {"accuracy": 1.0, "samples": 10, "classes": 2})
+    ['net: 10 images are too few to tell an accuracy of 100.00% from guessing among 2 classes (50.00%)']
+    """
+    classes, samples, accuracy = over["classes"], over["samples"], over["accuracy"]
+    chance = 1 / classes
+    above = chance + 4 * math.sqrt(chance * (1 - chance) / samples)
+    if accuracy > above or classes == 1:
         return []
+    if accuracy > chance and above >= 1:
+        return [
+            f"{name}: {samples:,} images are too few to tell an accuracy of {accuracy:.2%} from guessing among "
+            f"{classes:,} classes ({chance:.2%})"
+        ]
     return [
-        f"{name}: accuracy {over['accuracy']:.2%} is no better than guessing among {over['classes']} classes; are the "
-        "class folders in the order of its head, and are these its weights?"
+        f"{name}: accuracy {accuracy:.2%} on {samples:,} images is not clearly above guessing among {classes:,} "
+        f"classes ({chance:.2%}, four standard errors above it is {above:.2%}); are the class folders in the order of "
+        "its head, and are these its weights?"
     ]

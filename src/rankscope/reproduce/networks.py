@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +11,7 @@ from rankscope._base.errors import DataError, ModelError, UsageError, nearest
 from rankscope.loading import LoadedModel, load_model, read_weights
 from rankscope.reproduce.settings import Settings
 
-__all__ = ["PAPER_NETWORKS", "Network", "PaperNetwork", "choose", "load"]
+__all__ = ["PAPER_NETWORKS", "Network", "PaperNetwork", "choose", "load", "participants"]
 
 _SUFFIXES = (".safetensors", ".pth", ".pt", ".bin", ".ckpt")
 
@@ -53,12 +53,16 @@ PAPER_NETWORKS = (
 
 @dataclass(frozen=True)
 class Network:
-    """A network that takes part: the name it goes by, what ``load_model`` is asked for, and its local file."""
+    """A network that takes part: the name it goes by, what ``load_model`` is asked for, and its local file.
+
+    ``note`` tells where weights come from that are not where they were looked for.
+    """
 
     name: str
     spec: str
     paper: PaperNetwork | None
     file: Path | None
+    note: str | None = None
 
     @property
     def slug(self) -> str:
@@ -82,6 +86,24 @@ def choose(settings: Settings, names: Iterable[str] | None = None) -> tuple[Netw
         When ``weights`` lacks a network's file (all that are missing are named) or holds two.
     """
     allowed = tuple(names) if names is not None else tuple(p.name for p in PAPER_NETWORKS)
+    found = participants(settings, allowed)
+    if not found:
+        raise UsageError(
+            f"no network is left: this experiment has {', '.join(allowed)} and --only names none of them; "
+            "add one with --networks"
+        )
+    return tuple(found) if settings.weights is None else _local(found, settings.weights)
+
+
+def participants(settings: Settings, names: Iterable[str] | None = None) -> list[Network]:
+    """The networks of an experiment as ``choose`` finds them, without their files; empty where none is left.
+
+    Raises
+    ------
+    UsageError
+        For an unknown name in ``only``.
+    """
+    allowed = tuple(names) if names is not None else tuple(p.name for p in PAPER_NETWORKS)
     wanted = allowed
     if settings.only is not None:
         known = {_plain(p.name): p.name for p in PAPER_NETWORKS}
@@ -91,13 +113,7 @@ def choose(settings: Settings, names: Iterable[str] | None = None) -> tuple[Netw
         asked = {known[_plain(given)] for given in settings.only}
         wanted = tuple(name for name in allowed if name in asked)
     found = [Network(p.name, p.spec, p, None) for p in PAPER_NETWORKS if p.name in wanted]
-    found += [Network(_called(spec), spec, None, None) for spec in settings.networks]
-    if not found:
-        raise UsageError(
-            f"no network is left: this experiment has {', '.join(allowed)} and --only names none of them; "
-            "add one with --networks"
-        )
-    return tuple(found) if settings.weights is None else _local(found, settings.weights)
+    return [*found, *(Network(_called(spec), spec, None, None) for spec in settings.networks)]
 
 
 def load(network: Network, classes: int, imagenet: Path) -> LoadedModel:
@@ -122,7 +138,7 @@ def load(network: Network, classes: int, imagenet: Path) -> LoadedModel:
             raise ModelError(f"{reason}: {_fetch(network)}") from error
         head: Any = find_head(loaded.model)[1]
         _check_head(int(head.weight.shape[0]), classes, network.name, imagenet)
-        return loaded
+        return loaded if network.note is None else replace(loaded, notes=(network.note, *loaded.notes))
     skeleton = load_model(network.spec, weights="random")
     held = _head_rows(network.file, find_head(skeleton.model)[0])
     if held is None:  # nothing of that name: let the loader say all that does not fit
@@ -157,7 +173,9 @@ def _head_rows(file: Path, name: str) -> int | None:
 
 def _local(networks: list[Network], folder: Path) -> tuple[Network, ...]:
     files = sorted(f for f in folder.iterdir() if f.suffix.lower() in _SUFFIXES)
-    found, missing = [], []
+    found: list[Network] = []
+    missing: list[str] = []
+    remedies: set[str] = set()
     for network in networks:
         stems = _stems(network)
         fits = [f for f in files if any(f.stem == s or f.name.startswith((f"{s}-", f"{s}.")) for s in stems)]
@@ -166,14 +184,23 @@ def _local(networks: list[Network], folder: Path) -> tuple[Network, ...]:
                 f"--weights {str(folder)!r} has {len(fits)} files for {network.name}: "
                 f"{', '.join(f.name for f in fits)}; leave one"
             )
+        if not fits and network.spec.rpartition(":")[0].endswith(".py"):
+            note = (
+                f"--weights {str(folder)!r} has no {stems[0]}.safetensors (or .pth): the weights are the factory's own"
+            )
+            found.append(replace(network, note=note))
+            continue
         if not fits:
             missing.append(f"{stems[0]}.safetensors (or .pth) for {network.name}")
+            remedies.add(
+                "drop added networks from --networks" if network.paper is None else "leave networks out with --only"
+            )
             continue
         found.append(Network(network.name, network.spec, network.paper, fits[0]))
     if missing:
         raise ModelError(
-            f"--weights {str(folder)!r} lacks {'; '.join(missing)}: put the files there, or leave networks out with "
-            "--only"
+            f"--weights {str(folder)!r} lacks {'; '.join(missing)}: put the files there, or "
+            f"{' and '.join(sorted(remedies))}"
         )
     return tuple(found)
 

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     import pandas as pd
     from matplotlib.figure import Figure
 
-__all__ = ["BACKGROUNDS", "partial_rank"]
+__all__ = ["BACKGROUNDS", "panel_networks", "partial_rank"]
 
 _PANELS = {"fig1a": ("a", "resnet", "ResNets"), "fig1b": ("b", "mixer", "MLP-Mixers")}
 _PANELS["fig1c"] = ("c", "transformer", "transformers")
@@ -34,18 +34,27 @@ _WHY = (
 )
 
 
+def panel_networks(name: str) -> tuple[str, ...]:
+    """The paper's networks of a panel.
+
+    >>> panel_networks("fig1a")
+    ('ResNet-18', 'ResNet-50')
+    """
+    return tuple(p.name for p in PAPER_NETWORKS if p.family == _PANELS[name][1])
+
+
 def partial_rank(name: str, settings: Settings) -> Reproduction:
     """Measure every network of the panel with the image and with zeros around the patch, one part each."""
     import pandas as pd
 
-    letter, family, words = _PANELS[name]
+    letter, _, words = _PANELS[name]
     rows: list[dict[str, Any]] = []
     comparison: list[Comparison] = []
     notes: list[str] = []
     about = []
     images, side = _SIZES[settings.scale]
     images = settings.images or images
-    for one in prepared(settings, [p.name for p in PAPER_NETWORKS if p.family == family]):
+    for one in prepared(settings, panel_networks(name)):
         found = {convention: _measured(one, convention, images, side) for convention in BACKGROUNDS}
         for convention, part in found.items():
             rows += [{"network": one.network.name, "convention": convention, **row} for row in part["layers"]]

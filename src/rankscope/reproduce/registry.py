@@ -7,9 +7,9 @@ from dataclasses import dataclass
 
 from rankscope.reproduce.chains import chain
 from rankscope.reproduce.components import components
-from rankscope.reproduce.deficit import deficit
+from rankscope.reproduce.deficit import DEFICIT_NETWORKS, deficit
 from rankscope.reproduce.outcome import Reproduction
-from rankscope.reproduce.partial_rank import partial_rank
+from rankscope.reproduce.partial_rank import panel_networks, partial_rank
 from rankscope.reproduce.settings import Settings
 from rankscope.reproduce.tables import accuracy_curves, classification_dimensions, networks_table
 
@@ -18,26 +18,34 @@ __all__ = ["EXPERIMENTS", "Experiment"]
 
 @dataclass(frozen=True)
 class Experiment:
-    """One figure or table; ``data`` tells whether it needs the validation folder and trained networks."""
+    """One figure or table; ``data`` tells whether it needs the validation folder and trained networks.
+
+    ``networks`` are those of the paper that it shows; None for all six.
+    """
 
     name: str
     shows: str
     data: bool
     run: Callable[[str, Settings], Reproduction]
+    networks: tuple[str, ...] | None = None
 
 
 EXPERIMENTS = {
     e.name: e
     for e in (
-        Experiment("fig1a", "partial rank by layer of ResNet-18 and ResNet-50", True, partial_rank),
-        Experiment("fig1b", "partial rank by layer of GluMixer-24 and ResMLP-S24", True, partial_rank),
-        Experiment("fig1c", "partial rank by layer of ViT-T and Swin-T", True, partial_rank),
+        Experiment(
+            "fig1a", "partial rank by layer of ResNet-18 and ResNet-50", True, partial_rank, panel_networks("fig1a")
+        ),
+        Experiment(
+            "fig1b", "partial rank by layer of GluMixer-24 and ResMLP-S24", True, partial_rank, panel_networks("fig1b")
+        ),
+        Experiment("fig1c", "partial rank by layer of ViT-T and Swin-T", True, partial_rank, panel_networks("fig1c")),
         Experiment("fig1d", "linear chain, weights N(0, 0.02)", False, chain),
         Experiment("fig1e", "linear chain, Kaiming normal weights", False, chain),
         Experiment("fig1f", "linear chain, Xavier normal weights", False, chain),
         Experiment("fig2", "accuracy over the principal components kept", True, accuracy_curves),
         Experiment("fig3", "dimension and rank before and after single components", False, components),
-        Experiment("fig4", "classes that other classes decide", True, deficit),
+        Experiment("fig4", "classes that other classes decide", True, deficit, DEFICIT_NETWORKS),
         Experiment("table1", "the networks: layers, parameters, accuracy", True, networks_table),
         Experiment("table2", "classification dimensions", True, classification_dimensions),
     )

@@ -8,10 +8,11 @@ from typing import Any
 
 import torch
 
-from rankscope._base.errors import UsageError, nearest
+from rankscope._base.errors import PartlyDoneError, RankscopeError, UsageError, nearest
 from rankscope._base.progress import Progress, progress_for
 from rankscope.jacobian.profile_files import make_folder
 from rankscope.reproduce.data import read_class_folders
+from rankscope.reproduce.networks import choose, participants
 from rankscope.reproduce.outcome import Reproduction
 from rankscope.reproduce.registry import EXPERIMENTS
 from rankscope.reproduce.settings import Settings
@@ -109,7 +110,14 @@ def reproduce_all(
 ) -> dict[str, Reproduction]:
     """Every figure and table, each in its own folder of ``out``; what they share is measured once.
 
-    Options are those of ``reproduce``. Raises what it raises, before any work where the options alone tell.
+    Options are those of ``reproduce``. Figures of whose networks ``only`` names none are left out.
+
+    Raises
+    ------
+    RankscopeError
+        What ``reproduce`` raises, before any work where the options alone tell.
+    PartlyDoneError
+        After the last experiment, where any failed: it holds the records of the others.
     """
     folder = Path(out) if out is not None else Path("runs/reproduce/all")
     defaults: dict[str, Any] = {
@@ -143,11 +151,69 @@ def _run(
             except UsageError as error:
                 free = ", ".join(name for name, e in EXPERIMENTS.items() if not e.data)
                 raise UsageError(f"{names[0] if single else 'all'}: {error}; {free} need no data") from None
+        todo = _with_networks(names, settings, single is None)
         make_folder(root)
-        found = {}
-        for name in names:
-            found[name] = EXPERIMENTS[name].run(name, settings)
-            found[name].save(root / name if single is None else single)
+        found: dict[str, Reproduction] = {}
+        failed: dict[str, str] = {}
+        cause: Exception | None = None
+        for number, name in enumerate(todo, 1):
+            report.say(f"{name} ({number} of {len(todo)}): {EXPERIMENTS[name].shows}")
+            try:
+                done = EXPERIMENTS[name].run(name, settings)
+                done.save(root / name if single is None else single)
+                found[name] = done
+            except Exception as error:
+                told = _told(error, name, settings)
+                if single is not None:
+                    raise
+                failed[name], cause = told, cause or error
+                report.say(f"failed: {told}")
+            finally:
+                settings.place.network = None
+        if single is None:
+            report.say(f"finished: {', '.join(found) or 'none'}")
+            for name in names:
+                if name not in todo:
+                    report.say(f"skipped: {name}, of whose networks --only names none")
+        if failed:
+            raise PartlyDoneError(found, failed) from cause
         return found
     finally:
         report.close()
+
+
+def _with_networks(names: list[str], settings: Settings, several: bool) -> list[str]:
+    """Those of the experiments that have networks; of several the others are left out, a single one is refused.
+
+    Nothing has been measured yet: what is missing of the weights is told here too.
+    """
+    todo = []
+    for name in names:
+        experiment = EXPERIMENTS[name]
+        if not experiment.data:
+            todo.append(name)
+        elif not several:
+            try:
+                choose(settings, experiment.networks)
+            except RankscopeError as error:
+                _told(error, name, settings)
+                raise
+            todo.append(name)
+        elif participants(settings, experiment.networks):
+            todo.append(name)
+        else:
+            shown = ", ".join(experiment.networks or ("the paper's six"))
+            settings.report.say(f"{name} is skipped: it shows {shown}, --only names none of them, --networks adds none")
+    if several and participants(settings):
+        choose(settings)  # every file that is missing at once
+    return todo
+
+
+def _told(error: Exception, name: str, settings: Settings) -> str:
+    """What went wrong, with the experiment and network in front; an error of ours carries it from now on."""
+    where = name if settings.place.network is None else f"{name}, {settings.place.network}"
+    if not isinstance(error, RankscopeError):
+        first = (str(error).strip().splitlines() or ["no message"])[0][:200]
+        return f"{where}: unexpected {type(error).__name__}: {first}"
+    error.args = (f"{where}: {error}",)
+    return str(error)

@@ -22,6 +22,13 @@ CONVENTIONS = ("paper", "reference")
 _SCALES = ("full", "small")
 
 
+@dataclass
+class Place:
+    """Where a run is, for the message of an error."""
+
+    network: str | None = None
+
+
 @dataclass(frozen=True)
 class Settings:
     """Checked options of one run.
@@ -57,6 +64,7 @@ class Settings:
     workers: int
     parts: Path
     report: Reporter = field(default_factory=Reporter, compare=False)
+    place: Place = field(default_factory=Place, compare=False)
 
     @property
     def full(self) -> bool:

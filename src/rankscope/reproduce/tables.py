@@ -193,9 +193,10 @@ def _draw_table(values: pd.DataFrame) -> Figure:
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    shown = values.rename(
-        columns=lambda c: c.replace("_percent", " (%)").replace("_millions", " (M)").replace("_", " ")
-    )
+    words = {"top1": "top-1", "_percent": " (%)", "_millions": " (M)", "_": " "}
+    shown = values
+    for written, read in words.items():
+        shown = shown.rename(columns=lambda c, w=written, r=read: c.replace(w, r))  # type: ignore[misc]
     figure = Figure(figsize=(TEXT_WIDTH * 0.8, 0.32 * (len(shown) + 1) + 0.1), layout="constrained")
     FigureCanvasAgg(figure)
     ax = figure.add_subplot()

@@ -66,7 +66,7 @@ class GaussianExponents:
         )
 
 
-def gaussian_exponents(n: int, *, std: float = 1.0) -> GaussianExponents:
+def gaussian_exponents(n: int, std: float = 1.0) -> GaussianExponents:
     """λ_k = log s + ½[log 2 + ψ((n−k+1)/2)] and per-layer variances ¼ψ′((n−k+1)/2) (Theorem 5, ψ = Γ′/Γ).
 
     Parameters
@@ -93,7 +93,7 @@ def gaussian_exponents(n: int, *, std: float = 1.0) -> GaussianExponents:
     return GaussianExponents(n, std, _frozen(exponents), _frozen(0.25 * polygamma(1, half)))
 
 
-def growth_rate(n: int, *, std: float = 1.0) -> float:
+def growth_rate(n: int, std: float = 1.0) -> float:
     """Growth of log‖J‖₂ in nats per layer: log s + ½[log 2 + ψ(n/2)] (Corollary 1).
 
     The corollary says that this is positive for s = 1. It is for n ≥ 2; at n = 1 it is −0.635: a product of standard

@@ -154,7 +154,8 @@ def depth_to_rank(
     Raises
     ------
     UsageError
-        When ``rank`` is below one (σ_1 always counts), or the threshold is zero, so that no depth suffices.
+        When ``rank`` is below one (σ_1 always counts) or above ``n``, or the threshold is zero, so that no depth
+        suffices.
 
     Examples
     --------
@@ -165,7 +166,9 @@ def depth_to_rank(
     if law not in _LAWS:
         raise UsageError(f"unknown law {law!r}; {nearest(str(law), _LAWS)}")
     rtol = relative_tolerance(tolerance, (n, n))
-    if rank >= n:
+    if rank > n:
+        raise UsageError(f"rank is {rank}, above the width n = {n}; no chain has that rank: give 1 to {n}")
+    if rank == n:
         return 1
     if rtol == 0:
         raise UsageError("rtol is 0: a Gaussian chain keeps exact rank n at every depth; give an rtol above 0")

@@ -190,6 +190,7 @@ class ChainProfile:
         Lines are means over seeds, bands their range. Returns the axes; ``ax.figure.savefig`` writes it.
         """
         from rankscope._base.errors import DataError
+        from rankscope._base.style import whole_ticks
 
         if ax is None:
             from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -219,11 +220,12 @@ class ChainProfile:
             ax.plot(
                 shown, np.nanmean(part, 0), color=colour, marker=marker, markevery=every, label=label,
                 ms=3.5 if first else 5, lw=2 if first else 0.9, markerfacecolor=colour if first else "none",
+                clip_on=False, zorder=3,  # the markers at both ends whole, above the axes' lines
             )  # fmt: skip
             if np.isfinite(theory).any():
                 dashes = (0, (4, 2)) if first else (0, (1, 1.5))
                 text = f"{name}, {'rank' if first else 'features'}"
-                ax.plot(depths, theory, color="black", ls=dashes, lw=0.9, label=text)
+                ax.plot(depths, theory, color="black", ls=dashes, lw=0.9, label=text, zorder=4)
         if any(run.stopped_at for run in self.runs):
             ax.axvline(reached, color="0.5", lw=0.8)
             ax.annotate(
@@ -231,6 +233,7 @@ class ChainProfile:
                 xytext=(3, 0), textcoords="offset points", va="center",
             )  # fmt: skip
         ax.set_xlim(1, max(self.depth, 2))
+        whole_ticks(ax)
         ax.set_ylim(0, self.width * 1.03)
         ax.set_xlabel("depth (layers)", fontsize=8)
         ax.set_ylabel("dimensions", fontsize=8)
