@@ -10,7 +10,13 @@ from pathlib import Path
 import pytest
 import torch
 from hypothesis import settings
+from threadpoolctl import threadpool_limits
 
+# On small matrices two threads wait for each other longer than they work, and a loaded machine makes that four times
+# slower. Processes that a test starts inherit the variable.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+torch.set_num_threads(1)
+threadpool_limits(1)
 sys.path.insert(0, str(Path(__file__).parent))  # for `import networks`
 
 # The same examples in every run, so that a change and not the day decides whether the suite passes. New examples are
