@@ -270,3 +270,18 @@ def test_a_module_called_twice_gives_its_last_output():
     np.testing.assert_allclose(found.covariance.singular_values, expected.covariance.singular_values, rtol=1e-5)
     with pytest.raises(CutPointError, match="called several times; features are those of its last call: layer#2"):
         feature_rank(net, x, cut_points="layer#1")
+
+
+@pytest.mark.parametrize("scale", [1e-150, 1e120, 1e150])
+def test_scale_does_not_matter(scale):
+    x = torch.randn(50, 6, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    x[:, 5] = x[:, 0] - x[:, 1]
+    layer = feature_rank({"a": x * scale})["a"]
+    assert layer.pca_dimension == 5
+    estimate = layer.covariance.rank("paper")
+    assert (estimate.lower, estimate.upper) == (5, 5)
+
+
+def test_features_whose_squares_overflow_are_named():
+    with pytest.raises(DataError, match="a: features so large that their squares overflow float64"):
+        feature_rank({"a": 1e160 * torch.randn(50, 6, dtype=torch.float64)})

@@ -59,6 +59,8 @@ def layer_features(name: str, accumulated: Accumulator, reduce: str = "flatten")
         raise DataError(f"{name}: a covariance needs two samples; {count} came in")
     if isinstance(accumulated, CentredMoments):
         _, mean, scatter = accumulated.state()
+        if not bool(torch.isfinite(scatter).all()):
+            raise DataError(f"{name}: features so large that their squares overflow float64; scale them down")
         values = torch.linalg.eigvalsh(scatter).clamp_min(0)
         found = layer_of_eigenvalues(name, values.cpu().numpy(), width, count, method="covariance", reduce=reduce)
         level = float(mean.square().sum())

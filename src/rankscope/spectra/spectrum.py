@@ -173,9 +173,10 @@ class Spectrum:
             slack = (1 + rtol) * self.error_bound
             # an error of the Gram matrix moves σ₁ too, by at most square_error / σ₁ to first order
             slack += rtol * self.square_error / self.sigma_max if self.sigma_max else 0.0
-            squares = sigma**2
-            above = squares - self.square_error >= (tau + slack) ** 2
-            below = squares + self.square_error >= max(tau - slack, 0.0) ** 2
+            unit = self.sigma_max or 1.0  # in units of σ₁, so that no square overflows or vanishes
+            squares, error = (sigma / unit) ** 2, self.square_error / unit / unit
+            above = squares - error >= ((tau + slack) / unit) ** 2
+            below = squares + error >= (max(tau - slack, 0.0) / unit) ** 2
             lower = min(int((above & (sigma > 0)).sum()), value)
             upper = max(int(below.sum()), value)
             if self.is_zero and self.error_bound == 0:
