@@ -377,3 +377,10 @@ def test_rises_are_flagged():
 def test_bad_input(options: dict, error: type[Exception], message: str):
     with pytest.raises(error, match=message):
         deep_chain(**{"width": 4, "depth": 2, "samples": 10, **options})
+
+
+def test_one_curve_where_both_predictions_are_one():
+    for tolerance, names in (("reference", {"theory"}), ("paper", {"theory, rank", "theory, features"})):
+        ax = deep_chain(width=30, depth=6, samples=60, tolerance=tolerance).plot()
+        labels = {line.get_label() for line in ax.get_lines()}
+        assert {label for label in labels if label.startswith("theory")} == names

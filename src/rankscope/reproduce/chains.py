@@ -187,7 +187,9 @@ def _draw(values: pd.DataFrame, panel: Chain, tolerance: str, width: int) -> Fig
         theories.append(predicted)
         dashes: Any = (0, (4, 2)) if marker == "o" else ":"
         ax.plot(depths, predicted, color="black", linewidth=0.8, linestyle=dashes, gid="theory", zorder=4)
-    ax.plot([], [], color="black", linewidth=0.8, linestyle=(0, (4, 2)), label="theory")
+    names = ("theory",) if len(theories) == 1 else ("theory, Jacobian", "theory, feature")
+    for name, dashes in zip(names, ((0, (4, 2)), ":"), strict=False):
+        ax.plot([], [], color="black", linewidth=0.8, linestyle=dashes, label=name)
     ax.set_xlim(1, max(depths[-1], 2))
     whole_ticks(ax)
     ax.set_ylim(0, width * 1.03)

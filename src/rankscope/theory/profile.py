@@ -211,6 +211,8 @@ class ChainProfile:
             (dimensions, self.predicted[1], _FEATURES, "s", "feature dimension (PCA)"),
         )
         every = max(1, self.depth // 12)
+        # the reference's threshold on σ is the one on λ of the features: then both predictions are one curve
+        alike = np.allclose(*self.predicted, rtol=1e-6, equal_nan=True)
         name = "linear chain" if "comparison" in self.prediction else "theory"
         for values, theory, colour, marker, label in series:
             part, shown = values[:, :reached], depths[:reached]
@@ -222,9 +224,9 @@ class ChainProfile:
                 ms=3.5 if first else 5, lw=2 if first else 0.9, markerfacecolor=colour if first else "none",
                 clip_on=False, zorder=3,  # the markers at both ends whole, above the axes' lines
             )  # fmt: skip
-            if np.isfinite(theory).any():
+            if np.isfinite(theory).any() and (first or not alike):
                 dashes = (0, (4, 2)) if first else (0, (1, 1.5))
-                text = f"{name}, {'rank' if first else 'features'}"
+                text = name if alike else f"{name}, {'rank' if first else 'features'}"
                 ax.plot(depths, theory, color="black", ls=dashes, lw=0.9, label=text, zorder=4)
         if any(run.stopped_at for run in self.runs):
             ax.axvline(reached, color="0.5", lw=0.8)
