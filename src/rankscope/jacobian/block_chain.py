@@ -17,10 +17,10 @@ from rankscope._base.progress import Progress, progress_for
 from rankscope._base.provenance import device_name, versions
 from rankscope.jacobian.block_runner import BlockRunner
 from rankscope.jacobian.exponents_record import ChainExponents
-from rankscope.jacobian.measure import _device, _dtype, _finite_weights
+from rankscope.jacobian.measure import _device, _dtype, _finite_weights, _traced
 from rankscope.jacobian.methods import Method, choose_method
 from rankscope.jacobian.runner import Runner
-from rankscope.slicing import CallKey, CutPointsLike, ModuleCall, Sample, measuring, read_samples, select, trace
+from rankscope.slicing import CallKey, CutPointsLike, ModuleCall, Sample, measuring, read_samples, select
 
 if TYPE_CHECKING:
     from rankscope.theory import LyapunovExponents
@@ -131,9 +131,7 @@ def chain_exponents(
     _finite_weights(model)
     samples = read_samples(model, inputs, limit=limit)
     first = next(samples)
-    home = next((p.device for p in model.parameters()), torch.device("cpu"))
-    home_dtype = next((p.dtype for p in model.parameters() if p.is_floating_point()), first.x.dtype)
-    traced = trace(model, first.to(home, home_dtype))
+    traced = _traced(model, first)
     chain = _longest(traced.model, select(model, traced, cut_points), tuple(first.x.shape[1:]))
     tracked = min(top, chain.width)
     if tracked < chain.width:

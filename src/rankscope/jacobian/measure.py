@@ -27,6 +27,7 @@ from rankscope.slicing import (
     ColumnsLike,
     CutPointsLike,
     Sample,
+    Trace,
     as_columns,
     measuring,
     read_samples,
@@ -134,9 +135,7 @@ def jacobian_rank(
 
     samples = read_samples(model, inputs, limit=limit)
     first = next(samples)
-    home = next((p.device for p in model.parameters()), torch.device("cpu"))
-    home_dtype = next((p.dtype for p in model.parameters() if p.is_floating_point()), first.x.dtype)
-    found = trace(model, first.to(home, home_dtype))
+    found = _traced(model, first)
     calls = select(model, found, cut_points)
     unmeasured = {c.name: "its output does not depend on the input" for c in calls if not c.depends}
     calls = [c for c in calls if c.depends]
@@ -291,6 +290,13 @@ def _dtype(model: nn.Module, dtype: torch.dtype | str | None) -> tuple[torch.dty
     narrow = own - {torch.float32, torch.float64}
     names = ", ".join(sorted(str(d).removeprefix("torch.") for d in narrow))
     return torch.float32, [f"the model's weights are {names}; they were measured in float32"] if narrow else []
+
+
+def _traced(model: nn.Module, first: Sample) -> Trace:
+    """The model's calls on the first input, on the device and in the dtype that the model itself has."""
+    home = _device(model, None)
+    dtype = next((p.dtype for p in model.parameters() if p.is_floating_point()), first.x.dtype)
+    return trace(model, first.to(home, dtype))
 
 
 def _finite_weights(model: nn.Module) -> None:
