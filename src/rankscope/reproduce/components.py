@@ -71,9 +71,10 @@ def components(name: str, settings: Settings) -> Reproduction:
                 )
             )  # fmt: skip
     kept = [r["label"] for r in rows if r[f"rank_after_{tolerance}"] >= r[f"rank_before_{tolerance}"]]
-    notes = [
-        f"{len(kept)} of {len(rows)} components kept the Jacobian rank ({', '.join(kept) or 'none'}); the paper: none"
-    ]
+    if kept:
+        notes = [f"{len(kept)} of {len(rows)} components kept the Jacobian rank ({', '.join(kept)}); the paper: none"]
+    else:
+        notes = [f"none of {len(rows)} components kept the Jacobian rank, as in the paper"]
     if rows and rows[0]["dimension_before"] >= batch - 1:
         notes.append(f"no feature dimension can exceed {batch - 1:,}, one less than the samples")
     if not settings.full:
