@@ -33,7 +33,7 @@ def test_train_measure_and_draw(tmp_path, monkeypatch, capsys):
     assert "step     3" in said
 
     file = weights / "resnet18.safetensors"
-    measured = ("--images", 1, "--per-class", 3, "--device", "cpu")
+    measured = ("--images", 1, "--per-class", 3, "--maps", 12, "--device", "cpu")
     run(monkeypatch, "measure.py", "--model", "resnet18", "--weights", file, *size, *measured, "--out", results)
     out = results / "resnet18"
     ranks = pd.read_csv(out / "ranks.csv")
@@ -44,6 +44,10 @@ def test_train_measure_and_draw(tmp_path, monkeypatch, capsys):
     assert (ranks["lower"] <= ranks["min"]).all()
     assert (ranks["max"] <= ranks["upper"]).all()
     assert len(pd.read_csv(out / "features.csv")) == 11
+    maps = pd.read_csv(out / "maps.csv")
+    assert (maps.groupby(["weights", "over"]).size() == 11).all()
+    assert (maps["samples"] == 12).all()
+    assert (maps["width"] > 512).any()  # not pooled
     assert len(pd.read_csv(out / "accuracy_curve.csv")) == 512
     assert len(pd.read_csv(out / "deficit-all.csv")) == 4
     summary = json.loads((out / "summary.json").read_text())
