@@ -192,9 +192,10 @@ def main() -> None:
     parser.add_argument("--maps", type=int, default=2000, help="for the dimensions of whole feature maps")
     parser.add_argument("--classes", type=int, default=1000)
     parser.add_argument("--size", type=int, default=224)
+    parser.add_argument("--perturbation", type=float, default=FractalSpec().perturbation, help="as in training")
     given = parser.parse_args()
     device = resolve_device(given.device)
-    spec = FractalSpec(classes=given.classes, size=given.size)
+    spec = FractalSpec(classes=given.classes, size=given.size, perturbation=given.perturbation)
     model = load_model(f"timm:{given.model}", weights=given.weights, num_classes=given.classes).model
     out = given.out / given.model
     found = measure(

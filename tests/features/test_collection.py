@@ -14,6 +14,7 @@ from torch.utils.data import DataLoader, Dataset, TensorDataset
 from rankscope._base.errors import CutPointError, DataError, ModelError, OutputError, UsageError
 from rankscope.features import Collection, classification_dimension, collect, feature_rank, fingerprint
 from rankscope.features.reduction import reduce_output
+from rankscope.loading import ensure_torchvision
 
 
 def network(seed=0):
@@ -481,3 +482,32 @@ def test_the_caller_finds_model_flags_and_random_state_as_they_were(tmp_path, wh
     assert set(net.seen) == {(False, "highest")}
     assert float(net.calls) == 0
     assert net.training
+
+
+def test_channels_last_maps_are_pooled_over_their_positions(tmp_path):
+    """Swin's maps are n × H × W × C: pooled by themselves to C, as the model's own pooling does."""
+    ensure_torchvision()
+    import timm
+
+    torch.manual_seed(0)
+    model = timm.create_model(
+        "swin_tiny_patch4_window7_224", num_classes=3, embed_dim=12, depths=(1, 1), num_heads=(2, 2), img_size=56
+    ).eval()
+    inputs, labels = torch.randn(6, 3, 56, 56), torch.tensor([0, 1, 2] * 2)
+    found = collect(model, (inputs, labels), cut_points=["layers.0", "norm"], out=tmp_path / "square")
+    assert {name: m.width for name, m in found.moments.items()} == {"layers.0": 12, "norm": 24}
+    # what the network itself pools is what goes into its head
+    torch.testing.assert_close(found.moments["norm"].state()[1].float(), found.features.mean(0), rtol=1e-4, atol=1e-5)
+    profile = feature_rank(model, inputs, cut_points=["layers.0", "norm"], reduce="pool")
+    assert [layer.width for layer in profile] == [12, 24]
+
+
+def test_maps_of_images_that_are_not_square_are_taken_channels_first(tmp_path):
+    """Eight channels of 8 × 12 from an image of 8 × 12: by its shape alone this could be channels last."""
+    model = nn.Sequential(nn.Conv2d(1, 8, 3, padding=1), nn.Flatten(), nn.Linear(8 * 96, 2)).eval()
+    inputs, labels = torch.randn(6, 1, 8, 12), torch.tensor([0, 1] * 3)
+    found = collect(model, (inputs, labels), cut_points=["0"], out=tmp_path / "wide")
+    with torch.no_grad():
+        expected = model[0](inputs).mean((2, 3)).mean(0)
+    torch.testing.assert_close(found.moments["0"].state()[1].float(), expected, rtol=1e-5, atol=1e-6)
+    assert feature_rank(model, inputs, cut_points=["0"], reduce="pool")["0"].width == 8

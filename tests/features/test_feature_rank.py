@@ -107,6 +107,18 @@ def test_too_wide_for_memory_is_sketched_with_bounds_that_hold():
         feature_rank({"a": x}, memory=1000)
 
 
+def test_what_narrow_layers_leave_goes_to_wide_ones():
+    net = nn.Sequential(nn.Linear(8, 8), nn.Linear(8, 8), nn.Linear(8, 200))
+    x = data(1000, 8)
+    wide, narrow = 8 * 200**2, 8 * 8**2
+    names = ["0", "1", "2"]
+    exact = feature_rank(net, x, cut_points=names, memory=wide + 2 * narrow)
+    assert [layer.method for layer in exact] == ["covariance"] * 3
+    assert not exact.notes
+    short = feature_rank(net, x, cut_points=names, memory=wide + 2 * narrow - 1)
+    assert [layer.method for layer in short] == ["covariance", "covariance", "sketch"]
+
+
 def test_sketch_bounds_are_wide_when_its_error_is():
     x = data(400, 100)
     exact = feature_rank({"a": x})["a"]

@@ -203,6 +203,15 @@ def test_reductions():
     positions = reduce_output(x, "positions")
     assert positions.shape == (40, 3)
     torch.testing.assert_close(positions[21], x[1, :, 0, 1])
+    channels_last = torch.arange(2 * 4 * 4 * 6.0).reshape(2, 4, 4, 6)
+    torch.testing.assert_close(reduce_output(channels_last, "pool"), channels_last.mean((1, 2)))
+    torch.testing.assert_close(reduce_output(channels_last, "pool", channels="first"), channels_last.mean((2, 3)))
+    # 4 channels of 4 × 6: from an image that is not square the same shape means the opposite
+    torch.testing.assert_close(
+        reduce_output(channels_last, "pool", input_shape=(2, 3, 16, 24)), channels_last.mean((2, 3))
+    )
+    square = torch.arange(2 * 4 * 4 * 4.0).reshape(2, 4, 4, 4)
+    torch.testing.assert_close(reduce_output(square, "pool"), square.mean((2, 3)))
     tokens = x[:, :, :, 0]
     torch.testing.assert_close(reduce_output(tokens, "pool"), tokens.mean(1))
     torch.testing.assert_close(reduce_output(tokens, "pool", channels="first"), tokens.mean(2))

@@ -48,7 +48,8 @@ BatchOption = Annotated[int, typer.Option("--batch-size", help="Samples in one f
 ChannelAxisOption = Annotated[
     str,
     typer.Option(
-        "--channels", help="Axis of the channels in feature maps: first, last, or auto (last for tokens alone)."
+        "--channels",
+        help="Axis of the channels in feature maps: first, last, or auto (by shape; last for tokens and H×H×C).",
     ),
 ]
 RunArgument = Annotated[

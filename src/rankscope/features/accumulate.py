@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import torch
 
 from rankscope._base.errors import DataError
@@ -9,9 +11,28 @@ from rankscope.features.feature_profile import LayerFeatures, layer_of_eigenvalu
 from rankscope.features.moments import CentredMoments
 from rankscope.features.sketch import FrequentDirections, RowStore
 
-__all__ = ["Accumulator", "choose_accumulator", "layer_features"]
+__all__ = ["Accumulator", "choose_accumulator", "fair_shares", "layer_features"]
 
 Accumulator = CentredMoments | RowStore | FrequentDirections
+
+
+def exact_bytes(width: int, samples: int | None, itemsize: int = 4) -> tuple[float, float]:
+    """Bytes of a d × d covariance, and of all N rows with their Gram matrix (infinite where N is unknown)."""
+    rows = float("inf") if samples is None else 1.0 * itemsize * samples * width + 8.0 * samples**2
+    return 8.0 * width**2, rows
+
+
+def fair_shares(wanted: Mapping[str, float], memory: float) -> dict[str, float]:
+    """Bytes a layer: what it wants where that is no more than an equal share of what is left, else that share.
+
+    >>> fair_shares({"a": 1, "b": 9, "c": 8}, 12)
+    {'a': 1, 'c': 5.5, 'b': 5.5}
+    """
+    shares = {}
+    for given, name in enumerate(sorted(wanted, key=wanted.__getitem__)):
+        shares[name] = min(wanted[name], memory / (len(wanted) - given))
+        memory -= shares[name]
+    return shares
 
 
 def choose_accumulator(
@@ -21,8 +42,7 @@ def choose_accumulator(
 
     A covariance takes 8·d² bytes and N·d² multiplications; all rows N·d entries, 8·N² bytes and N²·d multiplications.
     """
-    covariance = 8.0 * width**2
-    rows = float("inf") if samples is None else 1.0 * itemsize * samples * width + 8.0 * samples**2
+    covariance, rows = exact_bytes(width, samples, itemsize)
     if covariance <= memory and (samples is None or width <= samples or rows > memory):
         return CentredMoments(width, name=name).to(device), ""
     if rows <= memory:

@@ -107,8 +107,10 @@ def collect(
     resumed = run.samples
     report = progress_for(progress, "collect")
 
+    shape: tuple[int, ...] | None = None
+
     def reduced(output: torch.Tensor) -> torch.Tensor:
-        return reduce_output(output, reduce, channels=channels)
+        return reduce_output(output, reduce, channels=channels, input_shape=shape)
 
     try:
         with inference(model) as device, record_outputs(model, cut_points, inputs_of=name, reduced=reduced) as outputs:
@@ -117,6 +119,7 @@ def collect(
             for batch in on_device(loader, device) if run.after < len(dataset) else ():
                 if len(batch.indices):
                     outputs.clear()
+                    shape = tuple(batch.inputs.shape)
                     made = model(batch.inputs)
                     run.launch(batch, outputs, _logits(made), layer, name)
                 # a batch is looked at when the next one is on its way; on a CPU there is nothing to wait for
@@ -156,7 +159,9 @@ def _cut_points(
     except (CutPointError, ModelError, KeyError):
         return []
     widths = {
-        call.key[0]: reduce_output(torch.empty(call.shape, device="meta"), reduce, channels=channels).shape[1]
+        call.key[0]: reduce_output(
+            torch.empty(call.shape, device="meta"), reduce, channels=channels, input_shape=x.shape
+        ).shape[1]
         for call in calls
         if len(call.shape) > 1
     }

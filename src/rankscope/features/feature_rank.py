@@ -12,7 +12,13 @@ from torch import nn
 
 from rankscope._base.errors import CutPointError, DataError, UsageError
 from rankscope._base.provenance import device_name, versions
-from rankscope.features.accumulate import Accumulator, choose_accumulator, layer_features
+from rankscope.features.accumulate import (
+    Accumulator,
+    choose_accumulator,
+    exact_bytes,
+    fair_shares,
+    layer_features,
+)
 from rankscope.features.cut_names import cut_names
 from rankscope.features.feature_profile import FeatureProfile
 from rankscope.features.hooks import inference, record_outputs
@@ -55,7 +61,8 @@ def feature_rank(
     batch_size : int
         For inputs in one tensor.
     memory : float
-        Bytes that the accumulators may take together. What does not fit is sketched, with bounds.
+        Bytes that the accumulators may take together. What does not fit is sketched, with bounds, the widest layers
+        first.
 
     Raises
     ------
@@ -79,14 +86,13 @@ def feature_rank(
         if first is None:
             raise DataError("the data hold no batch; give at least two samples")
         names = cut_names(source, first[:1], cut_points)
-        store = _Store(reduce, channels, samples or known, memory / len(names))
+        store = _Store(reduce, channels, samples or known, memory, first.shape)
         with inference(source) as device, record_outputs(source, names) as outputs:
             for batch in chain([first], batches):
                 outputs.clear()
                 source(batch.to(device))
                 _all_called(names, outputs)
-                for name, output in outputs.items():
-                    store.add(name, output, len(batch))
+                store.add(outputs, len(batch))
         return store.profile("feature_rank", {"device": device_name(device)})
     if hasattr(source, "moments") and not isinstance(source, Mapping):
         reduce, source = source.reduce, source.moments
@@ -102,7 +108,7 @@ def feature_rank(
         rows = values if isinstance(values, torch.Tensor) else torch.as_tensor(np.asarray(values))
         store = _Store(reduce, channels, len(rows), memory)
         for part in rows.split(max(batch_size, 1024)):
-            store.add(name, part, len(part))
+            store.add({name: part}, len(part))
         layers.append(layer_features(name, store.kept(name), reduce))
         notes += store.notes
     return FeatureProfile(tuple(layers), "feature_rank", tuple(notes), {"versions": versions()})
@@ -139,7 +145,7 @@ def local_feature_rank(
         raise DataError(f"x must be one input with a batch axis of length 1; this has shape {tuple(x.shape)}")
     generator = torch.Generator().manual_seed(seed)
     names = cut_names(model, x, cut_points)
-    store = _Store(reduce, channels, samples, memory / len(names))
+    store = _Store(reduce, channels, samples, memory, x.shape)
     with inference(model) as device, record_outputs(model, names) as outputs:
         for start in range(0, samples, batch_size):
             n = min(batch_size, samples - start)
@@ -148,8 +154,7 @@ def local_feature_rank(
             outputs.clear()
             model(x.to(device, torch.float32) + step.to(device))
             _all_called(names, outputs)
-            for name, output in outputs.items():
-                store.add(name, output, n)
+            store.add(outputs, n)
     return store.profile("local_feature_rank", {"device": device_name(device), "noise": noise, "seed": seed})
 
 
@@ -181,22 +186,47 @@ def _all_called(cut_points: Sequence[str], outputs: Mapping[str, torch.Tensor]) 
 class _Store:
     """Accumulators by layer, chosen when a layer's first batch comes."""
 
-    def __init__(self, reduce: Reduce, channels: Channels, samples: int | None, memory: float) -> None:
+    def __init__(
+        self,
+        reduce: Reduce,
+        channels: Channels,
+        samples: int | None,
+        memory: float,
+        input_shape: Sequence[int] | None = None,
+    ) -> None:
         self.reduce, self.channels, self.samples, self.memory = reduce, channels, samples, memory
+        self.input_shape = input_shape
         self.notes: list[str] = []
         self._kept: dict[str, Accumulator] = {}
 
-    def add(self, name: str, output: torch.Tensor, batch: int) -> None:
-        rows = reduce_output(output, self.reduce, channels=self.channels)
-        if name not in self._kept:
-            total = None if self.samples is None else self.samples * max(len(rows) // batch, 1)
-            itemsize = rows.element_size()
-            chosen, note = choose_accumulator(
-                name, rows.shape[1], samples=total, memory=self.memory, itemsize=itemsize, device=rows.device
+    def add(self, outputs: Mapping[str, torch.Tensor], batch: int) -> None:
+        """Take in what one batch left at every layer."""
+        rows = {
+            name: reduce_output(output, self.reduce, channels=self.channels, input_shape=self.input_shape)
+            for name, output in outputs.items()
+        }
+        if not self._kept:
+            self._choose(rows, batch)
+        for name, part in rows.items():
+            self._kept[name].update(part)
+
+    def _choose(self, rows: Mapping[str, torch.Tensor], batch: int) -> None:
+        totals = {
+            name: None if self.samples is None else self.samples * max(len(part) // batch, 1)
+            for name, part in rows.items()
+        }
+        wanted = {name: min(exact_bytes(p.shape[1], totals[name], p.element_size())) for name, p in rows.items()}
+        shares = fair_shares(wanted, self.memory)
+        for name, part in rows.items():
+            self._kept[name], note = choose_accumulator(
+                name,
+                part.shape[1],
+                samples=totals[name],
+                memory=shares[name],
+                itemsize=part.element_size(),
+                device=part.device,
             )
-            self._kept[name] = chosen
             self.notes += [note] if note else []
-        self._kept[name].update(rows)
 
     def kept(self, name: str) -> Accumulator:
         return self._kept[name]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Literal, TypeAlias
 
 import torch
@@ -22,7 +23,13 @@ def check_reduce(reduce: str, channels: str) -> None:
             raise UsageError(f"unknown {what} {value!r}; {nearest(str(value), known)}")
 
 
-def reduce_output(output: torch.Tensor, reduce: Reduce = "flatten", *, channels: Channels = "auto") -> torch.Tensor:
+def reduce_output(
+    output: torch.Tensor,
+    reduce: Reduce = "flatten",
+    *,
+    channels: Channels = "auto",
+    input_shape: Sequence[int] | None = None,
+) -> torch.Tensor:
     """(rows, d) from a layer's output (n, …).
 
     ============= ==================== =====================================================
@@ -33,8 +40,10 @@ def reduce_output(output: torch.Tensor, reduce: Reduce = "flatten", *, channels:
     ``positions`` n·positions × C      every position is a sample (they are not independent)
     ============= ==================== =====================================================
 
-    ``channels="auto"`` takes the first axis after the batch for four and more dimensions (images) and the last for
-    three (tokens); say ``"last"`` for channels-last maps such as Swin's.
+    ``channels="auto"`` takes the last axis for three dimensions (tokens). For four and more it takes the last where the
+    two before it are equal and differ from it (maps of shape n, H, H, C, as Swin's), else the first after the batch.
+    Where ``input_shape``, that of the model's input, says that images are not square, it takes the first: the shape
+    alone cannot tell there, and ``"last"`` must be said.
 
     >>> reduce_output(torch.zeros(2, 3, 4, 5), "positions").shape
     torch.Size([40, 3])
@@ -44,9 +53,16 @@ def reduce_output(output: torch.Tensor, reduce: Reduce = "flatten", *, channels:
         raise DataError(f"a layer's output of shape {tuple(output.shape)} has no features beside the batch")
     if output.ndim == 2 or reduce == "flatten":
         return output.flatten(1)
-    last = output.ndim == 3 if channels == "auto" else channels == "last"
+    last = _last_by_shape(output.shape, input_shape) if channels == "auto" else channels == "last"
     moved = output if last else output.movedim(1, -1)
     if reduce == "positions":
         return moved.reshape(-1, moved.shape[-1])
     # half precision has too few digits for a mean over thousands of positions
     return moved.flatten(1, -2).mean(1, dtype=torch.promote_types(moved.dtype, torch.float32))
+
+
+def _last_by_shape(shape: Sequence[int], input_shape: Sequence[int] | None) -> bool:
+    if len(shape) == 3:
+        return True
+    square = input_shape is None or len(input_shape) < 4 or input_shape[-1] == input_shape[-2]
+    return square and shape[-3] == shape[-2] != shape[-1]
