@@ -2,17 +2,20 @@
 
     python examples/fractals/figures.py --results docs/fractals --out docs/images
 
-Writes ``fractals-ranks.png``, ``fractals-features.png``, ``fractals-classification.png`` and ``fractals-deficit.png``.
+Writes ``fractals-ranks.png``, ``-features.png``, ``-maps.png``, ``-classification.png`` and ``-deficit.png``.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import math
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from rankscope._base.style import COLOURS, COLUMN_WIDTH, TEXT_WIDTH, figure_style
@@ -27,10 +30,31 @@ TITLES = {
 }
 
 
+def _panels(names: list[str], *, sharey: bool = False) -> tuple[Figure, list[Axes]]:
+    """A panel a network, three a row."""
+    rows = math.ceil(len(names) / 3)
+    figure = Figure(figsize=(TEXT_WIDTH, 0.4 + 2.1 * rows), layout="constrained")
+    axes = figure.subplots(rows, min(3, len(names)), sharey=sharey, squeeze=False).ravel()
+    for ax in axes[len(names) :]:
+        ax.set_visible(False)
+    for ax, name in zip(axes, names, strict=False):
+        ax.set_title(TITLES.get(name, name))
+    return figure, list(axes[: len(names)])
+
+
+SHORT = (("patch_embed", "embed"), ("head.", ""), ("global_pool", "pool"), ("layers.", ""), ("blocks.", ""))
+
+
+def _layer_ticks(ax: Axes, layers: Sequence[str]) -> None:
+    for long, short in SHORT:
+        layers = [name.replace(long, short) for name in layers]
+    ticks = np.unique(np.linspace(0, len(layers) - 1, 6).round().astype(int))
+    ax.set_xticks(ticks + 1, np.asarray(layers)[ticks], rotation=60, ha="right", rotation_mode="anchor")
+
+
 def ranks(results: Path, names: list[str]) -> Figure:
     """A panel a network: trained and untrained, both tolerances, the range over the images as a band."""
-    figure = Figure(figsize=(TEXT_WIDTH, 2.5), layout="constrained")
-    axes = figure.subplots(1, len(names), sharey=True, squeeze=False)[0]
+    figure, axes = _panels(names, sharey=True)
     for ax, name in zip(axes, names, strict=True):
         table = pd.read_csv(results / name / "ranks.csv")
         for colour, weights in zip(COLOURS, ("trained", "untrained"), strict=False):
@@ -42,35 +66,60 @@ def ranks(results: Path, names: list[str]) -> Figure:
                 ax.plot(
                     depth, part["median"], color=colour, ls=dash, marker=marker, ms=2.5, label=f"{weights}, {tolerance}"
                 )
-        layers = table["layer"].unique()
-        ticks = np.unique(np.linspace(0, len(layers) - 1, 6).round().astype(int))
-        ax.set_xticks(ticks + 1, layers[ticks], rotation=60, ha="right", rotation_mode="anchor")
-        ax.set_title(TITLES.get(name, name))
+        _layer_ticks(ax, table["layer"].unique())
         ax.set_ylim(0, 800)
-    axes[0].set_ylabel("Jacobian rank (of 768)")
+    for ax in axes[::3]:
+        ax.set_ylabel("Jacobian rank (of 768)")
     figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=4)
     return figure
 
 
 def features(results: Path, names: list[str]) -> Figure:
-    """PCA dimension and effective rank of the pooled features over depth, as shares of the width."""
-    figure = Figure(figsize=(TEXT_WIDTH, 2.3), layout="constrained")
-    axes = figure.subplots(1, len(names), squeeze=False)[0]
+    """Dimensions of the pooled features over depth, beside their width."""
+    figure, axes = _panels(names)
     for ax, name in zip(axes, names, strict=True):
         table = pd.read_csv(results / name / "features.csv")
         depth = np.arange(1, len(table) + 1)
         ax.step(depth, table["width"], where="mid", color="0.6", lw=1, label="width")
-        ax.plot(depth, table["pca_dimension"], color=COLOURS[0], marker="o", ms=2.5, label="PCA dimension")
-        ax.plot(
-            depth, table["effective_rank"], color=COLOURS[1], marker="s", ms=2.5, ls=(0, (4, 2)), label="effective rank"
-        )
-        ticks = np.unique(np.linspace(0, len(table) - 1, 6).round().astype(int))
-        ax.set_xticks(ticks + 1, table["name"].to_numpy()[ticks], rotation=60, ha="right", rotation_mode="anchor")
+        for colour, dash, marker, what in zip(
+            COLOURS,
+            ("-", (0, (4, 2)), (0, (1, 1.2))),
+            "os^",
+            ("pca_dimension", "effective_rank", "participation_ratio"),
+            strict=False,
+        ):
+            label = "PCA dimension" if what == "pca_dimension" else what.replace("_", " ")
+            ax.plot(depth, table[what], color=colour, marker=marker, ms=2.5, ls=dash, label=label)
+        _layer_ticks(ax, table["name"])
         ax.set_yscale("log", base=2)
         ax.yaxis.set_major_formatter(lambda value, _: f"{value:g}")
-        ax.set_title(TITLES.get(name, name))
-    axes[0].set_ylabel("pooled dimensions")
-    figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=3)
+    for ax in axes[::3]:
+        ax.set_ylabel("pooled dimensions")
+    figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=4)
+    return figure
+
+
+def maps(results: Path, names: list[str]) -> Figure:
+    """Participation ratio of whole feature maps: over the data and around one image, trained and untrained."""
+    figure, axes = _panels(names, sharey=True)
+    for ax, name in zip(axes, names, strict=True):
+        table = pd.read_csv(results / name / "maps.csv")
+        for colour, over, said in zip(COLOURS, ("data", "local"), ("over images", "around one image"), strict=False):
+            for dash, weights in (("-", "trained"), ((0, (4, 2)), "untrained")):
+                part = table[(table.weights == weights) & (table.over == over)]
+                depth = np.arange(1, len(part) + 1)
+                marker = "o" if over == "data" else "s"
+                ax.plot(
+                    depth, part["participation_ratio"], color=colour, ls=dash, marker=marker, ms=2.5,
+                    label=f"{said}, {weights}",
+                )  # fmt: skip
+        ax.axhline(table["samples"].iloc[0] - 1, color="0.6", lw=0.8)
+        _layer_ticks(ax, table["name"].unique())
+        ax.set_yscale("log")
+        ax.yaxis.set_major_formatter(lambda value, _: f"{value:g}")
+    for ax in axes[::3]:
+        ax.set_ylabel("participation ratio")
+    figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=4)
     return figure
 
 
@@ -131,7 +180,7 @@ def main() -> None:
         raise SystemExit(f"{given.results} holds no results; run measure.py first, or name its --out with --results")
     given.out.mkdir(parents=True, exist_ok=True)
     with figure_style():
-        for draw in (ranks, features, classification, deficit):
+        for draw in (ranks, features, maps, classification, deficit):
             draw(given.results, names).savefig(given.out / f"fractals-{draw.__name__}.png", dpi=200)
 
 

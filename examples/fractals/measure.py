@@ -1,10 +1,10 @@
 """Measure a network that ``train.py`` trained, beside the same network untrained: every analysis, on the test images.
 
-    python examples/fractals/measure.py --model resnet18 --weights weights/resnet18.safetensors --out results
+    python examples/fractals/measure.py --weights weights/resnet18.safetensors --out results
 
 Writes ``<out>/<model>/``: both Jacobian profiles (JSON and spectra), ``ranks.csv`` (both tolerances), ``features.csv``
 (pooled), ``maps.csv`` (whole feature maps), ``accuracy_curve.csv``, ``deficit-*.csv`` and ``summary.json``. The images
-are made from their formula on the device.
+are made from their formula on the device. The file of weights says which network it is of and which images it saw.
 """
 
 from __future__ import annotations
@@ -15,11 +15,13 @@ import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 import torch
+from safetensors import SafetensorError, safe_open
 from torch import nn
 
 import rankscope as rs
@@ -120,6 +122,7 @@ def measure(
     device: torch.device,
     out: Path,
     *,
+    training: dict[str, Any],
     images: int,
     per_class: int,
     maps: int,
@@ -127,7 +130,7 @@ def measure(
     """Run every analysis on ``model`` and write the results; returns what ``summary.json`` holds."""
     out.mkdir(parents=True, exist_ok=True)
     clock, model = Clock(), model.to(device).eval()
-    summary: dict[str, Any] = {"model": name, "data": repr(spec), "test_images": per_class * spec.classes}
+    summary: dict[str, Any] = {"training": training, "test_images": per_class * spec.classes}
 
     with clock.part("untrained network"):
         blank = untrained(name, spec, device)
@@ -181,28 +184,52 @@ def measure(
     return summary
 
 
+def trained_on(weights: Path) -> dict[str, Any]:
+    """What ``train.py`` wrote beside the weights: network, images, recipe, accuracy."""
+    try:
+        with safe_open(weights, "pt") as file:
+            written = file.metadata() or {}
+        record = {key: _plain(value) for key, value in written.items()}
+        record["data"] = asdict(FractalSpec(**record["data"]))
+        return record
+    except (OSError, SafetensorError, KeyError, TypeError) as error:
+        raise SystemExit(
+            f"error: {weights} is not what train.py writes ({error}); name its .safetensors file"
+        ) from None
+
+
+def _plain(text: str) -> Any:
+    try:
+        return json.loads(text)
+    except ValueError:
+        return text
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description="Every analysis of a network trained on formula-driven images.")
-    parser.add_argument("--model", default="resnet18")
-    parser.add_argument("--weights", type=Path, required=True, help="what train.py wrote")
+    parser.add_argument("--weights", type=Path, required=True, help="what train.py wrote; it names network and images")
     parser.add_argument("--out", type=Path, default=Path("fractal-results"))
     parser.add_argument("--device", default="auto")
     parser.add_argument("--images", type=int, default=16, help="for the Jacobian profiles")
     parser.add_argument("--per-class", type=int, default=50, help="test images of each class")
     parser.add_argument("--maps", type=int, default=2000, help="for the dimensions of whole feature maps")
-    parser.add_argument("--classes", type=int, default=1000)
-    parser.add_argument("--size", type=int, default=224)
-    parser.add_argument("--perturbation", type=float, default=FractalSpec().perturbation, help="as in training")
     given = parser.parse_args()
+    for name, least in (("images", 1), ("per_class", 1), ("maps", 2)):
+        if getattr(given, name) < least:
+            parser.error(f"--{name.replace('_', '-')} is {getattr(given, name)}; give at least {least}")
+    record = trained_on(given.weights)
+    name, spec = record["model"], FractalSpec(**record["data"])
     device = resolve_device(given.device)
-    spec = FractalSpec(classes=given.classes, size=given.size, perturbation=given.perturbation)
-    model = load_model(f"timm:{given.model}", weights=given.weights, num_classes=given.classes).model
-    out = given.out / given.model
+    model = load_model(f"timm:{name}", weights=given.weights, num_classes=spec.classes).model
+    out = given.out / name
     found = measure(
-        model, given.model, spec, device, out, images=given.images, per_class=given.per_class, maps=given.maps
+        model, name, spec, device, out, training=record, images=given.images, per_class=given.per_class, maps=given.maps
     )
     print(f"test accuracy {found['test_accuracy']:.4f}; results in {out}")
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except rs.RankscopeError as error:
+        raise SystemExit(f"error: {error}") from None

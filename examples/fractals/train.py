@@ -16,7 +16,7 @@ import contextlib
 import json
 import math
 import time
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import torch
@@ -24,6 +24,7 @@ from safetensors.torch import save_file
 from torch import nn
 from torch.nn import functional as F
 
+from rankscope import RankscopeError
 from rankscope.datasets import FractalBatches, FractalSpec, FractalTestSet
 from rankscope.loading import ensure_torchvision, resolve_device
 
@@ -225,6 +226,14 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--data-seed", type=int, default=0)
     parser.add_argument("--no-flip", action="store_true", help="never mirror an image")
     given = parser.parse_args()
+    if given.batch is not None and given.batch < 2:
+        parser.error(f"--batch is {given.batch}; BatchNorm needs two images or more")
+    if given.half and not RECIPES[given.model].half:
+        parser.error(f"--half {given.half}: {given.model} takes images of one size only")
+    for name, least in (("minutes", 0), ("steps", 1), ("log_every", 1), ("test_per_class", 1)):
+        value = getattr(given, name)
+        if value is not None and (value < least or value == 0):
+            parser.error(f"--{name.replace('_', '-')} is {value}; give at least {least or 'something above 0'}")
     if given.optimizer == "sgd" and given.rate is None:
         given.rate = 0.5
     return given
@@ -280,7 +289,7 @@ def main() -> None:
     )
     record: dict[str, object] = {
         "model": given.model,
-        "data": repr(spec),
+        "data": asdict(spec),
         "recipe": described,
         "test_accuracy": round(top1, 5),
         "test_images": len(whole),
@@ -303,4 +312,7 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except RankscopeError as error:
+        raise SystemExit(f"error: {error}") from None

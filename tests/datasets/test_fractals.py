@@ -192,6 +192,11 @@ def test_classes_can_be_told_apart():
         ({"classes": 0}, r"classes=0.*use 1"),
         ({"size": 8}, r"size=8.*16 to 1024"),
         ({"perturbation": 0.5}, "0.0 to 0.25"),
+        ({"classes": 2.5}, r"classes=2.5.*float; give a whole number"),
+        ({"size": True}, r"size=True.*give a whole number"),
+        ({"seed": "a"}, r"seed='a'.*str; give a whole number"),
+        ({"rotation": "15"}, r"rotation='15'.*give a number"),
+        ({"flip": "no"}, r"flip='no'.*True or False"),
     ],
 )
 def test_specs_out_of_range_are_refused(options, message):
@@ -205,6 +210,9 @@ def test_wrong_labels_splits_and_sizes_are_named():
         fractal_images(SPEC, one + 9, one)
     with pytest.raises(DataError, match="two vectors of one length"):
         fractal_images(SPEC, one, torch.zeros(2, dtype=torch.int64))
+    with pytest.raises(UsageError, match="device 'gpu' is unknown"):
+        fractal_images(SPEC, one, one, device="gpu")
+    assert torch.equal(fractal_images(SPEC, [2], [0]), fractal_images(SPEC, one + 2, one))
     with pytest.raises(UsageError, match=r"split 'valid'.*validation"):
         fractal_images(SPEC, one, one, split="valid")
     with pytest.raises(UsageError, match="batch_size is 0"):

@@ -6,14 +6,16 @@ floating point; training, validation and test images of a class are other pertur
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from numbers import Integral, Real
 from typing import Literal, get_args
 
 import torch
 from torch.utils.data import Dataset
 
+from rankscope._base.device import resolve_device
 from rankscope._base.errors import DataError, UsageError, nearest
 from rankscope.datasets._hashing import keys
 from rankscope.datasets._rendering import perturb, render
@@ -76,8 +78,14 @@ class FractalSpec:
         }
         for name, (low, high) in bounds.items():
             value = getattr(self, name)
-            if not low <= value <= high:
+            kind = Real if isinstance(low, float) else Integral
+            if isinstance(value, bool) or not isinstance(value, kind):
+                what = "a whole number" if kind is Integral else "a number"
+                raise UsageError(f"FractalSpec({name}={value!r}) is a {type(value).__name__}; give {what}")
+            if not low <= float(value) <= high:
                 raise UsageError(f"FractalSpec({name}={value!r}) is out of range; use {low} to {high}")
+        if not isinstance(self.flip, bool):
+            raise UsageError(f"FractalSpec(flip={self.flip!r}) is a {type(self.flip).__name__}; give True or False")
 
     @property
     def walkers(self) -> int:
@@ -92,8 +100,8 @@ def _systems_on(classes: int, seed: int, device: torch.device) -> Systems:
 
 def fractal_images(
     spec: FractalSpec,
-    labels: torch.Tensor,
-    indices: torch.Tensor,
+    labels: torch.Tensor | Sequence[int],
+    indices: torch.Tensor | Sequence[int],
     *,
     split: Split = "test",
     device: torch.device | str = "cpu",
@@ -109,6 +117,7 @@ def fractal_images(
     """
     if split not in get_args(Split):
         raise UsageError(f"split {split!r} is unknown; {nearest(split, get_args(Split))}")
+    labels, indices = torch.as_tensor(labels), torch.as_tensor(indices)
     if labels.ndim != 1 or labels.shape != indices.shape:
         raise DataError(
             f"labels and indices must be two vectors of one length; shapes are {tuple(labels.shape)} and "
@@ -121,7 +130,7 @@ def fractal_images(
         raise DataError(
             f"labels run from {int(labels.min())} to {int(labels.max())}; the set has classes 0 to {spec.classes - 1}"
         )
-    where = torch.device(device)
+    where = resolve_device(device)
     labels, indices = labels.to(where, torch.int64), indices.to(where, torch.int64)
     systems = _systems_on(spec.classes, spec.seed, where)
     out = torch.empty(len(labels), 3, spec.size, spec.size, device=where)
@@ -161,7 +170,7 @@ class FractalBatches:
     ) -> None:
         if batch_size < 1:
             raise UsageError(f"batch_size is {batch_size}; use 1 or more")
-        self.spec, self.batch_size, self.device, self.split = spec, batch_size, torch.device(device), split
+        self.spec, self.batch_size, self.device, self.split = spec, batch_size, resolve_device(device), split
         self.position = 0
 
     def __iter__(self) -> FractalBatches:
@@ -213,7 +222,7 @@ class FractalTestSet(Dataset[tuple[torch.Tensor, int]]):
         """All images once in the order of the items, as (images (B, 3, size, size), labels (B,)) on ``device``."""
         if batch_size < 1:
             raise UsageError(f"batch_size is {batch_size}; use 1 or more")
-        where = torch.device(device)
+        where = resolve_device(device)
         for start in range(0, len(self), batch_size):
             yield self._images(torch.arange(start, min(start + batch_size, len(self))), where)
 

@@ -1,9 +1,9 @@
 """Models, weights, images and devices by name: what a command line needs before anything can be measured."""
 
+from rankscope._base.device import resolve_device
 from rankscope.loading._torchvision import ensure_torchvision
 from rankscope.loading.batchnorm import calibrate_batchnorm
 from rankscope.loading.class_folders import ClassOrder, class_order, imagenet_classes, split_folder
-from rankscope.loading.device import resolve_device
 from rankscope.loading.images import IMAGE_SUFFIXES, Images, load_images
 from rankscope.loading.models import load_model
 from rankscope.loading.preprocessing import Preprocessing, plain_preprocessing
