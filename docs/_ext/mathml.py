@@ -30,7 +30,8 @@ def _inline(writer: Any, node: Any) -> None:
 def _block(writer: Any, node: Any) -> None:
     from docutils import nodes
 
-    writer.body.append(f'<div class="math">{mathml(node.astext(), block=True)}</div>\n')
+    style = "overflow-y: hidden; padding-block: 0.3em"  # the theme scrolls wide formulas, and then high ones too
+    writer.body.append(f'<div class="math" style="{style}">{mathml(node.astext(), block=True)}</div>\n')
     raise nodes.SkipNode
 
 

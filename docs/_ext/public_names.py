@@ -48,7 +48,8 @@ def _fill(app: Sphinx, docname: str, source: list[str]) -> None:
 
 def _prepare(app: Sphinx, what: str, name: str, obj: Any, options: Any, lines: list[str]) -> None:
     """What our docstrings mean, in the words that napoleon and reStructuredText read."""
-    own = (type(obj).__doc__ or "").strip().splitlines()
+    said = type(obj).__doc__  # of a type with __slots__ this is a descriptor
+    own = said.strip().splitlines() if isinstance(said, str) else []
     if what == "data" and lines and own and lines[0].strip() == own[0].strip():
         lines.clear()  # what a dict or a tuple is tells nothing of this constant
     lines[:] = [_BAR.sub(lambda m: m[1] or r"\|", line) for line in _one_name_a_field(lines)]

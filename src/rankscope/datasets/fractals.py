@@ -89,7 +89,7 @@ class FractalSpec:
 
     @property
     def walkers(self) -> int:
-        """Walkers of an image's chaos game: 1,024 at 224 pixels, so many that the points per pixel stay the same."""
+        """How many walkers play an image's chaos game, 1,024 at 224 pixels: the points per pixel stay the same."""
         return max(64, self.size**2 // 49)
 
 
