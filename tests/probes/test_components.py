@@ -190,3 +190,9 @@ def test_shapes_that_the_set_cannot_take(shape: tuple[int, ...]) -> None:
 def test_unknown_component() -> None:
     with pytest.raises(rs.UsageError, match="no standard component 'layer_norm'; did you mean 'layernorm'"):
         rs.standard_components(SHAPE, only=["layer_norm"])
+    with pytest.raises(
+        rs.UsageError, match=r"'Softmax'; did you mean 'attention'\? The standard set is conv3x3, .*, downs"
+    ):
+        rs.standard_components(SHAPE, only=["Softmax"])
+    with pytest.raises(rs.UsageError, match=r"'zzz'; the standard set is conv3x3, fc, .*, downsample$"):
+        rs.standard_components(SHAPE, only=["zzz"])

@@ -98,6 +98,11 @@ def test_the_certificate_covers_float32(monkeypatch: pytest.MonkeyPatch) -> None
     assert single.dtype == single.rank_after.dtype == "float32"
     features = np.abs(single.features_after.singular_values - double.features_after.singular_values).max()
     assert features <= single.features_after.error_bound
+    # 10 probes, each wrong by a factor of ten with probability 1/10
+    assert (
+        "certificate: float32 against float64 on 10 Gaussian tangents; each bound fails with probability 1e-10"
+        in str(double)
+    )
 
 
 class OnlyDouble(nn.Module):
@@ -114,6 +119,9 @@ def test_without_a_second_precision_nothing_is_certified() -> None:
     assert found.certificate.startswith("none")
     assert (found.rank_after.lower, found.rank_after.upper) == (0, 64)
     assert "[?]" in str(found)
+    both = rs.probe_all({"double": OnlyDouble(), "relu": nn.ReLU()}, input_shape=(4, 4, 4), batch=80, device="cpu")
+    assert "certificate of double: none" in str(both)
+    assert "certificate of relu: float32 against float64" in str(both)
 
 
 def test_the_sample_limit() -> None:

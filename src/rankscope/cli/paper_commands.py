@@ -18,8 +18,10 @@ def probe_command(
         str | None,
         typer.Argument(
             metavar="[COMPONENT|all]",
-            help="all, standard names separated by commas (relu, layernorm, …), or your own as package.module:Class or "
-            "package.module:factory. Default: all; with --remedies: none.",
+            help="all, names of the standard set separated by commas (conv3x3, fc, relu, gelu, silu, maxpool, avgpool, "
+            "batchnorm_train, batchnorm_eval, instancenorm, layernorm, groupnorm, rmsnorm, attention, dropout, "
+            "upsample, downsample), or your own as package.module:Class or package.module:factory. Default: all; "
+            "with --remedies: none.",
             show_default=False,
         ),
     ] = None,

@@ -55,6 +55,10 @@ def probes_text(results: Sequence[ProbeResult]) -> str:
         lines.append(f"* the sample limit: {first.batch:,} samples cannot show more than {first.sample_limit:,}")
     lines.append("expected: exact rank of the component at the point (in brackets: without what an ε shrinks away)")
     lines.append("bounds in brackets where rounding could change the count; [?]: not certified")
+    told = list(dict.fromkeys(r.certificate for r in results))
+    for said in told:
+        of = "" if len(told) == 1 else f" of {', '.join(r.name for r in results if r.certificate == said)}"
+        lines.append(f"certificate{of}: {said}")
     lines += [f"note: {r.name}: {r.mode}" for r in results if r.mode]
     return "\n".join(lines)
 

@@ -228,7 +228,7 @@ def standard_components(
     wanted = [name for name, *_ in known] if only is None else list(only)
     for name in wanted:
         if name not in (k[0] for k in known):
-            raise UsageError(f"there is no standard component {name!r}; {nearest(str(name), [k[0] for k in known])}")
+            raise UsageError(_no_component(str(name), [k[0] for k in known]))
     found = {}
     for number, (name, label, build, expected) in enumerate(known):
         if name in wanted:
@@ -236,3 +236,16 @@ def standard_components(
             with torch.random.fork_rng(devices=[]):  # torch's own initialisation draws from the caller's stream
                 found[name] = Component(name, label, _randomise(build(), generator), expected)
     return {name: found[name] for name in wanted}
+
+
+# What people call some of them
+_ALSO = {"softmax": "attention", "linear": "fc", "swish": "silu", "conv": "conv3x3", "batchnorm": "batchnorm_eval"}
+
+
+def _no_component(name: str, known: list[str]) -> str:
+    also = _ALSO.get(name.lower().replace("_", "").removesuffix("2d"))
+    hint = f"did you mean {also!r}?" if also else nearest(name, known)
+    everything = f" The standard set is {', '.join(known)}." if hint.endswith("?") else ""
+    if hint.startswith("known are"):
+        hint = f"the standard set is {', '.join(known)}"
+    return f"there is no standard component {name!r}; {hint}{everything}"

@@ -25,7 +25,7 @@ SCALES: dict[str, tuple[tuple[int, int, int], int]] = {
     "full": ((128, 8, 8), 5000),  # paper, §6.1
     "small": ((32, 4, 4), 312),  # 512 dimensions, the same samples per dimension
 }
-_CERTIFICATE = "float32 against float64 on 10 Gaussian tangents"
+_CERTIFICATE = "float32 against float64 on 10 Gaussian tangents; each bound fails with probability 1e-10"
 
 
 def probe(
