@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import inspect
 import re
 from pathlib import Path
 from types import ModuleType
@@ -174,3 +175,15 @@ def test_a_formula_that_cannot_be_read_is_named() -> None:
     errors = pytest.importorskip("sphinx.errors")
     with pytest.raises(errors.ExtensionError, match=r"nosuchcommand.* cannot be read"):
         extension("mathml").mathml(r"a \nosuchcommand b")
+
+
+def test_every_parameter_of_a_public_function_is_told() -> None:
+    import rankscope
+
+    missing = []
+    for name in rankscope.__all__:
+        function = getattr(rankscope, name)
+        if inspect.isfunction(function):
+            told = function.__doc__ or ""
+            missing += [(name, p) for p in inspect.signature(function).parameters if not re.search(rf"\b{p}\b", told)]
+    assert missing == []

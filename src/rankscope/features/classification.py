@@ -72,6 +72,8 @@ def classification_dimension(
         Stored logits: the head is checked against them.
     bootstrap : int
         Resamples for the 95 % interval; 0 for none.
+    seed : int
+        Of the resamples.
     stop_at_crossing : bool
         End the curve soon after the crossing (and those of 98 % of the resamples) instead of at d.
     allow_absent : bool

@@ -129,9 +129,40 @@ def local_feature_rank(
 ) -> FeatureProfile:
     """Feature dimensions around one input: over x + noise·Gaussian, as the published code measures them.
 
-    ``noise`` 1e-3 and 5,000 samples are the published code's; the forward pass is in float32, whose rounding is part of
-    that measurement. ``x`` is one input, with or without the batch axis of length 1.
+    The forward pass is in float32, whose rounding is part of that measurement.
 
+    Parameters
+    ----------
+    model : nn.Module
+        Measured in evaluation mode and left as it came.
+    x : torch.Tensor
+        One input, with a batch axis of length 1.
+    cut_points : "blocks", "paper", "all", name, glob, or a list of names and globs
+        As in ``jacobian_rank``.
+    noise : float
+        Standard deviation, in the units of ``x``; 1e-3 as in the published code.
+    samples : int
+        Noisy copies; 5,000 as in the published code. They span at most ``samples`` − 1 dimensions.
+    reduce, channels
+        How a feature map becomes rows: see ``reduce_output``.
+    batch_size : int
+        Copies a forward pass; the noise of a copy does not depend on it.
+    seed : int
+        Of the noise.
+    memory : float
+        Bytes that the accumulators may take together, as in ``feature_rank``.
+
+    Raises
+    ------
+    DataError
+        ``x`` is not one input, or features are NaN, infinite or constant.
+    UsageError
+        Noise or samples out of range.
+    CutPointError
+        A cut point that the model does not have or does not call.
+
+    Examples
+    --------
     >>> net = nn.Sequential(nn.Linear(6, 2), nn.Linear(2, 4))
     >>> local_feature_rank(net, torch.zeros(1, 6), cut_points=["0", "1"], samples=50)["1"].pca_dimension
     2

@@ -98,6 +98,10 @@ def jacobian_rank(
         Use at most this many samples.
     checkpoint : path, optional
         Folder that keeps each finished image's spectra: the same call continues after an interruption.
+    names : callable, optional
+        From a sample's number to what it is called in the result; default: ``image 0``, ``image 1``, …
+    provenance : mapping, optional
+        Plain values that are kept with the result, such as the model's name.
 
     Returns
     -------
