@@ -108,8 +108,8 @@ def fractal_images(
 ) -> torch.Tensor:
     """Images (B, 3, size, size) float32 of classes ``labels`` (B,) and numbers ``indices`` (B,) on ``device``.
 
-    Normalised with ImageNet's mean and standard deviation. ``split`` is ``"train"``, ``"validation"`` or ``"test"``: other
-    images of the same classes.
+    Normalised with ImageNet's mean and standard deviation. ``split`` is ``"train"``, ``"validation"`` or ``"test"``:
+    other images of the same classes.
 
     >>> spec = FractalSpec(classes=4, size=16)
     >>> both = fractal_images(spec, torch.tensor([1, 3]), torch.tensor([0, 0]))
