@@ -13,6 +13,9 @@ from torch import nn
 
 __all__ = ["open_branches", "seeded"]
 
+# A layer scale that starts at this or less multiplies its branch by next to nothing; common values are 1e-6 to 1e-4.
+_NEARLY_CLOSED = 1e-3
+
 
 @contextmanager
 def seeded(seed: int) -> Iterator[None]:
@@ -37,13 +40,23 @@ def open_branches(model: nn.Module, *, seed: int) -> list[str]:
     Many networks start with the last norm of each residual branch, or the last linear layer, at zero: good for
     training, but the Jacobian of the branch, or of all logits, is then exactly zero. Norm scales become 1 (timm's
     ``zero_init_last=False``); weights of linear and convolution layers are drawn as PyTorch draws them by default.
-    Layer scales and gains stay as they come; those at exactly zero are counted.
+    Layer scales and gains stay as they come; those at exactly zero, and those that all but close a branch, are counted.
     """
     norms = layers = gains = 0
+    small: list[float] = []
     with seeded(seed):
         for module in model.modules():
             for name, parameter in module.named_parameters(recurse=False):
-                if parameter.numel() == 0 or parameter.any():
+                if parameter.numel() == 0:
+                    continue
+                if parameter.any():
+                    first = parameter.flatten()[0]
+                    if (
+                        parameter.numel() > 1
+                        and 0 < abs(float(first)) <= _NEARLY_CLOSED
+                        and bool((parameter == first).all())
+                    ):
+                        small.append(abs(float(first)))
                     continue
                 # a layer scale is a bare parameter of its block; only true norms carry a `weight` and a norm's name
                 if name == "weight" and parameter.ndim == 1 and "norm" in type(module).__name__.lower():
@@ -61,4 +74,9 @@ def open_branches(model: nn.Module, *, seed: int) -> list[str]:
         notes.append(f"{layers} linear or convolution weights that start at zero were drawn at random")
     if gains:
         notes.append(f"{gains} gains or layer scales start at zero and were left: their branches add nothing yet")
+    if small:
+        notes.append(
+            f"{len(small)} layer scales start at {max(small):.0e} or below: untrained, the branches behind them change "
+            "next to nothing, and rank is nearly that of what comes before"
+        )
     return notes
