@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from rankscope._base.errors import MeasurementError
 from rankscope.jacobian.budget import bytes_per_tangent, chunk_for
-from rankscope.jacobian.checks import Reference, adjoint_error, lower_precision_inside, secant_error
+from rankscope.jacobian.checks import Reference, adjoint_error, lower_precision_inside, secant_error, secant_error_nearby
 from rankscope.jacobian.finish import Finished, Finisher
 from rankscope.jacobian.linearise import Linearised
 from rankscope.jacobian.methods import METHODS, Method, choose_method
@@ -179,15 +179,22 @@ class BatchMeasurer:
             self.certificate = "6 float64 probes; each bound fails with probability 1e-6"
 
     def _check_secant(self, sample: Sample, direction: Tensor, out: tuple[Tensor, ...]) -> None:
-        """Whether the derivative is the function's own: with a float64 forward pass at hand, two more tell."""
-        runner = self.runner if self.settings.dtype == torch.float64 else self.exact
-        if runner is None:
+        """Whether the derivative is the function's own: with a float64 forward pass at hand, two more tell.
+
+        Where they seem to say no, the point may be one of ties and kinks: a point nearby decides.
+        """
+        double = self.settings.dtype == torch.float64
+        runner, method = (self.runner, self.method) if double else (self.exact, self._exact_method)
+        if runner is None or method is None:
             return
         one = sample.to(self.settings.device, torch.float64)
         with nullcontext() if runner is self.runner else runner.hooked():
             if lower_precision_inside(runner, one):
                 return  # its rounding drowns a small step
             error, where = secant_error(runner, one, direction, out)
+            if error > _SECANT_LIMIT:
+                with suppress(RuntimeError, TypeError, ValueError, MeasurementError):  # then the first answer stands
+                    error, where = secant_error_nearby(runner, method, one, direction)
         if error > _SECANT_LIMIT:
             self.notes.append(
                 f"the outputs at {where!r} change by {error:.0%} otherwise than their derivative says: a tensor leaves "
