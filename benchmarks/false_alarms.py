@@ -21,10 +21,11 @@ import rankscope as rs
 from rankscope.loading import calibrate_batchnorm, load_model
 
 TIMM = (
-    "test_resnet", "test_vit", "test_vit2", "test_vit3", "test_vit4", "test_mambaout", "test_convnext", "test_convnext2",
-    "test_convnext3", "test_efficientnet", "test_efficientnet_gn", "test_efficientnet_ln", "test_efficientnet_evos",
-    "test_byobnet", "test_nfnet", "test_resnet", "resnet18", "resnet10t", "mobilenetv3_small_050", "regnetx_002",
-    "ghostnet_050", "gmixer_12_224", "resmlp_12_224", "vit_tiny_patch16_224", "swin_s3_tiny_224", "densenet121",
+    "test_resnet", "test_vit", "test_vit2", "test_vit3", "test_vit4", "test_mambaout", "test_convnext",
+    "test_convnext2", "test_convnext3", "test_efficientnet", "test_efficientnet_gn", "test_efficientnet_ln",
+    "test_efficientnet_evos", "test_byobnet", "test_nfnet", "resnet18", "resnet10t", "mobilenetv3_small_050",
+    "regnetx_002", "ghostnet_050", "gmixer_12_224", "resmlp_12_224", "vit_tiny_patch16_224", "swin_s3_tiny_224",
+    "densenet121",
 )  # fmt: skip
 
 

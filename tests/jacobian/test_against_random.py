@@ -17,9 +17,7 @@ from rankscope.jacobian.profile import Layer
 K = 40
 
 
-def layer(
-    name: str, rows: int, rank: int, *, true_cut: bool = True, columns: int = K, mixes: bool = True
-) -> Layer:
+def layer(name: str, rows: int, rank: int, *, true_cut: bool = True, columns: int = K, mixes: bool = True) -> Layer:
     """A layer whose spectrum has exactly this rank."""
     sigma = torch.zeros(min(rows, columns), dtype=torch.float64)
     sigma[:rank] = 1

@@ -66,8 +66,8 @@ class Own(nn.Module):
 PLAIN: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...], list[str]]] = {
     "activations, norms, dropout": (
         lambda: nn.Sequential(
-            nn.Linear(6, 6), nn.Tanh(), nn.LayerNorm(6), nn.Linear(6, 6), nn.BatchNorm1d(6), nn.PReLU(6), nn.Dropout(0.1),
-            nn.Softmax(1), nn.Identity(), nn.Linear(6, 6), nn.GLU(),
+            nn.Linear(6, 6), nn.Tanh(), nn.LayerNorm(6), nn.Linear(6, 6), nn.BatchNorm1d(6), nn.PReLU(6),
+            nn.Dropout(0.1), nn.Softmax(1), nn.Identity(), nn.Linear(6, 6), nn.GLU(),
         ),
         (6,), ["0", "3", "9"],
     ),

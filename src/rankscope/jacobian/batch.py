@@ -12,7 +12,13 @@ from torch import Tensor, nn
 
 from rankscope._base.errors import MeasurementError
 from rankscope.jacobian.budget import bytes_per_tangent, chunk_for
-from rankscope.jacobian.checks import Reference, adjoint_error, lower_precision_inside, secant_error, secant_error_nearby
+from rankscope.jacobian.checks import (
+    Reference,
+    adjoint_error,
+    lower_precision_inside,
+    secant_error,
+    secant_error_nearby,
+)
 from rankscope.jacobian.finish import Finished, Finisher
 from rankscope.jacobian.linearise import Linearised
 from rankscope.jacobian.methods import METHODS, Method, choose_method

@@ -18,8 +18,8 @@ from rankscope.slicing import LowerPrecision, Sample
 __all__ = ["Reference", "adjoint_error", "lower_precision_inside", "secant_error", "secant_error_nearby"]
 
 _UNDERFLOW = 1e-30  # products of float32 numbers below this may be zero in one mode and not in the other
-# Shares of ‖x‖. Of the units that tie at x, those within a step of their kink are some 1e-4.
-_NEARBY, _NEARBY_STEP = 1e-3, 1e-7
+# Shares of ‖x‖. Of the units that tie at x, those within a step of their kink nearby are some 1e-5.
+_NEARBY, _NEARBY_STEP = 1e-2, 1e-7
 
 
 class Reference:
