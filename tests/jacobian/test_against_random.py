@@ -17,12 +17,12 @@ from rankscope.jacobian.profile import Layer
 K = 40
 
 
-def layer(name: str, rows: int, rank: int, *, true_cut: bool = True, columns: int = K) -> Layer:
+def layer(name: str, rows: int, rank: int, *, true_cut: bool = True, columns: int = K, mixes: bool = True) -> Layer:
     """A layer whose spectrum has exactly this rank."""
     sigma = torch.zeros(min(rows, columns), dtype=torch.float64)
     sigma[:rank] = 1
     found = rs.Spectrum(sigma.numpy(), (rows, columns), "float32", 0.0)
-    return Layer(name, rows, columns, true_cut, (found,))
+    return Layer(name, rows, columns, true_cut, (found,), mixes)
 
 
 def profile(*layers: Layer) -> rs.JacobianProfile:
@@ -110,6 +110,94 @@ def test_an_untrained_network_is_a_random_chain():
     # one chain: within three of its own standard deviations of about one
     assert max(abs(x.difference) for x in found.layers) < 3
     assert found.layers[8].predicted < 36
+
+
+def test_what_does_not_mix_adds_no_layer_and_may_narrow_the_last():
+    found = profile(
+        layer("crop", 38, 38, mixes=False), layer("a", 100, 38), layer("act", 100, 38, mixes=False),
+        layer("pool", 25, 25, mixes=False), layer("pad", 60, 25, mixes=False), layer("side", 50, 25, true_cut=False),
+        layer("side act", 50, 25, true_cut=False, mixes=False), layer("b", 30, 20), layer("b act", 30, 20, mixes=False),
+    ).against_random()  # fmt: skip
+    chains = {
+        "crop": [], "a": [100], "act": [100], "pool": [25], "pad": [25], "side": [25, 50], "side act": [25],
+        "b": [25, 30], "b act": [25, 30],
+    }  # fmt: skip
+    rows = {x.name: x.rows for x in found.layers}
+    for name, widths in chains.items():
+        assert found[name].depth == len(widths), name
+        assert found[name].possible == min([38, *widths, rows[name]]), name
+        if widths:  # the law for 38 columns; the threshold is the convention's for the profile's 40
+            rtol = rs.Tolerance.paper().relative((rows[name], K))
+            expected = rs.theory.rectangular_chain_rank(38, widths, rtol)
+            assert found[name].predicted == pytest.approx(expected, abs=1e-6), name
+    assert found["crop"].predicted == 38
+
+
+class _Plain(nn.Module):
+    """Its activations are function calls."""
+
+    def __init__(self, layers: list[nn.Module]) -> None:
+        super().__init__()
+        self.layers = nn.ModuleList(layers)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        for each in self.layers:
+            x = torch.tanh(each(x))
+        return x
+
+
+@pytest.mark.parametrize("how", ["modules", "functions", "containers", "with norm and dropout"])
+def test_an_untrained_network_with_activations_is_a_random_chain(how: str):
+    """Tanh near zero is linear: twelve layers have the rank of twelve, whoever calls the activations."""
+    torch.manual_seed(0)
+    linear = [nn.Linear(64, 64, bias=False) for _ in range(12)]
+    for each in linear:
+        nn.init.normal_(each.weight, std=1 / 8)
+    net: nn.Module = {
+        "modules": lambda: nn.Sequential(*[m for each in linear for m in (each, nn.Tanh())]),
+        "functions": lambda: _Plain(list(linear)),
+        "containers": lambda: nn.Sequential(*[nn.Sequential(each, nn.Tanh()) for each in linear]),
+        "with norm and dropout": lambda: nn.Sequential(
+            *[m for each in linear for m in (each, nn.BatchNorm1d(64), nn.Tanh(), nn.Dropout(0.1))]
+        ),
+    }[how]()
+    x = 1e-3 * torch.randn(1, 64, dtype=torch.float64)
+    found = rs.jacobian_rank(net.double().eval(), x, progress=False).against_random()
+    last = found.layers[-1]
+    assert last.depth == 12
+    # one chain scatters by about one around the mean; 24 layers would have 35.3
+    assert abs(last.difference) < 3
+    assert last.predicted == pytest.approx(rs.theory.predicted_rank(64, 12).value, abs=0.1)
+    assert found.verdict == "alike"
+
+
+def test_relu_loses_rank_faster_than_the_layers_alone():
+    torch.manual_seed(0)
+    net = nn.Sequential(*[m for _ in range(12) for m in (nn.Linear(64, 64, bias=False), nn.ReLU())]).double().eval()
+    found = rs.jacobian_rank(net, torch.randn(1, 64, dtype=torch.float64), progress=False).against_random()
+    assert found.layers[-1].depth == 12
+    assert found.verdict == "faster"
+
+
+def test_residual_blocks_count_once_whatever_stands_between():
+    class Block(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.a, self.b, self.act = nn.Linear(20, 20), nn.Linear(20, 20), nn.ReLU()
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return self.act(x + self.b(self.act(self.a(x))))
+
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Linear(20, 20), nn.ReLU(), Block(), nn.LayerNorm(20), Block(), nn.Linear(20, 5)).eval()
+    x = torch.randn(1, 20)
+    blocks = rs.jacobian_rank(net, x, progress=False).against_random()
+    assert {x.name: x.depth for x in blocks.layers} == {"1": 1, "2": 2, "3": 2, "4": 3, "5": 4}
+    # every call: the block's last activation is the block's own output, and its inner ones stand in a branch
+    every = rs.jacobian_rank(net, x, cut_points="all", progress=False).against_random()
+    assert {k: every[k].depth for k in ("0", "1", "2.a", "2.act#1", "2.b", "2.act#2", "2", "3", "4.a", "4", "5")} == {
+        "0": 1, "1": 1, "2.a": 2, "2.act#1": 2, "2.b": 2, "2.act#2": 2, "2": 2, "3": 2, "4.a": 3, "4": 3, "5": 4,
+    }  # fmt: skip
 
 
 def test_absolute_tolerances_are_refused_and_reports_go_without():

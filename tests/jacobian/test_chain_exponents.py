@@ -147,6 +147,47 @@ def test_the_chain_of_a_transformer():
     np.testing.assert_allclose(found.spread, np.abs(found.exponents[0] - found.exponents[1]) / np.sqrt(2))
 
 
+def test_a_layer_and_its_activation_are_one_block():
+    torch.manual_seed(0)
+    layers = [nn.Sequential(nn.Linear(8, 8), nn.Tanh()) for _ in range(6)]
+    net, x = nn.Sequential(*layers).double().eval(), torch.randn(1, 8, dtype=torch.float64)
+    flat = nn.Sequential(*[m for each in layers for m in each])
+    matrices = jacobians(list(layers), x)
+    for model, options, last in (
+        (net, {}, "5.1"),
+        (net, {"cut_points": [str(i) for i in range(6)]}, "5"),
+        (flat, {}, "11"),
+        (flat, {"cut_points": "all"}, "11"),
+        (nn.Sequential(nn.Dropout(0.1), *flat, nn.Dropout(0.1)).eval(), {}, "12"),
+    ):
+        found = rs.chain_exponents(model, x, **options)
+        assert len(found.blocks) == 6
+        assert found.blocks[-1] == last
+        np.testing.assert_allclose(found.mean, plain_exponents(matrices, 8, 0), atol=1e-10)
+    # names are taken as they are
+    assert len(rs.chain_exponents(flat, x, cut_points="*").blocks) == 12
+
+
+def test_a_chain_of_convolutions_ends_before_the_shape_changes():
+    def conv(a: int) -> list[nn.Module]:
+        return [nn.Conv2d(a, 3, 3, padding=1), nn.BatchNorm2d(3), nn.ReLU()]
+
+    torch.manual_seed(0)
+    net = nn.Sequential(*conv(1), *conv(3), *conv(3), nn.MaxPool2d(2), nn.Flatten(), nn.Linear(12, 3)).double().eval()
+    found = rs.chain_exponents(net, torch.randn(1, 1, 4, 4, dtype=torch.float64))
+    assert found.start == "2"
+    assert found.blocks == ("5", "8")
+
+
+def test_shapes_that_alternate_inside_the_blocks():
+    torch.manual_seed(0)
+    layers = [nn.Sequential(nn.Linear(4, 8), nn.GLU()) for _ in range(3)]
+    net, x = nn.Sequential(*layers).double().eval(), torch.randn(1, 4, dtype=torch.float64)
+    found = rs.chain_exponents(net, x)
+    assert found.blocks == ("0.1", "1.1", "2.1")
+    np.testing.assert_allclose(found.mean, plain_exponents(jacobians(list(layers), x), 4, 0), atol=1e-10)
+
+
 def test_blocks_from_the_input_itself_and_one_module_called_twice():
     class Twice(nn.Module):
         def __init__(self) -> None:

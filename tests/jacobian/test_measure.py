@@ -358,6 +358,60 @@ def test_no_false_alarm(name: str) -> None:
     assert measure(CASES[name].model(), CASES[name].sample()).notes == ()
 
 
+class Pooled(nn.Module):
+    """A flat region makes every maximum over it a tie and, without biases, every ReLU's input zero."""
+
+    def __init__(self, how: Callable[[Tensor], Tensor] = lambda t: t, *, bias: bool = True) -> None:
+        super().__init__()
+        self.first, self.second = nn.Conv2d(1, 6, 3, bias=bias), nn.Conv2d(6, 6, 3, bias=bias)
+        self.pool, self.last, self.how = nn.MaxPool2d(2), nn.Linear(150, 4), how
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.pool(torch.relu(self.first(x)))
+        return self.last((torch.relu(self.second(x)) + self.how(torch.tanh(x))[..., 1:-1, 1:-1]).flatten(1))
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("bias", [True, False])
+@pytest.mark.parametrize("options", [{"background": "zero", "columns": rs.Patch(4)}, {"columns": rs.Sketch(4)}])
+def test_ties_and_kinks_are_no_leak(options: dict[str, Any], bias: bool, dtype: str) -> None:
+    x = torch.zeros(1, 1, 16, 16)
+    x[..., 6:10, 6:10] = torch.randn(4, 4)
+    assert measure(Pooled(bias=bias).eval(), x, dtype=dtype, **options).notes == ()
+
+
+ROUNDS = {"rounding passed straight through": lambda t: t + (torch.round(4 * t) / 4 - t).detach()}
+
+
+@pytest.mark.parametrize("how", {**ESCAPES, **ROUNDS})
+def test_a_leak_among_ties_is_noticed(how: str) -> None:
+    net = Pooled({**ESCAPES, **ROUNDS}[how]).eval()
+    profile = measure(net, torch.randn(1, 1, 16, 16), background="zero", columns=rs.Patch(4))
+    (note,) = [n for n in profile.notes if "a tensor leaves the computation" in n]
+    assert "'last'" in note
+
+
+def test_ties_cost_one_pass_of_forward_mode(monkeypatch: pytest.MonkeyPatch) -> None:
+    from rankscope.jacobian import batch
+
+    calls = []
+    original = batch.secant_error_nearby
+
+    def counted(runner: Any, method: Any, *rest: Any) -> Any:
+        def push(*given: Any) -> Any:
+            calls.append(len(given[-1]))
+            return method(*given)
+
+        return original(runner, push, *rest)
+
+    monkeypatch.setattr(batch, "secant_error_nearby", counted)
+    options: dict[str, Any] = {"columns": rs.Patch(4)}
+    measure(Pooled().eval(), torch.randn(3, 1, 16, 16), **options)
+    assert calls == []
+    measure(Pooled().eval(), torch.randn(3, 1, 16, 16), background="zero", **options)
+    assert calls == [1]
+
+
 def test_a_missing_tangent_is_an_error() -> None:
     from rankscope.jacobian import methods
 

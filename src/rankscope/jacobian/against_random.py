@@ -1,4 +1,4 @@
-"""A measured profile beside the random chain of the same widths and depth (paper, §4)."""
+"""A measured profile beside the random chain of the same widths (paper, §4)."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ __all__ = ["AgainstRandom", "Compared", "against_random"]
 _SLACK, _SLACK_SHARE = 3.0, 0.01
 _ROUNDING = 1e-6  # a prediction of 9.9999999 leaves all ten
 MEANING = (
-    "Random layers: independent dense Gaussian matrices, one for each cut point, from the same input columns through "
-    "the same numbers of outputs, read with the same tolerance. They have no nonlinearity, skip connection or sharing "
-    "of weights, and a block of several layers counts as one; so the comparison says how rank falls beside pure "
-    "chance, not why."
+    "Random layers: independent dense Gaussian matrices, one for each cut point with a matrix product or convolution "
+    "before it, from the same input columns through the same numbers of outputs, read with the same tolerance. They "
+    "have no nonlinearity, skip connection or sharing of weights, and a block of several layers counts as one; so the "
+    "comparison says how rank falls beside pure chance, not why."
 )
 
 
@@ -39,7 +39,7 @@ class Compared:
     name : str
         The cut point.
     depth : int
-        Random layers up to it: the true cuts before it, and itself.
+        Random layers up to it: the true cuts before it, and itself, where features mix from one to the next.
     rows : int
         Its width, the number of outputs.
     possible : int
@@ -199,13 +199,15 @@ class AgainstRandom:
 
 
 def against_random(profile: JacobianProfile) -> AgainstRandom:
-    """Lay the Gaussian prediction for the same widths and depth over a measured profile.
+    """Lay the Gaussian prediction for the same widths over a measured profile.
 
-    The chain has the profile's K columns as its input and, for each true cut, one Gaussian layer as wide as the cut
-    point has outputs. The random directions of a sketch are a Gaussian matrix themselves: one layer as wide as the
-    network's input comes first. A cut point inside a branch is one layer more on top of the true cuts before it, and no
-    part of the chain after it. Where autograd's graph could not be read (no true cut is known) all cut points are the
-    chain.
+    The chain has the profile's K columns as its input and one Gaussian layer, as wide as the cut point has outputs, for
+    each true cut before which features mix: by a matrix product, a convolution, attention. A cut point after an
+    activation, a normalisation, pooling or padding alone adds no layer; where it has fewer outputs, the last layer is
+    so much narrower (some rows of a Gaussian matrix, or their means, are one). The random directions of a sketch are a
+    Gaussian matrix themselves: one layer as wide as the network's input comes first. A cut point inside a branch stands
+    on top of the true cuts before it, and is no part of the chain after it. Where autograd's graph could not be read
+    (no true cut is known) all cut points are the chain.
 
     Raises
     ------
@@ -224,25 +226,29 @@ def against_random(profile: JacobianProfile) -> AgainstRandom:
         )
     known = any(layer.true_cut for layer in profile.layers)
     dtype = getattr(torch, profile.dtype)
+    columns = profile.layers[0].columns
     widths = [math.prod(profile.input_shape)] if "random directions" in profile.columns and profile.input_shape else []
     found = []
     for layer in profile.layers:
-        chain = [*widths, layer.rows]
+        # the K columns, then the layers' widths; what does not mix may narrow the last of these
+        sizes = [columns, *widths]
+        sizes = [*sizes, layer.rows] if layer.mixes else [*sizes[:-1], min(sizes[-1], layer.rows)]
         if layer.true_cut or not known:
-            widths = chain
-        # the law needs an rtol alone: the convention's own for this layer's shape
-        rtol = tolerance.relative((layer.rows, layer.columns), dtype)
-        room = min(layer.columns, *chain)
-        predicted = rectangular_chain_rank(layer.columns, chain, Tolerance(rtol=rtol))
-        if room - predicted < _ROUNDING:
-            predicted = float(room)
+            columns, *widths = sizes
+        room = min(sizes)
+        predicted = float(room)
+        if len(sizes) > 1:
+            # the law needs an rtol alone: the convention's own for this layer's shape
+            rtol = tolerance.relative((layer.rows, layer.columns), dtype)
+            law = rectangular_chain_rank(sizes[0], sizes[1:], Tolerance(rtol=rtol))
+            predicted = law if room - law >= _ROUNDING else predicted
         rank = profile.summary(layer)["function_rank"]
         certified = profile.summary(layer)["certified"]
         value = int(rank["value"])
         found.append(
             Compared(
                 name=layer.name,
-                depth=len(chain),
+                depth=len(sizes) - 1,
                 rows=layer.rows,
                 possible=room,
                 measured=value,

@@ -20,7 +20,7 @@ from rankscope.jacobian.exponents_record import ChainExponents
 from rankscope.jacobian.measure import _device, _dtype, _finite_weights, _traced
 from rankscope.jacobian.methods import Method, choose_method
 from rankscope.jacobian.runner import Runner
-from rankscope.slicing import CallKey, CutPointsLike, ModuleCall, Sample, measuring, read_samples, select
+from rankscope.slicing import CallKey, CutPointsLike, ModuleCall, Sample, Trace, measuring, read_samples, select
 
 if TYPE_CHECKING:
     from rankscope.theory import LyapunovExponents
@@ -80,7 +80,8 @@ def chain_exponents(
         As in ``jacobian_rank``; one spectrum of exponents each.
     cut_points : str or list of str
         Where blocks may end; those that are no true cut are left out. ``"blocks"`` finds a transformer's or mixer's
-        own; names or globs choose them.
+        own; in a plain network a block is a layer that mixes features (linear, convolution) with all that follows it
+        until the next one. Names or globs choose other blocks, and are taken as they are.
     top : int
         How many leading exponents at most; all where the width is no larger. Width is tokens × channels (37,824 for
         ViT-T), so all are out of reach there.
@@ -132,7 +133,8 @@ def chain_exponents(
     samples = read_samples(model, inputs, limit=limit)
     first = next(samples)
     traced = _traced(model, first)
-    chain = _longest(traced.model, select(model, traced, cut_points), tuple(first.x.shape[1:]))
+    calls = select(model, traced, cut_points)
+    chain = _longest(traced, calls, merge=isinstance(cut_points, str) and cut_points in _DEFAULTS)
     tracked = min(top, chain.width)
     if tracked < chain.width:
         notes.append(
@@ -179,11 +181,33 @@ def chain_exponents(
     )
 
 
-def _longest(model: str, calls: list[ModuleCall], input_shape: tuple[int, ...]) -> _Chain:
-    """The longest run of true cuts of one shape; of equal runs the first. The input counts as what may start one."""
-    cuts = [c for c in calls if c.true_cut]
-    points: list[tuple[ModuleCall | None, tuple[int, ...]]] = [(None, input_shape)]
-    points += [(c, tuple(c.shape[1:])) for c in cuts if c.shape[0] == 1]
+_Points = list[tuple[ModuleCall | None, tuple[int, ...]]]  # None: the input
+_DEFAULTS = ("blocks", "all", "paper")
+
+
+def _longest(found: Trace, calls: list[ModuleCall], *, merge: bool) -> _Chain:
+    """The longest chain of blocks of one shape along true cuts; of equal ones the first.
+
+    ``merge``: a block is what mixes features and all that follows it until the next that does.
+    """
+    points: _Points = [(None, found.input_shape)]
+    points += [(c, tuple(c.shape[1:])) for c in calls if c.true_cut and c.shape[0] == 1]
+    kept = _run(points, merge=merge)
+    if merge:  # shapes that alternate inside the blocks, as before and after a gated unit
+        kept = max(kept, _run(_merged(points), merge=False), key=len)
+    if len(kept) < 3:
+        seen = ", ".join(f"{'input' if c is None else c.name} {'×'.join(map(str, s))}" for c, s in points[:12])
+        more = f" and {len(points) - 12} more" if len(points) > 12 else ""
+        raise CutPointError(
+            f"{found.model} has no chain of two blocks or more of one width along its true cuts: {seen}{more}; name "
+            "cut points of one shape (rs.layers(model) lists them), or use rs.jacobian_rank, which needs no equal "
+            "widths"
+        )
+    return _Chain(kept[0][0], tuple(c for c, _ in kept[1:] if c is not None), kept[0][1])
+
+
+def _run(points: _Points, *, merge: bool) -> _Points:
+    """The start and the blocks of the longest run of points of one shape."""
     best: list[int] = []
     run: list[int] = []
     for i, (_, shape) in enumerate(points):
@@ -193,16 +217,17 @@ def _longest(model: str, calls: list[ModuleCall], input_shape: tuple[int, ...]) 
     # A norm or dropout between blocks belongs to the block that follows; one after them to none. One before them moves
     # the start.
     blocks = [i for i in best[1:] if not _leaf(points[i][0])]
-    kept = [blocks[0] - 1, *blocks] if len(blocks) > 1 else best
-    if len(kept) < 3:
-        seen = ", ".join(f"{'input' if c is None else c.name} {'×'.join(map(str, s))}" for c, s in points[:12])
-        more = f" and {len(points) - 12} more" if len(points) > 12 else ""
-        raise CutPointError(
-            f"{model} has no chain of two blocks or more of one width along its true cuts: {seen}{more}; name cut "
-            "points of one shape (rs.layers(model) lists them), or use rs.jacobian_rank, which needs no equal widths"
-        )
-    chain = [points[i] for i in kept]
-    return _Chain(chain[0][0], tuple(c for c, _ in chain[1:] if c is not None), chain[0][1])
+    if len(blocks) > 1:
+        return [points[i] for i in (blocks[0] - 1, *blocks)]
+    whole = [points[i] for i in best]
+    return _merged(whole) if merge else whole
+
+
+def _merged(points: _Points) -> _Points:
+    """Of these points the last before each operation that mixes features, and the last of all."""
+    mixing = [0 if c is None else c.mixing for c, _ in points]
+    kept = [p for p, own, after in zip(points, mixing, mixing[1:], strict=False) if after & ~own]
+    return [*kept, points[-1]]
 
 
 def _leaf(call: ModuleCall | None) -> bool:

@@ -185,14 +185,17 @@ def jacobian_rank(
                 report.close()
     spectra, kinks = collected.spectra, collected.kinks
 
-    layers = []
+    measured = []
     for k, call in enumerate(calls):
         row = tuple(spectra[i][k] for i in range(len(image_names)))
         if all(s is None for s in row):
             unmeasured[call.name] = "its Jacobian has NaN or infinite entries on every image"
             continue
-        rows = next(s.shape[0] for s in row if s is not None)
-        layers.append(Layer(call.name, rows, chosen.count(shape), call.true_cut, row))
+        measured.append((call, next(s.shape[0] for s in row if s is not None), row))
+    layers = [
+        Layer(call.name, rows, chosen.count(shape), call.true_cut, row, mixes)
+        for (call, rows, row), mixes in zip(measured, found.mixes([c for c, _, _ in measured]), strict=True)
+    ]
     if not layers:
         raise MeasurementError(
             "no cut point could be measured: " + "; ".join(f"{k}: {v}" for k, v in unmeasured.items())

@@ -24,13 +24,17 @@ SCHEMA_VERSION = 1
 
 @dataclass(frozen=True)
 class Layer:
-    """One measured cut point, with one spectrum an image; ``None`` where that image's Jacobian is not finite."""
+    """One measured cut point, with one spectrum an image; ``None`` where that image's Jacobian is not finite.
+
+    ``mixes`` tells whether features mix (a matrix product, a convolution, …) between the true cut before it and it.
+    """
 
     name: str
     rows: int
     columns: int
     true_cut: bool
     spectra: tuple[Spectrum | None, ...]
+    mixes: bool = True
 
     def estimates(self, tolerance: Tolerance) -> list[RankEstimate]:
         """Rank of every image that could be measured."""
@@ -205,7 +209,7 @@ class JacobianProfile:
             "skipped": dict(self.skipped),
             "unmeasured": dict(self.unmeasured),
             "rises": self.rises(),
-            "layers": [self.summary(x) for x in self.layers],
+            "layers": [{**self.summary(x), "mixes": x.mixes} for x in self.layers],
         }
 
     def save(self, path: str | Path) -> Path:
@@ -222,7 +226,7 @@ class JacobianProfile:
         return load(Path(path))
 
     def against_random(self) -> AgainstRandom:
-        """This profile beside the Gaussian prediction for a chain of the same widths and depth.
+        """This profile beside the Gaussian prediction for a chain of the same widths and mixing layers.
 
         Raises ``UsageError`` when the tolerance has an absolute part.
         """
@@ -233,7 +237,7 @@ class JacobianProfile:
     def plot(self, *, ax: Axes | None = None, label: str | None = None, theory: bool = False) -> Axes:
         """Rank over depth: function rank as a line, the range over the images as a band, bounds as whiskers.
 
-        ``theory`` lays the prediction for random layers of the same widths and depth over it (``against_random``).
+        ``theory`` lays the prediction for random layers of the same widths over it (``against_random``).
         """
         from rankscope.jacobian.figure import plot_profile
 

@@ -122,7 +122,8 @@ def _profile(data: dict[str, Any], arrays: dict[str, Any]) -> JacobianProfile:
             spectra.append(Spectrum(sigma, shape, data["dtype"], error_bound, square_error))
         if sum(s is not None for s in spectra) != entry["images"]:
             raise ValueError(f"profile.safetensors lacks spectra of {entry['name']!r}")
-        layers.append(Layer(entry["name"], entry["rows"], entry["columns"], entry["true_cut"], tuple(spectra)))
+        mixes = entry.get("mixes", True)  # absent in files of earlier versions
+        layers.append(Layer(entry["name"], entry["rows"], entry["columns"], entry["true_cut"], tuple(spectra), mixes))
     plain = {
         k: data[k] for k in ("model", "weights", "columns", "background", "device", "dtype", "method", "cut_points")
     }

@@ -8,7 +8,7 @@ over it.
 
 from __future__ import annotations
 
-from collections import deque
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,6 +19,7 @@ from rankscope._base.errors import ModelError
 from rankscope.slicing.capture import CallKey, capture, first_tensor
 from rankscope.slicing.guard import measuring
 from rankscope.slicing.inputs import Sample, call_model
+from rankscope.slicing.mixing import mixing_before
 
 __all__ = ["ModuleCall", "Trace", "trace"]
 
@@ -29,6 +30,7 @@ class ModuleCall:
 
     ``name`` is the dotted module name, with ``#k`` (k from 1) where the module is called several times.
     ``node`` identifies the tensor it returned: two calls with one ``node`` returned the very same tensor.
+    ``mixing`` has one bit for every operation before its output that mixes features (matrix product, convolution, …).
     """
 
     name: str
@@ -39,6 +41,7 @@ class ModuleCall:
     depends: bool
     leaf: bool
     node: int
+    mixing: int = 0
 
 
 @dataclass(frozen=True)
@@ -50,6 +53,18 @@ class Trace:
     input_shape: tuple[int, ...]
     structured: bool
     """Whether autograd's graph was there to tell true cuts; without it ``true_cut`` is False everywhere."""
+
+    def mixes(self, calls: Sequence[ModuleCall]) -> list[bool]:
+        """For each of some calls in depth order: whether features mix between the last true cut of them and it.
+
+        Where no true cut is known the last call counts instead.
+        """
+        found, before = [], 0
+        for call in calls:
+            found.append(call.mixing & ~before != 0)
+            if call.true_cut or not self.structured:
+                before = call.mixing
+        return found
 
     def named(self, module: str) -> list[ModuleCall]:
         """Every call of one module, or the one call named ``module#k``."""
@@ -105,34 +120,6 @@ def _used_outputs(nodes: list[Any]) -> dict[Any, set[int]]:
     return used
 
 
-def _reachable(nodes: dict[CallKey, Any], leaf: Tensor) -> set[Any]:
-    """Of the given nodes, those that depend on the input leaf."""
-    users: dict[Any, list[Any]] = {}
-    seen: set[Any] = set()
-    queue = deque(n for n in nodes.values() if n is not None)
-    start = None
-    while queue:
-        node = queue.popleft()
-        if node in seen:
-            continue
-        seen.add(node)
-        if getattr(node, "variable", None) is leaf:
-            start = node
-        for before, _ in node.next_functions:
-            if before is not None:
-                users.setdefault(before, []).append(node)
-                queue.append(before)
-    found: set[Any] = set()
-    queue = deque([start] if start is not None else [])
-    while queue:
-        node = queue.popleft()
-        if node in found:
-            continue
-        found.add(node)
-        queue.extend(users.get(node, []))
-    return found
-
-
 def trace(model: nn.Module, sample: Sample) -> Trace:
     """Run the model once on one sample and describe every module call.
 
@@ -168,14 +155,14 @@ def trace(model: nn.Module, sample: Sample) -> Trace:
         used: dict[Any, set[int]] = {}
         if output.grad_fn is None:
             structured, every = False, set()
-            depends: set[Any] = set()
+            bits: dict[Any, int] = {}
         else:
             path = _between(output.grad_fn, leaf)
             structured = bool(path)
             every = _on_every_path(path)
             used = _used_outputs(path)
             used.setdefault(output.grad_fn, set()).add(output.output_nr)
-            depends = _reachable(nodes, leaf)
+            bits = mixing_before(nodes.values(), leaf)
 
     counts: dict[str, int] = {}
     for name, _ in seen:
@@ -192,12 +179,20 @@ def trace(model: nn.Module, sample: Sample) -> Trace:
                 kind=type(module).__name__,
                 shape=shape,
                 true_cut=node in every and used[node] == {places[key]},
-                depends=not structured or node in depends,
+                depends=not structured or node in bits,
                 leaf=next(module.children(), None) is None,
                 node=numbers.setdefault((node, places[key]), len(numbers)) if node is not None else -1 - len(calls),
+                mixing=bits.get(node, 0) if structured else _weights_up_to(calls, module),
             )
         )
     return Trace(tuple(calls), type(model).__name__, tuple(sample.x.shape[1:]), structured)
+
+
+def _weights_up_to(before: list[ModuleCall], module: nn.Module) -> int:
+    """Where no graph tells: one bit for every call so far of a module that holds a weight matrix of its own."""
+    own = any(p.ndim >= 2 for p in module.parameters(recurse=False))
+    earlier = before[-1].mixing if before else 0
+    return earlier | (1 << len(before) if own else 0)
 
 
 def _first_line(error: BaseException) -> str:

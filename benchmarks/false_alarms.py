@@ -1,0 +1,110 @@
+"""How often the check of the derivative against the function itself warns about networks where nothing leaves.
+
+    python benchmarks/false_alarms.py [--seeds 3] [--only NAME …] [--leak]
+
+Random networks of timm and small ones of every kind of kink and tie, with the image and with zeros around the patch, on
+noise and on images of flat regions (every maximum over a flat region is a tie). BatchNorm has the statistics of data.
+Prints one line a network: warnings and runs; on one CPU core about seventeen minutes.
+With --leak a fifth of one block's output is detached, so every run should warn.
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import warnings
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+
+import rankscope as rs
+from rankscope.loading import calibrate_batchnorm, load_model
+
+TIMM = (
+    "test_resnet", "test_vit", "test_vit2", "test_vit3", "test_vit4", "test_mambaout", "test_convnext",
+    "test_convnext2", "test_convnext3", "test_efficientnet", "test_efficientnet_gn", "test_efficientnet_ln",
+    "test_efficientnet_evos", "test_byobnet", "test_nfnet", "resnet18", "resnet10t", "mobilenetv3_small_050",
+    "regnetx_002", "ghostnet_050", "gmixer_12_224", "resmlp_12_224", "vit_tiny_patch16_224", "swin_s3_tiny_224",
+    "densenet121",
+)  # fmt: skip
+
+
+def _net(activation: Callable[[], nn.Module], pool: Callable[[], nn.Module], norm: bool) -> nn.Module:
+    layers: list[nn.Module] = []
+    for a, b in ((3, 8), (8, 12), (12, 12)):
+        layers += [nn.Conv2d(a, b, 3, padding=1), *([nn.BatchNorm2d(b)] if norm else []), activation(), pool()]
+    return nn.Sequential(*layers, nn.Flatten(), nn.Linear(12 * 4 * 4, 10))
+
+
+SMALL: dict[str, Callable[[], nn.Module]] = {
+    f"{act.__name__}, {pool.__name__}{', BatchNorm' if norm else ''}": lambda a=act, p=pool, n=norm: _net(
+        a, lambda: p(2), n
+    )
+    for act in (nn.ReLU, nn.GELU, nn.Hardswish, nn.LeakyReLU)
+    for pool in (nn.MaxPool2d, nn.AvgPool2d)
+    for norm in (False, True)
+}
+SMALL["Softmax, MaxPool2d"] = lambda: _net(lambda: nn.Softmax(1), lambda: nn.MaxPool2d(2), norm=False)
+SMALL["ReLU without biases"] = lambda: nn.Sequential(
+    nn.Conv2d(3, 8, 3, padding=1, bias=False), nn.ReLU(), nn.Conv2d(8, 8, 3, padding=1, bias=False), nn.ReLU(),
+    nn.AdaptiveMaxPool2d(4), nn.Flatten(), nn.Linear(128, 10, bias=False), nn.ReLU(),
+)  # fmt: skip
+
+
+def network(name: str, seed: int) -> tuple[nn.Module, tuple[int, ...]]:
+    """Random weights and random scales of its norms, statistics of data."""
+    torch.manual_seed(seed)
+    if name in SMALL:
+        model, shape = SMALL[name]().eval(), (3, 32, 32)
+    else:
+        loaded = load_model(f"timm:{name}", weights="random", seed=seed)
+        model, shape = loaded.model.eval(), tuple(loaded.input_size)
+    for module in model.modules():
+        if isinstance(module, nn.modules.batchnorm._BatchNorm) and module.affine and seed % 2:
+            nn.init.normal_(module.weight, 1.0, 0.3)
+            nn.init.normal_(module.bias, 0.0, 0.3)
+    calibrate_batchnorm(model, torch.randn(4, *shape))
+    return model, shape
+
+
+def image(shape: tuple[int, ...], seed: int) -> Tensor:
+    """Noise for even seeds, flat squares for odd ones."""
+    generator = torch.Generator().manual_seed(seed)
+    if seed % 2 == 0:
+        return torch.randn(1, *shape, generator=generator)
+    coarse = torch.randn(1, shape[0], 4, 4, generator=generator)
+    return torch.nn.functional.interpolate(coarse, size=shape[1:], mode="nearest")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--only", nargs="*")
+    parser.add_argument("--leak", action="store_true", help="detach a fifth of the output of the block in the middle")
+    arguments = parser.parse_args()
+    warnings.simplefilter("ignore")
+    torch.set_num_threads(1)
+    alarms = runs = 0
+    names = arguments.only or [*SMALL, *dict.fromkeys(TIMM)]
+    for name in names:
+        here: list[str] = []
+        count = 0
+        for seed, background in itertools.product(range(arguments.seeds), ("image", "zero")):
+            model, shape = network(name, seed)
+            if arguments.leak:
+                blocks = rs.layers(model, torch.randn(1, *shape)).default
+                middle = model.get_submodule(blocks[len(blocks) // 2].split("#")[0])
+                middle.register_forward_hook(lambda _, __, out: 0.8 * out + 0.2 * out.detach())
+            given = {"columns": rs.Patch(2), "background": background, "progress": False}
+            profile = rs.jacobian_rank(model, image(shape, seed), **given)
+            found = [n for n in profile.notes if "leaves the computation" in n]
+            here += [f"{background}, seed {seed}: {n[:70]}" for n in found]
+            count += 1
+        alarms, runs = alarms + len(here), runs + count
+        print(f"{name:<34} {len(here)} of {count}  {' | '.join(here)}", flush=True)
+    print(f"{alarms} of {runs} runs on {len(names)} networks")
+
+
+if __name__ == "__main__":
+    main()
