@@ -26,7 +26,7 @@ from scipy.special import digamma, gammaln, xlogy
 from rankscope._base.errors import UsageError
 from rankscope.spectra import ToleranceLike
 from rankscope.theory._matrices import positive_integer, positive_number
-from rankscope.theory.prediction import relative_tolerance
+from rankscope.theory.prediction import counts_nothing, relative_tolerance
 
 __all__ = ["ResidualExponents", "relu_width", "residual_exponents"]
 
@@ -63,6 +63,8 @@ class ResidualExponents:
         """
         depth = positive_integer("depth", depth)
         rtol = relative_tolerance(tolerance, (self.n, self.n))
+        if counts_nothing(tolerance, rtol):
+            return 0
         if rtol == 0:
             return self.n
         return max(1, int((depth * (self.exponents[0] - self.exponents) <= -math.log(rtol)).sum()))
