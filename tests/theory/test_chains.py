@@ -82,7 +82,7 @@ def test_exact_rank_drops_are_named():
     assert np.isfinite(found.log_singular_values).sum() == 1
     direct = np.linalg.svd(np.linalg.multi_dot(matrices[::-1]), compute_uv=False)
     assert math.exp(found.log_singular_values[0]) == pytest.approx(direct[0], rel=1e-11)
-    assert "exact rank 1" in repr(found)
+    assert "rank 1 to float64 precision" in repr(found)
     zero = chain_singular_values([np.eye(3), np.zeros((3, 3)), np.eye(3)])
     assert zero.rank_drops == ((2, 0),)
     assert zero.rank("paper") == 0

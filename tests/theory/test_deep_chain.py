@@ -311,10 +311,10 @@ def test_singular_weights_are_told():
     found = deep_chain(width=6, depth=5, samples=20, init=projection)
     assert found.runs[0].singular == tuple((k, 5) for k in range(1, 6))
     text = str(found)
-    assert "seed 0: the weights of layer 1 are singular, of rank 5; rank drops exactly there" in text
+    assert "seed 0: the weights of layer 1 are singular to float64 precision, of rank 5, and rank drops there" in text
     assert "seed 0: and those of 2 more layers" in text
     assert found.to_dict()["singular_layers"] == [[[k, 5] for k in range(1, 6)]]
-    assert "drops exactly" not in str(deep_chain(width=6, depth=2, samples=20, init=projection, residual=True))
+    assert "rank drops there" not in str(deep_chain(width=6, depth=2, samples=20, init=projection, residual=True))
     zero = deep_chain(width=4, depth=1, samples=20, init=lambda rng: np.zeros((4, 4)))
     assert zero.runs[0].singular == ((1, 0),)
     regular = deep_chain(width=6, depth=5, samples=20, init=lambda rng: 1e-9 * rng.standard_normal((6, 6)))

@@ -26,7 +26,7 @@ from rankscope.theory._blocks import (
     init_std,
     sample_weights,
 )
-from rankscope.theory._matrices import as_matrix, positive_integer
+from rankscope.theory._matrices import as_matrix, positive_integer, takes_generator
 from rankscope.theory.prediction import relative_tolerance
 from rankscope.theory.profile import ChainProfile, ChainRun, ChainStep
 
@@ -112,6 +112,8 @@ def deep_chain(
         init_std(init, width)
     elif not callable(init):
         raise UsageError(f"init is a {type(init).__name__}; give a name such as 'kaiming_normal' or a function of rng")
+    else:
+        takes_generator("init", init)
     for name, value, known in (
         ("activation", activation, ACTIVATIONS),
         ("normalisation", normalisation, NORMALISATIONS),

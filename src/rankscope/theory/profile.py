@@ -53,7 +53,7 @@ class ChainStep:
 class ChainRun:
     """One random chain: its seed, one step per depth, and the depth at which float32 stopped it, if it did.
 
-    ``singular`` holds (layer counted from 1, rank) of weights that a caller's init made singular.
+    ``singular`` holds (layer counted from 1, rank) of weights that a caller's init made singular to float64 precision.
     """
 
     seed: int
@@ -341,8 +341,10 @@ class ChainProfile:
             if run.stopped_at:
                 lines.append(f"seed {run.seed}: stopped at layer {run.stopped_at}, all of |J| below {EPS32:.3g}")
             for layer, rank in run.singular[:3]:
-                drop = "; rank drops exactly there" if self.residual is None else ""
-                lines.append(f"seed {run.seed}: the weights of layer {layer} are singular, of rank {rank}{drop}")
+                drop = ", and rank drops there" if self.residual is None else ""
+                lines.append(
+                    f"seed {run.seed}: the weights of layer {layer} are singular to float64 precision, of rank {rank}{drop}"
+                )
             if len(run.singular) > 3:
                 lines.append(f"seed {run.seed}: and those of {len(run.singular) - 3} more layers")
         if self.rises:

@@ -25,7 +25,7 @@ from scipy.special import digamma, gammaln, xlogy
 
 from rankscope._base.errors import UsageError
 from rankscope.spectra import ToleranceLike
-from rankscope.theory._matrices import positive_integer, positive_number
+from rankscope.theory._matrices import generator, positive_integer, positive_number
 from rankscope.theory.prediction import counts_nothing, relative_tolerance
 
 __all__ = ["ResidualExponents", "relu_width", "residual_exponents"]
@@ -146,7 +146,7 @@ def _sampled(n: int, t: float, samples: int, seed: int) -> ResidualExponents:
     samples = positive_integer("samples", samples)
     if samples < 2:
         raise UsageError("samples is 1; a standard error needs at least 2")
-    rng = np.random.default_rng(seed)
+    rng = generator(seed)
     logs = np.empty((samples, n))
     for row in logs:
         r = np.linalg.qr(np.eye(n) + t / math.sqrt(n) * rng.standard_normal((n, n)), mode="r")
