@@ -51,7 +51,7 @@ def init_std(init: str, width: int) -> float:
         except ValueError:
             pass
     raise UsageError(
-        f"unknown init {init!r}; {nearest(init, _INITS).rstrip('?')} (any normal(std) will do, and so will a callable)"
+        f"unknown init {init!r}; {nearest(init, _INITS)} Any normal(STD) will do too, and in Python a function of rng"
     )
 
 
