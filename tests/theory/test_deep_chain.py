@@ -370,7 +370,7 @@ def test_rises_are_flagged():
         (
             {"init": "normal(1e200)", "depth": 3, "residual": 1.0, "activation": "gelu"},
             DataError,
-            "overflows? at layer 1",
+            "features overflow float64 at layer 2",
         ),
     ],
 )
@@ -435,3 +435,67 @@ def test_no_curve_strikes_the_legend():
         assert figure.x0 <= legend.x0 and legend.x1 <= figure.x1 and figure.y0 <= legend.y0
     assert "float32 stop" in [text.get_text() for text in ax.get_legend().get_texts()]
     assert not ax.texts
+
+
+@pytest.mark.parametrize("activation", [None, "relu"])
+@pytest.mark.parametrize("std", [1e-290, 1e-170, 1e-165, 1e-3, 1e160, 1e290])
+def test_no_scale_under_or_overflows(std: float, activation: str | None):
+    """At 1e-170 the squares in the norm underflowed, and rank 0 stood beside a prediction of 30."""
+    common = {"width": 30, "depth": 8, "samples": 100, "activation": activation}
+    found, plain = (deep_chain(**common, init=f"normal({value})") for value in (std, 1.0))
+    assert found.jacobian_ranks.tolist() == plain.jacobian_ranks.tolist()
+    assert found.feature_dimensions.tolist() == plain.feature_dimensions.tolist()
+    logs = [step.log_sigma_max - step.depth * math.log(std) for step in found.runs[0].steps]
+    np.testing.assert_allclose(logs, [step.log_sigma_max for step in plain.runs[0].steps], rtol=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"init": "normal(1e-300)"}, r"weights of layer 1 .* reach \de-300, which float64 cannot compute with"),
+        ({"init": "normal(1e-170)", "dtype": "float32"}, r"reach \de-170, which float32 cannot"),
+        ({"init": "normal(1e100)", "dtype": "float32"}, r"reach \de\+100, which float32 cannot"),
+        ({"init": "normal(1e-170)", "activation": "tanh"}, "features underflow float64 at layer 2 .* raise the init"),
+        ({"init": "normal(1e-30)", "activation": "gelu"}, "features underflow float64 at layer 10"),
+        ({"init": "normal(1e-170)", "normalisation": "layernorm"}, "features underflow float64 at layer 2"),
+        ({"init": "normal(1e30)", "activation": "gelu"}, "features overflow float64 at layer 11"),
+        ({"init": "normal(1e200)", "normalisation": "layernorm"}, "features overflow float64 at layer 1"),
+        ({"init": "normal(1e200)", "normalisation": "batchnorm", "residual": 1.0}, "overflow float64 at layer 1"),
+    ],
+)
+def test_what_cannot_be_rescaled_is_refused(options: dict, message: str):
+    with pytest.raises(DataError, match=message):
+        deep_chain(**{"width": 30, "depth": 20, "samples": 100, **options})
+
+
+def test_features_that_grow_without_overflow_keep_their_dimension():
+    """Their covariance overflows at 1e155, which raised a LinAlgError."""
+    for std in (1e20, 1e-20):
+        common = {"width": 30, "depth": 12, "samples": 100, "activation": "gelu"}
+        found = deep_chain(**common, init=f"normal({std})")
+        assert found.feature_dimensions[0, -1] >= 1
+    small = deep_chain(**common, init="normal(1e-20)")
+    linear = deep_chain(width=30, depth=12, samples=100, init="normal(1e-20)")
+    # GELU is x/2 there: dimensions like those of the linear chain, from other draws
+    assert abs(small.feature_dimensions[0, -1] - linear.feature_dimensions[0, -1]) <= 4
+
+
+def test_zero_weights_are_no_underflow():
+    common = {"width": 6, "depth": 3, "samples": 30}
+    for activation in (None, "tanh", "gelu", "relu"):
+        found = deep_chain(**common, activation=activation, init=lambda rng: np.zeros((6, 6)))
+        assert found.feature_dimensions.tolist() == [[0, 0, 0]]
+    swap = np.diag([1.0, 1, 1, 0, 0, 0])
+    layers = iter([swap, np.eye(6) - swap, np.eye(6)])
+    found = deep_chain(**common, activation="tanh", init=lambda rng: next(layers))
+    assert found.feature_dimensions.tolist() == [[3, 0, 0]]
+
+
+def test_a_small_branch_vanishes_beside_its_skip():
+    found = deep_chain(width=10, depth=4, samples=30, activation="tanh", residual=1.0, init="normal(1e-200)")
+    assert found.jacobian_ranks.tolist() == [[10] * 4]
+
+
+def test_the_error_names_the_nearest_init_as_a_question():
+    with pytest.raises(UsageError, match=r"unknown init 'kaiming' .*; did you mean 'kaiming_normal'\?$"):
+        deep_chain(width=3, depth=1, init="kaiming")
