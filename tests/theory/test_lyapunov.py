@@ -202,7 +202,11 @@ def changing(rng: np.random.Generator) -> np.ndarray:
         (lambda: lyapunov_exponents([object()]), DataError, "neither a matrix nor has matmat"),
         (lambda: lyapunov_exponents([]), UsageError, "layers is empty; a chain needs at least one layer"),
         (lambda: lyapunov_exponents([np.eye(2)], depth=2), UsageError, "but 1 were given"),
-        (lambda: lyapunov_exponents([np.eye(2)] * 3, burn_in=5), UsageError, "burn_in is 5, which leaves none of the 3"),
+        (
+            lambda: lyapunov_exponents([np.eye(2)] * 3, burn_in=5),
+            UsageError,
+            "burn_in is 5, which leaves none of the 3",
+        ),
         (lambda: lyapunov_exponents([np.eye(2)] * 3, burn_in=3), UsageError, "lower it to 2 or less"),
         (lambda: lyapunov_exponents([np.eye(2)], seed=-1), UsageError, "seed is -1; it must be a whole number"),
         (lambda: lyapunov_exponents([np.eye(2)], seed=1.5), UsageError, "seed is 1.5"),

@@ -46,7 +46,9 @@ def test_a_branch_of_one_keeps_43_of_200_after_100_layers():
     assert residual_exponents(n, 1.0).rank(depth) == 50
 
 
-@pytest.mark.parametrize(("n", "t", "depth"), [(60, 2.0, 5), (60, 0.7, 20), (100, 0.3, 60), (40, 1.0, 40), (80, 0.1, 300)])
+@pytest.mark.parametrize(
+    ("n", "t", "depth"), [(60, 2.0, 5), (60, 0.7, 20), (100, 0.3, 60), (40, 1.0, 40), (80, 0.1, 300)]
+)
 def test_law_of_finite_depth_matches_simulated_chains(n: int, t: float, depth: int):
     rng, counts, tolerances = np.random.default_rng(2), [], (1e-4, 1e-2, 0.1)
     for _ in range(8):

@@ -205,11 +205,15 @@ class Spectrum:
         elif isinstance(direction, Real):
             norm = float(direction)
             if not math.isfinite(norm) or norm < 0:
-                raise UsageError(f"direction is {direction!r}; give D itself, or its norm as a finite number of at least 0")
+                raise UsageError(
+                    f"direction is {direction!r}; give D itself, or its norm as a finite number of at least 0"
+                )
         else:
             moved = Spectrum.of(direction)
             if moved.shape != self.shape:
-                raise DataError(f"direction has shape {moved.shape}, but the matrix has {self.shape}; D must be added to it")
+                raise DataError(
+                    f"direction has shape {moved.shape}, but the matrix has {self.shape}; D must be added to it"
+                )
             norm = moved.sigma_max
         distance = float(np.abs(self.singular_values - tau).min())
         return math.inf if norm == 0 else distance / ((1 + rtol) * norm)

@@ -86,7 +86,9 @@ def least_size(dtype: torch.dtype) -> float:
     return float(torch.finfo(dtype).tiny / torch.finfo(dtype).eps)
 
 
-def _returned(init: Callable[[np.random.Generator], Any], width: int, rng: np.random.Generator, layer: int) -> torch.Tensor:
+def _returned(
+    init: Callable[[np.random.Generator], Any], width: int, rng: np.random.Generator, layer: int
+) -> torch.Tensor:
     weights = as_matrix(init(rng), f"what init returned for layer {layer} (counted from 1)")
     if weights.shape != (width, width):
         raise DataError(

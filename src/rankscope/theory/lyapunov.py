@@ -271,7 +271,9 @@ def _source(
     if _single(layers):  # scipy's operators are callable too
         raise UsageError("layers is a single array or operator; give a sequence of layers, such as list(layers)")
     if isinstance(layers, torch.nn.Module):
-        raise UsageError("layers is one torch module; give the Jacobians of its blocks, or use rankscope.chain_exponents")
+        raise UsageError(
+            "layers is one torch module; give the Jacobians of its blocks, or use rankscope.chain_exponents"
+        )
     if callable(layers) and not isinstance(layers, Sequence):
         if depth is None:
             raise UsageError("a sampler has no length of its own; give depth=, the number of layers to draw")

@@ -32,7 +32,15 @@ from rankscope._base.errors import UsageError, nearest
 from rankscope.spectra import Tolerance, ToleranceLike, as_tolerance
 from rankscope.theory._matrices import positive_integer
 
-__all__ = ["CROSSOVER", "Law", "RankPrediction", "counts_nothing", "depth_to_rank", "predicted_rank", "relative_tolerance"]
+__all__ = [
+    "CROSSOVER",
+    "Law",
+    "RankPrediction",
+    "counts_nothing",
+    "depth_to_rank",
+    "predicted_rank",
+    "relative_tolerance",
+]
 
 Law = Literal["fuss-catalan", "between", "lyapunov"]
 _LAWS = ("auto", "fuss-catalan", "lyapunov")

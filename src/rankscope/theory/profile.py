@@ -134,7 +134,9 @@ class ChainProfile:
                 return "none: a normalised branch keeps its size as the skip grows, which has no closed form"
             if self.activation == "relu":
                 return "none: residual ReLU chains have no closed form"
-            return "residual chain" if self.activation is None else "residual chain without the activation, for comparison"
+            return (
+                "residual chain" if self.activation is None else "residual chain without the activation, for comparison"
+            )
         if self.normalisation is not None or self.activation in ("gelu", "tanh"):
             return "Gaussian chain without the block's nonlinearity, for comparison"
         return "Gaussian chain" if self.activation is None else "Gaussian chain of half the width (ReLU)"
@@ -334,7 +336,9 @@ class ChainProfile:
             cells = [_spread(ranks[:, k - 1]), _number(self.predicted[0][k - 1])]
             cells += [_spread(dimensions[:, k - 1]), _number(self.predicted[1][k - 1])]
             lines.append(f"{k:>6} {cells[0]:>16} {cells[1]:>10} {cells[2]:>16} {cells[3]:>10}")
-        lines.append(f"prediction: {self.prediction}" + (f" ({self.prediction_range})" if self.prediction_range else ""))
+        lines.append(
+            f"prediction: {self.prediction}" + (f" ({self.prediction_range})" if self.prediction_range else "")
+        )
         if self.prediction_range and not self.in_range:
             lines.append(f"width {self.width} is OUTSIDE the range in which the prediction was measured")
         for run in self.runs:
