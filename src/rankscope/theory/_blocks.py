@@ -70,9 +70,10 @@ def sample_weights(
     weights = drawn.to(dtype)
     largest = float(drawn.abs().max())
     if not least_size(dtype) <= largest <= float(torch.finfo(dtype).max) and largest > 0:
+        name = str(dtype).removeprefix("torch.")
         raise DataError(
-            f"the weights of layer {layer} (counted from 1) reach {largest:.1g}, which {str(dtype).removeprefix('torch.')} "
-            "cannot compute with; change the init's scale"
+            f"the weights of layer {layer} (counted from 1) reach {largest:.1g}, which {name} cannot compute with; "
+            "change the init's scale"
         )
     return weights
 

@@ -141,15 +141,15 @@ def qr_step(columns: Matrix) -> tuple[Matrix, Matrix, NDArray[np.intp]]:
     """Q, R and the indices of the columns that are independent to working precision, in their own order.
 
     A column is dropped when what is left of it after projecting out the earlier ones, along q, is at most
-    64·max(shape)·eps of its own length, and of Σ|q_i|·‖row i‖ too: then the factor is singular, or so ill-conditioned that float64 cannot tell the difference. (The
-    rounding of QR alone is about max(shape)·eps, but a column of a singular factor also carries that of the product
-    before it, magnified where the earlier columns are nearly dependent: one singular 3×3 factor exceeded one
-    max(shape)·eps from 25 of 300 random frames, and none of 700 singular factors exceeded 64.) Dropped
-    columns must not stay in the basis: the arbitrary direction that QR puts in their place would take growth from the
-    columns after them.
+    64·max(shape)·eps of its own length, and of Σ|q_i|·‖row i‖ too: then the factor is singular, or so ill-conditioned
+    that float64 cannot tell the difference. (The rounding of QR alone is about max(shape)·eps, but a column of a
+    singular factor also carries that of the product before it, magnified where the earlier columns are nearly
+    dependent: one singular 3×3 factor exceeded one max(shape)·eps from 25 of 300 random frames, and none of 700
+    singular factors exceeded 64.) Dropped columns must not stay in the basis: the arbitrary direction that QR puts in
+    their place would take growth from the columns after them.
 
     Rows are sorted by size first, as Householder's QR then errs by a share of each row and not of the whole matrix (Cox
-    and Higham 1998): rows that a layer such as diag(1, 1e-18) makes small are no noise, and the second bound keeps them.
+    and Higham 1998): rows that a layer such as diag(1, 1e-18) makes small are no noise; the second bound keeps them.
 
     >>> q, r, kept = qr_step(np.array([[1.0, 2.0, 0.0], [0.0, 0.0, 1.0], [0.0, 0.0, 0.0]]))
     >>> kept.tolist()
@@ -187,7 +187,7 @@ def _span(columns: Matrix, limit: float) -> int:
 
 
 def rank_limit(layer: Any) -> int | None:
-    """A rank that the layer cannot exceed for certain, from rows and columns that are zero or repeated; None if unknown.
+    """A rank that the layer cannot exceed, by its zero or repeated rows and columns; None for an operator.
 
     >>> rank_limit([[1.0, 0.0], [0.0, 1e-18]]), rank_limit([[1.0, 2.0], [1.0, 2.0]]), rank_limit([[0.0]])
     (2, 1, 0)

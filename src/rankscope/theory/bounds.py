@@ -114,13 +114,13 @@ def _scaled(matrix: Matrix) -> Matrix:
 
 def _product(second: Matrix, first: Matrix) -> Matrix:
     product = second @ first
-    if not product.any() and ((second != 0).astype(float) @ (first != 0)).any():
-        # terms there are: did they cancel, or are all of them too small?
-        if float((np.abs(second) @ np.abs(first)).max()) < np.finfo(np.float64).tiny:
-            raise DataError(
-                "b·a underflows float64 although neither is zero: every product of their entries is below 1e-308 of "
-                "the largest; use chain_singular_values([a, b])"
-            )
+    terms = ((second != 0).astype(float) @ (first != 0)).any()
+    # did they cancel, or are all of them too small?
+    if terms and not product.any() and (np.abs(second) @ np.abs(first)).max() < np.finfo(np.float64).tiny:
+        raise DataError(
+            "b·a underflows float64 although neither is zero: every product of their entries is below 1e-308 of "
+            "the largest; use chain_singular_values([a, b])"
+        )
     return product
 
 

@@ -81,9 +81,9 @@ class LyapunovExponents:
     def gap(self) -> Literal["resolved", "absent", "not resolved"]:
         """What is known of λ_1 − λ_k, which Theorem 4 says is above zero.
 
-        ``"resolved"``: it exceeds three standard errors, or the last exponent is −∞. ``"absent"``: all n exponents agree
-        so well that not even three standard errors leave room for a hundredth of the least gap of Gaussian layers of
-        this width; so for orthogonal layers, which meet the theorem's stated conditions and keep every ratio at 1.
+        ``"resolved"``: it exceeds three standard errors, or the last exponent is −∞. ``"absent"``: all n exponents
+        agree so well that not even three standard errors leave room for a hundredth of the least gap of Gaussian layers
+        of this width; so for orthogonal layers, which meet the theorem's stated conditions and keep every ratio at 1.
         ``"not resolved"``: this depth, or so few exponents, do not tell.
         """
         if len(self.exponents) < 2 or math.isinf(self.exponents[0]):
@@ -150,7 +150,8 @@ class LyapunovExponents:
     def _no_gap(self) -> str:
         count, spread = len(self.exponents), float(self.exponents[0] - self.exponents[-1])
         if self.gap == "absent":
-            return f"no gap: all {count} exponents agree to {max(spread, 1e-15):.1g}, so Theorem 4's collapse is absent here"
+            agree = f"all {count} exponents agree to {max(spread, 1e-15):.1g}"
+            return f"no gap: {agree}, so Theorem 4's collapse does not happen"
         error = "" if math.isnan(self.spread_error) else f" ± {self.spread_error:.1g}"
         return (
             f"gap not resolved at this depth: λ_1 − λ_{count} = {spread:.1g}{error}, where Gaussian layers have "
@@ -271,9 +272,7 @@ def _source(
     if _single(layers):  # scipy's operators are callable too
         raise UsageError("layers is a single array or operator; give a sequence of layers, such as list(layers)")
     if isinstance(layers, torch.nn.Module):
-        raise UsageError(
-            "layers is one torch module; give the Jacobians of its blocks, or use rankscope.chain_exponents"
-        )
+        raise UsageError("layers is one torch module; give the Jacobians of its blocks, or use rs.chain_exponents")
     if callable(layers) and not isinstance(layers, Sequence):
         if depth is None:
             raise UsageError("a sampler has no length of its own; give depth=, the number of layers to draw")

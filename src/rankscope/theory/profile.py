@@ -346,9 +346,8 @@ class ChainProfile:
                 lines.append(f"seed {run.seed}: stopped at layer {run.stopped_at}, all of |J| below {EPS32:.3g}")
             for layer, rank in run.singular[:3]:
                 drop = ", and rank drops there" if self.residual is None else ""
-                lines.append(
-                    f"seed {run.seed}: the weights of layer {layer} are singular to float64 precision, of rank {rank}{drop}"
-                )
+                singular = f"singular to float64 precision, of rank {rank}{drop}"
+                lines.append(f"seed {run.seed}: the weights of layer {layer} are {singular}")
             if len(run.singular) > 3:
                 lines.append(f"seed {run.seed}: and those of {len(run.singular) - 3} more layers")
         if self.rises:

@@ -62,7 +62,8 @@ def rectangular_chain_rank(columns: int, widths: Sequence[int], tolerance: Toler
     Returns
     -------
     float
-        At least 1, since σ_1 counts unless rtol exceeds 1 (then 0), and at most the smallest of ``columns`` and ``widths``.
+        At least 1, since σ_1 counts unless rtol exceeds 1 (then 0), and at most the smallest of ``columns`` and
+        ``widths``.
 
     Raises
     ------
