@@ -94,6 +94,18 @@ def test_falls_with_depth_and_reaches_both_ends(t: float):
     assert residual_chain_rank(1, t, 5) == 1
 
 
+def test_the_smallest_and_the_greatest_branches():
+    for t in (5e-324, 1e-200, 1e-30):
+        assert residual_chain_rank(50, t, 100, 0.99) == 50
+    for t in (1e8, 1e154, 1e300):
+        assert residual_chain_rank(50, t, 10, 1e-2) == predicted_rank(50, 10, 1e-2, law="fuss-catalan").value
+    # on both sides of each change of formula
+    assert residual_chain_rank(50, 1.01e7, 10, 1e-2) == pytest.approx(residual_chain_rank(50, 0.99e7, 10, 1e-2))
+    below, above = (residual_chain_rank(50, t, 10**11, 1e-2) for t in (0.9999e-5, 1.0001e-5))
+    assert 10 < above < below < above * 1.001
+    assert residual_chain_rank(50, 1e-7, 10**15, 1e-2) == pytest.approx(residual_chain_rank(50, 1e-5, 10**11, 1e-2))
+
+
 def test_exponents_give_the_rank_at_great_depth():
     n, depth, rtol = 6, 600, 1e-30
     rng = np.random.default_rng(1)

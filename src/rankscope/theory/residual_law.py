@@ -25,11 +25,13 @@ from scipy.optimize import brentq
 
 from rankscope.spectra import ToleranceLike
 from rankscope.theory._matrices import positive_integer, positive_number
-from rankscope.theory.prediction import counts_nothing, relative_tolerance
+from rankscope.theory.prediction import counts_nothing, predicted_rank, relative_tolerance
 
 __all__ = ["residual_chain_rank"]
 
 _NEAREST = 1e-8  # least distance of θ from 0 and π
+_GREAT, _SMALL = 1e7, 1e-5  # beyond these the identity, or the size of a single step, changes less than rounding does
+_NO_SPREAD = 1e-18  # of L·t²: all σ within a share 4·√(L·t²) of one another
 
 
 def residual_chain_rank(n: int, t: float, depth: int, tolerance: ToleranceLike = "paper") -> float:
@@ -69,7 +71,12 @@ def residual_chain_rank(n: int, t: float, depth: int, tolerance: ToleranceLike =
         return 1.0
     if rtol == 0:
         return float(n)
-    law = _Law(t, depth)
+    if t > _GREAT:
+        return predicted_rank(n, depth, rtol, law="fuss-catalan").value
+    if depth * t**2 < _NO_SPREAD:
+        return float(n)
+    # in small steps only their number times t² matters
+    law = _Law(t, depth) if t > _SMALL else _Law(_SMALL, depth * (t / _SMALL) ** 2)
     target = 2 * math.log(rtol) + law.log_edge
 
     def above(log_angle: float) -> float:
@@ -88,7 +95,7 @@ def residual_chain_rank(n: int, t: float, depth: int, tolerance: ToleranceLike =
 class _Law:
     """Equations (1) and (2) by the angle δ = π − θ, so that ψ = −r·e^{−iδ}."""
 
-    def __init__(self, t: float, depth: int) -> None:
+    def __init__(self, t: float, depth: float) -> None:
         self.square, self.depth = t**2, depth
         self.edge = brentq(self._slope, -80.0, 80.0, xtol=1e-14, rtol=1e-14)
         self.log_edge = self._log_z(math.exp(self.edge)).real
