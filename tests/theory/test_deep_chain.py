@@ -413,7 +413,9 @@ def test_a_skip_is_in_the_curve_or_there_is_none():
     """The plain chain's curve, 114.7 of 200, stood beside 200 measured dimensions of a residual tanh chain."""
     common = {"width": 60, "depth": 12, "samples": 100}
     found = deep_chain(**common, activation="tanh", residual=0.2)
-    assert found.prediction == "residual chain without the activation, for comparison"
+    assert found.prediction == "residual chain without the activation, for comparison: no law of this block"
+    assert found.prediction_range == ""
+    assert not found.in_range
     expected = [residual_chain_rank(60, 0.2 * 0.02 * math.sqrt(60), k) for k in range(1, 13)]
     assert found.predicted[0].tolist() == pytest.approx(expected)
     assert "linear residual chain" in {line.get_label() for line in found.plot().lines}

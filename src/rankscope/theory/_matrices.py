@@ -148,7 +148,7 @@ def qr_step(columns: Matrix) -> tuple[Matrix, Matrix, NDArray[np.intp]]:
     singular factors exceeded 64.) Dropped columns must not stay in the basis: the arbitrary direction that QR puts in
     their place would take growth from the columns after them.
 
-    Rows are sorted by size first, as Householder's QR then errs by a share of each row and not of the whole matrix (Cox
+    Rows of very different sizes are sorted first, as Householder's QR then errs by a share of each row and not of the whole matrix (Cox
     and Higham 1998): rows that a layer such as diag(1, 1e-18) makes small are no noise; the second bound keeps them.
 
     >>> q, r, kept = qr_step(np.array([[1.0, 2.0, 0.0], [0.0, 0.0, 1.0], [0.0, 0.0, 0.0]]))
@@ -157,8 +157,11 @@ def qr_step(columns: Matrix) -> tuple[Matrix, Matrix, NDArray[np.intp]]:
     """
     kept = np.flatnonzero(np.abs(columns).max(axis=0) > 0)
     limit = 64 * max(columns.shape) * float(np.finfo(np.float64).eps)
-    order = np.argsort(-np.abs(columns).max(axis=1, initial=0.0), kind="stable")
-    columns = columns[order]
+    sizes = np.abs(columns).max(axis=1, initial=0.0)
+    graded = bool(sizes.min() < 1e-3 * sizes.max())
+    order = np.argsort(-sizes, kind="stable") if graded else np.arange(len(sizes))
+    if graded:
+        columns = columns[order]
     while True:
         part = columns[:, kept]
         if part.shape[1] > part.shape[0]:  # more columns than rows: the excess cannot be independent
@@ -168,11 +171,12 @@ def qr_step(columns: Matrix) -> tuple[Matrix, Matrix, NDArray[np.intp]]:
         lengths = np.linalg.norm(r, axis=0)
         diagonal = np.zeros(part.shape[1])
         diagonal[: min(r.shape)] = np.abs(np.diag(r))
-        noise = np.zeros_like(diagonal)
-        noise[: min(r.shape)] = np.linalg.norm(part, axis=1) @ np.abs(q[:, : min(r.shape)])
-        dead = np.flatnonzero(diagonal <= limit * np.minimum(lengths, noise))
+        if graded:
+            noise = np.linalg.norm(part, axis=1) @ np.abs(q[:, : min(r.shape)])
+            lengths[: len(noise)] = np.minimum(lengths[: len(noise)], noise)
+        dead = np.flatnonzero(diagonal <= limit * lengths)
         if not len(dead):
-            return q[np.argsort(order)], r, kept
+            return q[np.argsort(order)] if graded else q, r, kept
         # In general position the dead columns are the trailing ones and go at once. Otherwise one at a time, since
         # a later column may only look dead because of the arbitrary direction that stands for an earlier one.
         trailing = dead[0] + len(dead) == part.shape[1]

@@ -135,16 +135,21 @@ class ChainProfile:
             if self.activation == "relu":
                 return "none: residual ReLU chains have no closed form"
             return (
-                "residual chain" if self.activation is None else "residual chain without the activation, for comparison"
+                "residual chain"
+                if self.activation is None
+                else "residual chain without the activation, for comparison: no law of this block"
             )
         if self.normalisation is not None or self.activation in ("gelu", "tanh"):
-            return "Gaussian chain without the block's nonlinearity, for comparison"
+            return "Gaussian chain without the block's nonlinearity, for comparison: no law of this block"
         return "Gaussian chain" if self.activation is None else "Gaussian chain of half the width (ReLU)"
 
     @property
     def prediction_range(self) -> str:
-        """Where the law behind the curves was measured against simulated chains, and how far off it was."""
-        if self.prediction.startswith("none"):
+        """Where the law behind the curves was measured against simulated chains, and how far off it was.
+
+        Empty where there is no prediction, or only a curve to compare with.
+        """
+        if self.prediction.startswith("none") or "comparison" in self.prediction:
             return ""
         if self.activation == "relu" and self.normalisation is None:
             return "law of large width: mean within 8 % of the width at widths of 60 and more, single chains vary more"
@@ -153,11 +158,11 @@ class ChainProfile:
 
     @property
     def in_range(self) -> bool:
-        """Whether the width lies in ``prediction_range``; False where there is no prediction.
+        """Whether the width lies in ``prediction_range``; False where that is empty.
 
         Greater widths are nearer to the laws' limit, so only the lower end counts.
         """
-        if self.prediction.startswith("none"):
+        if not self.prediction_range:
             return False
         least = 20 if self.residual is not None else 60 if "ReLU" in self.prediction else 4
         return self.width >= least
