@@ -148,8 +148,9 @@ def qr_step(columns: Matrix) -> tuple[Matrix, Matrix, NDArray[np.intp]]:
     singular factors exceeded 64.) Dropped columns must not stay in the basis: the arbitrary direction that QR puts in
     their place would take growth from the columns after them.
 
-    Rows of very different sizes are sorted first, as Householder's QR then errs by a share of each row and not of the whole matrix (Cox
-    and Higham 1998): rows that a layer such as diag(1, 1e-18) makes small are no noise; the second bound keeps them.
+    Rows of very different sizes are sorted first, as Householder's QR then errs by a share of each row and not of the
+    whole matrix (Cox and Higham 1998): rows that a layer such as diag(1, 1e-18) makes small are no noise, and the second
+    bound keeps them.
 
     >>> q, r, kept = qr_step(np.array([[1.0, 2.0, 0.0], [0.0, 0.0, 1.0], [0.0, 0.0, 0.0]]))
     >>> kept.tolist()
