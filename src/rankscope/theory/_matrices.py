@@ -149,7 +149,7 @@ def qr_step(columns: Matrix) -> tuple[Matrix, Matrix, NDArray[np.intp]]:
     their place would take growth from the columns after them.
 
     Rows of very different sizes are sorted first, as Householder's QR then errs by a share of each row and not of the
-    whole matrix (Cox and Higham 1998): rows that a layer such as diag(1, 1e-18) makes small are no noise, and the second
+    whole matrix (Cox and Higham 1998): rows that a layer like diag(1, 1e-18) makes small are no noise, and the second
     bound keeps them.
 
     >>> q, r, kept = qr_step(np.array([[1.0, 2.0, 0.0], [0.0, 0.0, 1.0], [0.0, 0.0, 0.0]]))
