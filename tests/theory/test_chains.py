@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from rankscope import DataError, UsageError
 from rankscope.spectra import Tolerance
-from rankscope.theory import chain_singular_values, composition_bound
+from rankscope.theory import chain_singular_values, composition_bound, stability_radius
 
 
 def exact(matrices: list[np.ndarray], digits: int) -> np.ndarray:
@@ -82,7 +82,7 @@ def test_exact_rank_drops_are_named():
     assert np.isfinite(found.log_singular_values).sum() == 1
     direct = np.linalg.svd(np.linalg.multi_dot(matrices[::-1]), compute_uv=False)
     assert math.exp(found.log_singular_values[0]) == pytest.approx(direct[0], rel=1e-11)
-    assert "exact rank 1" in repr(found)
+    assert "rank 1 to float64 precision" in repr(found)
     zero = chain_singular_values([np.eye(3), np.zeros((3, 3)), np.eye(3)])
     assert zero.rank_drops == ((2, 0),)
     assert zero.rank("paper") == 0
@@ -134,6 +134,11 @@ def test_any_small_chain_matches_the_product(seed: int, first: int, width: int, 
         (lambda: composition_bound(np.eye(2), np.eye(3)), DataError, "b has 3 columns but a has 2 rows"),
         (lambda: composition_bound([[np.nan]], [[1.0]]), DataError, "a has 1 NaN"),
         (lambda: composition_bound(np.eye(2), np.eye(2), Tolerance(atol=1.0)), UsageError, "absolute part"),
+        (lambda: stability_radius(np.eye(3), 0.5, direction=-2.0), UsageError, "direction is -2.0"),
+        (lambda: stability_radius(np.eye(3), 0.5, direction=math.nan), UsageError, "direction is nan"),
+        (lambda: stability_radius(np.eye(3), 0.5, direction=np.float32(-1)), UsageError, "finite number of at least 0"),
+        (lambda: stability_radius(np.eye(3), 0.5, direction=np.eye(2)), DataError, r"shape \(2, 2\), but .* \(3, 3\)"),
+        (lambda: stability_radius(np.eye(3), 0.5, direction=np.full((3, 3), np.nan)), DataError, "9 NaN"),
     ],
 )  # fmt: skip
 def test_bad_input(call, error: type[Exception], message: str):
@@ -178,3 +183,28 @@ def test_composition_with_a_product_of_zero():
     assert found.bounded == found.after == 0
     assert math.isinf(found.kappa)
     assert found.to_dict()["kappa"] is None
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("scale", [1e-300, 1e-200, 1e-5, 1e200, 1e300])
+def test_the_bound_knows_no_scale(scale: float):
+    """1e-200·A and 1e-200·B underflowed into "BA = 0, κ = inf", 1e200·A and 1e200·B into ten NaN."""
+    rng = np.random.default_rng(0)
+    a, b = rng.standard_normal((6, 5)), rng.standard_normal((2, 6))
+    plain, scaled = composition_bound(a, b, 0.1), composition_bound(scale * a, scale * b, 0.1)
+    assert (scaled.before, scaled.after, scaled.bounded) == (plain.before, plain.after, plain.bounded)
+    assert scaled.kappa == pytest.approx(plain.kappa, rel=1e-12)
+    assert composition_bound(scale * a, b / scale, 0.1).kappa == pytest.approx(plain.kappa, rel=1e-12)
+
+
+def test_a_product_that_underflows_is_no_zero():
+    a, b = np.diag([1.0, 0.0, 1e-200]), np.array([[0.0, 1.0, 0.0], [0.0, 0.0, 1e-200]])
+    with pytest.raises(DataError, match="underflows float64 although neither is zero"):
+        composition_bound(a, b, 0.1)
+    assert composition_bound([[1.0], [1.0]], [[1.0, -1.0]], 0.1).after == 0  # cancelled, not underflowed
+
+
+def test_a_direction_of_zero_never_changes_the_rank():
+    assert math.isinf(stability_radius(np.eye(3), 0.5, direction=0.0))
+    assert stability_radius(np.eye(3), 0.5, direction=2) == pytest.approx(0.5 / 1.5 / 2)
+    assert stability_radius(np.eye(3), 0.5, direction=2 * np.eye(3)) == pytest.approx(0.5 / 1.5 / 2)

@@ -12,7 +12,13 @@ from scipy.sparse.linalg import aslinearoperator
 
 import rankscope as rs
 from rankscope import DataError, UsageError
-from rankscope.theory import chain_singular_values, gaussian_exponents, lyapunov_exponents
+from rankscope.theory import (
+    chain_singular_values,
+    deep_chain,
+    gaussian_exponents,
+    lyapunov_exponents,
+    residual_exponents,
+)
 
 
 def gaussian(n: int, std: float = 1.0):
@@ -61,7 +67,8 @@ def test_orthogonal_layers_have_no_gap():
     np.testing.assert_allclose(found.exponents, 0, atol=1e-12)
     assert not found.has_gap
     assert found.unresolved_gaps == tuple(range(1, 8))
-    assert "no gap" in str(found)
+    assert found.gap == "absent"
+    assert "no gap: all 8 exponents agree to" in str(found)
     gapped = lyapunov_exponents(gaussian(8), depth=500)
     assert gapped.has_gap
     assert "no gap" not in str(gapped)
@@ -105,7 +112,9 @@ def test_singular_factor_is_named():
     assert np.all(np.isneginf(found.exponents[1:]))
     assert np.all(np.isnan(found.standard_errors[1:]))
     assert found.has_gap
+    assert found.exact_drops == (12,)  # two zero columns; that the dense layer 21 has rank 1 float64 alone says
     assert "layer 12 is singular: rank 3 is left" in str(found)
+    assert "layer 21 is singular to float64 precision: rank 1 is left" in str(found)
     plain = json.loads(json.dumps(found.to_dict(), allow_nan=False))
     assert plain["exponents"][1:] == [None] * 4
     # what is left still grows as the product does
@@ -115,6 +124,8 @@ def test_singular_factor_is_named():
 def test_zero_layer_ends_the_chain():
     found = lyapunov_exponents([np.eye(3), np.zeros((3, 3)), np.eye(3)])
     assert found.rank_drops == ((2, 0),)
+    assert found.exact_drops == (2,)
+    assert "layer 2 is singular: rank 0 is left" in str(found)
     assert np.all(np.isneginf(found.exponents))
     assert not found.has_gap
 
@@ -191,6 +202,18 @@ def changing(rng: np.random.Generator) -> np.ndarray:
         (lambda: lyapunov_exponents([object()]), DataError, "neither a matrix nor has matmat"),
         (lambda: lyapunov_exponents([]), UsageError, "layers is empty; a chain needs at least one layer"),
         (lambda: lyapunov_exponents([np.eye(2)], depth=2), UsageError, "but 1 were given"),
+        (
+            lambda: lyapunov_exponents([np.eye(2)] * 3, burn_in=5),
+            UsageError,
+            "burn_in is 5, which leaves none of the 3",
+        ),
+        (lambda: lyapunov_exponents([np.eye(2)] * 3, burn_in=3), UsageError, "lower it to 2 or less"),
+        (lambda: lyapunov_exponents([np.eye(2)], seed=-1), UsageError, "seed is -1; it must be a whole number"),
+        (lambda: lyapunov_exponents([np.eye(2)], seed=1.5), UsageError, "seed is 1.5"),
+        (lambda: residual_exponents(3, 1.0, samples=3, seed=-1), UsageError, "seed is -1"),
+        (lambda: lyapunov_exponents(lambda: np.eye(2), depth=3), UsageError, r"the sampler takes \(\), but is called"),
+        (lambda: deep_chain(width=2, depth=1, init=lambda: np.eye(2)), UsageError, r"init takes \(\), but is called"),
+        (lambda: lyapunov_exponents(torch.nn.Linear(2, 2), depth=3), UsageError, "layers is one torch module"),
         (lambda: lyapunov_exponents(haar(2)), UsageError, "give depth="),
         (lambda: lyapunov_exponents(haar(2), depth=0), UsageError, "depth is 0"),
         (lambda: lyapunov_exponents(haar(2), depth=1.5), UsageError, "depth is 1.5"),
@@ -220,3 +243,71 @@ def test_a_singular_factor_is_seen_from_every_frame():
         found = lyapunov_exponents([[[1.0, 2, 3], [4, 5, 6], [5, 7, 9]]], seed=seed)
         assert np.isneginf(found.exponents[-1])
         assert np.isfinite(found.exponents[:2]).all()
+
+
+@pytest.mark.parametrize(("n", "depth", "k"), [(300, 50, 2), (50, 1000, 2), (3, 4, 3), (12, 1, 12), (50, 30, 1)])
+def test_too_few_layers_are_no_evidence_of_absence(n: int, depth: int, k: int):
+    """All exponents of Gaussian layers differ; that they agree within wide errors says nothing against Theorem 4."""
+    found = lyapunov_exponents(gaussian(n), depth=depth, k=k)
+    assert found.gap == found.to_dict()["gap"] == "not resolved"
+    assert not found.has_gap
+    text = str(found)
+    assert "no gap" not in text
+    assert "does not happen" not in text
+    if k > 1:
+        assert "gap not resolved at this depth" in text
+        assert ("raise depth or k" in text) == (k < n)
+
+
+def test_absence_needs_all_exponents_and_small_errors():
+    assert lyapunov_exponents(haar(8), depth=200, k=3).gap == "not resolved"  # five more may differ
+    assert lyapunov_exponents([np.eye(3)]).gap == "not resolved"  # one layer has no error
+    scaled = lyapunov_exponents(lambda rng: haar(6)(rng) * np.exp(rng.standard_normal()), depth=300)
+    assert scaled.gap == "absent"  # the exponents are uncertain, their differences are not
+    shear = lyapunov_exponents([[[1.0, 1.0], [0.0, 1.0]]] * 64)
+    assert shear.gap != "absent"  # they agree in the limit, and this depth cannot show it
+
+
+def test_false_absence_is_rare():
+    """Over 400 short Gaussian chains of every width from 2 to 9, none is said to have no gap."""
+    rng = np.random.default_rng(0)
+    sizes = zip(rng.integers(2, 10, 400), rng.integers(2, 12, 400), strict=True)
+    assert {lyapunov_exponents(gaussian(int(n)), depth=int(d), seed=i).gap for i, (n, d) in enumerate(sizes)} <= {
+        "resolved",
+        "not resolved",
+    }
+
+
+@pytest.mark.parametrize("small", [1e-12, 1e-18, 1e-100])
+def test_graded_layers_keep_their_rank(small: float):
+    """diag(1, 1e-18) has rank 2: rows of the product are small, not lost in rounding."""
+    found = lyapunov_exponents([np.diag([1.0, small])] * 60, burn_in=5)
+    np.testing.assert_allclose(found.exponents, [0, math.log(small)], atol=1e-9)
+    assert found.rank_drops == ()
+    rng = np.random.default_rng(1)
+    upper = np.triu(rng.standard_normal((6, 6))) * np.array([1, small, 1, 1, small**2, 1])[:, None]
+    found = lyapunov_exponents([upper] * 200, burn_in=100)
+    np.testing.assert_allclose(found.exponents, np.sort(np.log(np.abs(np.diag(upper))))[::-1], atol=1e-9)
+
+
+def test_graded_layers_that_are_singular_are_seen():
+    rng = np.random.default_rng(3)
+    for seed in range(200):
+        n = int(rng.integers(3, 9))
+        layer = rng.standard_normal((n, n)) * 10.0 ** -rng.integers(0, 30, n)[:, None]
+        layer[:, 0] = layer[:, 1:] @ rng.integers(-2, 3, n - 1)  # a column that depends on the others
+        assert lyapunov_exponents([layer], seed=seed).rank_drops == ((1, n - 1),)
+
+
+def test_what_float64_loses_is_not_called_exact():
+    lower = [[1.0, 0.0], [1.0, 1e-18]]
+    found = lyapunov_exponents([lower])
+    assert found.rank_drops == ((1, 1),)
+    assert found.exact_drops == ()
+    assert "layer 1 is singular to float64 precision: rank 1 is left" in str(found)
+    assert chain_singular_values([lower]).rank(0.0) in (1, 2)
+    for exact in ([[1.0, 2.0], [1.0, 2.0]], [[0.0, 1.0], [0.0, 2.0]], [[1.0, 1.0], [0.0, 0.0]]):
+        found = lyapunov_exponents([exact])
+        assert found.exact_drops == (1,)
+        assert "layer 1 is singular: rank 1 is left" in str(found)
+        assert found.to_dict()["exact_drops"] == [1]

@@ -16,6 +16,7 @@ from rankscope.theory import (
     lyapunov_exponents,
     predicted_rank,
     relu_width,
+    residual_chain_rank,
     residual_exponents,
 )
 
@@ -43,6 +44,66 @@ def test_a_branch_of_one_keeps_43_of_200_after_100_layers():
     assert abs(np.mean([ranks(n, 1.0, depth, seed) for seed in range(3)]) - 43) <= 3
     # the exponents are the law of great depth: at half the width's depth they count too many, as Theorem 5 does
     assert residual_exponents(n, 1.0).rank(depth) == 50
+
+
+@pytest.mark.parametrize(
+    ("n", "t", "depth"), [(60, 2.0, 5), (60, 0.7, 20), (100, 0.3, 60), (40, 1.0, 40), (80, 0.1, 300)]
+)
+def test_law_of_finite_depth_matches_simulated_chains(n: int, t: float, depth: int):
+    rng, counts, tolerances = np.random.default_rng(2), [], (1e-4, 1e-2, 0.1)
+    for _ in range(8):
+        product = np.eye(n)
+        for _ in range(depth):
+            product = product + t / math.sqrt(n) * (rng.standard_normal((n, n)) @ product)
+            product /= np.linalg.norm(product)
+        sigma = np.linalg.svd(product, compute_uv=False)
+        counts.append([int((sigma >= rtol * sigma[0]).sum()) for rtol in tolerances])
+    expected = [residual_chain_rank(n, t, depth, rtol) for rtol in tolerances]
+    # the law of large n: measured, up to 2.1 below the mean at these widths
+    np.testing.assert_allclose(np.mean(counts, axis=0), expected, atol=2.5)
+
+
+@pytest.mark.parametrize("depth", [1, 10, 50])
+@pytest.mark.parametrize("rtol", [1e-8, 1e-4, 1e-2, 0.5])
+def test_without_the_identity_it_is_fuss_catalan(depth: int, rtol: float):
+    expected = predicted_rank(1000, depth, rtol, law="fuss-catalan").value
+    assert residual_chain_rank(1000, 1e5, depth, rtol) == pytest.approx(expected, abs=1e-4)  # of order n/t²
+
+
+def test_one_residual_layer_by_its_stieltjes_transform():
+    """P(x ≥ a) by quadrature of the density that the signal-plus-noise equation gives, root by root."""
+    t = 0.8
+    grid = np.linspace(0, 6, 20_001)[1:]
+    # (s − 1)(1 − s²x) = t²s as a cubic in s = 1 + t²m
+    density = np.array([np.roots([-x, x, 1 - t**2, -1]).imag.max() for x in grid]) / (math.pi * t**2)
+    edge = grid[density > 1e-6][-1]
+    assert np.trapezoid(density, grid) == pytest.approx(1, abs=2e-3)
+    for rtol in (0.05, 0.2, 0.6):
+        share = np.trapezoid(density * (grid >= rtol**2 * edge), grid)
+        assert residual_chain_rank(1000, t, 1, rtol) / 1000 == pytest.approx(share, abs=2e-3)
+
+
+@pytest.mark.parametrize("t", [1e-3, 0.3, 1 - 1e-9, 1.0, 1 + 1e-9, 3.0, 1e6])
+def test_falls_with_depth_and_reaches_both_ends(t: float):
+    for rtol in (1e-300, 1e-17, 1e-2, 0.5, 1 - 1e-12):
+        ranks = [residual_chain_rank(200, t, depth, rtol) for depth in (1, 2, 3, 5, 10, 30, 100, 1000, 10**5, 10**12)]
+        assert max(np.diff(ranks)) <= 1e-6
+        assert all(1 <= rank <= 200 for rank in ranks)
+        assert ranks[-1] == pytest.approx(1, abs=0.2)
+    assert residual_chain_rank(200, t, 5, 0.0) == 200
+    assert residual_chain_rank(1, t, 5) == 1
+
+
+def test_the_smallest_and_the_greatest_branches():
+    for t in (5e-324, 1e-200, 1e-30):
+        assert residual_chain_rank(50, t, 100, 0.99) == 50
+    for t in (1e8, 1e154, 1e300):
+        assert residual_chain_rank(50, t, 10, 1e-2) == predicted_rank(50, 10, 1e-2, law="fuss-catalan").value
+    # on both sides of each change of formula
+    assert residual_chain_rank(50, 1.01e7, 10, 1e-2) == pytest.approx(residual_chain_rank(50, 0.99e7, 10, 1e-2))
+    below, above = (residual_chain_rank(50, t, 10**11, 1e-2) for t in (0.9999e-5, 1.0001e-5))
+    assert 10 < above < below < above * 1.001
+    assert residual_chain_rank(50, 1e-7, 10**15, 1e-2) == pytest.approx(residual_chain_rank(50, 1e-5, 10**11, 1e-2))
 
 
 def test_exponents_give_the_rank_at_great_depth():
@@ -137,6 +198,9 @@ def test_record():
         (lambda: residual_exponents(3, math.inf), "t is inf"),
         (lambda: residual_exponents(3, 1.0, samples=1), "samples is 1; a standard error needs at least 2"),
         (lambda: residual_exponents(3, 1.0, samples=0), "samples is 0"),
+        (lambda: residual_chain_rank(0, 1.0, 3), "n is 0"),
+        (lambda: residual_chain_rank(3, 0.0, 3), "t is 0.0"),
+        (lambda: residual_chain_rank(3, 1.0, 0), "depth is 0"),
         (lambda: residual_exponents(3, 1.0).rank(0), "depth is 0"),
         (lambda: relu_width(0), "n is 0"),
     ],

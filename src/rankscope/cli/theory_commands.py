@@ -59,7 +59,9 @@ def theory_predict_command(
     width: Annotated[int, typer.Option(help="Units per layer.", show_default=False)],
     depth: Annotated[int, typer.Option(help="Number of layers.", show_default=False)],
     tolerance: Annotated[str, typer.Option(help="paper, reference, torch, or a number: a constant rtol.")] = "paper",
-    law: Annotated[str, typer.Option(help="auto, fuss-catalan or lyapunov.")] = "auto",
+    law: Annotated[
+        str, typer.Option(help="auto (by depth, without a step), fuss-catalan (shallow) or lyapunov (deep).")
+    ] = "auto",
     as_json: JsonOption = False,
     debug: DebugOption = False,
 ) -> None:

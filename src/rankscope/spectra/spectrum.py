@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from numbers import Real
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from rankscope._base.errors import DataError
+from rankscope._base.errors import DataError, UsageError
 from rankscope.spectra import measures
 from rankscope.spectra.tolerance import ToleranceLike, as_tolerance
 
@@ -190,7 +191,9 @@ class Spectrum:
         """Theorem 1's δ_max: no perturbation δ·D with δ < δ_max changes the numerical rank.
 
         δ_max = min_i |σ_i − τ| / ((1 + rtol)·‖D‖₂). ``direction`` is D as a matrix, or its spectral norm as a number;
-        by default ‖D‖₂ = 1, so the radius is a spectral norm. Infinite for a matrix with an empty side.
+        by default ‖D‖₂ = 1, so the radius is a spectral norm. Infinite for a matrix with an empty side, and for D = 0.
+
+        A D of another shape than the matrix is a ``DataError``, a norm that is negative or not finite a ``UsageError``.
         """
         tol = as_tolerance(tolerance)
         rtol = tol.relative(self.shape, getattr(torch, self.dtype, torch.float32))
@@ -199,10 +202,19 @@ class Spectrum:
             return math.inf
         if direction is None:
             norm = 1.0
-        elif isinstance(direction, int | float):
+        elif isinstance(direction, Real):
             norm = float(direction)
+            if not math.isfinite(norm) or norm < 0:
+                raise UsageError(
+                    f"direction is {direction!r}; give D itself, or its norm as a finite number of at least 0"
+                )
         else:
-            norm = Spectrum.of(direction).sigma_max
+            moved = Spectrum.of(direction)
+            if moved.shape != self.shape:
+                raise DataError(
+                    f"direction has shape {moved.shape}, but the matrix has {self.shape}; D must be added to it"
+                )
+            norm = moved.sigma_max
         distance = float(np.abs(self.singular_values - tau).min())
         return math.inf if norm == 0 else distance / ((1 + rtol) * norm)
 

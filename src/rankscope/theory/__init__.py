@@ -10,6 +10,7 @@ from rankscope.theory.prediction import RankPrediction, depth_to_rank, predicted
 from rankscope.theory.profile import ChainProfile, ChainRun, ChainStep
 from rankscope.theory.rectangular import rectangular_chain_rank
 from rankscope.theory.residual import ResidualExponents, relu_width, residual_exponents
+from rankscope.theory.residual_law import residual_chain_rank
 
 __all__ = [
     "ChainProfile",
@@ -33,6 +34,7 @@ __all__ = [
     "predicted_rank",
     "rectangular_chain_rank",
     "relu_width",
+    "residual_chain_rank",
     "residual_exponents",
     "stability_radius",
 ]

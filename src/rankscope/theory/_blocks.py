@@ -51,18 +51,45 @@ def init_std(init: str, width: int) -> float:
         except ValueError:
             pass
     raise UsageError(
-        f"unknown init {init!r}; {nearest(init, _INITS).rstrip('?')} (any normal(std) will do, and so will a callable)"
+        f"unknown init {init!r} (any normal(STD) will do, and in Python a function of rng); {nearest(init, _INITS)}"
     )
 
 
-def sample_weights(init: Init, width: int, rng: np.random.Generator, layer: int) -> torch.Tensor:
-    """The float64 weights of one layer, checked when a caller's function made them.
+def sample_weights(
+    init: Init, width: int, rng: np.random.Generator, layer: int, dtype: torch.dtype = torch.float64
+) -> torch.Tensor:
+    """The weights of one layer, checked when a caller's function made them, and refused where ``dtype`` loses them.
 
     >>> sample_weights("xavier_normal", 3, np.random.default_rng(0), 1).shape
     torch.Size([3, 3])
     """
     if isinstance(init, str):
-        return torch.from_numpy(rng.standard_normal((width, width)) * init_std(init, width))
+        drawn = torch.from_numpy(rng.standard_normal((width, width)) * init_std(init, width))
+    else:
+        drawn = _returned(init, width, rng, layer)
+    weights = drawn.to(dtype)
+    largest = float(drawn.abs().max())
+    if not least_size(dtype) <= largest <= float(torch.finfo(dtype).max) and largest > 0:
+        name = str(dtype).removeprefix("torch.")
+        raise DataError(
+            f"the weights of layer {layer} (counted from 1) reach {largest:.1g}, which {name} cannot compute with; "
+            "change the init's scale"
+        )
+    return weights
+
+
+def least_size(dtype: torch.dtype) -> float:
+    """The largest entry that a tensor may have without its smaller digits falling below the dtype's normal numbers.
+
+    >>> least_size(torch.float64)
+    1.0020841800044864e-292
+    """
+    return float(torch.finfo(dtype).tiny / torch.finfo(dtype).eps)
+
+
+def _returned(
+    init: Callable[[np.random.Generator], Any], width: int, rng: np.random.Generator, layer: int
+) -> torch.Tensor:
     weights = as_matrix(init(rng), f"what init returned for layer {layer} (counted from 1)")
     if weights.shape != (width, width):
         raise DataError(
@@ -107,6 +134,7 @@ class Block:
     ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """Jacobian at the point, the point itself, and a batch of samples (rows), each one block further."""
         y, ys, branch = weights @ point, batch @ weights.T, weights @ jacobian
+        self._check(batch, weights, ys)
         if self.normalisation == "layernorm":
             ys = torch.nn.functional.layer_norm(ys, ys.shape[1:], eps=_NORM_EPS)
             centred = y - y.mean()
@@ -124,6 +152,19 @@ class Block:
         if self.residual is None:
             return branch, y, ys
         return jacobian + self.residual * branch, point + self.residual * y, batch + self.residual * ys
+
+    def _check(self, batch: torch.Tensor, weights: torch.Tensor, product: torch.Tensor) -> None:
+        """Refuse pre-activations that the dtype cannot hold, or whose squares a normalisation cannot form."""
+        largest, limits = float(product.abs().max()), torch.finfo(product.dtype)
+        top = limits.max if self.normalisation is None else math.sqrt(limits.max / product.shape[1])
+        if not largest <= top:
+            raise DataError("the features overflow")
+        # beside a skip a small branch may vanish; a zero is one unless no factor is
+        if self.residual is not None or largest >= least_size(product.dtype):
+            return
+        a, b = (float(factor.abs().max()) for factor in (batch, weights))
+        if a > 0 and b > 0 and (largest > 0 or bool(((batch / a) @ (weights / b).T).any())):
+            raise DataError("the features underflow")
 
 
 def _activate(

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import inspect
 import math
+from collections.abc import Callable
 from numbers import Integral, Real
 from typing import Any, TypeAlias
 
@@ -12,7 +14,18 @@ from numpy.typing import NDArray
 
 from rankscope._base.errors import DataError, UsageError
 
-__all__ = ["Matrix", "apply", "as_matrix", "is_operator", "positive_integer", "positive_number", "qr_step"]
+__all__ = [
+    "Matrix",
+    "apply",
+    "as_matrix",
+    "generator",
+    "is_operator",
+    "positive_integer",
+    "positive_number",
+    "qr_step",
+    "rank_limit",
+    "takes_generator",
+]
 
 Matrix: TypeAlias = NDArray[np.float64]
 
@@ -38,6 +51,35 @@ def positive_number(name: str, value: Any) -> float:
     if not math.isfinite(number) or number <= 0:
         raise UsageError(f"{name} is {value!r}; it must be a finite number above 0")
     return number
+
+
+def generator(seed: Any) -> np.random.Generator:
+    """A generator from a seed that is checked first.
+
+    >>> generator(3).integers(10) == generator(3).integers(10)
+    np.True_
+    """
+    if isinstance(seed, bool) or not isinstance(seed, Integral) or seed < 0:
+        raise UsageError(f"seed is {seed!r}; it must be a whole number of at least 0")
+    return np.random.default_rng(int(seed))
+
+
+def takes_generator(name: str, function: Callable[..., Any]) -> None:
+    """Refuse a function that cannot be called with a generator as its one argument.
+
+    >>> takes_generator("init", lambda rng: rng.standard_normal((2, 2)))
+    """
+    try:
+        signature = inspect.signature(function)
+    except (TypeError, ValueError):  # some compiled functions have none; the call itself will tell
+        return
+    try:
+        signature.bind(None)
+    except TypeError:
+        raise UsageError(
+            f"{name} takes {signature}, but is called with one numpy.random.Generator; write it as "
+            "lambda rng: rng.standard_normal((n, n))"
+        ) from None
 
 
 def as_matrix(value: Any, name: str) -> Matrix:
@@ -98,13 +140,17 @@ def apply(layer: Any, basis: Matrix, index: int) -> Matrix:
 def qr_step(columns: Matrix) -> tuple[Matrix, Matrix, NDArray[np.intp]]:
     """Q, R and the indices of the columns that are independent to working precision, in their own order.
 
-    A column is dropped when what is left of it after projecting out the earlier ones is at most 64·max(shape)·eps of
-    its own length: then the factor is singular, or so ill-conditioned that float64 cannot tell the difference. (The
-    rounding of QR alone is about max(shape)·eps, but a column of a singular factor also carries that of the product
-    before it, magnified where the earlier columns are nearly dependent: one singular 3×3 factor exceeded one
-    max(shape)·eps from 25 of 300 random frames, and none of 700 singular factors exceeded 64.) Dropped
-    columns must not stay in the basis: the arbitrary direction that QR puts in their place would take growth from the
-    columns after them.
+    A column is dropped when what is left of it after projecting out the earlier ones, along q, is at most
+    64·max(shape)·eps of its own length, and of Σ|q_i|·‖row i‖ too: then the factor is singular, or so ill-conditioned
+    that float64 cannot tell the difference. (The rounding of QR alone is about max(shape)·eps, but a column of a
+    singular factor also carries that of the product before it, magnified where the earlier columns are nearly
+    dependent: one singular 3×3 factor exceeded one max(shape)·eps from 25 of 300 random frames, and none of 700
+    singular factors exceeded 64.) Dropped columns must not stay in the basis: the arbitrary direction that QR puts in
+    their place would take growth from the columns after them.
+
+    Rows of very different sizes are sorted first, as Householder's QR then errs by a share of each row and not of the
+    whole matrix (Cox and Higham 1998): rows that a layer like diag(1, 1e-18) makes small are no noise, and the second
+    bound keeps them.
 
     >>> q, r, kept = qr_step(np.array([[1.0, 2.0, 0.0], [0.0, 0.0, 1.0], [0.0, 0.0, 0.0]]))
     >>> kept.tolist()
@@ -112,6 +158,11 @@ def qr_step(columns: Matrix) -> tuple[Matrix, Matrix, NDArray[np.intp]]:
     """
     kept = np.flatnonzero(np.abs(columns).max(axis=0) > 0)
     limit = 64 * max(columns.shape) * float(np.finfo(np.float64).eps)
+    sizes = np.abs(columns).max(axis=1, initial=0.0)
+    graded = bool(sizes.min() < 1e-3 * sizes.max())
+    order = np.argsort(-sizes, kind="stable") if graded else np.arange(len(sizes))
+    if graded:
+        columns = columns[order]
     while True:
         part = columns[:, kept]
         if part.shape[1] > part.shape[0]:  # more columns than rows: the excess cannot be independent
@@ -121,9 +172,12 @@ def qr_step(columns: Matrix) -> tuple[Matrix, Matrix, NDArray[np.intp]]:
         lengths = np.linalg.norm(r, axis=0)
         diagonal = np.zeros(part.shape[1])
         diagonal[: min(r.shape)] = np.abs(np.diag(r))
+        if graded:
+            noise = np.linalg.norm(part, axis=1) @ np.abs(q[:, : min(r.shape)])
+            lengths[: len(noise)] = np.minimum(lengths[: len(noise)], noise)
         dead = np.flatnonzero(diagonal <= limit * lengths)
         if not len(dead):
-            return q, r, kept
+            return q[np.argsort(order)] if graded else q, r, kept
         # In general position the dead columns are the trailing ones and go at once. Otherwise one at a time, since
         # a later column may only look dead because of the arbitrary direction that stands for an earlier one.
         trailing = dead[0] + len(dead) == part.shape[1]
@@ -135,3 +189,20 @@ def _span(columns: Matrix, limit: float) -> int:
     scaled = columns / np.linalg.norm(columns, axis=0)
     sigma = np.linalg.svd(scaled, compute_uv=False)
     return int((sigma > limit * sigma[0]).sum())
+
+
+def rank_limit(layer: Any) -> int | None:
+    """A rank that the layer cannot exceed, by its zero or repeated rows and columns; None for an operator.
+
+    >>> rank_limit([[1.0, 0.0], [0.0, 1e-18]]), rank_limit([[1.0, 2.0], [1.0, 2.0]]), rank_limit([[0.0]])
+    (2, 1, 0)
+    """
+    if is_operator(layer):
+        return None
+    matrix = as_matrix(layer, "layer")
+    return min(_distinct(matrix), _distinct(matrix.T))
+
+
+def _distinct(rows: Matrix) -> int:
+    """Rows that are neither zero nor equal to another."""
+    return len(np.unique(rows[np.abs(rows).max(axis=1) > 0], axis=0))

@@ -6,9 +6,11 @@ import math
 from dataclasses import asdict, dataclass
 from typing import Any
 
+import numpy as np
+
 from rankscope._base.errors import DataError, UsageError
 from rankscope.spectra import Spectrum, Tolerance, ToleranceLike, as_tolerance
-from rankscope.theory._matrices import as_matrix
+from rankscope.theory._matrices import Matrix, as_matrix
 
 __all__ = ["CompositionBound", "composition_bound", "stability_radius"]
 
@@ -67,7 +69,7 @@ def composition_bound(a: Any, b: Any, tolerance: ToleranceLike = "paper") -> Com
     """Compare the rank of A with that of BA at the threshold for which a fall is certain.
 
     σ_i(BA) ≤ ‖B‖·σ_i(A); so if σ_i(BA) ≥ rtol·κ·‖BA‖ = rtol·‖A‖·‖B‖, then σ_i(A) ≥ rtol·‖A‖. The rtol is the one that
-    the tolerance gives A, for BA too.
+    the tolerance gives A, for BA too. No scale of A or B matters: both are brought to largest entries near 1 first.
 
     Parameters
     ----------
@@ -79,7 +81,7 @@ def composition_bound(a: Any, b: Any, tolerance: ToleranceLike = "paper") -> Com
     Raises
     ------
     DataError
-        When a matrix is not finite or the shapes do not chain.
+        When a matrix is not finite, the shapes do not chain, or B·A underflows although A and B are scaled.
     UsageError
         When the tolerance is absolute.
 
@@ -94,7 +96,8 @@ def composition_bound(a: Any, b: Any, tolerance: ToleranceLike = "paper") -> Com
     tol = as_tolerance(tolerance)
     if tol.atol:
         raise UsageError(f"the tolerance {tol.name} has an absolute part; the bound needs rtol alone")
-    spectrum, product = Spectrum.of(first), Spectrum.of(second @ first)
+    first, second = _scaled(first), _scaled(second)
+    spectrum, product = Spectrum.of(first), Spectrum.of(_product(second, first))
     rtol = tol.relative(spectrum.shape)
     norms = spectrum.sigma_max * Spectrum.of(second).sigma_max
     kappa = math.inf if product.is_zero else norms / product.sigma_max
@@ -103,10 +106,29 @@ def composition_bound(a: Any, b: Any, tolerance: ToleranceLike = "paper") -> Com
     return CompositionBound(spectrum.rank(constant).value, product.rank(constant).value, bounded, kappa, rtol, tol.name)
 
 
+def _scaled(matrix: Matrix) -> Matrix:
+    """The matrix times a power of two that brings its largest entry to between ½ and 1; exact."""
+    largest = float(np.abs(matrix).max())
+    return np.ldexp(matrix, -math.frexp(largest)[1]) if largest else matrix
+
+
+def _product(second: Matrix, first: Matrix) -> Matrix:
+    product = second @ first
+    terms = ((second != 0).astype(float) @ (first != 0)).any()
+    # did they cancel, or are all of them too small?
+    if terms and not product.any() and (np.abs(second) @ np.abs(first)).max() < np.finfo(np.float64).tiny:
+        raise DataError(
+            "b·a underflows float64 although neither is zero: every product of their entries is below 1e-308 of "
+            "the largest; use chain_singular_values([a, b])"
+        )
+    return product
+
+
 def stability_radius(matrix: Any, tolerance: ToleranceLike = "paper", *, direction: Any = None) -> float:
     """Theorem 1: no perturbation δ·D with δ below this changes the numerical rank of ``matrix`` (or of a Spectrum).
 
-    δ_max = min_i |σ_i − rtol·σ_1|/((1 + rtol)·‖D‖₂), with ‖D‖₂ = 1 unless ``direction`` gives D or its norm.
+    δ_max = min_i |σ_i − rtol·σ_1|/((1 + rtol)·‖D‖₂), with ‖D‖₂ = 1 unless ``direction`` gives D, of the matrix's own
+    shape, or its norm, a finite number of at least 0.
 
     >>> stability_radius([[1.0, 0.0], [0.0, 0.25]], 0.5)
     0.16666666666666666

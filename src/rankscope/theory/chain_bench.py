@@ -26,7 +26,7 @@ from rankscope.theory._blocks import (
     init_std,
     sample_weights,
 )
-from rankscope.theory._matrices import as_matrix, positive_integer
+from rankscope.theory._matrices import as_matrix, positive_integer, takes_generator
 from rankscope.theory.prediction import relative_tolerance
 from rankscope.theory.profile import ChainProfile, ChainRun, ChainStep
 
@@ -92,7 +92,8 @@ def deep_chain(
     UsageError
         When an option is out of its range or unknown; the message names the nearest known value.
     DataError
-        When ``init`` returns another shape or non-finite values, or features overflow; the message names the layer.
+        When ``init`` returns another shape or non-finite values, when weights lie beyond what the dtype computes with,
+        or features that may not be rescaled over- or underflow; the message names the layer.
 
     Examples
     --------
@@ -112,6 +113,8 @@ def deep_chain(
         init_std(init, width)
     elif not callable(init):
         raise UsageError(f"init is a {type(init).__name__}; give a name such as 'kaiming_normal' or a function of rng")
+    else:
+        takes_generator("init", init)
     for name, value, known in (
         ("activation", activation, ACTIVATIONS),
         ("normalisation", normalisation, NORMALISATIONS),
@@ -236,7 +239,7 @@ def _linear(
     factor[:columns] = triangle
     jacobian, log_scale = torch.eye(width, columns, dtype=dtype), 0.0
     for layer in range(1, depth + 1):
-        weights = sample_weights(init, width, rng, layer).to(dtype)
+        weights = sample_weights(init, width, rng, layer, dtype)
         jacobian, size = _rescaled(block.push(jacobian, weights), layer)
         factor, _ = _rescaled(block.push(factor, weights), layer)
         log_scale += size
@@ -259,25 +262,42 @@ def _nonlinear(
     point[:columns] = torch.from_numpy(rng.standard_normal(columns))
     jacobian, log_scale = torch.eye(width, columns, dtype=dtype), 0.0
     for layer in range(1, depth + 1):
-        weights = sample_weights(init, width, rng, layer).to(dtype)
-        jacobian, point, batch = block.step(jacobian, point, batch, weights)
+        weights = sample_weights(init, width, rng, layer, dtype)
+        try:
+            jacobian, point, batch = block.step(jacobian, point, batch, weights)
+        except DataError as error:
+            verb = "lower" if "overflow" in str(error) else "raise"
+            name = _name(dtype)
+            raise DataError(
+                f"{error} {name} at layer {layer} (counted from 1); {verb} the init's scale, or take fewer layers"
+            ) from None
         jacobian, size = _rescaled(jacobian, layer)
         log_scale += size
         if block.homogeneous:
-            size = float(torch.linalg.vector_norm(batch)) / math.sqrt(samples * width)
+            size = float(batch.abs().max())
             if size > 0:
                 batch, point = batch / size, point / size
         if not torch.isfinite(batch).all():
-            raise DataError(f"the features overflow at layer {layer} (counted from 1); lower the init's scale")
+            raise DataError(
+                f"the features overflow {_name(dtype)} at layer {layer} (counted from 1); lower the init's scale, "
+                "or take fewer layers"
+            )
         yield jacobian, log_scale, (batch - batch.mean(0)).T
 
 
 def _rescaled(matrix: torch.Tensor, layer: int) -> tuple[torch.Tensor, float]:
-    """The matrix at Frobenius norm 1 and the logarithm of the norm; a zero matrix stays as it is."""
-    size = float(torch.linalg.vector_norm(matrix))
-    if not math.isfinite(size):
+    """The matrix at Frobenius norm 1 and the logarithm of the norm; a zero matrix stays as it is.
+
+    By the largest entry first: squares of entries below 1e-162 would underflow, and those above 1e154 overflow.
+    """
+    largest = float(matrix.abs().max())
+    if not math.isfinite(largest):
         raise DataError(f"the Jacobian overflows at layer {layer} (counted from 1); lower the init's scale")
-    return (matrix / size, math.log(size)) if size > 0 else (matrix, 0.0)
+    if largest == 0:
+        return matrix, 0.0
+    matrix = matrix / largest
+    size = float(torch.linalg.vector_norm(matrix))
+    return matrix / size, math.log(size) + math.log(largest)
 
 
 def _jacobian_spectrum(jacobian: torch.Tensor, rtol: float) -> Spectrum:
@@ -295,6 +315,8 @@ def _jacobian_spectrum(jacobian: torch.Tensor, rtol: float) -> Spectrum:
 def _covariance_spectrum(factor: torch.Tensor, width: int, dtype: torch.dtype) -> Spectrum:
     """Eigenvalues of the covariance FFᵀ, up to a scale that no rank notices, as the Spectrum of that matrix."""
     values = factor.to(torch.float64)
+    largest = float(values.abs().max())
+    values = values / largest if largest > 0 else values  # else its squares may under- or overflow
     covariance = values @ values.T
     trace = float(torch.trace(covariance))
     covariance = covariance / trace if trace > 0 else covariance

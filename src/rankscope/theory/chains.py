@@ -35,13 +35,13 @@ class ChainSpectrum:
     Attributes
     ----------
     log_singular_values : numpy.ndarray
-        log σ_1 ≥ … ≥ log σ_r, float64, shape (min(rows, columns),); −inf for an exact zero.
+        log σ_1 ≥ … ≥ log σ_r, float64, shape (min(rows, columns),); −inf where the rank drops.
     shape : tuple of int
         (rows, columns) of the product.
     depth : int
         Number of factors.
     rank_drops : tuple of (int, int)
-        (layer counted from 1, rank left) wherever a factor is singular to working precision on what had come through.
+        (layer counted from 1, rank left) wherever a factor is singular, to float64 precision, on what had come through.
     """
 
     log_singular_values: NDArray[np.float64]
@@ -79,7 +79,7 @@ class ChainSpectrum:
         logs = self.log_singular_values
         return (
             f"ChainSpectrum({self.depth} factors, {rows}×{columns}, log σ from {logs[0]:.6g} to {logs[-1]:.6g}, "
-            f"exact rank {int(np.isfinite(logs).sum())})"
+            f"rank {int(np.isfinite(logs).sum())} to float64 precision)"
         )
 
 

@@ -9,14 +9,26 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, TypeAlias
+from typing import Any, Literal, TypeAlias
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from scipy.special import digamma
 
 from rankscope._base.errors import DataError, UsageError
-from rankscope.theory._matrices import Matrix, apply, as_matrix, is_operator, positive_integer, positive_number, qr_step
+from rankscope.theory._matrices import (
+    Matrix,
+    apply,
+    as_matrix,
+    generator,
+    is_operator,
+    positive_integer,
+    positive_number,
+    qr_step,
+    rank_limit,
+    takes_generator,
+)
 
 __all__ = ["Layers", "LyapunovExponents", "lyapunov_exponents"]
 
@@ -24,6 +36,7 @@ Layers: TypeAlias = Callable[[np.random.Generator], Any] | Sequence[Any]
 _BATCHES = 32  # batch means are merged in pairs when there are twice as many
 _SIGMAS = 3.0  # a gap counts as resolved when it exceeds this many standard errors
 _FLOOR = 1e-9  # and this much, the rounding of a sum over 10,000 layers with room to spare
+_ABSENT = 0.01  # no gap: the spread is known to lie below this share of the least gap of Gaussian layers
 
 
 @dataclass(frozen=True, eq=False)
@@ -33,7 +46,7 @@ class LyapunovExponents:
     Attributes
     ----------
     exponents : numpy.ndarray
-        λ_1 ≥ … ≥ λ_k, nats per layer, float64, shape (k,); −inf where the rank drops exactly.
+        λ_1 ≥ … ≥ λ_k, nats per layer, float64, shape (k,); −inf where a layer is singular to float64 precision.
     standard_errors : numpy.ndarray
         Standard error of each from batch means over depth, shape (k,); NaN where the exponent is −inf or the chain has
         one layer.
@@ -46,9 +59,12 @@ class LyapunovExponents:
     depth : int
         Layers used.
     rank_drops : tuple of (int, int)
-        (layer counted from 1, rank left of the frame) wherever a factor is singular on the frame to working precision.
+        (layer counted from 1, rank left of the frame) wherever a layer is singular on the frame to float64 precision.
+        Such a layer may have the rank all the same, in digits that its product with a frame cannot hold.
     converged : bool or None
         Whether the requested standard error was met; None when none was requested.
+    exact_drops : tuple of int
+        The layers of ``rank_drops`` that are singular for certain: their zero or repeated rows or columns say so.
     """
 
     exponents: NDArray[np.float64]
@@ -59,19 +75,33 @@ class LyapunovExponents:
     depth: int
     rank_drops: tuple[tuple[int, int], ...]
     converged: bool | None
+    exact_drops: tuple[int, ...] = ()
+
+    @property
+    def gap(self) -> Literal["resolved", "absent", "not resolved"]:
+        """What is known of λ_1 − λ_k, which Theorem 4 says is above zero.
+
+        ``"resolved"``: it exceeds three standard errors, or the last exponent is −∞. ``"absent"``: all n exponents
+        agree so well that not even three standard errors leave room for a hundredth of the least gap of Gaussian layers
+        of this width; so for orthogonal layers, which meet the theorem's stated conditions and keep every ratio at 1.
+        ``"not resolved"``: this depth, or so few exponents, do not tell.
+        """
+        if len(self.exponents) < 2 or math.isinf(self.exponents[0]):
+            return "not resolved"
+        if math.isinf(self.exponents[-1]):
+            return "resolved"
+        if math.isnan(self.spread_error):
+            return "not resolved"
+        spread = float(self.exponents[0] - self.exponents[-1])
+        if spread > max(_FLOOR, _SIGMAS * self.spread_error):
+            return "resolved"
+        tight = spread + _SIGMAS * self.spread_error <= _ABSENT * _gaussian_spread(self.n, 2)
+        return "absent" if tight and len(self.exponents) == self.n else "not resolved"
 
     @property
     def has_gap(self) -> bool:
-        """Whether λ_1 exceeds the last exponent by more than its error: what Theorem 4 concludes.
-
-        False for orthogonal factors, which meet the theorem's stated conditions and keep every ratio at 1.
-        """
-        if len(self.exponents) < 2:
-            return False
-        if math.isinf(self.exponents[-1]):
-            return not math.isinf(self.exponents[0])
-        spread = float(self.exponents[0] - self.exponents[-1])
-        return spread > max(_FLOOR, _SIGMAS * (0.0 if math.isnan(self.spread_error) else self.spread_error))
+        """Whether λ_1 exceeds the last exponent by more than its error. False proves nothing: see ``gap``."""
+        return self.gap == "resolved"
 
     @property
     def unresolved_gaps(self) -> tuple[int, ...]:
@@ -94,9 +124,12 @@ class LyapunovExponents:
             "exponents": plain(self.exponents),
             "standard_errors": plain(self.standard_errors),
             "gap_errors": plain(self.gap_errors),
+            "gap": self.gap,
             "has_gap": self.has_gap,
+            "spread_error": self.spread_error if math.isfinite(self.spread_error) else None,
             "unresolved_gaps": list(self.unresolved_gaps),
             "rank_drops": [list(drop) for drop in self.rank_drops],
+            "exact_drops": list(self.exact_drops),
             "converged": self.converged,
         }
 
@@ -105,12 +138,30 @@ class LyapunovExponents:
         for i, (value, error) in enumerate(zip(self.exponents, self.standard_errors, strict=True), 1):
             if i <= 5 or i == len(self.exponents):
                 lines.append(f"  λ_{i} = {value:.6g}" + ("" if math.isnan(error) else f" ± {error:.1g}"))
-        lines += [f"  layer {layer} is singular: rank {rank} is left" for layer, rank in self.rank_drops]
-        if not self.has_gap and len(self.exponents) > 1 and math.isfinite(self.exponents[0]):
-            lines.append("  no gap: all exponents agree within their errors, so Theorem 4's collapse does not happen")
+        for layer, rank in self.rank_drops:
+            how = "" if layer in self.exact_drops else " to float64 precision"
+            lines.append(f"  layer {layer} is singular{how}: rank {rank} is left")
+        if self.gap != "resolved" and len(self.exponents) > 1 and math.isfinite(self.exponents[0]):
+            lines.append(f"  {self._no_gap()}")
         if self.converged is False:
             lines.append("  the requested standard error was not met; raise depth")
         return "\n".join(lines)
+
+    def _no_gap(self) -> str:
+        count, spread = len(self.exponents), float(self.exponents[0] - self.exponents[-1])
+        if self.gap == "absent":
+            agree = f"all {count} exponents agree to {max(spread, 1e-15):.1g}"
+            return f"no gap: {agree}, so Theorem 4's collapse does not happen"
+        error = "" if math.isnan(self.spread_error) else f" ± {self.spread_error:.1g}"
+        return (
+            f"gap not resolved at this depth: λ_1 − λ_{count} = {spread:.1g}{error}, where Gaussian layers have "
+            f"{_gaussian_spread(self.n, count):.1g}; raise depth{'' if count == self.n else ' or k'}"
+        )
+
+
+def _gaussian_spread(n: int, k: int) -> float:
+    """λ_1 − λ_k of Gaussian layers of width n (Theorem 5)."""
+    return float(digamma(n / 2) - digamma((n - k + 1) / 2)) / 2
 
 
 def lyapunov_exponents(
@@ -160,7 +211,7 @@ def lyapunov_exponents(
     target = None if target_error is None else positive_number("target_error", target_error)
     if isinstance(burn_in, bool) or not isinstance(burn_in, int) or burn_in < 0:
         raise UsageError(f"burn_in is {burn_in!r}; it must be a whole number of at least 0")
-    rng = np.random.default_rng(seed)
+    rng = generator(seed)
     take, depth = _source(layers, depth, burn_in, rng)
     first = take(0)
     shape = tuple(first.shape) if is_operator(first) else as_matrix(first, "layer 1 (counted from 1)").shape
@@ -177,6 +228,7 @@ def lyapunov_exponents(
 
     live = np.arange(k)
     drops: list[tuple[int, int]] = []
+    certain: list[int] = []
     batches = _Batches(k)
     converged: bool | None = None if target is None else False
     for index in range(burn_in + depth):
@@ -185,6 +237,9 @@ def lyapunov_exponents(
         frame, logs, kept = _advance(columns)
         if len(kept) < len(live):
             drops.append((index + 1, len(kept)))
+            limit = rank_limit(layer)
+            if limit is not None and limit <= len(kept):
+                certain.append(index + 1)
             live = live[kept]
         if index < burn_in and len(live):
             continue
@@ -198,7 +253,7 @@ def lyapunov_exponents(
             if np.all(errors <= target):
                 converged = True
                 break
-    return _record(batches, live, n, tuple(drops), converged)
+    return _record(batches, live, n, tuple(drops), tuple(certain), converged)
 
 
 def _advance(columns: Matrix) -> tuple[Matrix, NDArray[np.float64], NDArray[np.intp]]:
@@ -216,9 +271,12 @@ def _source(
     """A function from layer index to layer, and the depth to use."""
     if _single(layers):  # scipy's operators are callable too
         raise UsageError("layers is a single array or operator; give a sequence of layers, such as list(layers)")
+    if isinstance(layers, torch.nn.Module):
+        raise UsageError("layers is one torch module; give the Jacobians of its blocks, or use rs.chain_exponents")
     if callable(layers) and not isinstance(layers, Sequence):
         if depth is None:
             raise UsageError("a sampler has no length of its own; give depth=, the number of layers to draw")
+        takes_generator("the sampler", layers)
         sampler = layers
         return lambda index: sampler(rng), positive_integer("depth", depth)
     if not isinstance(layers, Sequence) or isinstance(layers, str):
@@ -226,8 +284,13 @@ def _source(
     if not len(layers):
         raise UsageError("layers is empty; a chain needs at least one layer")
     available = len(layers) - burn_in
+    if available < 1:
+        raise UsageError(
+            f"burn_in is {burn_in}, which leaves none of the {len(layers)} layers to count; lower it to "
+            f"{len(layers) - 1} or less, or give more layers"
+        )
     depth = available if depth is None else positive_integer("depth", depth)
-    if available < 1 or depth > available:
+    if depth > available:
         raise UsageError(
             f"{burn_in} layers of burn-in and {depth} to count were asked for, but {len(layers)} were given; "
             "lower depth= or burn_in=, or give more layers"
@@ -283,7 +346,12 @@ class _Batches:
 
 
 def _record(
-    batches: _Batches, live: NDArray[np.intp], n: int, drops: tuple[tuple[int, int], ...], converged: bool | None
+    batches: _Batches,
+    live: NDArray[np.intp],
+    n: int,
+    drops: tuple[tuple[int, int], ...],
+    certain: tuple[int, ...],
+    converged: bool | None,
 ) -> LyapunovExponents:
     k = len(batches.total)
     exponents = batches.total / batches.layers
@@ -299,4 +367,4 @@ def _record(
     exponents = exponents[order]
     errors[np.isinf(exponents)] = np.nan
     gaps[np.isinf(exponents[1:])] = np.nan
-    return LyapunovExponents(exponents, errors, gaps, spread, n, batches.layers, drops, converged)
+    return LyapunovExponents(exponents, errors, gaps, spread, n, batches.layers, drops, converged, certain)

@@ -8,7 +8,7 @@ import numpy as np
 
 from rankscope.spectra import ToleranceLike
 from rankscope.theory._matrices import positive_integer
-from rankscope.theory.prediction import relative_tolerance
+from rankscope.theory.prediction import counts_nothing, relative_tolerance
 
 __all__ = ["marchenko_pastur_rank"]
 
@@ -40,6 +40,8 @@ def marchenko_pastur_rank(rows: int, columns: int, tolerance: ToleranceLike = "p
     small, large = min(rows, columns), max(rows, columns)
     root = math.sqrt(small / large)
     a, b = (1 - root) ** 2, (1 + root) ** 2
+    if counts_nothing(tolerance, rtol):
+        return 0.0
     if rtol**2 * b <= a:
         return float(small)
     if rtol >= 1 or small == 1:

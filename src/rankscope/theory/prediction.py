@@ -10,7 +10,11 @@ imaginary parts gives the distribution without an integral:
 
     P(x ≥ x(φ)) = [(L+1)φ − L·sin φ·sin((L+1)φ)/sin(Lφ)] / π.
 
-Lyapunov (L → ∞ at fixed n, Theorem 5): log σ_k = L·λ_k.
+Lyapunov (L → ∞ at fixed n, Theorem 5): log σ_k is Gaussian about L·λ_k, and the gap X_k = log σ_1 − log σ_k about
+L·(λ_1 − λ_k), with variance L/4·[ψ′(n/2) + ψ′((n−k+1)/2)]. The expected count is 1 + Σ P(X_k ≤ log 1/rtol | X_k ≥ 0),
+which for many layers and wide gaps is #{k : L·(λ_1 − λ_k) ≤ log 1/rtol} without its steps.
+
+Between L = n and L = 16n neither is right: means with the weight log(L/n)/log 16 lead from the first to the second.
 """
 
 from __future__ import annotations
@@ -20,20 +24,32 @@ from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
 import numpy as np
+from scipy.interpolate import PchipInterpolator
 from scipy.optimize import brentq
-from scipy.special import digamma
+from scipy.special import digamma, ndtr, polygamma
 
 from rankscope._base.errors import UsageError, nearest
 from rankscope.spectra import Tolerance, ToleranceLike, as_tolerance
 from rankscope.theory._matrices import positive_integer
 
-__all__ = ["CROSSOVER", "Law", "RankPrediction", "depth_to_rank", "predicted_rank", "relative_tolerance"]
+__all__ = [
+    "CROSSOVER",
+    "Law",
+    "RankPrediction",
+    "counts_nothing",
+    "depth_to_rank",
+    "predicted_rank",
+    "relative_tolerance",
+]
 
-Law = Literal["fuss-catalan", "lyapunov"]
+Law = Literal["fuss-catalan", "between", "lyapunov"]
 _LAWS = ("auto", "fuss-catalan", "lyapunov")
 # Measured: for n = 10, 50, 200 and rtol 1e-2, 1e-5, 1e-10 the Fuss–Catalan count was within 1.1 of the mean of
 # simulated chains up to L = 4n, where both laws are equally far off; beyond, Theorem 5 is the closer one.
 CROSSOVER = 4
+# "auto" leads from one law to the other over these depths, in widths. Measured for n = 4, 10, 30, L = n to 32n and rtol
+# 0.1 to 1e-40: Fuss–Catalan lies up to 1.0 below the mean of simulated chains, Theorem 5 up to 2.1 above.
+_BLEND = (1, 16)
 
 
 @dataclass(frozen=True)
@@ -43,7 +59,7 @@ class RankPrediction:
     Attributes
     ----------
     value : float
-        Expected rank; not a whole number under the Fuss–Catalan law. At least 1, since σ_1 always counts.
+        Expected rank, not a whole number. At least 1, since σ_1 always counts, but 0 for an rtol above 1.
     n, depth : int
         Width and number of layers.
     rtol : float
@@ -51,9 +67,9 @@ class RankPrediction:
     tolerance : str
         Name of the convention that set ``rtol``.
     law : str
-        ``"fuss-catalan"`` or ``"lyapunov"``, also when ``"auto"`` was asked for.
+        ``"fuss-catalan"``, ``"lyapunov"`` or, for depths where ``"auto"`` leads from one to the other, ``"between"``.
     depth_range : tuple
-        Depths (first, last) for which this law is the closer one at this width; last is None when there is no end.
+        Depths (first, last) for which this law may be used at this width; last is None when there is no end.
     in_range : bool
         Whether ``depth`` lies in ``depth_range``.
     """
@@ -72,18 +88,27 @@ class RankPrediction:
         """``value`` rounded to the nearest whole number."""
         return math.floor(self.value + 0.5)
 
+    @property
+    def laws(self) -> dict[str, float]:
+        """What each of the two laws says here, whatever its range."""
+        return {name: _count(self.n, self.depth, self.rtol, name) for name in ("fuss-catalan", "lyapunov")}
+
     def __int__(self) -> int:
         return self.rank
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain values for JSON."""
-        return {"schema_version": 1, **asdict(self), "rank": self.rank, "depth_range": list(self.depth_range)}
+        """Plain values for JSON, with what both laws say."""
+        plain = {**asdict(self), "rank": self.rank, "depth_range": list(self.depth_range), "laws": self.laws}
+        return {"schema_version": 1, **plain}
 
     def __str__(self) -> str:
         first, last = self.depth_range
         span = f"{first} ≤ L ≤ {last}" if last is not None else f"L ≥ {first}"
         flag = "" if self.in_range else f"; OUTSIDE the law's range {span}"
-        return f"{self.value:.1f} of {self.n} after {self.depth} layers ({self.law}, {self.tolerance}{flag})"
+        law: str = self.law
+        if law == "between":
+            law = "between " + " and ".join(f"{name} {value:.1f}" for name, value in self.laws.items())
+        return f"{self.value:.1f} of {self.n} after {self.depth} layers ({law}, {self.tolerance}{flag})"
 
 
 def relative_tolerance(tolerance: ToleranceLike, shape: tuple[int, int]) -> float:
@@ -98,6 +123,15 @@ def relative_tolerance(tolerance: ToleranceLike, shape: tuple[int, int]) -> floa
     return tol.relative(shape)
 
 
+def counts_nothing(tolerance: ToleranceLike, rtol: float) -> bool:
+    """Whether not even σ_1 passes: an rtol above 1, or of 1 where the comparison is strict.
+
+    >>> counts_nothing(2.0, 2.0), counts_nothing(1.0, 1.0)
+    (True, False)
+    """
+    return rtol > 1 or (rtol == 1 and as_tolerance(tolerance).strict)
+
+
 def predicted_rank(
     n: int, depth: int, tolerance: ToleranceLike = "paper", *, law: Literal["auto", "fuss-catalan", "lyapunov"] = "auto"
 ) -> RankPrediction:
@@ -110,8 +144,9 @@ def predicted_rank(
     tolerance : Tolerance, str or float
         Threshold on σ/σ_1 for an n × n matrix.
     law : str
-        ``"fuss-catalan"`` (closer for depth ≤ 4n), ``"lyapunov"`` (Theorem 5, beyond), or ``"auto"`` for whichever
-        holds at this depth. A law asked for outside its range still answers; ``in_range`` then is False.
+        ``"fuss-catalan"`` (closer for depth ≤ 4n), ``"lyapunov"`` (Theorem 5, beyond), or ``"auto"``: the first up to
+        depth n, the second from 16n, and between the two a mean that leads from one to the other and never rises
+        with depth. A law asked for outside its range still answers; ``in_range`` then is False.
 
     Raises
     ------
@@ -129,13 +164,22 @@ def predicted_rank(
     if law not in _LAWS:
         raise UsageError(f"unknown law {law!r}; {nearest(str(law), _LAWS)}")
     rtol = relative_tolerance(tolerance, (n, n))
-    last = CROSSOVER * n
-    chosen: Law = ("fuss-catalan" if depth <= last else "lyapunov") if law == "auto" else law
+    chosen: Law
     depth_range: tuple[int, int | None]
-    if chosen == "fuss-catalan":
-        value, depth_range = _fuss_catalan_count(n, depth, rtol), (1, last)
+    if law == "fuss-catalan":
+        chosen, depth_range = "fuss-catalan", (1, CROSSOVER * n)
+    elif law == "lyapunov":
+        chosen, depth_range = "lyapunov", (CROSSOVER * n, None)
+    elif depth <= _BLEND[0] * n:
+        chosen, depth_range = "fuss-catalan", (1, _BLEND[0] * n)
+    elif depth < _BLEND[1] * n:
+        chosen, depth_range = "between", (_BLEND[0] * n, _BLEND[1] * n)
     else:
-        value, depth_range = float(_lyapunov_count(n, depth, rtol)), (last, None)
+        chosen, depth_range = "lyapunov", (_BLEND[1] * n, None)
+    if counts_nothing(tolerance, rtol):
+        value = 0.0
+    else:
+        value = _auto_count(n, depth, rtol) if law == "auto" else _count(n, depth, rtol, chosen)
     in_range = depth >= depth_range[0] and (depth_range[1] is None or depth <= depth_range[1])
     return RankPrediction(value, n, depth, rtol, as_tolerance(tolerance).name, chosen, depth_range, in_range)
 
@@ -148,8 +192,6 @@ def depth_to_rank(
     law: Literal["auto", "fuss-catalan", "lyapunov"] = "auto",
 ) -> int:
     """The least depth at which ``predicted_rank`` is ``rank`` or less.
-
-    Under ``"auto"`` the Fuss–Catalan answer is kept when it lies in that law's range; otherwise Theorem 5 answers.
 
     Raises
     ------
@@ -172,55 +214,84 @@ def depth_to_rank(
         return 1
     if rtol == 0:
         raise UsageError("rtol is 0: a Gaussian chain keeps exact rank n at every depth; give an rtol above 0")
-    tol = Tolerance(rtol=rtol)
-    if law != "lyapunov":
-        found = _first_depth(n, rank, tol, "fuss-catalan")
-        if law == "fuss-catalan" or found <= CROSSOVER * n:
-            return found
-    found = _first_depth(n, rank, tol, "lyapunov")
-    return found if law == "lyapunov" else max(found, CROSSOVER * n + 1)
-
-
-def _first_depth(n: int, rank: int, tolerance: Tolerance, law: Law) -> int:
-    """Bisection: the predicted rank never rises with depth."""
-    high = 1
-    while predicted_rank(n, high, tolerance, law=law).rank > rank:
+    tol, high = Tolerance(rtol=rtol), 1
+    while predicted_rank(n, high, tol, law=law).rank > rank:
         high *= 2
-    low = high // 2  # here the rank is still too high, or low is 0
+    low = high // 2  # bisection, as the rank never rises with depth: here it is still too high, or low is 0
     while high - low > 1:
         middle = (low + high) // 2
-        if predicted_rank(n, middle, tolerance, law=law).rank > rank:
+        if predicted_rank(n, middle, tol, law=law).rank > rank:
             low = middle
         else:
             high = middle
     return high
 
 
-def _lyapunov_count(n: int, depth: int, rtol: float) -> int:
-    """#{k : (L/2)[ψ(n/2) − ψ((n−k+1)/2)] ≤ log 1/rtol}."""
+def _count(n: int, depth: int, rtol: float, law: str) -> float:
+    return _fuss_catalan_count(n, depth, rtol) if law == "fuss-catalan" else _lyapunov_count(n, depth, rtol)
+
+
+def _auto_count(n: int, depth: int, rtol: float) -> float:
+    """The two laws and the way between them: continuous, and never rising with depth.
+
+    Where a count is at 1 or at n, one law may stand still below the other, so that a mean with moving weights rises.
+    So the means are taken at fixed depths, none below the next, none above Fuss–Catalan's last value, and interpolated.
+    """
+    first, last = (side * n for side in _BLEND)
+    if depth <= first:
+        return _fuss_catalan_count(n, depth, rtol)
+    cap = _fuss_catalan_count(n, first, rtol)
+    if depth >= last:
+        return min(cap, _lyapunov_count(n, depth, rtol))
+    weights = np.linspace(0, 1, 9)
+    depths = first * (last / first) ** weights
+    means = [
+        (1 - w) * _fuss_catalan_count(n, at, rtol) + w * _lyapunov_count(n, at, rtol)
+        for w, at in zip(weights.tolist(), depths.tolist(), strict=True)
+    ]
+    falling = np.minimum(cap, np.maximum.accumulate(means[::-1])[::-1])
+    return float(np.exp(PchipInterpolator(np.log(depths), np.log(falling))(math.log(depth))))
+
+
+def _lyapunov_count(n: int, depth: float, rtol: float) -> float:
+    """1 + Σ P(X_k ≤ log 1/rtol | X_k ≥ 0) over k ≥ 2."""
     if rtol == 0:
-        return n
-    lost = depth / 2 * (digamma(n / 2) - digamma((n - np.arange(n)) / 2))
-    return max(1, int((lost <= -math.log(rtol)).sum()))
+        return float(n)
+    if rtol >= 1 or n == 1:
+        return float(rtol <= 1)
+    half = (n - np.arange(1, n)) / 2
+    mean = depth / 2 * (digamma(n / 2) - digamma(half))
+    deviation = np.sqrt(depth / 4 * (polygamma(1, n / 2) + polygamma(1, half)))
+    reach = -math.log(rtol)
+    # P(0 ≤ X ≤ reach) of a Gaussian, from the tail in which it does not cancel
+    near, far = mean / deviation, (mean - reach) / deviation
+    inside = ndtr(-far) - ndtr(-near)
+    return 1 + float(np.clip(inside / ndtr(near), 0, 1).sum())
 
 
-def _fuss_catalan_count(n: int, depth: int, rtol: float) -> float:
+def _fuss_catalan_count(n: int, depth: float, rtol: float) -> float:
     """n·P(x ≥ rtol²·x_max), at least 1."""
     if rtol == 0:
         return float(n)
     if rtol >= 1:
+        return float(rtol == 1)
+    target = 2 * math.log(rtol)
+    # In θ = (L+1)φ/π ∈ (0, 1): log x/x_max falls from 0 to −∞ as δ = 1 − θ falls from 1 to 0, like (L+1)·log δ.
+    low, high = -740.0, math.log1p(-1e-12)
+    if _log_position(math.exp(low), depth) >= target:
+        return float(n)
+    if _log_position(math.exp(high), depth) <= target:
         return 1.0
-    # In θ = (L+1)φ/π ∈ (0, 1): log x/x_max falls from 0 to −∞.
-    theta = brentq(lambda t: _log_position(t, depth) - 2 * math.log(rtol), 1e-12, 1 - 1e-16, xtol=1e-15, rtol=1e-14)
-    phi = math.pi * theta / (depth + 1)
-    ratio = math.sin(phi) * math.sin(math.pi * theta) / math.sin(depth * phi)
-    return max(1.0, n * (math.pi * theta - depth * ratio) / math.pi)
+    rest = math.exp(brentq(lambda s: _log_position(math.exp(s), depth) - target, low, high, xtol=1e-15, rtol=1e-14))
+    phi = math.pi * (1 - rest) / (depth + 1)
+    ratio = math.sin(phi) * math.sin(math.pi * rest) / math.sin(math.pi * rest + phi)
+    return min(float(n), max(1.0, n * (1 - rest - depth * ratio / math.pi)))
 
 
-def _log_position(theta: float, depth: int) -> float:
-    """log(x(φ)/x_max) at φ = πθ/(L+1)."""
-    phi = math.pi * theta / (depth + 1)
-    # sin(πθ) near θ = 1 and sin(Lφ) = sin(πθ − φ) lose their digits unless written from the far end
-    top = math.sin(math.pi * (1 - theta)) if theta > 0.5 else math.sin(math.pi * theta)
-    log_x = (depth + 1) * math.log(top) - math.log(math.sin(phi)) - depth * math.log(math.sin(depth * phi))
+def _log_position(rest: float, depth: float) -> float:
+    """log(x(φ)/x_max) at φ = π(1 − rest)/(L+1)."""
+    phi = math.pi * (1 - rest) / (depth + 1)
+    # sin((L+1)φ) = sin(π·rest) and sin(Lφ) = sin(π·rest + φ): neither loses its digits near the hard edge
+    log_x = (depth + 1) * math.log(math.sin(math.pi * rest)) - math.log(math.sin(phi))
+    log_x -= depth * math.log(math.sin(math.pi * rest + phi))
     return log_x - ((depth + 1) * math.log(depth + 1) - depth * math.log(depth))

@@ -35,7 +35,7 @@ from scipy.optimize import brentq
 from rankscope._base.errors import UsageError
 from rankscope.spectra import ToleranceLike
 from rankscope.theory._matrices import positive_integer
-from rankscope.theory.prediction import relative_tolerance
+from rankscope.theory.prediction import counts_nothing, relative_tolerance
 
 __all__ = ["rectangular_chain_rank"]
 
@@ -62,7 +62,8 @@ def rectangular_chain_rank(columns: int, widths: Sequence[int], tolerance: Toler
     Returns
     -------
     float
-        At least 1, since σ_1 always counts, and at most the smallest of ``columns`` and ``widths``.
+        At least 1, since σ_1 counts unless rtol exceeds 1 (then 0), and at most the smallest of ``columns`` and
+        ``widths``.
 
     Raises
     ------
@@ -82,6 +83,8 @@ def rectangular_chain_rank(columns: int, widths: Sequence[int], tolerance: Toler
     sizes = _sizes(widths)
     rtol = relative_tolerance(tolerance, (int(sizes[-1]), columns))
     room = min(columns, int(sizes.min()))
+    if counts_nothing(tolerance, rtol):
+        return 0.0
     if rtol >= 1 or room == 1:
         return 1.0
     if rtol == 0:
