@@ -60,7 +60,8 @@ def theory_predict_command(
     depth: Annotated[int, typer.Option(help="Number of layers.", show_default=False)],
     tolerance: Annotated[str, typer.Option(help="paper, reference, torch, or a number: a constant rtol.")] = "paper",
     law: Annotated[
-        str, typer.Option(help="auto (by depth, without a step), fuss-catalan (shallow) or lyapunov (deep).")
+        str,
+        typer.Option(help="auto (by depth, without a step), fuss-catalan (shallow), lyapunov (deep) or lyapunov-mean."),
     ] = "auto",
     as_json: JsonOption = False,
     debug: DebugOption = False,

@@ -1,6 +1,6 @@
 """How many singular values of a Gaussian chain lie above a relative threshold, by depth: closed forms, no sampling.
 
-Two laws, for widths n and depths L of different proportion:
+Laws for widths n and depths L of different proportion:
 
 Fuss–Catalan (n → ∞ at fixed L). The squared singular values x of the product of L square matrices with entries of
 variance 1/n lie where x(φ) = sin^{L+1}((L+1)φ) / (sin φ · sin^L(Lφ)), φ ∈ (0, π/(L+1)), falling from
@@ -10,18 +10,20 @@ imaginary parts gives the distribution without an integral:
 
     P(x ≥ x(φ)) = [(L+1)φ − L·sin φ·sin((L+1)φ)/sin(Lφ)] / π.
 
-Lyapunov (L → ∞ at fixed n, Theorem 5): log σ_k is Gaussian about L·λ_k, and the gap X_k = log σ_1 − log σ_k about
-L·(λ_1 − λ_k), with variance L/4·[ψ′(n/2) + ψ′((n−k+1)/2)]. The expected count is 1 + Σ P(X_k ≤ log 1/rtol | X_k ≥ 0),
-which for many layers and wide gaps is #{k : L·(λ_1 − λ_k) ≤ log 1/rtol} without its steps.
+Lyapunov (L → ∞ at fixed n, Theorem 5): the whole number #{k : L·(λ_1 − λ_k) ≤ log 1/rtol}.
 
-Between L = n and L = 16n neither is right: means with the weight log(L/n)/log 16 lead from the first to the second.
+Lyapunov mean: log σ_k is Gaussian about L·λ_k, and the gap X_k = log σ_1 − log σ_k about L·(λ_1 − λ_k), with variance
+L/4·[ψ′(n/2) + ψ′((n−k+1)/2)]. The expected count is 1 + Σ P(X_k ≤ log 1/rtol | X_k ≥ 0): Theorem 5 without its steps.
+
+Between L = n and L = 16n neither law is right: means with the weight log(L/n)/log 16 lead from Fuss–Catalan to the
+Lyapunov mean.
 """
 
 from __future__ import annotations
 
 import math
 from dataclasses import asdict, dataclass
-from typing import Any, Literal
+from typing import Any, Literal, TypeAlias
 
 import numpy as np
 from scipy.interpolate import PchipInterpolator
@@ -42,8 +44,9 @@ __all__ = [
     "relative_tolerance",
 ]
 
-Law = Literal["fuss-catalan", "between", "lyapunov"]
-_LAWS = ("auto", "fuss-catalan", "lyapunov")
+Law = Literal["fuss-catalan", "between", "lyapunov", "lyapunov-mean"]
+AskedLaw: TypeAlias = Literal["auto", "fuss-catalan", "lyapunov", "lyapunov-mean"]
+_LAWS = ("auto", "fuss-catalan", "lyapunov", "lyapunov-mean")
 # Measured: for n = 10, 50, 200 and rtol 1e-2, 1e-5, 1e-10 the Fuss–Catalan count was within 1.1 of the mean of
 # simulated chains up to L = 4n, where both laws are equally far off; beyond, Theorem 5 is the closer one.
 CROSSOVER = 4
@@ -67,7 +70,8 @@ class RankPrediction:
     tolerance : str
         Name of the convention that set ``rtol``.
     law : str
-        ``"fuss-catalan"``, ``"lyapunov"`` or, for depths where ``"auto"`` leads from one to the other, ``"between"``.
+        ``"fuss-catalan"``, ``"lyapunov"`` (a whole number), ``"lyapunov-mean"`` (an expectation) or, for depths where
+        ``"auto"`` leads from the first to the last, ``"between"``.
     depth_range : tuple
         Depths (first, last) for which this law may be used at this width; last is None when there is no end.
     in_range : bool
@@ -90,14 +94,14 @@ class RankPrediction:
 
     @property
     def laws(self) -> dict[str, float]:
-        """What each of the two laws says here, whatever its range."""
-        return {name: _count(self.n, self.depth, self.rtol, name) for name in ("fuss-catalan", "lyapunov")}
+        """What each law says here, whatever its range."""
+        return {name: _count(self.n, self.depth, self.rtol, name) for name in _LAWS[1:]}
 
     def __int__(self) -> int:
         return self.rank
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain values for JSON, with what both laws say."""
+        """Plain values for JSON, with what every law says."""
         plain = {**asdict(self), "rank": self.rank, "depth_range": list(self.depth_range), "laws": self.laws}
         return {"schema_version": 1, **plain}
 
@@ -107,7 +111,8 @@ class RankPrediction:
         flag = "" if self.in_range else f"; OUTSIDE the law's range {span}"
         law: str = self.law
         if law == "between":
-            law = "between " + " and ".join(f"{name} {value:.1f}" for name, value in self.laws.items())
+            ends = {name: f"{name} {value:.1f}" for name, value in self.laws.items()}
+            law = f"between {ends['fuss-catalan']} and {ends['lyapunov-mean']}"
         return f"{self.value:.1f} of {self.n} after {self.depth} layers ({law}, {self.tolerance}{flag})"
 
 
@@ -132,9 +137,7 @@ def counts_nothing(tolerance: ToleranceLike, rtol: float) -> bool:
     return rtol > 1 or (rtol == 1 and as_tolerance(tolerance).strict)
 
 
-def predicted_rank(
-    n: int, depth: int, tolerance: ToleranceLike = "paper", *, law: Literal["auto", "fuss-catalan", "lyapunov"] = "auto"
-) -> RankPrediction:
+def predicted_rank(n: int, depth: int, tolerance: ToleranceLike = "paper", *, law: AskedLaw = "auto") -> RankPrediction:
     """Numerical rank of a product of ``depth`` independent n × n Gaussian matrices. The scale of the entries cancels.
 
     Parameters
@@ -144,9 +147,10 @@ def predicted_rank(
     tolerance : Tolerance, str or float
         Threshold on σ/σ_1 for an n × n matrix.
     law : str
-        ``"fuss-catalan"`` (closer for depth ≤ 4n), ``"lyapunov"`` (Theorem 5, beyond), or ``"auto"``: the first up to
-        depth n, the second from 16n, and between the two a mean that leads from one to the other and never rises
-        with depth. A law asked for outside its range still answers; ``in_range`` then is False.
+        ``"fuss-catalan"`` (closer for depth ≤ 4n), ``"lyapunov"`` (Theorem 5's whole number, beyond),
+        ``"lyapunov-mean"`` (the expectation around it), or ``"auto"``: the first up to depth n, the last from 16n, and
+        between the two a mean that leads from one to the other and never rises with depth. A law asked for outside its
+        range still answers; ``in_range`` then is False.
 
     Raises
     ------
@@ -168,14 +172,14 @@ def predicted_rank(
     depth_range: tuple[int, int | None]
     if law == "fuss-catalan":
         chosen, depth_range = "fuss-catalan", (1, CROSSOVER * n)
-    elif law == "lyapunov":
-        chosen, depth_range = "lyapunov", (CROSSOVER * n, None)
+    elif law in ("lyapunov", "lyapunov-mean"):
+        chosen, depth_range = law, (CROSSOVER * n, None)
     elif depth <= _BLEND[0] * n:
         chosen, depth_range = "fuss-catalan", (1, _BLEND[0] * n)
     elif depth < _BLEND[1] * n:
         chosen, depth_range = "between", (_BLEND[0] * n, _BLEND[1] * n)
     else:
-        chosen, depth_range = "lyapunov", (_BLEND[1] * n, None)
+        chosen, depth_range = "lyapunov-mean", (_BLEND[1] * n, None)
     if counts_nothing(tolerance, rtol):
         value = 0.0
     else:
@@ -189,7 +193,7 @@ def depth_to_rank(
     rank: int,
     tolerance: ToleranceLike = "paper",
     *,
-    law: Literal["auto", "fuss-catalan", "lyapunov"] = "auto",
+    law: AskedLaw = "auto",
 ) -> int:
     """The least depth at which ``predicted_rank`` is ``rank`` or less.
 
@@ -228,7 +232,9 @@ def depth_to_rank(
 
 
 def _count(n: int, depth: int, rtol: float, law: str) -> float:
-    return _fuss_catalan_count(n, depth, rtol) if law == "fuss-catalan" else _lyapunov_count(n, depth, rtol)
+    if law == "lyapunov":
+        return float(_theorem_5_count(n, depth, rtol))
+    return _fuss_catalan_count(n, depth, rtol) if law == "fuss-catalan" else _lyapunov_mean(n, depth, rtol)
 
 
 def _auto_count(n: int, depth: int, rtol: float) -> float:
@@ -242,18 +248,26 @@ def _auto_count(n: int, depth: int, rtol: float) -> float:
         return _fuss_catalan_count(n, depth, rtol)
     cap = _fuss_catalan_count(n, first, rtol)
     if depth >= last:
-        return min(cap, _lyapunov_count(n, depth, rtol))
+        return min(cap, _lyapunov_mean(n, depth, rtol))
     weights = np.linspace(0, 1, 9)
     depths = first * (last / first) ** weights
     means = [
-        (1 - w) * _fuss_catalan_count(n, at, rtol) + w * _lyapunov_count(n, at, rtol)
+        (1 - w) * _fuss_catalan_count(n, at, rtol) + w * _lyapunov_mean(n, at, rtol)
         for w, at in zip(weights.tolist(), depths.tolist(), strict=True)
     ]
     falling = np.minimum(cap, np.maximum.accumulate(means[::-1])[::-1])
     return float(np.exp(PchipInterpolator(np.log(depths), np.log(falling))(math.log(depth))))
 
 
-def _lyapunov_count(n: int, depth: float, rtol: float) -> float:
+def _theorem_5_count(n: int, depth: float, rtol: float) -> int:
+    """#{k : (L/2)[ψ(n/2) − ψ((n−k+1)/2)] ≤ log 1/rtol}."""
+    if rtol == 0:
+        return n
+    lost = depth / 2 * (digamma(n / 2) - digamma((n - np.arange(n)) / 2))
+    return int((lost <= -math.log(rtol)).sum())
+
+
+def _lyapunov_mean(n: int, depth: float, rtol: float) -> float:
     """1 + Σ P(X_k ≤ log 1/rtol | X_k ≥ 0) over k ≥ 2."""
     if rtol == 0:
         return float(n)
