@@ -269,6 +269,22 @@ def test_a_network_of_the_paper_from_a_local_file(world: World, tmp_path: Path) 
     compared = {c.quantity: (c.paper, c.ours) for c in found.comparison}
     assert compared["ViT-T: layers"] == (13, 13)
     assert compared["ViT-T: parameters (M)"][0] == 5.7
+    why = {c.quantity: c.why for c in found.comparison}
+    assert why["ViT-T: parameters (M)"] == "other data: its head has 10 classes here, the paper's 1,000"
+    assert why["ViT-T: top-1 (%)"] == "other data: the 10 class folders are not ImageNet's 1,000"
+    assert why["ViT-T: layers"] == "the paper prints how many, not which"
+
+
+def test_reasons_are_those_of_the_data_and_the_network(everything: tuple[Path, dict[str, Reproduction]]) -> None:
+    """The folder is not ImageNet's and the network was added: neither rounding nor another decoder is why."""
+    given = "given by --networks, so the paper has no number of it"
+    for name, found in everything[1].items():
+        for c in found.comparison:
+            if c.quantity.startswith("small"):
+                assert c.why.startswith((given, "at this η no other class")), (name, c)
+    whys = {c.quantity: c.why for c in everything[1]["table1"].comparison}
+    assert whys["small: top-1 (%)"] == f"{given}; other data: the 10 class folders are not ImageNet's 1,000"
+    assert whys["small: layers"] == given
 
 
 def test_from_the_command_line(world: World, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from rankscope.features import Collection, classification_dimension, collect
 from rankscope.features.fingerprint import data_fingerprint, model_fingerprint
@@ -52,6 +52,18 @@ class Prepared:
     def notes(self) -> list[str]:
         """What to know of the folder and of this network, its name in front."""
         return [*self.folders.notes, *(f"{self.network.name}: {note}" for note in self.loaded.notes)]
+
+    def why(self, text: str, *, data: Literal["alone", "also", "not"]) -> str:
+        """Why ours may differ from the paper's: ``text``, unless the network or the data are not the paper's.
+
+        ``data`` says whether other data than ImageNet's is the reason alone, also one, or none.
+        """
+        if self.network.paper is None:
+            given = "given by --networks, so the paper has no number of it"
+            return given if self.folders.imagenet or data == "not" else f"{given}; {self.folders.other_data}"
+        if self.folders.imagenet or data == "not":
+            return text
+        return self.folders.other_data if data == "alone" else f"{self.folders.other_data}; {text}"
 
     def about(self) -> dict[str, Any]:
         """For the record."""

@@ -33,6 +33,11 @@ _WHY = (
     "the tolerance, and numerical rank moves with each"
 )
 
+_WHY_RISES = (
+    "the paper speaks of consistent diminishing in each layer; exact rank cannot rise along true cuts, a numerical one "
+    "can, since its threshold follows each layer's own σ₁"
+)
+
 
 def panel_networks(name: str) -> tuple[str, ...]:
     """The paper's networks of a panel.
@@ -152,7 +157,7 @@ def _plain(profile: JacobianProfile, skipped: tuple[tuple[str, str], ...]) -> di
 def _compare(one: Prepared, found: dict[str, Any], convention: str) -> list[Comparison]:
     name, paper, layers = one.network.name, one.network.paper, found["layers"]
     how = f"tolerance {convention}, background {BACKGROUNDS[convention]}, largest of {len(found['images'])} images"
-    rises = len(found["rises"])
+    rises, why = len(found["rises"]), one.why(_WHY, data="also")
     return [
         Comparison(
             f"{name}: layers",
@@ -160,18 +165,17 @@ def _compare(one: Prepared, found: dict[str, Any], convention: str) -> list[Comp
             float(len(layers)),
             None,
             f"cut points {one.network.cut_points}",
-            "the paper prints how many layers, not which; ours are the ones that give that number",
+            one.why("the paper prints how many layers, not which; ours are the ones that give that number", data="not"),
         ),
-        Comparison(f"{name}: rank at the first layer", None, float(layers[0]["rank"]), None, how, _WHY),
-        Comparison(f"{name}: rank at the last layer", None, float(layers[-1]["rank"]), None, how, _WHY),
+        Comparison(f"{name}: rank at the first layer", None, float(layers[0]["rank"]), None, how, why),
+        Comparison(f"{name}: rank at the last layer", None, float(layers[-1]["rank"]), None, how, why),
         Comparison(
             f"{name}: rises along the depth",
             None if paper is None else 0.0,
             float(rises),
             None,
             how,
-            "the paper speaks of consistent diminishing in each layer; exact rank cannot rise along true cuts, a "
-            "numerical one can, since its threshold follows each layer's own σ₁",
+            one.why(_WHY_RISES, data="also"),
         ),
     ]
 

@@ -10,6 +10,8 @@ import torch
 
 from rankscope._base.provenance import device_name, versions
 from rankscope._base.style import COLOURS, TEXT_WIDTH
+from rankscope.loading import imagenet_classes
+from rankscope.reproduce.data import VALIDATION
 from rankscope.reproduce.measured import Prepared, chance_note, clsdim, pass_over, prepared, skipped_notes
 from rankscope.reproduce.outcome import Comparison, Reproduction
 from rankscope.reproduce.settings import Settings
@@ -51,19 +53,21 @@ def networks_table(name: str, settings: Settings) -> Reproduction:
             }
         )
         label = one.network.name
+        fewer = "" if over["samples"] == VALIDATION else f", and {over['samples']:,} of {VALIDATION:,} images"
         comparison += [
             Comparison(
                 f"{label}: layers", None if paper is None else float(paper.layers), float(count), None,
-                f"cut points {one.network.cut_points}", "the paper prints how many, not which",
+                f"cut points {one.network.cut_points}",
+                one.why("the paper prints how many, not which", data="not"),
             ),
             Comparison(
                 f"{label}: parameters (M)", None if paper is None else paper.parameters, round(millions, 3), None,
-                "every parameter, buffers left out", "the paper rounds, for some networks to whole millions",
+                "every parameter, buffers left out", _why_parameters(one),
             ),
             Comparison(
                 f"{label}: top-1 (%)", None if paper is None else paper.top1, round(top1, 3), None,
                 f"{over['samples']:,} images, its own preprocessing",
-                "other weights of the same name, another decoder or resize",
+                one.why("other weights of the same name, another decoder or resize" + fewer, data="alone"),
             ),
         ]  # fmt: skip
         notes += one.notes() + skipped_notes(label, over["skipped"]) + chance_note(label, over)
@@ -125,13 +129,15 @@ def _dimensions(name: str, title: str, settings: Settings) -> Reproduction:
             Comparison(
                 f"{label}: classification dimension",
                 None if paper is None else float(paper.classification_dimension),
-                float(ours["dimension"]), None, _HOW + interval, _WHY_DIMENSION,
+                float(ours["dimension"]), None, _HOW + interval,
+                one.why(_WHY_DIMENSION, data="alone"),
             )
         )  # fmt: skip
         comparison.append(
             Comparison(
                 f"{label}: ambient dimension", None if paper is None else float(paper.ambient), float(ours["ambient"]),
-                None, "width of what goes into the head", "fixed by the architecture: must agree",
+                None, "width of what goes into the head",
+                one.why("fixed by the architecture: must agree", data="not"),
             )
         )  # fmt: skip
         notes += one.notes() + skipped_notes(label, over["skipped"]) + chance_note(label, over)
@@ -183,6 +189,13 @@ def _layers(one: Prepared) -> int:
         return len(select(model, trace(model, sample), one.network.cut_points))
 
     return int(one.parts.keep("layers", {**one.identity(), "cut_points": one.network.cut_points}, compute))
+
+
+def _why_parameters(one: Prepared) -> str:
+    classes, usual = len(one.folders), len(imagenet_classes()[0])
+    if one.network.paper is not None and classes != usual:
+        return f"other data: its head has {classes} classes here, the paper's {usual:,}"
+    return one.why("the paper rounds, for some networks to whole millions", data="not")
 
 
 def _best(rows: list[dict[str, Any]]) -> str:
