@@ -148,8 +148,16 @@ def dataset_of(folders: ClassFolders, loaded: LoadedModel, limit: int | None, se
 
 
 def _images(folder: str) -> list[str]:
-    return sorted(
-        e.path
-        for e in os.scandir(folder)
-        if e.is_file() and Path(e.name).suffix.lower() in IMAGE_SUFFIXES and not e.name.startswith(".")
-    )
+    """Every image of a class folder and of the folders in it, by path; links are followed."""
+    found: list[str] = []
+
+    def refuse(error: OSError) -> None:
+        raise DataError(f"folder {str(error.filename)!r} cannot be read: {error.strerror}; check who may read it")
+
+    for root, _, names in os.walk(folder, onerror=refuse, followlinks=True):
+        found += [
+            os.path.join(root, name)
+            for name in names
+            if Path(name).suffix.lower() in IMAGE_SUFFIXES and not name.startswith(".")
+        ]
+    return sorted(found)

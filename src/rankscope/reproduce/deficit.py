@@ -10,7 +10,7 @@ from rankscope._base.provenance import device_name, versions
 from rankscope.dependencies import ClassDependency, DependencyTable, independence_deficit
 from rankscope.reproduce.deficit_figure import draw_deficit
 from rankscope.reproduce.deficit_rows import ETA, KEEP, PANELS, SOLVED, compare, shown_class, solution, which_eta
-from rankscope.reproduce.measured import Prepared, chance_note, collection, pass_over, prepared, skipped_notes
+from rankscope.reproduce.measured import Prepared, collection, data_notes, pass_over, prepared
 from rankscope.reproduce.outcome import Reproduction
 from rankscope.reproduce.settings import Settings
 
@@ -59,7 +59,7 @@ def deficit(name: str, settings: Settings) -> Reproduction:
         )
         comparison += compare(one, chosen, row, settings.convention)
         comparison += compare(one, tables["largest-eta"], largest, "largest-eta")
-        notes += one.notes() + skipped_notes(label, over["skipped"]) + chance_note(label, over)
+        notes += data_notes(one, over)
         if not row.n_dependencies:
             notes.append(
                 f"{label}: at η = {ETA:g} every solution is zero under {settings.convention}, η_max is at most "

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,12 +12,13 @@ from typing import Any, Literal
 from rankscope.features import Collection, classification_dimension, collect
 from rankscope.features.fingerprint import data_fingerprint, model_fingerprint
 from rankscope.loading import LoadedModel
+from rankscope.reproduce.converted import converted_images, converted_note
 from rankscope.reproduce.data import ClassFolders, LabelledImages, dataset_of, read_class_folders
 from rankscope.reproduce.networks import Network, choose, load
 from rankscope.reproduce.parts import Parts
 from rankscope.reproduce.settings import Settings
 
-__all__ = ["Prepared", "chance_note", "clsdim", "collection", "pass_over", "prepared", "skipped_notes"]
+__all__ = ["Prepared", "chance_note", "clsdim", "collection", "data_notes", "pass_over", "prepared", "skipped_notes"]
 
 _BATCH = 64
 
@@ -53,6 +55,12 @@ class Prepared:
         """What to know of the folder and of this network, its name in front."""
         return [*self.folders.notes, *(f"{self.network.name}: {note}" for note in self.loaded.notes)]
 
+    @property
+    def channels(self) -> int:
+        """Of the pictures that the network takes."""
+        size = self.loaded.preprocessing.input_size if self.loaded.preprocessing else None
+        return 3 if size is None else size[0]
+
     def why(self, text: str, *, data: Literal["alone", "also", "not"]) -> str:
         """Why ours may differ from the paper's: ``text``, unless the network or the data are not the paper's.
 
@@ -83,7 +91,7 @@ def prepared(settings: Settings, names: Any = None) -> Iterator[Prepared]:
     for number, network in enumerate(networks):
         settings.report(number, len(networks), network.name)
         settings.place.network = network.name
-        loaded = load(network, len(folders), folders.root)
+        loaded = load(network, len(folders), folders.root, networks)
         loaded.model.to(settings.device)
         yield Prepared(network, loaded, folders, settings)
         settings.place.network = None
@@ -108,6 +116,7 @@ def pass_over(one: Prepared) -> dict[str, Any]:
             num_workers=one.settings.workers,
             progress=progress,
         )
+        root, skipped = one.folders.root, {s.name: s.reason for s in found.skipped}
         right = int((found.logits.argmax(1) == found.labels).sum())
         return {
             "samples": len(found),
@@ -115,7 +124,8 @@ def pass_over(one: Prepared) -> dict[str, Any]:
             "accuracy": right / len(found),
             "width": int(found.features.shape[1]),
             "classes": int(found.logits.shape[1]),
-            "skipped": [[Path(s.name).parent.name + "/" + Path(s.name).name, s.reason] for s in found.skipped],
+            "skipped": [[os.path.relpath(name, root), reason] for name, reason in skipped.items()],
+            "converted": converted_images(root, (f for f, _ in data.samples if f not in skipped), one.channels),
         }
 
     result: dict[str, Any] = one.parts.keep("collection", given, compute)
@@ -159,6 +169,16 @@ def clsdim(one: Prepared) -> dict[str, Any]:
 
     made: dict[str, Any] = one.parts.keep("clsdim", {**one.identity(), "samples": over["samples"]}, compute)
     return made
+
+
+def data_notes(one: Prepared, over: dict[str, Any]) -> list[str]:
+    """What to know of the folder, of this network and of this pass: left out, converted, no better than chance."""
+    return [
+        *one.notes(),
+        *skipped_notes(one.network.name, over["skipped"]),
+        *converted_note(over.get("converted", []), one.channels),
+        *chance_note(one.network.name, over),
+    ]
 
 
 def skipped_notes(name: str, skipped: list[list[str]]) -> list[str]:

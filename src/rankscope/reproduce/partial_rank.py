@@ -12,6 +12,7 @@ from rankscope._base.provenance import device_name, versions
 from rankscope._base.style import COLOURS, TEXT_WIDTH, new_axes
 from rankscope.jacobian import JacobianProfile, jacobian_rank
 from rankscope.loading import load_images
+from rankscope.reproduce.converted import converted_images, converted_note
 from rankscope.reproduce.measured import Prepared, prepared, skipped_notes
 from rankscope.reproduce.networks import PAPER_NETWORKS
 from rankscope.reproduce.outcome import Comparison, Reproduction
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
     import pandas as pd
     from matplotlib.figure import Figure
 
-__all__ = ["BACKGROUNDS", "panel_networks", "partial_rank"]
+__all__ = ["BACKGROUNDS", "enough_images", "panel_networks", "partial_rank"]
 
 _PANELS = {"fig1a": ("a", "resnet", "ResNets"), "fig1b": ("b", "mixer", "MLP-Mixers")}
 _PANELS["fig1c"] = ("c", "transformer", "transformers")
@@ -48,6 +49,13 @@ def panel_networks(name: str) -> tuple[str, ...]:
     return tuple(p.name for p in PAPER_NETWORKS if p.family == _PANELS[name][1])
 
 
+def enough_images(settings: Settings, root: Path, held: int, words: str = "") -> None:
+    """Raise ``UsageError`` where the folder holds fewer images than are asked for."""
+    images = settings.images or _SIZES[settings.scale][0]
+    if held < images:
+        raise UsageError(f"--images {images}, but {str(root)!r} has {held:,}{words}; give a number up to that")
+
+
 def partial_rank(name: str, settings: Settings) -> Reproduction:
     """Measure every network of the panel with the image and with zeros around the patch, one part each."""
     import pandas as pd
@@ -68,6 +76,7 @@ def partial_rank(name: str, settings: Settings) -> Reproduction:
         about.append({**one.about(), "images": chosen["images"], "method": chosen["method"]})
         notes += one.notes() + [f"{one.network.name}: {note}" for note in chosen["notes"]]
         notes += skipped_notes(one.network.name, chosen["skipped"])
+        notes += converted_note(chosen.get("converted", []), one.channels)
     if not settings.full:
         notes.append(f"small scale: {images} images and a patch of {side}×{side}; not the paper's sizes")
     values = pd.DataFrame(rows)
@@ -97,8 +106,7 @@ def _measured(one: Prepared, convention: str, images: int, side: int) -> dict[st
     data = load_images(
         one.folders.root, preprocessing=one.loaded.preprocessing, limit=images, seed=one.settings.seed
     )  # fmt: skip
-    if len(data) < images:
-        raise UsageError(f"--images {images}, but {str(one.folders.root)!r} has {len(data)} that can be read")
+    enough_images(one.settings, one.folders.root, len(data), " that can be read")
     given = {**one.identity(), "background": background, "patch": side, "images": images, "drawn": list(data.names)}
 
     def compute(folder: Path) -> dict[str, Any]:
@@ -116,7 +124,11 @@ def _measured(one: Prepared, convention: str, images: int, side: int) -> dict[st
             names=lambda i: data.names[i],
             progress=lambda done, total, _: one.settings.report(done, total, f"{one.network.name}, {background}"),
         )
-        return _plain(profile, data.skipped)
+        files = [str(one.folders.root / name) for name in data.names]
+        return {
+            **_plain(profile, data.skipped),
+            "converted": converted_images(one.folders.root, files, one.channels),
+        }
 
     found: dict[str, Any] = one.parts.keep(f"rank-{background}", given, compute)
     return found

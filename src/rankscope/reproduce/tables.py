@@ -12,7 +12,7 @@ from rankscope._base.provenance import device_name, versions
 from rankscope._base.style import COLOURS, TEXT_WIDTH
 from rankscope.loading import imagenet_classes
 from rankscope.reproduce.data import VALIDATION
-from rankscope.reproduce.measured import Prepared, chance_note, clsdim, pass_over, prepared, skipped_notes
+from rankscope.reproduce.measured import Prepared, clsdim, data_notes, pass_over, prepared
 from rankscope.reproduce.outcome import Comparison, Reproduction
 from rankscope.reproduce.settings import Settings
 from rankscope.slicing import Sample, select, trace
@@ -70,7 +70,7 @@ def networks_table(name: str, settings: Settings) -> Reproduction:
                 one.why("other weights of the same name, another decoder or resize" + fewer, data="alone"),
             ),
         ]  # fmt: skip
-        notes += one.notes() + skipped_notes(label, over["skipped"]) + chance_note(label, over)
+        notes += data_notes(one, over)
         about.append(one.about())
     return _made(
         name, "Table 1 (submission): the networks", settings, pd.DataFrame(rows), comparison,
@@ -140,7 +140,7 @@ def _dimensions(name: str, title: str, settings: Settings) -> Reproduction:
                 one.why("fixed by the architecture: must agree", data="not"),
             )
         )  # fmt: skip
-        notes += one.notes() + skipped_notes(label, over["skipped"]) + chance_note(label, over)
+        notes += data_notes(one, over)
         notes += [f"{label}: {note}" for note in ours["notes"]]
         about.append(one.about())
     pairs = ", ".join(f"{r['network']} {r['centred']} instead of {r['classification_dimension']}" for r in rows)
