@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import hashlib
 import json
 import shutil
 from pathlib import Path
@@ -19,6 +20,7 @@ from rankscope._base.errors import OutputError
 from rankscope.cli import main
 from rankscope.dependencies import independence_deficit
 from rankscope.features import classification_dimension, find_head
+from rankscope.features.fingerprint import model_fingerprint
 from rankscope.jacobian import jacobian_rank
 from rankscope.loading import load_images, load_model
 from rankscope.reproduce import Reproduction, reproduce, reproduce_all
@@ -273,6 +275,36 @@ def test_a_network_of_the_paper_from_a_local_file(world: World, tmp_path: Path) 
     assert why["ViT-T: parameters (M)"] == "other data: its head has 10 classes here, the paper's 1,000"
     assert why["ViT-T: top-1 (%)"] == "other data: the 10 class folders are not ImageNet's 1,000"
     assert why["ViT-T: layers"] == "the paper prints how many, not which"
+
+
+def test_the_record_has_every_setting(
+    everything: tuple[Path, dict[str, Reproduction]], world: World, direct: dict[str, Any], tmp_path: Path
+) -> None:
+    """What decides the numbers: data type, patch and where it lies, tolerance, and digests of the weights."""
+    out, found = everything
+    file = world.weights / "small.safetensors"
+    for name in DATA:
+        record = json.loads((out / name / f"{name}.json").read_text())["settings"]
+        (about,) = record["networks"]
+        assert about["weights_file"] == str(file)
+        assert about["weights_sha256"] == hashlib.sha256(file.read_bytes()).hexdigest()
+        assert about["weights_fingerprint"] == model_fingerprint(direct["model"])
+        assert (about["dtype"], about["input_size"]) == ("float32", [3, 32, 32])
+    record = json.loads((out / "fig1a" / "fig1a.json").read_text())["settings"]
+    assert (record["patch"], record["tolerance"], record["threshold"]) == (8, "paper", "σ ≥ eps32·min(d, K)·σ₁")
+    assert (record["background"], record["networks"][0]["patch_rows"]) == ("image", [12, 20])
+    inside = {divmod(int(c) % (32 * 32), 32) for c in Patch(8).coordinates((3, 32, 32))}
+    rows, columns = ([min(v), max(v) + 1] for v in zip(*inside, strict=True))
+    assert [rows, columns] == [record["networks"][0][f"patch_{side}"] for side in ("rows", "columns")]
+    assert found["fig2"].settings["bootstrap"] == 20
+    assert found["fig4"].settings["tolerance"] == independence_deficit(direct["logits"], direct["labels"], eta=20.0).tol
+    # no --weights, and no pretrained ones either: the factory's own
+    own = reproduce("table1", out=tmp_path, **options(world, weights=None))
+    assert own.settings["weights"] is None
+    about = own.settings["networks"][0]
+    assert (about["weights"], about["weights_file"]) == ("as net.py:small returns them", None)
+    assert about["weights_sha256"] is None
+    assert about["weights_fingerprint"] != model_fingerprint(direct["model"])
 
 
 def test_reasons_are_those_of_the_data_and_the_network(everything: tuple[Path, dict[str, Reproduction]]) -> None:

@@ -17,6 +17,7 @@ from rankscope.reproduce.settings import Settings
 __all__ = ["DEFICIT_NETWORKS", "deficit"]
 
 DEFICIT_NETWORKS = tuple(PANELS)
+_PERMUTATIONS = {"full": 5, "small": 1}  # behind the null
 
 
 def deficit(name: str, settings: Settings) -> Reproduction:
@@ -94,7 +95,8 @@ def deficit(name: str, settings: Settings) -> Reproduction:
             "solved": SOLVED[settings.convention][0],
             "on": solution(settings.convention),
             "keep": KEEP,
-            "duality_gap": gap,
+            "tolerance": gap,
+            "permutations": _PERMUTATIONS[settings.scale],
             "networks": about,
         },
         provenance={**versions(), "device": device_name(settings.device)},
@@ -116,7 +118,7 @@ def _solved(one: Prepared, convention: str) -> dict[str, Any]:
             class_names=one.folders.names,
             feature_dimension=int(found.features.shape[1]),
             held_out=0,  # the text and the code fit all the images
-            permutations=5 if one.settings.full else 1,
+            permutations=_PERMUTATIONS[one.settings.scale],
             seed=one.settings.seed,
             device=one.settings.device,
         )

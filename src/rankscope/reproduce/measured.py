@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
@@ -18,8 +20,19 @@ from rankscope.reproduce.networks import Network, choose, load
 from rankscope.reproduce.parts import Parts
 from rankscope.reproduce.settings import Settings
 
-__all__ = ["Prepared", "chance_note", "clsdim", "collection", "data_notes", "pass_over", "prepared", "skipped_notes"]
+__all__ = [
+    "BOOTSTRAP",
+    "Prepared",
+    "chance_note",
+    "clsdim",
+    "collection",
+    "data_notes",
+    "pass_over",
+    "prepared",
+    "skipped_notes",
+]
 
+BOOTSTRAP = {"full": 200, "small": 20}  # resamples behind an interval
 _BATCH = 64
 
 
@@ -40,7 +53,7 @@ class Prepared:
         """What every part of this network depends on."""
         return {
             "model": self.loaded.name,
-            "weights": model_fingerprint(self.loaded.model),
+            "weights": self.fingerprint,
             "preprocessing": self.loaded.preprocessing.description if self.loaded.preprocessing else None,
             "device": self.settings.device.type,
             "seed": self.settings.seed,
@@ -54,6 +67,11 @@ class Prepared:
     def notes(self) -> list[str]:
         """What to know of the folder and of this network, its name in front."""
         return [*self.folders.notes, *(f"{self.network.name}: {note}" for note in self.loaded.notes)]
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """Class and digest of all weights."""
+        return model_fingerprint(self.loaded.model)
 
     @property
     def channels(self) -> int:
@@ -74,14 +92,25 @@ class Prepared:
         return self.folders.other_data if data == "alone" else f"{self.folders.other_data}; {text}"
 
     def about(self) -> dict[str, Any]:
-        """For the record."""
+        """For the record: ``weights_sha256`` is that of the file, as ``sha256sum`` prints it."""
+        file, size = self.network.file, self.loaded.input_size
         return {
             "name": self.network.name,
             "model": self.loaded.name,
             "weights": self.loaded.weights,
+            "weights_file": None if file is None else str(file),
+            "weights_sha256": None if file is None else _sha256(file),
+            "weights_fingerprint": self.fingerprint,
+            "dtype": str(next(self.loaded.model.parameters()).dtype).removeprefix("torch."),
+            "input_size": None if size is None else list(size),
             "preprocessing": self.loaded.preprocessing.description if self.loaded.preprocessing else None,
             "cut_points": self.network.cut_points,
         }
+
+
+def _sha256(file: Path) -> str:
+    with file.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
 def prepared(settings: Settings, names: Any = None) -> Iterator[Prepared]:
@@ -152,7 +181,7 @@ def clsdim(one: Prepared) -> dict[str, Any]:
                 found.labels,
                 found.head,
                 convention="paper" if convention == "paper" else "centred",
-                bootstrap=200 if full else 20,
+                bootstrap=BOOTSTRAP[one.settings.scale],
                 seed=one.settings.seed,
                 allow_absent=len(found) <= found.features.shape[1] or not full,
                 device=one.settings.device,

@@ -28,6 +28,7 @@ __all__ = ["BACKGROUNDS", "enough_images", "panel_networks", "partial_rank"]
 _PANELS = {"fig1a": ("a", "resnet", "ResNets"), "fig1b": ("b", "mixer", "MLP-Mixers")}
 _PANELS["fig1c"] = ("c", "transformer", "transformers")
 BACKGROUNDS = {"paper": "image", "reference": "zero"}  # outside the patch
+_THRESHOLDS = {"paper": "σ ≥ eps32·min(d, K)·σ₁", "reference": "σ ≥ √(eps32·K)·σ₁"}
 _SIZES = {"full": (16, 16), "small": (2, 8)}  # images, side of the patch; 16×16×3: paper, §6.1
 _WHY = (
     "the paper draws this curve and prints no value; it says neither which images nor how many, nor (final version) "
@@ -73,7 +74,7 @@ def partial_rank(name: str, settings: Settings) -> Reproduction:
             rows += [{"network": one.network.name, "convention": convention, **row} for row in part["layers"]]
         chosen = found[settings.convention]
         comparison += _compare(one, chosen, settings.convention)
-        about.append({**one.about(), "images": chosen["images"], "method": chosen["method"]})
+        about.append({**one.about(), **_where(one, side), "images": chosen["images"], "method": chosen["method"]})
         notes += one.notes() + [f"{one.network.name}: {note}" for note in chosen["notes"]]
         notes += skipped_notes(one.network.name, chosen["skipped"])
         notes += converted_note(chosen.get("converted", []), one.channels)
@@ -90,15 +91,24 @@ def partial_rank(name: str, settings: Settings) -> Reproduction:
         settings={
             **settings.to_dict(),
             "patch": side,
+            "patch_position": "centre of the image, all channels",
             "images": images,
             "background": BACKGROUNDS[settings.convention],
             "tolerance": settings.convention,
+            "threshold": _THRESHOLDS[settings.convention],
             "networks": about,
         },
         provenance={**versions(), "device": device_name(settings.device)},
         notes=tuple(dict.fromkeys(notes)),
         _draw=lambda v: _draw(v, letter, words, settings.convention),
     )
+
+
+def _where(one: Prepared, side: int) -> dict[str, Any]:
+    """Rows and columns of the patch in the network's input, from the first to before the last."""
+    _, height, width = one.loaded.input_size or tuple(one.dataset()[0][0].shape)
+    top, left = (height // 2 - side // 2, width // 2 - side // 2)
+    return {"patch_rows": [top, top + side], "patch_columns": [left, left + side]}
 
 
 def _measured(one: Prepared, convention: str, images: int, side: int) -> dict[str, Any]:

@@ -12,7 +12,7 @@ from rankscope._base.provenance import device_name, versions
 from rankscope._base.style import COLOURS, TEXT_WIDTH
 from rankscope.loading import imagenet_classes
 from rankscope.reproduce.data import VALIDATION
-from rankscope.reproduce.measured import Prepared, clsdim, data_notes, pass_over, prepared
+from rankscope.reproduce.measured import BOOTSTRAP, Prepared, clsdim, data_notes, pass_over, prepared
 from rankscope.reproduce.outcome import Comparison, Reproduction
 from rankscope.reproduce.settings import Settings
 from rankscope.slicing import Sample, select, trace
@@ -165,6 +165,8 @@ def _made(
     name: str, title: str, settings: Settings, values: pd.DataFrame, comparison: list[Comparison], said: str,
     notes: list[str], about: list[dict[str, Any]], draw: Any,
 ) -> Reproduction:  # fmt: skip
+    # the networks alone have no projection
+    measured = {} if name == "table1" else {"retain": 0.95, "centred": False, "bootstrap": BOOTSTRAP[settings.scale]}
     small = [] if settings.full else ["small scale: fewer resamples for the intervals"]
     return Reproduction(
         name=name,
@@ -173,7 +175,7 @@ def _made(
         values=values,
         comparison=tuple(comparison),
         disagreement=said,
-        settings={**settings.to_dict(), "retain": 0.95, "networks": about},
+        settings={**settings.to_dict(), **measured, "networks": about},
         provenance={**versions(), "device": device_name(settings.device)},
         notes=tuple(dict.fromkeys([*notes, *small])),
         _draw=draw,
