@@ -6,12 +6,15 @@ import csv
 import hashlib
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
+from matplotlib.collections import LineCollection
 from matplotlib.table import Table
 from safetensors.numpy import load_file
 from small_world import EACH, World
@@ -305,6 +308,29 @@ def test_the_record_has_every_setting(
     assert (about["weights"], about["weights_file"]) == ("as net.py:small returns them", None)
     assert about["weights_sha256"] is None
     assert about["weights_fingerprint"] != model_fingerprint(direct["model"])
+
+
+def test_bars_have_whole_layers_whiskers_that_show_and_a_title_of_their_own(
+    everything: tuple[Path, dict[str, Reproduction]],
+) -> None:
+    found = everything[1]["fig1a"]
+    assert found.title.endswith(", added networks")
+    index = np.arange(1, 20)
+    rows = {"network": "ResNet-50", "convention": "paper", "index": index, "rank": 100 - index, "min": 100 - index}
+    same = pd.DataFrame(rows)
+    one = same.assign(min=np.where(index == 4, 90, same["min"]))
+    both = pd.concat([same, one.assign(network="mine")])
+    for values, title, whiskers in ((same, "ResNets", []), (one, "ResNets", [4]), (both, "ResNets and added net", [4])):
+        ax = replace(found, values=values).plot().axes[0]
+        assert ax.get_title(loc="left").startswith(f"(a) {title}")
+        assert ax.get_xlabel().startswith(f"the i-th layer of {title}")
+        ax.figure.canvas.draw()
+        assert len(ax.get_xticks()) > 3
+        assert all(tick == int(tick) for tick in ax.get_xticks())
+        bars = [c for c in ax.collections if isinstance(c, LineCollection)]
+        drawn = [segment for c in bars for segment in c.get_segments()]
+        assert [round(float(segment[0][0])) for segment in drawn] == whiskers
+        assert all(abs(segment[1][1] - segment[0][1]) > 0 for segment in drawn)
 
 
 def test_reasons_are_those_of_the_data_and_the_network(everything: tuple[Path, dict[str, Reproduction]]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -9,7 +10,7 @@ import numpy as np
 
 from rankscope._base.errors import UsageError
 from rankscope._base.provenance import device_name, versions
-from rankscope._base.style import COLOURS, TEXT_WIDTH, new_axes
+from rankscope._base.style import COLOURS, TEXT_WIDTH, new_axes, whole_ticks
 from rankscope.jacobian import JacobianProfile, jacobian_rank
 from rankscope.loading import load_images
 from rankscope.reproduce.converted import converted_images, converted_note
@@ -83,7 +84,7 @@ def partial_rank(name: str, settings: Settings) -> Reproduction:
     values = pd.DataFrame(rows)
     return Reproduction(
         name=name,
-        title=f"Fig. 1 ({letter}): partial rank of the Jacobian, {words}",
+        title=f"Fig. 1 ({letter}): partial rank of the Jacobian, {_called(list(values['network']), words)}",
         convention=settings.convention,
         values=values,
         comparison=tuple(comparison),
@@ -213,26 +214,44 @@ def _disagreement(values: pd.DataFrame, side: int) -> str:
     )
 
 
+def _called(names: Sequence[str], words: str) -> str:
+    """What the bars show: networks of the panel's family, others that were added, or both.
+
+    >>> _called(["ResNet-18", "net"], "ResNets"), _called(["net"], "ResNets")
+    ('ResNets and added networks', 'added networks')
+    """
+    own = {p.name for p in PAPER_NETWORKS}
+    parts = [words] * any(n in own for n in names) + ["added networks"] * any(n not in own for n in names)
+    return " and ".join(parts)
+
+
 def _draw(values: pd.DataFrame, letter: str, words: str, convention: str) -> Figure:
     shown = values[values["convention"] == convention]
     names = list(dict.fromkeys(shown["network"]))
+    words = _called(names, words)
     ax = new_axes(TEXT_WIDTH * 0.7, 2.6)
     width = 0.8 / len(names)
+    spread_drawn = False
     for k, name in enumerate(names):
         part = shown[shown["network"] == name]
         x = part["index"].to_numpy() + (k - (len(names) - 1) / 2) * width
         rank = part["rank"].to_numpy(dtype=float)
         ax.bar(x, rank, width=width * 0.92, color=COLOURS[k % len(COLOURS)], label=name, linewidth=0)
         spread = rank - part["min"].to_numpy(dtype=float)
-        if (spread > 0).any():
+        some = spread > 0  # images that agree have nothing to draw
+        if some.any():
+            below = [spread[some], np.zeros(int(some.sum()))]
             ax.errorbar(
-                x, rank, yerr=[spread, np.zeros_like(spread)], fmt="none", ecolor="black", elinewidth=0.5, capsize=1
+                x[some], rank[some], yerr=below, fmt="none", ecolor="black", elinewidth=0.5, capsize=1, gid="whiskers"
             )
+            spread_drawn = True
     ax.set_xlabel(f"the i-th layer of {words}")
     ax.set_ylabel("partial rank")
     ax.set_title(f"({letter}) {words}, tolerance {convention}, background {BACKGROUNDS[convention]}", loc="left")
     ax.set_xlim(0.4, shown["index"].max() + 0.6)
+    whole_ticks(ax)
     ax.set_ylim(0, shown["rank"].max() * 1.22 + 1)
-    ax.legend(loc="upper right", ncols=min(len(names), 3))
+    title = "bar: largest, whisker: smallest of the images" if spread_drawn else None
+    ax.legend(loc="upper right", ncols=min(len(names), 3), title=title, title_fontsize=7)
     figure: Any = ax.figure
     return figure
