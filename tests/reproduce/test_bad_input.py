@@ -127,11 +127,13 @@ def test_all_pretrained_weights_that_are_missing_are_named_at_once(
     assert line.startswith(
         "error: fig2: pretrained weights of ResNet-18, ResNet-50, GluMixer-24, ResMLP-S24, ViT-T, Swin-T are not on "
     )
-    assert re.search(r"ResNet-18: \S+/resnet18-\w+\.pth as resnet18\.pth; ResNet-50: \S+ as resnet50\.pth;", line)
-    assert "ViT-T: timm.create_model('vit_tiny_patch16_224.augreg_in21k_ft_in1k', pretrained=True)" in line
+    assert re.search(
+        r"ResNet-18: fetch \S+/resnet18-\w+\.pth as resnet18\.pth; ResNet-50: fetch \S+ as resnet50\.pth;", line
+    )
+    assert "ViT-T: save timm.create_model('vit_tiny_patch16_224.augreg_in21k_ft_in1k', pretrained=True)" in line
     for stem in ("gmixer_24_224", "resmlp_24_224", "vit_tiny_patch16_224", "swin_tiny_patch4_window7_224"):
         assert f" as {stem}.pth" in line
-    assert line.endswith("Put the files into a folder and give --weights FOLDER")
+    assert line.endswith("Put the files into a folder and give --weights FOLDER, or leave networks out with --only")
     # what is in the cache is not asked for; a file's factory needs none
     kept = tmp_path / "torch" / "hub" / "checkpoints" / "resnet18-f37072fd.pth"
     kept.parent.mkdir(parents=True)
@@ -152,7 +154,9 @@ def test_a_download_that_fails_names_the_others_too(
 
     monkeypatch.setattr(networks, "load_model", offline)
     monkeypatch.setattr(fetching, "unreachable", lambda _: False)
-    expected = r"could not be fetched \(no answer\): .* ResNet-18: \S+ as resnet18.pth; ViT-T: timm\S+ .* as vit_tiny"
+    expected = (
+        r"could not be fetched \(no answer\): .* ResNet-18: fetch \S+ as resnet18.pth; ViT-T: save .* as vit_tiny"
+    )
     with pytest.raises(ModelError, match=expected) as told:
         run(mine, tmp_path, weights=None, networks=[], only=["ResNet-18", "ViT-T"])
     assert "random" not in str(told.value)

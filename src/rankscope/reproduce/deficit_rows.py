@@ -103,8 +103,8 @@ def _deficits(one: Prepared, table: DependencyTable, convention: str) -> list[Co
             Comparison(
                 f"{label}: deficit({k}){words} (% of {len(table)} classes)",
                 None, 100 * table.deficit(k, KEEP, beyond_null=beyond), None,
-                f"at most {k} other{' keeps' if k == 1 else 's keep'} {KEEP:.0%} of the class's accuracy and of that on "
-                f"all images; {eta}, {solution(convention)}; {null}",
+                f"at most {k} other{' keeps' if k == 1 else 's keep'} {KEEP:.0%} of the class's accuracy and of that "
+                f"on all images; {eta}, {solution(convention)}; {null}",
                 why,
             )
             for k in MANY

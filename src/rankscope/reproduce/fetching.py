@@ -31,7 +31,7 @@ def check_fetchable(wanted: Iterable[tuple[str, str, str]]) -> None:
     if away:
         names = ", ".join(name for name, _, _ in lacking)
         raise ModelError(
-            f"pretrained weights of {names} are not on this machine, and {' and '.join(away)} cannot be reached: "
+            f"pretrained weights of {names} are not on this machine, and {' and '.join(away)} cannot be reached; "
             f"{how_to_fetch(lacking)}"
         )
 
@@ -39,7 +39,10 @@ def check_fetchable(wanted: Iterable[tuple[str, str, str]]) -> None:
 def how_to_fetch(lacking: Iterable[tuple[str, str, str]]) -> str:
     """What to fetch for each of (name, spec, file name without suffix), and where to put it."""
     steps = "; ".join(f"{name}: {_step(spec)} as {stem}.pth" for name, spec, stem in lacking)
-    return f"where there is a network fetch {steps}. Put the files into a folder and give --weights FOLDER"
+    return (
+        f"where there is a network: {steps}. Put the files into a folder and give --weights FOLDER, or leave networks "
+        "out with --only"
+    )
 
 
 def is_kept(spec: str) -> bool:
@@ -93,6 +96,7 @@ def _host(spec: str) -> str:
 def _step(spec: str) -> str:
     source, name = _parts(spec)
     if source == "torchvision":
-        return _url(name)
-    command = f"timm.create_model('{name}', pretrained=True)" if source == "timm" else f"the model {name}"
-    return f"{command}.state_dict() with torch.save" if source == "timm" else f"{command} and save its state dict"
+        return f"fetch {_url(name)}"
+    if source == "timm":
+        return f"save timm.create_model('{name}', pretrained=True).state_dict()"
+    return f"save the state dict of {name}"

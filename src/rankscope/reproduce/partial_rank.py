@@ -6,8 +6,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from rankscope._base.errors import UsageError
 from rankscope._base.provenance import device_name, versions
 from rankscope._base.style import COLOURS, TEXT_WIDTH, new_axes, whole_ticks
@@ -240,10 +238,9 @@ def _draw(values: pd.DataFrame, letter: str, words: str, convention: str) -> Fig
         spread = rank - part["min"].to_numpy(dtype=float)
         some = spread > 0  # images that agree have nothing to draw
         if some.any():
-            below = [spread[some], np.zeros(int(some.sum()))]
-            ax.errorbar(
-                x[some], rank[some], yerr=below, fmt="none", ecolor="black", elinewidth=0.5, capsize=1, gid="whiskers"
-            )
+            low, high = (rank - spread)[some], rank[some]
+            ax.vlines(x[some], low, high, color="black", linewidth=0.6)
+            ax.plot(x[some], low, "_", color="black", markersize=2.5, markeredgewidth=0.6)
             spread_drawn = True
     ax.set_xlabel(f"the i-th layer of {words}")
     ax.set_ylabel("partial rank")
