@@ -2,25 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rankscope._base.errors import UsageError
 from rankscope._base.provenance import device_name, versions
-from rankscope._base.style import COLOURS, TEXT_WIDTH, new_axes, whole_ticks
 from rankscope.jacobian import JacobianProfile, jacobian_rank
 from rankscope.loading import load_images
 from rankscope.reproduce.converted import converted_images, converted_note
 from rankscope.reproduce.measured import Prepared, prepared, skipped_notes
 from rankscope.reproduce.networks import PAPER_NETWORKS
 from rankscope.reproduce.outcome import Comparison, Reproduction
+from rankscope.reproduce.partial_rank_figure import called, draw_ranks
 from rankscope.reproduce.settings import Settings
 from rankscope.slicing import Patch
 
 if TYPE_CHECKING:
     import pandas as pd
-    from matplotlib.figure import Figure
 
 __all__ = ["BACKGROUNDS", "enough_images", "panel_networks", "partial_rank"]
 
@@ -82,7 +80,7 @@ def partial_rank(name: str, settings: Settings) -> Reproduction:
     values = pd.DataFrame(rows)
     return Reproduction(
         name=name,
-        title=f"Fig. 1 ({letter}): partial rank of the Jacobian, {_called(list(values['network']), words)}",
+        title=f"Fig. 1 ({letter}): partial rank of the Jacobian, {called(list(values['network']), words)}",
         convention=settings.convention,
         values=values,
         comparison=tuple(comparison),
@@ -99,7 +97,7 @@ def partial_rank(name: str, settings: Settings) -> Reproduction:
         },
         provenance={**versions(), "device": device_name(settings.device)},
         notes=tuple(dict.fromkeys(notes)),
-        _draw=lambda v: _draw(v, letter, words, settings.convention),
+        _draw=lambda v: draw_ranks(v, letter, words, settings.convention, BACKGROUNDS[settings.convention]),
     )
 
 
@@ -210,45 +208,3 @@ def _disagreement(values: pd.DataFrame, side: int) -> str:
         f"matrix, √(eps32·{3 * side * side}) of the largest. At the last layer the text's rank against the code's is "
         f"here: {pairs}."
     )
-
-
-def _called(names: Sequence[str], words: str) -> str:
-    """What the bars show: networks of the panel's family, others that were added, or both.
-
-    >>> _called(["ResNet-18", "net"], "ResNets"), _called(["net"], "ResNets")
-    ('ResNets and added networks', 'added networks')
-    """
-    own = {p.name for p in PAPER_NETWORKS}
-    parts = [words] * any(n in own for n in names) + ["added networks"] * any(n not in own for n in names)
-    return " and ".join(parts)
-
-
-def _draw(values: pd.DataFrame, letter: str, words: str, convention: str) -> Figure:
-    shown = values[values["convention"] == convention]
-    names = list(dict.fromkeys(shown["network"]))
-    words = _called(names, words)
-    ax = new_axes(TEXT_WIDTH * 0.7, 2.6)
-    width = 0.8 / len(names)
-    spread_drawn = False
-    for k, name in enumerate(names):
-        part = shown[shown["network"] == name]
-        x = part["index"].to_numpy() + (k - (len(names) - 1) / 2) * width
-        rank = part["rank"].to_numpy(dtype=float)
-        ax.bar(x, rank, width=width * 0.92, color=COLOURS[k % len(COLOURS)], label=name, linewidth=0)
-        spread = rank - part["min"].to_numpy(dtype=float)
-        some = spread > 0  # images that agree have nothing to draw
-        if some.any():
-            low, high = (rank - spread)[some], rank[some]
-            ax.vlines(x[some], low, high, color="black", linewidth=0.6)
-            ax.plot(x[some], low, "_", color="black", markersize=2.5, markeredgewidth=0.6)
-            spread_drawn = True
-    ax.set_xlabel(f"the i-th layer of {words}")
-    ax.set_ylabel("partial rank")
-    ax.set_title(f"({letter}) {words}, tolerance {convention}, background {BACKGROUNDS[convention]}", loc="left")
-    ax.set_xlim(0.4, shown["index"].max() + 0.6)
-    whole_ticks(ax)
-    ax.set_ylim(0, shown["rank"].max() * 1.22 + 1)
-    title = "bar: largest, whisker: smallest of the images" if spread_drawn else None
-    ax.legend(loc="upper right", ncols=min(len(names), 3), title=title, title_fontsize=7)
-    figure: Any = ax.figure
-    return figure
