@@ -15,6 +15,7 @@ from small_world import World
 
 from rankscope._base.errors import DataError, ModelError, UsageError
 from rankscope.cli import main
+from rankscope.loading import load_images, plain_preprocessing
 from rankscope.reproduce import reproduce
 from rankscope.reproduce.data import read_class_folders
 from rankscope.reproduce.measured import chance_note
@@ -235,6 +236,18 @@ def test_images_below_a_class_folder_are_taken(mine: World, tmp_path: Path) -> N
     found = run(mine, tmp_path)
     assert (found.values["images"][0], found.values["skipped"][0]) == (40, 1)
     assert any("left out: class3/sub/deeper/1.png (" in n for n in found.notes)
+
+
+def test_links_are_followed_once_and_hidden_folders_are_not(mine: World, tmp_path: Path) -> None:
+    """The same files for the passes over the folder and for the images of Fig. 1 (a-c)."""
+    (mine.images / "class3").rename(tmp_path / "elsewhere")
+    (mine.images / "class3").symlink_to(tmp_path / "elsewhere")
+    (mine.images / "class4" / "above").symlink_to(mine.images)
+    (mine.images / "class4" / "itself").symlink_to(mine.images / "class4")
+    shutil.copytree(mine.images / "class5", mine.images / "class5" / ".hidden")
+    listed = [str(Path(f).relative_to(mine.images)) for f, _ in read_class_folders(mine.images).files]
+    assert listed == [f"class{c}/{i}.png" for c in range(10) for i in range(4)]
+    assert list(load_images(mine.images, preprocessing=plain_preprocessing((3, 32, 32))).names) == listed
 
 
 def test_a_limit_is_spread_over_the_classes(mine: World) -> None:

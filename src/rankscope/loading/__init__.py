@@ -6,7 +6,7 @@ from rankscope.loading._torchvision import ensure_torchvision
 from rankscope.loading.batchnorm import calibrate_batchnorm
 from rankscope.loading.class_folders import ClassOrder, class_order, imagenet_classes, split_folder
 from rankscope.loading.device import resolve_device
-from rankscope.loading.images import IMAGE_SUFFIXES, Images, load_images
+from rankscope.loading.images import IMAGE_SUFFIXES, Images, image_files, load_images
 from rankscope.loading.models import check_spec, load_model
 from rankscope.loading.preprocessing import Preprocessing, plain_preprocessing
 from rankscope.loading.record import LoadedModel
@@ -23,6 +23,7 @@ __all__ = [
     "check_spec",
     "class_order",
     "ensure_torchvision",
+    "image_files",
     "imagenet_classes",
     "load_images",
     "load_model",

@@ -15,6 +15,7 @@ from rankscope.loading import (
     LoadedModel,
     Preprocessing,
     class_order,
+    image_files,
     imagenet_classes,
     split_folder,
 )
@@ -148,16 +149,9 @@ def dataset_of(folders: ClassFolders, loaded: LoadedModel, limit: int | None, se
 
 
 def _images(folder: str) -> list[str]:
-    """Every image of a class folder and of the folders in it, by path; links are followed."""
-    found: list[str] = []
+    """Every image of a class folder and of the folders in it."""
 
     def refuse(error: OSError) -> None:
         raise DataError(f"folder {str(error.filename)!r} cannot be read: {error.strerror}; check who may read it")
 
-    for root, _, names in os.walk(folder, onerror=refuse, followlinks=True):
-        found += [
-            os.path.join(root, name)
-            for name in names
-            if Path(name).suffix.lower() in IMAGE_SUFFIXES and not name.startswith(".")
-        ]
-    return sorted(found)
+    return image_files(folder, refuse)
