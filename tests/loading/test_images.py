@@ -112,6 +112,20 @@ def test_palette_with_transparency_and_32_bit_integers(tmp_path: Path) -> None:
     assert float(found[0].mean()) == pytest.approx(100 / 255, abs=1e-3)
 
 
+def test_sixteen_bits_are_scaled_however_dark(tmp_path: Path) -> None:
+    """Value v of 65,535 is v/65,535 of white: neither clipped at 255 nor taken for 8 bits where the picture is dark."""
+    ramp = np.linspace(0, 65535, 64).astype(np.uint16).reshape(8, 8)
+    dark = np.full((8, 8), 200, dtype=np.uint16)
+    for name, values in (("dark", dark), ("ramp", ramp)):
+        Image.fromarray(values).save(tmp_path / f"{name}.png")
+        with Image.open(tmp_path / f"{name}.png") as image:
+            assert image.mode == "I;16"
+    found = load_images(tmp_path, preprocessing=plain_preprocessing((1, 8, 8)))
+    # half of the last of 8 bits
+    np.testing.assert_allclose(found[0][0].numpy(), dark / 65535, atol=0.51 / 255)
+    np.testing.assert_allclose(found[1][0].numpy(), ramp / 65535, atol=0.51 / 255)
+
+
 def test_nan_pixels_are_named(tmp_path: Path) -> None:
     float_tiff(tmp_path / "bad.tif", float("nan"))
     picture(tmp_path / "good.png")

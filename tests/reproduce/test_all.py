@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ import pytest
 import torch
 from small_world import NET, World
 
-from rankscope._base.errors import MeasurementError, ModelError, PartlyDoneError, UsageError
+from rankscope._base.errors import DataError, MeasurementError, ModelError, PartlyDoneError, UsageError
 from rankscope._base.progress import Reporter
 from rankscope.cli import main
 from rankscope.loading import load_model
@@ -127,14 +128,22 @@ def test_a_failure_is_named_and_the_others_go_on(
     assert [r["name"] for r in json.loads(capsys.readouterr().out)] == ["fig1d", "table1"]
 
 
-def test_a_single_failure_names_experiment_and_network(world: World, tmp_path: Path) -> None:
-    """A head that gives nothing but zeros for class 0: from the innermost function, with its place in front."""
-    file = tmp_path / "flat.py"
+def flat(folder: Path) -> str:
+    """A network whose head gives nothing but zeros for class 0."""
+    file = folder / "flat.py"
     file.write_text(NET + "\n\ndef flat():\n    model = small()\n    with torch.no_grad():\n"
                     "        model[5].weight[0], model[5].bias[0] = 0, 0\n    return model\n")  # fmt: skip
-    with pytest.raises(Exception, match=r"^fig4, flat: the logit of class 0") as caught:
-        reproduce("fig4", out=tmp_path / "out", **options(world, networks=[f"{file}:flat"]))
-    assert type(caught.value).__module__ == "rankscope._base.errors"
+    return f"{file}:flat"
+
+
+def test_constant_logits_end_fig4_only_where_no_network_is_left(world: World, tmp_path: Path) -> None:
+    why = "flat: the logit of class 0 is 0 for every sample (1 such classes)"
+    with pytest.raises(DataError, match=rf"^fig4: no network is left: {re.escape(why)}; give weights of trained"):
+        reproduce("fig4", out=tmp_path / "out", **options(world, networks=[flat(tmp_path)]))
+    found = reproduce("fig4", out=tmp_path / "out", **options(world, networks=[flat(tmp_path), world.net]))
+    assert set(found.values["network"]) == {"small"}
+    assert f"{why}: left out, since nothing can be solved for" in found.notes
+    assert [about["name"] for about in found.settings["networks"]] == ["small"]
 
 
 def test_a_factory_brings_its_own_weights(world: World, tmp_path: Path) -> None:

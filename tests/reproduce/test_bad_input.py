@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,8 @@ from safetensors.torch import load_file, save_file
 from small_world import World
 
 from rankscope._base.errors import DataError, ModelError, UsageError
+from rankscope.cli import main
+from rankscope.loading import load_images, plain_preprocessing
 from rankscope.reproduce import reproduce
 from rankscope.reproduce.data import read_class_folders
 from rankscope.reproduce.measured import chance_note
@@ -58,7 +61,9 @@ def test_wrong_layouts(mine: World, tmp_path: Path) -> None:
 
 def test_missing_classes(mine: World, tmp_path: Path) -> None:
     shutil.rmtree(mine.images / "class4")
-    expected = r"has 9 class folders, but the head of small.safetensors \(small\) has 10 classes: 1 are missing"
+    expected = (
+        r"has 9 class folders, but the head of .*/weights/small.safetensors \(small\) has 10 classes: 1 are missing"
+    )
     with pytest.raises(DataError, match=expected):
         run(mine, tmp_path)
 
@@ -67,7 +72,9 @@ def test_a_head_of_fewer_classes(mine: World, tmp_path: Path) -> None:
     file = mine.weights / "small.safetensors"
     state = load_file(file)
     save_file({k: v[:7].contiguous() if k.startswith("5.") else v for k, v in state.items()}, file)
-    expected = r"the head of small.safetensors \(small\) has 7 classes, but --imagenet '.*val' has 10 class folders"
+    expected = (
+        r"the head of .*/weights/small.safetensors \(small\) has 7 classes, but --imagenet '.*val' has 10 class folders"
+    )
     with pytest.raises(ModelError, match=expected):
         run(mine, tmp_path)
 
@@ -75,7 +82,9 @@ def test_a_head_of_fewer_classes(mine: World, tmp_path: Path) -> None:
 def test_weights_of_another_architecture(mine: World, tmp_path: Path) -> None:
     (mine.weights / "small.safetensors").unlink()
     (mine.weights / "test_vit.safetensors").rename(mine.weights / "small.safetensors")
-    with pytest.raises(ModelError, match=r"weights file 'small.safetensors' does not fit the model: .* missing"):
+    with pytest.raises(
+        ModelError, match=r"weights file '.*/weights/small.safetensors' does not fit the model: .* missing"
+    ):
         run(mine, tmp_path)
 
 
@@ -90,26 +99,68 @@ def test_missing_and_ambiguous_weights(mine: World, tmp_path: Path) -> None:
 
 def test_damaged_weights(mine: World, tmp_path: Path) -> None:
     (mine.weights / "small.safetensors").write_bytes(b"no tensors")
-    with pytest.raises(ModelError, match=r"weights file 'small.safetensors' is no readable safetensors file"):
+    with pytest.raises(
+        ModelError, match=r"weights file '.*/weights/small.safetensors' is no readable safetensors file"
+    ):
         run(mine, tmp_path)
 
 
-def test_pretrained_weights_without_a_network(mine: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What the loader says when nothing can be fetched, with the remedy of this command instead of the loader's."""
-    from rankscope.reproduce import networks
+@pytest.fixture
+def nothing_kept(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Empty caches, whatever machine this runs on."""
+    from huggingface_hub import constants
+
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path / "torch"))
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
+
+
+@pytest.mark.usefixtures("nothing_kept")
+def test_all_pretrained_weights_that_are_missing_are_named_at_once(
+    mine: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Without a network nothing is tried: one line names each network, what to fetch and what to call it."""
+    from rankscope.reproduce import fetching
+
+    monkeypatch.setattr(fetching, "unreachable", lambda _: True)
+    command = ["reproduce", "fig2", "--imagenet", str(mine.images), "--out", str(tmp_path / "out")]
+    assert main(command) == 1
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith(
+        "error: fig2: pretrained weights of ResNet-18, ResNet-50, GluMixer-24, ResMLP-S24, ViT-T, Swin-T are not on "
+    )
+    assert re.search(
+        r"ResNet-18: fetch \S+/resnet18-\w+\.pth as resnet18\.pth; ResNet-50: fetch \S+ as resnet50\.pth;", line
+    )
+    assert "ViT-T: save timm.create_model('vit_tiny_patch16_224.augreg_in21k_ft_in1k', pretrained=True)" in line
+    for stem in ("gmixer_24_224", "resmlp_24_224", "vit_tiny_patch16_224", "swin_tiny_patch4_window7_224"):
+        assert f" as {stem}.pth" in line
+    assert line.endswith("Put the files into a folder and give --weights FOLDER, or leave networks out with --only")
+    # what is in the cache is not asked for; a file's factory needs none
+    kept = tmp_path / "torch" / "hub" / "checkpoints" / "resnet18-f37072fd.pth"
+    kept.parent.mkdir(parents=True)
+    kept.touch()
+    with pytest.raises(ModelError, match=r"^table1: pretrained weights of ResNet-50, timm:resnet10t are not on"):
+        run(mine, tmp_path, weights=None, networks=[mine.net, "timm:resnet10t"], only=["ResNet-18", "ResNet-50"])
+
+
+@pytest.mark.usefixtures("nothing_kept")
+def test_a_download_that_fails_names_the_others_too(
+    mine: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where the host's name resolves and nothing comes: the loader's reason, this command's remedy."""
+    from rankscope.reproduce import fetching, networks
 
     def offline(spec: str, **_: Any) -> Any:
-        raise ModelError(
-            f"weights of {spec} could not be fetched (no address). Without a network: use --weights random"
-        )
+        raise ModelError(f"weights of {spec} could not be fetched (no answer). Without a network: use --weights random")
 
     monkeypatch.setattr(networks, "load_model", offline)
-    expected = r"could not be fetched \(no address\): fetch \S+resnet18\S+\.pth, put it into a folder as resnet18.pth"
+    monkeypatch.setattr(fetching, "unreachable", lambda _: False)
+    expected = (
+        r"could not be fetched \(no answer\): .* ResNet-18: fetch \S+ as resnet18.pth; ViT-T: save .* as vit_tiny"
+    )
     with pytest.raises(ModelError, match=expected) as told:
-        run(mine, tmp_path, weights=None, networks=[], only=["ResNet-18"])
+        run(mine, tmp_path, weights=None, networks=[], only=["ResNet-18", "ViT-T"])
     assert "random" not in str(told.value)
-    with pytest.raises(ModelError, match=r"save timm.create_model\('vit_tiny_patch16_224\.\w+', pretrained=True\)"):
-        run(mine, tmp_path, weights=None, networks=[], only=["ViT-T"])
 
 
 def test_names_that_are_no_network_of_the_paper(mine: World, tmp_path: Path) -> None:
@@ -122,8 +173,81 @@ def test_names_that_are_no_network_of_the_paper(mine: World, tmp_path: Path) -> 
 def test_too_small_a_limit(mine: World, tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="--limit 9 leaves classes of 10 without an image"):
         run(mine, tmp_path, limit=9)
-    with pytest.raises(UsageError, match=r"--images 50, but '.*' has 40 that can be read"):
+    with pytest.raises(UsageError, match=r"--images 50, but '.*' has 40; give a number up to that"):
         run(mine, tmp_path, "fig1a", images=50)
+    (mine.images / "class1" / "2.png").write_bytes(b"")
+    with pytest.raises(UsageError, match=r"--images 40, but '.*' has 39 that can be read; give"):
+        run(mine, tmp_path, "fig1a", images=40)
+
+
+@pytest.mark.parametrize(("name", "more"), [("fig1a", {"images": 41}), ("table1", {"limit": 9})])
+def test_counts_are_refused_before_a_network_is_loaded(
+    mine: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, more: dict[str, int]
+) -> None:
+    from rankscope.reproduce import measured
+
+    monkeypatch.setattr(measured, "load", lambda *_: pytest.fail("a network was loaded"))
+    with pytest.raises(UsageError, match=f"--{next(iter(more))} "):
+        run(mine, tmp_path, name, **more)
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("name", ["fig1d", "fig1e", "fig1f", "fig3"])
+@pytest.mark.parametrize(
+    "option", [("--imagenet", "."), ("--weights", "."), ("--networks", "timm:test_vit"), ("--only", "none"),
+               ("--limit", "3"), ("--images", "3")],
+)  # fmt: skip
+def test_what_needs_no_data_refuses_options_of_data(
+    name: str, option: tuple[str, str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["reproduce", name, *option, "--scale", "small", "--out", str(tmp_path / "out")]) == 2
+    said = f"error: {name} has no use for {option[0]}: it needs neither images nor networks; leave it out\n"
+    assert capsys.readouterr().err == said
+    assert not (tmp_path / "out").exists()
+
+
+def test_each_number_of_images_has_its_figures(mine: World, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="fig1b has no use for --limit: --images sets how many it measures; leave"):
+        run(mine, tmp_path, "fig1b", limit=20)
+    with pytest.raises(UsageError, match="fig2 has no use for --images: --limit sets how many of the folder"):
+        run(mine, tmp_path, "fig2", images=2)
+
+
+def test_networks_that_do_not_exist_are_named_before_their_files(mine: World, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="timm has no model 'nosuchnet'"):
+        run(mine, tmp_path, networks=["timm:nosuchnet"])
+    with pytest.raises(UsageError, match=r"torchvision has no classification model 'resnet19'; did you mean 'resnet1"):
+        run(mine, tmp_path, networks=["torchvision:resnet19"])
+    with pytest.raises(ModelError, match=r"model file 'no/such.py' does not exist"):
+        run(mine, tmp_path, networks=["no/such.py:net"])
+    with pytest.raises(UsageError, match="model source 'tim' is unknown; did you mean 'timm'"):
+        run(mine, tmp_path, networks=["tim:resnet18"])
+
+
+def test_images_below_a_class_folder_are_taken(mine: World, tmp_path: Path) -> None:
+    """As image folders are usually read; the unreadable one is named with its whole way."""
+    below = mine.images / "class3" / "sub" / "deeper"
+    below.mkdir(parents=True)
+    (mine.images / "class3" / "0.png").rename(below / "0.png")
+    (below / "1.png").write_bytes(b"")
+    folders = read_class_folders(mine.images)
+    held = [str(Path(f).relative_to(mine.images)) for f, label in folders.files if label == 3]
+    assert held == [f"class3/{n}" for n in ("1.png", "2.png", "3.png", "sub/deeper/0.png", "sub/deeper/1.png")]
+    found = run(mine, tmp_path)
+    assert (found.values["images"][0], found.values["skipped"][0]) == (40, 1)
+    assert any("left out: class3/sub/deeper/1.png (" in n for n in found.notes)
+
+
+def test_links_are_followed_once_and_hidden_folders_are_not(mine: World, tmp_path: Path) -> None:
+    """The same files for the passes over the folder and for the images of Fig. 1 (a-c)."""
+    (mine.images / "class3").rename(tmp_path / "elsewhere")
+    (mine.images / "class3").symlink_to(tmp_path / "elsewhere")
+    (mine.images / "class4" / "above").symlink_to(mine.images)
+    (mine.images / "class4" / "itself").symlink_to(mine.images / "class4")
+    shutil.copytree(mine.images / "class5", mine.images / "class5" / ".hidden")
+    listed = [str(Path(f).relative_to(mine.images)) for f, _ in read_class_folders(mine.images).files]
+    assert listed == [f"class{c}/{i}.png" for c in range(10) for i in range(4)]
+    assert list(load_images(mine.images, preprocessing=plain_preprocessing((3, 32, 32))).names) == listed
 
 
 def test_a_limit_is_spread_over_the_classes(mine: World) -> None:
@@ -146,12 +270,17 @@ def test_other_modes_are_converted_and_unreadable_images_counted(mine: World, tm
     found = run(mine, tmp_path)
     row = found.values.iloc[0]
     assert (row["images"], row["skipped"]) == (42 - 2, 2)  # two files were added beside four
+    assert (
+        "4 images were converted to RGB: 1 of mode L (class0/0.png), 1 of mode CMYK (class0/1.jpg), 1 of mode RGBA, "
+        "transparency dropped (class0/2.png), 1 of mode P (class0/3.gif)"
+    ) in found.notes
     note = next(n for n in found.notes if "could not be read" in n)
     assert note.startswith("small: 2 images could not be read and were left out: class1/2.png (")
     assert "class2/0.png (" in note
     drawn = run(mine, tmp_path, "fig1a", images=40, weights=mine.weights)
     assert len(drawn.settings["networks"][0]["images"]) == 40
     assert any("2 images could not be read" in n for n in drawn.notes)
+    assert any(n.startswith("4 images were converted to RGB: 1 of mode L (class0/0.png), ") for n in drawn.notes)
 
 
 def test_an_accuracy_of_chance_is_remarked(mine: World, tmp_path: Path) -> None:

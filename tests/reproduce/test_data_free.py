@@ -131,6 +131,16 @@ def test_interrupted_and_started_again_gives_the_same_bytes(chains: Path, tmp_pa
     assert files(tmp_path) == files(chains / "fig1e")
 
 
+def test_one_chain_is_no_mean(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """At the last layer too, where float32 may have ended the others."""
+    from rankscope.reproduce import chains
+
+    for count, words in ((1, "one chain"), (2, "mean of 2 chains")):
+        monkeypatch.setitem(chains._SIZES, "small", (30, 4, 40, count))
+        found = reproduce("fig1e", out=tmp_path / str(count), scale="small")
+        assert found.comparison[0].convention == f"tolerance paper, {words}"
+
+
 def test_a_damaged_part_is_named(tmp_path: Path) -> None:
     reproduce("fig1d", out=tmp_path, scale="small")
     (tmp_path / "parts" / "fig1d" / "seed-1" / "result.json").write_text("{")
@@ -156,11 +166,15 @@ def test_components(tmp_path: Path) -> None:
 def test_unknown_names_and_options(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match=r"there is no 'fig5' to reproduce; did you mean 'fig"):
         reproduce("fig5", out=tmp_path)
+    with pytest.raises(UsageError, match="there is no 'FIG1D' to reproduce; did you mean 'fig1d'"):
+        reproduce("FIG1D", out=tmp_path)
+    with pytest.raises(UsageError, match="--limit is 0; give a whole number of at least 1"):
+        reproduce_all(out=tmp_path, limit=0)
     with pytest.raises(UsageError, match="--as 'papr' is unknown; did you mean 'paper'"):
         reproduce("fig1d", out=tmp_path, convention="papr")
-    with pytest.raises(UsageError, match="scale 'smal' is unknown; did you mean 'small'"):
+    with pytest.raises(UsageError, match="--scale 'smal' is unknown; did you mean 'small'"):
         reproduce("fig1d", out=tmp_path, scale="smal")
-    with pytest.raises(UsageError, match="seed is -1; give a whole number of at least 0"):
+    with pytest.raises(UsageError, match="--seed is -1; give a whole number of at least 0"):
         reproduce("fig1d", out=tmp_path, seed=-1)
     with pytest.raises(UsageError, match="reproduce_all has no option 'sed'; did you mean 'seed'"):
         reproduce_all(out=tmp_path, sed=1)

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import csv
+import hashlib
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
+from matplotlib.collections import LineCollection
 from matplotlib.table import Table
 from safetensors.numpy import load_file
 from small_world import EACH, World
@@ -19,6 +23,7 @@ from rankscope._base.errors import OutputError
 from rankscope.cli import main
 from rankscope.dependencies import independence_deficit
 from rankscope.features import classification_dimension, find_head
+from rankscope.features.fingerprint import model_fingerprint
 from rankscope.jacobian import jacobian_rank
 from rankscope.loading import load_images, load_model
 from rankscope.reproduce import Reproduction, reproduce, reproduce_all
@@ -269,6 +274,75 @@ def test_a_network_of_the_paper_from_a_local_file(world: World, tmp_path: Path) 
     compared = {c.quantity: (c.paper, c.ours) for c in found.comparison}
     assert compared["ViT-T: layers"] == (13, 13)
     assert compared["ViT-T: parameters (M)"][0] == 5.7
+    why = {c.quantity: c.why for c in found.comparison}
+    assert why["ViT-T: parameters (M)"] == "other data: its head has 10 classes here, the paper's 1,000"
+    assert why["ViT-T: top-1 (%)"] == "other data: the 10 class folders are not ImageNet's 1,000"
+    assert why["ViT-T: layers"] == "the paper prints how many, not which"
+
+
+def test_the_record_has_every_setting(
+    everything: tuple[Path, dict[str, Reproduction]], world: World, direct: dict[str, Any], tmp_path: Path
+) -> None:
+    """What decides the numbers: data type, patch and where it lies, tolerance, and digests of the weights."""
+    out, found = everything
+    file = world.weights / "small.safetensors"
+    for name in DATA:
+        record = json.loads((out / name / f"{name}.json").read_text())["settings"]
+        (about,) = record["networks"]
+        assert about["weights_file"] == str(file)
+        assert about["weights_sha256"] == hashlib.sha256(file.read_bytes()).hexdigest()
+        assert about["weights_fingerprint"] == model_fingerprint(direct["model"])
+        assert (about["dtype"], about["input_size"]) == ("float32", [3, 32, 32])
+    record = json.loads((out / "fig1a" / "fig1a.json").read_text())["settings"]
+    assert (record["patch"], record["tolerance"], record["threshold"]) == (8, "paper", "σ ≥ eps32·min(d, K)·σ₁")
+    assert (record["background"], record["networks"][0]["patch_rows"]) == ("image", [12, 20])
+    inside = {divmod(int(c) % (32 * 32), 32) for c in Patch(8).coordinates((3, 32, 32))}
+    rows, columns = ([min(v), max(v) + 1] for v in zip(*inside, strict=True))
+    assert [rows, columns] == [record["networks"][0][f"patch_{side}"] for side in ("rows", "columns")]
+    assert found["fig2"].settings["bootstrap"] == 20
+    assert found["fig4"].settings["tolerance"] == independence_deficit(direct["logits"], direct["labels"], eta=20.0).tol
+    # no --weights, and no pretrained ones either: the factory's own
+    own = reproduce("table1", out=tmp_path, **options(world, weights=None))
+    assert own.settings["weights"] is None
+    about = own.settings["networks"][0]
+    assert (about["weights"], about["weights_file"]) == ("as net.py:small returns them", None)
+    assert about["weights_sha256"] is None
+    assert about["weights_fingerprint"] != model_fingerprint(direct["model"])
+
+
+def test_bars_have_whole_layers_whiskers_that_show_and_a_title_of_their_own(
+    everything: tuple[Path, dict[str, Reproduction]],
+) -> None:
+    found = everything[1]["fig1a"]
+    assert found.title.endswith(", added networks")
+    index = np.arange(1, 20)
+    rows = {"network": "ResNet-50", "convention": "paper", "index": index, "rank": 100 - index, "min": 100 - index}
+    same = pd.DataFrame(rows)
+    one = same.assign(min=np.where(index == 4, 90, same["min"]))
+    both = pd.concat([same, one.assign(network="mine")])
+    for values, title, whiskers in ((same, "ResNets", []), (one, "ResNets", [4]), (both, "ResNets and added net", [4])):
+        ax = replace(found, values=values).plot().axes[0]
+        assert ax.get_title(loc="left").startswith(f"(a) {title}")
+        assert ax.get_xlabel().startswith(f"the i-th layer of {title}")
+        ax.figure.canvas.draw()
+        assert len(ax.get_xticks()) > 3
+        assert all(tick == int(tick) for tick in ax.get_xticks())
+        bars = [c for c in ax.collections if isinstance(c, LineCollection)]
+        drawn = [segment for c in bars for segment in c.get_segments()]
+        assert [round(float(segment[0][0])) for segment in drawn] == whiskers
+        assert all(abs(segment[1][1] - segment[0][1]) > 0 for segment in drawn)
+
+
+def test_reasons_are_those_of_the_data_and_the_network(everything: tuple[Path, dict[str, Reproduction]]) -> None:
+    """The folder is not ImageNet's and the network was added: neither rounding nor another decoder is why."""
+    given = "given by --networks, so the paper has no number of it"
+    for name, found in everything[1].items():
+        for c in found.comparison:
+            if c.quantity.startswith("small"):
+                assert c.why.startswith((given, "at this η no other class")), (name, c)
+    whys = {c.quantity: c.why for c in everything[1]["table1"].comparison}
+    assert whys["small: top-1 (%)"] == f"{given}; other data: the 10 class folders are not ImageNet's 1,000"
+    assert whys["small: layers"] == given
 
 
 def test_from_the_command_line(world: World, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -78,10 +78,13 @@ def nearest(name: str, known: Iterable[str]) -> str:
 
     >>> nearest("papr", ["paper", "reference"])
     "did you mean 'paper'?"
+    >>> nearest("FIG1D", ["fig1d", "fig2"])
+    "did you mean 'fig1d'?"
     """
     names = sorted(known)
-    close = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
+    plain = {n.casefold(): n for n in reversed(names)}
+    close = difflib.get_close_matches(name.casefold(), plain, n=1, cutoff=0.5)
     if close:
-        return f"did you mean {close[0]!r}?"
+        return f"did you mean {plain[close[0]]!r}?"
     shown = ", ".join(repr(n) for n in names[:8])
     return f"known are {shown}" + (f" and {len(names) - 8} more" if len(names) > 8 else "")

@@ -1,11 +1,13 @@
 """Models, weights, images and devices by name: what a command line needs before anything can be measured."""
 
 from rankscope._base.device import resolve_device
+from rankscope.loading._from_torchvision import check_torchvision as pretrained_choice
+from rankscope.loading._hub import unreachable
 from rankscope.loading._torchvision import ensure_torchvision
 from rankscope.loading.batchnorm import calibrate_batchnorm
 from rankscope.loading.class_folders import ClassOrder, class_order, imagenet_classes, split_folder
-from rankscope.loading.images import IMAGE_SUFFIXES, Images, load_images
-from rankscope.loading.models import load_model
+from rankscope.loading.images import IMAGE_SUFFIXES, Images, image_files, load_images
+from rankscope.loading.models import check_spec, load_model
 from rankscope.loading.preprocessing import Preprocessing, plain_preprocessing
 from rankscope.loading.record import LoadedModel
 from rankscope.loading.weights import check_finite, load_weights, read_weights
@@ -18,14 +20,18 @@ __all__ = [
     "Preprocessing",
     "calibrate_batchnorm",
     "check_finite",
+    "check_spec",
     "class_order",
     "ensure_torchvision",
+    "image_files",
     "imagenet_classes",
     "load_images",
     "load_model",
     "load_weights",
     "plain_preprocessing",
+    "pretrained_choice",
     "read_weights",
     "resolve_device",
     "split_folder",
+    "unreachable",
 ]

@@ -20,7 +20,7 @@ from rankscope.loading.preprocessing import Preprocessing, plain_preprocessing
 from rankscope.loading.record import LoadedModel
 from rankscope.loading.weights import load_weights
 
-__all__ = ["from_file"]
+__all__ = ["check_file", "from_file"]
 
 
 def from_file(spec: str, *, weights: str, seed: int, num_classes: int | None) -> LoadedModel:
@@ -30,14 +30,7 @@ def from_file(spec: str, *, weights: str, seed: int, num_classes: int | None) ->
     the factory has a parameter of that name. The model's ``input_size`` attribute (C, H, W), where it has one, sets the
     size; a transform takes a PIL picture (RGB, or L for one channel). Raises ``ModelError`` naming file and line.
     """
-    path_text, _, factory_name = spec.rpartition(":")
-    path = Path(path_text).expanduser()
-    if path.suffix != ".py":
-        raise UsageError(f"model {spec!r}: {path_text!r} is no Python file; write path/to/file.py:factory")
-    if not factory_name.isidentifier():
-        raise UsageError(f"model {spec!r}: {factory_name!r} is no function name; write path/to/file.py:factory")
-    if not path.is_file():
-        raise ModelError(f"model file {path_text!r} does not exist")
+    path, factory_name = check_file(spec)
     try:
         model, transform = _build(path, factory_name, seed, num_classes)
     except ModelError as error:
@@ -68,6 +61,19 @@ def from_file(spec: str, *, weights: str, seed: int, num_classes: int | None) ->
         random=weights == "random",
         notes=tuple(notes),
     )
+
+
+def check_file(spec: str) -> tuple[Path, str]:
+    """File and factory that ``spec`` names. Raises ``UsageError`` for another form, ``ModelError`` without the file."""
+    path_text, _, factory_name = spec.rpartition(":")
+    path = Path(path_text).expanduser()
+    if path.suffix != ".py":
+        raise UsageError(f"model {spec!r}: {path_text!r} is no Python file; write path/to/file.py:factory")
+    if not factory_name.isidentifier():
+        raise UsageError(f"model {spec!r}: {factory_name!r} is no function name; write path/to/file.py:factory")
+    if not path.is_file():
+        raise ModelError(f"model file {path_text!r} does not exist")
+    return path, factory_name
 
 
 def _build(path: Path, name: str, seed: int, num_classes: int | None) -> tuple[nn.Module, Any]:

@@ -12,7 +12,7 @@ from rankscope.loading.preprocessing import Preprocessing
 from rankscope.loading.record import LoadedModel
 from rankscope.loading.weights import load_weights
 
-__all__ = ["from_timm", "is_timm", "timm_preprocessing"]
+__all__ = ["check_timm", "from_timm", "is_timm", "timm_preprocessing"]
 
 
 def is_timm(name: str) -> bool:
@@ -28,9 +28,7 @@ def from_timm(name: str, *, weights: str, seed: int, num_classes: int | None) ->
     ensure_torchvision()
     import timm
 
-    remote = name.startswith(("hf-hub:", "hf_hub:", "local-dir:"))
-    if not remote:
-        _check_name(name, pretrained=weights == "pretrained")
+    check_timm(name, pretrained=weights == "pretrained")
     options: dict[str, Any] = {} if num_classes is None else {"num_classes": num_classes}
     notes: list[str] = []
     if weights == "pretrained":
@@ -88,9 +86,15 @@ def timm_preprocessing(model: Any) -> Preprocessing:
     return Preprocessing(text, (size[0], size[1], size[2]), apply)
 
 
-def _check_name(name: str, *, pretrained: bool) -> None:
+def check_timm(name: str, *, pretrained: bool = False) -> None:
+    """Raise ``UsageError`` for a model or a tag that timm does not know, and ``ModelError`` where weights are wanted
+    and it has none. Names on a hub or in a folder pass.
+    """
+    ensure_torchvision()
     import timm
 
+    if name.startswith(("hf-hub:", "hf_hub:", "local-dir:")):
+        return
     base, _, tag = name.partition(".")
     if not timm.is_model(base):
         raise UsageError(f"timm has no model {base!r}; {nearest(base, timm.list_models())}")

@@ -13,7 +13,7 @@ from rankscope.loading.preprocessing import Preprocessing
 from rankscope.loading.record import LoadedModel
 from rankscope.loading.weights import load_weights
 
-__all__ = ["from_torchvision"]
+__all__ = ["check_torchvision", "from_torchvision"]
 
 _USUAL = "IMAGENET1K_V1"
 
@@ -27,16 +27,8 @@ def from_torchvision(name: str, *, weights: str, seed: int, num_classes: int | N
     ensure_torchvision()
     from torchvision import models
 
-    base, _, variant = name.partition(".")
-    known = models.list_models(module=models)
-    if base not in known:
-        raise UsageError(f"torchvision has no classification model {base!r}; {nearest(base, known)}")
-    choices = models.get_model_weights(base)
-    if variant and variant not in choices.__members__:
-        raise UsageError(
-            f"torchvision has no weights {variant!r} for {base!r}; {nearest(variant, choices.__members__)}"
-        )
-    chosen = choices[variant] if variant else choices.__members__.get(_USUAL, choices.DEFAULT)
+    base = name.partition(".")[0]
+    chosen = check_torchvision(name)
     options: dict[str, Any] = {} if num_classes is None else {"num_classes": num_classes}
     notes: list[str] = []
     if weights == "pretrained":
@@ -64,6 +56,23 @@ def from_torchvision(name: str, *, weights: str, seed: int, num_classes: int | N
         random=weights == "random",
         notes=tuple(notes),
     )
+
+
+def check_torchvision(name: str) -> Any:
+    """The weights that ``name`` means. Raises ``UsageError`` for a model or weights that torchvision does not know."""
+    ensure_torchvision()
+    from torchvision import models
+
+    base, _, variant = name.partition(".")
+    known = models.list_models(module=models)
+    if base not in known:
+        raise UsageError(f"torchvision has no classification model {base!r}; {nearest(base, known)}")
+    choices = models.get_model_weights(base)
+    if variant and variant not in choices.__members__:
+        raise UsageError(
+            f"torchvision has no weights {variant!r} for {base!r}; {nearest(variant, choices.__members__)}"
+        )
+    return choices[variant] if variant else choices.__members__.get(_USUAL, choices.DEFAULT)
 
 
 def _preprocessing(chosen: Any) -> Preprocessing:

@@ -17,7 +17,7 @@ from rankscope.loading.preprocessing import Preprocessing, check_channels
 if TYPE_CHECKING:
     from PIL import Image
 
-__all__ = ["IMAGE_SUFFIXES", "Images", "load_images"]
+__all__ = ["IMAGE_SUFFIXES", "Images", "image_files", "load_images"]
 
 _KINDS = ("bmp", "gif", "jfif", "jp2", "jpeg", "jpg", "pbm", "pgm", "png", "pnm", "ppm", "tga", "tif", "tiff", "webp")
 IMAGE_SUFFIXES = frozenset(f".{kind}" for kind in _KINDS)
@@ -215,11 +215,29 @@ def _pictures(source: str) -> _Pictures:
     return _Pictures(source, names, lambda i: PIL.Image.open(files[i]), labels, class_names, unreadable)
 
 
+def image_files(folder: str | Path, onerror: Callable[[OSError], object]) -> list[str]:
+    """Every image in a folder and in those below it, sorted by path; links are followed, hidden names passed over.
+
+    ``onerror`` gets what keeps a folder from being read.
+    """
+    found: list[str] = []
+    for root, folders, names in os.walk(folder, onerror=onerror, followlinks=True):
+        here = os.path.join(os.path.realpath(root), "")
+        # a link to a folder above would be walked without end
+        folders[:] = [
+            f
+            for f in folders
+            if not f.startswith(".") and not here.startswith(os.path.join(os.path.realpath(os.path.join(root, f)), ""))
+        ]
+        found += [
+            os.path.join(root, n) for n in names if Path(n).suffix.lower() in IMAGE_SUFFIXES and not n.startswith(".")
+        ]
+    return sorted(found)
+
+
 def _files(folder: Path) -> tuple[list[Path], tuple[tuple[str, str], ...]]:
     errors: list[OSError] = []
-    found = []
-    for root, _, names in os.walk(folder, onerror=errors.append):
-        found += [Path(root, n) for n in names if Path(n).suffix.lower() in IMAGE_SUFFIXES and not n.startswith(".")]
+    found = [Path(file) for file in image_files(folder, errors.append)]
     if not found:
         if errors:
             first = errors[0]

@@ -8,17 +8,18 @@ from pathlib import Path
 from typing import Any
 
 from rankscope._base.errors import UsageError, nearest
-from rankscope.loading._from_file import from_file
+from rankscope.loading._from_file import check_file, from_file
 from rankscope.loading._from_hf import from_hf
-from rankscope.loading._from_timm import from_timm, is_timm
-from rankscope.loading._from_torchvision import from_torchvision
+from rankscope.loading._from_timm import check_timm, from_timm, is_timm
+from rankscope.loading._from_torchvision import check_torchvision, from_torchvision
 from rankscope.loading.preprocessing import plain_preprocessing
 from rankscope.loading.record import LoadedModel
 from rankscope.loading.weights import check_finite, load_weights
 
-__all__ = ["load_model"]
+__all__ = ["check_spec", "load_model"]
 
 _SOURCES = {"timm": from_timm, "torchvision": from_torchvision, "hf": from_hf}
+_CHECKS = {"timm": check_timm, "torchvision": check_torchvision, "file": check_file}
 _FILES = (".safetensors", ".pt", ".pth", ".ckpt", ".bin")
 # The network of the demo stands above this part, so it is found by name, as a user's factory is.
 _DIGITS = "rankscope.demo.digits_network"
@@ -57,16 +58,39 @@ def load_model(
     return loaded
 
 
+def check_spec(spec: str) -> None:
+    """Raise what ``load_model`` raises for a name that does not exist, and build nothing. Hub names are not looked up.
+
+    >>> check_spec("timm:resnet19")
+    Traceback (most recent call last):
+    rankscope._base.errors.UsageError: timm has no model 'resnet19'; did you mean 'resnet1...
+    """
+    source, name = _source(spec)
+    if source in _CHECKS:
+        _CHECKS[source](name)
+
+
 def _dispatch(spec: str, options: dict[str, Any]) -> LoadedModel:
-    if spec == "digits":
+    source, name = _source(spec)
+    if source == "digits":
         return _digits(**options)
+    if source == "file":
+        return from_file(spec, **options)
+    loaded = _SOURCES[source](name, **options)
+    return loaded if ":" in spec else replace(loaded, notes=(f"{spec!r} was taken as timm:{spec}", *loaded.notes))
+
+
+def _source(spec: str) -> tuple[str, str]:
+    """``digits``, ``file`` or one of ``_SOURCES``, and the name that it knows."""
+    if spec == "digits":
+        return "digits", spec
     source, colon, name = spec.partition(":")
     if colon and source in _SOURCES:
         if not name:
             raise UsageError(f"model {spec!r} lacks a name after the colon")
-        return _SOURCES[source](name, **options)
+        return source, name
     if _is_file_spec(spec):
-        return from_file(spec, **options)
+        return "file", spec
     if spec.endswith(".py"):
         raise UsageError(f"model {spec!r} lacks the function that builds it; write {spec}:factory")
     if colon:
@@ -77,8 +101,7 @@ def _dispatch(spec: str, options: dict[str, Any]) -> LoadedModel:
         )
     if not spec or not is_timm(spec):
         raise UsageError(f"model {spec!r} is unknown; {_suggest(spec)}")
-    loaded = from_timm(spec, **options)
-    return replace(loaded, notes=(f"{spec!r} was taken as timm:{spec}", *loaded.notes))
+    return "timm", spec
 
 
 def _is_file_spec(spec: str) -> bool:

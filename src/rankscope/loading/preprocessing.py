@@ -91,9 +91,11 @@ def to_mode(image: Image.Image, channels: int) -> Image.Image:
         scale = 255.0 if values.min(initial=0.0) >= 0 and values.max(initial=0.0) <= 1 else 1.0
         image = PIL.Image.fromarray(np.clip(values * scale + 0.5, 0, 255).astype(np.uint8))
     elif mode == "I" or mode.startswith("I;"):
-        # 16-bit grey opens as I;16 or I; PIL's own conversion would clip at 255 instead of scaling
+        # PIL's own conversion would clip at 255 instead of scaling. I;16 is 16 bits for certain, however dark; I may
+        # hold 8, or 16 from a decoder that widens them
         whole = np.asarray(image).astype(np.int64)
-        scaled = whole // 257 if whole.max(initial=0) > 255 else whole
+        sixteen = mode.startswith("I;") or whole.max(initial=0) > 255
+        scaled = (whole + 128) // 257 if sixteen else whole
         image = PIL.Image.fromarray(np.clip(scaled, 0, 255).astype(np.uint8))
     elif mode == "P" and "transparency" in image.info:
         image = image.convert("RGBA")

@@ -41,11 +41,11 @@ def read_weights(path: str | Path) -> dict[str, torch.Tensor]:
     elif suffix in _TORCH:
         found = _read_torch(path)
     else:
-        raise ModelError(f"weights file {path.name!r} is of type {suffix!r}; .safetensors, .pt, .pth, .ckpt, .bin work")
+        raise ModelError(f"weights file {str(path)!r} is of type {suffix!r}; .safetensors, .pt, .pth, .ckpt, .bin work")
     tensors = _unwrap(found)
     if not tensors:
         held = f"keys {_few(map(str, found))}" if isinstance(found, Mapping) and found else f"a {type(found).__name__}"
-        raise ModelError(f"weights file {path.name!r} holds no state dict ({held}); save model.state_dict()")
+        raise ModelError(f"weights file {str(path)!r} holds no state dict ({held}); save model.state_dict()")
     return tensors
 
 
@@ -65,7 +65,7 @@ def load_weights(model: nn.Module, path: str | Path) -> str:
     misshapen = [k for k in own if k in given and own[k].shape != given[k].shape]
     if missing or unexpected or misshapen:
         raise ModelError(_misfit(path, own, given, missing, unexpected, misshapen))
-    check_finite(given.items(), f"weights file {path.name!r}")
+    check_finite(given.items(), f"weights file {str(path)!r}")
     model.load_state_dict(given, strict=False)
     kinds = {str(v.dtype).removeprefix("torch.") for v in given.values() if v.is_floating_point()}
     stored = "" if kinds <= {"float32"} else f", stored as {', '.join(sorted(kinds))}"
@@ -97,7 +97,7 @@ def _read_safetensors(path: Path) -> dict[str, torch.Tensor]:
         return load_file(path)
     except (SafetensorError, OSError, ValueError) as error:
         raise ModelError(
-            f"weights file {path.name!r} is no readable safetensors file ({_first(error)}); {_AGAIN}"
+            f"weights file {str(path)!r} is no readable safetensors file ({_first(error)}); {_AGAIN}"
         ) from error
 
 
@@ -108,14 +108,14 @@ def _read_torch(path: Path) -> Any:
         # torch gives the same class to objects that are refused and to bytes that are no pickle at all
         refused = any(word in str(error) for word in _REFUSALS)
         if not refused:
-            raise ModelError(f"weights file {path.name!r} cannot be read ({_first(error)}); {_AGAIN}") from error
+            raise ModelError(f"weights file {str(path)!r} cannot be read ({_first(error)}); {_AGAIN}") from error
         raise ModelError(
-            f"weights file {path.name!r} is refused: it holds pickled Python objects, which could run any code when "
+            f"weights file {str(path)!r} is refused: it holds pickled Python objects, which could run any code when "
             "opened. Where you trust it, convert it to safetensors: "
             "safetensors.torch.save_file(torch.load(FILE, weights_only=False).state_dict(), 'FILE.safetensors')"
         ) from error
     except (RuntimeError, EOFError, OSError, ValueError, KeyError, IndexError, zipfile.BadZipFile) as error:
-        raise ModelError(f"weights file {path.name!r} cannot be read ({_first(error)}); {_AGAIN}") from error
+        raise ModelError(f"weights file {str(path)!r} cannot be read ({_first(error)}); {_AGAIN}") from error
 
 
 def _unwrap(found: Any, depth: int = 3) -> dict[str, torch.Tensor]:
@@ -161,7 +161,7 @@ def _misfit(
     sizes = {given[k].shape[0] for k in misshapen if given[k].ndim}
     if misshapen and not missing and not unexpected and len(sizes) == 1 and len(misshapen) <= 2:
         remedy = f"for another number of classes give num_classes={sizes.pop()}"
-    return f"weights file {path.name!r} does not fit the model: {'; '.join(parts)}; {remedy}"
+    return f"weights file {str(path)!r} does not fit the model: {'; '.join(parts)}; {remedy}"
 
 
 def _few(items: Iterable[str]) -> str:

@@ -74,7 +74,7 @@ def chain(name: str, settings: Settings) -> Reproduction:
                 None,
                 float(there[column].mean()),
                 float(there[f"predicted_{tolerance}"].iloc[0]),
-                f"tolerance {tolerance}, mean of {len(there)} chains",
+                f"tolerance {tolerance}, " + (f"mean of {len(there)} chains" if len(there) > 1 else "one chain"),
                 _WHY,
             )
         )

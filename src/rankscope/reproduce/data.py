@@ -15,32 +15,42 @@ from rankscope.loading import (
     LoadedModel,
     Preprocessing,
     class_order,
+    image_files,
     imagenet_classes,
     split_folder,
 )
 
-__all__ = ["ClassFolders", "LabelledImages", "read_class_folders"]
+__all__ = ["VALIDATION", "ClassFolders", "LabelledImages", "read_class_folders"]
 
 _NEEDED = (
     "--imagenet DIR is needed: fetch the ImageNet validation images (50,000), sort them into one folder a class "
     "(DIR/n01440764/….JPEG, 1,000 folders) and give DIR"
 )
 _SHOWN = 3
-_VALIDATION = 50_000
+VALIDATION = 50_000
 
 
 @dataclass(frozen=True)
 class ClassFolders:
-    """Names of the class folders in the order of the logits, names to show, and every file with its class."""
+    """Names of the class folders in the order of the logits, names to show, and every file with its class.
+
+    ``imagenet`` tells whether these are ImageNet's 1,000 classes, by their names.
+    """
 
     root: Path
     classes: tuple[str, ...]
     names: tuple[str, ...]
     files: tuple[tuple[str, int], ...]
     notes: tuple[str, ...] = ()
+    imagenet: bool = False
 
     def __len__(self) -> int:
         return len(self.classes)
+
+    @property
+    def other_data(self) -> str:
+        """Why numbers differ where these are not ImageNet's classes."""
+        return f"other data: the {len(self)} class folders are not ImageNet's {len(imagenet_classes()[0]):,}"
 
     def draw(self, limit: int | None, seed: int) -> list[tuple[str, int]]:
         """At most ``limit`` files, drawn from ``seed``, as many of each class as of any other up to one.
@@ -121,13 +131,14 @@ def read_class_folders(path: Path | None) -> ClassFolders:
         shown = ", ".join(empty[:_SHOWN]) + (f" and {len(empty) - _SHOWN} more" if len(empty) > _SHOWN else "")
         raise DataError(f"--imagenet {root!r}: {len(empty)} class folders hold no images: {shown}; fill or remove them")
     files = tuple((file, label) for label, name in enumerate(order) for file in held[name])
-    if set(order) != set(imagenet_classes()[0]):
+    imagenet = set(order) == set(imagenet_classes()[0])
+    if not imagenet:
         notes.insert(
             0, f"the {len(order)} class folders are not ImageNet's 1,000: the paper's numbers are of other data"
         )
-    elif len(files) != _VALIDATION:
-        notes.insert(0, f"{len(files):,} images where ImageNet's validation set has {_VALIDATION:,}")
-    return ClassFolders(path, order, names, files, tuple(notes))
+    elif len(files) != VALIDATION:
+        notes.insert(0, f"{len(files):,} images where ImageNet's validation set has {VALIDATION:,}")
+    return ClassFolders(path, order, names, files, tuple(notes), imagenet)
 
 
 def dataset_of(folders: ClassFolders, loaded: LoadedModel, limit: int | None, seed: int) -> LabelledImages:
@@ -138,8 +149,9 @@ def dataset_of(folders: ClassFolders, loaded: LoadedModel, limit: int | None, se
 
 
 def _images(folder: str) -> list[str]:
-    return sorted(
-        e.path
-        for e in os.scandir(folder)
-        if e.is_file() and Path(e.name).suffix.lower() in IMAGE_SUFFIXES and not e.name.startswith(".")
-    )
+    """Every image of a class folder and of the folders in it."""
+
+    def refuse(error: OSError) -> None:
+        raise DataError(f"folder {str(error.filename)!r} cannot be read: {error.strerror}; check who may read it")
+
+    return image_files(folder, refuse)

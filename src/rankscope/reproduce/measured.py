@@ -2,22 +2,37 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
+import os
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from rankscope.features import Collection, classification_dimension, collect
 from rankscope.features.fingerprint import data_fingerprint, model_fingerprint
 from rankscope.loading import LoadedModel
+from rankscope.reproduce.converted import converted_images, converted_note
 from rankscope.reproduce.data import ClassFolders, LabelledImages, dataset_of, read_class_folders
 from rankscope.reproduce.networks import Network, choose, load
 from rankscope.reproduce.parts import Parts
 from rankscope.reproduce.settings import Settings
 
-__all__ = ["Prepared", "chance_note", "clsdim", "collection", "pass_over", "prepared", "skipped_notes"]
+__all__ = [
+    "BOOTSTRAP",
+    "Prepared",
+    "chance_note",
+    "clsdim",
+    "collection",
+    "data_notes",
+    "pass_over",
+    "prepared",
+    "skipped_notes",
+]
 
+BOOTSTRAP = {"full": 200, "small": 20}  # resamples behind an interval
 _BATCH = 64
 
 
@@ -38,7 +53,7 @@ class Prepared:
         """What every part of this network depends on."""
         return {
             "model": self.loaded.name,
-            "weights": model_fingerprint(self.loaded.model),
+            "weights": self.fingerprint,
             "preprocessing": self.loaded.preprocessing.description if self.loaded.preprocessing else None,
             "device": self.settings.device.type,
             "seed": self.settings.seed,
@@ -53,15 +68,49 @@ class Prepared:
         """What to know of the folder and of this network, its name in front."""
         return [*self.folders.notes, *(f"{self.network.name}: {note}" for note in self.loaded.notes)]
 
+    @cached_property
+    def fingerprint(self) -> str:
+        """Class and digest of all weights."""
+        return model_fingerprint(self.loaded.model)
+
+    @property
+    def channels(self) -> int:
+        """Of the pictures that the network takes."""
+        size = self.loaded.preprocessing.input_size if self.loaded.preprocessing else None
+        return 3 if size is None else size[0]
+
+    def why(self, text: str, *, data: Literal["alone", "also", "not"]) -> str:
+        """Why ours may differ from the paper's: ``text``, unless the network or the data are not the paper's.
+
+        ``data`` says whether other data than ImageNet's is the reason alone, also one, or none.
+        """
+        if self.network.paper is None:
+            given = "given by --networks, so the paper has no number of it"
+            return given if self.folders.imagenet or data == "not" else f"{given}; {self.folders.other_data}"
+        if self.folders.imagenet or data == "not":
+            return text
+        return self.folders.other_data if data == "alone" else f"{self.folders.other_data}; {text}"
+
     def about(self) -> dict[str, Any]:
-        """For the record."""
+        """For the record: ``weights_sha256`` is that of the file, as ``sha256sum`` prints it."""
+        file, size = self.network.file, self.loaded.input_size
         return {
             "name": self.network.name,
             "model": self.loaded.name,
             "weights": self.loaded.weights,
+            "weights_file": None if file is None else str(file),
+            "weights_sha256": None if file is None else _sha256(file),
+            "weights_fingerprint": self.fingerprint,
+            "dtype": str(next(self.loaded.model.parameters()).dtype).removeprefix("torch."),
+            "input_size": None if size is None else list(size),
             "preprocessing": self.loaded.preprocessing.description if self.loaded.preprocessing else None,
             "cut_points": self.network.cut_points,
         }
+
+
+def _sha256(file: Path) -> str:
+    with file.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
 def prepared(settings: Settings, names: Any = None) -> Iterator[Prepared]:
@@ -71,7 +120,7 @@ def prepared(settings: Settings, names: Any = None) -> Iterator[Prepared]:
     for number, network in enumerate(networks):
         settings.report(number, len(networks), network.name)
         settings.place.network = network.name
-        loaded = load(network, len(folders), folders.root)
+        loaded = load(network, len(folders), folders.root, networks)
         loaded.model.to(settings.device)
         yield Prepared(network, loaded, folders, settings)
         settings.place.network = None
@@ -96,6 +145,7 @@ def pass_over(one: Prepared) -> dict[str, Any]:
             num_workers=one.settings.workers,
             progress=progress,
         )
+        root, skipped = one.folders.root, {s.name: s.reason for s in found.skipped}
         right = int((found.logits.argmax(1) == found.labels).sum())
         return {
             "samples": len(found),
@@ -103,7 +153,8 @@ def pass_over(one: Prepared) -> dict[str, Any]:
             "accuracy": right / len(found),
             "width": int(found.features.shape[1]),
             "classes": int(found.logits.shape[1]),
-            "skipped": [[Path(s.name).parent.name + "/" + Path(s.name).name, s.reason] for s in found.skipped],
+            "skipped": [[os.path.relpath(name, root), reason] for name, reason in skipped.items()],
+            "converted": converted_images(root, (f for f, _ in data.samples if f not in skipped), one.channels),
         }
 
     result: dict[str, Any] = one.parts.keep("collection", given, compute)
@@ -130,7 +181,7 @@ def clsdim(one: Prepared) -> dict[str, Any]:
                 found.labels,
                 found.head,
                 convention="paper" if convention == "paper" else "centred",
-                bootstrap=200 if full else 20,
+                bootstrap=BOOTSTRAP[one.settings.scale],
                 seed=one.settings.seed,
                 allow_absent=len(found) <= found.features.shape[1] or not full,
                 device=one.settings.device,
@@ -147,6 +198,16 @@ def clsdim(one: Prepared) -> dict[str, Any]:
 
     made: dict[str, Any] = one.parts.keep("clsdim", {**one.identity(), "samples": over["samples"]}, compute)
     return made
+
+
+def data_notes(one: Prepared, over: dict[str, Any]) -> list[str]:
+    """What to know of the folder, of this network and of this pass: left out, converted, no better than chance."""
+    return [
+        *one.notes(),
+        *skipped_notes(one.network.name, over["skipped"]),
+        *converted_note(over.get("converted", []), one.channels),
+        *chance_note(one.network.name, over),
+    ]
 
 
 def skipped_notes(name: str, skipped: list[list[str]]) -> list[str]:

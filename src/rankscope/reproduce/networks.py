@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from rankscope._base.errors import DataError, ModelError, UsageError, nearest
 from rankscope.loading import LoadedModel, load_model, read_weights
+from rankscope.reproduce.fetching import check_fetchable, how_to_fetch, is_kept
 from rankscope.reproduce.settings import Settings
 
 __all__ = ["PAPER_NETWORKS", "Network", "PaperNetwork", "choose", "load", "participants"]
@@ -83,7 +84,8 @@ def choose(settings: Settings, names: Iterable[str] | None = None) -> tuple[Netw
     UsageError
         For an unknown name in ``only``, or when no network is left.
     ModelError
-        When ``weights`` lacks a network's file (all that are missing are named) or holds two.
+        When ``weights`` lacks a network's file or holds two, or without ``weights`` when pretrained ones can neither
+        be found nor fetched; all that are missing are named.
     """
     allowed = tuple(names) if names is not None else tuple(p.name for p in PAPER_NETWORKS)
     found = participants(settings, allowed)
@@ -92,7 +94,10 @@ def choose(settings: Settings, names: Iterable[str] | None = None) -> tuple[Netw
             f"no network is left: this experiment has {', '.join(allowed)} and --only names none of them; "
             "add one with --networks"
         )
-    return tuple(found) if settings.weights is None else _local(found, settings.weights)
+    if settings.weights is not None:
+        return _local(found, settings.weights)
+    check_fetchable(_wanted(found))
+    return tuple(found)
 
 
 def participants(settings: Settings, names: Iterable[str] | None = None) -> list[Network]:
@@ -116,13 +121,14 @@ def participants(settings: Settings, names: Iterable[str] | None = None) -> list
     return [*found, *(Network(_called(spec), spec, None, None) for spec in settings.networks)]
 
 
-def load(network: Network, classes: int, imagenet: Path) -> LoadedModel:
+def load(network: Network, classes: int, imagenet: Path, others: Sequence[Network] = ()) -> LoadedModel:
     """The network with trained weights and a head of exactly ``classes`` classes.
 
     Raises
     ------
     ModelError
-        When weights cannot be fetched or belong to another architecture (the file is named).
+        When weights cannot be fetched (all of ``others`` that lack theirs are named too) or belong to another
+        architecture (the file is named).
     DataError, ModelError
         When the head has more or fewer classes than the folder.
     """
@@ -135,7 +141,8 @@ def load(network: Network, classes: int, imagenet: Path) -> LoadedModel:
             if "could not be fetched" not in str(error):
                 raise
             reason = str(error).partition(" Without a network:")[0].rstrip(".")
-            raise ModelError(f"{reason}: {_fetch(network)}") from error
+            lacking = [n for n in others if n is not network and not is_kept(n.spec)]
+            raise ModelError(f"{reason}: {how_to_fetch(_wanted([network, *lacking]))}") from error
         head: Any = find_head(loaded.model)[1]
         _check_head(int(head.weight.shape[0]), classes, network.name, imagenet)
         return loaded if network.note is None else replace(loaded, notes=(network.note, *loaded.notes))
@@ -146,8 +153,12 @@ def load(network: Network, classes: int, imagenet: Path) -> LoadedModel:
     own: Any = find_head(skeleton.model)[1]
     same = held == int(own.weight.shape[0])
     loaded = load_model(network.spec, weights=network.file, num_classes=None if same else held)
-    _check_head(held, classes, f"{network.file.name} ({network.name})", imagenet)
+    _check_head(held, classes, f"{network.file} ({network.name})", imagenet)
     return loaded
+
+
+def _wanted(networks: Iterable[Network]) -> list[tuple[str, str, str]]:
+    return [(n.name, n.spec, _stems(n)[0]) for n in networks]
 
 
 def _check_head(head: int, classes: int, holder: str, imagenet: Path) -> None:
@@ -215,21 +226,6 @@ def _stems(network: Network) -> list[str]:
     base = name.partition(".")[0] if network.spec.partition(":")[0] in ("timm", "torchvision") else name
     listed = [base] if network.paper is None and ":" in network.name else [base, network.name, network.name.lower()]
     return list(dict.fromkeys(listed))
-
-
-def _fetch(network: Network) -> str:
-    """What to fetch, and where to put it, for someone without a network."""
-    stem = _stems(network)[0]
-    source, _, name = network.spec.partition(":")
-    if source == "torchvision":
-        from torchvision import models
-
-        base, _, variant = name.partition(".")
-        choices = models.get_model_weights(base)
-        url = (choices[variant] if variant else choices.DEFAULT).url
-        return f"fetch {url}, put it into a folder as {stem}.pth and give --weights FOLDER"
-    command = f"timm.create_model('{name}', pretrained=True).state_dict()" if source == "timm" else "its state dict"
-    return f"where there is a network save {command} as {stem}.pth, put it into a folder and give --weights FOLDER"
 
 
 def _called(spec: str) -> str:

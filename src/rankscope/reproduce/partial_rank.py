@@ -5,32 +5,36 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from rankscope._base.errors import UsageError
 from rankscope._base.provenance import device_name, versions
-from rankscope._base.style import COLOURS, TEXT_WIDTH, new_axes
 from rankscope.jacobian import JacobianProfile, jacobian_rank
 from rankscope.loading import load_images
+from rankscope.reproduce.converted import converted_images, converted_note
 from rankscope.reproduce.measured import Prepared, prepared, skipped_notes
 from rankscope.reproduce.networks import PAPER_NETWORKS
 from rankscope.reproduce.outcome import Comparison, Reproduction
+from rankscope.reproduce.partial_rank_figure import called, draw_ranks
 from rankscope.reproduce.settings import Settings
 from rankscope.slicing import Patch
 
 if TYPE_CHECKING:
     import pandas as pd
-    from matplotlib.figure import Figure
 
-__all__ = ["BACKGROUNDS", "panel_networks", "partial_rank"]
+__all__ = ["BACKGROUNDS", "enough_images", "panel_networks", "partial_rank"]
 
 _PANELS = {"fig1a": ("a", "resnet", "ResNets"), "fig1b": ("b", "mixer", "MLP-Mixers")}
 _PANELS["fig1c"] = ("c", "transformer", "transformers")
 BACKGROUNDS = {"paper": "image", "reference": "zero"}  # outside the patch
+_THRESHOLDS = {"paper": "σ ≥ eps32·min(d, K)·σ₁", "reference": "σ ≥ √(eps32·K)·σ₁"}
 _SIZES = {"full": (16, 16), "small": (2, 8)}  # images, side of the patch; 16×16×3: paper, §6.1
 _WHY = (
     "the paper draws this curve and prints no value; it says neither which images nor how many, nor (final version) "
     "the tolerance, and numerical rank moves with each"
+)
+
+_WHY_RISES = (
+    "the paper speaks of consistent diminishing in each layer; exact rank cannot rise along true cuts, a numerical one "
+    "can, since its threshold follows each layer's own σ₁"
 )
 
 
@@ -41,6 +45,13 @@ def panel_networks(name: str) -> tuple[str, ...]:
     ('ResNet-18', 'ResNet-50')
     """
     return tuple(p.name for p in PAPER_NETWORKS if p.family == _PANELS[name][1])
+
+
+def enough_images(settings: Settings, root: Path, held: int, words: str = "") -> None:
+    """Raise ``UsageError`` where the folder holds fewer images than are asked for."""
+    images = settings.images or _SIZES[settings.scale][0]
+    if held < images:
+        raise UsageError(f"--images {images}, but {str(root)!r} has {held:,}{words}; give a number up to that")
 
 
 def partial_rank(name: str, settings: Settings) -> Reproduction:
@@ -60,15 +71,16 @@ def partial_rank(name: str, settings: Settings) -> Reproduction:
             rows += [{"network": one.network.name, "convention": convention, **row} for row in part["layers"]]
         chosen = found[settings.convention]
         comparison += _compare(one, chosen, settings.convention)
-        about.append({**one.about(), "images": chosen["images"], "method": chosen["method"]})
+        about.append({**one.about(), **_where(one, side), "images": chosen["images"], "method": chosen["method"]})
         notes += one.notes() + [f"{one.network.name}: {note}" for note in chosen["notes"]]
         notes += skipped_notes(one.network.name, chosen["skipped"])
+        notes += converted_note(chosen.get("converted", []), one.channels)
     if not settings.full:
         notes.append(f"small scale: {images} images and a patch of {side}×{side}; not the paper's sizes")
     values = pd.DataFrame(rows)
     return Reproduction(
         name=name,
-        title=f"Fig. 1 ({letter}): partial rank of the Jacobian, {words}",
+        title=f"Fig. 1 ({letter}): partial rank of the Jacobian, {called(list(values['network']), words)}",
         convention=settings.convention,
         values=values,
         comparison=tuple(comparison),
@@ -76,15 +88,24 @@ def partial_rank(name: str, settings: Settings) -> Reproduction:
         settings={
             **settings.to_dict(),
             "patch": side,
+            "patch_position": "centre of the image, all channels",
             "images": images,
             "background": BACKGROUNDS[settings.convention],
             "tolerance": settings.convention,
+            "threshold": _THRESHOLDS[settings.convention],
             "networks": about,
         },
         provenance={**versions(), "device": device_name(settings.device)},
         notes=tuple(dict.fromkeys(notes)),
-        _draw=lambda v: _draw(v, letter, words, settings.convention),
+        _draw=lambda v: draw_ranks(v, letter, words, settings.convention, BACKGROUNDS[settings.convention]),
     )
+
+
+def _where(one: Prepared, side: int) -> dict[str, Any]:
+    """Rows and columns of the patch in the network's input, from the first to before the last."""
+    _, height, width = one.loaded.input_size or tuple(one.dataset()[0][0].shape)
+    top, left = (height // 2 - side // 2, width // 2 - side // 2)
+    return {"patch_rows": [top, top + side], "patch_columns": [left, left + side]}
 
 
 def _measured(one: Prepared, convention: str, images: int, side: int) -> dict[str, Any]:
@@ -92,8 +113,7 @@ def _measured(one: Prepared, convention: str, images: int, side: int) -> dict[st
     data = load_images(
         one.folders.root, preprocessing=one.loaded.preprocessing, limit=images, seed=one.settings.seed
     )  # fmt: skip
-    if len(data) < images:
-        raise UsageError(f"--images {images}, but {str(one.folders.root)!r} has {len(data)} that can be read")
+    enough_images(one.settings, one.folders.root, len(data), " that can be read")
     given = {**one.identity(), "background": background, "patch": side, "images": images, "drawn": list(data.names)}
 
     def compute(folder: Path) -> dict[str, Any]:
@@ -111,7 +131,11 @@ def _measured(one: Prepared, convention: str, images: int, side: int) -> dict[st
             names=lambda i: data.names[i],
             progress=lambda done, total, _: one.settings.report(done, total, f"{one.network.name}, {background}"),
         )
-        return _plain(profile, data.skipped)
+        files = [str(one.folders.root / name) for name in data.names]
+        return {
+            **_plain(profile, data.skipped),
+            "converted": converted_images(one.folders.root, files, one.channels),
+        }
 
     found: dict[str, Any] = one.parts.keep(f"rank-{background}", given, compute)
     return found
@@ -152,7 +176,7 @@ def _plain(profile: JacobianProfile, skipped: tuple[tuple[str, str], ...]) -> di
 def _compare(one: Prepared, found: dict[str, Any], convention: str) -> list[Comparison]:
     name, paper, layers = one.network.name, one.network.paper, found["layers"]
     how = f"tolerance {convention}, background {BACKGROUNDS[convention]}, largest of {len(found['images'])} images"
-    rises = len(found["rises"])
+    rises, why = len(found["rises"]), one.why(_WHY, data="also")
     return [
         Comparison(
             f"{name}: layers",
@@ -160,18 +184,17 @@ def _compare(one: Prepared, found: dict[str, Any], convention: str) -> list[Comp
             float(len(layers)),
             None,
             f"cut points {one.network.cut_points}",
-            "the paper prints how many layers, not which; ours are the ones that give that number",
+            one.why("the paper prints how many layers, not which; ours are the ones that give that number", data="not"),
         ),
-        Comparison(f"{name}: rank at the first layer", None, float(layers[0]["rank"]), None, how, _WHY),
-        Comparison(f"{name}: rank at the last layer", None, float(layers[-1]["rank"]), None, how, _WHY),
+        Comparison(f"{name}: rank at the first layer", None, float(layers[0]["rank"]), None, how, why),
+        Comparison(f"{name}: rank at the last layer", None, float(layers[-1]["rank"]), None, how, why),
         Comparison(
             f"{name}: rises along the depth",
             None if paper is None else 0.0,
             float(rises),
             None,
             how,
-            "the paper speaks of consistent diminishing in each layer; exact rank cannot rise along true cuts, a "
-            "numerical one can, since its threshold follows each layer's own σ₁",
+            one.why(_WHY_RISES, data="also"),
         ),
     ]
 
@@ -185,28 +208,3 @@ def _disagreement(values: pd.DataFrame, side: int) -> str:
         f"matrix, √(eps32·{3 * side * side}) of the largest. At the last layer the text's rank against the code's is "
         f"here: {pairs}."
     )
-
-
-def _draw(values: pd.DataFrame, letter: str, words: str, convention: str) -> Figure:
-    shown = values[values["convention"] == convention]
-    names = list(dict.fromkeys(shown["network"]))
-    ax = new_axes(TEXT_WIDTH * 0.7, 2.6)
-    width = 0.8 / len(names)
-    for k, name in enumerate(names):
-        part = shown[shown["network"] == name]
-        x = part["index"].to_numpy() + (k - (len(names) - 1) / 2) * width
-        rank = part["rank"].to_numpy(dtype=float)
-        ax.bar(x, rank, width=width * 0.92, color=COLOURS[k % len(COLOURS)], label=name, linewidth=0)
-        spread = rank - part["min"].to_numpy(dtype=float)
-        if (spread > 0).any():
-            ax.errorbar(
-                x, rank, yerr=[spread, np.zeros_like(spread)], fmt="none", ecolor="black", elinewidth=0.5, capsize=1
-            )
-    ax.set_xlabel(f"the i-th layer of {words}")
-    ax.set_ylabel("partial rank")
-    ax.set_title(f"({letter}) {words}, tolerance {convention}, background {BACKGROUNDS[convention]}", loc="left")
-    ax.set_xlim(0.4, shown["index"].max() + 0.6)
-    ax.set_ylim(0, shown["rank"].max() * 1.22 + 1)
-    ax.legend(loc="upper right", ncols=min(len(names), 3))
-    figure: Any = ax.figure
-    return figure

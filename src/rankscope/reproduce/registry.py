@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from rankscope.reproduce.chains import chain
 from rankscope.reproduce.components import components
+from rankscope.reproduce.data import ClassFolders
 from rankscope.reproduce.deficit import DEFICIT_NETWORKS, deficit
 from rankscope.reproduce.outcome import Reproduction
-from rankscope.reproduce.partial_rank import panel_networks, partial_rank
+from rankscope.reproduce.partial_rank import enough_images, panel_networks, partial_rank
 from rankscope.reproduce.settings import Settings
 from rankscope.reproduce.tables import accuracy_curves, classification_dimensions, networks_table
 
-__all__ = ["EXPERIMENTS", "Experiment"]
+__all__ = ["EXPERIMENTS", "Experiment", "check_counts"]
 
 
 @dataclass(frozen=True)
@@ -28,6 +29,16 @@ class Experiment:
     data: bool
     run: Callable[[str, Settings], Reproduction]
     networks: tuple[str, ...] | None = None
+
+    @property
+    def unused(self) -> dict[str, str]:
+        """Options that it has no use for, and what to say of each."""
+        if not self.data:
+            why = "it needs neither images nor networks"
+            return dict.fromkeys(("imagenet", "weights", "networks", "only", "images", "limit"), why)
+        if self.run is partial_rank:
+            return {"limit": "--images sets how many it measures"}
+        return {"images": "--limit sets how many of the folder it takes"}
 
 
 EXPERIMENTS = {
@@ -50,3 +61,18 @@ EXPERIMENTS = {
         Experiment("table2", "classification dimensions", True, classification_dimensions),
     )
 }
+
+
+def check_counts(settings: Settings, folders: ClassFolders, names: Sequence[str]) -> None:
+    """Refuse before anything is loaded what the folder is too small for.
+
+    Raises
+    ------
+    UsageError
+        When ``images`` asks for more than there are, or ``limit`` leaves a class without an image.
+    """
+    runs = [EXPERIMENTS[name].run for name in names]
+    if partial_rank in runs:
+        enough_images(settings, folders.root, len(folders.files))
+    if any(EXPERIMENTS[name].data and EXPERIMENTS[name].run is not partial_rank for name in names):
+        folders.draw(settings.limit, settings.seed)

@@ -14,7 +14,7 @@ from rankscope.jacobian.profile_files import make_folder
 from rankscope.reproduce.data import read_class_folders
 from rankscope.reproduce.networks import choose, participants
 from rankscope.reproduce.outcome import Reproduction
-from rankscope.reproduce.registry import EXPERIMENTS
+from rankscope.reproduce.registry import EXPERIMENTS, check_counts
 from rankscope.reproduce.settings import Settings
 
 __all__ = ["reproduce", "reproduce_all"]
@@ -72,7 +72,8 @@ def reproduce(
     Raises
     ------
     UsageError
-        For unknown names and options that cannot be used; without ``imagenet`` where it is needed.
+        For unknown names, and options that cannot be used or that ``name`` has no use for; without ``imagenet`` where
+        it is needed.
     DataError, ModelError
         For a folder of another layout, missing classes, weights that are missing or do not fit.
     OutputError
@@ -102,6 +103,9 @@ def reproduce(
         "scale": scale,
         "workers": workers,
     }
+    for given, why in EXPERIMENTS[name].unused.items():
+        if options[given] is not None and (given != "networks" or networks):
+            raise UsageError(f"{name} has no use for --{given}: {why}; leave it out")
     return _run([name], folder, folder, options, progress)[name]
 
 
@@ -147,10 +151,11 @@ def _run(
         settings = Settings.of(**options, parts=root / "parts", report=report)
         if any(EXPERIMENTS[name].data for name in names):
             try:
-                read_class_folders(settings.imagenet)
+                folders = read_class_folders(settings.imagenet)
             except UsageError as error:
                 free = ", ".join(name for name, e in EXPERIMENTS.items() if not e.data)
                 raise UsageError(f"{names[0] if single else 'all'}: {error}; {free} need no data") from None
+            check_counts(settings, folders, names)
         todo = _with_networks(names, settings, single is None)
         make_folder(root)
         found: dict[str, Reproduction] = {}

@@ -12,7 +12,7 @@ import torch
 
 from rankscope._base.errors import DataError, ModelError, UsageError, nearest
 from rankscope._base.progress import Reporter
-from rankscope.loading import resolve_device
+from rankscope.loading import check_spec, resolve_device
 
 __all__ = ["CONVENTIONS", "Convention", "Scale", "Settings"]
 
@@ -100,11 +100,13 @@ class Settings:
         if convention not in CONVENTIONS:
             raise UsageError(f"--as {convention!r} is unknown; {nearest(str(convention), CONVENTIONS)}")
         if scale not in _SCALES:
-            raise UsageError(f"scale {scale!r} is unknown; {nearest(str(scale), _SCALES)}")
+            raise UsageError(f"--scale {scale!r} is unknown; {nearest(str(scale), _SCALES)}")
         _count("images", images, 1)
         _count("limit", limit, 1)
         _count("seed", seed, 0)
         _count("workers", workers, 0)
+        for spec in networks:
+            check_spec(spec)
         data = None if imagenet is None else Path(imagenet).expanduser()
         if data is not None and not data.is_dir():
             raise DataError(f"--imagenet {str(data)!r} is no folder; give the one that holds one subfolder a class")
@@ -134,7 +136,7 @@ class Settings:
         return {
             "as": self.convention,
             "imagenet": None if self.imagenet is None else str(self.imagenet),
-            "weights": "pretrained" if self.weights is None else str(self.weights),
+            "weights": None if self.weights is None else str(self.weights),
             "networks": list(self.networks),
             "only": None if self.only is None else list(self.only),
             "images": self.images,
@@ -149,4 +151,4 @@ def _count(name: str, value: Any, least: int) -> None:
     if value is None and name in ("images", "limit"):
         return
     if isinstance(value, bool) or not isinstance(value, Integral) or value < least:
-        raise UsageError(f"{name} is {value!r}; give a whole number of at least {least}")
+        raise UsageError(f"--{name} is {value!r}; give a whole number of at least {least}")

@@ -5,19 +5,19 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import torch
 
 from rankscope._base.provenance import device_name, versions
-from rankscope._base.style import COLOURS, TEXT_WIDTH
-from rankscope.reproduce.measured import Prepared, chance_note, clsdim, pass_over, prepared, skipped_notes
+from rankscope.loading import imagenet_classes
+from rankscope.reproduce.data import VALIDATION
+from rankscope.reproduce.measured import BOOTSTRAP, Prepared, clsdim, data_notes, pass_over, prepared
 from rankscope.reproduce.outcome import Comparison, Reproduction
 from rankscope.reproduce.settings import Settings
+from rankscope.reproduce.tables_figure import draw_curves, draw_table
 from rankscope.slicing import Sample, select, trace
 
 if TYPE_CHECKING:
     import pandas as pd
-    from matplotlib.figure import Figure
 
 __all__ = ["accuracy_curves", "classification_dimensions", "networks_table"]
 
@@ -51,28 +51,30 @@ def networks_table(name: str, settings: Settings) -> Reproduction:
             }
         )
         label = one.network.name
+        fewer = "" if over["samples"] == VALIDATION else f", and {over['samples']:,} of {VALIDATION:,} images"
         comparison += [
             Comparison(
                 f"{label}: layers", None if paper is None else float(paper.layers), float(count), None,
-                f"cut points {one.network.cut_points}", "the paper prints how many, not which",
+                f"cut points {one.network.cut_points}",
+                one.why("the paper prints how many, not which", data="not"),
             ),
             Comparison(
                 f"{label}: parameters (M)", None if paper is None else paper.parameters, round(millions, 3), None,
-                "every parameter, buffers left out", "the paper rounds, for some networks to whole millions",
+                "every parameter, buffers left out", _why_parameters(one),
             ),
             Comparison(
                 f"{label}: top-1 (%)", None if paper is None else paper.top1, round(top1, 3), None,
                 f"{over['samples']:,} images, its own preprocessing",
-                "other weights of the same name, another decoder or resize",
+                one.why("other weights of the same name, another decoder or resize" + fewer, data="alone"),
             ),
         ]  # fmt: skip
-        notes += one.notes() + skipped_notes(label, over["skipped"]) + chance_note(label, over)
+        notes += data_notes(one, over)
         about.append(one.about())
     return _made(
         name, "Table 1 (submission): the networks", settings, pd.DataFrame(rows), comparison,
         "Neither the tolerance nor the background of the patch enters these numbers, so the two conventions agree. "
         f"Under both, {_best(rows)}.",
-        notes, about, lambda v: _draw_table(v[["network", "layers", "parameters_millions", "top1_percent"]]),
+        notes, about, lambda v: draw_table(v[["network", "layers", "parameters_millions", "top1_percent"]]),
     )  # fmt: skip
 
 
@@ -125,16 +127,18 @@ def _dimensions(name: str, title: str, settings: Settings) -> Reproduction:
             Comparison(
                 f"{label}: classification dimension",
                 None if paper is None else float(paper.classification_dimension),
-                float(ours["dimension"]), None, _HOW + interval, _WHY_DIMENSION,
+                float(ours["dimension"]), None, _HOW + interval,
+                one.why(_WHY_DIMENSION, data="alone"),
             )
         )  # fmt: skip
         comparison.append(
             Comparison(
                 f"{label}: ambient dimension", None if paper is None else float(paper.ambient), float(ours["ambient"]),
-                None, "width of what goes into the head", "fixed by the architecture: must agree",
+                None, "width of what goes into the head",
+                one.why("fixed by the architecture: must agree", data="not"),
             )
         )  # fmt: skip
-        notes += one.notes() + skipped_notes(label, over["skipped"]) + chance_note(label, over)
+        notes += data_notes(one, over)
         notes += [f"{label}: {note}" for note in ours["notes"]]
         about.append(one.about())
     pairs = ", ".join(f"{r['network']} {r['centred']} instead of {r['classification_dimension']}" for r in rows)
@@ -148,7 +152,7 @@ def _dimensions(name: str, title: str, settings: Settings) -> Reproduction:
     marks = {r["network"]: r for r in rows}
     return _made(
         name, title, settings, frame, comparison, said, notes, about,
-        (lambda v: _draw_curves(v, marks)) if plots else (lambda v: _draw_table(v[_TABLE_2])),
+        (lambda v: draw_curves(v, marks)) if plots else (lambda v: draw_table(v[_TABLE_2])),
     )  # fmt: skip
 
 
@@ -159,6 +163,8 @@ def _made(
     name: str, title: str, settings: Settings, values: pd.DataFrame, comparison: list[Comparison], said: str,
     notes: list[str], about: list[dict[str, Any]], draw: Any,
 ) -> Reproduction:  # fmt: skip
+    # the networks alone have no projection
+    measured = {} if name == "table1" else {"retain": 0.95, "centred": False, "bootstrap": BOOTSTRAP[settings.scale]}
     small = [] if settings.full else ["small scale: fewer resamples for the intervals"]
     return Reproduction(
         name=name,
@@ -167,7 +173,7 @@ def _made(
         values=values,
         comparison=tuple(comparison),
         disagreement=said,
-        settings={**settings.to_dict(), "retain": 0.95, "networks": about},
+        settings={**settings.to_dict(), **measured, "networks": about},
         provenance={**versions(), "device": device_name(settings.device)},
         notes=tuple(dict.fromkeys([*notes, *small])),
         _draw=draw,
@@ -185,68 +191,12 @@ def _layers(one: Prepared) -> int:
     return int(one.parts.keep("layers", {**one.identity(), "cut_points": one.network.cut_points}, compute))
 
 
+def _why_parameters(one: Prepared) -> str:
+    classes, usual = len(one.folders), len(imagenet_classes()[0])
+    if one.network.paper is not None and classes != usual:
+        return f"other data: its head has {classes} classes here, the paper's {usual:,}"
+    return one.why("the paper rounds, for some networks to whole millions", data="not")
+
+
 def _best(rows: list[dict[str, Any]]) -> str:
     return ", ".join(f"{r['network']} has {r['layers']} layers and {r['top1_percent']:.1f} % top-1" for r in rows)
-
-
-def _draw_table(values: pd.DataFrame) -> Figure:
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    words = {"top1": "top-1", "_percent": " (%)", "_millions": " (M)", "_": " "}
-    shown = values
-    for written, read in words.items():
-        shown = shown.rename(columns=lambda c, w=written, r=read: c.replace(w, r))  # type: ignore[misc]
-    figure = Figure(figsize=(TEXT_WIDTH * 0.8, 0.32 * (len(shown) + 1) + 0.1), layout="constrained")
-    FigureCanvasAgg(figure)
-    ax = figure.add_subplot()
-    ax.axis("off")
-    cells = [[_cell(v) for v in row] for row in shown.itertuples(index=False)]
-    table = ax.table(cellText=cells, colLabels=list(shown.columns), loc="center", cellLoc="center", edges="horizontal")
-    table.auto_set_font_size(False)
-    table.set_fontsize(8)
-    table.scale(1, 1.35)
-    return figure
-
-
-def _cell(value: Any) -> str:
-    if value is None or (isinstance(value, float) and not np.isfinite(value)):
-        return "–"
-    return f"{value:.1f}" if isinstance(value, float) and value != int(value) else str(value).removesuffix(".0")
-
-
-def _draw_curves(values: pd.DataFrame, marks: dict[str, dict[str, Any]]) -> Figure:
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    names = list(dict.fromkeys(values["network"]))
-    across = min(3, len(names))
-    down = -(-len(names) // across)
-    figure = Figure(figsize=(TEXT_WIDTH * (across / 3 if across > 1 else 0.5), 2.0 * down), layout="constrained")
-    FigureCanvasAgg(figure)
-    panels = figure.subplots(down, across, squeeze=False)
-    for k, name in enumerate(names):
-        ax, part, mark = panels[k // across][k % across], values[values["network"] == name], marks[name]
-        percent, top1 = part["percent_of_components"].to_numpy(), 100 * part["top1"].to_numpy()
-        ax.plot(percent, top1, color=COLOURS[k % len(COLOURS)])
-        at = 100 * mark["classification_dimension"] / mark["ambient"]
-        ax.axhline(0.95 * mark["accuracy_percent"], color="0.4", linewidth=0.7, linestyle=":")
-        ax.axvline(at, color="0.4", linewidth=0.7, linestyle=(0, (4, 2)))
-        ax.annotate(
-            f"{mark['classification_dimension']} of {mark['ambient']}", (at, 0.05), xycoords=("data", "axes fraction"),
-            xytext=(-3 if at > 45 else 3, 0), textcoords="offset points", fontsize=7,
-            ha="right" if at > 45 else "left",
-        )  # fmt: skip
-        ax.set_xscale("function", functions=(lambda v: np.sqrt(np.clip(v, 0, None)), np.square))
-        ax.set_xlim(0, 100)
-        ax.set_xticks([1, 5, 20, 50, 100])
-        ax.minorticks_off()
-        ax.set_ylim(bottom=0)
-        ax.set_title(name, loc="left")
-        if k // across == down - 1 or k + across >= len(names):
-            ax.set_xlabel("top k % of components (√ scale)")
-        if k % across == 0:
-            ax.set_ylabel("top-1 accuracy (%)")
-    for k in range(len(names), across * down):
-        panels[k // across][k % across].axis("off")
-    return figure

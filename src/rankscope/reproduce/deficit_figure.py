@@ -1,0 +1,54 @@
+"""Fig. 4 as the paper draws it: a class in the centre of those that decide it, one panel a network."""
+
+from __future__ import annotations
+
+import textwrap
+from typing import TYPE_CHECKING, Any
+
+from rankscope._base.style import TEXT_WIDTH
+from rankscope.dependencies import ClassDependency
+from rankscope.dependencies.figure import draw_star
+from rankscope.reproduce.deficit_rows import ETA, PANELS, solution, which_eta
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+__all__ = ["draw_deficit"]
+
+
+def draw_deficit(drawn: list[tuple[str, ClassDependency, ClassDependency]], convention: str) -> Figure:
+    """A column a network; a second row at the largest η, where the first has an all-zero solution."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    more = any(not row.n_dependencies for _, row, _ in drawn)
+    across, down = len(drawn), 2 if more else 1
+    size = TEXT_WIDTH / 3 * 1.25
+    figure = Figure(figsize=(size * across, (size + 0.35) * down), layout="constrained")
+    FigureCanvasAgg(figure)
+    panels = figure.subplots(down, across, squeeze=False)
+    for k, (name, row, largest) in enumerate(drawn):
+        letter = PANELS[name][0] if name in PANELS else ""
+        _panel(panels[0][k], row, [f"{f'({letter}) ' if letter else ''}{name}, η = {ETA:g}, {convention}:"], convention)
+        if more:
+            # this row is rankscope's own, whichever convention the first one has
+            _panel(
+                panels[1][k], largest, textwrap.wrap(f"{name}: {which_eta(largest)};", 40), "largest-eta"
+            )  # fmt: skip
+    return figure
+
+
+def _panel(ax: Any, row: ClassDependency, title: list[str], convention: str) -> None:
+    count = draw_star(row, ax, most=6)
+    more = f", {row.n_dependencies - count} more not shown" if row.n_dependencies > count else ""
+    replaced = f"replaced {row.positive_accuracy_replaced:.0%}, " if row.n_dependencies else ""
+    ax.set_title("\n".join([*title, solution(convention)]), loc="left", fontsize=7)
+    ax.text(
+        0.5,
+        -0.02,
+        f"{replaced}own logit {row.positive_accuracy:.0%} of the class's images\n{row.status}{more}",
+        transform=ax.transAxes,
+        ha="center",
+        va="top",
+        fontsize=6.5,
+    )
