@@ -4,18 +4,16 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from functools import cache
+from collections.abc import Callable, Iterable, Sequence
 from numbers import Integral, Real
 from typing import Any
 
 import numpy as np
 import torch
-from threadpoolctl import ThreadpoolController
 
-from rankscope._base.errors import DataError, UsageError, nearest
+from rankscope._base.errors import UsageError, nearest
 from rankscope._base.provenance import device_name, versions
-from rankscope.spectra import EPS32, Spectrum, Tolerance, ToleranceLike, as_tolerance, spectrum_of_gram
+from rankscope.spectra import EPS32, Tolerance, ToleranceLike, as_tolerance
 from rankscope.theory._blocks import (
     ACTIVATIONS,
     NORMALISATIONS,
@@ -24,8 +22,9 @@ from rankscope.theory._blocks import (
     Init,
     Normalisation,
     init_std,
-    sample_weights,
 )
+from rankscope.theory._chain_push import linear_states, nonlinear_states
+from rankscope.theory._chain_spectra import SVD_RTOL, covariance_spectrum, jacobian_spectrum
 from rankscope.theory._matrices import as_matrix, positive_integer, takes_generator
 from rankscope.theory.prediction import relative_tolerance
 from rankscope.theory.profile import ChainProfile, ChainRun, ChainStep
@@ -33,8 +32,6 @@ from rankscope.theory.profile import ChainProfile, ChainRun, ChainStep
 __all__ = ["deep_chain"]
 
 _DTYPES = {"float32": torch.float32, "float64": torch.float64}
-# A float64 Gram matrix resolves σ/σ_1 down to about 1e-7 (measured: right to 1 % at 1.6e-7), an SVD to 1e-13.
-_GRAM_RTOL, _SVD_RTOL = 1e-6, 1e-12
 
 
 def deep_chain(
@@ -125,9 +122,9 @@ def deep_chain(
         raise UsageError(f"unknown dtype {dtype!r}; {nearest(str(dtype), _DTYPES)}")
     tol = as_tolerance(tolerance)
     rtol = relative_tolerance(tol, (width, columns))
-    if rtol < _SVD_RTOL:
+    if rtol < SVD_RTOL:
         raise UsageError(
-            f"rtol is {rtol:g}, but a chain multiplied out in float64 resolves σ/σ_1 down to {_SVD_RTOL:g}; "
+            f"rtol is {rtol:g}, but a chain multiplied out in float64 resolves σ/σ_1 down to {SVD_RTOL:g}; "
             "use chain_singular_values for smaller ones"
         )
     block = Block(activation, normalisation, _branch_scale(residual))
@@ -180,7 +177,7 @@ def _run(
     dtype: torch.dtype,
 ) -> ChainRun:
     steps: list[ChainStep] = []
-    chain = _linear if block.linear else _nonlinear
+    chain = linear_states if block.linear else nonlinear_states
     rtol = tolerance.relative(shape)
     watched = None if isinstance(init, str) else _Watched(init)  # Gaussian weights are almost surely regular
     with torch.no_grad():
@@ -189,9 +186,9 @@ def _run(
             largest = float(jacobian.abs().max())
             if float32_stop and (largest == 0 or math.log(largest) + log_scale < math.log(EPS32)):
                 return ChainRun(seed, tuple(steps), layer, tuple(watched.singular) if watched else ())
-            spectrum = _jacobian_spectrum(jacobian, rtol)
+            spectrum = jacobian_spectrum(jacobian, rtol)
             top = math.log(spectrum.sigma_max) + log_scale if spectrum.sigma_max else -math.inf
-            steps.append(ChainStep(layer, spectrum, _covariance_spectrum(features, shape[0], jacobian.dtype), top))
+            steps.append(ChainStep(layer, spectrum, covariance_spectrum(features, shape[0], jacobian.dtype), top))
     return ChainRun(seed, tuple(steps), singular=tuple(watched.singular) if watched else ())
 
 
@@ -216,127 +213,3 @@ class _Watched:
                 if rank < len(weights):
                     self.singular.append((self.layers, rank))
         return weights
-
-
-def _linear(
-    rng: np.random.Generator,
-    shape: tuple[int, int],
-    depth: int,
-    init: Init,
-    block: Block,
-    samples: int,
-    dtype: torch.dtype,
-) -> Iterator[tuple[torch.Tensor, float, torch.Tensor]]:
-    """(J, log of the scale taken out of it, factor F) per layer, where FFᵀ is the features' scatter matrix.
-
-    Centred inputs X = Q·R with Q orthonormal stay Q·(R·Jᵀ) under linear layers, so the width × min(samples, inputs)
-    matrix F = J·Rᵀ replaces the samples: exactly the same covariance for a fraction of the work.
-    """
-    width, columns = shape
-    inputs = torch.from_numpy(rng.standard_normal((samples, columns)))
-    triangle = torch.linalg.qr(inputs - inputs.mean(0), mode="r").R.T.to(dtype)
-    factor = torch.zeros(width, triangle.shape[1], dtype=dtype)
-    factor[:columns] = triangle
-    jacobian, log_scale = torch.eye(width, columns, dtype=dtype), 0.0
-    for layer in range(1, depth + 1):
-        weights = sample_weights(init, width, rng, layer, dtype)
-        jacobian, size = _rescaled(block.push(jacobian, weights), layer)
-        factor, _ = _rescaled(block.push(factor, weights), layer)
-        log_scale += size
-        yield jacobian, log_scale, factor
-
-
-def _nonlinear(
-    rng: np.random.Generator,
-    shape: tuple[int, int],
-    depth: int,
-    init: Init,
-    block: Block,
-    samples: int,
-    dtype: torch.dtype,
-) -> Iterator[tuple[torch.Tensor, float, torch.Tensor]]:
-    """The same with every sample pushed through; F is the transposed matrix of centred features."""
-    width, columns = shape
-    batch, point = torch.zeros(samples, width, dtype=dtype), torch.zeros(width, dtype=dtype)
-    batch[:, :columns] = torch.from_numpy(rng.standard_normal((samples, columns)))
-    point[:columns] = torch.from_numpy(rng.standard_normal(columns))
-    jacobian, log_scale = torch.eye(width, columns, dtype=dtype), 0.0
-    for layer in range(1, depth + 1):
-        weights = sample_weights(init, width, rng, layer, dtype)
-        try:
-            jacobian, point, batch = block.step(jacobian, point, batch, weights)
-        except DataError as error:
-            verb = "lower" if "overflow" in str(error) else "raise"
-            name = _name(dtype)
-            raise DataError(
-                f"{error} {name} at layer {layer} (counted from 1); {verb} the init's scale, or take fewer layers"
-            ) from None
-        jacobian, size = _rescaled(jacobian, layer)
-        log_scale += size
-        if block.homogeneous:
-            size = float(batch.abs().max())
-            if size > 0:
-                batch, point = batch / size, point / size
-        if not torch.isfinite(batch).all():
-            raise DataError(
-                f"the features overflow {_name(dtype)} at layer {layer} (counted from 1); lower the init's scale, "
-                "or take fewer layers"
-            )
-        yield jacobian, log_scale, (batch - batch.mean(0)).T
-
-
-def _rescaled(matrix: torch.Tensor, layer: int) -> tuple[torch.Tensor, float]:
-    """The matrix at Frobenius norm 1 and the logarithm of the norm; a zero matrix stays as it is.
-
-    By the largest entry first: squares of entries below 1e-162 would underflow, and those above 1e154 overflow.
-    """
-    largest = float(matrix.abs().max())
-    if not math.isfinite(largest):
-        raise DataError(f"the Jacobian overflows at layer {layer} (counted from 1); lower the init's scale")
-    if largest == 0:
-        return matrix, 0.0
-    matrix = matrix / largest
-    size = float(torch.linalg.vector_norm(matrix))
-    return matrix / size, math.log(size) + math.log(largest)
-
-
-def _jacobian_spectrum(jacobian: torch.Tensor, rtol: float) -> Spectrum:
-    """Through the Gram matrix where that resolves the threshold, by SVD below. The product is taken as computed."""
-    if rtol < _GRAM_RTOL:
-        return Spectrum.of(jacobian)
-    values = jacobian.to(torch.float64)
-    gram = values.T @ values
-    rows, columns = values.shape
-    return spectrum_of_gram(
-        gram, (rows, columns), dtype=_name(jacobian.dtype), error_bound=0.0, eigenvalues=_eigenvalues(gram)
-    )
-
-
-def _covariance_spectrum(factor: torch.Tensor, width: int, dtype: torch.dtype) -> Spectrum:
-    """Eigenvalues of the covariance FFᵀ, up to a scale that no rank notices, as the Spectrum of that matrix."""
-    values = factor.to(torch.float64)
-    largest = float(values.abs().max())
-    values = values / largest if largest > 0 else values  # else its squares may under- or overflow
-    covariance = values @ values.T
-    trace = float(torch.trace(covariance))
-    covariance = covariance / trace if trace > 0 else covariance
-    eigenvalues = _eigenvalues(covariance).clamp_min_(0).numpy()
-    # forming and solving move each eigenvalue by at most about this much, beside a trace of 1
-    error = 2.0**-52 * (math.sqrt(factor.shape[1]) * 8 + width)
-    return Spectrum(eigenvalues, (width, width), _name(dtype), error_bound=error if trace > 0 else 0.0)
-
-
-def _eigenvalues(symmetric: torch.Tensor) -> torch.Tensor:
-    """Ascending, on one thread: at these sizes the solver waits for memory, and two threads that share a machine took
-    6.8 s for width 1000 where one takes 0.15 s."""
-    with _threads().limit(limits=1, user_api="blas"):
-        return torch.from_numpy(np.linalg.eigvalsh(symmetric.numpy()))
-
-
-@cache
-def _threads() -> ThreadpoolController:
-    return ThreadpoolController()
-
-
-def _name(dtype: torch.dtype) -> str:
-    return str(dtype).removeprefix("torch.")

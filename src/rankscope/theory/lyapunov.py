@@ -8,15 +8,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import Any, Literal, TypeAlias
+from typing import Any, TypeAlias
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from scipy.special import digamma
 
 from rankscope._base.errors import DataError, UsageError
+from rankscope.theory._batch_means import BATCHES, BatchMeans
 from rankscope.theory._matrices import (
     Matrix,
     apply,
@@ -29,139 +28,11 @@ from rankscope.theory._matrices import (
     rank_limit,
     takes_generator,
 )
+from rankscope.theory.lyapunov_record import LyapunovExponents
 
 __all__ = ["Layers", "LyapunovExponents", "lyapunov_exponents"]
 
 Layers: TypeAlias = Callable[[np.random.Generator], Any] | Sequence[Any]
-_BATCHES = 32  # batch means are merged in pairs when there are twice as many
-_SIGMAS = 3.0  # a gap counts as resolved when it exceeds this many standard errors
-_FLOOR = 1e-9  # and this much, the rounding of a sum over 10,000 layers with room to spare
-_ABSENT = 0.01  # no gap: the spread is known to lie below this share of the least gap of Gaussian layers
-
-
-@dataclass(frozen=True, eq=False)
-class LyapunovExponents:
-    """Exponents of a chain, their errors, and where the gaps of Theorem 4 fail.
-
-    Attributes
-    ----------
-    exponents : numpy.ndarray
-        λ_1 ≥ … ≥ λ_k, nats per layer, float64, shape (k,); −inf where a layer is singular to float64 precision.
-    standard_errors : numpy.ndarray
-        Standard error of each from batch means over depth, shape (k,); NaN where the exponent is −inf or the chain has
-        one layer.
-    gap_errors : numpy.ndarray
-        Standard error of λ_i − λ_{i+1}, shape (k−1,).
-    spread_error : float
-        Standard error of λ_1 − λ_k.
-    n : int
-        Width.
-    depth : int
-        Layers used.
-    rank_drops : tuple of (int, int)
-        (layer counted from 1, rank left of the frame) wherever a layer is singular on the frame to float64 precision.
-        Such a layer may have the rank all the same, in digits that its product with a frame cannot hold.
-    converged : bool or None
-        Whether the requested standard error was met; None when none was requested.
-    exact_drops : tuple of int
-        The layers of ``rank_drops`` that are singular for certain: their zero or repeated rows or columns say so.
-    """
-
-    exponents: NDArray[np.float64]
-    standard_errors: NDArray[np.float64]
-    gap_errors: NDArray[np.float64]
-    spread_error: float
-    n: int
-    depth: int
-    rank_drops: tuple[tuple[int, int], ...]
-    converged: bool | None
-    exact_drops: tuple[int, ...] = ()
-
-    @property
-    def gap(self) -> Literal["resolved", "absent", "not resolved"]:
-        """What is known of λ_1 − λ_k, which Theorem 4 says is above zero.
-
-        ``"resolved"``: it exceeds three standard errors, or the last exponent is −∞. ``"absent"``: all n exponents
-        agree so well that not even three standard errors leave room for a hundredth of the least gap of Gaussian layers
-        of this width; so for orthogonal layers, which meet the theorem's stated conditions and keep every ratio at 1.
-        ``"not resolved"``: this depth, or so few exponents, do not tell.
-        """
-        if len(self.exponents) < 2 or math.isinf(self.exponents[0]):
-            return "not resolved"
-        if math.isinf(self.exponents[-1]):
-            return "resolved"
-        if math.isnan(self.spread_error):
-            return "not resolved"
-        spread = float(self.exponents[0] - self.exponents[-1])
-        if spread > max(_FLOOR, _SIGMAS * self.spread_error):
-            return "resolved"
-        tight = spread + _SIGMAS * self.spread_error <= _ABSENT * _gaussian_spread(self.n, 2)
-        return "absent" if tight and len(self.exponents) == self.n else "not resolved"
-
-    @property
-    def has_gap(self) -> bool:
-        """Whether λ_1 exceeds the last exponent by more than its error. False proves nothing: see ``gap``."""
-        return self.gap == "resolved"
-
-    @property
-    def unresolved_gaps(self) -> tuple[int, ...]:
-        """The i, counted from 1, for which λ_i − λ_{i+1} is zero within three standard errors."""
-        with np.errstate(invalid="ignore"):
-            gaps = np.nan_to_num(self.exponents[:-1] - self.exponents[1:], nan=0.0, posinf=np.inf)
-        limits = np.maximum(_FLOOR, _SIGMAS * np.nan_to_num(self.gap_errors))
-        return tuple(int(i) + 1 for i in np.flatnonzero(gaps <= limits))
-
-    def to_dict(self) -> dict[str, Any]:
-        """Plain values for JSON; −inf and NaN become None."""
-
-        def plain(values: NDArray[np.float64]) -> list[float | None]:
-            return [float(v) if math.isfinite(v) else None for v in values]
-
-        return {
-            "schema_version": 1,
-            "n": self.n,
-            "depth": self.depth,
-            "exponents": plain(self.exponents),
-            "standard_errors": plain(self.standard_errors),
-            "gap_errors": plain(self.gap_errors),
-            "gap": self.gap,
-            "has_gap": self.has_gap,
-            "spread_error": self.spread_error if math.isfinite(self.spread_error) else None,
-            "unresolved_gaps": list(self.unresolved_gaps),
-            "rank_drops": [list(drop) for drop in self.rank_drops],
-            "exact_drops": list(self.exact_drops),
-            "converged": self.converged,
-        }
-
-    def __str__(self) -> str:
-        lines = [f"{len(self.exponents)} of {self.n} Lyapunov exponents after {self.depth} layers, nats per layer"]
-        for i, (value, error) in enumerate(zip(self.exponents, self.standard_errors, strict=True), 1):
-            if i <= 5 or i == len(self.exponents):
-                lines.append(f"  λ_{i} = {value:.6g}" + ("" if math.isnan(error) else f" ± {error:.1g}"))
-        for layer, rank in self.rank_drops:
-            how = "" if layer in self.exact_drops else " to float64 precision"
-            lines.append(f"  layer {layer} is singular{how}: rank {rank} is left")
-        if self.gap != "resolved" and len(self.exponents) > 1 and math.isfinite(self.exponents[0]):
-            lines.append(f"  {self._no_gap()}")
-        if self.converged is False:
-            lines.append("  the requested standard error was not met; raise depth")
-        return "\n".join(lines)
-
-    def _no_gap(self) -> str:
-        count, spread = len(self.exponents), float(self.exponents[0] - self.exponents[-1])
-        if self.gap == "absent":
-            agree = f"all {count} exponents agree to {max(spread, 1e-15):.1g}"
-            return f"no gap: {agree}, so Theorem 4's collapse does not happen"
-        error = "" if math.isnan(self.spread_error) else f" ± {self.spread_error:.1g}"
-        return (
-            f"gap not resolved at this depth: λ_1 − λ_{count} = {spread:.1g}{error}, where Gaussian layers have "
-            f"{_gaussian_spread(self.n, count):.1g}; raise depth{'' if count == self.n else ' or k'}"
-        )
-
-
-def _gaussian_spread(n: int, k: int) -> float:
-    """λ_1 − λ_k of Gaussian layers of width n (Theorem 5)."""
-    return float(digamma(n / 2) - digamma((n - k + 1) / 2)) / 2
 
 
 def lyapunov_exponents(
@@ -229,7 +100,7 @@ def lyapunov_exponents(
     live = np.arange(k)
     drops: list[tuple[int, int]] = []
     certain: list[int] = []
-    batches = _Batches(k)
+    batches = BatchMeans(k)
     converged: bool | None = None if target is None else False
     for index in range(burn_in + depth):
         layer = first if index == 0 else take(index)
@@ -248,7 +119,7 @@ def lyapunov_exponents(
         batches.add(step)
         if not len(live):
             break
-        if target is not None and batches.layers >= 2 * _BATCHES and batches.fresh:
+        if target is not None and batches.layers >= 2 * BATCHES and batches.fresh:
             errors = batches.errors()[live]
             if np.all(errors <= target):
                 converged = True
@@ -303,50 +174,8 @@ def _single(layers: Any) -> bool:
     return isinstance(layers, np.ndarray | torch.Tensor) or is_operator(layers)
 
 
-class _Batches:
-    """Sums of increments over consecutive layers, in batches whose length doubles: between 32 and 63 of them."""
-
-    def __init__(self, k: int) -> None:
-        self.total = np.zeros(k)
-        self.layers = 0
-        self.size = 1
-        self.done: list[NDArray[np.float64]] = []
-        self.open = np.zeros(k)
-        self.filled = 0
-
-    @property
-    def fresh(self) -> bool:
-        """Whether a batch has just been closed, so that the errors have changed."""
-        return self.filled == 0
-
-    def add(self, step: NDArray[np.float64]) -> None:
-        self.total = self.total + step
-        self.open = self.open + step
-        self.layers += 1
-        self.filled += 1
-        if self.filled == self.size:
-            self.done.append(self.open)
-            self.open, self.filled = np.zeros_like(self.open), 0
-        if len(self.done) == 2 * _BATCHES:
-            self.done = [a + b for a, b in zip(self.done[::2], self.done[1::2], strict=True)]
-            self.size *= 2
-
-    def means(self) -> NDArray[np.float64]:
-        return np.array(self.done) / self.size
-
-    def errors(self) -> NDArray[np.float64]:
-        return self._error(self.means())
-
-    def _error(self, values: NDArray[np.float64]) -> NDArray[np.float64]:
-        # the open batch is in the mean but not here: the error is of the mean over the closed ones, a little larger
-        if len(values) < 2:
-            return np.full(values.shape[1:], np.nan)
-        with np.errstate(invalid="ignore"):
-            return np.asarray(values.std(axis=0, ddof=1) / math.sqrt(len(values)))
-
-
 def _record(
-    batches: _Batches,
+    batches: BatchMeans,
     live: NDArray[np.intp],
     n: int,
     drops: tuple[tuple[int, int], ...],
@@ -361,9 +190,9 @@ def _record(
     order = np.argsort(-exponents, kind="stable")
     means = batches.means()[:, order]
     with np.errstate(invalid="ignore"):
-        errors = batches._error(means)
-        gaps = batches._error(means[:, :-1] - means[:, 1:])
-        spread = float(batches._error((means[:, 0] - means[:, -1])[:, None])[0])
+        errors = batches.error_of(means)
+        gaps = batches.error_of(means[:, :-1] - means[:, 1:])
+        spread = float(batches.error_of((means[:, 0] - means[:, -1])[:, None])[0])
     exponents = exponents[order]
     errors[np.isinf(exponents)] = np.nan
     gaps[np.isinf(exponents[1:])] = np.nan

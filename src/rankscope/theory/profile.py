@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import textwrap
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -22,9 +21,6 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 __all__ = ["ChainProfile", "ChainRun", "ChainStep"]
-
-# Okabe and Ito's palette: told apart with every common colour blindness, and in print
-_JACOBIAN, _FEATURES = "#0072B2", "#D55E00"
 
 
 @dataclass(frozen=True, eq=False)
@@ -222,63 +218,9 @@ class ChainProfile:
 
         Lines are means over seeds, bands their range. Returns the axes; ``ax.figure.savefig`` writes it.
         """
-        from rankscope._base.errors import DataError
-        from rankscope._base.style import whole_ticks
+        from rankscope.theory.chain_figure import plot_chain
 
-        if ax is None:
-            from matplotlib.backends.backend_agg import FigureCanvasAgg
-            from matplotlib.figure import Figure
-
-            figure = Figure(figsize=(8.5 / 2.54, 7.2 / 2.54), dpi=300, layout="constrained")
-            FigureCanvasAgg(figure)
-            ax = figure.add_subplot()
-        ranks, dimensions = self.jacobian_ranks, self.feature_dimensions
-        reached = int(np.isfinite(ranks).any(axis=0).sum())
-        if not reached:
-            raise DataError(
-                "no depth was measured before the float32 stop; leave the stop off, or raise the scale of init"
-            )
-        depths = np.arange(1, self.depth + 1)
-        series = (
-            (ranks, self.predicted[0], _JACOBIAN, "o", "Jacobian rank"),
-            (dimensions, self.predicted[1], _FEATURES, "s", "feature dimension (PCA)"),
-        )
-        every = max(1, self.depth // 12)
-        # the reference's threshold on σ is the one on λ of the features: then both predictions are one curve
-        alike = np.allclose(*self.predicted, rtol=1e-6, equal_nan=True)
-        name = "theory" if self.in_range else "limit law"
-        if "comparison" in self.prediction:
-            name = "linear chain" if self.residual is None else "linear residual chain"
-        for values, theory, colour, marker, label in series:
-            part, shown = values[:, :reached], depths[:reached]
-            first = marker == "o"
-            ax.fill_between(shown, np.nanmin(part, 0), np.nanmax(part, 0), color=colour, alpha=0.25, linewidth=0)
-            # where both curves are one, the wide line with filled markers shows around the thin one with open ones
-            ax.plot(
-                shown, np.nanmean(part, 0), color=colour, marker=marker, markevery=every, label=label,
-                ms=3.5 if first else 5, lw=2 if first else 0.9, markerfacecolor=colour if first else "none",
-                clip_on=False, zorder=3,  # the markers at both ends whole, above the axes' lines
-            )  # fmt: skip
-            if np.isfinite(theory).any() and (first or not alike):
-                dashes = (0, (4, 2)) if first else (0, (1, 1.5))
-                text = name if alike else f"{name}, {'rank' if first else 'features'}"
-                ax.plot(depths, theory, color="black", ls=dashes, lw=0.9, label=text, zorder=4)
-        if any(run.stopped_at for run in self.runs):
-            ax.axvline(reached, color="0.5", lw=0.8, label="float32 stop")
-        ax.set_xlim(1, max(self.depth, 2))
-        whole_ticks(ax)
-        ax.set_ylim(0, self.width * 1.03)
-        ax.set_xlabel("depth (layers)", fontsize=8)
-        ax.set_ylabel("dimensions", fontsize=8)
-        ax.set_title("\n".join(textwrap.wrap(self._title(), 46)), fontsize=8)
-        ax.tick_params(labelsize=7)
-        ax.spines[["top", "right"]].set_visible(False)
-        # below the axes: inside, some curve of some block runs through any corner
-        ax.legend(
-            fontsize=7, frameon=False, loc="upper center", bbox_to_anchor=(0.5, -0.23), ncols=2, borderaxespad=0,
-            columnspacing=1.2, handlelength=2.4,
-        )  # fmt: skip
-        return ax
+        return plot_chain(self, ax)
 
     def to_dict(self, *, spectra: bool = False) -> dict[str, Any]:
         """Plain values for JSON; ``spectra`` adds every singular value (2·width numbers a depth)."""
@@ -330,35 +272,9 @@ class ChainProfile:
         return found
 
     def __str__(self) -> str:
-        lines = [
-            f"{self._title()}, {len(self.runs)} seed{'s' * (len(self.runs) > 1)}, {self.dtype}, "
-            f"tolerance {self.tolerance}, {self.samples} samples, {self.seconds:.1f} s",
-            f"{'depth':>6} {'Jacobian rank':>16} {'predicted':>10} {'features (PCA)':>16} {'predicted':>10}",
-        ]
-        shown = sorted({1, self.depth, *np.linspace(1, self.depth, 11).round().astype(int).tolist()})
-        ranks, dimensions = self.jacobian_ranks, self.feature_dimensions
-        for k in shown:
-            cells = [_spread(ranks[:, k - 1]), _number(self.predicted[0][k - 1])]
-            cells += [_spread(dimensions[:, k - 1]), _number(self.predicted[1][k - 1])]
-            lines.append(f"{k:>6} {cells[0]:>16} {cells[1]:>10} {cells[2]:>16} {cells[3]:>10}")
-        lines.append(
-            f"prediction: {self.prediction}" + (f" ({self.prediction_range})" if self.prediction_range else "")
-        )
-        if self.prediction_range and not self.in_range:
-            lines.append(f"width {self.width} is OUTSIDE the range in which the prediction was measured")
-        for run in self.runs:
-            if run.stopped_at:
-                lines.append(f"seed {run.seed}: stopped at layer {run.stopped_at}, all of |J| below {EPS32:.3g}")
-            for layer, rank in run.singular[:3]:
-                drop = ", and rank drops there" if self.residual is None else ""
-                singular = f"singular to float64 precision, of rank {rank}{drop}"
-                lines.append(f"seed {run.seed}: the weights of layer {layer} are {singular}")
-            if len(run.singular) > 3:
-                lines.append(f"seed {run.seed}: and those of {len(run.singular) - 3} more layers")
-        if self.rises:
-            at = ", ".join(f"layer {depth} (seed {seed})" for seed, depth in self.rises[:4])
-            lines.append(f"the numerical rank rose at {at}{' and more' if len(self.rises) > 4 else ''}")
-        return "\n".join(lines)
+        from rankscope.theory._chain_text import chain_text
+
+        return chain_text(self)
 
     __repr__ = __str__
 
@@ -372,22 +288,12 @@ class ChainProfile:
     def _std(self) -> float | None:
         return init_std(self.init, self.width) if not self.init.startswith("<") else None
 
-    def _title(self) -> str:
+    @property
+    def title(self) -> str:
+        """Width, init and what stands around the layers, in one phrase."""
         fewer = "" if self.inputs in (None, self.width) else f" behind {self.inputs} inputs"
         parts = [f"width {self.width}{fewer}", self.init.strip("<>")]
         parts += [part for part in (self.activation, self.normalisation) if part]
         if self.residual is not None:
             parts.append(f"residual × {self.residual:.3g}")
         return ", ".join(parts)
-
-
-def _spread(values: NDArray[np.float64]) -> str:
-    known = values[np.isfinite(values)]
-    if not len(known):
-        return "-"
-    low, high = int(known.min()), int(known.max())
-    return f"{low}" if low == high else f"{known.mean():.1f} [{low}, {high}]"
-
-
-def _number(value: float) -> str:
-    return f"{value:.1f}" if np.isfinite(value) else "-"

@@ -1,0 +1,54 @@
+"""Standard errors of a long mean from the means of its consecutive batches, in bounded memory."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+from numpy.typing import NDArray
+
+__all__ = ["BATCHES", "BatchMeans"]
+
+BATCHES = 32  # batch means are merged in pairs when there are twice as many
+
+
+class BatchMeans:
+    """Sums of increments over consecutive layers, in batches whose length doubles: between 32 and 63 of them."""
+
+    def __init__(self, k: int) -> None:
+        self.total = np.zeros(k)
+        self.layers = 0
+        self.size = 1
+        self.done: list[NDArray[np.float64]] = []
+        self.open = np.zeros(k)
+        self.filled = 0
+
+    @property
+    def fresh(self) -> bool:
+        """Whether a batch has just been closed, so that the errors have changed."""
+        return self.filled == 0
+
+    def add(self, step: NDArray[np.float64]) -> None:
+        self.total = self.total + step
+        self.open = self.open + step
+        self.layers += 1
+        self.filled += 1
+        if self.filled == self.size:
+            self.done.append(self.open)
+            self.open, self.filled = np.zeros_like(self.open), 0
+        if len(self.done) == 2 * BATCHES:
+            self.done = [a + b for a, b in zip(self.done[::2], self.done[1::2], strict=True)]
+            self.size *= 2
+
+    def means(self) -> NDArray[np.float64]:
+        return np.array(self.done) / self.size
+
+    def errors(self) -> NDArray[np.float64]:
+        return self.error_of(self.means())
+
+    def error_of(self, values: NDArray[np.float64]) -> NDArray[np.float64]:
+        # the open batch is in the mean but not here: the error is of the mean over the closed ones, a little larger
+        if len(values) < 2:
+            return np.full(values.shape[1:], np.nan)
+        with np.errstate(invalid="ignore"):
+            return np.asarray(values.std(axis=0, ddof=1) / math.sqrt(len(values)))
