@@ -119,6 +119,24 @@ def test_what_narrow_layers_leave_goes_to_wide_ones():
     assert [layer.method for layer in short] == ["covariance", "covariance", "sketch"]
 
 
+def test_a_wide_layer_gets_its_least_sketch_before_narrow_ones_are_exact():
+    net = nn.Sequential(nn.Linear(8, 60), nn.Linear(60, 60), nn.Linear(60, 2000))
+    x, names = data(1000, 8), ["0", "1", "2"]
+    sketch, exact = 4 * 8 * 8 * 2000, 8 * 60**2
+    # an equal share for each of the three would leave the widest without even a sketch of eight directions
+    for memory in (sketch + 2 * exact, sketch + 1.2 * exact):
+        found = feature_rank(net, x, cut_points=names, memory=memory)
+        assert found["2"].method == "sketch"
+    with pytest.raises(DataError, match=r"even a sketch of 8 directions 0\.00051 GB of 0\.\d+ GB allowed"):
+        feature_rank(net, x, cut_points=names, memory=sketch / 2)
+
+
+@pytest.mark.parametrize("memory", [float("nan"), 0, -1.0, "1e9", True])
+def test_memory_is_a_number_of_bytes(memory):
+    with pytest.raises(UsageError, match=r"memory is .*; give a number of bytes above 0"):
+        feature_rank({"a": data(10, 3)}, memory=memory)
+
+
 def test_sketch_bounds_are_wide_when_its_error_is():
     x = data(400, 100)
     exact = feature_rank({"a": x})["a"]

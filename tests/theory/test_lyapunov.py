@@ -311,3 +311,30 @@ def test_what_float64_loses_is_not_called_exact():
         assert found.exact_drops == (1,)
         assert "layer 1 is singular: rank 1 is left" in str(found)
         assert found.to_dict()["exact_drops"] == [1]
+
+
+@pytest.mark.parametrize("depth", [63, 64, 65, 101, 127, 200])
+def test_a_period_that_ends_in_the_open_batch_is_no_gap(depth: int):
+    """M² is the identity, so both exponents are zero; after an odd number of layers the last M is left over."""
+    found = lyapunov_exponents([np.array([[0.0, 2.0], [0.5, 0.0]])] * depth)
+    assert found.gap != "resolved"
+    assert abs(found.exponents[0]) <= max(4 * found.standard_errors[0], 1e-12)
+
+
+def test_a_small_gap_is_not_called_absent():
+    def layers(rng: np.random.Generator) -> np.ndarray:
+        return np.eye(4) + 0.005 * rng.standard_normal((4, 4))
+
+    for depth in (300, 1000):
+        assert lyapunov_exponents(layers, depth=depth).gap == "not resolved"
+
+
+@pytest.mark.parametrize("depth", [2, 3, 5, 7, 10, 20])
+def test_few_layers_rarely_seem_to_have_a_gap(depth: int):
+    """Random permutations of exp(0.3·N): all exponents are equal, so every resolved gap is a false one."""
+
+    def layers(rng: np.random.Generator) -> np.ndarray:
+        return np.diag(np.exp(0.3 * rng.standard_normal(3)))[rng.permutation(3)]
+
+    false = sum(lyapunov_exponents(layers, depth=depth, seed=seed).gap == "resolved" for seed in range(60))
+    assert false <= 2  # a chance of 0.3 % each, one pair of three being the largest: 2 of 60 are seen once in 100

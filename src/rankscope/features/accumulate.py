@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 
 import torch
@@ -14,6 +15,7 @@ from rankscope.features.sketch import FrequentDirections, RowStore
 __all__ = ["Accumulator", "choose_accumulator", "fair_shares", "layer_features"]
 
 Accumulator = CentredMoments | RowStore | FrequentDirections
+_LEAST_SKETCH = 8  # directions
 
 
 def exact_bytes(width: int, samples: int | None, itemsize: int = 4) -> tuple[float, float]:
@@ -22,16 +24,30 @@ def exact_bytes(width: int, samples: int | None, itemsize: int = 4) -> tuple[flo
     return 8.0 * width**2, rows
 
 
-def fair_shares(wanted: Mapping[str, float], memory: float) -> dict[str, float]:
-    """Bytes a layer: what it wants where that is no more than an equal share of what is left, else that share.
+def least_bytes(width: int) -> float:
+    """Bytes of the smallest sketch."""
+    return 4 * 8.0 * _LEAST_SKETCH * width
+
+
+def fair_shares(
+    wanted: Mapping[str, float], memory: float, least: Mapping[str, float] | None = None
+) -> dict[str, float]:
+    """Bytes a layer: first what each needs at ``least``, then equal shares of the rest to all that want more.
 
     >>> fair_shares({"a": 1, "b": 9, "c": 8}, 12)
-    {'a': 1, 'c': 5.5, 'b': 5.5}
+    {'a': 1.0, 'c': 5.5, 'b': 5.5}
     """
+    floor = {name: min(wanted[name], least[name]) if least else 0.0 for name in wanted}
+    if sum(floor.values()) > memory:
+        floor = dict.fromkeys(wanted, 0.0)
+    memory -= sum(floor.values())
+    more = {name: wanted[name] - floor[name] for name in wanted}
     shares = {}
-    for given, name in enumerate(sorted(wanted, key=wanted.__getitem__)):
-        shares[name] = min(wanted[name], memory / (len(wanted) - given))
-        memory -= shares[name]
+    for given, name in enumerate(sorted(more, key=more.__getitem__)):
+        share = min(more[name], memory / (len(more) - given))
+        # what is wanted in full is given as it was asked for: a sum would be off by rounding
+        shares[name] = float(wanted[name]) if share == more[name] else floor[name] + share
+        memory -= share
     return shares
 
 
@@ -48,18 +64,17 @@ def choose_accumulator(
     if rows <= memory:
         return RowStore(width, name=name), ""
     size = int(memory / (4 * 8.0 * width))
-    if size < 8:
+    if size < _LEAST_SKETCH:
         raise DataError(
-            f"{name}: {width:,} dimensions: a covariance needs {covariance / 1e9:,.1f} GB, all rows "
-            f"{rows / 1e9:,.1f} GB, and even a sketch of 8 directions {32 * 8 * width / 1e9:,.1f} GB of "
-            f"{memory / 1e9:,.1f} GB allowed; "
-            'give more memory=, or reduce="pool"'
+            f"{name}: {width:,} dimensions: a covariance needs {_gigabytes(covariance)}, all rows "
+            f"{_gigabytes(rows)}, and even a sketch of {_LEAST_SKETCH} directions {_gigabytes(least_bytes(width))} of "
+            f'{_gigabytes(memory)} allowed; give more memory=, or reduce="pool"'
         )
     size = min(size, 512)
     note = (
-        f"{name}: {width:,} dimensions: a covariance needs {covariance / 1e9:,.1f} GB"
-        + ("" if samples is None else f", all rows {rows / 1e9:,.1f} GB")
-        + f" of {memory / 1e9:,.1f} GB allowed: sketched with {size} directions; read pca_bounds and "
+        f"{name}: {width:,} dimensions: a covariance needs {_gigabytes(covariance)}"
+        + ("" if samples is None else f", all rows {_gigabytes(rows)}")
+        + f" of {_gigabytes(memory)} allowed: sketched with {size} directions; read pca_bounds and "
         "sketch_error, and take the soft ranks for those of the sketch"
     )
     return FrequentDirections(width, size=size, name=name), note
@@ -108,3 +123,15 @@ def layer_features(name: str, accumulated: Accumulator, reduce: str = "flatten")
             "the layer lies on their way"
         )
     return found
+
+
+def _gigabytes(count: float) -> str:
+    """As "0.0077 GB", "3.2 GB" or "5,155 GB".
+
+    >>> _gigabytes(7.7e6), _gigabytes(5.155e12)
+    ('0.0077 GB', '5,155 GB')
+    """
+    value = count / 1e9
+    if not math.isfinite(value):
+        return "unknown"
+    return f"{value:,.0f} GB" if value >= 100 else f"{value:.2g} GB"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import chain
+from numbers import Real
 from typing import Any
 
 import numpy as np
@@ -18,6 +19,7 @@ from rankscope.features.accumulate import (
     exact_bytes,
     fair_shares,
     layer_features,
+    least_bytes,
 )
 from rankscope.features.cut_names import cut_names
 from rankscope.features.feature_profile import FeatureProfile
@@ -214,6 +216,11 @@ def _all_called(cut_points: Sequence[str], outputs: Mapping[str, torch.Tensor]) 
         raise CutPointError(f"layer {missing[0]!r} is never called in the forward pass; choose another cut point")
 
 
+def _check_memory(memory: Any) -> None:
+    if isinstance(memory, bool) or not isinstance(memory, Real) or not float(memory) > 0:
+        raise UsageError(f"memory is {memory!r}; give a number of bytes above 0, such as 4e9")
+
+
 class _Store:
     """Accumulators by layer, chosen when a layer's first batch comes."""
 
@@ -225,6 +232,7 @@ class _Store:
         memory: float,
         input_shape: Sequence[int] | None = None,
     ) -> None:
+        _check_memory(memory)
         self.reduce, self.channels, self.samples, self.memory = reduce, channels, samples, memory
         self.input_shape = input_shape
         self.notes: list[str] = []
@@ -247,7 +255,7 @@ class _Store:
             for name, part in rows.items()
         }
         wanted = {name: min(exact_bytes(p.shape[1], totals[name], p.element_size())) for name, p in rows.items()}
-        shares = fair_shares(wanted, self.memory)
+        shares = fair_shares(wanted, self.memory, {name: least_bytes(p.shape[1]) for name, p in rows.items()})
         for name, part in rows.items():
             self._kept[name], note = choose_accumulator(
                 name,

@@ -41,14 +41,18 @@ class BatchMeans:
             self.size *= 2
 
     def means(self) -> NDArray[np.float64]:
-        return np.array(self.done) / self.size
+        """One row a closed batch, and last the mean over all layers, the open batch included."""
+        return np.vstack([np.array(self.done) / self.size, self.total / self.layers])
 
     def errors(self) -> NDArray[np.float64]:
         return self.error_of(self.means())
 
-    def error_of(self, values: NDArray[np.float64]) -> NDArray[np.float64]:
-        # the open batch is in the mean but not here: the error is of the mean over the closed ones, a little larger
-        if len(values) < 2:
-            return np.full(values.shape[1:], np.nan)
+    @staticmethod
+    def error_of(means: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Standard error of the closed batches' mean, and by how much the open batch moves it."""
+        closed, whole = means[:-1], means[-1]
+        if len(closed) < 2:
+            return np.full(means.shape[1:], np.nan)
         with np.errstate(invalid="ignore"):
-            return np.asarray(values.std(axis=0, ddof=1) / math.sqrt(len(values)))
+            spread = closed.std(axis=0, ddof=1) / math.sqrt(len(closed))
+            return np.asarray(np.hypot(spread, whole - closed.mean(axis=0)))

@@ -196,4 +196,6 @@ def _record(
     exponents = exponents[order]
     errors[np.isinf(exponents)] = np.nan
     gaps[np.isinf(exponents[1:])] = np.nan
-    return LyapunovExponents(exponents, errors, gaps, spread, n, batches.layers, drops, converged, certain)
+    return LyapunovExponents(
+        exponents, errors, gaps, spread, n, batches.layers, drops, converged, certain, len(batches.done)
+    )

@@ -8,13 +8,13 @@ from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.special import digamma
+from scipy.special import digamma, ndtr, stdtrit
 
 __all__ = ["LyapunovExponents"]
 
-_SIGMAS = 3.0  # a gap counts as resolved when it exceeds this many standard errors
-_FLOOR = 1e-9  # and this much, the rounding of a sum over 10,000 layers with room to spare
-_ABSENT = 0.01  # no gap: the spread is known to lie below this share of the least gap of Gaussian layers
+_SIGMAS = 3.0  # a gap counts as resolved beyond this many standard errors, or Student's quantile of the same chance
+_FLOOR = 1e-9  # and beyond this, the rounding of a sum over 10,000 layers with room to spare
+_BATCHES = 8  # fewer batch means tell nothing of their own spread
 
 
 @dataclass(frozen=True, eq=False)
@@ -43,6 +43,8 @@ class LyapunovExponents:
         Whether the requested standard error was met; None when none was requested.
     exact_drops : tuple of int
         The layers of ``rank_drops`` that are singular for certain: their zero or repeated rows or columns say so.
+    batches : int
+        Batch means behind the errors; below eight no gap is taken for resolved.
     """
 
     exponents: NDArray[np.float64]
@@ -54,14 +56,15 @@ class LyapunovExponents:
     rank_drops: tuple[tuple[int, int], ...]
     converged: bool | None
     exact_drops: tuple[int, ...] = ()
+    batches: int = 0
 
     @property
     def gap(self) -> Literal["resolved", "absent", "not resolved"]:
         """What is known of λ_1 − λ_k, which Theorem 4 says is above zero.
 
-        ``"resolved"``: it exceeds three standard errors, or the last exponent is −∞. ``"absent"``: all n exponents
-        agree so well that not even three standard errors leave room for a hundredth of the least gap of Gaussian layers
-        of this width; so for orthogonal layers, which meet the theorem's stated conditions and keep every ratio at 1.
+        ``"resolved"``: it exceeds three standard errors (for few batches Student's quantile of the same chance), or
+        the last exponent is −∞. ``"absent"``: all n exponents agree to rounding, and their errors leave no more room;
+        so for orthogonal layers, which meet the theorem's stated conditions and keep every ratio at 1.
         ``"not resolved"``: this depth, or so few exponents, do not tell.
         """
         if len(self.exponents) < 2 or math.isinf(self.exponents[0]):
@@ -71,10 +74,15 @@ class LyapunovExponents:
         if math.isnan(self.spread_error):
             return "not resolved"
         spread = float(self.exponents[0] - self.exponents[-1])
-        if spread > max(_FLOOR, _SIGMAS * self.spread_error):
+        if spread > _FLOOR and self.batches >= _BATCHES and spread > self._limit(self.spread_error):
             return "resolved"
-        tight = spread + _SIGMAS * self.spread_error <= _ABSENT * _gaussian_spread(self.n, 2)
+        tight = spread + self._limit(self.spread_error) <= _FLOOR
         return "absent" if tight and len(self.exponents) == self.n else "not resolved"
+
+    def _limit(self, error: Any) -> Any:
+        """What a difference of this standard error must exceed."""
+        freedom = max(self.batches - 1, 1)
+        return float(stdtrit(freedom, ndtr(_SIGMAS))) * error
 
     @property
     def has_gap(self) -> bool:
@@ -83,10 +91,10 @@ class LyapunovExponents:
 
     @property
     def unresolved_gaps(self) -> tuple[int, ...]:
-        """The i, counted from 1, for which λ_i − λ_{i+1} is zero within three standard errors."""
+        """The i, counted from 1, for which λ_i − λ_{i+1} is zero within three standard errors (or Student's)."""
         with np.errstate(invalid="ignore"):
             gaps = np.nan_to_num(self.exponents[:-1] - self.exponents[1:], nan=0.0, posinf=np.inf)
-        limits = np.maximum(_FLOOR, _SIGMAS * np.nan_to_num(self.gap_errors))
+        limits = np.maximum(_FLOOR, self._limit(np.nan_to_num(self.gap_errors)))
         return tuple(int(i) + 1 for i in np.flatnonzero(gaps <= limits))
 
     def to_dict(self) -> dict[str, Any]:
@@ -108,6 +116,7 @@ class LyapunovExponents:
             "unresolved_gaps": list(self.unresolved_gaps),
             "rank_drops": [list(drop) for drop in self.rank_drops],
             "exact_drops": list(self.exact_drops),
+            "batches": self.batches,
             "converged": self.converged,
         }
 
