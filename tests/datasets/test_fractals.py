@@ -215,6 +215,19 @@ def test_wrong_labels_splits_and_sizes_are_named():
     assert torch.equal(fractal_images(SPEC, [2], [0]), fractal_images(SPEC, one + 2, one))
     with pytest.raises(UsageError, match=r"split 'valid'.*validation"):
         fractal_images(SPEC, one, one, split="valid")
+    with pytest.raises(UsageError, match="split None is unknown"):
+        fractal_images(SPEC, one, one, split=None)
+    for wrong in (["a"], one.float(), one.cfloat(), one.bool(), 3):
+        with pytest.raises(DataError, match=r"labels are .*; give whole numbers"):
+            fractal_images(SPEC, wrong, one)
+    with pytest.raises(DataError, match="indices run from -1"):
+        fractal_images(SPEC, one, one - 1)
+    assert fractal_images(SPEC, [], []).shape == (0, 3, SPEC.size, SPEC.size)
+    for wrong in (2.5, None, True, 0):
+        with pytest.raises(UsageError, match=f"per_class is {wrong}; use a whole number"):
+            FractalTestSet(SPEC, per_class=wrong)
+        with pytest.raises(UsageError, match=f"batch_size is {wrong}; use a whole number"):
+            FractalBatches(SPEC, wrong)
     with pytest.raises(UsageError, match="batch_size is 0"):
         FractalBatches(SPEC, 0)
     with pytest.raises(UsageError, match="per_class is 0"):

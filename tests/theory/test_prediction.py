@@ -162,3 +162,10 @@ def test_depth_to_rank_is_the_first_depth(law: str, rank: int):
 def test_refusals(call, message: str):
     with pytest.raises(UsageError, match=message):
         call()
+
+
+def test_never_above_the_width():
+    for n in (1, 2, 3, 7):
+        for depth in (1, 2, 4, 9, 40, 200):
+            for rtol in (0.5, 1e-3, 1e-100, 1e-300):
+                assert predicted_rank(n, depth, rtol).value <= n

@@ -117,20 +117,20 @@ def fractal_images(
     (torch.Size([2, 3, 16, 16]), True)
     """
     if split not in get_args(Split):
-        raise UsageError(f"split {split!r} is unknown; {nearest(split, get_args(Split))}")
-    labels, indices = torch.as_tensor(labels), torch.as_tensor(indices)
+        raise UsageError(f"split {split!r} is unknown; {nearest(str(split), get_args(Split))}")
+    labels, indices = _whole_numbers("labels", labels), _whole_numbers("indices", indices)
     if labels.ndim != 1 or labels.shape != indices.shape:
         raise DataError(
             f"labels and indices must be two vectors of one length; shapes are {tuple(labels.shape)} and "
             f"{tuple(indices.shape)}"
         )
-    if labels.is_floating_point() or indices.is_floating_point():
-        raise DataError(f"labels are {labels.dtype} and indices {indices.dtype}; both are whole numbers")
     # labels on a GPU are trusted: looking at them would make the host wait
     if labels.device.type == "cpu" and len(labels) and not 0 <= int(labels.min()) <= int(labels.max()) < spec.classes:
         raise DataError(
             f"labels run from {int(labels.min())} to {int(labels.max())}; the set has classes 0 to {spec.classes - 1}"
         )
+    if indices.device.type == "cpu" and len(indices) and int(indices.min()) < 0:
+        raise DataError(f"indices run from {int(indices.min())}; the images of a class are counted from 0")
     where = resolve_device(device)
     labels, indices = labels.to(where, torch.int64), indices.to(where, torch.int64)
     systems = _systems_on(spec.classes, spec.seed, where)
@@ -169,8 +169,7 @@ class FractalBatches:
     def __init__(
         self, spec: FractalSpec, batch_size: int, *, device: torch.device | str = "cpu", split: Split = "train"
     ) -> None:
-        if batch_size < 1:
-            raise UsageError(f"batch_size is {batch_size}; use 1 or more")
+        _check_count("batch_size", batch_size)
         self.spec, self.batch_size, self.device, self.split = spec, batch_size, resolve_device(device), split
         self.position = 0
 
@@ -204,8 +203,7 @@ class FractalTestSet(Dataset[tuple[torch.Tensor, int]]):
     """
 
     def __init__(self, spec: FractalSpec, *, per_class: int = 50, split: Split = "test") -> None:
-        if per_class < 1:
-            raise UsageError(f"per_class is {per_class}; use 1 or more")
+        _check_count("per_class", per_class)
         self.spec, self.per_class, self.split = spec, per_class, split
 
     def __len__(self) -> int:
@@ -221,8 +219,7 @@ class FractalTestSet(Dataset[tuple[torch.Tensor, int]]):
         self, device: torch.device | str = "cpu", batch_size: int = 500
     ) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
         """All images once in the order of the items, as (images (B, 3, size, size), labels (B,)) on ``device``."""
-        if batch_size < 1:
-            raise UsageError(f"batch_size is {batch_size}; use 1 or more")
+        _check_count("batch_size", batch_size)
         where = resolve_device(device)
         for start in range(0, len(self), batch_size):
             yield self._images(torch.arange(start, min(start + batch_size, len(self))), where)
@@ -231,3 +228,19 @@ class FractalTestSet(Dataset[tuple[torch.Tensor, int]]):
         labels = items % self.spec.classes
         images = fractal_images(self.spec, labels, items // self.spec.classes, split=self.split, device=device)
         return images, labels.to(device)
+
+
+def _check_count(name: str, value: object) -> None:
+    if isinstance(value, bool) or not isinstance(value, Integral) or value < 1:
+        raise UsageError(f"{name} is {value!r}; use a whole number of 1 or more")
+
+
+def _whole_numbers(name: str, values: torch.Tensor | Sequence[int]) -> torch.Tensor:
+    if not isinstance(values, torch.Tensor):
+        try:
+            values = torch.tensor(values, dtype=None if len(values) else torch.int64)
+        except (TypeError, ValueError, RuntimeError):
+            raise DataError(f"{name} are {values!r}; give whole numbers") from None
+    if values.is_floating_point() or values.is_complex() or values.dtype == torch.bool:
+        raise DataError(f"{name} are {values.dtype}; give whole numbers")
+    return values

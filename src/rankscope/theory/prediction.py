@@ -184,6 +184,7 @@ def predicted_rank(n: int, depth: int, tolerance: ToleranceLike = "paper", *, la
         value = 0.0
     else:
         value = _auto_count(n, depth, rtol) if law == "auto" else _count(n, depth, rtol, chosen)
+        value = min(value, float(n))  # a sum of shares may end a rounding above it
     in_range = depth >= depth_range[0] and (depth_range[1] is None or depth <= depth_range[1])
     return RankPrediction(value, n, depth, rtol, as_tolerance(tolerance).name, chosen, depth_range, in_range)
 
