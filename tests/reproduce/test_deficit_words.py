@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
 
@@ -99,6 +100,31 @@ def test_the_share_of_classes_is_the_deficit_of_the_library(tables: dict[str, De
     # classes 0, 1 and 5 share one relation: two others determine each of them
     assert rows["net: deficit(1), beyond the null (% of 6 classes)"] == 0
     assert rows["net: deficit(5), beyond the null (% of 6 classes)"] == 50
+
+
+def test_the_null_counts_in_one_share_and_not_in_the_other(tables: dict[str, DependencyTable]) -> None:
+    rows = tuple(replace(r, status="not beyond null") if r.index == 5 else r for r in tables["tied"])
+    table = replace(tables["tied"], rows=rows)
+    shares = {r.quantity: r.ours for r in compare(one("net"), table, table[5], "paper")[3:]}
+    for k in (5, 20):
+        without, whatever = (
+            shares[f"net: deficit({k}), {words} (% of 6 classes)"]
+            for words in ("beyond the null", "whatever the null says")
+        )
+        assert whatever - without == pytest.approx(100 / 6)
+
+
+def test_the_class_that_the_text_names_is_shown_if_others_explain_it(tables: dict[str, DependencyTable]) -> None:
+    def with_junco(index: int, **changed: Any) -> DependencyTable:
+        rows = [replace(r, name="junco", **changed) if r.index == index else r for r in tables["tied"]]
+        return replace(tables["tied"], rows=tuple(rows))
+
+    best = shown_class(tables["tied"], "GluMixer-24").index
+    other = next(r.index for r in tables["tied"] if r.n_dependencies and r.index != best)
+    assert shown_class(with_junco(other), "GluMixer-24").index == other
+    assert shown_class(with_junco(other), "Swin-T").index == best  # named in the text on panel (c) alone
+    # nothing can be shown of a class that no other takes part in
+    assert shown_class(with_junco(other, depends_on=()), "GluMixer-24").index == best
 
 
 def test_a_class_without_a_right_image_decides_nothing() -> None:
