@@ -358,6 +358,16 @@ def test_no_false_alarm(name: str) -> None:
     assert measure(CASES[name].model(), CASES[name].sample()).notes == ()
 
 
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_the_rounding_of_a_great_offset_is_no_leak(dtype: str) -> None:
+    """Outputs of 1e4 that move by 1e-15 of themselves in a small step: their difference is rounding alone."""
+    net = nn.Sequential(nn.Linear(5, 5), nn.Linear(5, 5)).eval()
+    with torch.no_grad():
+        net[1].weight.mul_(1e-7)
+        net[1].bias.fill_(1e4)
+    assert measure(net, torch.randn(1, 5), dtype=dtype).notes == ()
+
+
 class Pooled(nn.Module):
     """A flat region makes every maximum over it a tie and, without biases, every ReLU's input zero."""
 

@@ -323,6 +323,19 @@ def test_a_limit_is_spread_over_the_classes(mine: World) -> None:
     assert folders.draw(25, 0) == sorted(folders.draw(25, 0), key=lambda one: one[1])
 
 
+def test_grey_networks_take_grey_images_as_they_are(tmp_path: Path) -> None:
+    from rankscope.reproduce.converted import converted_images
+
+    modes = ["L", "RGB", "LA", "RGB"]
+    files = [str(tmp_path / f"{i}.png") for i in range(len(modes))]
+    for mode, file in zip(modes, files, strict=True):
+        Image.new(mode, (8, 8)).save(file)
+    (tmp_path / "torn.png").write_bytes(b"no image")
+    files.append(str(tmp_path / "torn.png"))
+    assert converted_images(tmp_path, files, 1) == [["RGB", 2, "1.png"], ["LA", 1, "2.png"]]
+    assert converted_images(tmp_path, files, 3) == [["L", 1, "0.png"], ["LA", 1, "2.png"]]
+
+
 def test_other_modes_are_converted_and_unreadable_images_counted(mine: World, tmp_path: Path) -> None:
     first = mine.images / "class0"
     picture = Image.open(first / "0.png").convert("RGB")
