@@ -547,6 +547,28 @@ def test_a_linearised_path_that_fails_on_a_later_image_gives_way(monkeypatch: py
     assert found.failed_methods == ("linearised network, on a later image: only one image",)
 
 
+@pytest.mark.parametrize(
+    ("dtype", "off", "taken"),
+    [("float32", 1e-5, True), ("float32", 1e-3, False), ("float64", 1e-13, True), ("float64", 1e-9, False)],
+)
+def test_a_linearised_path_that_errs_is_not_taken(
+    dtype: str, off: float, taken: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Rounding of the working precision is allowed it, 1e-4 and 1e-11 of the largest entry, and no more."""
+    from rankscope.jacobian.linearise import Linearised
+
+    plain = Linearised.__call__
+
+    def errs(self: Linearised, *args: Any) -> tuple[Tensor, ...]:
+        return tuple(t * (1 + off) for t in plain(self, *args))
+
+    monkeypatch.setattr(Linearised, "__call__", errs)
+    found = measure(CASES["mlp"].model(), CASES["mlp"].sample(), dtype=dtype)
+    assert found.method.startswith("linearised network") == taken
+    assert bool(found.failed_methods) != taken
+    assert taken or "linearised network: differs from vmap(jvp) by" in found.failed_methods[0]
+
+
 # ---- background and patch --------------------------------------------------------------------------------------------
 
 
