@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import statistics
 from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
@@ -10,8 +11,10 @@ import pytest
 import torch
 
 from rankscope.dependencies import DependencyTable, independence_deficit
+from rankscope.reproduce.deficit import _median
 from rankscope.reproduce.deficit_figure import draw_deficit
 from rankscope.reproduce.deficit_rows import compare, shown_class
+from rankscope.reproduce.partial_rank import _compare as compare_ranks
 
 
 @pytest.fixture(scope="module")
@@ -125,6 +128,30 @@ def test_the_class_that_the_text_names_is_shown_if_others_explain_it(tables: dic
     assert shown_class(with_junco(other), "Swin-T").index == best  # named in the text on panel (c) alone
     # nothing can be shown of a class that no other takes part in
     assert shown_class(with_junco(other, depends_on=()), "GluMixer-24").index == best
+
+
+@pytest.mark.parametrize("counts", [[], [3], [5, 1], [4, 0, 2], [1, 9, 3, 7]])
+def test_the_median_is_one_of_the_numbers(counts: list[int]) -> None:
+    rows: list[Any] = [SimpleNamespace(n_dependencies=n) for n in counts]
+    assert _median(rows) == (statistics.median_high(counts) if counts else 0)
+
+
+@pytest.mark.parametrize("papers", [True, False])
+def test_ranks_beside_the_paper_are_those_of_the_first_and_the_last_layer(papers: bool) -> None:
+    paper = SimpleNamespace(layers=11) if papers else None
+    net = SimpleNamespace(name="net", paper=paper, cut_points="paper" if papers else "blocks")
+    given: Any = SimpleNamespace(network=net, why=lambda text, data: f"{data}: {text}")
+    found = {"layers": [{"rank": k} for k in (9, 5, 7, 3)], "rises": [("b", "c")], "images": ["x", "y"]}
+    rows = {r.quantity: r for r in compare_ranks(given, found, "reference")}
+    assert {name: (row.paper, row.ours) for name, row in rows.items()} == {
+        "net: layers": (11 if papers else None, 4),
+        "net: rank at the first layer": (None, 9),
+        "net: rank at the last layer": (None, 3),
+        # the paper says of its own networks alone that none rises
+        "net: rises along the depth": (0 if papers else None, 1),
+    }
+    how = "tolerance reference, background zero, largest of 2 images"
+    assert rows["net: rank at the last layer"].convention == how
 
 
 def test_a_class_without_a_right_image_decides_nothing() -> None:
