@@ -168,6 +168,12 @@ def test_a_layer_and_its_activation_are_one_block():
     assert len(rs.chain_exponents(flat, x, cut_points="*").blocks) == 12
 
 
+def test_two_blocks_with_a_norm_between_them_are_the_chain():
+    model = nn.Sequential(nn.Linear(3, 4), Block(4), nn.LayerNorm(4), Block(4), nn.LayerNorm(4)).double().eval()
+    found = rs.chain_exponents(model, torch.randn(1, 3, dtype=torch.float64))
+    assert (found.start, found.blocks) == ("0", ("1", "3"))
+
+
 def test_a_chain_of_convolutions_ends_before_the_shape_changes():
     def conv(a: int) -> list[nn.Module]:
         return [nn.Conv2d(a, 3, 3, padding=1), nn.BatchNorm2d(3), nn.ReLU()]
