@@ -130,6 +130,25 @@ def test_the_class_that_the_text_names_is_shown_if_others_explain_it(tables: dic
     assert shown_class(with_junco(other, depends_on=()), "GluMixer-24").index == best
 
 
+@pytest.mark.parametrize(("features", "told"), [(5, True), (6, False), (7, False)])
+def test_fewer_features_than_logits_are_told(
+    features: int, told: bool, tables: dict[str, DependencyTable], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Six logits of five features depend on one another whatever was learned, of six they need not."""
+    from rankscope.reproduce import deficit as module
+
+    given = one("net")
+    given.about = dict
+    table = replace(tables["tied"], feature_dimension=features).to_dict()
+    for name, found in {"prepared": [given], "pass_over": {}, "_solved": table, "data_notes": []}.items():
+        monkeypatch.setattr(module, name, lambda *_, found=found: found)
+    settings: Any = SimpleNamespace(convention="paper", scale="small", device=torch.device("cpu"), to_dict=dict)
+    notes = module.deficit("fig4", settings).notes
+    exact = f"net: {features} features make 6 logits, so exact dependences exist whatever was learned"
+    assert (exact in notes) == told
+    assert any("logits, so exact" in note for note in notes) == told
+
+
 @pytest.mark.parametrize("counts", [[], [3], [5, 1], [4, 0, 2], [1, 9, 3, 7]])
 def test_the_median_is_one_of_the_numbers(counts: list[int]) -> None:
     rows: list[Any] = [SimpleNamespace(n_dependencies=n) for n in counts]
