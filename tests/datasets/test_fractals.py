@@ -204,10 +204,19 @@ def test_specs_out_of_range_are_refused(options, message):
         FractalSpec(**options)
 
 
+def test_points_per_pixel_stay_the_same():
+    assert [FractalSpec(size=size).walkers for size in (112, 224, 448)] == [256, 1024, 4096]
+    assert FractalSpec(size=16).walkers == 64  # no fewer
+
+
 def test_wrong_labels_splits_and_sizes_are_named():
     one = torch.zeros(1, dtype=torch.int64)
     with pytest.raises(DataError, match="labels run from 9 to 9; the set has classes 0 to 5"):
         fractal_images(SPEC, one + 9, one)
+    with pytest.raises(DataError, match="labels run from 0 to 6; the set has classes 0 to 5"):
+        fractal_images(SPEC, [0, 6], [0, 0])
+    with pytest.raises(DataError, match="labels run from -1 to 5; the set has classes 0 to 5"):
+        fractal_images(SPEC, [5, -1], [0, 0])
     with pytest.raises(DataError, match="two vectors of one length"):
         fractal_images(SPEC, one, torch.zeros(2, dtype=torch.int64))
     with pytest.raises(UsageError, match="device 'gpu' is unknown"):

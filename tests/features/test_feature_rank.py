@@ -11,7 +11,8 @@ from torch import nn
 
 from rankscope._base.errors import CutPointError, DataError, UsageError
 from rankscope.features import CentredMoments, feature_rank, local_feature_rank
-from rankscope.features.accumulate import choose_accumulator
+from rankscope.features.accumulate import choose_accumulator, layer_features
+from rankscope.features.sketch import FrequentDirections, RowStore
 from rankscope.slicing import layers
 from rankscope.spectra import EPS32
 
@@ -160,12 +161,50 @@ def test_sketch_bounds_are_wide_when_its_error_is():
         (100, 1000, 79_000, "FrequentDirections"),
         (100, None, 79_000, "FrequentDirections"),
         (100, 1000, 80_000, "CentredMoments"),
+        (100, 99, 80_000, "CentredMoments"),  # fewer samples than dimensions, but all rows take 118,008 bytes
     ],
 )
 def test_choice_of_accumulator(width, samples, memory, kind):
     chosen, note = choose_accumulator("a", width, samples=samples, memory=memory)
     assert type(chosen).__name__ == kind
     assert bool(note) == (kind == "FrequentDirections")
+
+
+def test_every_position_counts_as_a_sample_in_the_choice():
+    torch.manual_seed(0)
+    net, x = nn.Sequential(nn.Conv2d(3, 6, 3, padding=1)), torch.randn(4, 3, 8, 8)
+    # 256 rows of 6 numbers, though there are but 4 images
+    layer = feature_rank(net, x, cut_points=["0"], reduce="positions")["0"]
+    assert (layer.samples, layer.width, layer.method) == (256, 6, "covariance")
+    assert feature_rank(net, x, cut_points=["0"], reduce="pool")["0"].method == "gram"
+
+
+def test_a_number_of_samples_that_is_given_counts_more_than_the_length_of_the_data():
+    net, x = nn.Sequential(nn.Linear(20, 16)), data(12)
+    assert feature_rank(net, x, cut_points=["0"])["0"].method == "gram"
+    told = feature_rank(net, x, cut_points=["0"], samples=1000)["0"]
+    assert (told.method, told.samples, told.pca_dimension) == ("covariance", 12, 11)
+
+
+@pytest.mark.parametrize("kind", [CentredMoments, RowStore, FrequentDirections])
+def test_the_rounding_of_a_mean_is_no_variance(kind):
+    """The float64 mean of three numbers 0.1 is off in its last digit, which leaves a variance of order 1e-33."""
+    x = torch.full((3, 4), 0.1, dtype=torch.float64)
+    found = kind(4, name="a")
+    found.update(x)
+    left = found.state()[2].trace() if kind is CentredMoments else found.eigenvalues().sum()
+    assert 0 < float(left) < 1e-30
+    with pytest.raises(DataError, match="a: the features are constant: all 3 samples"):
+        layer_features("a", found)
+
+
+def test_the_smallest_sketch_has_eight_directions():
+    """A sketch of k directions is given 32·k bytes a dimension."""
+    chosen, note = choose_accumulator("a", 300, samples=400, memory=32 * 300 * 8)
+    assert type(chosen).__name__ == "FrequentDirections"
+    assert "sketched with 8 directions" in note
+    with pytest.raises(DataError, match="even a sketch of 8 directions"):
+        choose_accumulator("a", 300, samples=400, memory=32 * 300 * 8 - 1)
 
 
 def test_reductions_of_a_convolution():

@@ -224,6 +224,15 @@ def test_reductions():
         reduce_output(torch.zeros(3))
 
 
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_a_mean_over_positions_keeps_more_digits_than_half_precision(dtype):
+    x = torch.randn(2, 3, 40, 50, generator=torch.Generator().manual_seed(4)).to(dtype) + 5
+    pooled = reduce_output(x, "pool")
+    # 2,000 terms summed in float32: 1e-6 with room; float16 has 5e-4, bfloat16 4e-3
+    torch.testing.assert_close(pooled.double(), x.double().mean((2, 3)), rtol=1e-6, atol=0)
+    assert reduce_output(x.double(), "pool").dtype == torch.float64
+
+
 def test_rows_known_to_be_finite_add_up_to_the_same():
     rows = torch.randn(90, 5, generator=torch.Generator().manual_seed(3)) + 100
     one, other = CentredMoments(5), CentredMoments(5)

@@ -63,6 +63,8 @@ DEEP = (40,) * 12
          "left at 2 of 12 cut points, most at l11, "),
         ({11: +5}, "slower", "slower than random layers of the same widths would: it has more left at 1 of 12 cut"),
         ({11: +5, 5: -9, 6: -5}, "mixed", "has lost more rank at 2 of 12 cut points (most at l5, "),
+        ({10: +5, 11: +8, 5: -9}, "mixed", "at 1 of 12 cut points (most at l5, 29 against 38) and less at 2 "
+         "(most at l11, 40 against 32)."),
         ({11: -2, 5: +2}, "alike", "at all 12 cut points"),
     ],
 )  # fmt: skip
@@ -89,6 +91,31 @@ def test_uncertain_ranks_decide_nothing():
         replace(base, layers=(*base.layers[:-1], replace(last, spectra=(wide,)))).against_random()["l11"].verdict
         == "same"
     )
+
+
+def test_a_rank_without_bounds_decides_by_itself():
+    expected = rs.theory.predicted_rank(40, 12).rank
+    for shift, verdict in ((+8, "more"), (-8, "less"), (0, "same")):
+        last = layer("l11", 40, expected + shift)
+        bare = rs.Spectrum(last.spectra[0].singular_values, (40, 40), "float32", float("nan"))
+        found = profile(*[layer(f"l{i}", 40, 40) for i in range(11)], replace(last, spectra=(bare,))).against_random()
+        assert found["l11"].verdict == verdict
+        assert found["l11"].lower == found["l11"].measured == found["l11"].upper == expected + shift
+
+
+@pytest.mark.parametrize(("rtol", "whole"), [(1e-8, True), (1e-6, False)])
+def test_a_millionth_of_a_dimension_is_rounding(rtol: float, whole: bool):
+    law = rs.theory.rectangular_chain_rank(40, [40], rtol)
+    assert 0 < 40 - law < 1e-4
+    found = profile(layer("a", 40, 40)).with_tolerance(rtol).against_random()["a"].predicted
+    assert found == (40 if whole else pytest.approx(law, abs=1e-12))
+
+
+def test_a_law_that_leaves_less_than_the_widths_allow_is_not_said_to_keep_all():
+    expected = [rs.theory.predicted_rank(40, depth).value for depth in (1, 2, 3, 4, 5, 6)]
+    found = profile(*[layer(f"l{i}", 40, round(rank)) for i, rank in enumerate(expected)]).against_random()
+    assert 37 < found.layers[-1].predicted < 39  # and not 40
+    assert found.sentence.endswith("at all 6 cut points.")
 
 
 def test_where_the_widths_leave_no_choice_it_says_so():

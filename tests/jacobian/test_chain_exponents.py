@@ -168,6 +168,12 @@ def test_a_layer_and_its_activation_are_one_block():
     assert len(rs.chain_exponents(flat, x, cut_points="*").blocks) == 12
 
 
+def test_two_blocks_with_a_norm_between_them_are_the_chain():
+    model = nn.Sequential(nn.Linear(3, 4), Block(4), nn.LayerNorm(4), Block(4), nn.LayerNorm(4)).double().eval()
+    found = rs.chain_exponents(model, torch.randn(1, 3, dtype=torch.float64))
+    assert (found.start, found.blocks) == ("0", ("1", "3"))
+
+
 def test_a_chain_of_convolutions_ends_before_the_shape_changes():
     def conv(a: int) -> list[nn.Module]:
         return [nn.Conv2d(a, 3, 3, padding=1), nn.BatchNorm2d(3), nn.ReLU()]
@@ -265,6 +271,14 @@ def test_float32_agrees_with_float64():
 def test_refusals(model: nn.Module, shape: tuple[int, ...], options: dict, error: type[Exception], message: str):
     with pytest.raises(error, match=message):
         rs.chain_exponents(model.eval(), torch.zeros(shape, dtype=next(model.parameters()).dtype), **options)
+
+
+def test_inputs_of_two_shapes_are_refused():
+    model = nn.Sequential(*[nn.Conv2d(2, 2, 3, padding=1) for _ in range(3)]).double().eval()
+    images = [torch.zeros(2, side, side, dtype=torch.float64) for side in (3, 3, 4)]
+    assert len(rs.chain_exponents(model, images[:2]).per_image) == 2
+    with pytest.raises(rs.DataError, match=r"sample 2 has shape \(2, 4, 4\) where the first has \(2, 3, 3\)"):
+        rs.chain_exponents(model, images)
 
 
 def test_a_jacobian_that_is_not_finite_is_named():

@@ -177,6 +177,18 @@ def test_how_many_images_share_a_sweep(name: str, monkeypatch: pytest.MonkeyPatc
         assert sizes == [5]
 
 
+def test_outputs_without_a_batch_dimension_are_measured_one_by_one() -> None:
+    """A sum over everything would be one number for all images of a sweep."""
+
+    class Energy(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return (x**2).sum()
+
+    profile = measure(nn.Sequential(nn.Linear(4, 3), Energy()).eval(), torch.randn(3, 4), cut_points="all")
+    assert [layer.rows for layer in profile.layers] == [3, 1]
+    assert profile.function_rank == (3, 1)
+
+
 def test_sharing_never_asks_for_more_than_one_image_needs() -> None:
     net = nn.Sequential(nn.Linear(2000, 2000), nn.ReLU()).eval()
     one = rs.Patch(coordinates=[3])
@@ -358,6 +370,16 @@ def test_no_false_alarm(name: str) -> None:
     assert measure(CASES[name].model(), CASES[name].sample()).notes == ()
 
 
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_the_rounding_of_a_great_offset_is_no_leak(dtype: str) -> None:
+    """Outputs of 1e4 that move by 1e-15 of themselves in a small step: their difference is rounding alone."""
+    net = nn.Sequential(nn.Linear(5, 5), nn.Linear(5, 5)).eval()
+    with torch.no_grad():
+        net[1].weight.mul_(1e-7)
+        net[1].bias.fill_(1e4)
+    assert measure(net, torch.randn(1, 5), dtype=dtype).notes == ()
+
+
 class Pooled(nn.Module):
     """A flat region makes every maximum over it a tie and, without biases, every ReLU's input zero."""
 
@@ -435,6 +457,36 @@ def test_a_missing_tangent_is_an_error() -> None:
         methods.jvp = original
 
 
+@pytest.mark.parametrize("wrong", [None, "zero", "off"])
+@pytest.mark.parametrize("zero", [False, True])
+def test_tangents_of_zero_are_held_against_reverse_mode(wrong: str | None, zero: bool) -> None:
+    """Three linear layers, the last of them zero or not; the tangent of the second may be lost or off by a tenth."""
+    from rankscope.jacobian.checks import adjoint_error
+    from rankscope.slicing import Sample
+
+    first, second, third = (torch.randn(5, 4, dtype=torch.float64) for _ in range(3))
+    maps = (first, second, third * (0 if zero else 1))
+
+    class Linear:
+        keys = (("first", 0), ("second", 0), ("third", 0))
+        rows: Any = None
+
+        def outputs(self, sample: Any, x: Tensor) -> tuple[Tensor, ...]:
+            return tuple(x @ each for each in maps)
+
+    x, v = torch.randn(1, 5, dtype=torch.float64), torch.randn(5, dtype=torch.float64)
+    factor = {None: 1.0, "zero": 0.0, "off": 0.9}[wrong]
+    tangents = (v @ maps[0], factor * (v @ maps[1]), v @ maps[2])
+    error, where = adjoint_error(Linear(), Sample(x, "sample 0", None, {}), v, tangents)  # type: ignore[arg-type]
+    assert error is not None
+    if wrong is None:  # float64 sums of five terms
+        assert (error < 1e-12, where) == (True, "")
+    else:
+        assert where == "second"
+        assert error > 1e-3
+        assert (error == 1) == (wrong == "zero")
+
+
 def test_a_zero_jacobian_has_rank_zero() -> None:
     net = nn.Sequential(nn.Linear(4, 3), nn.ReLU(), nn.Linear(3, 2)).eval()
     with torch.no_grad():
@@ -493,6 +545,28 @@ def test_a_linearised_path_that_fails_on_a_later_image_gives_way(monkeypatch: py
     same(expected, found, 1e-6)
     assert found.method == "vmap(jvp)"
     assert found.failed_methods == ("linearised network, on a later image: only one image",)
+
+
+@pytest.mark.parametrize(
+    ("dtype", "off", "taken"),
+    [("float32", 1e-5, True), ("float32", 1e-3, False), ("float64", 1e-13, True), ("float64", 1e-9, False)],
+)
+def test_a_linearised_path_that_errs_is_not_taken(
+    dtype: str, off: float, taken: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Rounding of the working precision is allowed it, 1e-4 and 1e-11 of the largest entry, and no more."""
+    from rankscope.jacobian.linearise import Linearised
+
+    plain = Linearised.__call__
+
+    def errs(self: Linearised, *args: Any) -> tuple[Tensor, ...]:
+        return tuple(t * (1 + off) for t in plain(self, *args))
+
+    monkeypatch.setattr(Linearised, "__call__", errs)
+    found = measure(CASES["mlp"].model(), CASES["mlp"].sample(), dtype=dtype)
+    assert found.method.startswith("linearised network") == taken
+    assert bool(found.failed_methods) != taken
+    assert taken or "linearised network: differs from vmap(jvp) by" in found.failed_methods[0]
 
 
 # ---- background and patch --------------------------------------------------------------------------------------------

@@ -15,6 +15,7 @@ from torch import nn
 
 from rankscope._base.errors import ModelError, UsageError
 from rankscope.loading import LoadedModel, calibrate_batchnorm, ensure_torchvision, load_images, load_model
+from rankscope.loading._random import open_branches, seeded
 
 # One small model of each source.
 RANDOM = ["timm:test_resnet", "timm:test_vit", "torchvision:squeezenet1_1", "hf:mobilevit", "digits"]
@@ -76,6 +77,32 @@ def test_layer_scales_that_all_but_close_their_branches_are_said() -> None:
     loaded = load_model("timm:test_convnext", weights="random")
     assert len(loaded.notes) == 1
     assert loaded.notes[0].startswith("9 layer scales start at 1e-06 or below: untrained, the branches behind them")
+
+
+class _Gains(nn.Module):
+    """A layer scale that closes its branch, and parameters that say nothing of a branch."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.scale = nn.Parameter(torch.full((4,), 1e-4))
+        self.bias = nn.Parameter(torch.tensor([5e-4]))  # one number may be small by chance
+        self.gain = nn.Parameter(torch.zeros(0))  # no number at all starts at zero
+
+
+def test_one_number_or_none_is_no_layer_scale() -> None:
+    (note,) = open_branches(_Gains(), seed=0)
+    assert note.startswith("1 layer scales start at 1e-04 or below: untrained")
+
+
+@pytest.mark.parametrize("seed", [0, 5, 2**32 + 5, 2**62])
+def test_any_seed_starts_all_three_generators(seed: int) -> None:
+    def drawn() -> tuple[float, float, float]:
+        with seeded(seed):
+            return random.random(), float(np.random.random()), float(torch.rand(()))
+
+    expected = random.Random(seed).random(), np.random.RandomState(seed % 2**32).random()
+    assert drawn()[:2] == expected  # NumPy's old generator takes 32 bits
+    assert drawn()[2] == float(torch.rand((), generator=torch.Generator().manual_seed(seed)))
 
 
 def test_class_count_and_names() -> None:

@@ -164,6 +164,17 @@ def test_weights_do_not_depend_on_the_company() -> None:
     assert float(alone["linear.weight"].std()) == pytest.approx(N**-0.5, rel=0.03)
 
 
+def test_no_component_has_the_weights_of_another_seeds_neighbour() -> None:
+    """Four layers carry a scale for each of 8 channels; each has its own under each of 20 neighbouring seeds."""
+    names = ["batchnorm_train", "batchnorm_eval", "instancenorm", "groupnorm"]
+    scales = [
+        tuple(part.module.weight.tolist())
+        for seed in range(20)
+        for part in rs.standard_components(SHAPE, seed=seed, only=names).values()
+    ]
+    assert len(set(scales)) == 20 * len(names)
+
+
 def test_normalisation_layers_are_not_the_identity() -> None:
     norm = rs.standard_components((64, 4, 4))["batchnorm_eval"].module
     assert isinstance(norm, nn.BatchNorm2d)

@@ -129,10 +129,23 @@ def test_the_sample_limit() -> None:
     assert found.sample_limit == found.dimension_after.value == 19
     assert found.at_sample_limit
     assert "20 samples cannot show more than 19" in str(found)
+    # behind max pooling 16 dimensions are left, which 23 do not limit; of those before it the table speaks too
+    pooled = probe("maxpool")
+    assert (pooled.dimension_before.value, pooled.dimension_after.value) == (23, 16)
+    assert "24 samples cannot show more than 23" in str(pooled)
     many = probe("batchnorm_eval", batch=200, front="orthogonal")
     assert many.dimension_after.value == 64
     assert not many.at_sample_limit
     assert "cannot show" not in str(many)
+
+
+def test_an_expected_rank_is_told_once_where_both_are_the_same() -> None:
+    lines = str(rs.probe_all(["conv3x3", "layernorm", "relu", "attention"], **SMALL, progress=False)).splitlines()
+    last = {line.split()[0]: line for line in lines if line}
+    assert last["conv3x3"].endswith(" 64")
+    assert last["layernorm"].endswith(" 63 (62)")
+    assert last["attention"].endswith(" unknown")
+    assert "(" not in last["relu"]  # a count taken at the point
 
 
 # ways of differentiating

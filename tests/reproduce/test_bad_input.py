@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -97,6 +98,39 @@ def test_missing_and_ambiguous_weights(mine: World, tmp_path: Path) -> None:
         run(mine, tmp_path)
 
 
+def test_classes_of_a_head_are_the_rows_of_its_weight(tmp_path: Path) -> None:
+    """Of a linear layer or a 1×1 convolution, under any prefix; a norm of that name has none."""
+    from rankscope.reproduce.networks import _head_rows
+
+    held = {"body.weight": torch.zeros(7, 3), "fc.weight": torch.zeros(5, 3), "model.fc.bias": torch.zeros(5)}
+    held |= {"net.classifier.1.weight": torch.zeros(4, 3, 1, 1), "norm.weight": torch.zeros(6)}
+    save_file(held, tmp_path / "w.safetensors")
+    rows = {"fc": 5, "classifier.1": 4, "norm": None, "ody": None, "head": None}
+    assert {name: _head_rows(tmp_path / "w.safetensors", name) for name in rows} == rows
+
+
+@pytest.mark.parametrize(
+    "own", ["resnet18.safetensors", "resnet18-f37072fd.pth", "resnet18.a1_in1k.pth", "ResNet-18.pt"]
+)
+def test_a_file_of_a_longer_name_is_another_networks(own: str, tmp_path: Path) -> None:
+    from rankscope.reproduce.networks import Network, _local
+
+    network = Network("ResNet-18", "torchvision:resnet18.IMAGENET1K_V1", None, None)
+    (tmp_path / "resnet18d.pth").touch()
+    with pytest.raises(ModelError, match=r"lacks resnet18.safetensors \(or .pth\) for ResNet-18"):
+        _local([network], tmp_path)
+    (tmp_path / own).touch()
+    (found,) = _local([network], tmp_path)
+    assert found.file == tmp_path / own
+
+
+@pytest.mark.parametrize(("name", "slug"), [("ResNet-18", "resnet-18"), ("hf:my/net.", "hf-my-net"), (".a b-", "a-b")])
+def test_folders_of_networks_are_plain_names(name: str, slug: str) -> None:
+    from rankscope.reproduce.networks import Network
+
+    assert Network(name, "", None, None).slug == slug
+
+
 def test_damaged_weights(mine: World, tmp_path: Path) -> None:
     (mine.weights / "small.safetensors").write_bytes(b"no tensors")
     with pytest.raises(
@@ -141,6 +175,37 @@ def test_all_pretrained_weights_that_are_missing_are_named_at_once(
     kept.touch()
     with pytest.raises(ModelError, match=r"^table1: pretrained weights of ResNet-50, timm:resnet10t are not on"):
         run(mine, tmp_path, weights=None, networks=[mine.net, "timm:resnet10t"], only=["ResNet-18", "ResNet-50"])
+
+
+@pytest.mark.usefixtures("nothing_kept")
+def test_what_has_no_weights_to_fetch_is_not_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    import timm.models
+
+    from rankscope.reproduce.fetching import is_kept
+
+    assert not is_kept("timm:resnet10t")
+    for config in (None, SimpleNamespace(hf_hub_id=None)):
+        monkeypatch.setattr(timm.models, "get_pretrained_cfg", lambda _, config=config: config)
+        assert is_kept("timm:resnet10t")  # the loader will say that there are none
+
+
+@pytest.mark.usefixtures("nothing_kept")
+@pytest.mark.parametrize("file", ["model.safetensors", "pytorch_model.bin", "odd.pth"])
+def test_weights_in_the_cache_count_in_each_of_their_formats(file: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    import huggingface_hub
+    import timm.models
+
+    from rankscope.reproduce.fetching import is_kept
+
+    config = SimpleNamespace(hf_hub_id="timm/some-net", hf_hub_filename="odd.pth" if file == "odd.pth" else None)
+    monkeypatch.setattr(timm.models, "get_pretrained_cfg", lambda _: config)
+    assert not is_kept("some_net")
+
+    def cached(repository: str, name: str) -> str | None:
+        return f"/cache/{name}" if (repository, name) == ("timm/some-net", file) else None
+
+    monkeypatch.setattr(huggingface_hub, "try_to_load_from_cache", cached)
+    assert is_kept("some_net")
 
 
 @pytest.mark.usefixtures("nothing_kept")
@@ -256,6 +321,19 @@ def test_a_limit_is_spread_over_the_classes(mine: World) -> None:
     assert sorted(set(counts.tolist())) == [2, 3]
     assert folders.draw(25, 0) != folders.draw(25, 1)
     assert folders.draw(25, 0) == sorted(folders.draw(25, 0), key=lambda one: one[1])
+
+
+def test_grey_networks_take_grey_images_as_they_are(tmp_path: Path) -> None:
+    from rankscope.reproduce.converted import converted_images
+
+    modes = ["L", "RGB", "LA", "RGB"]
+    files = [str(tmp_path / f"{i}.png") for i in range(len(modes))]
+    for mode, file in zip(modes, files, strict=True):
+        Image.new(mode, (8, 8)).save(file)
+    (tmp_path / "torn.png").write_bytes(b"no image")
+    files.append(str(tmp_path / "torn.png"))
+    assert converted_images(tmp_path, files, 1) == [["RGB", 2, "1.png"], ["LA", 1, "2.png"]]
+    assert converted_images(tmp_path, files, 3) == [["L", 1, "0.png"], ["LA", 1, "2.png"]]
 
 
 def test_other_modes_are_converted_and_unreadable_images_counted(mine: World, tmp_path: Path) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import statistics
+from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
 
@@ -9,8 +11,10 @@ import pytest
 import torch
 
 from rankscope.dependencies import DependencyTable, independence_deficit
+from rankscope.reproduce.deficit import _median
 from rankscope.reproduce.deficit_figure import draw_deficit
 from rankscope.reproduce.deficit_rows import compare, shown_class
+from rankscope.reproduce.partial_rank import _compare as compare_ranks
 
 
 @pytest.fixture(scope="module")
@@ -99,6 +103,74 @@ def test_the_share_of_classes_is_the_deficit_of_the_library(tables: dict[str, De
     # classes 0, 1 and 5 share one relation: two others determine each of them
     assert rows["net: deficit(1), beyond the null (% of 6 classes)"] == 0
     assert rows["net: deficit(5), beyond the null (% of 6 classes)"] == 50
+
+
+def test_the_null_counts_in_one_share_and_not_in_the_other(tables: dict[str, DependencyTable]) -> None:
+    rows = tuple(replace(r, status="not beyond null") if r.index == 5 else r for r in tables["tied"])
+    table = replace(tables["tied"], rows=rows)
+    shares = {r.quantity: r.ours for r in compare(one("net"), table, table[5], "paper")[3:]}
+    for k in (5, 20):
+        without, whatever = (
+            shares[f"net: deficit({k}), {words} (% of 6 classes)"]
+            for words in ("beyond the null", "whatever the null says")
+        )
+        assert whatever - without == pytest.approx(100 / 6)
+
+
+def test_the_class_that_the_text_names_is_shown_if_others_explain_it(tables: dict[str, DependencyTable]) -> None:
+    def with_junco(index: int, **changed: Any) -> DependencyTable:
+        rows = [replace(r, name="junco", **changed) if r.index == index else r for r in tables["tied"]]
+        return replace(tables["tied"], rows=tuple(rows))
+
+    best = shown_class(tables["tied"], "GluMixer-24").index
+    other = next(r.index for r in tables["tied"] if r.n_dependencies and r.index != best)
+    assert shown_class(with_junco(other), "GluMixer-24").index == other
+    assert shown_class(with_junco(other), "Swin-T").index == best  # named in the text on panel (c) alone
+    # nothing can be shown of a class that no other takes part in
+    assert shown_class(with_junco(other, depends_on=()), "GluMixer-24").index == best
+
+
+@pytest.mark.parametrize(("features", "told"), [(5, True), (6, False), (7, False)])
+def test_fewer_features_than_logits_are_told(
+    features: int, told: bool, tables: dict[str, DependencyTable], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Six logits of five features depend on one another whatever was learned, of six they need not."""
+    from rankscope.reproduce import deficit as module
+
+    given = one("net")
+    given.about = dict
+    table = replace(tables["tied"], feature_dimension=features).to_dict()
+    for name, found in {"prepared": [given], "pass_over": {}, "_solved": table, "data_notes": []}.items():
+        monkeypatch.setattr(module, name, lambda *_, found=found: found)
+    settings: Any = SimpleNamespace(convention="paper", scale="small", device=torch.device("cpu"), to_dict=dict)
+    notes = module.deficit("fig4", settings).notes
+    exact = f"net: {features} features make 6 logits, so exact dependences exist whatever was learned"
+    assert (exact in notes) == told
+    assert any("logits, so exact" in note for note in notes) == told
+
+
+@pytest.mark.parametrize("counts", [[], [3], [5, 1], [4, 0, 2], [1, 9, 3, 7]])
+def test_the_median_is_one_of_the_numbers(counts: list[int]) -> None:
+    rows: list[Any] = [SimpleNamespace(n_dependencies=n) for n in counts]
+    assert _median(rows) == (statistics.median_high(counts) if counts else 0)
+
+
+@pytest.mark.parametrize("papers", [True, False])
+def test_ranks_beside_the_paper_are_those_of_the_first_and_the_last_layer(papers: bool) -> None:
+    paper = SimpleNamespace(layers=11) if papers else None
+    net = SimpleNamespace(name="net", paper=paper, cut_points="paper" if papers else "blocks")
+    given: Any = SimpleNamespace(network=net, why=lambda text, data: f"{data}: {text}")
+    found = {"layers": [{"rank": k} for k in (9, 5, 7, 3)], "rises": [("b", "c")], "images": ["x", "y"]}
+    rows = {r.quantity: r for r in compare_ranks(given, found, "reference")}
+    assert {name: (row.paper, row.ours) for name, row in rows.items()} == {
+        "net: layers": (11 if papers else None, 4),
+        "net: rank at the first layer": (None, 9),
+        "net: rank at the last layer": (None, 3),
+        # the paper says of its own networks alone that none rises
+        "net: rises along the depth": (0 if papers else None, 1),
+    }
+    how = "tolerance reference, background zero, largest of 2 images"
+    assert rows["net: rank at the last layer"].convention == how
 
 
 def test_a_class_without_a_right_image_decides_nothing() -> None:

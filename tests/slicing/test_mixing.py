@@ -63,6 +63,33 @@ class Own(nn.Module):
         return _Product.apply(x, self.weight)
 
 
+class _Scaled(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, scale: Tensor) -> Tensor:
+        ctx.save_for_backward(scale)
+        return x * scale
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
+        return grad * ctx.saved_tensors[0], None
+
+
+class OwnScale(nn.Module):
+    """One number a channel, also where it is kept as a row."""
+
+    def __init__(self, *shape: int) -> None:
+        super().__init__()
+        self.scale = nn.Parameter(torch.randn(shape))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return _Scaled.apply(x, self.scale)
+
+
+class Squared(nn.Bilinear):
+    def forward(self, x: Tensor) -> Tensor:  # type: ignore[override]
+        return super().forward(x, x)
+
+
 PLAIN: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...], list[str]]] = {
     "activations, norms, dropout": (
         lambda: nn.Sequential(
@@ -89,6 +116,8 @@ PLAIN: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...], list[str]]] = {
     "recurrent": (lambda: nn.Sequential(nn.Tanh(), nn.LSTM(6, 6)), (3, 6), ["1"]),
     "weights that are computed": (lambda: nn.Sequential(spectral_norm(nn.Linear(6, 6)), nn.ReLU()), (6,), ["0"]),
     "an autograd function of one's own": (lambda: nn.Sequential(nn.Tanh(), Own(), nn.Tanh()), (6,), ["1"]),
+    "scales of one's own": (lambda: nn.Sequential(nn.Linear(6, 6), OwnScale(6), OwnScale(1, 6)), (6,), ["0"]),
+    "a bilinear form": (lambda: nn.Sequential(nn.Tanh(), Squared(6, 6, 5), nn.Tanh()), (6,), ["1"]),
 }  # fmt: skip
 
 

@@ -13,6 +13,7 @@ from matplotlib.figure import Figure
 from rankscope import DataError, UsageError
 from rankscope.spectra import EPS32, Tolerance
 from rankscope.theory import ChainProfile, deep_chain, residual_chain_rank
+from rankscope.theory.chain_bench import _covariance_spectrum
 
 
 class Recorded:
@@ -300,6 +301,30 @@ def test_plot(profile: ChainProfile):
     assert all(tick == int(tick) for tick in few)
     own = Figure().add_subplot()
     assert profile.plot(ax=own) is own
+
+
+@pytest.mark.parametrize("rank", [59, 30])
+def test_dense_singular_weights_are_told(rank: int):
+    """No zero row or column: the last pivots of their LU factors are rounding, some 1e-16 of the first, not zero."""
+
+    def dense(rng: np.random.Generator) -> np.ndarray:
+        weights = rng.standard_normal((60, rank)) @ rng.standard_normal((rank, 60))
+        assert np.linalg.matrix_rank(weights) == rank
+        return weights
+
+    found = deep_chain(width=60, depth=4, samples=20, init=dense)
+    assert found.runs[0].singular == tuple((k, rank) for k in range(1, 5))
+
+
+@pytest.mark.parametrize(("width", "samples"), [(40, 12), (40, 300)])
+def test_the_bound_of_the_features_eigenvalues_holds(width: int, samples: int):
+    """Squares of the factor's singular values, which an SVD has to 1e-16·σ_1·σ_k: far better than the solver."""
+    factor = np.random.default_rng(3).standard_normal((width, samples)) * 10.0 ** -np.linspace(0, 9, width)[:, None]
+    found = _covariance_spectrum(torch.from_numpy(factor), width, torch.float64)
+    exact = np.zeros(width)
+    exact[: min(width, samples)] = np.linalg.svd(factor, compute_uv=False) ** 2
+    wrong = np.abs(found.singular_values - exact / exact.sum()).max()
+    assert 0 < wrong <= found.error_bound < 1e-13
 
 
 def test_singular_weights_are_told():

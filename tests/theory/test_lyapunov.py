@@ -121,6 +121,23 @@ def test_singular_factor_is_named():
     assert found.exponents[0] == pytest.approx(chain_singular_values(layers).exponents[0], abs=0.1)
 
 
+def test_a_layer_that_dies_in_the_last_batch_leaves_no_error_to_state():
+    """64 layers close every batch; the 65th kills λ_3, which the closed batches do not know."""
+    rng = np.random.default_rng(5)
+    layers = [rng.standard_normal((3, 3)) for _ in range(64)]
+    found = lyapunov_exponents([*layers, np.diag([1.0, 1.0, 0.0]) @ rng.standard_normal((3, 3))])
+    assert np.isneginf(found.exponents).tolist() == [False, False, True]
+    assert np.isnan(found.standard_errors).tolist() == [False, False, True]
+    assert np.isnan(found.gap_errors).tolist() == [False, True]
+
+
+def test_no_error_is_trusted_before_64_layers():
+    """However generous the target: fewer batches than 32 say little."""
+    found = lyapunov_exponents(gaussian(3), depth=1000, target_error=1e6)
+    assert found.converged
+    assert found.depth == 64
+
+
 def test_zero_layer_ends_the_chain():
     found = lyapunov_exponents([np.eye(3), np.zeros((3, 3)), np.eye(3)])
     assert found.rank_drops == ((2, 0),)

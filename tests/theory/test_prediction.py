@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from rankscope import Tolerance, UsageError
+from rankscope.spectra import as_tolerance
 from rankscope.theory import (
     chain_singular_values,
     deep_chain,
@@ -129,6 +130,44 @@ def test_above_one_nothing_counts():
     assert residual_chain_rank(8, 1.0, 2, 2.0) == residual_exponents(8, 1.0).rank(2, 2.0) == 0
     assert chain_singular_values([np.eye(3)]).rank(2.0) == 0
     assert depth_to_rank(8, 3, 2.0) == 1
+
+
+def test_at_a_threshold_of_one_the_comparison_decides():
+    """√(eps32·n) and eps32·n are 1 at n = 2²³: the one leaves σ_1 out (σ > τ), the other counts it (σ ≥ τ)."""
+    n = 2**23
+    for name, expected in (("reference", 0), ("paper", 1)):
+        tolerance = as_tolerance(name)
+        assert tolerance.relative((n, n)) == 1
+        assert tolerance.strict == (expected == 0)
+        assert predicted_rank(n, 3, name).value == residual_chain_rank(n, 1.0, 3, name) == expected
+
+
+@pytest.mark.parametrize(
+    ("law", "first", "last"), [("fuss-catalan", 1, 200), ("lyapunov", 200, None), ("lyapunov-mean", 200, None)]
+)
+def test_a_range_holds_both_its_ends(law: str, first: int, last: int | None):
+    found = predicted_rank(50, first, 1e-3, law=law)
+    assert found.depth_range == (first, last)
+    for depth in (1, 199, 200, 201, 10**6):
+        inside = first <= depth and (last is None or depth <= last)
+        assert predicted_rank(50, depth, 1e-3, law=law).in_range == inside
+
+
+def test_auto_names_the_law_that_it_takes():
+    laws = {1: "fuss-catalan", 50: "fuss-catalan", 51: "between", 799: "between", 800: "lyapunov-mean"}
+    for depth, law in laws.items():
+        found = predicted_rank(50, depth, 1e-3)
+        assert found.law == law
+        if law != "between":
+            assert found.value == found.laws[law]
+
+
+def test_rank_is_the_nearest_whole_number():
+    found = [predicted_rank(200, depth, 1e-3) for depth in range(1, 40)]
+    assert {round(one.value % 1) for one in found} == {0, 1}  # of both kinds
+    for one in found:
+        assert abs(one.rank - one.value) <= 0.5
+        assert int(one) == one.rank == one.to_dict()["rank"]
 
 
 def test_auto_takes_a_law_within_its_range():
