@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 from rankscope import DataError, UsageError
 from rankscope.spectra import EPS32, Tolerance
 from rankscope.theory import ChainProfile, deep_chain, residual_chain_rank
-from rankscope.theory.chain_bench import _covariance_spectrum
+from rankscope.theory._chain_spectra import covariance_spectrum
 
 
 class Recorded:
@@ -320,7 +320,7 @@ def test_dense_singular_weights_are_told(rank: int):
 def test_the_bound_of_the_features_eigenvalues_holds(width: int, samples: int):
     """Squares of the factor's singular values, which an SVD has to 1e-16·σ_1·σ_k: far better than the solver."""
     factor = np.random.default_rng(3).standard_normal((width, samples)) * 10.0 ** -np.linspace(0, 9, width)[:, None]
-    found = _covariance_spectrum(torch.from_numpy(factor), width, torch.float64)
+    found = covariance_spectrum(torch.from_numpy(factor), width, torch.float64)
     exact = np.zeros(width)
     exact[: min(width, samples)] = np.linalg.svd(factor, compute_uv=False) ** 2
     wrong = np.abs(found.singular_values - exact / exact.sum()).max()

@@ -129,6 +129,7 @@ def test_a_layer_that_dies_in_the_last_batch_leaves_no_error_to_state():
     assert np.isneginf(found.exponents).tolist() == [False, False, True]
     assert np.isnan(found.standard_errors).tolist() == [False, False, True]
     assert np.isnan(found.gap_errors).tolist() == [False, True]
+    assert np.isnan(found.spread_error)
 
 
 def test_no_error_is_trusted_before_64_layers():

@@ -106,7 +106,7 @@ def test_the_smallest_and_the_greatest_branches():
     assert residual_chain_rank(50, 1e-7, 10**15, 1e-2) == pytest.approx(residual_chain_rank(50, 1e-5, 10**11, 1e-2))
 
 
-@pytest.mark.parametrize(("t", "depth"), [(1e-6, 10), (1e-4, 7), (1e-9, 10**7)])
+@pytest.mark.parametrize(("t", "depth"), [(1e-6, 10), (1e-4, 7), (1e-9, 10**7), (1e-9, 2), (3e-9, 1)])
 @pytest.mark.parametrize("ratio", [0.5, 1.0, 1.7])
 def test_tiny_branches_have_a_semicircle_of_singular_values(t: float, depth: int, ratio: float):
     """I + t·ΣG/√n to first order: log σ are the eigenvalues of the symmetric part, a semicircle of radius t·√(2L)."""

@@ -196,6 +196,7 @@ def _record(
     exponents = exponents[order]
     errors[np.isinf(exponents)] = np.nan
     gaps[np.isinf(exponents[1:])] = np.nan
+    spread = math.nan if math.isinf(exponents[-1]) else spread
     return LyapunovExponents(
         exponents, errors, gaps, spread, n, batches.layers, drops, converged, certain, len(batches.done)
     )

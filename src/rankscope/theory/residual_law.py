@@ -31,6 +31,7 @@ __all__ = ["residual_chain_rank"]
 
 _NEAREST = 1e-8  # least distance of θ from 0 and π
 _GREAT, _SMALL = 1e7, 1e-5  # beyond these the identity, or the size of a single step, changes less than rounding does
+_MANY = 1e4
 _NO_SPREAD = 1e-18  # of L·t²: all σ within a share 4·√(L·t²) of one another
 
 
@@ -75,8 +76,9 @@ def residual_chain_rank(n: int, t: float, depth: int, tolerance: ToleranceLike =
         return predicted_rank(n, depth, rtol, law="fuss-catalan").value
     if depth * t**2 < _NO_SPREAD:
         return float(n)
-    # in small steps only their number times t² matters
-    law = _Law(t, depth) if t > _SMALL else _Law(_SMALL, depth * (t / _SMALL) ** 2)
+    # of many small steps only their number times t² matters; fewer than _MANY layers of the larger step are not many
+    merged = depth * (t / _SMALL) ** 2
+    law = _Law(_SMALL, merged) if t < _SMALL and merged > _MANY else _Law(t, depth)
     target = 2 * math.log(rtol) + law.log_edge
 
     def above(log_angle: float) -> float:
