@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from rankscope._base.errors import UsageError
+from rankscope.jacobian.random_chain import chain_rank, extended, slack
 from rankscope.slicing import Stretch
 from rankscope.spectra import Tolerance
 
@@ -19,17 +20,6 @@ if TYPE_CHECKING:
 
 __all__ = ["AgainstRandom", "Compared", "against_random"]
 
-# How far one random chain may lie from the law without meaning anything. Part of it is fixed; the rest is the
-# threshold's: the law has σ_1 at its limit, while a real one lies below it and scatters. log σ_1 does so by
-# δ = 0.4·L·n^(-2/3) (the Tracy-Widom scale at the edge), at most √(L/2n) (the central limit theorem in depth), where n
-# is the smallest size and L = Σ √(n/n_l) the depth, and the count follows by τ = δ·|d count / d log rtol|, at most
-# 0.4·n^(1/3). Simulated: the mean of the count lies up to 0.8·τ above the law, its standard deviation is hypot(0.7, τ).
-# With N cut points the largest of N deviations counts: √(2·log 10N) of them.
-# False verdicts over 45 seeds each of squares of 8 (depth 60), 30 (60), 64 (40), 100 (50), of 64…16 and 256…16,
-# 200…100…300 and 50, 600, …, 20 of 300 (15): FALSE_FIGURE
-_SLACK, _SLACK_SHARE = 3.0, 0.01
-_EDGE, _BIAS, _COUNT_SD, _STEP = 0.4, 0.8, 0.7, 0.1
-_ROUNDING = 1e-6  # a prediction of 9.9999999 leaves all ten
 MEANING = (
     "Random layers: independent dense Gaussian matrices, one for each cut point with a matrix product or convolution "
     "before it, from the same input columns through the same numbers of outputs, read with the same tolerance. Between "
@@ -264,14 +254,14 @@ def against_random(profile: JacobianProfile) -> AgainstRandom:
     """Lay the Gaussian prediction for the same widths over a measured profile.
 
     The chain has the profile's K columns as its input and one Gaussian layer for each operation that mixes features (a
-    matrix product, a convolution, …) from one true cut to the next where these are a plain chain, as wide as what leaves
-    it; the last of them as wide as the cut point. Where branches join in between, as in residual blocks and attention,
-    all are one layer, and the sentence says of how many operations. A cut point after an activation, a normalisation,
-    pooling or padding alone adds no layer; where it has fewer outputs, the last layer is so much narrower (some rows of
-    a Gaussian matrix, or their means, are one). The random directions of a sketch are a Gaussian matrix themselves: one
-    layer as wide as the network's input comes first. A cut point inside a branch stands on top of the true cuts before
-    it, and is no part of the chain after it. Where autograd's graph could not be read (no true cut is known) all cut
-    points are the chain.
+    matrix product, a convolution, …) from one true cut to the next where these are a plain chain, as wide as what
+    leaves it; the last of them as wide as the cut point. Where branches join in between, as in residual blocks and
+    attention, all are one layer, and the sentence says of how many operations. A cut point after an activation, a
+    normalisation, pooling or padding alone adds no layer; where it has fewer outputs, the last layer is so much
+    narrower (some rows of a Gaussian matrix, or their means, are one). The random directions of a sketch are a Gaussian
+    matrix themselves: one layer as wide as the network's input comes first. A cut point inside a branch stands on top
+    of the true cuts before it, and is no part of the chain after it. Where autograd's graph could not be read (no true
+    cut is known) all cut points are the chain.
 
     Raises
     ------
@@ -295,7 +285,7 @@ def against_random(profile: JacobianProfile) -> AgainstRandom:
     for layer in profile.layers:
         stretch = Stretch.of(layer.mixes)
         # the K columns, then the layers' widths
-        sizes = _extended([columns, *widths], stretch, layer.rows)
+        sizes = extended([columns, *widths], stretch, layer.rows)
         own = operations + stretch.operations, max(joined, 1 if stretch.plain else stretch.operations)
         if layer.true_cut or not known:
             columns, *widths = sizes
@@ -303,7 +293,7 @@ def against_random(profile: JacobianProfile) -> AgainstRandom:
         room = min(sizes)
         # the law needs an rtol alone: the convention's own for this layer's shape
         rtol = tolerance.relative((layer.rows, layer.columns), dtype)
-        predicted = _law(sizes, rtol)
+        predicted = chain_rank(sizes, rtol)
         rank = profile.summary(layer)["function_rank"]
         certified = profile.summary(layer)["certified"]
         value = int(rank["value"])
@@ -317,45 +307,13 @@ def against_random(profile: JacobianProfile) -> AgainstRandom:
                 lower=int(rank["lower"]) if certified else value,
                 upper=int(rank["upper"]) if certified else value,
                 predicted=predicted,
-                slack=_slack(sizes, _law(sizes, rtol * math.exp(-_STEP)) - predicted, cuts),
+                slack=slack(sizes, rtol, cuts),
                 operations=own[0],
                 joined=own[1],
                 true_cut=layer.true_cut,
             )
         )
     return AgainstRandom(profile.model, tolerance, profile.layers[0].columns, tuple(found), profile.dtype)
-
-
-def _extended(sizes: list[int], stretch: Stretch, rows: int) -> list[int]:
-    """The chain's sizes, the columns first, with the layers of one more stretch that ends in so many rows."""
-    if not stretch:
-        return [*sizes[:-1], min(sizes[-1], rows)]  # what does not mix may narrow the last of these
-    if not stretch.plain or not stretch.sizes:
-        return [*sizes, rows]
-    for entering, leaving in stretch.sizes:
-        # pooling before the operation narrows what came before; 0: not told
-        sizes = [*sizes[:-1], min(sizes[-1], entering or sizes[-1]), leaving or rows]
-    return [*sizes[:-1], min(sizes[-1], rows)]
-
-
-def _law(sizes: list[int], rtol: float) -> float:
-    from rankscope.theory import rectangular_chain_rank
-
-    room = float(min(sizes))
-    if len(sizes) == 1:
-        return room
-    law = rectangular_chain_rank(sizes[0], sizes[1:], Tolerance(rtol=rtol))
-    return law if room - law >= _ROUNDING else room
-
-
-def _slack(sizes: list[int], gained: float, cuts: int) -> float:
-    """See ``_EDGE``. ``gained``: how many dimensions more a threshold lower by a factor exp(-0.1) counts."""
-    room = min(sizes)
-    depth = sum(math.sqrt(room / n) for n in sizes[1:])
-    delta = min(_EDGE * depth * room ** (-2 / 3), math.sqrt(depth / (2 * room)))
-    shift = min(delta * gained / _STEP, _EDGE * room ** (1 / 3))
-    deviations = math.sqrt(2 * math.log(10 * max(1, cuts)))
-    return max(_SLACK + _SLACK_SHARE * room, _BIAS * shift + deviations * math.hypot(_COUNT_SD, shift))
 
 
 def _width(layer: Compared) -> int:

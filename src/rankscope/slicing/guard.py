@@ -159,8 +159,8 @@ def _no_script(model: nn.Module) -> None:
         if isinstance(module, torch.jit.ScriptModule):
             what = f"module {name!r}" if name else "the model"
             raise ModelError(
-                f"{what} is a TorchScript module, which takes no hooks and so cannot be measured; put the module that it "
-                "was scripted or traced from in its place"
+                f"{what} is a TorchScript module, which takes no hooks and so cannot be measured; put in its place "
+                "the module that it was scripted or traced from"
             )
 
 
