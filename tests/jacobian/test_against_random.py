@@ -79,19 +79,20 @@ def test_sentence(shift: dict[int, int], verdict: str, words: str):
 
 def test_uncertain_ranks_decide_nothing():
     expected = rs.theory.predicted_rank(40, 12).rank
-    base = profile(*[layer(f"l{i}", 40, 40) for i in range(11)], layer("l11", 40, expected - 8))
+    likely = [rs.theory.predicted_rank(40, k).rank for k in range(1, 12)]
+    base = profile(*[layer(f"l{i}", 40, n) for i, n in enumerate(likely)], layer("l11", 40, expected - 8))
     certain = base.against_random()["l11"]
     assert certain.verdict == "less"
     assert certain.slack == pytest.approx(3.4)  # and a hundredth of the 40 possible
     last = base.layers[-1]
     sigma = last.spectra[0].singular_values
-    wide = rs.Spectrum(sigma, last.spectra[0].shape, "float32", 0.5)  # an error bound that admits every rank
+    wide = rs.Spectrum(sigma, last.spectra[0].shape, "float32", 0.5)  # an error bound that admits 24 to 40
     unsure = replace(base, layers=(*base.layers[:-1], replace(last, spectra=(wide,)))).against_random()
     assert unsure["l11"].verdict == "undecided"
     assert unsure.verdict == "undecided"
     assert unsure.sentence == (
         "Whether the network loses rank as random layers of the same widths would is undecided at 1 of 12 cut points, "
-        f"where the certified bounds are too wide (most at l11, 0 to 40 against {unsure['l11'].predicted:.0f}; measure "
+        f"where the certified bounds are too wide (most at l11, 24 to 40 against {unsure['l11'].predicted:.0f}; measure "
         'with dtype="float64").'
     )
     assert "l11       12        40" in str(unsure)
@@ -99,8 +100,9 @@ def test_uncertain_ranks_decide_nothing():
     more = replace(unsure, dtype="float64")
     assert "read it with a larger tolerance" in more.sentence
     # what is certain elsewhere is still said, and what is not is counted
-    less = replace(base, layers=(replace(base.layers[0], spectra=(wide,)), *base.layers[1:])).against_random()
-    assert less["l0"].verdict == "undecided"
+    open_ = replace(base.layers[10], spectra=(wide,))
+    less = replace(base, layers=(*base.layers[:10], open_, last)).against_random()
+    assert less["l10"].verdict == "undecided"
     assert less.verdict == "faster"
     assert "(1 more undecided, their certified bounds too wide; " in less.sentence
     # narrow bounds decide although they are no single number

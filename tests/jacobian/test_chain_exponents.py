@@ -352,19 +352,20 @@ class Constant(nn.Module):
 
 
 @pytest.mark.parametrize(
-    "make",
+    ("make", "cut_points"),
     [
-        lambda: nn.Sequential(*[Constant() for _ in range(3)]),
-        lambda: nn.Sequential(nn.Linear(6, 6), nn.Linear(6, 6), Constant(late=True)),  # only the last block fails
-        lambda: nn.DataParallel(nn.Sequential(*[nn.Linear(6, 6) for _ in range(3)])),
+        (lambda: nn.Sequential(*[Constant() for _ in range(3)]), "blocks"),
+        # only the last block fails, when tangents are pushed
+        (lambda: nn.Sequential(nn.Tanh(), nn.Linear(6, 6), Constant(late=True)), ["0", "1", "2"]),
+        (lambda: nn.DataParallel(nn.Sequential(*[nn.Linear(6, 6) for _ in range(3)])), "blocks"),
     ],
     ids=["constants", "last block", "DataParallel"],
 )
-def test_a_model_that_does_not_run_in_float64(make: Callable[[], nn.Module]):
+def test_a_model_that_does_not_run_in_float64(make: Callable[[], nn.Module], cut_points: str | list[str]):
     model, x = make().eval(), torch.randn(1, 6)
-    with pytest.raises(rs.ModelError, match='does not run in float64: .*; pass dtype="float32"'):
-        rs.chain_exponents(model, x)
-    assert rs.chain_exponents(model, x, dtype="float32").exponents.shape == (1, 6)
+    with pytest.raises(rs.ModelError, match=r'does not run in float64: .*; pass dtype="float32"'):
+        rs.chain_exponents(model, x, cut_points=cut_points)
+    assert rs.chain_exponents(model, x, cut_points=cut_points, dtype="float32").exponents.shape == (1, 6)
 
 
 def test_where_nothing_mixes_it_says_so():

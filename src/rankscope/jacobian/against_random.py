@@ -23,9 +23,9 @@ __all__ = ["AgainstRandom", "Compared", "against_random"]
 MEANING = (
     "Random layers: independent dense Gaussian matrices, one for each cut point with a matrix product or convolution "
     "before it, from the same input columns through the same numbers of outputs, read with the same tolerance. Between "
-    "two cut points a plain chain of several products is as many layers; where branches join, as in residual blocks and "
-    "attention, all of them count as one. Random layers have no nonlinearity, skip connection or sharing of weights; so "
-    "the comparison says how rank falls beside pure chance, not why."
+    "two cut points a plain chain of several products is as many layers; where branches join, as in residual blocks "
+    "and attention, all of them count as one. Random layers have no nonlinearity, skip connection or sharing of "
+    "weights; so the comparison says how rank falls beside pure chance, not why."
 )
 
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
+from functools import lru_cache
 
 from rankscope.slicing import Stretch
 from rankscope.spectra import Tolerance
@@ -36,8 +38,13 @@ def extended(sizes: list[int], stretch: Stretch, rows: int) -> list[int]:
     return [*sizes[:-1], min(sizes[-1], rows)]
 
 
-def chain_rank(sizes: list[int], rtol: float) -> float:
+def chain_rank(sizes: Sequence[int], rtol: float) -> float:
     """Expected rank of the product of Gaussian layers of these sizes."""
+    return _chain_rank(tuple(sizes), rtol)
+
+
+@lru_cache(maxsize=4096)
+def _chain_rank(sizes: tuple[int, ...], rtol: float) -> float:
     from rankscope.theory import rectangular_chain_rank
 
     room = float(min(sizes))
