@@ -90,9 +90,10 @@ def test_uncertain_ranks_decide_nothing():
     unsure = replace(base, layers=(*base.layers[:-1], replace(last, spectra=(wide,)))).against_random()
     assert unsure["l11"].verdict == "undecided"
     assert unsure.verdict == "undecided"
+    random = f"{unsure['l11'].predicted:.0f}"
     assert unsure.sentence == (
         "Whether the network loses rank as random layers of the same widths would is undecided at 1 of 12 cut points, "
-        f"where the certified bounds are too wide (most at l11, 24 to 40 against {unsure['l11'].predicted:.0f}; measure "
+        f"where the certified bounds are too wide (most at l11, 24 to 40 against {random}; measure "
         'with dtype="float64").'
     )
     assert "l11       12        40" in str(unsure)
