@@ -352,3 +352,44 @@ def test_a_closing_layernorm_loses_rank_exactly():
     assert np.isneginf(found.mean[-1])
     assert np.isfinite(found.mean[:-1]).all()
     assert found.mean[4] < found.mean[3] - 2
+
+
+class Constant(nn.Module):
+    """Multiplies with a float32 matrix that is no weight."""
+
+    def __init__(self, *, late: bool = False) -> None:
+        super().__init__()
+        self.linear, self.late = nn.Linear(6, 6), late
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.linear(x) @ torch.eye(6) if self.late else self.linear(x @ torch.eye(6))
+
+
+@pytest.mark.parametrize(
+    ("make", "cut_points"),
+    [
+        (lambda: nn.Sequential(*[Constant() for _ in range(3)]), "blocks"),
+        # only the last block fails, when tangents are pushed
+        (lambda: nn.Sequential(nn.Tanh(), nn.Linear(6, 6), Constant(late=True)), ["0", "1", "2"]),
+        (lambda: nn.DataParallel(nn.Sequential(*[nn.Linear(6, 6) for _ in range(3)])), "blocks"),
+    ],
+    ids=["constants", "last block", "DataParallel"],
+)
+def test_a_model_that_does_not_run_in_float64(make: Callable[[], nn.Module], cut_points: str | list[str]):
+    model, x = make().eval(), torch.randn(1, 6)
+    with pytest.raises(rs.ModelError, match=r'does not run in float64: .*; pass dtype="float32"'):
+        rs.chain_exponents(model, x, cut_points=cut_points)
+    assert rs.chain_exponents(model, x, cut_points=cut_points, dtype="float32").exponents.shape == (1, 6)
+
+
+def test_where_nothing_mixes_it_says_so():
+    net = nn.Sequential(nn.ReLU(), nn.LayerNorm(6)).eval()
+    with pytest.raises(
+        rs.CutPointError, match=r"no operation that mixes features .*was recognised along its 2 cut"
+    ) as e:
+        rs.chain_exponents(net, torch.randn(1, 6))
+    assert str(e.value).endswith("cut_points=['0', '1']")
+    assert len(rs.chain_exponents(net, torch.randn(1, 6), cut_points=["0", "1"]).blocks) == 2
+    net = nn.Sequential(nn.Linear(6, 6), nn.LayerNorm(6)).eval()
+    with pytest.raises(rs.CutPointError, match="only one operation that mixes features was recognised along"):
+        rs.chain_exponents(net, torch.randn(1, 6))

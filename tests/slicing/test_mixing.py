@@ -13,7 +13,7 @@ from torch.nn import functional as F
 from torch.nn.utils.parametrizations import spectral_norm
 
 import rankscope as rs
-from rankscope.slicing import CutPointsLike, ModuleCall, Trace, example_sample, select, trace
+from rankscope.slicing import CutPointsLike, ModuleCall, Stretch, Trace, example_sample, select, trace
 
 
 def calls_of(model: nn.Module, x: Any, cut_points: CutPointsLike = "all") -> tuple[Trace, list[ModuleCall]]:
@@ -23,7 +23,7 @@ def calls_of(model: nn.Module, x: Any, cut_points: CutPointsLike = "all") -> tup
 
 def mixes(model: nn.Module, x: Any, cut_points: CutPointsLike = "all") -> dict[str, bool]:
     found, calls = calls_of(model, x, cut_points)
-    return dict(zip([c.name for c in calls], found.mixes(calls), strict=True))
+    return dict(zip([c.name for c in calls], map(bool, found.mixes(calls)), strict=True))
 
 
 def names(found: dict[str, bool]) -> list[str]:
@@ -170,15 +170,83 @@ def test_without_a_graph_modules_with_a_weight_matrix_mix():
 
     found, calls = calls_of(nn.Sequential(nn.Linear(6, 6), nn.Tanh(), nn.Linear(6, 6), Leaves()), torch.randn(1, 6))
     assert not found.structured
-    assert found.mixes(calls) == [True, False, True, False]
+    assert list(map(bool, found.mixes(calls))) == [True, False, True, False]
+    # which of them follow one another is unknown
+    assert found.mixes([calls[-1]]) == [Stretch(2)]
+    assert not Stretch(2).plain
 
 
 def test_it_is_kept_with_the_profile(tmp_path):
     net = nn.Sequential(nn.Linear(6, 6), nn.Tanh(), nn.Linear(6, 6), nn.Tanh()).eval()
     profile = rs.jacobian_rank(net, torch.randn(1, 6), progress=False)
-    assert [x.mixes for x in profile.layers] == [True, False, True, False]
+    assert [x.mixes for x in profile.layers] == [Stretch(1, ((6, 6),)), Stretch(), Stretch(1, ((6, 6),)), Stretch()]
     loaded = rs.JacobianProfile.load(profile.save(tmp_path))
-    assert [x.mixes for x in loaded.layers] == [True, False, True, False]
+    assert [x.mixes for x in loaded.layers] == [x.mixes for x in profile.layers]
     text = (tmp_path / "profile.json").read_text()
-    (tmp_path / "profile.json").write_text(text.replace('"mixes"', '"before"'))  # as earlier versions wrote it
+    (tmp_path / "profile.json").write_text(
+        text.replace('"mixes"', '"before"').replace("mixing_op", "op")
+    )  # as earlier versions wrote it
     assert all(x.mixes for x in rs.JacobianProfile.load(tmp_path).layers)
+
+
+class Between(nn.Module):
+    """A function between two linear layers."""
+
+    def __init__(self, function: Callable[[Tensor], Tensor], width: int = 6) -> None:
+        super().__init__()
+        self.a, self.function, self.act, self.b = nn.Linear(6, 6), function, nn.Tanh(), nn.Linear(width, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.b(self.act(self.function(self.a(x))))
+
+
+MATRIX = torch.eye(6) + 0.1 * torch.ones(6, 6)
+
+
+@pytest.mark.parametrize(
+    "function",
+    [
+        lambda x: torch.linalg.solve(MATRIX, x.T).T,
+        lambda x: torch.linalg.solve_triangular(MATRIX, x.T, upper=True).T,
+        lambda x: torch.linalg.lstsq(MATRIX, x.T)[0].T,
+        lambda x: torch.cholesky_solve(x.T, MATRIX).T,
+        lambda x: torch.cdist(x, torch.arange(36.0).view(6, 6)),
+        lambda x: x.cumsum(1),
+        lambda x: x.cumprod(1),
+        lambda x: x.logcumsumexp(1),
+    ],
+    ids=["solve", "triangular", "lstsq", "cholesky", "cdist", "cumsum", "cumprod", "logcumsumexp"],
+)
+def test_solves_distances_and_running_sums_mix(function: Callable[[Tensor], Tensor]):
+    assert mixes(Between(function), torch.randn(1, 6)) == {"a": True, "act": True, "b": True}
+
+
+def stretch(model: nn.Module, x: Tensor) -> Stretch:
+    found, calls = calls_of(nn.Sequential(model), x, ["0"])
+    return found.mixes(calls)[0]
+
+
+def test_a_plain_chain_is_told_from_branches_that_join():
+    x = torch.randn(1, 6)
+    chain = nn.Sequential(nn.Linear(6, 9), nn.SiLU(), nn.LayerNorm(9), nn.AdaptiveAvgPool1d(4), nn.Linear(4, 7))
+    assert stretch(chain, x) == Stretch(2, ((6, 9), (4, 7)))
+    assert stretch(chain, x).plain
+    # a gate of the same values bypasses no operation
+    assert stretch(Between(lambda y: y * torch.sigmoid(y)), x) == Stretch(2, ((6, 6), (6, 2)))
+    # a skip connection bypasses the operation in it, two projections stand side by side
+    assert stretch(Between(lambda y: y + y @ MATRIX), x) == Stretch(3)
+    assert stretch(Between(lambda y: (y @ MATRIX) * (y @ MATRIX)), x) == Stretch(4)
+    assert not stretch(Between(lambda y: y + y @ MATRIX), x).plain
+    # complex values are two real ones each
+    fft = stretch(Between(lambda y: torch.view_as_real(torch.fft.rfft(y)).flatten(1), 8), x)
+    assert fft == Stretch(3, ((6, 6), (6, 8), (8, 2)))
+
+
+@pytest.mark.parametrize("how", ["part", "whole"])
+def test_scripted_modules_are_named(how: str):
+    scripted = torch.jit.script(nn.Linear(6, 6))
+    model = (nn.Sequential(nn.Tanh(), scripted) if how == "part" else scripted).eval()
+    what = "module '1'" if how == "part" else "the model"
+    for measure in (rs.layers, rs.jacobian_rank):
+        with pytest.raises(rs.ModelError, match=f"^{what} is a TorchScript module.*put in its place the module"):
+            measure(model, torch.randn(1, 6))

@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from rankscope._base.errors import UsageError
+from rankscope.jacobian.random_chain import chain_rank, extended, slack
+from rankscope.slicing import Stretch
 from rankscope.spectra import Tolerance
 
 if TYPE_CHECKING:
@@ -18,15 +20,12 @@ if TYPE_CHECKING:
 
 __all__ = ["AgainstRandom", "Compared", "against_random"]
 
-# A smaller difference may be the random chain's own. Measured: the law is within one of the mean of simulated chains,
-# and a single one scatters with a standard deviation of 0.4 to 1.3 at widths of 10 to 300 and up to 3 at 768.
-_SLACK, _SLACK_SHARE = 3.0, 0.01
-_ROUNDING = 1e-6  # a prediction of 9.9999999 leaves all ten
 MEANING = (
     "Random layers: independent dense Gaussian matrices, one for each cut point with a matrix product or convolution "
-    "before it, from the same input columns through the same numbers of outputs, read with the same tolerance. They "
-    "have no nonlinearity, skip connection or sharing of weights, and a block of several layers counts as one; so the "
-    "comparison says how rank falls beside pure chance, not why."
+    "before it, from the same input columns through the same numbers of outputs, read with the same tolerance. Between "
+    "two cut points a plain chain of several products is as many layers; where branches join, as in residual blocks "
+    "and attention, all of them count as one. Random layers have no nonlinearity, skip connection or sharing of "
+    "weights; so the comparison says how rank falls beside pure chance, not why."
 )
 
 
@@ -39,7 +38,8 @@ class Compared:
     name : str
         The cut point.
     depth : int
-        Random layers up to it: the true cuts before it, and itself, where features mix from one to the next.
+        Random layers up to it: those of the true cuts before it, and its own, one for each operation of a plain chain
+        of mixing operations between two cuts, one where branches join, none where nothing mixes.
     rows : int
         Its width, the number of outputs.
     possible : int
@@ -48,6 +48,13 @@ class Compared:
         Function rank (largest over the inputs), and its certified bounds; the rank itself where there are none.
     predicted : float
         Expected rank of the random chain.
+    slack : float
+        By how much one random chain may differ from it: at least three dimensions and a hundredth, more where the
+        count follows the threshold steeply, and with the number of cut points.
+    operations : int
+        Mixing operations of the network up to it; without any there is nothing to compare.
+    joined : int
+        The largest number of them that one random layer stands for.
     true_cut : bool
         Whether it is a layer of the chain, or hangs off it inside a branch.
     """
@@ -60,6 +67,9 @@ class Compared:
     lower: int
     upper: int
     predicted: float
+    slack: float
+    operations: int
+    joined: int
     true_cut: bool
 
     @property
@@ -68,17 +78,21 @@ class Compared:
         return self.measured - self.predicted
 
     @property
-    def slack(self) -> float:
-        """By how much one random chain may differ from the expected rank: three dimensions and a hundredth."""
-        return _SLACK + _SLACK_SHARE * self.possible
-
-    @property
     def verdict(self) -> str:
-        """``"more"``, ``"less"`` or ``"same"`` rank than the random chain, beyond both uncertainties."""
-        if self.lower > self.predicted + self.slack:
+        """``"more"``, ``"less"`` or ``"same"`` rank than the random chain; or why that cannot be said.
+
+        ``"undecided"``: the certified bounds are wider than the slack and leave it open. ``"none"``: no operation that
+        mixes features was recognised up to here, so that there is no random layer.
+        """
+        if not self.operations:
+            return "none"
+        low, high = self.predicted - self.slack, self.predicted + self.slack
+        if self.lower > high:
             return "more"
-        if self.upper < self.predicted - self.slack:
+        if self.upper < low:
             return "less"
+        if self.upper - self.lower > self.slack and not (low <= self.lower and self.upper <= high):
+            return "undecided"
         return "same"
 
 
@@ -96,51 +110,88 @@ class AgainstRandom:
         Input directions K.
     layers : tuple of Compared
         In depth order.
+    dtype : str
+        Measured in.
     """
 
     model: str
     tolerance: Tolerance
     columns: int
     layers: tuple[Compared, ...]
+    dtype: str = ""
 
     @property
     def verdict(self) -> str:
         """``"faster"``, ``"slower"``, ``"alike"`` or ``"mixed"``: how the network loses rank beside random layers.
 
         Judged at the true cuts; faster when some of them have less rank than the random chain and none has more.
+        ``"undecided"`` when none differs for certain and bounds leave it open at some; ``"none"`` when no operation
+        that mixes features was recognised up to the last.
         """
-        found = {x.verdict for x in self._chain} - {"same"}
-        if not found:
-            return "alike"
-        return "mixed" if len(found) == 2 else ("slower" if found == {"more"} else "faster")
+        chain = self._judged
+        if not chain:
+            return "none"
+        found = {x.verdict for x in chain}
+        if not found & {"more", "less"}:
+            return "undecided" if "undecided" in found else "alike"
+        return "mixed" if {"more", "less"} <= found else ("slower" if "more" in found else "faster")
 
     @property
     def sentence(self) -> str:
-        """The comparison in one sentence, with the cut points where both differ most."""
-        chain = self._chain
+        """The comparison in one sentence, with the cut points where both differ most, and how sure it is."""
+        said = self._said()
+        joined = max((x.joined for x in self._judged), default=0)
+        if joined > 1:
+            said += f", each block of up to {joined} mixing operations counted as one layer"
+        return said + "."
+
+    def _said(self) -> str:
+        chain, verdict = self._judged, self.verdict
         count = f"{len(chain)} cut point{'s' * (len(chain) != 1)}"
-        if self.verdict == "alike":
-            full = all(x.predicted > x.possible - 0.5 for x in chain)
-            why = ", where both keep what the widths allow" if full else ""
-            return f"The network keeps rank as random layers of the same widths would at all {count}{why}."
+        if verdict == "none":
+            last = self._chain[-1].name
+            return (
+                f"No operation that mixes features was recognised up to {last}, so there are no random layers to lay "
+                "beside the network"
+            )
         below = [x for x in chain if x.verdict == "less"]
         above = [x for x in chain if x.verdict == "more"]
-        if self.verdict == "mixed":
+        open_ = [x for x in chain if x.verdict == "undecided"]
+        if verdict == "undecided":
+            widest = max(open_, key=_width)
+            return (
+                "Whether the network loses rank as random layers of the same widths would is undecided at "
+                f"{len(open_)} of {count}, where the certified bounds are too wide (most at {widest.name}, "
+                f"{widest.lower:,} to {widest.upper:,} against {widest.predicted:,.0f}; {self._remedy})"
+            )
+        left = f" ({len(open_)} more undecided, their certified bounds too wide; {self._remedy})" if open_ else ""
+        if verdict == "alike":
+            full = all(x.predicted > x.possible - 0.5 for x in chain)
+            why = ", where both keep what the widths allow" if full else ""
+            return f"The network keeps rank as random layers of the same widths would at all {count}{why}"
+        if verdict == "mixed":
             return (
                 f"Beside random layers of the same widths the network has lost more rank at {len(below)} of {count} "
                 f"(most at {_at(min(below, key=_difference))}) and less at {len(above)} "
-                f"(most at {_at(max(above, key=_difference))})."
+                f"(most at {_at(max(above, key=_difference))}){left}"
             )
-        part = below or above
-        most = max(part, key=lambda x: abs(x.difference))
+        most = max(below or above, key=lambda x: abs(x.difference))
         return (
-            f"The network loses rank {self.verdict} than random layers of the same widths would: it has "
-            f"{'less' if below else 'more'} left at {len(part)} of {count}, most at {_at(most)}."
+            f"The network loses rank {verdict} than random layers of the same widths would: it has "
+            f"{'less' if below else 'more'} left at {len(below or above)} of {count}, most at {_at(most)}{left}"
         )
+
+    @property
+    def _remedy(self) -> str:
+        return "read it with a larger tolerance" if self.dtype == "float64" else 'measure with dtype="float64"'
 
     @property
     def _chain(self) -> tuple[Compared, ...]:
         return tuple(x for x in self.layers if x.true_cut) or self.layers
+
+    @property
+    def _judged(self) -> tuple[Compared, ...]:
+        return tuple(x for x in self._chain if x.verdict != "none")
 
     def __getitem__(self, name: str) -> Compared:
         for layer in self.layers:
@@ -166,6 +217,7 @@ class AgainstRandom:
             "model": self.model,
             "tolerance": self.tolerance.to_dict(),
             "columns": self.columns,
+            "dtype": self.dtype,
             "verdict": self.verdict,
             "sentence": self.sentence,
             "meaning": MEANING,
@@ -189,11 +241,11 @@ class AgainstRandom:
             f"{'layer':<{width}}  {'depth':>5} {'outputs':>9} {'measured':>8} {'random':>8}  difference",
         ]
         for x in self.layers:
-            mark = {"more": "more", "less": "less", "same": ""}[x.verdict]
+            mark = "" if x.verdict in ("same", "none") else x.verdict
             branch = "" if x.true_cut else "in a branch"
             lines.append(
                 f"{x.name:<{width}}  {x.depth:>5} {x.rows:>9,} {x.measured:>8} {x.predicted:>8.1f}  "
-                f"{x.difference:>+10.1f} {mark:<4} {branch}".rstrip()
+                f"{x.difference:>+10.1f} {mark:<9} {branch}".rstrip()
             )
         return "\n".join([*lines, self.sentence])
 
@@ -201,13 +253,15 @@ class AgainstRandom:
 def against_random(profile: JacobianProfile) -> AgainstRandom:
     """Lay the Gaussian prediction for the same widths over a measured profile.
 
-    The chain has the profile's K columns as its input and one Gaussian layer, as wide as the cut point has outputs, for
-    each true cut before which features mix: by a matrix product, a convolution, attention. A cut point after an
-    activation, a normalisation, pooling or padding alone adds no layer; where it has fewer outputs, the last layer is
-    so much narrower (some rows of a Gaussian matrix, or their means, are one). The random directions of a sketch are a
-    Gaussian matrix themselves: one layer as wide as the network's input comes first. A cut point inside a branch stands
-    on top of the true cuts before it, and is no part of the chain after it. Where autograd's graph could not be read
-    (no true cut is known) all cut points are the chain.
+    The chain has the profile's K columns as its input and one Gaussian layer for each operation that mixes features (a
+    matrix product, a convolution, …) from one true cut to the next where these are a plain chain, as wide as what
+    leaves it; the last of them as wide as the cut point. Where branches join in between, as in residual blocks and
+    attention, all are one layer, and the sentence says of how many operations. A cut point after an activation, a
+    normalisation, pooling or padding alone adds no layer; where it has fewer outputs, the last layer is so much
+    narrower (some rows of a Gaussian matrix, or their means, are one). The random directions of a sketch are a Gaussian
+    matrix themselves: one layer as wide as the network's input comes first. A cut point inside a branch stands on top
+    of the true cuts before it, and is no part of the chain after it. Where autograd's graph could not be read (no true
+    cut is known) all cut points are the chain.
 
     Raises
     ------
@@ -215,8 +269,6 @@ def against_random(profile: JacobianProfile) -> AgainstRandom:
         When the tolerance has an absolute part: a random chain has no scale of its own.
     """
     import torch
-
-    from rankscope.theory import rectangular_chain_rank
 
     tolerance = profile.tolerance
     if tolerance.atol:
@@ -228,20 +280,20 @@ def against_random(profile: JacobianProfile) -> AgainstRandom:
     dtype = getattr(torch, profile.dtype)
     columns = profile.layers[0].columns
     widths = [math.prod(profile.input_shape)] if "random directions" in profile.columns and profile.input_shape else []
-    found = []
+    cuts = sum(layer.true_cut or not known for layer in profile.layers)
+    operations, joined, found = 0, 1, []
     for layer in profile.layers:
-        # the K columns, then the layers' widths; what does not mix may narrow the last of these
-        sizes = [columns, *widths]
-        sizes = [*sizes, layer.rows] if layer.mixes else [*sizes[:-1], min(sizes[-1], layer.rows)]
+        stretch = Stretch.of(layer.mixes)
+        # the K columns, then the layers' widths
+        sizes = extended([columns, *widths], stretch, layer.rows)
+        own = operations + stretch.operations, max(joined, 1 if stretch.plain else stretch.operations)
         if layer.true_cut or not known:
             columns, *widths = sizes
+            operations, joined = own
         room = min(sizes)
-        predicted = float(room)
-        if len(sizes) > 1:
-            # the law needs an rtol alone: the convention's own for this layer's shape
-            rtol = tolerance.relative((layer.rows, layer.columns), dtype)
-            law = rectangular_chain_rank(sizes[0], sizes[1:], Tolerance(rtol=rtol))
-            predicted = law if room - law >= _ROUNDING else predicted
+        # the law needs an rtol alone: the convention's own for this layer's shape
+        rtol = tolerance.relative((layer.rows, layer.columns), dtype)
+        predicted = chain_rank(sizes, rtol)
         rank = profile.summary(layer)["function_rank"]
         certified = profile.summary(layer)["certified"]
         value = int(rank["value"])
@@ -255,10 +307,17 @@ def against_random(profile: JacobianProfile) -> AgainstRandom:
                 lower=int(rank["lower"]) if certified else value,
                 upper=int(rank["upper"]) if certified else value,
                 predicted=predicted,
+                slack=slack(sizes, rtol, cuts),
+                operations=own[0],
+                joined=own[1],
                 true_cut=layer.true_cut,
             )
         )
-    return AgainstRandom(profile.model, tolerance, profile.layers[0].columns, tuple(found))
+    return AgainstRandom(profile.model, tolerance, profile.layers[0].columns, tuple(found), profile.dtype)
+
+
+def _width(layer: Compared) -> int:
+    return layer.upper - layer.lower
 
 
 def _difference(layer: Compared) -> float:
@@ -280,6 +339,9 @@ def _row(layer: Compared) -> dict[str, Any]:
         "upper": layer.upper,
         "predicted": layer.predicted,
         "difference": layer.difference,
+        "slack": layer.slack,
+        "operations": layer.operations,
+        "joined": layer.joined,
         "verdict": layer.verdict,
         "true_cut": layer.true_cut,
     }

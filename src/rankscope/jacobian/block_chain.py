@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import math
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
@@ -12,7 +14,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from rankscope._base.errors import CutPointError, DataError, UsageError
+from rankscope._base.errors import CutPointError, DataError, ModelError, UsageError
 from rankscope._base.progress import Progress, progress_for
 from rankscope._base.provenance import device_name, versions
 from rankscope.jacobian.block_runner import BlockRunner
@@ -106,7 +108,8 @@ def chain_exponents(
     CutPointError
         When there is no run of two blocks or more of one width; the message names the shapes seen.
     UsageError, DataError, ModelError, DeviceError
-        As in ``jacobian_rank``; DataError also when a block's Jacobian is not finite.
+        As in ``jacobian_rank``; DataError also when a block's Jacobian is not finite, ModelError when the model does
+        not run in ``dtype``.
     MeasurementError
         When no way to push tangents works.
 
@@ -158,8 +161,9 @@ def chain_exponents(
                         f"{tuple(first.x.shape[1:])}; give inputs of one shape"
                     )
                 sample = raw.to(where, work_dtype)
-                operators = _operators(model, chain, sample, where, work_dtype, chunk_size, way)
-                found.append(lyapunov_exponents(operators, k=tracked, seed=seed))
+                with _named_failure(traced.model, work_dtype):
+                    operators = _operators(model, chain, sample, where, work_dtype, chunk_size, way)
+                    found.append(lyapunov_exponents(operators, k=tracked, seed=seed))
                 report(index + 1, None, raw.name)
         finally:
             report.close()
@@ -181,6 +185,23 @@ def chain_exponents(
     )
 
 
+@contextmanager
+def _named_failure(model: str, dtype: torch.dtype) -> Iterator[None]:
+    """torch's own errors as one that says what to do; running out of memory stays what it is."""
+    try:
+        yield
+    except torch.OutOfMemoryError:
+        raise
+    except RuntimeError as error:
+        width = str(dtype).removeprefix("torch.")
+        words = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        # the model itself ran in its own dtype when it was traced
+        remedy = 'pass dtype="float32"' if dtype == torch.float64 else 'pass dtype="float64"'
+        raise ModelError(
+            f"{model} does not run in {width}: {words}; {remedy}, or dtype=None for the model's own"
+        ) from error
+
+
 _Points = list[tuple[ModuleCall | None, tuple[int, ...]]]  # None: the input
 _DEFAULTS = ("blocks", "all", "paper")
 
@@ -198,6 +219,13 @@ def _longest(found: Trace, calls: list[ModuleCall], *, merge: bool) -> _Chain:
     if len(kept) < 3:
         seen = ", ".join(f"{'input' if c is None else c.name} {'×'.join(map(str, s))}" for c, s in points[:12])
         more = f" and {len(points) - 12} more" if len(points) > 12 else ""
+        plain = _run(points, merge=False)
+        if merge and len(plain) > 2:
+            raise CutPointError(
+                f"{found.model} has no chain of two blocks or more: {_operations(plain)} recognised along its "
+                f"{len(plain) - 1} cut points of one width, and a block is one with all that follows it; to take each "
+                f"cut point as a block, name them: cut_points={[c.name for c, _ in plain if c is not None][:4]}"
+            )
         raise CutPointError(
             f"{found.model} has no chain of two blocks or more of one width along its true cuts: {seen}{more}; name "
             "cut points of one shape (rs.layers(model) lists them), or use rs.jacobian_rank, which needs no equal "
@@ -228,6 +256,14 @@ def _merged(points: _Points) -> _Points:
     mixing = [0 if c is None else c.mixing for c, _ in points]
     kept = [p for p, own, after in zip(points, mixing, mixing[1:], strict=False) if after & ~own]
     return [*kept, points[-1]]
+
+
+def _operations(points: _Points) -> str:
+    first, last = (0 if c is None else c.mixing for c, _ in (points[0], points[-1]))
+    count = (last & ~first).bit_count()
+    if not count:
+        return "no operation that mixes features (matrix product, convolution, …) was"
+    return "only one operation that mixes features was" if count == 1 else f"{count} operations that mix features were"
 
 
 def _leaf(call: ModuleCall | None) -> bool:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rankscope._base.errors import UsageError, nearest
+from rankscope.slicing import Stretch
 from rankscope.spectra import RankEstimate, Spectrum, Tolerance, ToleranceLike, as_tolerance
 
 if TYPE_CHECKING:
@@ -26,7 +27,8 @@ SCHEMA_VERSION = 1
 class Layer:
     """One measured cut point, with one spectrum an image; ``None`` where that image's Jacobian is not finite.
 
-    ``mixes`` tells whether features mix (a matrix product, a convolution, …) between the true cut before it and it.
+    ``mixes`` tells what mixes features (a matrix product, a convolution, …) between the true cut before it and it;
+    a plain truth value where no more than that is known.
     """
 
     name: str
@@ -34,7 +36,7 @@ class Layer:
     columns: int
     true_cut: bool
     spectra: tuple[Spectrum | None, ...]
-    mixes: bool = True
+    mixes: Stretch | bool = True
 
     def estimates(self, tolerance: Tolerance) -> list[RankEstimate]:
         """Rank of every image that could be measured."""
@@ -209,7 +211,7 @@ class JacobianProfile:
             "skipped": dict(self.skipped),
             "unmeasured": dict(self.unmeasured),
             "rises": self.rises(),
-            "layers": [{**self.summary(x), "mixes": x.mixes} for x in self.layers],
+            "layers": [{**self.summary(x), **_mixing(x)} for x in self.layers],
         }
 
     def save(self, path: str | Path) -> Path:
@@ -255,3 +257,12 @@ class JacobianProfile:
 
 def _finite(value: float | None) -> float | None:
     return value if value is not None and value - value == 0 else None
+
+
+def _mixing(layer: Layer) -> dict[str, Any]:
+    found = Stretch.of(layer.mixes)
+    return {
+        "mixes": bool(found),
+        "mixing_operations": found.operations,
+        "mixing_sizes": [list(size) for size in found.sizes],
+    }

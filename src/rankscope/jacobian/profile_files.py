@@ -11,6 +11,7 @@ import numpy as np
 
 from rankscope._base.errors import OutputError, RankscopeError
 from rankscope.jacobian.profile import SCHEMA_VERSION, JacobianProfile, Layer
+from rankscope.slicing import Stretch
 from rankscope.spectra import Spectrum, as_tolerance
 
 __all__ = ["in_order", "load", "make_folder", "save", "write_whole"]
@@ -122,7 +123,10 @@ def _profile(data: dict[str, Any], arrays: dict[str, Any]) -> JacobianProfile:
             spectra.append(Spectrum(sigma, shape, data["dtype"], error_bound, square_error))
         if sum(s is not None for s in spectra) != entry["images"]:
             raise ValueError(f"profile.safetensors lacks spectra of {entry['name']!r}")
-        mixes = entry.get("mixes", True)  # absent in files of earlier versions
+        mixes: Stretch | bool = entry.get("mixes", True)  # absent in files of earlier versions, as is what follows
+        if "mixing_operations" in entry:
+            sizes = tuple((int(a), int(b)) for a, b in entry["mixing_sizes"])
+            mixes = Stretch(int(entry["mixing_operations"]), sizes)
         layers.append(Layer(entry["name"], entry["rows"], entry["columns"], entry["true_cut"], tuple(spectra), mixes))
     plain = {
         k: data[k] for k in ("model", "weights", "columns", "background", "device", "dtype", "method", "cut_points")

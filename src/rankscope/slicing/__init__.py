@@ -5,6 +5,7 @@ from rankscope.slicing.columns import All, Columns, ColumnsLike, Patch, Sketch, 
 from rankscope.slicing.cut_points import CutPointsLike, LayerTable, layers, select
 from rankscope.slicing.guard import evaluation_mode, full_precision, measuring, observing
 from rankscope.slicing.inputs import Sample, call_model, example_sample, read_samples
+from rankscope.slicing.mixing import Stretch
 from rankscope.slicing.precision import LowerPrecision
 from rankscope.slicing.trace import ModuleCall, Trace, trace
 
@@ -21,6 +22,7 @@ __all__ = [
     "Patch",
     "Sample",
     "Sketch",
+    "Stretch",
     "Trace",
     "as_columns",
     "call_model",

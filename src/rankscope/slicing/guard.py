@@ -153,9 +153,21 @@ def _fast_path_off() -> Iterator[None]:
         torch.backends.mha.set_fastpath_enabled(before)
 
 
+def _no_script(model: nn.Module) -> None:
+    """Scripted modules take no hooks, and their weights and buffers cannot be put in place from outside."""
+    for name, module in model.named_modules():
+        if isinstance(module, torch.jit.ScriptModule):
+            what = f"module {name!r}" if name else "the model"
+            raise ModelError(
+                f"{what} is a TorchScript module, which takes no hooks and so cannot be measured; put in its place "
+                "the module that it was scripted or traced from"
+            )
+
+
 @contextmanager
 def observing(model: nn.Module, device: torch.device) -> Iterator[None]:
     """The guards of forward passes: full float32, hooks not skipped, random state, buffers. Modes are the caller's."""
+    _no_script(model)
     with ExitStack() as stack:
         stack.enter_context(_buffers(model))
         stack.enter_context(_random_state(device))

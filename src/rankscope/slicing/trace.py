@@ -19,7 +19,7 @@ from rankscope._base.errors import ModelError
 from rankscope.slicing.capture import CallKey, capture, first_tensor
 from rankscope.slicing.guard import measuring
 from rankscope.slicing.inputs import Sample, call_model
-from rankscope.slicing.mixing import mixing_before
+from rankscope.slicing.mixing import MixingGraph, Stretch, mixing_before
 
 __all__ = ["ModuleCall", "Trace", "trace"]
 
@@ -30,7 +30,8 @@ class ModuleCall:
 
     ``name`` is the dotted module name, with ``#k`` (k from 1) where the module is called several times.
     ``node`` identifies the tensor it returned: two calls with one ``node`` returned the very same tensor.
-    ``mixing`` has one bit for every operation before its output that mixes features (matrix product, convolution, …).
+    ``mixing`` has one bit for every operation before its output that mixes features (matrix product, convolution, …);
+    ``always`` those of them that all ways from the input to this output pass through.
     """
 
     name: str
@@ -42,6 +43,7 @@ class ModuleCall:
     leaf: bool
     node: int
     mixing: int = 0
+    always: int = 0
 
 
 @dataclass(frozen=True)
@@ -54,17 +56,25 @@ class Trace:
     structured: bool
     """Whether autograd's graph was there to tell true cuts; without it ``true_cut`` is False everywhere."""
 
-    def mixes(self, calls: Sequence[ModuleCall]) -> list[bool]:
-        """For each of some calls in depth order: whether features mix between the last true cut of them and it.
+    sizes: tuple[tuple[int, int], ...] = ()
+    """By bit of ``ModuleCall.mixing``: how many values enter and leave the operation."""
+
+    def mixes(self, calls: Sequence[ModuleCall]) -> list[Stretch]:
+        """For each of some calls in depth order: what mixes features between the last true cut of them and it.
 
         Where no true cut is known the last call counts instead.
         """
         found, before = [], 0
         for call in calls:
-            found.append(call.mixing & ~before != 0)
+            found.append(self._stretch(call.mixing & ~before, call.always))
             if call.true_cut or not self.structured:
                 before = call.mixing
         return found
+
+    def _stretch(self, between: int, always: int) -> Stretch:
+        chain = self.structured and between & ~always == 0
+        sizes = tuple(size for k, size in enumerate(self.sizes) if chain and between >> k & 1)
+        return Stretch(between.bit_count(), sizes)
 
     def named(self, module: str) -> list[ModuleCall]:
         """Every call of one module, or the one call named ``module#k``."""
@@ -155,14 +165,14 @@ def trace(model: nn.Module, sample: Sample) -> Trace:
         used: dict[Any, set[int]] = {}
         if output.grad_fn is None:
             structured, every = False, set()
-            bits: dict[Any, int] = {}
+            graph = MixingGraph()
         else:
             path = _between(output.grad_fn, leaf)
             structured = bool(path)
             every = _on_every_path(path)
             used = _used_outputs(path)
             used.setdefault(output.grad_fn, set()).add(output.output_nr)
-            bits = mixing_before(nodes.values(), leaf)
+            graph = mixing_before(nodes.values(), leaf)
 
     counts: dict[str, int] = {}
     for name, _ in seen:
@@ -179,13 +189,14 @@ def trace(model: nn.Module, sample: Sample) -> Trace:
                 kind=type(module).__name__,
                 shape=shape,
                 true_cut=node in every and used[node] == {places[key]},
-                depends=not structured or node in bits,
+                depends=not structured or node in graph.some,
                 leaf=next(module.children(), None) is None,
                 node=numbers.setdefault((node, places[key]), len(numbers)) if node is not None else -1 - len(calls),
-                mixing=bits.get(node, 0) if structured else _weights_up_to(calls, module),
+                mixing=graph.some.get(node, 0) if structured else _weights_up_to(calls, module),
+                always=graph.every.get(node, 0),
             )
         )
-    return Trace(tuple(calls), type(model).__name__, tuple(sample.x.shape[1:]), structured)
+    return Trace(tuple(calls), type(model).__name__, tuple(sample.x.shape[1:]), structured, tuple(graph.sizes))
 
 
 def _weights_up_to(before: list[ModuleCall], module: nn.Module) -> int:
