@@ -1,0 +1,91 @@
+"""A network beside random layers, in one sentence and as a table for the terminal."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from rankscope.jacobian.compared import Compared
+
+if TYPE_CHECKING:
+    from rankscope.jacobian.against_random import AgainstRandom
+
+__all__ = ["comparison_sentence", "comparison_text"]
+
+
+def comparison_sentence(found: AgainstRandom) -> str:
+    """How rank falls beside random layers, where both differ most, and how sure that is."""
+    said = _said(found)
+    joined = max((x.joined for x in found.judged), default=0)
+    if joined > 1:
+        said += f", each block of up to {joined} mixing operations counted as one layer"
+    return said + "."
+
+
+def comparison_text(found: AgainstRandom) -> str:
+    """Header, one line a cut point, and the sentence."""
+    width = max([len(x.name) for x in found.layers] + [5])
+    lines = [
+        f"{found.model} beside random layers, {found.columns:,} columns, tolerance {found.tolerance.name}",
+        f"{'layer':<{width}}  {'depth':>5} {'outputs':>9} {'measured':>8} {'random':>8}  difference",
+    ]
+    for x in found.layers:
+        mark = "" if x.verdict in ("same", "none") else x.verdict
+        branch = "" if x.true_cut else "in a branch"
+        lines.append(
+            f"{x.name:<{width}}  {x.depth:>5} {x.rows:>9,} {x.measured:>8} {x.predicted:>8.1f}  "
+            f"{x.difference:>+10.1f} {mark:<9} {branch}".rstrip()
+        )
+    return "\n".join([*lines, found.sentence])
+
+
+def _said(found: AgainstRandom) -> str:
+    chain, verdict = found.judged, found.verdict
+    count = f"{len(chain)} cut point{'s' * (len(chain) != 1)}"
+    if verdict == "none":
+        last = found.chain[-1].name
+        return (
+            f"No operation that mixes features was recognised up to {last}, so there are no random layers to lay "
+            "beside the network"
+        )
+    below = [x for x in chain if x.verdict == "less"]
+    above = [x for x in chain if x.verdict == "more"]
+    open_ = [x for x in chain if x.verdict == "undecided"]
+    if verdict == "undecided":
+        widest = max(open_, key=_width)
+        return (
+            "Whether the network loses rank as random layers of the same widths would is undecided at "
+            f"{len(open_)} of {count}, where the certified bounds are too wide (most at {widest.name}, "
+            f"{widest.lower:,} to {widest.upper:,} against {widest.predicted:,.0f}; {_remedy(found)})"
+        )
+    left = f" ({len(open_)} more undecided, their certified bounds too wide; {_remedy(found)})" if open_ else ""
+    if verdict == "alike":
+        full = all(x.predicted > x.possible - 0.5 for x in chain)
+        why = ", where both keep what the widths allow" if full else ""
+        return f"The network keeps rank as random layers of the same widths would at all {count}{why}"
+    if verdict == "mixed":
+        return (
+            f"Beside random layers of the same widths the network has lost more rank at {len(below)} of {count} "
+            f"(most at {_at(min(below, key=_difference))}) and less at {len(above)} "
+            f"(most at {_at(max(above, key=_difference))}){left}"
+        )
+    most = max(below or above, key=lambda x: abs(x.difference))
+    return (
+        f"The network loses rank {verdict} than random layers of the same widths would: it has "
+        f"{'less' if below else 'more'} left at {len(below or above)} of {count}, most at {_at(most)}{left}"
+    )
+
+
+def _remedy(found: AgainstRandom) -> str:
+    return "read it with a larger tolerance" if found.dtype == "float64" else 'measure with dtype="float64"'
+
+
+def _width(layer: Compared) -> int:
+    return layer.upper - layer.lower
+
+
+def _difference(layer: Compared) -> float:
+    return layer.difference
+
+
+def _at(layer: Compared) -> str:
+    return f"{layer.name}, {layer.measured:,} against {layer.predicted:,.0f}"
