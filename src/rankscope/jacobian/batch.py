@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from rankscope._base.errors import MeasurementError
 from rankscope.jacobian.budget import bytes_per_tangent, chunk_for
 from rankscope.jacobian.checks import (
+    ADJOINT_LIMIT,
     Reference,
     adjoint_error,
     lower_precision_inside,
@@ -28,7 +29,7 @@ from rankscope.slicing import Columns, ModuleCall, Sample
 __all__ = ["BatchMeasurer", "Settings", "join"]
 
 _PROBES = 6  # the certificate's bound fails with probability 10^-6
-_ADJOINT_LIMIT = 1e-3
+
 _AGREE = 1e-4  # of a cut point's largest entry; a kink on the other side would show as far more
 _MOST_IMAGES = 64
 _SHARE = 4  # of the budget's J storage, images that share a sweep take at most a quarter
@@ -106,7 +107,7 @@ class BatchMeasurer:
                 return ""
             with method.kernels():
                 error, where = adjoint_error(self.runner, sample, direction, out)
-            wrong = error is None or not error <= _ADJOINT_LIMIT
+            wrong = error is None or not error <= ADJOINT_LIMIT
             return (
                 f"disagrees with reverse mode at {where!r}: a backward formula is not differentiable" if wrong else ""
             )
@@ -119,7 +120,7 @@ class BatchMeasurer:
             self.adjoint, where = adjoint_error(self.runner, sample, direction, out)
         if self.adjoint is None:
             self.notes.append(f"forward mode could not be checked against reverse mode: {where}")
-        elif not self.adjoint <= _ADJOINT_LIMIT:
+        elif not self.adjoint <= ADJOINT_LIMIT:
             self.notes.append(
                 f"forward and reverse mode disagree by {self.adjoint:.1%} at {where!r}: an operator has a wrong "
                 "derivative, or a tensor leaves the computation; do not trust layers from there on"

@@ -13,8 +13,9 @@ from rankscope.jacobian.runner import Runner
 from rankscope.jacobian.sweep import Sweep, SweepResult
 from rankscope.slicing import LowerPrecision, Sample
 
-__all__ = ["Reference", "adjoint_error", "lower_precision_inside"]
+__all__ = ["ADJOINT_LIMIT", "Reference", "adjoint_error", "lower_precision_inside"]
 
+ADJOINT_LIMIT = 1e-3
 _UNDERFLOW = 1e-30  # products of float32 numbers below this may be zero in one mode and not in the other
 
 
@@ -70,7 +71,7 @@ def lower_precision_inside(exact: Runner, sample: Sample) -> bool:
 def adjoint_error(
     runner: Runner, sample: Sample, direction: Tensor, forward: tuple[Tensor, ...]
 ) -> tuple[float | None, str]:
-    """|⟨w, J·v⟩ − ⟨Jᵀw, v⟩| relative to its parts, and the worst layer; ``None`` where reverse mode fails.
+    """|⟨w, J·v⟩ − ⟨Jᵀw, v⟩| relative to its parts, and the first layer over the limit; ``None`` where reverse mode fails.
 
     ``forward`` holds J·v of every cut point for the one v = ``direction``. One reverse pass for all cut points; where
     they disagree, one for each, to name the layer.
@@ -106,5 +107,5 @@ def adjoint_error(
             gaps = {k: gap([k]) for k in live}
     except RuntimeError as error:
         return None, (str(error).strip().splitlines() or ["reverse mode failed"])[0]
-    worst = max(gaps, key=lambda k: gaps[k])
-    return gaps[worst], runner.keys[worst][0]
+    first = next((k for k in live if not gaps[k] <= ADJOINT_LIMIT), max(gaps, key=lambda k: gaps[k]))
+    return gaps[first], runner.keys[first][0]
