@@ -54,8 +54,6 @@ SMALL["ReLU without biases"] = lambda: nn.Sequential(
 )  # fmt: skip
 
 
-
-
 def _chain(deviation: float, depth: int) -> nn.Module:
     layers: list[nn.Module] = []
     for _ in range(depth):

@@ -107,15 +107,14 @@ def test_a_model_that_fails_in_the_check_is_said(monkeypatch: pytest.MonkeyPatch
         raise RuntimeError("no such kernel\nmore")
 
     monkeypatch.setattr(batch, "against_the_function", fails)
-    assert notes(around(leak)) == [
-        "the derivative could not be checked against the function itself: no such kernel"
-    ]
+    assert notes(around(leak)) == ["the derivative could not be checked against the function itself: no such kernel"]
 
 
 @pytest.mark.parametrize("way", WAYS)
 def test_random_numbers_are_no_leak(way: str) -> None:
     for draw in (lambda t: t + 0.1 * torch.randn_like(t), lambda t: nn.functional.dropout(t, 0.3, training=True)):
-        (note,) = notes(around(draw), **WAYS[way])
+        options = {"cut_points": "all", "progress": False, **WAYS[way]}
+        (note,) = rs.jacobian_rank(around(draw).eval(), torch.randn(1, 32), **options).notes
         assert note.startswith("the model is random in evaluation mode: the same input gives other outputs at '1'")
 
 
@@ -160,6 +159,23 @@ def test_what_leaves_through_one_number(how: str, clean: bool) -> None:
     found = notes(model, torch.randn(1, 3, 32, 32), columns=rs.Patch(4))
     assert len(found) == (0 if clean else 1)
     assert all("the outputs at '1' change by" in n for n in found)
+
+
+def test_a_kink_closer_than_the_shortest_step_is_no_leak() -> None:
+    # the function has one slope on either side of a point that the first of the two random points hits exactly
+    from rankscope.jacobian import secant
+
+    x = torch.ones(1, 32)
+    generator = torch.Generator().manual_seed(0x5EC)
+    noise = torch.randn(x.shape, generator=generator, dtype=torch.float64)
+    kink = x.double() + secant._DOUBLE.nearby * float(x.norm()) / float(noise.norm()) * noise
+
+    def kinked(t: Tensor) -> Tensor:
+        return torch.relu(t - x.to(t)) + torch.relu(t - kink.to(t))
+
+    assert notes(Fn(kinked), x, dtype="float64") == []
+    (note,) = notes(nn.Sequential(Fn(kinked), Fn(leak)), x, dtype="float64")
+    assert "the outputs at '1' change by 10%" in note
 
 
 def test_the_direction_is_half_the_input() -> None:

@@ -29,7 +29,7 @@ from rankscope.slicing import Columns, ModuleCall, Sample
 __all__ = ["BatchMeasurer", "Settings", "join"]
 
 _PROBES = 6  # the certificate's bound fails with probability 10^-6
-
+_DISAGREE = "forward and reverse mode disagree by"
 _AGREE = 1e-4  # of a cut point's largest entry; a kink on the other side would show as far more
 _MOST_IMAGES = 64
 _SHARE = 4  # of the budget's J storage, images that share a sweep take at most a quarter
@@ -122,7 +122,7 @@ class BatchMeasurer:
             self.notes.append(f"forward mode could not be checked against reverse mode: {where}")
         elif not self.adjoint <= ADJOINT_LIMIT:
             self.notes.append(
-                f"forward and reverse mode disagree by {self.adjoint:.1%} at {where!r}: an operator has a wrong "
+                f"{_DISAGREE} {self.adjoint:.1%} at {where!r}: an operator has a wrong "
                 "derivative, or a tensor leaves the computation; do not trust layers from there on"
             )
         if self.exact is not None:
@@ -183,7 +183,7 @@ class BatchMeasurer:
             self.certificate = "6 float64 probes; each bound fails with probability 1e-6"
 
     def _check_secant(self, sample: Sample, direction: Tensor, out: tuple[Tensor, ...]) -> None:
-        """Whether the derivative is the function's own; in float64 where such a pass is at hand, else by wider steps."""
+        """Whether the derivative is the function's own: in float64 where that is at hand, else by wider steps."""
         double = self.settings.dtype == torch.float64
         runner, method, narrow = self.runner, self.method, not double
         if not double and self.exact is not None and self._exact_method is not None:
@@ -203,10 +203,11 @@ class BatchMeasurer:
         if found.verdict == "leaves":
             self.notes.append(
                 f"the outputs at {found.where!r} change by {found.gap:.0%} otherwise than their derivative says, first "
-                "of the cut points: a tensor leaves the computation (detach, .data, numpy, .item()) there or before and "
-                "counts as a constant; do not trust layers from there on"
+                "of the cut points: a tensor leaves the computation (detach, .data, numpy, .item()) there or before "
+                "and counts as a constant; do not trust layers from there on"
             )
         elif found.verdict == "random":
+            self.notes = [n for n in self.notes if not n.startswith(_DISAGREE)]  # two draws are not one function
             self.notes.append(
                 f"the model is random in evaluation mode: the same input gives other outputs at {found.where!r}; its "
                 "derivative belongs to one draw"

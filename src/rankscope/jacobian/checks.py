@@ -71,7 +71,7 @@ def lower_precision_inside(exact: Runner, sample: Sample) -> bool:
 def adjoint_error(
     runner: Runner, sample: Sample, direction: Tensor, forward: tuple[Tensor, ...]
 ) -> tuple[float | None, str]:
-    """|⟨w, J·v⟩ − ⟨Jᵀw, v⟩| relative to its parts, and the first layer over the limit; ``None`` where reverse mode fails.
+    """|⟨w, J·v⟩ − ⟨Jᵀw, v⟩| relative to its parts, and the first layer over the limit; ``None``: no reverse mode.
 
     ``forward`` holds J·v of every cut point for the one v = ``direction``. One reverse pass for all cut points; where
     they disagree, one for each, to name the layer.
