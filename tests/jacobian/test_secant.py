@@ -173,7 +173,7 @@ def test_a_kink_closer_than_the_shortest_step_is_no_leak() -> None:
     def kinked(t: Tensor) -> Tensor:
         return torch.relu(t - x.to(t)) + torch.relu(t - kink.to(t))
 
-    assert notes(Fn(kinked), x, dtype="float64") == []
+    assert notes(nn.Sequential(Fn(kinked)), x, dtype="float64") == []
     (note,) = notes(nn.Sequential(Fn(kinked), Fn(leak)), x, dtype="float64")
     assert "the outputs at '1' change by 10%" in note
 
