@@ -417,16 +417,16 @@ def test_ties_cost_one_pass_of_forward_mode(monkeypatch: pytest.MonkeyPatch) -> 
     from rankscope.jacobian import batch
 
     calls = []
-    original = batch.secant_error_nearby
+    original = batch.against_the_function
 
-    def counted(runner: Any, method: Any, *rest: Any) -> Any:
+    def counted(runner: Any, method: Any, *rest: Any, narrow: bool) -> Any:
         def push(*given: Any) -> Any:
             calls.append(len(given[-1]))
             return method(*given)
 
-        return original(runner, push, *rest)
+        return original(runner, push, *rest, narrow=narrow)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(batch, "secant_error_nearby", counted)
+    monkeypatch.setattr(batch, "against_the_function", counted)
     options: dict[str, Any] = {"columns": rs.Patch(4)}
     measure(Pooled().eval(), torch.randn(3, 1, 16, 16), **options)
     assert calls == []

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from contextlib import nullcontext, suppress
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -13,27 +13,23 @@ from torch import Tensor, nn
 from rankscope._base.errors import MeasurementError
 from rankscope.jacobian.budget import bytes_per_tangent, chunk_for
 from rankscope.jacobian.checks import (
+    ADJOINT_LIMIT,
     Reference,
     adjoint_error,
     lower_precision_inside,
-    secant_error,
-    secant_error_nearby,
 )
 from rankscope.jacobian.finish import Finished, Finisher
 from rankscope.jacobian.linearise import Linearised
 from rankscope.jacobian.methods import METHODS, Method, choose_method
 from rankscope.jacobian.runner import Runner
+from rankscope.jacobian.secant import Compared, against_the_function, secant_direction
 from rankscope.jacobian.sweep import Push, Sweep
 from rankscope.slicing import Columns, ModuleCall, Sample
 
 __all__ = ["BatchMeasurer", "Settings", "join"]
 
 _PROBES = 6  # the certificate's bound fails with probability 10^-6
-_ADJOINT_LIMIT = 1e-3
-# Kinks within 1e-5 of the input's length stay far below; many ties do not, and a second point decides. False alarms:
-# none in 258 runs on 43 networks (49 in 164 without the second point); a fifth of one block's output detached was
-# found in 72 of 72 (benchmarks/false_alarms.py).
-_SECANT_LIMIT = 0.05
+_DISAGREE = "forward and reverse mode disagree by"
 _AGREE = 1e-4  # of a cut point's largest entry; a kink on the other side would show as far more
 _MOST_IMAGES = 64
 _SHARE = 4  # of the budget's J storage, images that share a sweep take at most a quarter
@@ -102,8 +98,7 @@ class BatchMeasurer:
 
     def _prepare(self, sample: Sample) -> None:
         """On the first sample: the method, the adjoint check, and whether a float64 reference exists."""
-        generator = torch.Generator().manual_seed(0xF0)
-        direction = torch.randn(sample.x.shape[1:], generator=generator).to(sample.x)
+        direction = secant_direction(sample.x[0])
         self.runner.rows = [None] * len(self.calls)
 
         def refuse(method: Method, out: tuple[Tensor, ...]) -> str:
@@ -112,7 +107,7 @@ class BatchMeasurer:
                 return ""
             with method.kernels():
                 error, where = adjoint_error(self.runner, sample, direction, out)
-            wrong = error is None or not error <= _ADJOINT_LIMIT
+            wrong = error is None or not error <= ADJOINT_LIMIT
             return (
                 f"disagrees with reverse mode at {where!r}: a backward formula is not differentiable" if wrong else ""
             )
@@ -125,9 +120,9 @@ class BatchMeasurer:
             self.adjoint, where = adjoint_error(self.runner, sample, direction, out)
         if self.adjoint is None:
             self.notes.append(f"forward mode could not be checked against reverse mode: {where}")
-        elif not self.adjoint <= _ADJOINT_LIMIT:
+        elif not self.adjoint <= ADJOINT_LIMIT:
             self.notes.append(
-                f"forward and reverse mode disagree by {self.adjoint:.1%} at {where!r}: an operator has a wrong "
+                f"{_DISAGREE} {self.adjoint:.1%} at {where!r}: an operator has a wrong "
                 "derivative, or a tensor leaves the computation; do not trust layers from there on"
             )
         if self.exact is not None:
@@ -188,27 +183,38 @@ class BatchMeasurer:
             self.certificate = "6 float64 probes; each bound fails with probability 1e-6"
 
     def _check_secant(self, sample: Sample, direction: Tensor, out: tuple[Tensor, ...]) -> None:
-        """Whether the derivative is the function's own: with a float64 forward pass at hand, two more tell.
-
-        Where they seem to say no, the point may be one of ties and kinks: a point nearby decides.
-        """
+        """Whether the derivative is the function's own: in float64 where that is at hand, else by wider steps."""
         double = self.settings.dtype == torch.float64
-        runner, method = (self.runner, self.method) if double else (self.exact, self._exact_method)
-        if runner is None or method is None:
-            return
-        one = sample.to(self.settings.device, torch.float64)
-        with nullcontext() if runner is self.runner else runner.hooked():
-            if lower_precision_inside(runner, one):
-                return  # its rounding drowns a small step
-            error, where = secant_error(runner, one, direction, out)
-            if error > _SECANT_LIMIT:
-                with suppress(RuntimeError, TypeError, ValueError, MeasurementError):  # then the first answer stands
-                    error, where = secant_error_nearby(runner, method, one, direction)
-        if error > _SECANT_LIMIT:
+        runner, method, narrow = self.runner, self.method, not double
+        if not double and self.exact is not None and self._exact_method is not None:
+            runner, method, narrow = self.exact, self._exact_method, False
+        assert method is not None
+        one = sample.to(self.settings.device, runner.dtype)
+        found, why = Compared("unclear"), "float32 alone resolves no step that is short enough"
+        try:
+            with nullcontext() if runner is self.runner else runner.hooked():
+                if not narrow and lower_precision_inside(runner, one):
+                    narrow, why = True, "the model casts to lower precision inside, which drowns a short step"
+                if not narrow:
+                    why = "the function bends or jumps within every step that rounding leaves room for"
+                found = against_the_function(runner, method, one, direction, out, narrow=narrow)
+        except (RuntimeError, TypeError, ValueError, MeasurementError) as error:
+            why = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        if found.verdict == "leaves":
             self.notes.append(
-                f"the outputs at {where!r} change by {error:.0%} otherwise than their derivative says: a tensor leaves "
-                "the computation (detach, .data, numpy, rounding) and counts as a constant from there on"
+                f"the outputs at {found.where!r} change by {found.gap:.0%} otherwise than their derivative says, first "
+                "of the cut points: a tensor leaves the computation (detach, .data, numpy, .item()) there or before "
+                "and counts as a constant; do not trust layers from there on"
             )
+        elif found.verdict == "random":
+            self.notes = [n for n in self.notes if not n.startswith(_DISAGREE)]  # two draws are not one function
+            self.notes.append(
+                f"the model is random in evaluation mode: the same input gives other outputs at {found.where!r}; its "
+                "derivative belongs to one draw"
+            )
+        elif found.verdict == "unclear":
+            at = f" at {found.where!r}" if found.where else ""
+            self.notes.append(f"the derivative could not be checked against the function itself{at}: {why}")
 
     def _works_in(self, exact: Runner, sample: Sample) -> Method:
         """How to push tangents in the other precision: the plain way where it works there too (kernels differ)."""

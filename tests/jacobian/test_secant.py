@@ -1,0 +1,187 @@
+"""The derivative against the function itself: what leaves is told, where it leaves, and nothing else is called that."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import rankscope as rs
+from rankscope.jacobian.secant import secant_direction
+
+
+class Fn(nn.Module):
+    def __init__(self, function: Callable[[Tensor], Tensor]) -> None:
+        super().__init__()
+        self.function = function
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.function(x)
+
+
+def leak(x: Tensor) -> Tensor:
+    return 0.9 * x + 0.1 * x.detach()
+
+
+def notes(model: nn.Module, x: Tensor | None = None, **options: Any) -> list[str]:
+    given = {"cut_points": "all", "progress": False, **options}
+    profile = rs.jacobian_rank(model.eval(), torch.randn(1, 32) if x is None else x, **given)
+    return [n for n in profile.notes if "otherwise" in n or "random in" in n or "could not be checked" in n]
+
+
+def around(function: Callable[[Tensor], Tensor]) -> nn.Module:
+    return nn.Sequential(nn.Linear(32, 32), Fn(function), nn.Linear(32, 32), nn.Tanh(), nn.Linear(32, 32))
+
+
+WAYS: dict[str, dict[str, Any]] = {
+    "certified": {},
+    "float64": {"dtype": "float64"},
+    "float32 alone": {"certify": False},
+}
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_the_first_layer_is_named(way: str) -> None:
+    tail = [layer for _ in range(6) for layer in (nn.Linear(32, 32), nn.Tanh())]
+    model = nn.Sequential(nn.Linear(32, 32), Fn(leak), *tail, Fn(leak), nn.Linear(32, 32))
+    (note,) = notes(model, **WAYS[way])
+    # a tenth of the slope is constant, so differences and derivative differ by a tenth of the larger
+    assert note.startswith("the outputs at '1' change by 10% otherwise than their derivative says")
+    assert "there or before" in note
+
+
+def test_a_wrong_formula_is_named_where_it_is() -> None:
+    class Wrong(torch.autograd.Function):
+        @staticmethod
+        def forward(x: Tensor) -> Tensor:
+            return x.clone()
+
+        @staticmethod
+        def setup_context(ctx: Any, inputs: Any, output: Any) -> None:
+            pass
+
+        @staticmethod
+        def jvp(ctx: Any, tangent: Tensor) -> Tensor:
+            return 1.1 * tangent
+
+        @staticmethod
+        def backward(ctx: Any, grad: Tensor) -> Tensor:
+            return grad.clone()
+
+    wrong = [layer for _ in range(3) for layer in (Fn(lambda t: Wrong.apply(t)), nn.Linear(32, 32))]
+    profile = rs.jacobian_rank(
+        nn.Sequential(nn.Linear(32, 32), *wrong).eval(), torch.randn(1, 32), cut_points="all", progress=False
+    )
+    (note,) = [n for n in profile.notes if "forward and reverse mode disagree" in n]
+    assert "at '1'" in note
+
+
+@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("clean", [True, False])
+def test_casts_inside_do_not_stop_the_check(clean: bool, way: str) -> None:
+    def norm(x: Tensor) -> Tensor:
+        wide = x.float()
+        return (wide / wide.pow(2).mean(-1, keepdim=True).sqrt()).to(x.dtype)
+
+    model = nn.Sequential(around(norm), Fn(nn.Identity() if clean else leak), nn.Linear(32, 32))
+    found = notes(model, **WAYS[way])
+    assert len(found) == (0 if clean else 1)
+    assert all("the outputs at '1' change by 10%" in n for n in found)
+
+
+@pytest.mark.parametrize(("options", "why"), [({}, "casts to lower precision inside"), ({"certify": False}, "float32")])
+def test_what_could_not_be_checked_is_said(options: dict[str, Any], why: str) -> None:
+    # steps of 2^-8 where the widest step of the check is some 10^-3: no two slopes agree
+    (note,) = notes(around(lambda t: t.bfloat16().to(t.dtype)), **options)
+    assert note.startswith("the derivative could not be checked against the function itself at '1'")
+    assert why in note
+
+
+def test_a_model_that_fails_in_the_check_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    from rankscope.jacobian import batch
+
+    def fails(*_: Any, **__: Any) -> None:
+        raise RuntimeError("no such kernel\nmore")
+
+    monkeypatch.setattr(batch, "against_the_function", fails)
+    assert notes(around(leak)) == ["the derivative could not be checked against the function itself: no such kernel"]
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_random_numbers_are_no_leak(way: str) -> None:
+    for draw in (lambda t: t + 0.1 * torch.randn_like(t), lambda t: nn.functional.dropout(t, 0.3, training=True)):
+        options = {"cut_points": "all", "progress": False, **WAYS[way]}
+        (note,) = rs.jacobian_rank(around(draw).eval(), torch.randn(1, 32), **options).notes
+        assert note.startswith("the model is random in evaluation mode: the same input gives other outputs at '1'")
+
+
+def chain(deviation: float, depth: int, *first: nn.Module) -> nn.Module:
+    layers: list[nn.Module] = [*first]
+    for _ in range(depth):
+        linear = nn.Linear(64, 64)
+        nn.init.normal_(linear.weight, std=deviation / 8)
+        layers += [linear, nn.Tanh()]
+    return nn.Sequential(*layers)
+
+
+@pytest.mark.parametrize(("deviation", "depth"), [(3, 60), (5, 30), (5, 60)])
+def test_a_function_that_bends_is_no_leak(deviation: float, depth: int) -> None:
+    x = torch.randn(1, 64)
+    found = notes(chain(deviation, depth), x, dtype="float64")
+    assert all("bends or jumps within every step" in n for n in found)
+    if depth * deviation < 200:  # these stretch by less than the shortest step allows
+        assert found == []
+    (note,) = notes(chain(deviation, depth, nn.Linear(64, 64), Fn(leak)), x, dtype="float64")
+    assert "the outputs at '1' change by 10%" in note
+
+
+SCALARS = {
+    "norm": lambda t: t / t.norm().detach(),
+    "item": lambda t: t * t.abs().mean().item(),
+    "spread": lambda t: t / t.std().item(),
+}
+
+
+@pytest.mark.parametrize("how", SCALARS)
+@pytest.mark.parametrize("clean", [True, False])
+def test_what_leaves_through_one_number(how: str, clean: bool) -> None:
+    inside = {
+        "norm": lambda t: t / t.norm(),
+        "item": lambda t: t * t.abs().mean(),
+        "spread": lambda t: t / t.std(),
+    }
+    model = nn.Sequential(
+        nn.Conv2d(3, 8, 3, padding=1), Fn(inside[how] if clean else SCALARS[how]), nn.Flatten(), nn.Linear(8 * 1024, 20)
+    )
+    found = notes(model, torch.randn(1, 3, 32, 32), columns=rs.Patch(4))
+    assert len(found) == (0 if clean else 1)
+    assert all("the outputs at '1' change by" in n for n in found)
+
+
+def test_a_kink_closer_than_the_shortest_step_is_no_leak() -> None:
+    # the function has one slope on either side of a point that the first of the two random points hits exactly
+    from rankscope.jacobian import secant
+
+    x = torch.ones(1, 32)
+    generator = torch.Generator().manual_seed(0x5EC)
+    noise = torch.randn(x.shape, generator=generator, dtype=torch.float64)
+    kink = x.double() + secant._DOUBLE.nearby * float(x.norm()) / float(noise.norm()) * noise
+
+    def kinked(t: Tensor) -> Tensor:
+        return torch.relu(t - x.to(t)) + torch.relu(t - kink.to(t))
+
+    assert notes(nn.Sequential(Fn(kinked)), x, dtype="float64") == []
+    (note,) = notes(nn.Sequential(Fn(kinked), Fn(leak)), x, dtype="float64")
+    assert "the outputs at '1' change by 10%" in note
+
+
+def test_the_direction_is_half_the_input() -> None:
+    x = torch.randn(3, 8, 8)
+    v = secant_direction(x)
+    # two nearly orthogonal parts of one length: the cosine with either is 1/√2, up to 1/√192 three times over
+    assert abs(float((v * x).sum() / v.norm() / x.norm()) - 0.5**0.5) < 3 / 192**0.5
+    zero = secant_direction(torch.zeros(3, 8, 8))
+    assert float(zero.norm()) > 1
