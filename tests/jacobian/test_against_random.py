@@ -96,7 +96,7 @@ def test_uncertain_ranks_decide_nothing():
     assert unsure.sentence == (
         "Whether the network loses rank as random layers of the same widths would is undecided at 1 of 12 cut points, "
         f"where the certified bounds are too wide (most at l11, 24 to 40 against {random}; measure "
-        'with dtype="float64").'
+        'with dtype="float64"); at the other 11 both are alike.'
     )
     assert "l11       12        40" in str(unsure)
     assert [line for line in str(unsure).splitlines() if line.endswith("undecided")]

@@ -56,6 +56,7 @@ def _said(found: AgainstRandom) -> str:
             "Whether the network loses rank as random layers of the same widths would is undecided at "
             f"{len(open_)} of {count}, where the certified bounds are too wide (most at {widest.name}, "
             f"{widest.lower:,} to {widest.upper:,} against {widest.predicted:,.0f}; {_remedy(found)})"
+            + (f"; at the other {len(chain) - len(open_)} both are alike" if len(chain) > len(open_) else "")
         )
     left = f" ({len(open_)} more undecided, their certified bounds too wide; {_remedy(found)})" if open_ else ""
     if verdict == "alike":
