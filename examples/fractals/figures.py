@@ -30,9 +30,10 @@ TITLES = {
     "resmlp_24_224": "ResMLP-S24",
     "swin_tiny_patch4_window7_224": "Swin-T",
 }
+SHORT = (("patch_embed", "embed"), ("head.", ""), ("global_pool", "pool"), ("layers.", ""), ("blocks.", ""))
 
 
-def _panels(names: list[str], *, sharey: bool = False) -> tuple[Figure, list[Axes]]:
+def _panels(names: list[str], ylabel: str, *, sharey: bool = False) -> tuple[Figure, list[Axes]]:
     """A panel a network, three a row."""
     rows = math.ceil(len(names) / 3)
     figure = Figure(figsize=(TEXT_WIDTH, 0.4 + 2.1 * rows), layout="constrained")
@@ -41,10 +42,15 @@ def _panels(names: list[str], *, sharey: bool = False) -> tuple[Figure, list[Axe
         ax.set_visible(False)
     for ax, name in zip(axes, names, strict=False):
         ax.set_title(TITLES.get(name, name))
+    for ax in axes[::3]:
+        ax.set_ylabel(ylabel)
     return figure, list(axes[: len(names)])
 
 
-SHORT = (("patch_embed", "embed"), ("head.", ""), ("global_pool", "pool"), ("layers.", ""), ("blocks.", ""))
+def _legend_below(figure: Figure, axes: list[Axes]) -> Figure:
+    """One legend for all panels, which draw the same."""
+    figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=4)
+    return figure
 
 
 def _layer_ticks(ax: Axes, layers: Sequence[str]) -> None:
@@ -56,7 +62,7 @@ def _layer_ticks(ax: Axes, layers: Sequence[str]) -> None:
 
 def ranks(results: Path, names: list[str]) -> Figure:
     """A panel a network: trained and untrained, both tolerances, the range over the images as a band."""
-    figure, axes = _panels(names, sharey=True)
+    figure, axes = _panels(names, "Jacobian rank (of 768)", sharey=True)
     for ax, name in zip(axes, names, strict=True):
         table = pd.read_csv(results / name / "ranks.csv")
         for colour, weights in zip(COLOURS, ("trained", "untrained"), strict=False):
@@ -70,15 +76,12 @@ def ranks(results: Path, names: list[str]) -> Figure:
                 )
         _layer_ticks(ax, table["layer"].unique())
         ax.set_ylim(0, 800)
-    for ax in axes[::3]:
-        ax.set_ylabel("Jacobian rank (of 768)")
-    figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=4)
-    return figure
+    return _legend_below(figure, axes)
 
 
 def features(results: Path, names: list[str]) -> Figure:
     """Dimensions of the pooled features over depth, beside their width."""
-    figure, axes = _panels(names)
+    figure, axes = _panels(names, "pooled dimensions")
     for ax, name in zip(axes, names, strict=True):
         table = pd.read_csv(results / name / "features.csv")
         depth = np.arange(1, len(table) + 1)
@@ -95,15 +98,12 @@ def features(results: Path, names: list[str]) -> Figure:
         _layer_ticks(ax, table["name"])
         ax.set_yscale("log", base=2)
         ax.yaxis.set_major_formatter(lambda value, _: f"{value:g}")
-    for ax in axes[::3]:
-        ax.set_ylabel("pooled dimensions")
-    figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=4)
-    return figure
+    return _legend_below(figure, axes)
 
 
 def maps(results: Path, names: list[str]) -> Figure:
     """Participation ratio of whole feature maps: over the data and around one image, trained and untrained."""
-    figure, axes = _panels(names, sharey=True)
+    figure, axes = _panels(names, "participation ratio", sharey=True)
     for ax, name in zip(axes, names, strict=True):
         table = pd.read_csv(results / name / "maps.csv")
         for colour, over, said in zip(COLOURS, ("data", "local"), ("over images", "around one image"), strict=False):
@@ -119,10 +119,7 @@ def maps(results: Path, names: list[str]) -> Figure:
         _layer_ticks(ax, table["name"].unique())
         ax.set_yscale("log")
         ax.yaxis.set_major_formatter(lambda value, _: f"{value:g}")
-    for ax in axes[::3]:
-        ax.set_ylabel("participation ratio")
-    figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=4)
-    return figure
+    return _legend_below(figure, axes)
 
 
 def classification(results: Path, names: list[str]) -> Figure:

@@ -11,11 +11,13 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -80,13 +82,9 @@ def rank_table(profiles: dict[str, rs.JacobianProfile]) -> pd.DataFrame:
 
 def whole_maps(model: nn.Module, spec: FractalSpec, device: torch.device, *, images: int) -> pd.DataFrame:
     """Dimensions of whole feature maps: over ``images`` test images, and over as many noisy copies of one of them."""
-    labels = torch.arange(images) % spec.classes
-    numbers = torch.arange(images) // spec.classes
-    parts = [
-        fractal_images(spec, of, number, split="test", device=device)
-        for of, number in zip(labels.split(250), numbers.split(250), strict=True)
-    ]
-    pictures = torch.cat(parts)
+    held_out = FractalTestSet(spec, per_class=math.ceil(images / spec.classes))
+    batches = islice(held_out.test_batches(device, 250), math.ceil(images / 250))
+    pictures = torch.cat([part for part, _ in batches])[:images]
     room = 4e9
     if device.type == "cuda":
         torch.cuda.empty_cache()

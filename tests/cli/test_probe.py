@@ -173,3 +173,12 @@ def test_a_folder_that_cannot_be_written(tmp_path: Path, capsys: pytest.CaptureF
     (tmp_path / "file").write_text("")
     assert main(["probe", "relu", *TINY, "--out", str(tmp_path / "file")]) == 1
     assert "cannot write into" in capsys.readouterr().err
+
+
+def test_the_help_names_the_whole_standard_set() -> None:
+    """Written out there, since building the set to read its names would cost every command a second."""
+    from rankscope.cli import paper_commands
+    from rankscope.probes import standard_components
+
+    argument = paper_commands.probe_command.__annotations__["component"]
+    assert all(name in str(argument) for name in standard_components((4, 2, 2)))

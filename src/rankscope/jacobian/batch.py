@@ -22,7 +22,7 @@ from rankscope.jacobian.finish import Finished, Finisher
 from rankscope.jacobian.linearise import Linearised
 from rankscope.jacobian.methods import METHODS, Method, choose_method
 from rankscope.jacobian.runner import Runner
-from rankscope.jacobian.secant import Compared, against_the_function, secant_direction
+from rankscope.jacobian.secant import FunctionCheck, against_the_function, secant_direction
 from rankscope.jacobian.sweep import Push, Sweep
 from rankscope.slicing import Columns, ModuleCall, Sample
 
@@ -190,10 +190,11 @@ class BatchMeasurer:
             runner, method, narrow = self.exact, self._exact_method, False
         assert method is not None
         one = sample.to(self.settings.device, runner.dtype)
-        found, why = Compared("unclear"), "float32 alone resolves no step that is short enough"
+        found, why = FunctionCheck("unclear"), "float32 alone resolves no step that is short enough"
         try:
             with nullcontext() if runner is self.runner else runner.hooked():
-                if not narrow and lower_precision_inside(runner, one):
+                # with a certificate this same pass in float64 has been made for it
+                if not narrow and (self._narrow if self.exact is not None else lower_precision_inside(runner, one)):
                     narrow, why = True, "the model casts to lower precision inside, which drowns a short step"
                 if not narrow:
                     why = "the function bends or jumps within every step that rounding leaves room for"

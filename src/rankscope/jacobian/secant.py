@@ -16,7 +16,7 @@ from rankscope.jacobian.methods import Method
 from rankscope.jacobian.runner import Runner
 from rankscope.slicing import Sample
 
-__all__ = ["Compared", "against_the_function", "secant_direction"]
+__all__ = ["FunctionCheck", "against_the_function", "secant_direction"]
 
 _LIMIT = 0.05
 _AGREE = 0.2  # of the gap and of the slope: what two slopes of one line may differ by; a bend shows as far more
@@ -39,7 +39,7 @@ _SINGLE = _Steps(1e-3, 1e-1, (1e-3, 2e-4, 5e-5), 1e-6)
 
 
 @dataclass(frozen=True)
-class Compared:
+class FunctionCheck:
     """What the comparison found, where first in the order of the network, and the gap there as a share."""
 
     verdict: Literal["agree", "leaves", "random", "unclear"]
@@ -77,7 +77,7 @@ def secant_direction(x: Tensor) -> Tensor:
 
 def against_the_function(
     runner: Runner, method: Method, sample: Sample, direction: Tensor, forward: tuple[Tensor, ...], *, narrow: bool
-) -> Compared:
+) -> FunctionCheck:
     """Whether J·v is the function's own derivative; ``forward`` holds J·v of every cut point, v = ``direction``.
 
     Two forward passes where all is well. Where the two differ, the same point is evaluated twice, which shows a model
@@ -92,9 +92,9 @@ def against_the_function(
     slopes = _slopes(runner, sample, direction, forward, steps.here, steps)
     first = next((k for k, s in enumerate(slopes) if not s.share <= _LIMIT), None)
     if first is None:
-        return Compared("agree")
+        return FunctionCheck("agree")
     if _draws(runner, sample, first, slopes[first], direction, steps):
-        return Compared("random", runner.keys[first][0])
+        return FunctionCheck("random", runner.keys[first][0])
     found = _nearby(runner, method, sample, direction, 0x5EC, steps)
     if found.verdict != "leaves":
         return found
@@ -102,7 +102,9 @@ def against_the_function(
     return max(found, again, key=lambda c: c.place) if again.verdict == "leaves" else again
 
 
-def _nearby(runner: Runner, method: Method, sample: Sample, direction: Tensor, seed: int, steps: _Steps) -> Compared:
+def _nearby(
+    runner: Runner, method: Method, sample: Sample, direction: Tensor, seed: int, steps: _Steps
+) -> FunctionCheck:
     """The comparison at one random point close by, with shrinking steps."""
     generator = torch.Generator().manual_seed(seed)
     noise = torch.randn(sample.x.shape, generator=generator, dtype=torch.float64).to(sample.x)
@@ -127,8 +129,8 @@ def _nearby(runner: Runner, method: Method, sample: Sample, direction: Tensor, s
         if not unclear:
             break
     if wrong:
-        return Compared("leaves", runner.keys[min(wrong)][0], wrong[min(wrong)], min(wrong))
-    return Compared("unclear", runner.keys[unclear[0]][0]) if unclear else Compared("agree")
+        return FunctionCheck("leaves", runner.keys[min(wrong)][0], wrong[min(wrong)], min(wrong))
+    return FunctionCheck("unclear", runner.keys[unclear[0]][0]) if unclear else FunctionCheck("agree")
 
 
 def _slopes(
