@@ -26,10 +26,10 @@ from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import Lasso
 
 from rankscope._base.provenance import device_name, versions
-from rankscope.dependencies import independence_deficit
-from rankscope.dependencies.lasso import eta_max, solve_lasso
-from rankscope.dependencies.moments import moments
-from rankscope.dependencies.operators import SharedGram
+from rankscope.deficit import independence_deficit
+from rankscope.deficit.lasso import eta_max, solve_lasso
+from rankscope.deficit.moments import moments
+from rankscope.deficit.operators import SharedGram
 
 
 def planted(samples: int, classes: int, width: int, seed: int) -> tuple[torch.Tensor, torch.Tensor]:

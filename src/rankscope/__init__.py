@@ -21,7 +21,7 @@ _HOME = {
     "ClassificationDimension": "rankscope.features",
     "CutPointError": "rankscope._base.errors",
     "DataError": "rankscope._base.errors",
-    "DependencyTable": "rankscope.dependencies",
+    "DependencyTable": "rankscope.deficit",
     "DeviceError": "rankscope._base.errors",
     "FeatureProfile": "rankscope.features",
     "JacobianProfile": "rankscope.jacobian",
@@ -44,7 +44,7 @@ _HOME = {
     "classification_dimension": "rankscope.features",
     "collect": "rankscope.features",
     "feature_rank": "rankscope.features",
-    "independence_deficit": "rankscope.dependencies",
+    "independence_deficit": "rankscope.deficit",
     "jacobian_rank": "rankscope.jacobian",
     "layers": "rankscope.slicing",
     "local_feature_rank": "rankscope.features",
@@ -108,7 +108,7 @@ if TYPE_CHECKING:
         RankscopeError,
         UsageError,
     )
-    from rankscope.dependencies import DependencyTable, independence_deficit
+    from rankscope.deficit import DependencyTable, independence_deficit
     from rankscope.features import (
         ClassificationDimension,
         FeatureProfile,

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import torch
 
-from rankscope.dependencies import DependencyTable, independence_deficit
+from rankscope.deficit import DependencyTable, independence_deficit
 from rankscope.reproduce.deficit import _median
 from rankscope.reproduce.deficit_figure import draw_deficit
 from rankscope.reproduce.deficit_rows import compare, shown_class

@@ -21,7 +21,7 @@ from small_world import EACH, World
 
 from rankscope._base.errors import OutputError
 from rankscope.cli import main
-from rankscope.dependencies import independence_deficit
+from rankscope.deficit import independence_deficit
 from rankscope.features import classification_dimension, find_head
 from rankscope.features.fingerprint import model_fingerprint
 from rankscope.jacobian import jacobian_rank

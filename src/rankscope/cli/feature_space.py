@@ -207,7 +207,7 @@ def run_deficit(
     as_json: bool,
 ) -> None:
     """Independence deficit of a collected run or of arrays, with a page to search class by class."""
-    from rankscope.dependencies import independence_deficit
+    from rankscope.deficit import independence_deficit
     from rankscope.report.deficit_page import deficit_page, most_dependent
 
     found = read_run(run, array="logits", labels=labels)

@@ -7,9 +7,9 @@ from typing import Any
 
 import torch
 
+from rankscope.deficit import independence_deficit
 from rankscope.demo.context import Context, Measured
 from rankscope.demo.digits_network import digits_network, digits_split
-from rankscope.dependencies import independence_deficit
 from rankscope.features import Collection, classification_dimension, collect, feature_rank
 from rankscope.report import Figure, Finding, Section, Table, figure_of
 from rankscope.report.deficit_page import deficit_section

@@ -12,7 +12,7 @@ from rankscope.report.page import Page, Section, Table
 from rankscope.report.sentences import Finding
 
 if TYPE_CHECKING:
-    from rankscope.dependencies import ClassDependency, DependencyTable
+    from rankscope.deficit import ClassDependency, DependencyTable
 
 __all__ = ["deficit_findings", "deficit_page", "deficit_section", "most_dependent"]
 

@@ -7,7 +7,7 @@ from typing import Any
 
 from rankscope._base.errors import DataError
 from rankscope._base.provenance import device_name, versions
-from rankscope.dependencies import ClassDependency, DependencyTable, independence_deficit
+from rankscope.deficit import ClassDependency, DependencyTable, independence_deficit
 from rankscope.reproduce.deficit_figure import draw_deficit
 from rankscope.reproduce.deficit_rows import ETA, KEEP, PANELS, SOLVED, compare, shown_class, solution, which_eta
 from rankscope.reproduce.measured import Prepared, collection, data_notes, pass_over, prepared

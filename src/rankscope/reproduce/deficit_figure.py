@@ -6,8 +6,8 @@ import textwrap
 from typing import TYPE_CHECKING, Any
 
 from rankscope._base.style import TEXT_WIDTH
-from rankscope.dependencies import ClassDependency
-from rankscope.dependencies.figure import draw_star
+from rankscope.deficit import ClassDependency
+from rankscope.deficit.figure import draw_star
 from rankscope.reproduce.deficit_rows import ETA, PANELS, solution, which_eta
 
 if TYPE_CHECKING:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from rankscope.dependencies import ClassDependency, DependencyTable
+from rankscope.deficit import ClassDependency, DependencyTable
 from rankscope.reproduce.measured import Prepared
 from rankscope.reproduce.outcome import Comparison
 

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 
 import torch
 
-from rankscope.dependencies._parallel import map_batches
-from rankscope.dependencies.operators import Quadratic
+from rankscope.deficit._parallel import map_batches
+from rankscope.deficit.operators import Quadratic
 
 __all__ = ["ScaledProblems"]
 

@@ -13,8 +13,8 @@ from sklearn.linear_model import Lasso
 from sklearn.metrics import r2_score
 
 from rankscope._base.errors import OutputError, UsageError
-from rankscope.dependencies import DependencyTable, independence_deficit
-from rankscope.dependencies.figure import draw_dependence
+from rankscope.deficit import DependencyTable, independence_deficit
+from rankscope.deficit.figure import draw_dependence
 
 
 @pytest.fixture(scope="module")
@@ -93,7 +93,7 @@ def test_reference_in_several_batches_is_the_same(monkeypatch, planted):
     z, y = planted(240)
     options = {"eta": 0.5, "convention": "reference", "permutations": 0}
     one = independence_deficit(z, y, **options)
-    monkeypatch.setattr("rankscope.dependencies.problem._FACTOR_BYTES", 24 * 8 * 8 * 3)
+    monkeypatch.setattr("rankscope.deficit.problem._FACTOR_BYTES", 24 * 8 * 8 * 3)
     many = independence_deficit(z, y, **options)
     assert [r.depends_on for r in one] == [r.depends_on for r in many]
     assert [r.r2 for r in one] == pytest.approx([r.r2 for r in many])
@@ -196,7 +196,7 @@ def test_trivial_dependence_is_named(planted):
 
 def test_a_class_that_is_not_solved_is_marked(monkeypatch, planted):
     z, y = planted()
-    import rankscope.dependencies.problem as problem
+    import rankscope.deficit.problem as problem
 
     solve = problem.solve_lasso
     monkeypatch.setattr(problem, "solve_lasso", lambda *a, **k: solve(*a, **{**k, "tol": 1e-1}))

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from rankscope._base.errors import DataError, DeviceError, UsageError
-from rankscope.dependencies import independence_deficit
+from rankscope.deficit import independence_deficit
 
 
 def changed(edit, planted):

@@ -16,9 +16,9 @@ from dataclasses import dataclass
 
 import torch
 
-from rankscope.dependencies.active_set import active_set
-from rankscope.dependencies.operators import Quadratic
-from rankscope.dependencies.scaled import ScaledProblems
+from rankscope.deficit.active_set import active_set
+from rankscope.deficit.operators import Quadratic
+from rankscope.deficit.scaled import ScaledProblems
 
 __all__ = ["LassoSolution", "eta_max", "solve_lasso"]
 
@@ -150,7 +150,7 @@ def solve_lasso(
 
     Examples
     --------
-    >>> from rankscope.dependencies.operators import SharedGram
+    >>> from rankscope.deficit.operators import SharedGram
     >>> gram = torch.tensor([[1.0, 0.9], [0.9, 1.0]], dtype=torch.float64)
     >>> one = torch.ones(2, dtype=torch.float64)
     >>> solve_lasso(SharedGram(gram), gram, one, 0.2 * one, torch.arange(2)).coefficients

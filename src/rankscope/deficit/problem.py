@@ -7,11 +7,11 @@ from typing import Protocol
 
 import torch
 
-from rankscope.dependencies.lasso import LassoSolution, eta_max, solve_lasso
-from rankscope.dependencies.moments import Moments, moments, permuted_cross
-from rankscope.dependencies.null import permutation
-from rankscope.dependencies.operators import FactorGram, Quadratic, SharedGram
-from rankscope.dependencies.sample import Sample
+from rankscope.deficit.lasso import LassoSolution, eta_max, solve_lasso
+from rankscope.deficit.moments import Moments, moments, permuted_cross
+from rankscope.deficit.null import permutation
+from rankscope.deficit.operators import FactorGram, Quadratic, SharedGram
+from rankscope.deficit.sample import Sample
 
 __all__ = ["CONVENTIONS", "AllSamples", "PositiveSamples", "Problem", "problems"]
 

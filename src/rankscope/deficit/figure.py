@@ -9,7 +9,7 @@ from typing import Any
 from matplotlib.figure import Figure
 
 from rankscope._base.errors import UsageError
-from rankscope.dependencies.table import ClassDependency
+from rankscope.deficit.table import ClassDependency
 
 __all__ = ["draw_dependence", "draw_star"]
 

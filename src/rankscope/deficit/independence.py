@@ -11,12 +11,12 @@ import torch
 
 from rankscope._base.errors import DataError, UsageError, nearest
 from rankscope._base.provenance import device_name, versions
-from rankscope.dependencies.accuracy import Accuracies, Rivals, rivals
-from rankscope.dependencies.moments import Moments, moments
-from rankscope.dependencies.path import RegularisationPath, Walk, path_of, ratios, walk
-from rankscope.dependencies.problem import CONVENTIONS, Problem, problems
-from rankscope.dependencies.sample import Sample, check_sample
-from rankscope.dependencies.table import ClassDependency, DependencyTable, PathPoint
+from rankscope.deficit.accuracy import Accuracies, Rivals, rivals
+from rankscope.deficit.moments import Moments, moments
+from rankscope.deficit.path import RegularisationPath, Walk, path_of, ratios, walk
+from rankscope.deficit.problem import CONVENTIONS, Problem, problems
+from rankscope.deficit.sample import Sample, check_sample
+from rankscope.deficit.table import ClassDependency, DependencyTable, PathPoint
 from rankscope.spectra import spectrum_of_gram
 
 __all__ = ["independence_deficit"]

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 
 from rankscope._base.errors import OutputError, UsageError
-from rankscope.dependencies.path import RegularisationPath
+from rankscope.deficit.path import RegularisationPath
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -202,7 +202,7 @@ class DependencyTable:
 
     def plot(self, index: int, *, most: int = 8) -> Figure:
         """Class ``index`` with the ``most`` classes of largest |λ| around it, as in the paper's Fig. 4."""
-        from rankscope.dependencies.figure import draw_dependence
+        from rankscope.deficit.figure import draw_dependence
 
         return draw_dependence(self[index], most=most)
 

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import torch
 
-from rankscope.dependencies import moments as moments_module
-from rankscope.dependencies.accuracy import rivals
-from rankscope.dependencies.moments import moments, permuted_cross
-from rankscope.dependencies.null import permutation
+from rankscope.deficit import moments as moments_module
+from rankscope.deficit.accuracy import rivals
+from rankscope.deficit.moments import moments, permuted_cross
+from rankscope.deficit.null import permutation
 
 
 def test_replaced_accuracy_is_that_of_argmax(monkeypatch, independent):
-    monkeypatch.setattr("rankscope.dependencies.accuracy.BLOCK", 7)
+    monkeypatch.setattr("rankscope.deficit.accuracy.BLOCK", 7)
     z, y = independent(60, 5, means=1.5)
     g = torch.Generator().manual_seed(1)
     weights = torch.randn(3, 5, generator=g, dtype=torch.float64)

@@ -9,10 +9,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.linear_model import Lasso
 
-from rankscope.dependencies import scaled
-from rankscope.dependencies._parallel import map_batches
-from rankscope.dependencies.lasso import eta_max, solve_lasso
-from rankscope.dependencies.operators import FactorGram, SharedGram, column_scale
+from rankscope.deficit import scaled
+from rankscope.deficit._parallel import map_batches
+from rankscope.deficit.lasso import eta_max, solve_lasso
+from rankscope.deficit.operators import FactorGram, SharedGram, column_scale
 
 
 def correlated(samples, classes, rank, seed, noise=0.1):

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import torch
 
-from rankscope.dependencies.moments import BLOCK
+from rankscope.deficit.moments import BLOCK
 
 __all__ = ["Accuracies", "Rivals", "rivals"]
 

@@ -10,8 +10,8 @@ import pandas as pd
 import torch
 from numpy.typing import NDArray
 
-from rankscope.dependencies.accuracy import Accuracies, Rivals
-from rankscope.dependencies.problem import Problem
+from rankscope.deficit.accuracy import Accuracies, Rivals
+from rankscope.deficit.problem import Problem
 
 __all__ = ["RegularisationPath", "Walk", "path_of", "ratios", "walk"]
 

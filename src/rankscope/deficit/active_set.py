@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import torch
 
-from rankscope.dependencies.scaled import ScaledProblems
+from rankscope.deficit.scaled import ScaledProblems
 
 __all__ = ["active_set"]
 
