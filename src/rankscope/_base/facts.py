@@ -1,0 +1,101 @@
+"""What was found out beside the numbers: an enumeration and values. ``views.sentences`` writes the words, once.
+
+A new finding is one member here and one sentence there. Code asks for a kind, or for a value, never for words.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Any
+
+from rankscope._base.encoding import exact, frozen, read
+
+__all__ = ["Fact", "FactKind", "as_facts", "of_kind"]
+
+
+class FactKind(StrEnum):
+    """What a fact is about. The comment behind a member names its values."""
+
+    # any room
+    NOTE = "note"  # text: what the caller gave in words of their own
+    EARLIER_NOTE = "note from an earlier version"  # text
+    # the derivative and its certificate
+    REVERSE_UNCHECKED = "reverse mode unchecked"  # reason
+    REVERSE_DISAGREES = "reverse mode disagrees"  # error, where
+    NO_FLOAT64 = "no float64 reference"  # reason
+    CASTS_DOWN = "casts to lower precision"
+    LEAVES_COMPUTATION = "a tensor leaves the computation"  # where, gap
+    RANDOM_MODEL = "random in evaluation mode"  # where
+    FUNCTION_UNCHECKED = "derivative unchecked against the function"  # reason, where (empty: everywhere)
+    WEIGHTS_RAISED = "half precision raised to float32"  # dtypes
+    NO_GRAPH = "no autograd graph"
+    # chains of equal width
+    LEADING_EXPONENTS = "leading exponents alone"  # tracked, width, seed
+    SHORT_CHAIN = "rates of a finite chain"  # blocks
+
+
+@dataclass(frozen=True)
+class Fact:
+    """One finding: its kind and the values that belong to it.
+
+    Attributes
+    ----------
+    kind : FactKind
+        What was found; its text is accepted too.
+    values : mapping
+        Plain values by name: text, numbers, tuples of these. Lists become tuples.
+    caution : bool
+        Whether it limits what the numbers may be used for.
+
+    Raises
+    ------
+    ValueError
+        For a kind that does not exist.
+
+    Examples
+    --------
+    >>> fact = Fact("note", {"text": "measured twice"})
+    >>> fact == Fact.from_dict(fact.to_dict())
+    True
+    """
+
+    kind: FactKind
+    values: Mapping[str, Any] = field(default_factory=dict)
+    caution: bool = False
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "kind", FactKind(self.kind))
+        object.__setattr__(self, "values", frozen(dict(self.values)))
+
+    def __hash__(self) -> int:
+        return hash((self.kind, json.dumps(exact(self.values), sort_keys=True), self.caution))
+
+    def __getitem__(self, name: str) -> Any:
+        return self.values[name]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values for JSON, exact: ``from_dict`` gives the fact back."""
+        return {"kind": self.kind.value, "values": exact(self.values), "caution": self.caution}
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> Fact:
+        """What ``to_dict`` wrote."""
+        return cls(FactKind(data["kind"]), read(Any, data["values"]), bool(data["caution"]))
+
+
+def as_facts(found: Iterable[Fact | str], kind: FactKind = FactKind.NOTE) -> tuple[Fact, ...]:
+    """Facts as they are; a text as a fact of that kind. A single text is one fact, not its letters.
+
+    >>> [fact["text"] for fact in as_facts(["trained twice"])]
+    ['trained twice']
+    """
+    each = [found] if isinstance(found, str | Fact) else found
+    return tuple(one if isinstance(one, Fact) else Fact(kind, {"text": str(one)}) for one in each)
+
+
+def of_kind(facts: Iterable[Fact], kind: FactKind) -> tuple[Fact, ...]:
+    """Those of one kind, in order."""
+    return tuple(fact for fact in facts if fact.kind is kind)

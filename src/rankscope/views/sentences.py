@@ -1,0 +1,114 @@
+"""The sentence of every kind of fact, written once. Nothing reads what is written here but people."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from rankscope._base.facts import Fact, FactKind
+
+__all__ = ["note", "sentence"]
+
+_Values = Mapping[str, Any]
+
+
+def sentence(fact: Fact) -> str:
+    """The fact in words, without the word "Caution".
+
+    >>> sentence(Fact(FactKind.NO_GRAPH))
+    'Autograd gave no graph of the model. True cuts are therefore unknown, and rises are not marked.'
+    """
+    return _SENTENCES[fact.kind](fact.values)
+
+
+def note(fact: Fact) -> str:
+    """The fact as a line of its own: a caution says so, once."""
+    return f"Caution: {sentence(fact)}" if fact.caution else f"Note: {sentence(fact)}"
+
+
+def _text(v: _Values) -> str:
+    return str(v["text"])
+
+
+def _reverse_unchecked(v: _Values) -> str:
+    return f"Forward mode was not checked against reverse mode, which fails: {v['reason']}."
+
+
+def _reverse_disagrees(v: _Values) -> str:
+    return (
+        f"Forward and reverse mode disagree by {v['error']:.1%} at {v['where']!r}. An operator has a wrong derivative, "
+        "or a tensor leaves the computation. Do not trust layers from there on."
+    )
+
+
+def _no_float64(v: _Values) -> str:
+    return f"No rank is certified, because the model does not run in float64: {v['reason']}."
+
+
+def _casts_down(_: _Values) -> str:
+    return (
+        "The model casts to lower precision inside. Probes in another precision therefore bound the error only roughly."
+    )
+
+
+def _leaves(v: _Values) -> str:
+    return (
+        f"The outputs at {v['where']!r} differ from their linear prediction by {v['gap']:.0%} of the change. A tensor "
+        "leaves the computation (detach, .data, numpy, .item()) there or before and counts as a constant. Do not trust "
+        "layers from there on."
+    )
+
+
+def _random(v: _Values) -> str:
+    return (
+        f"The model is random in evaluation mode: the same input gives other outputs at {v['where']!r}. The "
+        "derivative belongs to one draw."
+    )
+
+
+def _function_unchecked(v: _Values) -> str:
+    at = f" at {v['where']!r}" if v.get("where") else ""
+    return f"The derivative was not checked against the function itself{at}: {v['reason']}."
+
+
+def _raised(v: _Values) -> str:
+    return f"The model's weights are {_and(v['dtypes'])}. They were measured in float32."
+
+
+def _no_graph(_: _Values) -> str:
+    return "Autograd gave no graph of the model. True cuts are therefore unknown, and rises are not marked."
+
+
+def _leading(v: _Values) -> str:
+    return (
+        f"These are the leading {v['tracked']:,} of {v['width']:,} exponents, from a random orthonormal start (seed "
+        f"{v['seed']}). Their sum is the growth rate of a random volume of {v['tracked']:,} dimensions."
+    )
+
+
+def _short_chain(v: _Values) -> str:
+    return (
+        f"Over {v['blocks']:,} blocks the frame still depends on its random start. These are growth rates of random "
+        "directions, not the limit of Theorem 4."
+    )
+
+
+def _and(names: tuple[str, ...]) -> str:
+    return " and ".join([", ".join(names[:-1]), names[-1]]) if len(names) > 1 else "".join(names)
+
+
+_SENTENCES: dict[FactKind, Callable[[_Values], str]] = {
+    FactKind.NOTE: _text,
+    FactKind.EARLIER_NOTE: _text,
+    FactKind.REVERSE_UNCHECKED: _reverse_unchecked,
+    FactKind.REVERSE_DISAGREES: _reverse_disagrees,
+    FactKind.NO_FLOAT64: _no_float64,
+    FactKind.CASTS_DOWN: _casts_down,
+    FactKind.LEAVES_COMPUTATION: _leaves,
+    FactKind.RANDOM_MODEL: _random,
+    FactKind.FUNCTION_UNCHECKED: _function_unchecked,
+    FactKind.WEIGHTS_RAISED: _raised,
+    FactKind.NO_GRAPH: _no_graph,
+    FactKind.LEADING_EXPONENTS: _leading,
+    FactKind.SHORT_CHAIN: _short_chain,
+}

@@ -1,0 +1,44 @@
+"""Every kind of fact has a sentence, and every sentence speaks as the project does."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from rankscope._base.facts import Fact, FactKind
+from rankscope.views.sentences import note, sentence
+
+VALUES: dict[FactKind, dict[str, Any]] = {
+    FactKind.NOTE: {"text": "The network was trained for 3 epochs."},
+    FactKind.EARLIER_NOTE: {"text": "The network was trained for 3 epochs."},
+    FactKind.REVERSE_UNCHECKED: {"reason": "derivative for aten::x is not implemented"},
+    FactKind.REVERSE_DISAGREES: {"error": 0.25, "where": "layer1.0"},
+    FactKind.NO_FLOAT64: {"reason": "expected scalar type Float but found Double"},
+    FactKind.CASTS_DOWN: {},
+    FactKind.LEAVES_COMPUTATION: {"where": "layer1.0", "gap": 0.5},
+    FactKind.RANDOM_MODEL: {"where": "layer1.0"},
+    FactKind.FUNCTION_UNCHECKED: {"reason": "float32 alone resolves no step that is short enough", "where": ""},
+    FactKind.WEIGHTS_RAISED: {"dtypes": ("bfloat16", "float16")},
+    FactKind.NO_GRAPH: {},
+    FactKind.LEADING_EXPONENTS: {"tracked": 64, "width": 37632, "seed": 0},
+    FactKind.SHORT_CHAIN: {"blocks": 12},
+}
+
+
+@pytest.mark.parametrize("kind", FactKind)
+def test_every_kind_has_its_sentence(kind: FactKind) -> None:
+    text = sentence(Fact(kind, VALUES[kind]))
+    assert text[0].isupper()
+    assert text.endswith(".")
+    assert not text.endswith("..")
+    assert "Caution" not in text
+    assert note(Fact(kind, VALUES[kind], caution=True)) == f"Caution: {text}"
+    assert note(Fact(kind, VALUES[kind])) == f"Note: {text}"
+
+
+def test_what_a_sentence_says_is_in_its_values() -> None:
+    where = Fact(FactKind.FUNCTION_UNCHECKED, {"reason": "because", "where": "fc"})
+    assert sentence(where) == "The derivative was not checked against the function itself at 'fc': because."
+    assert "bfloat16 and float16" in sentence(Fact(FactKind.WEIGHTS_RAISED, VALUES[FactKind.WEIGHTS_RAISED]))
+    assert "are bfloat16." in sentence(Fact(FactKind.WEIGHTS_RAISED, {"dtypes": ("bfloat16",)}))
