@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from rankscope._base.errors import DataError, UsageError
+from rankscope._base.files import make_folder, write_whole
 from rankscope._base.progress import progress_for
 from rankscope.cli.data import Data, calibrated, load_data
 from rankscope.cli.interrupted import InterruptedRunError
@@ -19,7 +20,6 @@ from rankscope.cli.run_data import read_run
 from rankscope.features import Collection, classification_dimension, collect, feature_rank
 from rankscope.features.shards import ShardStore
 from rankscope.features.sources import Skipped, batches, skipped_lines
-from rankscope.jacobian.profile_files import make_folder, write_whole
 from rankscope.loading import load_model, resolve_device
 
 __all__ = ["Source", "run_clsdim", "run_collect", "run_deficit", "run_features"]

@@ -9,11 +9,11 @@ from typing import Any
 import torch
 
 from rankscope._base.errors import DataError, UsageError
+from rankscope._base.files import make_folder
 from rankscope.cli.array_files import ARRAY_FILES, read_arrays
 from rankscope.cli.results import as_json_text, write_result
 from rankscope.cli.run_data import read_run
 from rankscope.features import feature_rank
-from rankscope.jacobian.profile_files import make_folder
 
 __all__ = ["run_kept_features"]
 

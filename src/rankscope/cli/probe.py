@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rankscope._base.errors import UsageError, nearest
+from rankscope._base.files import make_folder
 from rankscope.cli.components import chosen_components
 from rankscope.cli.results import as_json_text, write_result
-from rankscope.jacobian.profile_files import make_folder
 
 if TYPE_CHECKING:
     from rankscope.probes import ProbeResults, RemedyResult

@@ -11,11 +11,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rankscope._base.errors import DataError
+from rankscope._base.files import make_folder, write_whole
 from rankscope._base.progress import Reporter, progress_for
 from rankscope.cli.interrupted import InterruptedRunError
 from rankscope.cli.options import Request
 from rankscope.jacobian import JacobianProfile, jacobian_rank
-from rankscope.jacobian.profile_files import make_folder, write_whole
 from rankscope.loading import calibrate_batchnorm, load_images, load_model
 
 if TYPE_CHECKING:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rankscope._base.errors import UsageError
-from rankscope.jacobian.profile_files import make_folder, write_whole
+from rankscope._base.files import make_folder, write_whole
 
 if TYPE_CHECKING:
     from rankscope.cli.options import Request

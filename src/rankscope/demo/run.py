@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeAlias
 
+from rankscope._base.files import make_folder, write_whole
 from rankscope._base.progress import Progress
 from rankscope._base.provenance import device_name, versions
 from rankscope.demo.context import Context, Measured
@@ -19,7 +20,6 @@ from rankscope.demo.digits_section import digits_section
 from rankscope.demo.feature_space_section import classification_section, deficit_section_of_digits, feature_section
 from rankscope.demo.photographs_section import photographs_section
 from rankscope.demo.theory_section import theory_section
-from rankscope.jacobian.profile_files import make_folder, write_whole
 from rankscope.report import Page
 
 __all__ = ["SCHEMA_VERSION", "SECTIONS", "Demo", "run_demo"]

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from rankscope._base.errors import DataError, OutputError
-from rankscope.jacobian.profile_files import in_order, make_folder, write_whole
+from rankscope._base.files import in_order, make_folder, write_whole
 from rankscope.slicing import Columns, ModuleCall, Sample
 from rankscope.spectra import Spectrum
 

@@ -3,65 +3,18 @@
 from __future__ import annotations
 
 import json
-import os
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from rankscope._base.errors import OutputError, RankscopeError
+from rankscope._base.files import make_folder, write_whole
 from rankscope.jacobian.profile import SCHEMA_VERSION, JacobianProfile, Layer
 from rankscope.slicing import Stretch
 from rankscope.spectra import Spectrum, as_tolerance
 
-__all__ = ["in_order", "load", "make_folder", "save", "write_whole"]
-
-
-def make_folder(path: Path) -> Path:
-    """The folder, made if absent and proved writable.
-
-    Raises
-    ------
-    OutputError
-        When it cannot be made or written.
-    """
-    try:
-        path.mkdir(parents=True, exist_ok=True)
-        probe = path / f".rankscope-{os.getpid()}"
-        probe.touch()
-        probe.unlink()
-    except OSError as error:
-        raise OutputError(
-            f"cannot write into {str(path)!r}: {error.strerror or error}; choose another output folder"
-        ) from error
-    return path
-
-
-def write_whole(path: Path, content: bytes | str) -> None:
-    """Write beside, then rename: a reader never sees half a file."""
-    beside = path.with_name(f".{path.name}.part")
-    try:
-        beside.write_bytes(content.encode() if isinstance(content, str) else content)
-        beside.replace(path)
-    except OSError as error:
-        beside.unlink(missing_ok=True)
-        raise OutputError(f"cannot write {str(path)!r}: {error.strerror or error}") from error
-
-
-def in_order(content: bytes) -> bytes:
-    """A safetensors file with the keys of its metadata sorted: the library writes them in the order of a hash.
-
-    >>> from safetensors.numpy import save
-    >>> one, two = (save({"a": np.zeros(2)}, dict.fromkeys(keys, "v")) for keys in ("xyz", "zyx"))
-    >>> in_order(one) == in_order(two)
-    True
-    """
-    length = int.from_bytes(content[:8], "little")
-    header = json.loads(content[8 : 8 + length])
-    header["__metadata__"] = dict(sorted(header.get("__metadata__", {}).items()))
-    text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
-    text += b" " * (-len(text) % 8)  # the tensors start at a multiple of eight
-    return len(text).to_bytes(8, "little") + text + content[8 + length :]
+__all__ = ["load", "save"]
 
 
 def save(profile: JacobianProfile, path: Path) -> Path:

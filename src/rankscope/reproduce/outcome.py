@@ -10,8 +10,8 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from rankscope._base.files import make_folder, write_whole
 from rankscope._base.style import figure_style
-from rankscope.jacobian.profile_files import make_folder, write_whole
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from rankscope._base.errors import OutputError
-from rankscope.jacobian.profile_files import make_folder, write_whole
+from rankscope._base.files import make_folder, write_whole
 
 __all__ = ["Parts"]
 

@@ -9,8 +9,8 @@ from typing import Any
 import torch
 
 from rankscope._base.errors import PartlyDoneError, RankscopeError, UsageError, nearest
+from rankscope._base.files import make_folder
 from rankscope._base.progress import Progress, progress_for
-from rankscope.jacobian.profile_files import make_folder
 from rankscope.reproduce.data import read_class_folders
 from rankscope.reproduce.networks import choose, participants
 from rankscope.reproduce.outcome import Reproduction
