@@ -75,7 +75,7 @@ def test_predict(capsys: pytest.CaptureFixture[str]):
         (["predict", "--width", "5", "--depth", "5", "--law", "gaus"], "unknown law 'gaus'"),
         (["predict", "--width", "5", "--depth", "5", "--tolerance", "papr"], "papr"),
         (["chain", "--seeds", "0;1"], "--seeds '0;1' is not a list of whole numbers"),
-        (["chain", "--seeds", "-1"], "seeds is [-1]"),
+        (["chain", "--seeds", "-1"], "seeds is -1"),
         (["chain", "--residual", "big"], "--residual 'big' is not a number"),
         (["chain", "--residual", "0"], "residual is 0"),
         (["chain", "--width", "0"], "width is 0"),

@@ -233,9 +233,9 @@ def test_wrong_labels_splits_and_sizes_are_named():
         fractal_images(SPEC, one, one - 1)
     assert fractal_images(SPEC, [], []).shape == (0, 3, SPEC.size, SPEC.size)
     for wrong in (2.5, None, True, 0):
-        with pytest.raises(UsageError, match=f"per_class is {wrong}; use a whole number"):
+        with pytest.raises(UsageError, match=f"per_class is {wrong}; it must be a whole number"):
             FractalTestSet(SPEC, per_class=wrong)
-        with pytest.raises(UsageError, match=f"batch_size is {wrong}; use a whole number"):
+        with pytest.raises(UsageError, match=f"batch_size is {wrong}; it must be a whole number"):
             FractalBatches(SPEC, wrong)
     with pytest.raises(UsageError, match="batch_size is 0"):
         FractalBatches(SPEC, 0)

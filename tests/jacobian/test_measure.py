@@ -13,10 +13,11 @@ from networks import CASES, oracle, settled
 from torch import Tensor, nn
 
 import rankscope as rs
+from rankscope._base.checks import budget_of
 from rankscope.jacobian import JacobianProfile
 from rankscope.jacobian import measure as measuring_module
 from rankscope.jacobian.batch import BatchMeasurer
-from rankscope.jacobian.budget import chunk_for, parse_budget
+from rankscope.jacobian.budget import chunk_for
 
 CPU = torch.device("cpu")
 
@@ -733,7 +734,7 @@ BAD_INPUTS = [
     (torch.zeros(1, 8), {"limit": -1}, rs.UsageError, "limit is -1"),
     (torch.zeros(1, 8), {"background": "zeros"}, rs.UsageError, "unknown background 'zeros'; did you mean 'zero'"),
     (torch.zeros(1, 8), {"background": "zero", "columns": rs.Sketch(2)}, rs.UsageError, "'zero' needs a patch"),
-    (torch.zeros(1, 8), {"chunk_size": 0}, rs.UsageError, "chunk_size is 0; give a positive integer"),
+    (torch.zeros(1, 8), {"chunk_size": 0}, rs.UsageError, "chunk_size is 0; it must be a whole number"),
     (torch.zeros(1, 8), {"chunk_size": 1.5}, rs.UsageError, "chunk_size is 1.5"),
     (torch.zeros(1, 8), {"columns": rs.Sketch(9)}, rs.UsageError, "9 directions exceeds the input's 8 dimensions"),
     (torch.zeros(1, 8), {"columns": rs.Patch(2)}, rs.UsageError, "a patch needs inputs of shape"),
@@ -744,7 +745,7 @@ BAD_INPUTS = [
     (torch.zeros(1, 8), {"dtype": torch.bfloat16}, rs.UsageError, "give 'float32' or 'float64'"),
     (torch.zeros(1, 8), {"device": "gpu"}, rs.UsageError, "unknown device 'gpu'"),
     (torch.zeros(1, 8), {"device": "meta"}, rs.DeviceError, "'meta' has no float64"),
-    (torch.zeros(1, 8), {"memory_budget": "4 apples"}, rs.UsageError, "memory budget '4 apples' is not a size"),
+    (torch.zeros(1, 8), {"memory_budget": "4 apples"}, rs.UsageError, "memory_budget .4 apples. is not a size"),
     (torch.zeros(1, 8), {"memory_budget": "1.2.3"}, rs.UsageError, "is not a size"),
     (torch.zeros(1, 8), {"memory_budget": -3}, rs.UsageError, "must be positive"),
     (torch.zeros(1, 8), {"memory_budget": float("inf")}, rs.UsageError, "must be positive and finite"),
@@ -840,8 +841,8 @@ def test_too_many_rows_for_reverse_mode(monkeypatch: pytest.MonkeyPatch) -> None
     ],
 )
 def test_budgets(text: Any, expected: int) -> None:
-    assert parse_budget(text, CPU) == expected
-    assert 0 < parse_budget(None, CPU) <= 4 * 2**30
+    assert budget_of(text, CPU) == expected
+    assert 0 < budget_of(None, CPU) <= 4 * 2**30
 
 
 def test_chunks_are_even() -> None:

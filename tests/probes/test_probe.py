@@ -396,14 +396,14 @@ def test_a_module_that_cannot_be_copied() -> None:
 @pytest.mark.parametrize(
     ("options", "error", "message"),
     [
-        ({"batch": 1}, rs.UsageError, "batch is 1; a covariance needs at least 2"),
+        ({"batch": 1}, rs.UsageError, "batch is 1; it must be a whole number of at least 2"),
         ({"batch": 0}, rs.UsageError, "batch is 0"),
         ({"batch": 2.5}, rs.UsageError, "batch is 2.5"),
         ({"input_shape": ()}, rs.UsageError, "input_shape is"),
         ({"input_shape": (4, -1)}, rs.UsageError, r"input_shape is \(4, -1\)"),
         ({"input_shape": "abc"}, rs.UsageError, "input_shape is 'abc'"),
         ({"seed": -1}, rs.UsageError, "seed is -1"),
-        ({"dtype": "float16"}, rs.UsageError, "dtype is 'float16'"),
+        ({"dtype": "float16"}, rs.UsageError, "dtype 'float16' cannot be measured in"),
         ({"tolerance": "papr"}, rs.UsageError, "papr"),
         ({"front": "gausian"}, rs.UsageError, "did you mean 'gaussian'"),
         ({"jacobian_points": 0}, rs.UsageError, "jacobian_points is 0"),

@@ -174,7 +174,7 @@ def test_figures(result: rs.RemedyResult) -> None:
         ({"width_factor": 1}, "width_factor is 1"),
         ({"samples": 1}, "samples is 1"),
         ({"activation": "rel", "scale": "small"}, "unknown activation 'rel'; did you mean 'relu'"),
-        ({"seeds": [-1], "scale": "small"}, r"seeds is \[-1\]"),
+        ({"seeds": [-1], "scale": "small"}, r"seeds is -1; it must be a whole number"),
         ({"tolerance": "papr"}, "papr"),
     ],
 )

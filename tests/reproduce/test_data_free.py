@@ -168,13 +168,13 @@ def test_unknown_names_and_options(tmp_path: Path) -> None:
         reproduce("fig5", out=tmp_path)
     with pytest.raises(UsageError, match="there is no 'FIG1D' to reproduce; did you mean 'fig1d'"):
         reproduce("FIG1D", out=tmp_path)
-    with pytest.raises(UsageError, match="--limit is 0; give a whole number of at least 1"):
+    with pytest.raises(UsageError, match="limit is 0; it must be a whole number of at least 1"):
         reproduce_all(out=tmp_path, limit=0)
     with pytest.raises(UsageError, match="--as 'papr' is unknown; did you mean 'paper'"):
         reproduce("fig1d", out=tmp_path, convention="papr")
     with pytest.raises(UsageError, match="--scale 'smal' is unknown; did you mean 'small'"):
         reproduce("fig1d", out=tmp_path, scale="smal")
-    with pytest.raises(UsageError, match="--seed is -1; give a whole number of at least 0"):
+    with pytest.raises(UsageError, match="seed is -1; it must be a whole number of at least 0"):
         reproduce("fig1d", out=tmp_path, seed=-1)
     with pytest.raises(UsageError, match="reproduce_all has no option 'sed'; did you mean 'seed'"):
         reproduce_all(out=tmp_path, sed=1)

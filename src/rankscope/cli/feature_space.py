@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from rankscope._base.checks import device_of
 from rankscope._base.errors import DataError, UsageError
 from rankscope._base.files import make_folder, write_whole
 from rankscope._base.progress import progress_for
@@ -20,7 +21,7 @@ from rankscope.cli.run_data import read_run
 from rankscope.features import Collection, classification_dimension, collect, feature_rank
 from rankscope.features.shards import ShardStore
 from rankscope.features.sources import Skipped, batches, skipped_lines
-from rankscope.loading import load_model, resolve_device
+from rankscope.loading import load_model
 
 __all__ = ["Source", "run_clsdim", "run_collect", "run_deficit", "run_features"]
 
@@ -45,7 +46,7 @@ class Source:
             raise UsageError(f"--seed is {self.seed}; it must not be negative")
         if self.batch_size < 1:
             raise UsageError(f"--batch-size is {self.batch_size}; at least one sample is needed")
-        where = resolve_device(self.device)
+        where = device_of(self.device)
         loaded = load_model(self.model, weights=self.weights, seed=self.seed, num_classes=self.num_classes)
         data = load_data(self.data, loaded, labels=self.labels, limit=self.limit, seed=self.seed, labelled=labelled)
         notes = (*loaded.notes, *data.notes, *calibrated(loaded, data.dataset))
@@ -182,7 +183,7 @@ def run_clsdim(
         retain=retain,
         convention=convention,
         allow_absent=allow_absent,
-        device=resolve_device(device),
+        device=device_of(device),
     )
     record = {**result.to_dict(), **found.about}
     tables = {"clsdim": result.table(), "clsdim-curve": result.curve_table()}
@@ -226,7 +227,7 @@ def run_deficit(
         class_names=names,
         keep=keep,
         feature_dimension=None if found.features is None else found.features.shape[1],
-        device=resolve_device(device),
+        device=device_of(device),
     )
     record = {**table.to_dict(), **about}
     shown = most_dependent(table)

@@ -76,14 +76,12 @@ class Request:
         chosen = _columns(columns, patch, patch_offset, channels, seed)
         if background == "zero" and columns is not None and columns.startswith("sketch"):
             raise UsageError("--background zero needs a patch; random directions cover the whole image")
-        from rankscope.loading import resolve_device
+        from rankscope._base.checks import budget_of, device_of
         from rankscope.spectra import as_tolerance
 
-        where = resolve_device(device)
+        where = device_of(device)
         if memory_budget is not None:
-            from rankscope.jacobian.budget import parse_budget
-
-            parse_budget(memory_budget, where)
+            budget_of(memory_budget, where)
         return cls(
             model=model,
             seed=seed,

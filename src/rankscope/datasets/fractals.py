@@ -15,7 +15,7 @@ from typing import Literal, get_args
 import torch
 from torch.utils.data import Dataset
 
-from rankscope._base.device import resolve_device
+from rankscope._base.checks import count_of, device_of
 from rankscope._base.errors import DataError, UsageError, nearest
 from rankscope.datasets._hashing import keys
 from rankscope.datasets._rendering import perturb, render
@@ -131,7 +131,7 @@ def fractal_images(
         )
     if indices.device.type == "cpu" and len(indices) and int(indices.min()) < 0:
         raise DataError(f"indices run from {int(indices.min())}; the images of a class are counted from 0")
-    where = resolve_device(device)
+    where = device_of(device, float64=False)
     labels, indices = labels.to(where, torch.int64), indices.to(where, torch.int64)
     systems = _systems_on(spec.classes, spec.seed, where)
     out = torch.empty(len(labels), 3, spec.size, spec.size, device=where)
@@ -169,8 +169,8 @@ class FractalBatches:
     def __init__(
         self, spec: FractalSpec, batch_size: int, *, device: torch.device | str = "cpu", split: Split = "train"
     ) -> None:
-        _check_count("batch_size", batch_size)
-        self.spec, self.batch_size, self.device, self.split = spec, batch_size, resolve_device(device), split
+        batch_size = count_of(batch_size, "batch_size")
+        self.spec, self.batch_size, self.device, self.split = spec, batch_size, device_of(device, float64=False), split
         self.position = 0
 
     def __iter__(self) -> FractalBatches:
@@ -203,7 +203,7 @@ class FractalTestSet(Dataset[tuple[torch.Tensor, int]]):
     """
 
     def __init__(self, spec: FractalSpec, *, per_class: int = 50, split: Split = "test") -> None:
-        _check_count("per_class", per_class)
+        per_class = count_of(per_class, "per_class")
         self.spec, self.per_class, self.split = spec, per_class, split
 
     def __len__(self) -> int:
@@ -219,8 +219,8 @@ class FractalTestSet(Dataset[tuple[torch.Tensor, int]]):
         self, device: torch.device | str = "cpu", batch_size: int = 500
     ) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
         """All images once in the order of the items, as (images (B, 3, size, size), labels (B,)) on ``device``."""
-        _check_count("batch_size", batch_size)
-        where = resolve_device(device)
+        batch_size = count_of(batch_size, "batch_size")
+        where = device_of(device, float64=False)
         for start in range(0, len(self), batch_size):
             yield self._images(torch.arange(start, min(start + batch_size, len(self))), where)
 
@@ -228,11 +228,6 @@ class FractalTestSet(Dataset[tuple[torch.Tensor, int]]):
         labels = items % self.spec.classes
         images = fractal_images(self.spec, labels, items // self.spec.classes, split=self.split, device=device)
         return images, labels.to(device)
-
-
-def _check_count(name: str, value: object) -> None:
-    if isinstance(value, bool) or not isinstance(value, Integral) or value < 1:
-        raise UsageError(f"{name} is {value!r}; use a whole number of 1 or more")
 
 
 def _whole_numbers(name: str, values: torch.Tensor | Sequence[int]) -> torch.Tensor:

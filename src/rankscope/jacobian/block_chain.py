@@ -14,12 +14,13 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from rankscope._base.errors import CutPointError, DataError, ModelError, UsageError
+from rankscope._base.checks import DeviceLike, DtypeLike, count_of, device_of
+from rankscope._base.errors import CutPointError, DataError, ModelError
 from rankscope._base.progress import Progress, progress_for
 from rankscope._base.provenance import device_name, versions
 from rankscope.jacobian.block_runner import BlockRunner
 from rankscope.jacobian.exponents_record import ChainExponents
-from rankscope.jacobian.measure import _device, _dtype, _finite_weights, _traced
+from rankscope.jacobian.measure import _dtype, _finite_weights, _traced
 from rankscope.jacobian.methods import Method, choose_method
 from rankscope.jacobian.runner import Runner
 from rankscope.slicing import CallKey, CutPointsLike, ModuleCall, Sample, Trace, measuring, read_samples, select
@@ -54,9 +55,9 @@ def chain_exponents(
     *,
     cut_points: CutPointsLike = "blocks",
     top: int = _TOP,
-    dtype: torch.dtype | str | None = "float64",
+    dtype: DtypeLike = "float64",
     chunk_size: int = 64,
-    device: torch.device | str | None = None,
+    device: DeviceLike = None,
     limit: int | None = None,
     seed: int = 0,
     progress: bool | Progress | None = None,
@@ -125,12 +126,10 @@ def chain_exponents(
     from rankscope.theory import lyapunov_exponents
 
     started = time.perf_counter()
-    for what, value in (("top", top), ("chunk_size", chunk_size)):
-        if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-            raise UsageError(f"{what} is {value!r}; it must be a whole number of at least 1")
-    if isinstance(seed, bool) or not isinstance(seed, int) or seed < 0:
-        raise UsageError(f"seed is {seed!r}; it must be a whole number of at least 0")
-    where = _device(model, device)
+    top, chunk_size = count_of(top, "top"), count_of(chunk_size, "chunk_size")
+    seed = count_of(seed, "seed", least=0)
+    limit = None if limit is None else count_of(limit, "limit")
+    where = device_of(device, model)
     work_dtype, notes = _dtype(model, dtype)
     _finite_weights(model)
     samples = read_samples(model, inputs, limit=limit)

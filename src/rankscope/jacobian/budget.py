@@ -2,52 +2,23 @@
 
 from __future__ import annotations
 
-import re
 from typing import Any
 
-import psutil
 import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_flatten
 
-from rankscope._base.errors import DeviceError, UsageError
+from rankscope._base.errors import DeviceError
 from rankscope.jacobian.runner import Runner
 from rankscope.slicing import Sample
 
-__all__ = ["bytes_per_tangent", "chunk_for", "default_budget", "parse_budget"]
+__all__ = ["bytes_per_tangent", "chunk_for"]
 
-_UNITS = {"": 1, "K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
-_DEFAULT = 4 * 2**30  # measured: larger chunks gain nothing on the networks of the paper
 # The largest operator's inputs and outputs, times what a forward-mode formula keeps alive at once (measured)
 _SAFETY = 3.0
 _SAFETY_LINEAR = 1.4
 _CONVOLUTION = 3.75  # cuDNN's workspace comes on top of a convolution's inputs and outputs (measured)
-
-
-def parse_budget(value: int | float | str | None, device: torch.device) -> int:
-    """Bytes from a number or a text such as ``"6GB"``; ``None`` gives the default for the device.
-
-    >>> parse_budget("1.5 GB", torch.device("cpu"))
-    1610612736
-    """
-    if value is None:
-        return default_budget(device)
-    if isinstance(value, str):
-        match = re.fullmatch(r"\s*(\d+\.?\d*|\.\d+)\s*([KMGT]?)i?B?\s*", value, re.IGNORECASE)
-        if match is None:
-            raise UsageError(f"memory budget {value!r} is not a size; write for instance '4GB'")
-        value = float(match[1]) * _UNITS[match[2].upper()]
-    if not 0 < value < float("inf"):
-        raise UsageError(f"memory budget is {value}; it must be positive and finite")
-    return int(value)
-
-
-def default_budget(device: torch.device) -> int:
-    """4 GiB, or half of what is free where that is less."""
-    cuda = device.type == "cuda"
-    free = torch.cuda.mem_get_info(device)[0] if cuda else psutil.virtual_memory().available
-    return min(_DEFAULT, free // 2)
 
 
 class _LargestOperator(TorchDispatchMode):

@@ -14,11 +14,20 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from rankscope._base.errors import DataError, DeviceError, MeasurementError, ModelError, UsageError, nearest
+from rankscope._base.checks import (
+    DeviceLike,
+    DtypeLike,
+    MemoryBudget,
+    budget_of,
+    choice_of,
+    count_of,
+    device_of,
+    dtype_of,
+)
+from rankscope._base.errors import DataError, MeasurementError, ModelError, UsageError
 from rankscope._base.progress import Progress, progress_for
 from rankscope._base.provenance import device_name, versions
 from rankscope.jacobian.batch import BatchMeasurer, Settings, join
-from rankscope.jacobian.budget import parse_budget
 from rankscope.jacobian.checkpoint import Checkpoint
 from rankscope.jacobian.finish import Finished
 from rankscope.jacobian.profile import JacobianProfile, Layer
@@ -40,7 +49,6 @@ __all__ = ["Background", "jacobian_rank"]
 
 Background = Literal["image", "zero"]
 _AHEAD = 2  # batches whose eigenvalues may still be under way beside a GPU
-_DTYPES = {"float32": torch.float32, "float64": torch.float64}
 
 
 def jacobian_rank(
@@ -51,11 +59,11 @@ def jacobian_rank(
     columns: ColumnsLike = "auto",
     background: Background = "image",
     tolerance: ToleranceLike = "paper",
-    dtype: torch.dtype | str | None = None,
+    dtype: DtypeLike = None,
     chunk_size: int | Literal["auto"] = "auto",
-    memory_budget: int | float | str | None = None,
+    memory_budget: MemoryBudget = None,
     certify: bool = True,
-    device: torch.device | str | None = None,
+    device: DeviceLike = None,
     progress: bool | Progress | None = None,
     limit: int | None = None,
     checkpoint: str | Path | None = None,
@@ -91,7 +99,7 @@ def jacobian_rank(
     certify : bool
         Bound the error of every spectrum with six float64 probes (an image's bound is wrong with probability 1e-6).
     device : torch.device or str, optional
-        Where to compute; default: where the model is. The model itself is not moved.
+        Where to compute; default: where the model is; ``"auto"``: the first GPU, else the CPU. The model is not moved.
     progress : bool or callable, optional
         A progress bar on standard error (default: when it is a terminal), or ``f(done, total, text)``.
     limit : int, optional
@@ -129,11 +137,11 @@ def jacobian_rank(
     """
     started = time.perf_counter()
     tol = as_tolerance(tolerance)
-    if background not in ("image", "zero"):
-        raise UsageError(f"unknown background {background!r}; {nearest(str(background), ['image', 'zero'])}")
-    if chunk_size != "auto" and (not isinstance(chunk_size, int) or chunk_size < 1):
-        raise UsageError(f"chunk_size is {chunk_size!r}; give a positive integer or 'auto'")
-    where = _device(model, device)
+    choice_of(background, "background", ["image", "zero"])
+    if chunk_size != "auto":
+        chunk_size = count_of(chunk_size, "chunk_size")
+    limit = None if limit is None else count_of(limit, "limit")
+    where = device_of(device, model)
     work_dtype, notes = _dtype(model, dtype)
     _finite_weights(model)
 
@@ -152,7 +160,7 @@ def jacobian_rank(
     if not found.structured:
         notes.append("autograd's graph could not be read, so true cuts are unknown and rises are not marked")
 
-    budget = parse_budget(memory_budget, where)
+    budget = budget_of(memory_budget, where)
     settings = Settings(
         chunk_size=chunk_size, budget=budget, certify=certify, device=where, dtype=work_dtype, columns=chosen
     )
@@ -269,28 +277,9 @@ class _Collected:
             self.keep(index, finished.spectra, finished.kinks)
 
 
-def _device(model: nn.Module, device: torch.device | str | None) -> torch.device:
-    if device is None:
-        return next((p.device for p in model.parameters()), torch.device("cpu"))
-    try:
-        found = torch.device(device)
-    except RuntimeError:
-        raise UsageError(f"unknown device {device!r}; give 'cpu', 'cuda' or 'cuda:1'") from None
-    if found.type == "cuda" and not torch.cuda.is_available():
-        raise DeviceError(f"device {str(device)!r} was asked for and no CUDA device is available; use device='cpu'")
-    if found.type == "cuda" and (found.index or 0) >= torch.cuda.device_count():
-        raise DeviceError(f"device {str(device)!r} was asked for; this machine has {torch.cuda.device_count()}")
-    if found.type not in ("cpu", "cuda"):
-        raise DeviceError(f"device {str(device)!r} has no float64, which the Gram matrices need; use 'cpu' or 'cuda'")
-    return torch.device("cuda", torch.cuda.current_device()) if str(found) == "cuda" else found
-
-
-def _dtype(model: nn.Module, dtype: torch.dtype | str | None) -> tuple[torch.dtype, list[str]]:
+def _dtype(model: nn.Module, dtype: DtypeLike) -> tuple[torch.dtype, list[str]]:
     if dtype is not None:
-        found = _DTYPES.get(dtype) if isinstance(dtype, str) else dtype
-        if found is None or found not in _DTYPES.values():
-            raise UsageError(f"dtype {dtype!r} cannot be measured in; give 'float32' or 'float64'")
-        return found, []
+        return dtype_of(dtype), []
     own = {p.dtype for p in model.parameters() if p.is_floating_point()}
     if own == {torch.float64}:
         return torch.float64, []
@@ -301,7 +290,7 @@ def _dtype(model: nn.Module, dtype: torch.dtype | str | None) -> tuple[torch.dty
 
 def _traced(model: nn.Module, first: Sample) -> Trace:
     """The model's calls on the first input, on the device and in the dtype that the model itself has."""
-    home = _device(model, None)
+    home = device_of(None, model)
     dtype = next((p.dtype for p in model.parameters() if p.is_floating_point()), first.x.dtype)
     return trace(model, first.to(home, dtype))
 

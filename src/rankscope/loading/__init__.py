@@ -1,6 +1,6 @@
 """Models, weights, images and devices by name: what a command line needs before anything can be measured."""
 
-from rankscope._base.device import resolve_device
+from rankscope._base.checks import device_of as resolve_device
 from rankscope.loading._from_torchvision import check_torchvision as pretrained_choice
 from rankscope.loading._hub import unreachable
 from rankscope.loading._torchvision import ensure_torchvision

@@ -9,6 +9,7 @@ from typing import Any, Literal
 import torch
 from torch import nn
 
+from rankscope._base.checks import DeviceLike, DtypeLike, MemoryBudget, choice_of, device_of
 from rankscope._base.errors import UsageError, nearest
 from rankscope._base.progress import Progress, progress_for
 from rankscope._base.provenance import device_name, versions
@@ -34,13 +35,13 @@ def probe(
     input_shape: Sequence[int] = (128, 8, 8),
     batch: int = 5000,
     seed: int = 0,
-    device: str | torch.device | None = None,
+    device: DeviceLike = "auto",
     tolerance: ToleranceLike = "paper",
     jacobian_points: int = 1,
     front: Front = "gaussian",
     context: int = 32,
-    dtype: str | torch.dtype = "float64",
-    memory_budget: int | float | None = None,
+    dtype: DtypeLike = "float64",
+    memory_budget: MemoryBudget = None,
 ) -> ProbeResult:
     """Feature (PCA) dimension and full Jacobian rank before and after one component.
 
@@ -65,7 +66,7 @@ def probe(
     seed : int
         Of the layer, the noise, and random masks; a named component draws its weights from it too.
     device : str or torch.device, optional
-        Default: the first GPU, else the CPU.
+        Default: the first GPU, else the CPU. ``None``: where the component is.
     tolerance : ToleranceLike
         What counts as zero, for both quantities; the paper's is eps32·N·σ₁ with N values in the spectrum.
     jacobian_points : int
@@ -77,8 +78,8 @@ def probe(
         Samples in the batch around a Jacobian's point where the component couples them.
     dtype : {"float64", "float32"}
         What is computed in. float64, because only there do zero and small singular values differ by sight.
-    memory_budget : int, optional
-        Bytes that the matrices may take; default: 80 % of what is free.
+    memory_budget : int or str, optional
+        Bytes that the matrices may take, or a text such as ``"4GB"``; default: 80 % of what is free.
 
     Raises
     ------
@@ -103,7 +104,7 @@ def probe(
         input_shape=input_shape,
         batch=batch,
         seed=seed,
-        device=device,
+        device=device_of(device, component if isinstance(component, nn.Module) else None),
         dtype=dtype,
         tolerance=tolerance,
         jacobian_points=jacobian_points,
@@ -149,11 +150,10 @@ def probe_all(
     >>> some["avgpool"].rank_after.value
     16
     """
-    if scale not in SCALES:
-        raise UsageError(f"unknown scale {scale!r}; {nearest(str(scale), SCALES)}")
+    choice_of(scale, "scale", SCALES)
     known = {
         "seed": 0,
-        "device": None,
+        "device": "auto",
         "tolerance": "paper",
         "jacobian_points": 1,
         "front": "gaussian",
@@ -166,6 +166,9 @@ def probe_all(
             raise UsageError(f"probe_all has no option {name!r}; {nearest(name, known)}")
     shape, samples = SCALES[scale]
     merged: dict[str, Any] = {**known, **options}
+    if isinstance(components, Mapping):
+        home = next((part for part in components.values() if isinstance(part, nn.Module)), None)
+        merged["device"] = device_of(merged["device"], home)
     settings = Settings.of(
         input_shape=shape if input_shape is None else input_shape, batch=samples if batch is None else batch, **merged
     )

@@ -10,9 +10,9 @@ from typing import Any, Literal, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
+from rankscope._base.checks import choice_of, count_of
 from rankscope._base.errors import UsageError, nearest
 from rankscope._base.progress import Progress, progress_for
-from rankscope.probes._settings import positive
 from rankscope.probes.remedy_result import RemedyCurve, RemedyResult
 from rankscope.spectra import ToleranceLike, as_tolerance
 from rankscope.theory import deep_chain
@@ -95,18 +95,17 @@ def probe_remedies(
     >>> bool(found["plain"].ranks[0, -1] < 16), int(found["orthogonal"].ranks[0, -1])
     (True, 16)
     """
-    if scale not in REMEDY_SCALES:
-        raise UsageError(f"unknown scale {scale!r}; {nearest(str(scale), REMEDY_SCALES)}")
+    choice_of(scale, "scale", REMEDY_SCALES)
     names = _names(remedies)
-    n = positive("width", REMEDY_SCALES[scale][0] if width is None else width, 2)
-    layers = positive("depth", REMEDY_SCALES[scale][1] if depth is None else depth)
-    factor = positive("width_factor", width_factor, 2)
+    n = count_of(REMEDY_SCALES[scale][0] if width is None else width, "width", least=2)
+    layers = count_of(REMEDY_SCALES[scale][1] if depth is None else depth, "depth")
+    factor = count_of(width_factor, "width_factor", least=2)
     common: dict[str, Any] = {
         "depth": layers,
         "inputs": n,
         "activation": activation,
         "init": "kaiming_normal" if activation == "relu" else "xavier_normal",
-        "samples": positive("samples", 5 * n if samples is None else samples, 2),
+        "samples": count_of(5 * n if samples is None else samples, "samples", least=2),
         "seeds": seeds,
         "tolerance": as_tolerance(tolerance),
     }

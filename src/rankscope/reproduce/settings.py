@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from numbers import Integral
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
 
+from rankscope._base.checks import count_of, device_of
 from rankscope._base.errors import DataError, ModelError, UsageError, nearest
 from rankscope._base.progress import Reporter
-from rankscope.loading import check_spec, resolve_device
+from rankscope.loading import check_spec
 
 __all__ = ["CONVENTIONS", "Convention", "Scale", "Settings"]
 
@@ -101,10 +101,11 @@ class Settings:
             raise UsageError(f"--as {convention!r} is unknown; {nearest(str(convention), CONVENTIONS)}")
         if scale not in _SCALES:
             raise UsageError(f"--scale {scale!r} is unknown; {nearest(str(scale), _SCALES)}")
-        _count("images", images, 1)
-        _count("limit", limit, 1)
-        _count("seed", seed, 0)
-        _count("workers", workers, 0)
+        for name, size in (("images", images), ("limit", limit)):
+            if size is not None:
+                count_of(size, name)
+        count_of(seed, "seed", least=0)
+        count_of(workers, "workers", least=0)
         for spec in networks:
             check_spec(spec)
         data = None if imagenet is None else Path(imagenet).expanduser()
@@ -114,7 +115,7 @@ class Settings:
         if held is not None and not held.is_dir():
             raise ModelError(f"--weights {str(held)!r} is no folder; give the one that holds a file for each network")
         chosen: Any = convention
-        size: Any = scale
+        chosen_scale: Any = scale
         return cls(
             convention=chosen,
             imagenet=data,
@@ -123,9 +124,9 @@ class Settings:
             only=None if only is None else tuple(only),
             images=images,
             limit=limit,
-            device=resolve_device(device),
+            device=device_of(device),
             seed=seed,
-            scale=size,
+            scale=chosen_scale,
             workers=workers,
             parts=parts,
             report=report,
@@ -145,10 +146,3 @@ class Settings:
             "seed": self.seed,
             "scale": self.scale,
         }
-
-
-def _count(name: str, value: Any, least: int) -> None:
-    if value is None and name in ("images", "limit"):
-        return
-    if isinstance(value, bool) or not isinstance(value, Integral) or value < least:
-        raise UsageError(f"--{name} is {value!r}; give a whole number of at least {least}")

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from rankscope._base.checks import count_of
 from rankscope._base.errors import DataError, UsageError
 
 __all__ = ["Sample", "call_model", "example_sample", "read_samples"]
@@ -122,8 +123,7 @@ def read_samples(model: nn.Module, inputs: Any, *, limit: int | None = None) -> 
     DataError
         When there is no sample, no floating-point tensor to differentiate, or a value is NaN or infinite.
     """
-    if limit is not None and limit < 1:
-        raise UsageError(f"limit is {limit}; give at least 1 sample")
+    limit = None if limit is None else count_of(limit, "limit")
     count = 0
     for item, batched in _batches(inputs):
         if not isinstance(item, Tensor | Mapping):

@@ -10,8 +10,9 @@ from typing import Any, Literal, TypeAlias
 import numpy as np
 import torch
 
+from rankscope._base.checks import number_of
 from rankscope._base.errors import DataError, UsageError, nearest
-from rankscope.theory._matrices import as_matrix, positive_number
+from rankscope.theory._matrices import as_matrix
 
 __all__ = [
     "ACTIVATIONS",
@@ -45,7 +46,7 @@ def init_std(init: str, width: int) -> float:
         return math.sqrt(1.0 / width)
     if init.startswith("normal(") and init.endswith(")"):
         try:
-            return positive_number("the standard deviation of init", float(init[len("normal(") : -1]))
+            return number_of(float(init[len("normal(") : -1]), "the standard deviation of init", above=0)
         except UsageError:
             raise
         except ValueError:

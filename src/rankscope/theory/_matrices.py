@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import inspect
-import math
 from collections.abc import Callable
-from numbers import Integral, Real
 from typing import Any, TypeAlias
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from rankscope._base.checks import count_of
 from rankscope._base.errors import DataError, UsageError
 
 __all__ = [
@@ -20,8 +19,6 @@ __all__ = [
     "as_matrix",
     "generator",
     "is_operator",
-    "positive_integer",
-    "positive_number",
     "qr_step",
     "rank_limit",
     "takes_generator",
@@ -30,38 +27,13 @@ __all__ = [
 Matrix: TypeAlias = NDArray[np.float64]
 
 
-def positive_integer(name: str, value: Any) -> int:
-    """``value`` as an int of at least one.
-
-    >>> positive_integer("depth", 3)
-    3
-    """
-    if isinstance(value, bool) or not isinstance(value, Integral) or value < 1:
-        raise UsageError(f"{name} is {value!r}; it must be a whole number of at least 1")
-    return int(value)
-
-
-def positive_number(name: str, value: Any) -> float:
-    """``value`` as a finite float above zero.
-
-    >>> positive_number("std", 2)
-    2.0
-    """
-    number = math.nan if isinstance(value, bool) or not isinstance(value, Real) else float(value)
-    if not math.isfinite(number) or number <= 0:
-        raise UsageError(f"{name} is {value!r}; it must be a finite number above 0")
-    return number
-
-
 def generator(seed: Any) -> np.random.Generator:
     """A generator from a seed that is checked first.
 
     >>> generator(3).integers(10) == generator(3).integers(10)
     np.True_
     """
-    if isinstance(seed, bool) or not isinstance(seed, Integral) or seed < 0:
-        raise UsageError(f"seed is {seed!r}; it must be a whole number of at least 0")
-    return np.random.default_rng(int(seed))
+    return np.random.default_rng(count_of(seed, "seed", least=0))
 
 
 def takes_generator(name: str, function: Callable[..., Any]) -> None:

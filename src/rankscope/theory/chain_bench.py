@@ -5,12 +5,13 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Iterable, Sequence
-from numbers import Integral, Real
+from numbers import Real
 from typing import Any
 
 import numpy as np
 import torch
 
+from rankscope._base.checks import count_of
 from rankscope._base.errors import UsageError, nearest
 from rankscope._base.provenance import device_name, versions
 from rankscope.spectra import EPS32, Tolerance, ToleranceLike, as_tolerance
@@ -25,7 +26,7 @@ from rankscope.theory._blocks import (
 )
 from rankscope.theory._chain_push import linear_states, nonlinear_states
 from rankscope.theory._chain_spectra import SVD_RTOL, covariance_spectrum, jacobian_spectrum
-from rankscope.theory._matrices import as_matrix, positive_integer, takes_generator
+from rankscope.theory._matrices import as_matrix, takes_generator
 from rankscope.theory.prediction import relative_tolerance
 from rankscope.theory.profile import ChainProfile, ChainRun, ChainStep
 
@@ -99,9 +100,9 @@ def deep_chain(
     ((1, 12), True)
     """
     started = time.perf_counter()
-    width, depth = positive_integer("width", width), positive_integer("depth", depth)
-    samples = positive_integer("samples", samples)
-    columns = width if inputs is None else positive_integer("inputs", inputs)
+    width, depth = count_of(width, "width"), count_of(depth, "depth")
+    samples = count_of(samples, "samples")
+    columns = width if inputs is None else count_of(inputs, "inputs")
     if columns > width:
         raise UsageError(f"inputs is {columns} with a width of {width}; a chain takes at most as many inputs as units")
     if samples < 2:
@@ -160,9 +161,9 @@ def _branch_scale(residual: Any) -> float | None:
 
 def _seeds(seeds: Any) -> tuple[int, ...]:
     listed = tuple(seeds) if isinstance(seeds, Iterable) else (seeds,)
-    if not listed or any(isinstance(s, bool) or not isinstance(s, Integral) or s < 0 for s in listed):
+    if not listed:
         raise UsageError(f"seeds is {seeds!r}; give one or more whole numbers of at least 0")
-    return tuple(int(s) for s in listed)
+    return tuple(count_of(s, "seeds", least=0) for s in listed)
 
 
 def _run(

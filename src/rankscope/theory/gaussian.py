@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.special import digamma, polygamma
 
-from rankscope.theory._matrices import positive_integer, positive_number
+from rankscope._base.checks import count_of, number_of
 
 __all__ = ["GaussianExponents", "critical_std", "gaussian_exponents", "growth_rate"]
 
@@ -47,7 +47,7 @@ class GaussianExponents:
 
     def standard_errors(self, depth: int) -> NDArray[np.float64]:
         """Standard deviation of log σ_k/depth about λ_k, shape (n,)."""
-        return np.sqrt(self.variances / positive_integer("depth", depth))
+        return np.sqrt(self.variances / count_of(depth, "depth"))
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values for JSON."""
@@ -87,7 +87,7 @@ def gaussian_exponents(n: int, std: float = 1.0) -> GaussianExponents:
     >>> exponents.exponents.round(4).tolist()
     [0.058, -0.6352]
     """
-    n, std = positive_integer("n", n), positive_number("std", std)
+    n, std = count_of(n, "n"), number_of(std, "std", above=0)
     half = (n - np.arange(n)) / 2.0
     exponents = math.log(std) + 0.5 * (math.log(2.0) + digamma(half))
     return GaussianExponents(n, std, _frozen(exponents), _frozen(0.25 * polygamma(1, half)))
@@ -102,7 +102,7 @@ def growth_rate(n: int, std: float = 1.0) -> float:
     >>> round(growth_rate(1), 3), round(growth_rate(2), 3)
     (-0.635, 0.058)
     """
-    n, std = positive_integer("n", n), positive_number("std", std)
+    n, std = count_of(n, "n"), number_of(std, "std", above=0)
     return math.log(std) + 0.5 * (math.log(2.0) + float(digamma(n / 2.0)))
 
 

@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from rankscope._base.checks import count_of, number_of
 from rankscope._base.errors import DataError, UsageError
 from rankscope.theory._batch_means import BATCHES, BatchMeans
 from rankscope.theory._matrices import (
@@ -22,8 +23,6 @@ from rankscope.theory._matrices import (
     as_matrix,
     generator,
     is_operator,
-    positive_integer,
-    positive_number,
     qr_step,
     rank_limit,
     takes_generator,
@@ -79,9 +78,8 @@ def lyapunov_exponents(
     >>> bool(np.all(np.abs(found.exponents - gaussian_exponents(4).exponents) < 4 * found.standard_errors))
     True
     """
-    target = None if target_error is None else positive_number("target_error", target_error)
-    if isinstance(burn_in, bool) or not isinstance(burn_in, int) or burn_in < 0:
-        raise UsageError(f"burn_in is {burn_in!r}; it must be a whole number of at least 0")
+    target = None if target_error is None else number_of(target_error, "target_error", above=0)
+    burn_in = count_of(burn_in, "burn_in", least=0)
     rng = generator(seed)
     take, depth = _source(layers, depth, burn_in, rng)
     first = take(0)
@@ -92,7 +90,7 @@ def lyapunov_exponents(
             "(use chain_singular_values for a chain whose widths change)"
         )
     n = int(shape[0])
-    k = n if k is None else positive_integer("k", k)
+    k = n if k is None else count_of(k, "k")
     if k > n:
         raise UsageError(f"k is {k}, but layers of width {n} have only {n} exponents")
     frame = np.linalg.qr(rng.standard_normal((n, k)))[0]
@@ -149,7 +147,7 @@ def _source(
             raise UsageError("a sampler has no length of its own; give depth=, the number of layers to draw")
         takes_generator("the sampler", layers)
         sampler = layers
-        return lambda index: sampler(rng), positive_integer("depth", depth)
+        return lambda index: sampler(rng), count_of(depth, "depth")
     if not isinstance(layers, Sequence) or isinstance(layers, str):
         raise UsageError(f"layers is a {type(layers).__name__}; give a sampler or a sequence of matrices")
     if not len(layers):
@@ -160,7 +158,7 @@ def _source(
             f"burn_in is {burn_in}, which leaves none of the {len(layers)} layers to count; lower it to "
             f"{len(layers) - 1} or less, or give more layers"
         )
-    depth = available if depth is None else positive_integer("depth", depth)
+    depth = available if depth is None else count_of(depth, "depth")
     if depth > available:
         raise UsageError(
             f"{burn_in} layers of burn-in and {depth} to count were asked for, but {len(layers)} were given; "

@@ -6,8 +6,8 @@ import math
 
 import numpy as np
 
+from rankscope._base.checks import count_of
 from rankscope.spectra import ToleranceLike
-from rankscope.theory._matrices import positive_integer
 from rankscope.theory.prediction import counts_nothing, relative_tolerance
 
 __all__ = ["marchenko_pastur_rank"]
@@ -35,7 +35,7 @@ def marchenko_pastur_rank(rows: int, columns: int, tolerance: ToleranceLike = "p
     >>> marchenko_pastur_rank(4000, 1000)
     1000.0
     """
-    rows, columns = positive_integer("rows", rows), positive_integer("columns", columns)
+    rows, columns = count_of(rows, "rows"), count_of(columns, "columns")
     rtol = relative_tolerance(tolerance, (rows, columns))
     small, large = min(rows, columns), max(rows, columns)
     root = math.sqrt(small / large)

@@ -30,9 +30,9 @@ from scipy.interpolate import PchipInterpolator
 from scipy.optimize import brentq
 from scipy.special import digamma, ndtr, polygamma
 
+from rankscope._base.checks import count_of
 from rankscope._base.errors import UsageError, nearest
 from rankscope.spectra import Tolerance, ToleranceLike, as_tolerance
-from rankscope.theory._matrices import positive_integer
 
 __all__ = [
     "CROSSOVER",
@@ -164,7 +164,7 @@ def predicted_rank(n: int, depth: int, tolerance: ToleranceLike = "paper", *, la
     >>> predicted_rank(1000, 50, law="lyapunov").rank
     303
     """
-    n, depth = positive_integer("n", n), positive_integer("depth", depth)
+    n, depth = count_of(n, "n"), count_of(depth, "depth")
     if law not in _LAWS:
         raise UsageError(f"unknown law {law!r}; {nearest(str(law), _LAWS)}")
     rtol = relative_tolerance(tolerance, (n, n))
@@ -209,7 +209,7 @@ def depth_to_rank(
     >>> depth_to_rank(1000, 248)
     50
     """
-    n, rank = positive_integer("n", n), positive_integer("rank", rank)
+    n, rank = count_of(n, "n"), count_of(rank, "rank")
     if law not in _LAWS:
         raise UsageError(f"unknown law {law!r}; {nearest(str(law), _LAWS)}")
     rtol = relative_tolerance(tolerance, (n, n))

@@ -23,9 +23,10 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.special import digamma, gammaln, xlogy
 
+from rankscope._base.checks import count_of, number_of
 from rankscope._base.errors import UsageError
 from rankscope.spectra import ToleranceLike
-from rankscope.theory._matrices import generator, positive_integer, positive_number
+from rankscope.theory._matrices import generator
 from rankscope.theory.prediction import counts_nothing, relative_tolerance
 
 __all__ = ["ResidualExponents", "relu_width", "residual_exponents"]
@@ -61,7 +62,7 @@ class ResidualExponents:
         The limit of great depth. Before it this counts too many, 50 where simulated chains keep 43 (n = 200, t = 1,
         depth 100, paper tolerance): ``residual_chain_rank`` holds there, and says 41.6.
         """
-        depth = positive_integer("depth", depth)
+        depth = count_of(depth, "depth")
         rtol = relative_tolerance(tolerance, (self.n, self.n))
         if counts_nothing(tolerance, rtol):
             return 0
@@ -112,7 +113,7 @@ def residual_exponents(n: int, t: float, *, samples: int | None = None, seed: in
     >>> residual_exponents(200, 0.05).rank(400)
     200
     """
-    n, t = positive_integer("n", n), positive_number("t", t)
+    n, t = count_of(n, "n"), number_of(t, "t", above=0)
     if samples is not None:
         return _sampled(n, t, samples, seed)
     if n == 1:  # E log|1 + t·g| exactly: (1 + t·g)²/t² is a noncentral χ² variable
@@ -139,11 +140,11 @@ def relu_width(n: int) -> int:
     >>> relu_width(1000)
     500
     """
-    return max(1, positive_integer("n", n) // 2)
+    return max(1, count_of(n, "n") // 2)
 
 
 def _sampled(n: int, t: float, samples: int, seed: int) -> ResidualExponents:
-    samples = positive_integer("samples", samples)
+    samples = count_of(samples, "samples")
     if samples < 2:
         raise UsageError("samples is 1; a standard error needs at least 2")
     rng = generator(seed)

@@ -23,8 +23,8 @@ import math
 
 from scipy.optimize import brentq
 
+from rankscope._base.checks import count_of, number_of
 from rankscope.spectra import ToleranceLike
-from rankscope.theory._matrices import positive_integer, positive_number
 from rankscope.theory.prediction import counts_nothing, predicted_rank, relative_tolerance
 
 __all__ = ["residual_chain_rank"]
@@ -64,7 +64,7 @@ def residual_chain_rank(n: int, t: float, depth: int, tolerance: ToleranceLike =
     >>> residual_chain_rank(200, 400**-0.5, 400)
     200.0
     """
-    n, depth, t = positive_integer("n", n), positive_integer("depth", depth), positive_number("t", t)
+    n, depth, t = count_of(n, "n"), count_of(depth, "depth"), number_of(t, "t", above=0)
     rtol = relative_tolerance(tolerance, (n, n))
     if counts_nothing(tolerance, rtol):
         return 0.0
