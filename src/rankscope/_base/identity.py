@@ -94,8 +94,8 @@ _SKIPPED: tuple[type, ...] = (
 _BOILERPLATE = {
     "__abstractmethods__", "__annotations__", "__annotate__", "__annotate_func__", "__annotations_cache__",
     "__dataclass_fields__", "__dataclass_params__", "__dict__", "__doc__", "__firstlineno__", "__match_args__",
-    "__module__", "__orig_bases__", "__parameters__", "__qualname__", "__slotnames__", "__static_attributes__", "__weakref__",
-    "_abc_impl", "_autograd_function_id", "_backward_cls", "_compiled_autograd_key",
+    "__module__", "__orig_bases__", "__parameters__", "__qualname__", "__slotnames__", "__static_attributes__",
+    "__weakref__", "_abc_impl", "_autograd_function_id", "_backward_cls", "_compiled_autograd_key",
 }  # fmt: skip
 _MODULE_ONLY = {  # of every nn.Module: bookkeeping, hooks and flags
     *vars(nn.Module()),
