@@ -17,7 +17,6 @@ import json
 import multiprocessing
 import os
 import platform
-import re
 import sys
 import time
 import traceback
@@ -35,6 +34,7 @@ import torch
 
 import rankscope as rs
 import rankscope.jacobian
+from rankscope._base.facts import FactKind
 from rankscope.loading import calibrate_batchnorm, ensure_torchvision
 from rankscope.loading._random import open_branches, seeded
 
@@ -43,6 +43,16 @@ ensure_torchvision()
 import timm
 import transformers
 from timm.models import _registry
+
+from rankscope.views.sentences import sentence
+
+CERTIFICATES = {
+    FactKind.PROBES: "float64",
+    FactKind.SCALED_PROBES: "estimate",
+    FactKind.NARROW_PROBES: "estimate",
+    FactKind.NOT_IN_FLOAT64: "none",
+    FactKind.NOT_CERTIFIED: "not asked for",
+}
 
 # The smallest model of every timm module that registers models, and a second family of the large modules.
 TIMM = """
@@ -226,18 +236,18 @@ def measure(source: str, name: str) -> dict[str, Any]:
     started = time.perf_counter()
     profile = rs.jacobian_rank(model, inputs, cut_points=cut_points, columns=columns, progress=False, device="cpu")
     row["seconds"] = time.perf_counter() - started
-    within = re.search(r"within (\S+) of", profile.method)
+    linearised = profile.method.kind is FactKind.LINEARISED
     summaries = [profile.summary(layer) for layer in profile.layers]
     row |= {
         "measured": len(profile.layers),
         "unmeasured": dict(profile.unmeasured),
-        "method": profile.method,
-        "difference": float(within[1]) if within else None,
+        "method": "linearised" if linearised else profile.method["name"],
+        "difference": profile.method["difference"] if linearised else None,
         "failed": list(profile.failed_methods),
-        "certificate": profile.certificate,
+        "certificate": CERTIFICATES[profile.certificate.kind],
         "adjoint": profile.adjoint_error,
         "ranks": [s["rank"]["max"] for s in summaries],
-        "notes": list(profile.notes),
+        "notes": [sentence(fact) for fact in profile.facts if fact.kind is not FactKind.CASTS_DOWN],
     }
     return row
 
@@ -290,12 +300,11 @@ def run_all(todo: list[tuple[str, str]], limit: float, workers: int, done: Any) 
 def method_class(row: dict[str, Any]) -> str:
     if "error" in row:
         return "not measured"
-    return "linearised" if row["method"].startswith("linearised") else row["method"]
+    return row["method"]
 
 
 def certificate_class(row: dict[str, Any]) -> str:
-    text = row.get("certificate", "")
-    return "float64" if text.startswith("6 float64") else text.split(":")[0] or "–"
+    return row.get("certificate", "–")
 
 
 def note_of(row: dict[str, Any]) -> str:
@@ -312,7 +321,7 @@ def note_of(row: dict[str, Any]) -> str:
     zero = sum(1 for r in row["ranks"] if r == 0)
     if zero:
         notes.append(f"rank 0 at {zero} cut points")
-    notes += [n for n in row["notes"] if "lower precision" not in n]
+    notes += row["notes"]
     return "; ".join(notes)
 
 

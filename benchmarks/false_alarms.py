@@ -21,6 +21,7 @@ import torch
 from torch import Tensor, nn
 
 import rankscope as rs
+from rankscope._base.facts import FactKind, of_kind
 from rankscope.loading import calibrate_batchnorm, load_model
 
 TIMM = (
@@ -124,9 +125,9 @@ def main() -> None:
             given = {"background": background, "progress": False, "certify": not arguments.float32}
             columns = {"columns": rs.Patch(2)} if len(shape) == 3 else {}
             profile = rs.jacobian_rank(model, image(shape, seed), **columns, **given)
-            found = [n for n in profile.notes if "leaves the computation" in n or "random in evaluation" in n]
-            open_ += any("could not be checked against the function" in n for n in profile.notes)
-            here += [f"{background}, seed {seed}: {n[:70]}" for n in found]
+            found = [f for f in profile.facts if f.kind in (FactKind.LEAVES_COMPUTATION, FactKind.RANDOM_MODEL)]
+            open_ += bool(of_kind(profile.facts, FactKind.FUNCTION_UNCHECKED))
+            here += [f"{background}, seed {seed}: {f.kind} at {f['where']}" for f in found]
             count += 1
         alarms, silent, runs = alarms + len(here), silent + open_, runs + count
         print(f"{name:<34} {len(here)} of {count}, {open_} not checked  {' | '.join(here)}", flush=True)

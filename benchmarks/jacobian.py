@@ -26,6 +26,7 @@ import rankscope as rs
 from rankscope._base.provenance import device_name, versions
 from rankscope.loading import calibrate_batchnorm, load_model
 from rankscope.slicing import Patch, Sample, full_precision, measuring, select, trace
+from rankscope.views.phrases import phrase
 
 NETWORKS = {
     "ResNet-50": ("timm:resnet50", 1.9, 2.0),
@@ -102,7 +103,7 @@ def ours(model: nn.Module, images: Tensor, patch: Patch, cuts: list[str], device
         "steady": statistics.median(each[1:]) if len(each) > 1 else each[0],
         "bytes": peak.bytes,
         "ranks": profile.function_rank,
-        "method": profile.method,
+        "method": phrase(profile.method),
         "chunk": profile.chunk_size,
         "rows": sum(layer.rows for layer in profile.layers),
         "bounds": [(e.lower, e.upper) for e in (layer.estimates(profile.tolerance)[0] for layer in profile.layers)],

@@ -16,6 +16,7 @@ from networks import Attention
 from torch import Tensor, nn
 
 import rankscope as rs
+from rankscope._base.facts import FactKind, of_kind
 from rankscope.jacobian.block_runner import with_first_tensor
 
 
@@ -113,7 +114,11 @@ def test_reverse_mode_jacobians_and_plain_qr(case: int, top: int, seed: int, chu
     np.testing.assert_allclose(found.exponents[0], plain_exponents(matrices, k, seed), atol=1e-10)
     assert found.complete == (k == len(matrices[0]))
     assert len(found.blocks) == len(blocks)
-    assert any("from a random orthonormal start" in note for note in found.notes) != found.complete
+    leading = of_kind(found.facts, FactKind.LEADING_EXPONENTS)
+    assert bool(leading) != found.complete
+    assert all((f["tracked"], f["width"], f["seed"]) == (k, found.width, seed) for f in leading)
+    (short,) = of_kind(found.facts, FactKind.SHORT_CHAIN)
+    assert short["blocks"] == len(blocks)
 
 
 @pytest.mark.parametrize("case", [0, 1])

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 import rankscope as rs
 from rankscope._base.checks import budget_of
+from rankscope._base.facts import Fact, FactKind, of_kind
 from rankscope.jacobian import JacobianProfile
 from rankscope.jacobian import measure as measuring_module
 from rankscope.jacobian.batch import BatchMeasurer
@@ -244,7 +245,10 @@ def test_the_certificate_bounds_the_error(name: str, dtype: torch.dtype, monkeyp
     rounding = torch.finfo(dtype).eps / 16
     if name != "masked":  # one linear layer: its weights are its Jacobian
         assert max(layer.spectra[0].error_bound / layer.spectra[0].sigma_max for layer in profile.layers) > rounding
-    assert profile.certificate.startswith("6 float64 probes" if dtype == torch.float32 else "estimate")
+    if dtype == torch.float32:
+        assert profile.certificate == Fact(FactKind.PROBES, {"probes": 6, "failure": 1e-6})
+    else:
+        assert profile.certificate == Fact(FactKind.SCALED_PROBES, {"probes": 6})
 
 
 def test_float32_and_float64_agree_within_the_bounds() -> None:
@@ -281,7 +285,7 @@ def test_without_a_certificate() -> None:
     assert not estimate.certified
     assert (estimate.lower, estimate.upper) == (0, 7)
     assert profile.kinks == ()
-    assert profile.certificate == "not asked for"
+    assert profile.certificate.kind is FactKind.NOT_CERTIFIED
     assert "not certified" in str(profile)
 
 
@@ -293,8 +297,9 @@ def test_a_model_without_float64() -> None:
             return super().forward(x)
 
     profile = measure(nn.Sequential(Picky(4, 3)).eval(), torch.randn(1, 4))
-    assert profile.certificate == "none: the model does not run in float64"
-    assert any("float32 only" in n for n in profile.notes)
+    assert profile.certificate.kind is FactKind.NOT_IN_FLOAT64
+    (fact,) = of_kind(profile.facts, FactKind.NO_FLOAT64)
+    assert fact["reason"] == "float32 only"
     assert profile.function_rank == (3,)
 
     class Casts(nn.Linear):
@@ -302,7 +307,8 @@ def test_a_model_without_float64() -> None:
             return super().forward(x).float().to(x.dtype)
 
     profile = measure(nn.Sequential(Casts(4, 3)).eval(), torch.randn(1, 4))
-    assert profile.certificate == "estimate: 6 probes, but the model casts to lower precision inside"
+    assert profile.certificate.kind is FactKind.NARROW_PROBES
+    assert of_kind(profile.facts, FactKind.CASTS_DOWN)
 
 
 def test_float64_does_not_certify_a_model_that_casts_down() -> None:
@@ -318,7 +324,8 @@ def test_float64_does_not_certify_a_model_that_casts_down() -> None:
 
     net = nn.Sequential(nn.Linear(32, 32), Low(), nn.Linear(32, 32)).double().eval()
     profile = measure(net, torch.randn(1, 32, dtype=torch.float64), dtype="float64")
-    assert profile.certificate == "estimate: 6 probes, but the model casts to lower precision inside"
+    assert profile.certificate.kind is FactKind.NARROW_PROBES
+    assert of_kind(profile.facts, FactKind.CASTS_DOWN)
     estimate = profile["1"].estimates(profile.tolerance)[0]
     assert estimate.lower <= 20 < estimate.value
 
@@ -360,8 +367,8 @@ ESCAPES = {
 @pytest.mark.parametrize("how", ESCAPES)
 def test_a_tensor_that_escapes_is_noticed(how: str, dtype: str) -> None:
     profile = measure(Escapes(ESCAPES[how]).eval(), torch.randn(1, 6), dtype=dtype)
-    (note,) = [n for n in profile.notes if "a tensor leaves the computation" in n]
-    assert "'last'" in note
+    (fact,) = of_kind(profile.facts, FactKind.LEAVES_COMPUTATION)
+    assert (fact["where"], fact.caution) == ("last", True)
     clean = measure(Escapes(lambda t: t).eval(), torch.randn(1, 6), dtype=dtype)
     assert clean.notes == ()
 
@@ -410,8 +417,8 @@ ROUNDS = {"rounding passed straight through": lambda t: t + (torch.round(4 * t) 
 def test_a_leak_among_ties_is_noticed(how: str) -> None:
     net = Pooled({**ESCAPES, **ROUNDS}[how]).eval()
     profile = measure(net, torch.randn(1, 1, 16, 16), background="zero", columns=rs.Patch(4))
-    (note,) = [n for n in profile.notes if "a tensor leaves the computation" in n]
-    assert "'last'" in note
+    (fact,) = of_kind(profile.facts, FactKind.LEAVES_COMPUTATION)
+    assert (fact["where"], fact.caution) == ("last", True)
 
 
 def test_ties_cost_one_pass_of_forward_mode(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -544,7 +551,7 @@ def test_a_linearised_path_that_fails_on_a_later_image_gives_way(monkeypatch: py
     monkeypatch.setattr(TracedNetwork, "linearise", fails)
     found = measure(case.model(), x)
     same(expected, found, 1e-6)
-    assert found.method == "vmap(jvp)"
+    assert found.method == Fact(FactKind.PUSHED, {"name": "vmap(jvp)"})
     assert found.failed_methods == ("linearised network, on a later image: only one image",)
 
 
@@ -565,7 +572,7 @@ def test_a_linearised_path_that_errs_is_not_taken(
 
     monkeypatch.setattr(Linearised, "__call__", errs)
     found = measure(CASES["mlp"].model(), CASES["mlp"].sample(), dtype=dtype)
-    assert found.method.startswith("linearised network") == taken
+    assert (found.method.kind is FactKind.LINEARISED) == taken
     assert bool(found.failed_methods) != taken
     assert taken or "linearised network: differs from vmap(jvp) by" in found.failed_methods[0]
 
@@ -656,7 +663,7 @@ def test_half_precision_is_raised_to_float32(dtype: torch.dtype) -> None:
     model = CASES["mlp"].model().to(dtype)
     profile = measure(model, CASES["mlp"].sample())
     assert profile.dtype == "float32"
-    assert profile.notes == (f"the model's weights are {str(dtype)[6:]}; they were measured in float32",)
+    assert profile.facts == (Fact(FactKind.WEIGHTS_RAISED, {"dtypes": (str(dtype)[6:],)}),)
     assert next(model.parameters()).dtype == dtype
     same(profile, measure(CASES["mlp"].model().to(dtype).float(), CASES["mlp"].sample()), 1e-7)
 

@@ -14,6 +14,7 @@ from networks import CASES, oracle
 from torch import Tensor, nn
 
 import rankscope as rs
+from rankscope._base.facts import FactKind, of_kind
 from rankscope.jacobian import JacobianProfile
 from rankscope.jacobian.linearise import Linearised
 from rankscope.jacobian.methods import METHODS
@@ -69,7 +70,7 @@ def test_profile(name: str, dtype: str) -> None:
     profile = rs.jacobian_rank(model, inputs, cut_points="all", columns="all", dtype=dtype, progress=False)
     compare(profile, expected, DTYPES[dtype])
     if dtype == "float32":  # the kernels without a formula differ from precision to precision
-        assert case.method in profile.method, profile.failed_methods
+        assert case.method in profile.method["name"], profile.failed_methods
     assert profile.adjoint_error is not None
     assert profile.adjoint_error < 1e-4
     for a, b in zip(_tensors(inputs), _tensors(before), strict=True):
@@ -117,7 +118,7 @@ def test_every_method_gives_the_same_columns(name: str, method: str) -> None:
 def test_fallbacks_are_recorded() -> None:
     case = CASES["reverse rows"]
     profile = rs.jacobian_rank(case.model(), case.sample(), cut_points="all", progress=False)
-    assert profile.method == "reverse mode by rows"
+    assert profile.method["name"] == "reverse mode by rows"
     assert [f.partition(":")[0] for f in profile.failed_methods][: len(METHODS) - 2] == [m.name for m in METHODS[:-2]]
 
 
@@ -132,7 +133,7 @@ def test_reverse_rows_in_groups_and_at_a_zero_layer() -> None:
     nn.init.zeros_(model.zero.weight)
     x = torch.randn(1, 6)
     whole = rs.jacobian_rank(model.eval(), x, cut_points="all", progress=False)
-    assert whole.method == "reverse mode by rows"
+    assert whole.method["name"] == "reverse mode by rows"
     assert whole.function_rank == (6, 4, 0)
     split = rs.jacobian_rank(model, x, cut_points="all", progress=False, chunk_size=2, memory_budget=100)
     for a, b in zip(whole.layers, split.layers, strict=True):
@@ -142,8 +143,8 @@ def test_reverse_rows_in_groups_and_at_a_zero_layer() -> None:
 def test_a_wrong_forward_formula_is_named() -> None:
     profile = rs.jacobian_rank(networks.wrong_derivative(), torch.randn(1, 6), cut_points="all", progress=False)
     assert profile.adjoint_error > 0.1
-    (note,) = [n for n in profile.notes if "forward and reverse mode disagree" in n]
-    assert "'last'" in note
+    (fact,) = of_kind(profile.facts, FactKind.REVERSE_DISAGREES)
+    assert (fact["where"], fact["error"], fact.caution) == ("last", profile.adjoint_error, True)
 
 
 def test_sample_that_the_model_is_called_with() -> None:

@@ -14,6 +14,7 @@ from networks import CASES
 from torch import Tensor, nn
 
 import rankscope as rs
+from rankscope._base.facts import Fact, FactKind
 from rankscope.jacobian import JacobianProfile, Layer
 
 
@@ -215,7 +216,7 @@ def test_a_stopped_run_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     assert seen == [1, 2, 3, 4, 5]
     again, calls = run(model, x, tmp_path)
     assert calls == 1, "the trace alone"
-    assert again.method == again.certificate == "read from finished images"
+    assert again.method.kind is again.certificate.kind is FactKind.KEPT_IMAGES
     whole, _ = run(model, x, None)
     for other in (found, again):
         for a, b in zip(whole["layer"].spectra, other["layer"].spectra, strict=True):
@@ -250,7 +251,7 @@ def test_a_checkpoint_is_used_for_the_same_question_only(tmp_path: Path) -> None
     torch.manual_seed(0)
     net = nn.Sequential(nn.Linear(6, 5), nn.Tanh(), nn.Linear(5, 4)).eval()
     x = torch.randn(2, 6)
-    used = "read from finished images"
+    used = Fact(FactKind.KEPT_IMAGES)
     assert measure(net, x, checkpoint=tmp_path).method != used
     assert measure(net, x, checkpoint=tmp_path).method == used
     assert measure(net, x, checkpoint=tmp_path, tolerance="reference", chunk_size=1).method == used

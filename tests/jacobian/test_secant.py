@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 import rankscope as rs
+from rankscope._base.facts import Fact, FactKind, of_kind
 from rankscope.jacobian.secant import secant_direction
 
 
@@ -26,10 +27,13 @@ def leak(x: Tensor) -> Tensor:
     return 0.9 * x + 0.1 * x.detach()
 
 
-def notes(model: nn.Module, x: Tensor | None = None, **options: Any) -> list[str]:
+CHECKS = (FactKind.LEAVES_COMPUTATION, FactKind.RANDOM_MODEL, FactKind.FUNCTION_UNCHECKED)
+
+
+def facts(model: nn.Module, x: Tensor | None = None, **options: Any) -> list[Fact]:
     given = {"cut_points": "all", "progress": False, **options}
     profile = rs.jacobian_rank(model.eval(), torch.randn(1, 32) if x is None else x, **given)
-    return [n for n in profile.notes if "otherwise" in n or "random in" in n or "could not be checked" in n]
+    return [fact for fact in profile.facts if fact.kind in CHECKS]
 
 
 def around(function: Callable[[Tensor], Tensor]) -> nn.Module:
@@ -47,10 +51,9 @@ WAYS: dict[str, dict[str, Any]] = {
 def test_the_first_layer_is_named(way: str) -> None:
     tail = [layer for _ in range(6) for layer in (nn.Linear(32, 32), nn.Tanh())]
     model = nn.Sequential(nn.Linear(32, 32), Fn(leak), *tail, Fn(leak), nn.Linear(32, 32))
-    (note,) = notes(model, **WAYS[way])
+    (fact,) = facts(model, **WAYS[way])
     # a tenth of the slope is constant, so differences and derivative differ by a tenth of the larger
-    assert note.startswith("the outputs at '1' change by 10% otherwise than their derivative says")
-    assert "there or before" in note
+    assert (fact.kind, fact["where"], round(fact["gap"], 2)) == (FactKind.LEAVES_COMPUTATION, "1", 0.1)
 
 
 def test_a_wrong_formula_is_named_where_it_is() -> None:
@@ -75,8 +78,8 @@ def test_a_wrong_formula_is_named_where_it_is() -> None:
     profile = rs.jacobian_rank(
         nn.Sequential(nn.Linear(32, 32), *wrong).eval(), torch.randn(1, 32), cut_points="all", progress=False
     )
-    (note,) = [n for n in profile.notes if "forward and reverse mode disagree" in n]
-    assert "at '1'" in note
+    (fact,) = of_kind(profile.facts, FactKind.REVERSE_DISAGREES)
+    assert fact["where"] == "1"
 
 
 @pytest.mark.parametrize("way", WAYS)
@@ -87,17 +90,17 @@ def test_casts_inside_do_not_stop_the_check(clean: bool, way: str) -> None:
         return (wide / wide.pow(2).mean(-1, keepdim=True).sqrt()).to(x.dtype)
 
     model = nn.Sequential(around(norm), Fn(nn.Identity() if clean else leak), nn.Linear(32, 32))
-    found = notes(model, **WAYS[way])
+    found = facts(model, **WAYS[way])
     assert len(found) == (0 if clean else 1)
-    assert all("the outputs at '1' change by 10%" in n for n in found)
+    assert all((f["where"], round(f["gap"], 2)) == ("1", 0.1) for f in found)
 
 
 @pytest.mark.parametrize(("options", "why"), [({}, "casts to lower precision inside"), ({"certify": False}, "float32")])
 def test_what_could_not_be_checked_is_said(options: dict[str, Any], why: str) -> None:
     # steps of 2^-8 where the widest step of the check is some 10^-3: no two slopes agree
-    (note,) = notes(around(lambda t: t.bfloat16().to(t.dtype)), **options)
-    assert note.startswith("the derivative could not be checked against the function itself at '1'")
-    assert why in note
+    (fact,) = facts(around(lambda t: t.bfloat16().to(t.dtype)), **options)
+    assert (fact.kind, fact["where"]) == (FactKind.FUNCTION_UNCHECKED, "1")
+    assert why in fact["reason"]
 
 
 def test_a_model_that_fails_in_the_check_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -107,15 +110,15 @@ def test_a_model_that_fails_in_the_check_is_said(monkeypatch: pytest.MonkeyPatch
         raise RuntimeError("no such kernel\nmore")
 
     monkeypatch.setattr(batch, "against_the_function", fails)
-    assert notes(around(leak)) == ["the derivative could not be checked against the function itself: no such kernel"]
+    assert facts(around(leak)) == [Fact(FactKind.FUNCTION_UNCHECKED, {"where": "", "reason": "no such kernel"})]
 
 
 @pytest.mark.parametrize("way", WAYS)
 def test_random_numbers_are_no_leak(way: str) -> None:
     for draw in (lambda t: t + 0.1 * torch.randn_like(t), lambda t: nn.functional.dropout(t, 0.3, training=True)):
         options = {"cut_points": "all", "progress": False, **WAYS[way]}
-        (note,) = rs.jacobian_rank(around(draw).eval(), torch.randn(1, 32), **options).notes
-        assert note.startswith("the model is random in evaluation mode: the same input gives other outputs at '1'")
+        (fact,) = rs.jacobian_rank(around(draw).eval(), torch.randn(1, 32), **options).facts
+        assert (fact.kind, fact["where"]) == (FactKind.RANDOM_MODEL, "1")
 
 
 def chain(deviation: float, depth: int, *first: nn.Module) -> nn.Module:
@@ -130,12 +133,12 @@ def chain(deviation: float, depth: int, *first: nn.Module) -> nn.Module:
 @pytest.mark.parametrize(("deviation", "depth"), [(3, 60), (5, 30), (5, 60)])
 def test_a_function_that_bends_is_no_leak(deviation: float, depth: int) -> None:
     x = torch.randn(1, 64)
-    found = notes(chain(deviation, depth), x, dtype="float64")
-    assert all("bends or jumps within every step" in n for n in found)
+    found = facts(chain(deviation, depth), x, dtype="float64")
+    assert all("bends or jumps within every step" in f["reason"] for f in found)
     if depth * deviation < 200:  # these stretch by less than the shortest step allows
         assert found == []
-    (note,) = notes(chain(deviation, depth, nn.Linear(64, 64), Fn(leak)), x, dtype="float64")
-    assert "the outputs at '1' change by 10%" in note
+    (fact,) = facts(chain(deviation, depth, nn.Linear(64, 64), Fn(leak)), x, dtype="float64")
+    assert (fact.kind, fact["where"], round(fact["gap"], 2)) == (FactKind.LEAVES_COMPUTATION, "1", 0.1)
 
 
 SCALARS = {
@@ -156,9 +159,9 @@ def test_what_leaves_through_one_number(how: str, clean: bool) -> None:
     model = nn.Sequential(
         nn.Conv2d(3, 8, 3, padding=1), Fn(inside[how] if clean else SCALARS[how]), nn.Flatten(), nn.Linear(8 * 1024, 20)
     )
-    found = notes(model, torch.randn(1, 3, 32, 32), columns=rs.Patch(4))
+    found = facts(model, torch.randn(1, 3, 32, 32), columns=rs.Patch(4))
     assert len(found) == (0 if clean else 1)
-    assert all("the outputs at '1' change by" in n for n in found)
+    assert all((f.kind, f["where"]) == (FactKind.LEAVES_COMPUTATION, "1") for f in found)
 
 
 def test_a_kink_closer_than_the_shortest_step_is_no_leak() -> None:
@@ -173,9 +176,9 @@ def test_a_kink_closer_than_the_shortest_step_is_no_leak() -> None:
     def kinked(t: Tensor) -> Tensor:
         return torch.relu(t - x.to(t)) + torch.relu(t - kink.to(t))
 
-    assert notes(nn.Sequential(Fn(kinked)), x, dtype="float64") == []
-    (note,) = notes(nn.Sequential(Fn(kinked), Fn(leak)), x, dtype="float64")
-    assert "the outputs at '1' change by 10%" in note
+    assert facts(nn.Sequential(Fn(kinked)), x, dtype="float64") == []
+    (fact,) = facts(nn.Sequential(Fn(kinked), Fn(leak)), x, dtype="float64")
+    assert (fact.kind, fact["where"], round(fact["gap"], 2)) == (FactKind.LEAVES_COMPUTATION, "1", 0.1)
 
 
 def test_the_direction_is_half_the_input() -> None:

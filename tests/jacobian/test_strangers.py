@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 import rankscope as rs
 from rankscope._base.errors import ModelError
+from rankscope._base.facts import Fact, FactKind
 from rankscope.jacobian import JacobianProfile
 from rankscope.jacobian.reverse import reverse_mode
 
@@ -111,12 +112,12 @@ class Masked(Net):
 )
 def test_linearised_and_right(kind: type[Net]) -> None:
     profile = measured(kind(), torch.randn(1, 6, generator=torch.Generator().manual_seed(1)))
-    assert profile.method.startswith("linearised"), profile.failed_methods
+    assert profile.method.kind is FactKind.LINEARISED, profile.failed_methods
 
 
 def test_a_path_that_depends_on_the_input_is_not_fixed_in_a_trace() -> None:
     profile = measured(ReadsInput(), torch.randn(1, 6, generator=torch.Generator().manual_seed(1)))
-    assert profile.method == "vmap(jvp)"
+    assert profile.method == Fact(FactKind.PUSHED, {"name": "vmap(jvp)"})
     assert "depends on the input" in profile.failed_methods[0]
 
 

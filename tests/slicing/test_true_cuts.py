@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.autograd import forward_ad
 
 import rankscope as rs
+from rankscope._base.facts import FactKind, of_kind
 from rankscope.slicing import Sample, call_model, measuring, read_samples, trace
 
 
@@ -133,7 +134,7 @@ def test_without_a_graph_nothing_is_called_a_true_cut() -> None:
     assert [(c.true_cut, c.depends) for c in table] == [(False, True)]
     profile = rs.jacobian_rank(Detached(), torch.randn(1, 4), cut_points="all", progress=False)
     assert profile.function_rank == (4,)
-    assert any("true cuts are unknown" in n for n in profile.notes)
+    assert of_kind(profile.facts, FactKind.NO_GRAPH)
 
 
 def test_a_failing_model_says_its_own_words() -> None:

@@ -7,11 +7,20 @@ from typing import Any
 import pytest
 
 from rankscope._base.facts import Fact, FactKind
+from rankscope.views.phrases import PHRASES
 from rankscope.views.sentences import note, sentence
 
 VALUES: dict[FactKind, dict[str, Any]] = {
     FactKind.NOTE: {"text": "The network was trained for 3 epochs."},
     FactKind.EARLIER_NOTE: {"text": "The network was trained for 3 epochs."},
+    FactKind.PUSHED: {"name": "vmap(jvp)"},
+    FactKind.LINEARISED: {"name": "vmap(jvp)", "difference": 5e-7},
+    FactKind.KEPT_IMAGES: {},
+    FactKind.PROBES: {"probes": 6, "failure": 1e-6},
+    FactKind.SCALED_PROBES: {"probes": 6},
+    FactKind.NARROW_PROBES: {"probes": 6},
+    FactKind.NOT_IN_FLOAT64: {},
+    FactKind.NOT_CERTIFIED: {},
     FactKind.REVERSE_UNCHECKED: {"reason": "derivative for aten::x is not implemented"},
     FactKind.REVERSE_DISAGREES: {"error": 0.25, "where": "layer1.0"},
     FactKind.NO_FLOAT64: {"reason": "expected scalar type Float but found Double"},
@@ -29,7 +38,7 @@ VALUES: dict[FactKind, dict[str, Any]] = {
 @pytest.mark.parametrize("kind", FactKind)
 def test_every_kind_has_its_sentence(kind: FactKind) -> None:
     text = sentence(Fact(kind, VALUES[kind]))
-    assert text[0].isupper()
+    assert text[0].isupper() or kind in PHRASES
     assert text.endswith(".")
     assert not text.endswith("..")
     assert "Caution" not in text

@@ -22,6 +22,15 @@ class FactKind(StrEnum):
     # any room
     NOTE = "note"  # text: what the caller gave in words of their own
     EARLIER_NOTE = "note from an earlier version"  # text
+    # how tangents were pushed, and what bounds the error
+    PUSHED = "tangents pushed through the model"  # name
+    LINEARISED = "linearised network"  # name of the way it was compared with, difference
+    KEPT_IMAGES = "read from kept images"
+    PROBES = "float64 probes"  # probes, failure (probability)
+    SCALED_PROBES = "float32 probes scaled to float64"  # probes
+    NARROW_PROBES = "probes of a model that casts to lower precision"  # probes
+    NOT_IN_FLOAT64 = "not certified: does not run in float64"
+    NOT_CERTIFIED = "not certified: not asked for"
     # the derivative and its certificate
     REVERSE_UNCHECKED = "reverse mode unchecked"  # reason
     REVERSE_DISAGREES = "reverse mode disagrees"  # error, where

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rankscope._base.errors import UsageError
+from rankscope._base.facts import as_facts
 from rankscope._base.files import make_folder, write_whole
 
 if TYPE_CHECKING:
@@ -84,7 +85,7 @@ def run_exponents(request: Request, *, top: int, as_json: bool) -> None:
         found = replace(
             found,
             images=found.images if images is None else tuple(images.names[: len(found.images)]),
-            notes=(f"weights: {loaded.weights}", *loaded.notes, *notes, *found.notes),
+            facts=(*as_facts([f"weights: {loaded.weights}", *loaded.notes, *notes]), *found.facts),
         )
         tables = {"exponents": found.table(), "exponents-by-image": found.frame()}
         figure: Any = found.plot().figure

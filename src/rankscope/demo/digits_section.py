@@ -69,7 +69,7 @@ def digits_section(context: Context) -> Measured:
             image_table(trained, caption="Trained: rank on every image"),
             image_table(untrained, caption="Untrained: rank on every image"),
         ],
-        provenance=provenance(trained) | {"note on the untrained network": untrained.notes[0]},
+        provenance=provenance(trained) | {"note on the untrained network": notes["untrained"][0]},
     )
     return Measured(
         section,

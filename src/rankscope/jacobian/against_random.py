@@ -160,7 +160,7 @@ def against_random(profile: JacobianProfile) -> AgainstRandom:
     known = any(layer.true_cut for layer in profile.layers)
     dtype = getattr(torch, profile.dtype)
     columns = profile.layers[0].columns
-    widths = [math.prod(profile.input_shape)] if "random directions" in profile.columns and profile.input_shape else []
+    widths = [math.prod(profile.input_shape)] if profile.columns.random and profile.input_shape else []
     cuts = sum(layer.true_cut or not known for layer in profile.layers)
     operations, joined, found = 0, 1, []
     for layer in profile.layers:

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from rankscope._base.errors import MeasurementError
+from rankscope._base.facts import Fact, FactKind
 from rankscope.jacobian.budget import bytes_per_tangent, chunk_for
 from rankscope.jacobian.checks import (
     ADJOINT_LIMIT,
@@ -29,7 +30,6 @@ from rankscope.slicing import Columns, ModuleCall, Sample
 __all__ = ["BatchMeasurer", "Settings", "join"]
 
 _PROBES = 6  # the certificate's bound fails with probability 10^-6
-_DISAGREE = "forward and reverse mode disagree by"
 _AGREE = 1e-4  # of a cut point's largest entry; a kink on the other side would show as far more
 _MOST_IMAGES = 64
 _SHARE = 4  # of the budget's J storage, images that share a sweep take at most a quarter
@@ -72,21 +72,21 @@ class BatchMeasurer:
         self.linearised: Linearised | None = None
         self.difference = 0.0
         self.failed_methods: list[str] = []
-        self.notes: list[str] = []
+        self.facts: list[Fact] = []
         self.adjoint: float | None = None
-        self.certificate = "read from finished images" if settings.certify else "not asked for"
+        self.certificate = Fact(FactKind.KEPT_IMAGES if settings.certify else FactKind.NOT_CERTIFIED)
         self.chunk = 0
         self._batch: int | None = None
         self._chunks: dict[tuple[int, ...], int] = {}
 
     @property
-    def method_name(self) -> str:
-        """The way tangents were pushed, in words."""
+    def way(self) -> Fact:
+        """How tangents were pushed."""
         if self.method is None:
-            return "read from finished images"
+            return Fact(FactKind.KEPT_IMAGES)
         if self.linearised is not None:
-            return f"linearised network, within {max(self.difference, 1e-16):.0e} of {self.method.name}"
-        return self.method.name
+            return Fact(FactKind.LINEARISED, {"name": self.method.name, "difference": self.difference})
+        return Fact(FactKind.PUSHED, {"name": self.method.name})
 
     def batch_size(self, sample: Sample, remaining: int) -> int:
         """How many images share a sweep."""
@@ -119,12 +119,10 @@ class BatchMeasurer:
         with self.method.kernels():
             self.adjoint, where = adjoint_error(self.runner, sample, direction, out)
         if self.adjoint is None:
-            self.notes.append(f"forward mode could not be checked against reverse mode: {where}")
+            self.facts.append(Fact(FactKind.REVERSE_UNCHECKED, {"reason": where}))
         elif not self.adjoint <= ADJOINT_LIMIT:
-            self.notes.append(
-                f"{_DISAGREE} {self.adjoint:.1%} at {where!r}: an operator has a wrong "
-                "derivative, or a tensor leaves the computation; do not trust layers from there on"
-            )
+            wrong = {"error": self.adjoint, "where": where}
+            self.facts.append(Fact(FactKind.REVERSE_DISAGREES, wrong, caution=True))
         if self.exact is not None:
             self._check_exact(sample)
         if self.exact is not None:
@@ -168,19 +166,17 @@ class BatchMeasurer:
                 self._exact_method = self._works_in(self.exact, one)
         except (RuntimeError, TypeError, ValueError, MeasurementError) as error:
             reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-            self.notes.append(f"no float64 reference, so no rank is certified: {reason}")
-            self.certificate = "none: the model does not run in float64"
+            self.facts.append(Fact(FactKind.NO_FLOAT64, {"reason": reason}, caution=True))
+            self.certificate = Fact(FactKind.NOT_IN_FLOAT64)
             self.exact = None
             return
         if down and not self._narrow:
-            self.certificate = "estimate: the float32 error, measured with 6 probes, scaled to float64"
+            self.certificate = Fact(FactKind.SCALED_PROBES, {"probes": _PROBES})
         elif self._narrow:
-            self.certificate = "estimate: 6 probes, but the model casts to lower precision inside"
-            self.notes.append(
-                "the model casts to lower precision inside, so probes in another precision bound the error only roughly"
-            )
+            self.certificate = Fact(FactKind.NARROW_PROBES, {"probes": _PROBES})
+            self.facts.append(Fact(FactKind.CASTS_DOWN, caution=True))
         else:
-            self.certificate = "6 float64 probes; each bound fails with probability 1e-6"
+            self.certificate = Fact(FactKind.PROBES, {"probes": _PROBES, "failure": 10.0**-_PROBES})
 
     def _check_secant(self, sample: Sample, direction: Tensor, out: tuple[Tensor, ...]) -> None:
         """Whether the derivative is the function's own: in float64 where that is at hand, else by wider steps."""
@@ -202,20 +198,14 @@ class BatchMeasurer:
         except (RuntimeError, TypeError, ValueError, MeasurementError) as error:
             why = (str(error).strip().splitlines() or [type(error).__name__])[0]
         if found.verdict == "leaves":
-            self.notes.append(
-                f"the outputs at {found.where!r} change by {found.gap:.0%} otherwise than their derivative says, first "
-                "of the cut points: a tensor leaves the computation (detach, .data, numpy, .item()) there or before "
-                "and counts as a constant; do not trust layers from there on"
-            )
+            leak = {"where": found.where, "gap": found.gap}
+            self.facts.append(Fact(FactKind.LEAVES_COMPUTATION, leak, caution=True))
         elif found.verdict == "random":
-            self.notes = [n for n in self.notes if not n.startswith(_DISAGREE)]  # two draws are not one function
-            self.notes.append(
-                f"the model is random in evaluation mode: the same input gives other outputs at {found.where!r}; its "
-                "derivative belongs to one draw"
-            )
+            # two draws are not one function
+            self.facts = [f for f in self.facts if f.kind is not FactKind.REVERSE_DISAGREES]
+            self.facts.append(Fact(FactKind.RANDOM_MODEL, {"where": found.where}, caution=True))
         elif found.verdict == "unclear":
-            at = f" at {found.where!r}" if found.where else ""
-            self.notes.append(f"the derivative could not be checked against the function itself{at}: {why}")
+            self.facts.append(Fact(FactKind.FUNCTION_UNCHECKED, {"where": found.where or "", "reason": why}))
 
     def _works_in(self, exact: Runner, sample: Sample) -> Method:
         """How to push tangents in the other precision: the plain way where it works there too (kernels differ)."""

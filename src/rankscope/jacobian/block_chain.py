@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from rankscope._base.checks import DeviceLike, DtypeLike, count_of, device_of
 from rankscope._base.errors import CutPointError, DataError, ModelError
+from rankscope._base.facts import Fact, FactKind
 from rankscope._base.progress import Progress, progress_for
 from rankscope._base.provenance import device_name, versions
 from rankscope.jacobian.block_runner import BlockRunner
@@ -130,7 +131,7 @@ def chain_exponents(
     seed = count_of(seed, "seed", least=0)
     limit = None if limit is None else count_of(limit, "limit")
     where = device_of(device, model)
-    work_dtype, notes = _dtype(model, dtype)
+    work_dtype, facts = _dtype(model, dtype)
     _finite_weights(model)
     samples = read_samples(model, inputs, limit=limit)
     first = next(samples)
@@ -139,14 +140,9 @@ def chain_exponents(
     chain = _longest(traced, calls, merge=isinstance(cut_points, str) and cut_points in _DEFAULTS)
     tracked = min(top, chain.width)
     if tracked < chain.width:
-        notes.append(
-            f"the leading {tracked} of {chain.width:,} exponents, from a random orthonormal start (seed {seed}): their "
-            "sum is the growth of a random volume of so many dimensions"
-        )
-    notes.append(
-        f"over {len(chain.blocks)} blocks the frame keeps some of its random start: these are rates that random "
-        "directions meet, not Theorem 4's limit"
-    )
+        leading = {"tracked": tracked, "width": chain.width, "seed": seed}
+        facts.append(Fact(FactKind.LEADING_EXPONENTS, leading))
+    facts.append(Fact(FactKind.SHORT_CHAIN, {"blocks": len(chain.blocks)}))
 
     report = progress_for(progress, "chain exponents")
     found: list[LyapunovExponents] = []
@@ -178,7 +174,7 @@ def chain_exponents(
         dtype=str(work_dtype).removeprefix("torch."),
         device=device_name(where),
         failed_methods=tuple(way.failures),
-        notes=tuple(notes),
+        facts=tuple(facts),
         seconds=time.perf_counter() - started,
         versions=versions(),
     )

@@ -12,7 +12,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from rankscope._base.facts import Fact
 from rankscope._base.style import COLOURS, figure_style, new_axes
+from rankscope.views.sentences import note, sentence
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -45,8 +47,8 @@ class ChainExponents:
         How tangents were pushed, and what in.
     failed_methods : tuple of str
         Why faster ways were not used.
-    notes : tuple of str
-        What a reader has to know.
+    facts : tuple of Fact
+        What a reader has to know; ``notes`` are their sentences.
     """
 
     model: str
@@ -59,9 +61,14 @@ class ChainExponents:
     dtype: str
     device: str
     failed_methods: tuple[str, ...] = ()
-    notes: tuple[str, ...] = ()
+    facts: tuple[Fact, ...] = ()
     seconds: float = 0.0
     versions: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """The facts as sentences, for people."""
+        return tuple(map(sentence, self.facts))
 
     @property
     def width(self) -> int:
@@ -147,6 +154,7 @@ class ChainExponents:
             "failed_methods": list(self.failed_methods),
             "dtype": self.dtype,
             "device": self.device,
+            "facts": [fact.to_dict() for fact in self.facts],
             "notes": list(self.notes),
             "seconds": self.seconds,
             "versions": dict(self.versions),
@@ -198,7 +206,7 @@ class ChainExponents:
             lines.append(f"{block} is singular on {image}: rank {rank} of the frame is left")
         if len(self.rank_drops) > 4:
             lines.append(f"and {len(self.rank_drops) - 4} more such drops")
-        return "\n".join([*lines, *(f"note: {note}" for note in self.notes)])
+        return "\n".join([*lines, *map(note, self.facts)])
 
     __repr__ = __str__
 

@@ -25,11 +25,14 @@ from rankscope._base.checks import (
     dtype_of,
 )
 from rankscope._base.errors import DataError, MeasurementError, ModelError, UsageError
+from rankscope._base.facts import Fact, FactKind
 from rankscope._base.progress import Progress, progress_for
 from rankscope._base.provenance import device_name, versions
 from rankscope.jacobian.batch import BatchMeasurer, Settings, join
 from rankscope.jacobian.checkpoint import Checkpoint
+from rankscope.jacobian.directions import Directions
 from rankscope.jacobian.finish import Finished
+from rankscope.jacobian.given import Given
 from rankscope.jacobian.profile import JacobianProfile, Layer
 from rankscope.slicing import (
     Columns,
@@ -109,7 +112,8 @@ def jacobian_rank(
     names : callable, optional
         From a sample's number to what it is called in the result; default: ``image 0``, ``image 1``, …
     provenance : mapping, optional
-        Plain values that are kept with the result, such as the model's name.
+        Plain values by name that are kept with the result. ``model``, ``weights``, ``notes`` (texts or facts) and
+        ``skipped`` (name: reason) fill the profile's own fields; every other name is kept in its ``provenance``.
 
     Returns
     -------
@@ -137,12 +141,13 @@ def jacobian_rank(
     """
     started = time.perf_counter()
     tol = as_tolerance(tolerance)
+    given = Given.read(provenance)
     choice_of(background, "background", ["image", "zero"])
     if chunk_size != "auto":
         chunk_size = count_of(chunk_size, "chunk_size")
     limit = None if limit is None else count_of(limit, "limit")
     where = device_of(device, model)
-    work_dtype, notes = _dtype(model, dtype)
+    work_dtype, facts = _dtype(model, dtype)
     _finite_weights(model)
 
     samples = read_samples(model, inputs, limit=limit)
@@ -158,7 +163,7 @@ def jacobian_rank(
     if background == "zero" and chosen.coordinates(shape) is None:
         raise UsageError("background='zero' needs a patch; random directions cover the whole image")
     if not found.structured:
-        notes.append("autograd's graph could not be read, so true cuts are unknown and rises are not marked")
+        facts.append(Fact(FactKind.NO_GRAPH))
 
     budget = budget_of(memory_budget, where)
     settings = Settings(
@@ -208,30 +213,31 @@ def jacobian_rank(
         raise MeasurementError(
             "no cut point could be measured: " + "; ".join(f"{k}: {v}" for k, v in unmeasured.items())
         )
-    extra = dict(provenance or {})
     return JacobianProfile(
-        model=extra.pop("model", found.model),
+        model=given.model or found.model,
+        weights=given.weights,
         layers=tuple(layers),
         images=tuple(image_names),
         tolerance=tol,
-        columns=f"{chosen.describe()} (K = {chosen.count(shape)})",
+        columns=Directions.of(chosen, shape),
         background=background,
         device=device_name(where),
         dtype=str(work_dtype).removeprefix("torch."),
         versions=versions(),
         input_shape=shape,
         cut_points=cut_points if isinstance(cut_points, str) else ", ".join(cut_points),
-        method=measurer.method_name,
+        method=measurer.way,
         failed_methods=tuple(measurer.failed_methods),
         unmeasured=unmeasured,
         adjoint_error=measurer.adjoint,
         kinks=tuple(kinks[i] for i in range(len(image_names))) if certify else (),
         certificate=measurer.certificate,
-        notes=(*extra.pop("notes", ()), *notes, *measurer.notes),
+        facts=(*given.facts, *facts, *measurer.facts),
         seconds=time.perf_counter() - started,
         chunk_size=measurer.chunk,
         peak_memory=torch.cuda.max_memory_allocated(where) if where.type == "cuda" else None,
-        **extra,
+        skipped=given.skipped,
+        provenance=given.kept,
     )
 
 
@@ -277,15 +283,15 @@ class _Collected:
             self.keep(index, finished.spectra, finished.kinks)
 
 
-def _dtype(model: nn.Module, dtype: DtypeLike) -> tuple[torch.dtype, list[str]]:
+def _dtype(model: nn.Module, dtype: DtypeLike) -> tuple[torch.dtype, list[Fact]]:
     if dtype is not None:
         return dtype_of(dtype), []
     own = {p.dtype for p in model.parameters() if p.is_floating_point()}
     if own == {torch.float64}:
         return torch.float64, []
     narrow = own - {torch.float32, torch.float64}
-    names = ", ".join(sorted(str(d).removeprefix("torch.") for d in narrow))
-    return torch.float32, [f"the model's weights are {names}; they were measured in float32"] if narrow else []
+    names = tuple(sorted(str(d).removeprefix("torch.") for d in narrow))
+    return torch.float32, [Fact(FactKind.WEIGHTS_RAISED, {"dtypes": names})] if narrow else []
 
 
 def _traced(model: nn.Module, first: Sample) -> Trace:

@@ -8,9 +8,13 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from rankscope._base.encoding import plain
 from rankscope._base.errors import UsageError, nearest
+from rankscope._base.facts import Fact, FactKind
+from rankscope.jacobian.directions import Directions
 from rankscope.slicing import Stretch
 from rankscope.spectra import RankEstimate, Spectrum, Tolerance, ToleranceLike, as_tolerance
+from rankscope.views.sentences import sentence
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -21,6 +25,7 @@ if TYPE_CHECKING:
 __all__ = ["SCHEMA_VERSION", "JacobianProfile", "Layer"]
 
 SCHEMA_VERSION = 1
+_KEPT, _NOT_CERTIFIED = Fact(FactKind.KEPT_IMAGES), Fact(FactKind.NOT_CERTIFIED)
 
 
 @dataclass(frozen=True)
@@ -55,21 +60,28 @@ class JacobianProfile:
         What turns spectra into ranks; every method takes another one.
     unmeasured : mapping
         Requested cut points that could not be measured, and why.
-    method : str
-        How tangents were pushed; ``failed_methods`` says why faster ones were not used.
+    columns : Directions
+        The input directions: their kind, their number K, and words for them.
+    method : Fact
+        How tangents were pushed: kind ``PUSHED`` or ``LINEARISED`` with the ``name`` of the way, or ``KEPT_IMAGES``.
+        ``failed_methods`` says why faster ones were not used.
+    certificate : Fact
+        What bounds the error: kind ``PROBES``, an estimate, or that there is none.
     adjoint_error : float or None
         Relative disagreement of forward and reverse mode on the first image; ``None`` where reverse mode fails.
     kinks : tuple of int
         For each image, piecewise linear units that rounding puts on the other side of their kink.
-    notes : tuple of str
-        What a reader has to know to trust the numbers.
+    facts : tuple of Fact
+        What a reader has to know to trust the numbers; ``notes`` are their sentences.
+    provenance : mapping
+        Plain values that the caller gave to be kept.
     """
 
     model: str
     layers: tuple[Layer, ...]
     images: tuple[str, ...]
     tolerance: Tolerance
-    columns: str
+    columns: Directions
     background: str
     device: str
     dtype: str
@@ -77,14 +89,15 @@ class JacobianProfile:
     weights: str = "as given"
     input_shape: tuple[int, ...] = ()
     cut_points: str = "blocks"
-    method: str = ""
+    method: Fact = _KEPT
     failed_methods: tuple[str, ...] = ()
     unmeasured: Mapping[str, str] = field(default_factory=dict)
     skipped: Mapping[str, str] = field(default_factory=dict)
     adjoint_error: float | None = None
     kinks: tuple[int, ...] = ()
-    certificate: str = ""
-    notes: tuple[str, ...] = ()
+    certificate: Fact = _NOT_CERTIFIED
+    facts: tuple[Fact, ...] = ()
+    provenance: Mapping[str, Any] = field(default_factory=dict)
     seconds: float = 0.0
     chunk_size: int = 0
     peak_memory: int | None = None
@@ -100,6 +113,11 @@ class JacobianProfile:
         if name in self.unmeasured:
             raise UsageError(f"{name!r} was not measured: {self.unmeasured[name]}")
         raise UsageError(f"{name!r} is not in this profile; {nearest(name, [x.name for x in self.layers])}")
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """The facts as sentences, for people."""
+        return tuple(map(sentence, self.facts))
 
     @property
     def function_rank(self) -> tuple[int, ...]:
@@ -194,20 +212,22 @@ class JacobianProfile:
             "images": list(self.images),
             "cut_points": self.cut_points,
             "tolerance": self.tolerance.to_dict(),
-            "columns": self.columns,
+            "columns": plain(self.columns),
             "background": self.background,
             "device": self.device,
             "dtype": self.dtype,
-            "method": self.method,
+            "method": self.method.to_dict(),
             "failed_methods": list(self.failed_methods),
-            "certificate": self.certificate,
+            "certificate": self.certificate.to_dict(),
             "adjoint_error": _finite(self.adjoint_error),
             "kinks": list(self.kinks),
             "chunk_size": self.chunk_size,
             "seconds": self.seconds,
             "peak_memory": self.peak_memory,
             "versions": dict(self.versions),
+            "facts": [fact.to_dict() for fact in self.facts],
             "notes": list(self.notes),
+            "provenance": plain(self.provenance),
             "skipped": dict(self.skipped),
             "unmeasured": dict(self.unmeasured),
             "rises": self.rises(),

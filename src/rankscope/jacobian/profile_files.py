@@ -8,8 +8,11 @@ from typing import Any
 
 import numpy as np
 
+from rankscope._base.encoding import read
 from rankscope._base.errors import OutputError, RankscopeError
 from rankscope._base.files import make_folder, write_whole
+from rankscope.jacobian import earlier
+from rankscope.jacobian.directions import Directions
 from rankscope.jacobian.profile import SCHEMA_VERSION, JacobianProfile, Layer
 from rankscope.slicing import Stretch
 from rankscope.spectra import Spectrum, as_tolerance
@@ -81,11 +84,11 @@ def _profile(data: dict[str, Any], arrays: dict[str, Any]) -> JacobianProfile:
             sizes = tuple((int(a), int(b)) for a, b in entry["mixing_sizes"])
             mixes = Stretch(int(entry["mixing_operations"]), sizes)
         layers.append(Layer(entry["name"], entry["rows"], entry["columns"], entry["true_cut"], tuple(spectra), mixes))
-    plain = {
-        k: data[k] for k in ("model", "weights", "columns", "background", "device", "dtype", "method", "cut_points")
-    }
     return JacobianProfile(
-        **plain,
+        **{k: data[k] for k in ("model", "weights", "background", "device", "dtype", "cut_points")},
+        columns=_directions(data["columns"]),
+        method=earlier.way(data["method"]),
+        provenance=read(dict[str, Any], data.get("provenance", {})),
         layers=tuple(layers),
         images=tuple(data["images"]),
         tolerance=as_tolerance(data["tolerance"]),
@@ -96,9 +99,13 @@ def _profile(data: dict[str, Any], arrays: dict[str, Any]) -> JacobianProfile:
         skipped=data["skipped"],
         adjoint_error=data["adjoint_error"],
         kinks=tuple(data["kinks"]),
-        certificate=data["certificate"],
-        notes=tuple(data["notes"]),
+        certificate=earlier.certificate(data["certificate"]),
+        facts=earlier.facts(data),
         seconds=data["seconds"],
         chunk_size=data["chunk_size"],
         peak_memory=data["peak_memory"],
     )
+
+
+def _directions(data: dict[str, Any] | str) -> Directions:
+    return Directions.of_earlier_file(data) if isinstance(data, str) else read(Directions, data)

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from rankscope.views.phrases import phrase
+from rankscope.views.sentences import note
+
 if TYPE_CHECKING:
     from rankscope.jacobian.profile import JacobianProfile
 
@@ -48,7 +51,8 @@ def profile_text(profile: JacobianProfile) -> str:
             f"{bounds:<15} {flags(row)}".rstrip()
         )
     lines.append(
-        f"max is the function rank; bounds are its; method {profile.method}; certificate: {profile.certificate}"
+        f"max = function rank, with its certified bounds ({phrase(profile.certificate)}). "
+        f"Method: {phrase(profile.method)}."
     )
     if profile.adjoint_error is not None:
         lines.append(f"forward and reverse mode agree to {profile.adjoint_error:.1e}")
@@ -56,5 +60,5 @@ def profile_text(profile: JacobianProfile) -> str:
         lines.append(f"units within rounding of a kink: {max(profile.kinks)} at most in one image")
     lines += [f"not measured: {name}: {why}" for name, why in profile.unmeasured.items()]
     lines += [f"skipped: {name}: {why}" for name, why in profile.skipped.items()]
-    lines += [f"note: {note}" for note in profile.notes]
+    lines += map(note, profile.facts)
     return "\n".join(lines)

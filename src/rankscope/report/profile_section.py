@@ -8,6 +8,7 @@ from rankscope.jacobian.text import flags
 from rankscope.report.figures import figure_of
 from rankscope.report.page import Page, Section, Table
 from rankscope.report.sentences import findings
+from rankscope.views.phrases import phrase
 
 if TYPE_CHECKING:
     from rankscope.jacobian import JacobianProfile
@@ -105,11 +106,11 @@ def provenance(profile: JacobianProfile) -> dict[str, str]:
         "input": "×".join(map(str, profile.input_shape)),
         "images": f"{len(profile.images)}",
         "cut points": profile.cut_points,
-        "columns": profile.columns,
+        "columns": str(profile.columns),
         "background": profile.background,
         "tolerance": profile.tolerance.name,
-        "method": profile.method,
-        "certificate": profile.certificate,
+        "method": phrase(profile.method),
+        "certificate": phrase(profile.certificate),
         "forward against reverse mode": (
             "not checked" if profile.adjoint_error is None else f"agree to {profile.adjoint_error:.1e}"
         ),
@@ -124,6 +125,7 @@ def provenance(profile: JacobianProfile) -> dict[str, str]:
         made[f"way not taken {number}"] = text
     for number, text in enumerate(profile.notes, 1):
         made[f"note {number}"] = text
+    made |= {name: str(value) for name, value in profile.provenance.items() if name not in made}
     return made
 
 

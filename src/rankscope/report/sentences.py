@@ -9,6 +9,7 @@ from itertools import pairwise
 from typing import TYPE_CHECKING, Any, Literal
 
 from rankscope.jacobian.against_random import MEANING
+from rankscope.views.phrases import phrase
 
 if TYPE_CHECKING:
     from rankscope.jacobian import JacobianProfile
@@ -118,7 +119,8 @@ def _cautions(profile: JacobianProfile, rows: list[dict[str, Any]]) -> Iterator[
         )
     bare = [r["name"] for r in rows if not r["certified"]]
     if bare:
-        yield f"No error bound was measured for {_list(bare)}: those ranks are not certified ({profile.certificate})."
+        why = phrase(profile.certificate)
+        yield f"No error bound was measured for {_list(bare)}: those ranks are not certified ({why})."
     zero = [f"{r['name']} ({_many(r['zero_images'], 'image')})" for r in rows if r["zero_images"]]
     if zero:
         yield f"The Jacobian is exactly zero at {_list(zero)}: what lies there does not depend on the chosen inputs."

@@ -16,6 +16,7 @@ from rankscope.reproduce.outcome import Comparison, Reproduction
 from rankscope.reproduce.partial_rank_figure import called, draw_ranks
 from rankscope.reproduce.settings import Settings
 from rankscope.slicing import Patch
+from rankscope.views.phrases import phrase
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -166,8 +167,8 @@ def _plain(profile: JacobianProfile, skipped: tuple[tuple[str, str], ...]) -> di
         "layers": layers,
         "rises": profile.rises(),
         "images": list(profile.images),
-        "method": profile.method,
-        "certificate": profile.certificate,
+        "method": phrase(profile.method),
+        "certificate": phrase(profile.certificate),
         "notes": notes,
         "skipped": [list(pair) for pair in skipped],
     }

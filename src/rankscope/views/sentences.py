@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from rankscope._base.facts import Fact, FactKind
+from rankscope.views.phrases import PHRASES, phrase
 
 __all__ = ["note", "sentence"]
 
@@ -18,6 +19,8 @@ def sentence(fact: Fact) -> str:
     >>> sentence(Fact(FactKind.NO_GRAPH))
     'Autograd gave no graph of the model. True cuts are therefore unknown, and rises are not marked.'
     """
+    if fact.kind in PHRASES:
+        return f"{phrase(fact)}."
     return _SENTENCES[fact.kind](fact.values)
 
 

@@ -1,0 +1,41 @@
+"""Facts that are part of a sentence: how tangents were pushed, what certifies a rank."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from rankscope._base.facts import Fact, FactKind
+
+__all__ = ["PHRASES", "phrase"]
+
+
+def phrase(fact: Fact) -> str:
+    """The fact as words inside a sentence; a text as it is.
+
+    >>> phrase(Fact(FactKind.LINEARISED, {"name": "vmap(jvp)", "difference": 5e-7}))
+    'linearised network; agrees with vmap(jvp) to 5e-07'
+    """
+    if fact.kind in PHRASES:
+        return PHRASES[fact.kind](fact.values)
+    return str(fact["text"])
+
+
+PHRASES: dict[FactKind, Callable[[Mapping[str, Any]], str]] = {
+    FactKind.PUSHED: lambda v: str(v["name"]),
+    FactKind.LINEARISED: lambda v: f"linearised network; agrees with {v['name']} to {max(v['difference'], 1e-16):.0e}",
+    FactKind.KEPT_IMAGES: lambda v: "read from finished images",
+    FactKind.PROBES: lambda v: f"{v['probes']} float64 probes, failure probability {_power(v['failure'])}",
+    FactKind.SCALED_PROBES: lambda v: (
+        f"an estimate: the float32 error, measured with {v['probes']} probes and scaled to float64"
+    ),
+    FactKind.NARROW_PROBES: lambda v: (
+        f"an estimate: {v['probes']} probes, but the model casts to lower precision inside"
+    ),
+    FactKind.NOT_IN_FLOAT64: lambda v: "none: the model does not run in float64",
+    FactKind.NOT_CERTIFIED: lambda v: "not asked for",
+}
+
+
+def _power(value: float) -> str:
+    return f"{value:.0e}".replace("e-0", "e-")
