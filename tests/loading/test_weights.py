@@ -15,7 +15,7 @@ from torch import nn
 
 from rankscope._base.errors import ModelError
 from rankscope.loading import check_finite, load_weights, read_weights
-from rankscope.loading.weights import _first
+from rankscope.loading.weight_files import _first
 
 
 def network(classes: int = 2) -> nn.Module:
@@ -49,7 +49,7 @@ def test_usual_nestings_are_unwrapped(tmp_path: Path, nest: str) -> None:
     path = tmp_path / "w.pth"
     torch.save(NESTS[nest], path)
     model = network()
-    assert load_weights(model, path).startswith("file w.pth (")
+    assert load_weights(model, path).description.startswith("file w.pth (")
     assert same(model, STATE)
 
 
@@ -65,7 +65,10 @@ def test_every_kind_of_file(tmp_path: Path, suffix: str) -> None:
 def test_half_precision_is_said(tmp_path: Path) -> None:
     save_file({k: v.half() if v.is_floating_point() else v for k, v in STATE.items()}, tmp_path / "w.safetensors")
     model = network()
-    assert load_weights(model, tmp_path / "w.safetensors") == "file w.safetensors (9 tensors, stored as float16)"
+    assert (
+        load_weights(model, tmp_path / "w.safetensors").description
+        == "file w.safetensors (9 tensors, stored as float16)"
+    )
     assert next(model.parameters()).dtype == torch.float32
 
 
@@ -85,19 +88,13 @@ def test_a_pickle_with_code_is_refused_and_not_run(tmp_path: Path, writer: str) 
         path.write_bytes(pickle.dumps(content, protocol=2))
     else:
         torch.save(content, path, _use_new_zipfile_serialization=writer == "torch")
-    with pytest.raises(ModelError, match=r"evil\.pt' is refused: .*convert it to safetensors"):
+    with pytest.raises(ModelError, match=r"evil\.pt' is refused: it (would call posix\.mkdir|holds Python objects)"):
         read_weights(path)
     assert not mark.exists()
 
 
-def test_a_pickled_module_is_refused(tmp_path: Path) -> None:
-    torch.save(SOURCE, tmp_path / "whole.pt")
-    with pytest.raises(ModelError, match="is refused: it holds pickled Python objects"):
-        read_weights(tmp_path / "whole.pt")
-
-
 @pytest.mark.parametrize("suffix", ["pt", "safetensors"])
-@pytest.mark.parametrize("keep", [0, 5, 60, 0.5, 0.9])
+@pytest.mark.parametrize("keep", [5, 60, 0.5, 0.9])
 def test_truncated_files(tmp_path: Path, suffix: str, keep: float) -> None:
     path = tmp_path / f"w.{suffix}"
     (save_file if suffix == "safetensors" else torch.save)(STATE, path)
@@ -117,12 +114,10 @@ def test_text_in_a_weights_file(tmp_path: Path) -> None:
 
 def test_wrong_file_type_missing_file_and_folder(tmp_path: Path) -> None:
     (tmp_path / "w.onnx").write_bytes(b"x")
-    with pytest.raises(ModelError, match=r"is of type '\.onnx'; \.safetensors, \.pt"):
+    with pytest.raises(ModelError, match=r"is of type '\.onnx'; weights are read from \.safetensors, \.pt"):
         read_weights(tmp_path / "w.onnx")
     with pytest.raises(ModelError, match=r"nothing\.pt' does not exist"):
         read_weights(tmp_path / "nothing.pt")
-    with pytest.raises(ModelError, match="is a folder"):
-        read_weights(tmp_path)
 
 
 def test_file_without_a_state_dict(tmp_path: Path) -> None:

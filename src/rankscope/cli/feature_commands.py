@@ -15,6 +15,7 @@ from rankscope.cli.shared import (
     JsonOption,
     ModelArgument,
     SeedOption,
+    WeightsKeyOption,
     app,
 )
 
@@ -72,6 +73,7 @@ def collect_command(
     out: Annotated[Path, typer.Option(metavar="RUN", help="Folder for the shards.", show_default=False)],
     labels: LabelsOption = None,
     weights: DataWeightsOption = "pretrained",
+    weights_key: WeightsKeyOption = None,
     seed: SeedOption = 0,
     num_classes: ClassesOption = None,
     cut_points: Annotated[
@@ -100,7 +102,7 @@ def collect_command(
     """Stream a data set through a model once and keep what clsdim, deficit and features need."""
     from rankscope.cli.feature_space import Source, run_collect
 
-    source = Source(model, data, labels, weights, seed, num_classes, limit, device, batch_size)
+    source = Source(model, data, labels, weights, weights_key, seed, num_classes, limit, device, batch_size)
     run_collect(
         source,
         cut_points=cut_points,
@@ -127,6 +129,7 @@ def features_command(
     data: KeptDataOption = None,
     labels: LabelsOption = None,
     weights: DataWeightsOption = "pretrained",
+    weights_key: WeightsKeyOption = None,
     seed: SeedOption = 0,
     num_classes: ClassesOption = None,
     cut_points: Annotated[str, typer.Option(help="blocks, paper, all, or names and globs.")] = "blocks",
@@ -148,13 +151,23 @@ def features_command(
     if data is None:
         from rankscope.cli.kept_features import run_kept_features
 
-        names = ("labels", "weights", "seed", "num_classes", "cut_points", "batch_size", "limit", "device")
+        names = (
+            "labels",
+            "weights",
+            "weights_key",
+            "seed",
+            "num_classes",
+            "cut_points",
+            "batch_size",
+            "limit",
+            "device",
+        )
         given = [n for n in names if getattr(context.get_parameter_source(n), "name", "") == "COMMANDLINE"]
         run_kept_features(Path(model), unused=given, reduce=reduce, channels=channels, out=out, as_json=as_json)
         return
     from rankscope.cli.feature_space import Source, run_features
 
-    source = Source(model, data, labels, weights, seed, num_classes, limit, device, batch_size)
+    source = Source(model, data, labels, weights, weights_key, seed, num_classes, limit, device, batch_size)
     chosen = reduce or "flatten"
     run_features(source, cut_points=cut_points, reduce=chosen, channels=channels, out=out, as_json=as_json)
 

@@ -34,6 +34,7 @@ class Source:
     data: str
     labels: Path | None
     weights: str
+    weights_key: str | None
     seed: int
     num_classes: int | None
     limit: int | None
@@ -47,7 +48,13 @@ class Source:
         if self.batch_size < 1:
             raise UsageError(f"--batch-size is {self.batch_size}; at least one sample is needed")
         where = device_of(self.device)
-        loaded = load_model(self.model, weights=self.weights, seed=self.seed, num_classes=self.num_classes)
+        loaded = load_model(
+            self.model,
+            weights=self.weights,
+            weights_key=self.weights_key,
+            seed=self.seed,
+            num_classes=self.num_classes,
+        )
         data = load_data(self.data, loaded, labels=self.labels, limit=self.limit, seed=self.seed, labelled=labelled)
         notes = (*loaded.notes, *data.notes, *calibrated(loaded, data.dataset))
         loaded.model.to(where)

@@ -7,7 +7,15 @@ from typing import Annotated
 
 import typer
 
-from rankscope.cli.shared import ClassesOption, DebugOption, JsonOption, ModelArgument, SeedOption, app
+from rankscope.cli.shared import (
+    ClassesOption,
+    DebugOption,
+    JsonOption,
+    ModelArgument,
+    SeedOption,
+    WeightsKeyOption,
+    app,
+)
 
 __all__ = ["demo_command", "layers_command", "profile_command"]
 
@@ -18,6 +26,7 @@ def layers_command(
     weights: Annotated[
         str, typer.Option(help="pretrained, random or a FILE; the table does not depend on it.")
     ] = "random",
+    weights_key: WeightsKeyOption = None,
     seed: SeedOption = 0,
     num_classes: ClassesOption = None,
     as_json: JsonOption = False,
@@ -26,13 +35,14 @@ def layers_command(
     """List every layer that can be a cut point, and whether all information passes through it."""
     from rankscope.cli.layers import print_layers
 
-    print_layers(model, weights=weights, seed=seed, num_classes=num_classes, as_json=as_json)
+    print_layers(model, weights=weights, weights_key=weights_key, seed=seed, num_classes=num_classes, as_json=as_json)
 
 
 @app.command("profile")
 def profile_command(
     model: ModelArgument,
     weights: Annotated[str, typer.Option(help="pretrained, random, or a .safetensors or .pt FILE.")] = "pretrained",
+    weights_key: WeightsKeyOption = None,
     seed: SeedOption = 0,
     num_classes: ClassesOption = None,
     images: Annotated[
@@ -86,6 +96,7 @@ def profile_command(
     request = Request.parse(
         model=model,
         weights=weights,
+        weights_key=weights_key,
         seed=seed,
         num_classes=num_classes,
         images=images,

@@ -20,6 +20,7 @@ class Request:
 
     model: str
     weights: str
+    weights_key: str | None
     seed: int
     num_classes: int | None
     images: str | None

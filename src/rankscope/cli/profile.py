@@ -91,7 +91,13 @@ def load(request: Request, report: Reporter | None = None) -> tuple[LoadedModel,
             report(0, None, text)
 
     say(f"loading {request.model}")
-    loaded = load_model(request.model, weights=request.weights, seed=request.seed, num_classes=request.num_classes)
+    loaded = load_model(
+        request.model,
+        weights=request.weights,
+        weights_key=request.weights_key,
+        seed=request.seed,
+        num_classes=request.num_classes,
+    )
     say("reading images")
     inputs, images, notes = _inputs(request, loaded)
     if loaded.random and images is not None:

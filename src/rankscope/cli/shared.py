@@ -14,6 +14,7 @@ __all__ = [
     "JsonOption",
     "ModelArgument",
     "SeedOption",
+    "WeightsKeyOption",
     "app",
 ]
 
@@ -31,5 +32,14 @@ JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON alone to st
 DebugOption = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")]
 ClassesOption = Annotated[
     int | None, typer.Option("--num-classes", help="Size of the last layer, for random weights or a file's.")
+]
+WeightsKeyOption = Annotated[
+    str | None,
+    typer.Option(
+        "--weights-key",
+        metavar="NAME",
+        help="Part of the weights FILE to load, as teacher or state_dict_ema.",
+        show_default=False,
+    ),
 ]
 DeviceOption = Annotated[str, typer.Option("--device", help="auto, cpu, cuda or cuda:N.")]

@@ -7,7 +7,16 @@ from typing import Annotated
 
 import typer
 
-from rankscope.cli.shared import ClassesOption, DebugOption, DeviceOption, JsonOption, ModelArgument, SeedOption, app
+from rankscope.cli.shared import (
+    ClassesOption,
+    DebugOption,
+    DeviceOption,
+    JsonOption,
+    ModelArgument,
+    SeedOption,
+    WeightsKeyOption,
+    app,
+)
 
 __all__ = ["theory_chain_command", "theory_exponents_command", "theory_predict_command"]
 
@@ -76,6 +85,7 @@ def theory_predict_command(
 def theory_exponents_command(
     model: ModelArgument,
     weights: Annotated[str, typer.Option(help="pretrained, random, or a .safetensors or .pt FILE.")] = "pretrained",
+    weights_key: WeightsKeyOption = None,
     seed: SeedOption = 0,
     num_classes: ClassesOption = None,
     images: Annotated[
@@ -102,6 +112,7 @@ def theory_exponents_command(
     request = Request.parse(
         model=model,
         weights=weights,
+        weights_key=weights_key,
         seed=seed,
         num_classes=num_classes,
         images=images,

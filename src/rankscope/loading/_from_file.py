@@ -16,14 +16,19 @@ from torch import nn
 from rankscope._base.errors import ModelError, RankscopeError, UsageError, nearest
 from rankscope.loading._random import open_branches, seeded
 from rankscope.loading._torchvision import ensure_torchvision, misses_operator
+from rankscope.loading.built import check_built, size_lazy_layers
 from rankscope.loading.preprocessing import Preprocessing, plain_preprocessing
 from rankscope.loading.record import LoadedModel
 from rankscope.loading.weights import load_weights
 
 __all__ = ["check_file", "from_file"]
 
+_ENDS = "it ends the program (sys.exit({})); let it return a model, or raise an error"
 
-def from_file(spec: str, *, weights: str, seed: int, num_classes: int | None) -> LoadedModel:
+
+def from_file(
+    spec: str, *, weights: str, seed: int, num_classes: int | None, weights_key: str | None = None
+) -> LoadedModel:
     """Import the file, call the factory (seeded), and take what it returns: a module, or (module, transform).
 
     The file's folder is on ``sys.path`` meanwhile, so it may import its neighbours. ``num_classes`` is handed on when
@@ -40,14 +45,20 @@ def from_file(spec: str, *, weights: str, seed: int, num_classes: int | None) ->
         ensure_torchvision()
         model, transform = _build(path, factory_name, seed, num_classes)
     notes: list[str] = []
+    if weights in ("random", "pretrained"):
+        # a file of weights brings the sizes itself
+        notes += size_lazy_layers(model, _known_size(model), seed=seed)
+        check_built(model)
     if weights == "random":
-        notes = [f"built by {factory_name}() under seed {seed}; the file decides whether its weights are random"]
+        notes.insert(0, f"built by {factory_name}() under seed {seed}; the file decides whether its weights are random")
         notes += open_branches(model, seed=seed)
         described = f"random, seed {seed}"
     elif weights == "pretrained":
         described = f"as {path.name}:{factory_name} returns them"
     else:
-        described = load_weights(model, weights)
+        described, kept = load_weights(model, weights, key=weights_key)
+        notes += kept
+        check_built(model)
     if model.training:
         notes.append("the factory returned the model in training mode; it was set to evaluation mode")
     preprocessing = _preprocessing(model, transform, spec)
@@ -93,6 +104,9 @@ def _import(path: Path) -> ModuleType:
     sys.modules[name] = module
     try:
         spec.loader.exec_module(module)
+    except SystemExit as error:
+        del sys.modules[name]
+        raise ModelError(f"importing {_where(path, error)}: {_ENDS.format(error)}") from error
     except Exception as error:
         del sys.modules[name]
         raise ModelError(f"importing {_where(path, error)}: {type(error).__name__}: {error}") from error
@@ -132,6 +146,8 @@ def _call(factory: Callable[..., Any], path: Path, name: str, num_classes: int |
         made = factory(**options)
     except RankscopeError:
         raise
+    except SystemExit as error:
+        raise ModelError(f"calling {name} in {_where(path, error)}: {_ENDS.format(error)}") from error
     except Exception as error:
         raise ModelError(f"calling {name} in {_where(path, error)}: {type(error).__name__}: {error}") from error
     model, transform = made if isinstance(made, tuple) and len(made) == 2 else (made, None)
@@ -153,15 +169,19 @@ def _where(path: Path, error: BaseException) -> str:
 
 
 def _preprocessing(model: nn.Module, transform: Any, spec: str) -> Preprocessing | None:
-    size: Any = getattr(model, "input_size", None)
-    known: tuple[int, int, int] | None = None
-    if isinstance(size, list | tuple) and len(size) == 3 and all(isinstance(v, int) and v > 0 for v in size):
-        known = (size[0], size[1], size[2])
+    known = _known_size(model)
     if transform is None:
         return None if known is None else plain_preprocessing(known)
     if known is None:
         known = _probe(transform, spec)
     return Preprocessing(f"the transform that {Path(spec.rpartition(':')[0]).name} returns", known, transform)
+
+
+def _known_size(model: nn.Module) -> tuple[int, int, int] | None:
+    size: Any = getattr(model, "input_size", None)
+    if isinstance(size, list | tuple) and len(size) == 3 and all(isinstance(v, int) and v > 0 for v in size):
+        return (size[0], size[1], size[2])
+    return None
 
 
 def _probe(transform: Any, spec: str) -> tuple[int, int, int] | None:

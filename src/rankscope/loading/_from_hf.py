@@ -13,7 +13,7 @@ from rankscope.loading._random import open_branches, seeded
 from rankscope.loading._torchvision import ensure_torchvision
 from rankscope.loading.preprocessing import Preprocessing, plain_preprocessing
 from rankscope.loading.record import LoadedModel
-from rankscope.loading.weights import load_weights, read_weights
+from rankscope.loading.weights import MisfitError, Weights, load_weights, read_weights
 
 __all__ = ["from_hf"]
 
@@ -21,7 +21,9 @@ __all__ = ["from_hf"]
 _PLAIN = {"attn_implementation": "eager"}
 
 
-def from_hf(name: str, *, weights: str, seed: int, num_classes: int | None) -> LoadedModel:
+def from_hf(
+    name: str, *, weights: str, seed: int, num_classes: int | None, weights_key: str | None = None
+) -> LoadedModel:
     """``name`` is a hub name, a local folder with a ``config.json``, or a model type such as ``vit`` (no weights).
 
     The class is the one the configuration names, else the image classifier of that architecture, else the bare model.
@@ -60,7 +62,8 @@ def from_hf(name: str, *, weights: str, seed: int, num_classes: int | None) -> L
                 notes = open_branches(model, seed=seed)
                 described = f"random, seed {seed}"
             else:
-                model, described = _file_weights(builder, config, model, weights)
+                model, (described, kept) = _file_weights(builder, config, model, weights, weights_key)
+                notes = list(kept)
         preprocessing = _preprocessing(transformers, model, config, where, local=local)
     trained = weights != "random" and num_classes is None
     return LoadedModel(
@@ -153,14 +156,12 @@ def _random_model(transformers: Any, builder: Any, config: Any, name: str, seed:
         raise ModelError(f"hf:{name} cannot be built: {type(error).__name__}: {str(error)[:200]}") from error
 
 
-def _file_weights(builder: Any, config: Any, model: Any, path: str) -> tuple[Any, str]:
+def _file_weights(builder: Any, config: Any, model: Any, path: str, key: str | None) -> tuple[Any, Weights]:
     """Weights whose names are the model's, or those of an older release, which only transformers can translate."""
     try:
-        return model, load_weights(model, path)
-    except ModelError as error:
-        if "does not fit" not in str(error):
-            raise
-        given = read_weights(path)
+        return model, load_weights(model, path, key=key)
+    except MisfitError as error:
+        given = read_weights(path, key)
         try:
             made, found = builder.from_pretrained(
                 None, config=config, state_dict=given, output_loading_info=True, **_PLAIN
@@ -169,7 +170,7 @@ def _file_weights(builder: Any, config: Any, model: Any, path: str) -> tuple[Any
             raise error from None
         if any(found[kind] for kind in ("missing_keys", "unexpected_keys", "mismatched_keys")):
             raise
-        return made, f"file {Path(path).name} ({len(given)} tensors)"
+        return made, Weights(f"file {Path(path).name} ({len(given)} tensors)")
 
 
 def _preprocessing(transformers: Any, model: Any, config: Any, where: str, *, local: bool) -> Preprocessing | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from typing import Any
 
 from rankscope._base.errors import ModelError, UsageError, nearest
@@ -10,7 +11,7 @@ from rankscope.loading._random import open_branches, seeded
 from rankscope.loading._torchvision import ensure_torchvision
 from rankscope.loading.preprocessing import Preprocessing
 from rankscope.loading.record import LoadedModel
-from rankscope.loading.weights import load_weights
+from rankscope.loading.weights import Translation, load_weights
 
 __all__ = ["check_timm", "from_timm", "is_timm", "timm_preprocessing"]
 
@@ -23,7 +24,9 @@ def is_timm(name: str) -> bool:
     return bool(timm.is_model(name))
 
 
-def from_timm(name: str, *, weights: str, seed: int, num_classes: int | None) -> LoadedModel:
+def from_timm(
+    name: str, *, weights: str, seed: int, num_classes: int | None, weights_key: str | None = None
+) -> LoadedModel:
     """``timm.create_model`` with pretrained weights, random ones, or those of a file."""
     ensure_torchvision()
     import timm
@@ -37,7 +40,7 @@ def from_timm(name: str, *, weights: str, seed: int, num_classes: int | None) ->
         )
         remedy = f'use --weights random, or run python -c "{command}" where there is one and give --weights FILE.pth'
         with download(f"pretrained weights of timm:{name}", remedy=remedy):
-            model: Any = timm.create_model(name, pretrained=True)
+            model: Any = timm.create_model(name, pretrained=True, **options)
         tag = (model.pretrained_cfg or {}).get("tag", "")
         described = f"pretrained ({tag})" if tag else "pretrained"
     else:
@@ -46,7 +49,8 @@ def from_timm(name: str, *, weights: str, seed: int, num_classes: int | None) ->
             notes = open_branches(model, seed=seed)
             described = f"random, seed {seed}"
         else:
-            described = load_weights(model, weights)
+            described, kept = load_weights(model, weights, key=weights_key, translate=_translation(model))
+            notes = list(kept)
     model.eval()
     preprocessing = timm_preprocessing(model)
     names = None if weights == "random" or num_classes is not None else _class_names(model)
@@ -113,6 +117,12 @@ def _build(name: str, options: dict[str, Any], seed: int) -> Any:
             return timm.create_model(name, pretrained=False, **options)
     except (RuntimeError, TypeError, ValueError, ImportError, OSError) as error:
         raise ModelError(f"timm cannot build {name!r}: {type(error).__name__}: {str(error)[:200]}") from error
+
+
+def _translation(model: Any) -> Translation | None:
+    """timm's own mapping of other code bases' names, which stands beside the model's class."""
+    found = getattr(sys.modules.get(type(model).__module__), "checkpoint_filter_fn", None)
+    return found if callable(found) else None
 
 
 def _class_names(model: Any) -> tuple[str, ...] | None:

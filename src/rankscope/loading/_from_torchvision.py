@@ -18,7 +18,9 @@ __all__ = ["check_torchvision", "from_torchvision"]
 _USUAL = "IMAGENET1K_V1"
 
 
-def from_torchvision(name: str, *, weights: str, seed: int, num_classes: int | None) -> LoadedModel:
+def from_torchvision(
+    name: str, *, weights: str, seed: int, num_classes: int | None, weights_key: str | None = None
+) -> LoadedModel:
     """``torchvision.models.get_model``; ``name`` may end in the weights' name (``resnet50.IMAGENET1K_V2``).
 
     Without it the original ``IMAGENET1K_V1`` weights are taken, which papers refer to, or torchvision's default where
@@ -35,6 +37,8 @@ def from_torchvision(name: str, *, weights: str, seed: int, num_classes: int | N
         remedy = f"use --weights random, or fetch {chosen.url} where there is one and give --weights FILE.pth"
         with download(f"pretrained weights of torchvision:{name}", remedy=remedy, host="download.pytorch.org"):
             model = models.get_model(base, weights=chosen, progress=False)
+        if num_classes == 0:
+            _behead(model)
         described = f"pretrained ({chosen.name})"
     else:
         model = _build(models, base, options, seed)
@@ -42,7 +46,8 @@ def from_torchvision(name: str, *, weights: str, seed: int, num_classes: int | N
             notes = open_branches(model, seed=seed)
             described = f"random, seed {seed}"
         else:
-            described = load_weights(model, weights)
+            described, kept = load_weights(model, weights, key=weights_key)
+            notes = list(kept)
     preprocessing = _preprocessing(chosen)
     trained = weights != "random" and num_classes is None
     return LoadedModel(
@@ -86,11 +91,22 @@ def _preprocessing(chosen: Any) -> Preprocessing:
     return Preprocessing(text, (3, side, side), transform)
 
 
+def _behead(model: Any) -> Any:
+    """The backbone alone: the last layer, which torchvision's models always have, becomes the identity."""
+    from torch import nn
+
+    layers = [(name, m) for name, m in model.named_modules() if isinstance(m, nn.Linear | nn.Conv2d)]
+    holder, _, last = layers[-1][0].rpartition(".")
+    setattr(model.get_submodule(holder), last, nn.Identity())
+    return model
+
+
 def _build(models: Any, name: str, options: dict[str, Any], seed: int) -> Any:
     try:
         with seeded(seed), warnings.catch_warnings():
             # googlenet and inception_v3 announce that their slow initialisation will one day change
             warnings.simplefilter("ignore", FutureWarning)
-            return models.get_model(name, weights=None, **options)
+            model = models.get_model(name, weights=None, **({} if options.get("num_classes") == 0 else options))
+            return _behead(model) if options.get("num_classes") == 0 else model
     except (RuntimeError, TypeError, ValueError, ImportError) as error:
         raise ModelError(f"torchvision cannot build {name!r}: {type(error).__name__}: {str(error)[:200]}") from error

@@ -26,15 +26,21 @@ _DIGITS = "rankscope.demo.digits_network"
 
 
 def load_model(
-    spec: str, *, weights: str | Path = "pretrained", seed: int = 0, num_classes: int | None = None
+    spec: str,
+    *,
+    weights: str | Path = "pretrained",
+    weights_key: str | None = None,
+    seed: int = 0,
+    num_classes: int | None = None,
 ) -> LoadedModel:
     """The model that ``spec`` names, in evaluation mode on the CPU.
 
     ``spec``: ``timm:NAME``, ``torchvision:NAME``, ``hf:NAME`` (hub name, local folder, or with random weights a
     model type), ``path/to/file.py:factory``, ``digits`` (the trained network that ships with rankscope), or a bare
     name, which is tried as timm's. ``weights``: ``"pretrained"``, ``"random"`` (from ``seed``, the global random state
-    untouched, residual branches that start at zero switched on: see ``notes``), or a file. ``num_classes`` sizes
-    the last layer of random or file weights.
+    untouched, residual branches that start at zero switched on: see ``notes``), or a file or folder of weights, of
+    which ``weights_key`` takes a part (``"teacher"``, ``"state_dict_ema"``) where several fit. ``num_classes`` sizes
+    the last layer of random or file weights; 0 leaves it out.
 
     A random network with BatchNorm still has statistics of no data: see ``calibrate_batchnorm``. Raises ``UsageError``
     for names that do not exist (with the nearest that does), ``ModelError`` for what cannot be built, fetched or
@@ -45,14 +51,16 @@ def load_model(
     ((1, 8, 8), ('0', '1', '2'))
     """
     chosen = _check_weights(weights)
-    if num_classes is not None and num_classes < 1:
-        raise UsageError(f"num_classes={num_classes}; it must be at least 1")
-    if num_classes is not None and chosen == "pretrained" and not _is_file_spec(spec):
+    if num_classes is not None and num_classes < 0:
+        raise UsageError(f"num_classes={num_classes}; give the number of classes, or 0 for the model without its head")
+    if weights_key is not None and chosen in ("pretrained", "random"):
+        raise UsageError(f"weights_key={weights_key!r} chooses a part of a file, but weights={chosen!r} is none")
+    if num_classes and chosen == "pretrained" and not _is_file_spec(spec):
         raise UsageError(
             f"num_classes={num_classes} with pretrained weights would put a random layer on a trained network; "
             "use --weights random or --weights FILE"
         )
-    options: dict[str, Any] = {"weights": chosen, "seed": seed, "num_classes": num_classes}
+    options: dict[str, Any] = {"weights": chosen, "seed": seed, "num_classes": num_classes, "weights_key": weights_key}
     loaded = _dispatch(spec, options)
     check_finite([*loaded.model.named_parameters(), *loaded.model.named_buffers()], f"model {loaded.name!r}")
     return loaded
@@ -130,15 +138,16 @@ def _suggest(name: str) -> str:
     return f"{hint} Sources: {sources}" if hint.endswith("?") else f"no known name is close; give one of {sources}"
 
 
-def _digits(weights: str, seed: int, num_classes: int | None) -> LoadedModel:
+def _digits(weights: str, seed: int, num_classes: int | None, weights_key: str | None) -> LoadedModel:
     if num_classes not in (None, 10):
         raise UsageError(f"the digits network has 10 classes, not {num_classes}")
     build = importlib.import_module(_DIGITS).digits_network
     trained = weights == "pretrained"
     model = build("trained" if trained else "random", seed=seed)
+    notes: tuple[str, ...] = ()
     described = "trained on scikit-learn's digits" if trained else f"random, seed {seed}"
     if weights not in ("pretrained", "random"):
-        described = load_weights(model, weights)
+        described, notes = load_weights(model, weights, key=weights_key)
     return LoadedModel(
         model=model,
         name="digits",
@@ -148,4 +157,5 @@ def _digits(weights: str, seed: int, num_classes: int | None) -> LoadedModel:
         preprocessing=plain_preprocessing((1, 8, 8)),
         class_names=tuple("0123456789"),
         random=weights == "random",
+        notes=notes,
     )

@@ -1,75 +1,97 @@
-"""Weights from a file, without running anything that the file may carry."""
+"""Weights from a file into a model: all of them or none, and what was left over by name."""
 
 from __future__ import annotations
 
-import pickle
-import zipfile
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import nn
 
-from rankscope._base.errors import ModelError
+from rankscope._base.errors import ModelError, UsageError, nearest
+from rankscope.loading.weight_files import few, read_file, same, tensors_by_name
+from rankscope.loading.weight_places import Names, Place, averaged, is_counter, places_of, without_wrappers
 
-__all__ = ["check_finite", "load_weights", "read_weights"]
+__all__ = ["MisfitError", "Translation", "Weights", "check_finite", "load_weights", "read_weights"]
 
-_TORCH = (".pt", ".pth", ".ckpt", ".bin")
-# Where training scripts put the weights inside a checkpoint; averaged weights come last, they need not be complete.
-_NESTS = ("state_dict", "model_state_dict", "model", "net", "network", "module", "weights", "params", "state_dict_ema")
-_PREFIXES = ("module.", "_orig_mod.", "model.", "net.", "network.", "backbone.")
-_REFUSALS = ("GLOBAL", "is blocked", "Can only create new object", "Can only build", "must be imported to load")
-_SHOWN = 4
-_LONG = 160  # characters of another package's message
-_AGAIN = "it is truncated or of another type: fetch or save it again"
+Translation = Callable[[dict[str, Any], nn.Module], Mapping[str, Any]]
 
 
-def read_weights(path: str | Path) -> dict[str, torch.Tensor]:
-    """The tensors of a ``.safetensors``, ``.pt``, ``.pth``, ``.ckpt`` or ``.bin`` file by name, on the CPU.
+class Weights(NamedTuple):
+    """What was loaded: one line for the record, and notes on what was chosen, left over or rounded."""
 
-    Files of torch are read with ``weights_only=True``: a pickle that wants more than tensors is refused, never run.
-    Checkpoints that nest the weights (``state_dict``, ``model`` …) are unwrapped. Raises ``ModelError`` naming the file
-    and the remedy when it is missing, truncated, of another type, refused, or holds no tensors.
+    description: str
+    notes: tuple[str, ...] = ()
+
+
+class MisfitError(ModelError):
+    """The file is whole, and its tensors are not those of the model."""
+
+
+def read_weights(path: str | Path, key: str | None = None) -> dict[str, torch.Tensor]:
+    """Every tensor of a file of weights by its dotted name, on the CPU; with ``key`` those under it.
+
+    See ``read_file`` for what can be read. Raises ``ModelError`` where there is no tensor, and ``UsageError`` for a key
+    that the file has not.
     """
-    path = Path(path)
-    if not path.is_file():
-        raise ModelError(f"weights file {str(path)!r} {'is a folder' if path.is_dir() else 'does not exist'}")
-    suffix = path.suffix.lower()
-    if suffix == ".safetensors":
-        found: Any = _read_safetensors(path)
-    elif suffix in _TORCH:
-        found = _read_torch(path)
-    else:
-        raise ModelError(f"weights file {str(path)!r} is of type {suffix!r}; .safetensors, .pt, .pth, .ckpt, .bin work")
-    tensors = _unwrap(found)
+    found = read_file(path)
+    tensors = tensors_by_name(found)
+    if key is not None:
+        return _under(tensors_by_name(found, everything=True), key, path)
     if not tensors:
-        held = f"keys {_few(map(str, found))}" if isinstance(found, Mapping) and found else f"a {type(found).__name__}"
+        held = f"keys {few(map(str, found))}" if isinstance(found, Mapping) and found else f"a {type(found).__name__}"
         raise ModelError(f"weights file {str(path)!r} holds no state dict ({held}); save model.state_dict()")
     return tensors
 
 
-def load_weights(model: nn.Module, path: str | Path) -> str:
-    """Put the weights of a file into ``model``; every parameter must be in the file and have its shape.
+def load_weights(
+    model: nn.Module, path: str | Path, *, key: str | None = None, translate: Translation | None = None
+) -> Weights:
+    """Put the weights of a file into ``model``; every tensor that the model saves must be in the file, in its shape.
 
-    A prefix that all names share and the model has not (``module.``, ``_orig_mod.``, ``model.`` …) is dropped.
-    Returns a description for the record. Raises ``ModelError`` naming the first missing, unexpected and misshapen
-    entries, or the first tensor with NaN or infinite values; the model is then left as it was.
+    The weights may be nested (``state_dict``, ``model``, ``encoder`` …), carry a prefix (``model.``, ``backbone.``),
+    and have other parts beside them (a criterion, a head that the model lacks): the notes name what was left over.
+    Where several parts of the file fit, those that are not averaged (``ema``, ``swa``) are taken and the note says so;
+    where that leaves several, ``key`` has to choose. ``translate`` maps names of another code base, as timm's
+    ``checkpoint_filter_fn`` does; it is asked where the names as they are do not fit.
+
+    Raises ``MisfitError`` naming the first missing, unknown and misshapen tensors, ``UsageError`` where ``key`` has to
+    choose, ``ModelError`` for tensors that the model's kind cannot hold, and for NaN or infinite values. The model is
+    then left as it was.
     """
-    path = Path(path)
-    given = read_weights(path)
-    own = model.state_dict()
-    given = _strip(given, own)
-    missing = [k for k in own if k not in given and not k.endswith("num_batches_tracked")]
-    unexpected = [k for k in given if k not in own]
-    misshapen = [k for k in own if k in given and own[k].shape != given[k].shape]
-    if missing or unexpected or misshapen:
-        raise ModelError(_misfit(path, own, given, missing, unexpected, misshapen))
-    check_finite(given.items(), f"weights file {str(path)!r}")
-    model.load_state_dict(given, strict=False)
-    kinds = {str(v.dtype).removeprefix("torch.") for v in given.values() if v.is_floating_point()}
+    path = Path(path).expanduser()
+    raw = read_weights(path, key)
+    flat = {plain: raw[name] for name, plain in without_wrappers(raw).items()}
+    names = Names(model)
+    places = places_of(flat, names)
+    fitting = [place for place in places if place.fits]
+    notes: list[str] = []
+    used: Mapping[str, torch.Tensor]
+    if fitting:
+        place, said = _choose(fitting, path)
+        notes += said
+        _check(place.given, names, path)
+        notes += _put(model, place.given, names)
+        used = place.given
+        beside = place.beside
+        where = place.prefix.rstrip(".")
+    else:
+        done = _through_torch(model, flat, places, names, path) or _translated(
+            model, flat, places, names, path, translate
+        )
+        if done is None:
+            raise MisfitError(_misfit(path, places[0], flat, names, key))
+        used, beside, where, said = done
+        notes += said
+    if beside:
+        count = f"{len(beside)} tensor{'s' * (len(beside) != 1)}"
+        notes.append(f"{path.name} also holds {count} that the model does not have: {few(beside)}")
+    kinds = {_kind(v) for v in used.values() if v.is_floating_point()}
     stored = "" if kinds <= {"float32"} else f", stored as {', '.join(sorted(kinds))}"
-    return f"file {path.name} ({len(given)} tensors{stored})"
+    under = ".".join(p for p in (key, where) if p)
+    chosen = f", from {under!r}" if under else ""
+    return Weights(f"file {path.name} ({len(used)} tensors{stored}{chosen})", tuple(notes))
 
 
 def check_finite(tensors: Iterable[tuple[str, torch.Tensor]], holder: str) -> None:
@@ -89,93 +111,185 @@ def check_finite(tensors: Iterable[tuple[str, torch.Tensor]], holder: str) -> No
                 )
 
 
-def _read_safetensors(path: Path) -> dict[str, torch.Tensor]:
-    from safetensors import SafetensorError
-    from safetensors.torch import load_file
-
-    try:
-        return load_file(path)
-    except (SafetensorError, OSError, ValueError) as error:
-        raise ModelError(
-            f"weights file {str(path)!r} is no readable safetensors file ({_first(error)}); {_AGAIN}"
-        ) from error
+def _under(flat: dict[str, torch.Tensor], key: str, path: str | Path) -> dict[str, torch.Tensor]:
+    start = key.rstrip(".") + "."
+    found = {name.removeprefix(start): tensor for name, tensor in flat.items() if name.startswith(start)}
+    if not found:
+        known = {name.rpartition(".")[0] for name in flat}
+        known |= {".".join(name.split(".")[:n]) for name in flat for n in (1, 2) if name.count(".") >= n}
+        raise UsageError(f"weights_key={key!r}: {str(path)!r} has no tensors under it; {nearest(key, known - {''})}")
+    return found
 
 
-def _read_torch(path: Path) -> Any:
-    try:
-        return torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
-        # torch gives the same class to objects that are refused and to bytes that are no pickle at all
-        refused = any(word in str(error) for word in _REFUSALS)
-        if not refused:
-            raise ModelError(f"weights file {str(path)!r} cannot be read ({_first(error)}); {_AGAIN}") from error
-        raise ModelError(
-            f"weights file {str(path)!r} is refused: it holds pickled Python objects, which could run any code when "
-            "opened. Where you trust it, convert it to safetensors: "
-            "safetensors.torch.save_file(torch.load(FILE, weights_only=False).state_dict(), 'FILE.safetensors')"
-        ) from error
-    except (RuntimeError, EOFError, OSError, ValueError, KeyError, IndexError, zipfile.BadZipFile) as error:
-        raise ModelError(f"weights file {str(path)!r} cannot be read ({_first(error)}); {_AGAIN}") from error
+def _choose(fitting: list[Place], path: Path) -> tuple[Place, list[str]]:
+    """The one place that is meant, and a note where another would fit as well."""
+    first = fitting[0]
+    different = [place for place in fitting if not _alike(place, first)]
+    if not different:
+        return first, []
+    direct = [place for place in fitting if all(other.prefix.startswith(place.prefix) for other in fitting)]
+    trained = [place for place in fitting if not averaged(place.prefix)]
+    if direct:
+        chosen = direct[0]
+    elif trained and all(_alike(place, trained[0]) for place in trained):
+        chosen = trained[0]
+    else:
+        keys = [place.prefix.rstrip(".") for place in fitting]
+        raise UsageError(
+            f"weights file {str(path)!r} holds {len(keys)} sets of weights that fit the model: {few(map(repr, keys))}; "
+            f"choose one with weights_key={keys[0]!r}"
+        )
+    others = [place.prefix.rstrip(".") for place in fitting if not _alike(place, chosen)]
+    return chosen, [
+        f"{path.name} also holds {few(map(repr, others))}, which would fit as well: weights_key={others[0]!r} takes it"
+    ]
 
 
-def _unwrap(found: Any, depth: int = 3) -> dict[str, torch.Tensor]:
-    if not isinstance(found, Mapping):
-        return {}
-    tensors = {str(k): v for k, v in found.items() if isinstance(v, torch.Tensor)}
-    if depth:
-        for nest in _NESTS:
-            inner = _unwrap(found.get(nest), depth - 1)
-            if len(inner) > len(tensors):
-                return inner
-    return tensors
+def _alike(one: Place, other: Place) -> bool:
+    return one.given.keys() == other.given.keys() and all(same(v, other.given[k]) for k, v in one.given.items())
 
 
-def _strip(given: dict[str, torch.Tensor], own: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """Drop shared prefixes as long as that makes more names fit."""
-    while True:
-        for prefix in _PREFIXES:
-            if given and all(k.startswith(prefix) for k in given) and not any(k.startswith(prefix) for k in own):
-                given = {k.removeprefix(prefix): v for k, v in given.items()}
-                break
-        else:
-            return given
+def _check(given: Mapping[str, torch.Tensor], names: Names, path: Path) -> None:
+    """Raise where a tensor cannot become the model's without losing what it says, or is not finite."""
+    holder = f"weights file {str(path)!r}"
+    for own, tensor in given.items():
+        wanted = names.tensors[own]
+        if tensor.is_quantized or (wanted.is_floating_point() and not tensor.is_floating_point()):
+            kind = "complex" if tensor.is_complex() else "quantised or whole"
+            form = "complex parameters" if tensor.is_complex() else "floating-point weights"
+            raise ModelError(
+                f"{holder} holds {kind} numbers ({_kind(tensor)}) in {own!r}, where the model has {_kind(wanted)}; "
+                f"{'build the model with' if tensor.is_complex() else 'save'} {form}"
+            )
+        if tensor.is_complex() and not wanted.is_complex():
+            raise ModelError(f"{holder} holds {_kind(tensor)} in {own!r}, where the model has {_kind(wanted)}")
+        whole = not (wanted.is_floating_point() or wanted.is_complex())
+        if whole and not torch.equal(tensor.to(wanted.dtype).to(tensor.dtype), tensor):
+            raise ModelError(
+                f"{holder} holds {_kind(tensor)} in {own!r}, which the model's {_kind(wanted)} cannot represent; "
+                "is it the right model?"
+            )
+    check_finite(given.items(), holder)
+    for own, tensor in given.items():
+        wanted = names.tensors[own]
+        if wanted.is_floating_point() and not bool(torch.isfinite(tensor.to(wanted.dtype)).all()):
+            raise ModelError(
+                f"{holder} holds values in {own!r} that are beyond the range of the model's {_kind(wanted)} "
+                f"(largest {float(tensor.double().abs().max()):.3g}); build the model in {_kind(tensor)}"
+            )
+    for group in {tuple(group) for group in names.ties.values()}:
+        held = [name for name in group if name in given]
+        odd = next((name for name in held[1:] if not same(given[name], given[held[0]])), None)
+        if odd is not None:
+            raise MisfitError(
+                f"{holder} holds different tensors for {held[0]!r} and {odd!r}, which are one tensor in the model; "
+                "build the model without tying them"
+            )
 
 
-def _misfit(
+def _put(model: nn.Module, given: Mapping[str, torch.Tensor], names: Names) -> list[str]:
+    model.load_state_dict({names.actual[own]: tensor for own, tensor in given.items()}, strict=False)
+    wider = {
+        (_kind(tensor), _kind(names.tensors[own]))
+        for own, tensor in given.items()
+        if tensor.is_floating_point() and tensor.dtype.itemsize > names.tensors[own].dtype.itemsize
+    }
+    return [f"weights of the file in {given} were rounded to the model's {own}" for given, own in sorted(wider)]
+
+
+Done = tuple[Mapping[str, torch.Tensor], tuple[str, ...], str, list[str]]
+
+
+def _through_torch(
+    model: nn.Module, flat: Mapping[str, torch.Tensor], places: list[Place], names: Names, path: Path
+) -> Done | None:
+    """Modules may rename what they load themselves (hooks of torch's own loading): ask them, place by place."""
+    for place in places:
+        inside = {n.removeprefix(place.prefix): t for n, t in flat.items() if n.startswith(place.prefix)}
+        before = {k: v.detach().clone() for k, v in names.tensors.items() if not nn.parameter.is_lazy(v)}
+        _check({k: v for k, v in inside.items() if k in before}, names, path)
+        try:
+            found = model.load_state_dict(dict(inside), strict=False)
+        except RuntimeError:
+            found = None
+        if found is not None:
+            unknown = set(found.unexpected_keys)
+            missing = [k for k in found.missing_keys if not is_counter(k)]
+            known = {v: k for k, v in names.actual.items()}
+            missing = [
+                k for k in missing
+                if not any(tie in inside for tie in names.ties.get(known.get(k, k), ()))
+            ]  # fmt: skip
+            renamed = {k: v for k, v in inside.items() if k not in names.tensors and k not in unknown}
+            strange = [k for k in unknown if not is_counter(k) and not names.is_new(k, inside)]
+            if not missing and not strange and all(v.is_floating_point() for v in renamed.values()):
+                check_finite(renamed.items(), f"weights file {str(path)!r}")
+                beside = (
+                    *(place.prefix + k for k in sorted(unknown)),
+                    *(n for n in flat if not n.startswith(place.prefix)),
+                )
+                return {k: v for k, v in inside.items() if k not in unknown}, beside, place.prefix.rstrip("."), []
+        with torch.no_grad():
+            for k, v in before.items():
+                names.tensors[k].copy_(v)
+    return None
+
+
+def _translated(
+    model: nn.Module,
+    flat: Mapping[str, torch.Tensor],
+    places: list[Place],
+    names: Names,
     path: Path,
-    own: Mapping[str, torch.Tensor],
-    given: Mapping[str, torch.Tensor],
-    missing: list[str],
-    unexpected: list[str],
-    misshapen: list[str],
-) -> str:
+    translate: Translation | None,
+) -> Done | None:
+    """Names of another code base, through the model's own translation."""
+    if translate is None:
+        return None
+    for place in places:
+        inside = {n.removeprefix(place.prefix): t for n, t in flat.items() if n.startswith(place.prefix)}
+        try:
+            with torch.no_grad():
+                made = {k: v for k, v in translate(dict(inside), model).items() if isinstance(v, torch.Tensor)}
+        except Exception:  # it was written for other files than this one
+            continue
+        fit = next((p for p in places_of(made, names) if p.fits and not p.prefix), None)
+        if fit is None:
+            continue
+        _check(fit.given, names, path)
+        notes = [f"names of {path.name} were translated by {translate.__module__}.{translate.__name__}"]
+        sizes = [k for k, v in made.items() if k in inside and inside[k].numel() != v.numel()]
+        if sizes:
+            notes.append(f"{len(sizes)} of its tensors were resampled to the model's size: {few(sizes)}")
+        notes += _put(model, fit.given, names)
+        beside = (*fit.beside, *(n for n in flat if not n.startswith(place.prefix)))
+        return fit.given, beside, place.prefix.rstrip("."), notes
+    return None
+
+
+def _misfit(path: Path, place: Place, flat: Mapping[str, torch.Tensor], names: Names, key: str | None) -> str:
     parts = []
-    if misshapen:
-        shapes = [f"{k} is {tuple(given[k].shape)} in the file, {tuple(own[k].shape)} in the model" for k in misshapen]
-        parts.append(f"{len(misshapen)} of another shape: {_few(shapes)}")
-    if missing:
-        parts.append(f"{len(missing)} missing from the file: {_few(missing)}")
-    if unexpected:
-        parts.append(f"{len(unexpected)} unknown to the model: {_few(unexpected)}")
+    own, given = names.tensors, place.given
+    if place.misshapen:
+        shapes = [
+            f"{k} is {tuple(given[k].shape)} in the file, {tuple(own[k].shape)} in the model" for k in place.misshapen
+        ]
+        parts.append(f"{len(place.misshapen)} of another shape: {few(shapes)}")
+    if place.missing:
+        parts.append(f"{len(place.missing)} missing from the file: {few(place.missing)}")
+    strange = place.strange or (place.beside if place.missing else ())
+    if strange:
+        parts.append(f"{len(strange)} unknown to the model: {few(strange)}")
     remedy = "is it the right model?"
-    sizes = {given[k].shape[0] for k in misshapen if given[k].ndim}
-    if misshapen and not missing and not unexpected and len(sizes) == 1 and len(misshapen) <= 2:
+    sizes = {given[k].shape[0] for k in place.misshapen if given[k].ndim}
+    if place.misshapen and not place.missing and not place.strange and len(sizes) == 1 and len(place.misshapen) <= 2:
         remedy = f"for another number of classes give num_classes={sizes.pop()}"
-    return f"weights file {str(path)!r} does not fit the model: {'; '.join(parts)}; {remedy}"
+    where = f" under {place.prefix.rstrip('.')!r}" if place.prefix else ""
+    groups = sorted({name.partition(".")[0] for name in flat if "." in name})
+    if not given and key is None and len(groups) > 1:
+        remedy = f"it holds {few(map(repr, groups))}: weights_key={groups[0]!r} looks in one of them; {remedy}"
+    return f"weights file {str(path)!r} does not fit the model{where}: {'; '.join(parts)}; {remedy}"
 
 
-def _few(items: Iterable[str]) -> str:
-    listed = list(items)
-    more = f" and {len(listed) - _SHOWN} more" if len(listed) > _SHOWN else ""
-    return ", ".join(listed[:_SHOWN]) + more
-
-
-def _first(error: BaseException) -> str:
-    text = str(error).rpartition("WeightsUnpickler error:")[2].strip()
-    if not text:
-        return type(error).__name__
-    line = text.splitlines()[0]
-    if len(line) > _LONG:  # whole sentences, or whole words where the first sentence alone is longer
-        whole = line[: _LONG + 1].rpartition(". ")[0]
-        line = whole or line[:_LONG].rpartition(" ")[0] + " …"
-    return line.rstrip(".")
+def _kind(tensor: torch.Tensor) -> str:
+    return str(tensor.dtype).removeprefix("torch.")
