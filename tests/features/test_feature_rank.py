@@ -50,7 +50,9 @@ def test_dimensions_are_those_of_scikit_learn():
         sigma = np.sqrt(np.maximum(found, 0))
         q = sigma / sigma.sum()
         assert layer.effective_rank == pytest.approx(np.exp(-(q[q > 0] * np.log(q[q > 0])).sum()), rel=1e-3)
-        assert layer.rankme == pytest.approx(layer.effective_rank, rel=1e-3)
+        raw = np.linalg.svd(out.double().numpy(), compute_uv=False)  # RankMe does not centre
+        share = raw / raw.sum() + 1e-7
+        assert layer.rankme == pytest.approx(np.exp(-(share * np.log(share)).sum()), rel=1e-5)
         assert (layer.samples, layer.method, layer.limited_by) == (400, "covariance", "network")
     assert [layer.pca_dimension for layer in profile][:3] == [16, 5, 5]
     assert profile["3"].pca_dimension > 5  # covariance rank grows through a ReLU
@@ -193,9 +195,9 @@ def test_the_rounding_of_a_mean_is_no_variance(kind):
     found = kind(4, name="a")
     found.update(x)
     left = found.state()[2].trace() if kind is CentredMoments else found.eigenvalues().sum()
-    assert 0 < float(left) < 1e-30
-    with pytest.raises(DataError, match="a: the features are constant: all 3 samples"):
-        layer_features("a", found)
+    assert 0 <= float(left) < 1e-30
+    layer = layer_features("a", found)
+    assert (layer.constant, layer.pca_dimension, layer.pca_bounds, layer.limited_by) == (True, 0, (0, 0), "constant")
 
 
 def test_the_smallest_sketch_has_eight_directions():
@@ -341,16 +343,152 @@ def test_a_module_called_twice_gives_its_last_output():
         feature_rank(net, x, cut_points="layer#1")
 
 
-@pytest.mark.parametrize("scale", [1e-150, 1e120, 1e150])
-def test_scale_does_not_matter(scale):
-    x = torch.randn(50, 6, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
-    x[:, 5] = x[:, 0] - x[:, 1]
-    layer = feature_rank({"a": x * scale})["a"]
-    assert layer.pca_dimension == 5
-    estimate = layer.covariance.rank("paper")
-    assert (estimate.lower, estimate.upper) == (5, 5)
+@pytest.mark.parametrize("scale", [1e-300, 1e-170, 1e-150, 1e-100, 1e100, 1e150, 1e200, 1e300])
+@pytest.mark.parametrize("samples", [50, 9])
+@pytest.mark.parametrize("memory", [4e9, 16_000.0])
+def test_scale_does_not_matter(scale, samples, memory):
+    """Covariance, Gram matrix and sketch; a power of two before any square."""
+    g = torch.Generator().manual_seed(0)
+    x = torch.randn(samples, 5, dtype=torch.float64, generator=g) @ torch.randn(5, 60, dtype=torch.float64, generator=g)
+    one, other = (feature_rank({"a": x * s}, memory=memory)["a"] for s in (1.0, scale))
+    assert one.pca_dimension == other.pca_dimension == 5
+    assert one.pca_bounds == other.pca_bounds
+    for name in ("effective_rank", "participation_ratio", "stable_rank", "rankme"):
+        assert getattr(other, name) == pytest.approx(getattr(one, name), rel=1e-5)  # √eps64 in each zero σ
 
 
-def test_features_whose_squares_overflow_are_named():
-    with pytest.raises(DataError, match="a: features so large that their squares overflow float64"):
-        feature_rank({"a": 1e160 * torch.randn(50, 6, dtype=torch.float64)})
+@pytest.mark.parametrize("size", [1e160, 1e-170])
+def test_moments_whose_squares_leave_the_range_are_named(size):
+    moments = CentredMoments(6, name="a")
+    moments.update(size * torch.randn(50, 6, dtype=torch.float64))
+    with pytest.raises(DataError, match="a: .*square"):
+        feature_rank({"a": moments})
+
+
+def test_f9_bfloat16_features_with_a_mean_are_limited_by_precision():
+    """Rounding at 100 is ¼: it fills all 16 dimensions of features that have 3."""
+    g = torch.Generator().manual_seed(0)
+    x = 100 + torch.randn(500, 3, generator=g) @ torch.randn(3, 16, generator=g)
+    profile = feature_rank({"a": x.bfloat16()})
+    low, high = profile["a"].pca_bounds
+    assert low <= 3 <= high
+    assert profile["a"].limited_by == "precision"
+    assert "a: rounding of the features to their dtype" in profile.notes[0]
+    exact = feature_rank({"a": x.double()})
+    assert (exact["a"].pca_bounds, exact["a"].limited_by, exact.notes) == ((3, 3), "network", ())
+
+
+@pytest.mark.parametrize("mean", [0.0, 1e2])
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32])
+def test_f9_bounds_hold_the_dimension_before_rounding(dtype, mean):
+    """Singular values that fall through the threshold, rounded at several levels."""
+    for seed in range(5):
+        g = torch.Generator().manual_seed(seed)
+        q = torch.linalg.qr(torch.randn(20, 20, generator=g, dtype=torch.float64)).Q
+        x = torch.randn(200, 20, generator=g, dtype=torch.float64) * 10.0 ** torch.linspace(0, -6, 20) @ q.T + mean
+        values = np.linalg.eigvalsh(np.cov(x.numpy().T))
+        truth = int((values >= EPS32 * 20 * values[-1]).sum())
+        low, high = feature_rank({"a": x.to(dtype)})["a"].pca_bounds
+        assert low <= truth <= high
+
+
+def test_f9_pooled_half_precision_maps_carry_the_rounding_of_their_entries():
+    """Entries of ±100 cancel in the mean over positions, and their rounding does not."""
+    g = torch.Generator().manual_seed(0)
+    x = torch.randn(300, 2, generator=g) @ torch.randn(2, 8, generator=g)
+    maps = x[:, :, None, None] + 100 * torch.tensor([[1.0, -1.0], [-1.0, 1.0]])
+    layer = feature_rank({"a": maps.bfloat16()}, reduce="pool")["a"]
+    assert layer.pca_bounds[0] <= 2 <= layer.pca_bounds[1]
+    assert layer.limited_by == "precision"
+
+
+def test_f9_what_half_precision_makes_constant_may_have_varied():
+    x = 1e4 + torch.randn(100, 6, generator=torch.Generator().manual_seed(0))
+    layer = feature_rank({"good": x, "a": x.bfloat16()})["a"]
+    assert (layer.pca_dimension, layer.limited_by, layer.pca_bounds) == (0, "constant", (0, 6))
+
+
+@pytest.mark.parametrize("kind", [CentredMoments, RowStore, FrequentDirections])
+def test_f10_complex_features_are_refused(kind):
+    x = torch.complex(torch.randn(200, 6), torch.randn(200, 6))
+    with pytest.raises(DataError, match="a: the features are complex64; give real ones"):
+        feature_rank({"a": x})
+    with pytest.raises(DataError, match="a: the features are complex64"):
+        kind(6, name="a").update(x)
+    beside = feature_rank({"a": torch.view_as_real(x).flatten(1)})["a"]
+    assert beside.pca_dimension == 12
+
+
+def test_f11_a_constant_layer_among_others():
+    x = data()
+    profile = feature_rank({"good": x, "flat": torch.full((400, 7), 0.1), "wide": x.repeat(1, 3)})
+    assert [layer.pca_dimension for layer in profile] == [20, 0, 20]
+    flat = profile["flat"]
+    assert (flat.limited_by, flat.pca_bounds, flat.effective_rank, flat.stable_rank) == ("constant", (0, 0), 0, 0)
+    assert profile.notes == ("flat gives the same features for all 400 samples: its dimension is 0",)
+    assert "constant" in str(profile)
+    profile.plot()
+    assert len(profile.table()) == 3
+
+
+def test_f11_a_constant_layer_of_a_model():
+    net = nn.Sequential(nn.Linear(20, 6), nn.Linear(6, 5), nn.Linear(5, 3))
+    with torch.no_grad():
+        net[1].weight.zero_()
+    found = feature_rank(net, data(), cut_points=["0", "1"], batch_size=37)
+    assert [layer.pca_dimension for layer in found] == [6, 0]
+    with pytest.raises(DataError, match="1: the features are constant: all 400 samples"):
+        feature_rank(net, data(), cut_points=["1", "2"])
+
+
+def test_f11_features_that_vary_little_about_a_large_mean_are_not_constant():
+    x = 1e14 + torch.randn(100, 4, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    assert not feature_rank({"a": x})["a"].constant
+    assert not feature_rank({"a": x}, memory=8.0 * 4 * 50)["a"].constant
+
+
+def test_f20_rankme_is_not_centred():
+    """The digits' 64 pixels, against NumPy on the matrix as it is and centred."""
+    from sklearn.datasets import load_digits
+
+    x = load_digits().data
+    layer = feature_rank({"digits": x})["digits"]
+    for found, matrix, eps in ((layer.rankme, x, 1e-7), (layer.effective_rank, x - x.mean(0), 0.0)):
+        sigma = np.linalg.svd(matrix, compute_uv=False)
+        share = sigma / sigma.sum() + eps
+        share = share[share > 1e-12]
+        assert found == pytest.approx(np.exp(-(share * np.log(share)).sum()), rel=1e-5)
+
+
+def test_f20_rankme_of_the_digits_network():
+    from rankscope.demo.digits_network import digits_network, digits_split
+
+    layer = feature_rank(digits_network(), digits_split().held_out_images, cut_points="flatten")["flatten"]
+    assert (round(layer.rankme, 2), round(layer.effective_rank, 2)) == (20.30, 23.17)
+
+
+@pytest.mark.parametrize("samples", [300, 30])
+def test_f20_rankme_under_a_large_mean(samples):
+    """Gram matrix, covariance and moments against NumPy's singular values of the matrix as it is."""
+    x = torch.randn(samples, 40, dtype=torch.float64, generator=torch.Generator().manual_seed(0)) + 1e3
+    sigma = np.linalg.svd(x.numpy(), compute_uv=False)
+    share = sigma / sigma.sum() + 1e-7
+    truth = np.exp(-(share * np.log(share)).sum())
+    moments = CentredMoments(40)
+    moments.update(x)
+    for source in (x, moments):
+        assert feature_rank({"a": source})["a"].rankme == pytest.approx(truth, rel=1e-6)
+    sketched = feature_rank({"a": x}, memory=8.0 * 4 * 40 * 8)["a"]
+    assert sketched.method == "sketch"
+    assert sketched.rankme == pytest.approx(truth, rel=0.2)
+
+
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.int64, torch.bool])
+def test_integers_are_measured_as_numbers(dtype):
+    x = (torch.rand(60, 5, generator=torch.Generator().manual_seed(0)) * 200).to(torch.uint8)
+    x = x > 100 if dtype is torch.bool else x.to(dtype)
+    values = np.linalg.eigvalsh(np.cov(x.double().numpy().T))
+    for n in (60, 4):
+        layer = feature_rank({"a": x[:n]})["a"]
+        values = np.linalg.eigvalsh(np.cov(x[:n].double().numpy().T))
+        assert layer.pca_dimension == int((values >= EPS32 * 5 * values[-1]).sum())

@@ -4,18 +4,21 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from typing import Any
 
 import torch
 
 from rankscope._base.errors import DataError
 from rankscope.features.feature_profile import LayerFeatures, layer_of_eigenvalues
 from rankscope.features.moments import CentredMoments
+from rankscope.features.precision import check_scale, unit_roundoff
 from rankscope.features.sketch import FrequentDirections, RowStore
 
 __all__ = ["Accumulator", "choose_accumulator", "fair_shares", "layer_features"]
 
 Accumulator = CentredMoments | RowStore | FrequentDirections
 _LEAST_SKETCH = 8  # directions
+_SINGLE = unit_roundoff(torch.float32)
 
 
 def exact_bytes(width: int, samples: int | None, itemsize: int = 4) -> tuple[float, float]:
@@ -80,49 +83,75 @@ def choose_accumulator(
     return FrequentDirections(width, size=size, name=name), note
 
 
-def layer_features(name: str, accumulated: Accumulator, reduce: str = "flatten") -> LayerFeatures:
-    """The record of a layer whose rows have all come in.
+def layer_features(
+    name: str,
+    accumulated: Accumulator,
+    reduce: str = "flatten",
+    *,
+    roundoff: float = 0.0,
+    magnitude: float | None = None,
+    varies: bool | None = None,
+    scale: float = 1.0,
+) -> LayerFeatures:
+    """The record of a layer whose rows have all come in; all zero where every row is the same.
+
+    Parameters
+    ----------
+    roundoff : float
+        Unit roundoff of the dtype that the layer's output had.
+    magnitude : float, optional
+        ‖X‖²_F, where the output's entries were larger than those of the rows that came in (a mean over positions).
+    varies : bool, optional
+        Whether any two rows differ; by default it is read off the variance.
+    scale : float
+        What the rows were divided by before they came in.
 
     Raises
     ------
     DataError
-        Fewer than two samples, or features that are the same for every sample.
+        Fewer than two samples, or features whose squares leave float64's range.
     """
-    count = int(accumulated.state()[0]) if isinstance(accumulated, CentredMoments) else accumulated.count
+    count = int(accumulated.whole()[0]) if isinstance(accumulated, CentredMoments) else accumulated.count
     width = accumulated.width
     if count < 2:
         raise DataError(f"{name}: a covariance needs two samples; {count} came in")
+    more: dict[str, Any] = {}
     if isinstance(accumulated, CentredMoments):
-        _, mean, scatter = accumulated.state()
+        _, mean, scatter = accumulated.whole()
         if not bool(torch.isfinite(scatter).all()):
             raise DataError(f"{name}: features so large that their squares overflow float64; scale them down")
-        values = torch.linalg.eigvalsh(scatter).clamp_min(0)
-        found = layer_of_eigenvalues(name, values.cpu().numpy(), width, count, method="covariance", reduce=reduce)
-        level = float(mean.square().sum())
+        check_scale(max(float(mean.abs().max()), float(scatter.diagonal().max()) ** 0.5), name)
+        values = torch.linalg.eigvalsh(scatter).clamp_min(0).cpu()
+        raw = torch.linalg.eigvalsh(scatter + count * torch.outer(mean, mean)).clamp_min(0).cpu()
+        level, method, trace = float(mean.square().sum()), "covariance", float(values.sum())
     elif isinstance(accumulated, RowStore):
-        values = accumulated.eigenvalues()
-        found = layer_of_eigenvalues(name, values.cpu().numpy(), width, count, method="gram", reduce=reduce)
-        level = float(accumulated.rows.double().square().sum() / count)
+        check_scale(float(accumulated.rows.abs().max()), name)
+        values, raw = (found.cpu() for found in accumulated.both_eigenvalues())
+        level, method, trace = float(raw.sum()) / count, "gram", float(values.sum())
     else:
-        values = accumulated.eigenvalues()
-        found = layer_of_eigenvalues(
-            name,
-            values.numpy(),
-            width,
-            count,
-            method="sketch",
-            reduce=reduce,
-            sketch_error=accumulated.error / (count - 1),
-            trace=accumulated.trace,
-        )
+        values, raw = accumulated.eigenvalues(), accumulated.uncentred_eigenvalues()
         level = float(accumulated.mean.square().sum()) if accumulated.mean is not None else 0.0
+        method, trace = "sketch", accumulated.trace
+        more = {"sketch_error": accumulated.error / (count - 1), "trace": trace}
+        check_scale(max(level, trace / count) ** 0.5, name)
     # the mean of equal float64 numbers is off by rounding; its square is what a constant layer's variance can be
-    if found.trace <= 1e-28 * level or found.trace == 0:
-        raise DataError(
-            f"{name}: the features are constant: all {count} samples give the same; check that inputs differ and that "
-            "the layer lies on their way"
-        )
-    return found
+    constant = not varies if varies is not None else trace <= 1e-28 * level * (count - 1) or trace == 0
+    if constant:
+        values, more = torch.zeros_like(values), {}
+    coarse = roundoff or getattr(accumulated, "roundoff", 0.0)
+    square = trace + count * level if magnitude is None else magnitude
+    return layer_of_eigenvalues(
+        name,
+        values.numpy(),
+        width,
+        count,
+        uncentred=raw.numpy(),
+        method=method,
+        reduce=reduce,
+        scale=scale,
+        rounding=0.0 if constant and coarse <= _SINGLE else coarse * square**0.5,
+        **more,
+    )
 
 
 def _gigabytes(count: float) -> str:

@@ -19,6 +19,8 @@ __all__ = ["FeatureProfile", "LayerFeatures"]
 
 # Share of the N − 1 directions that N samples can span, above which the samples and not the network set the number
 _LIMIT = 0.9
+# Share of the dimension that its bounds may leave open before the result says that the dtype limits it
+_WIDE = 0.05
 
 
 @dataclass(frozen=True, eq=False)
@@ -41,6 +43,15 @@ class LayerFeatures:
         Upper bound on what the sketch takes off each eigenvalue of the covariance; 0 for the exact methods.
     trace : float
         Sum of all eigenvalues, exact also for a sketch.
+    rankme : float
+        RankMe of the feature matrix as it is, not centred (Garrido et al. 2023).
+    rounding : float
+        Bound on what storing the features in their dtype can have moved each singular value of ``matrix`` by: the
+        unit roundoff times ‖X‖_F. 0 where it is unknown, and for ``local_feature_rank``, whose definition takes the
+        rounding for part of the features.
+    scale : float
+        Power of two that the features were divided by before squaring: 1 unless they are so large or so small that
+        float64 could not hold their squares. Eigenvalues, ``matrix`` and ``rounding`` are those of the divided features.
     """
 
     name: str
@@ -52,6 +63,9 @@ class LayerFeatures:
     reduce: str = "flatten"
     sketch_error: float = 0.0
     trace: float = 0.0
+    rankme: float = 0.0
+    rounding: float = 0.0
+    scale: float = 1.0
 
     @property
     def pca_dimension(self) -> int:
@@ -60,16 +74,27 @@ class LayerFeatures:
 
     @property
     def pca_bounds(self) -> tuple[int, int]:
-        """Between what the dimension must lie: [value, value] up to rounding, wider for a sketch."""
-        if not self.sketch_error:
-            return self.pca_dimension, self.pca_dimension
-        low = self.covariance.singular_values
-        tau = self.covariance.rank("paper").threshold
-        top_tau = tau * (low[0] + self.sketch_error) / low[0]
-        known = int((low >= top_tau).sum())
-        # eigenvalues that were not kept lie below the sketch's error; enough trace must be left for each of them
-        open_above = int((low + self.sketch_error >= tau).sum())
-        return known, min(open_above, self.width, self.samples - 1)
+        """Between what the dimension must lie, given the sketch's error and the rounding of the features' dtype."""
+        if self.constant:  # in half precision, what varies little about its mean is rounded to a constant
+            return 0, min(self.width, self.samples - 1) if self.rounding else 0
+        exact = self.covariance.rank("paper")
+        if not self.sketch_error and not self.rounding:
+            return exact.lower, exact.upper
+        variances, tau = self.covariance.singular_values, exact.threshold
+        relative = tau / float(variances[0])
+        # rounding moves every σ, and σ_1 in the threshold √relative·σ_1, by at most itself
+        slack = self.rounding * (1 + relative**0.5) / max(self.samples - 1, 1) ** 0.5
+        top = variances[0] + self.sketch_error
+        known = int((variances.clip(0) ** 0.5 >= (relative * top) ** 0.5 + slack).sum())
+        # eigenvalues that were not kept lie below the sketch's error
+        open_above = int(((variances + self.sketch_error) ** 0.5 >= tau**0.5 - slack).sum())
+        most = min(self.width, self.samples - 1)
+        return min(known, exact.lower), max(min(open_above, most), exact.value)
+
+    @property
+    def constant(self) -> bool:
+        """Whether every sample has the same features; every dimension is then 0."""
+        return self.trace == 0
 
     @property
     def effective_rank(self) -> float:
@@ -82,11 +107,6 @@ class LayerFeatures:
         return self.matrix.participation_ratio
 
     @property
-    def rankme(self) -> float:
-        """RankMe of the centred feature matrix (Garrido et al. 2023, who do not centre)."""
-        return self.matrix.rankme
-
-    @property
     def stable_rank(self) -> float:
         """‖X‖²_F/‖X‖²₂ = Σλ/λ_1 of the centred feature matrix (Rudelson and Vershynin 2007)."""
         top = float(self.covariance.sigma_max)
@@ -96,13 +116,19 @@ class LayerFeatures:
     def limited_by(self) -> str:
         """What the dimension says nothing beyond.
 
-        ``samples`` where it is at least 0.9·(N − 1) and N − 1 < d: more samples would raise it; ``sketch`` where only
-        bounds of it are known, so that more memory would raise it; else ``network``.
+        ``constant`` where all samples give the same features; ``sketch`` where only bounds of the dimension are known,
+        so that more memory would narrow them; ``precision`` where rounding of the features' dtype leaves more than 1
+        and more than 5 % of the dimension open; ``samples`` where it is at least 0.9·(N − 1) and N − 1 < d: more
+        samples would raise it; else ``network``.
         """
-        most = self.samples - 1
+        if self.constant:
+            return "constant"
         low, high = self.pca_bounds
-        if high > low:
+        if high > low and self.sketch_error:
             return "sketch"
+        if high - low > max(1, _WIDE * self.pca_dimension):
+            return "precision"
+        most = self.samples - 1
         return "samples" if most < self.width and self.pca_dimension >= _LIMIT * most else "network"
 
     def to_dict(self) -> dict[str, Any]:
@@ -121,6 +147,8 @@ class LayerFeatures:
             "method": self.method,
             "reduce": self.reduce,
             "sketch_error": self.sketch_error,
+            "rounding": self.rounding,
+            "scale": self.scale,
             "eigenvalues": self.covariance.singular_values[: max(self.samples - 1, 1)].tolist(),
         }
 
@@ -199,7 +227,7 @@ class FeatureProfile:
                 layer.name,
                 f"{layer.width:,}",
                 f"{layer.samples:,}",
-                f"{layer.pca_dimension:,}" if not layer.sketch_error else "{:,}–{:,}".format(*layer.pca_bounds),
+                _dimension(layer),
                 *(
                     f"{v:.1f}"
                     for v in (layer.effective_rank, layer.participation_ratio, layer.rankme, layer.stable_rank)
@@ -216,15 +244,34 @@ class FeatureProfile:
         return "\n".join([line.rstrip() for line in lines] + [f"note: {note}" for note in self.notes])
 
 
+def _dimension(layer: LayerFeatures) -> str:
+    low, high = layer.pca_bounds
+    if layer.sketch_error:
+        return f"{low:,}–{high:,}"
+    return f"{layer.pca_dimension:,}" + (f" [{low:,}, {high:,}]" if layer.limited_by == "precision" else "")
+
+
 def layer_of_eigenvalues(
-    name: str, scatter: np.ndarray[Any, np.dtype[np.float64]], width: int, samples: int, **more: Any
+    name: str,
+    scatter: np.ndarray[Any, np.dtype[np.float64]],
+    width: int,
+    samples: int,
+    *,
+    uncentred: np.ndarray[Any, np.dtype[np.float64]],
+    **more: Any,
 ) -> LayerFeatures:
-    """The record from the eigenvalues of a scatter matrix (any number of the largest; the rest are zero)."""
+    """The record from the eigenvalues of a scatter matrix (any number of the largest; the rest are zero).
+
+    ``uncentred`` are those of XᵀX, the mean left in.
+    """
     scatter = np.sort(scatter)[::-1][: min(samples - 1, width)]
     variances = np.zeros(width)
     variances[: len(scatter)] = scatter / (samples - 1)
     sigma = np.zeros(min(samples, width))
     sigma[: len(scatter)] = np.sqrt(scatter)
+    raw = np.zeros(min(samples, width))
+    kept = np.sort(uncentred)[::-1][: len(raw)]
+    raw[: len(kept)] = np.sqrt(kept)
     trace = more.pop("trace", None)
     eps = float(np.finfo(np.float64).eps)
     error = max(width, samples) * eps * float(variances[0])
@@ -235,5 +282,6 @@ def layer_of_eigenvalues(
         Spectrum(variances, (width, width), error_bound=error),
         Spectrum(sigma, (samples, width), square_error=error * (samples - 1)),
         trace=float(variances.sum()) if trace is None else trace / (samples - 1),
+        rankme=Spectrum(raw, (samples, width)).rankme,
         **more,
     )

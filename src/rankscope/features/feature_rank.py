@@ -22,9 +22,11 @@ from rankscope.features.accumulate import (
     least_bytes,
 )
 from rankscope.features.cut_names import cut_names
-from rankscope.features.feature_profile import FeatureProfile
+from rankscope.features.feature_profile import FeatureProfile, LayerFeatures
 from rankscope.features.hooks import inference, record_outputs
 from rankscope.features.moments import CentredMoments
+from rankscope.features.notes import constant_layer, rounded_layer
+from rankscope.features.precision import check_real, power_of_two, unit_roundoff
 from rankscope.features.reduction import Channels, Reduce, check_reduce, reduce_output
 from rankscope.slicing import CutPointsLike
 
@@ -69,7 +71,8 @@ def feature_rank(
     Raises
     ------
     DataError
-        NaN or constant features (layer and sample named), fewer than two samples, a layer too wide even for a sketch.
+        NaN or complex features (layer and sample named), features that are constant at every layer, fewer than two
+        samples, a layer too wide even for a sketch. A constant layer among others has dimension 0 and is named.
     CutPointError
         A cut point that the model does not have or does not call.
 
@@ -111,9 +114,9 @@ def feature_rank(
         store = _Store(reduce, channels, len(rows), memory)
         for part in rows.split(max(batch_size, 1024)):
             store.add({name: part}, len(part))
-        layers.append(layer_features(name, store.kept(name), reduce))
+        layers.append(store.layer(name))
         notes += store.notes
-    return FeatureProfile(tuple(layers), "feature_rank", tuple(notes), {"versions": versions()})
+    return _profile(layers, "feature_rank", notes, {})
 
 
 def local_feature_rank(
@@ -131,7 +134,8 @@ def local_feature_rank(
 ) -> FeatureProfile:
     """Feature dimensions around one input: over x + noise·Gaussian, as the published code measures them.
 
-    The forward pass is in float32, whose rounding is part of that measurement.
+    The forward pass is in float32, whose rounding is part of that measurement: ``pca_bounds`` take the features as
+    they come.
 
     Parameters
     ----------
@@ -178,7 +182,7 @@ def local_feature_rank(
         raise DataError(f"x must be one input with a batch axis of length 1; this has shape {tuple(x.shape)}")
     generator = torch.Generator().manual_seed(seed)
     names = cut_names(model, x, cut_points)
-    store = _Store(reduce, channels, samples, memory, x.shape)
+    store = _Store(reduce, channels, samples, memory, x.shape, rounding=False)
     with inference(model) as device, record_outputs(model, names) as outputs:
         for start in range(0, samples, batch_size):
             n = min(batch_size, samples - start)
@@ -231,12 +235,20 @@ class _Store:
         samples: int | None,
         memory: float,
         input_shape: Sequence[int] | None = None,
+        *,
+        rounding: bool = True,
     ) -> None:
         _check_memory(memory)
+        self.rounding = rounding
         self.reduce, self.channels, self.samples, self.memory = reduce, channels, samples, memory
         self.input_shape = input_shape
         self.notes: list[str] = []
         self._kept: dict[str, Accumulator] = {}
+        self._roundoff: dict[str, float] = {}
+        self._magnitude: dict[str, torch.Tensor] = {}
+        self._first: dict[str, torch.Tensor] = {}
+        self._varies: dict[str, torch.Tensor] = {}
+        self._scale: dict[str, float] = {}
 
     def add(self, outputs: Mapping[str, torch.Tensor], batch: int) -> None:
         """Take in what one batch left at every layer."""
@@ -244,10 +256,50 @@ class _Store:
             name: reduce_output(output, self.reduce, channels=self.channels, input_shape=self.input_shape)
             for name, output in outputs.items()
         }
+        # integers and Booleans are exact numbers; differences of unsigned ones would wrap around
+        exact = (torch.float64 if not (p.is_floating_point() or p.is_complex()) else p.dtype for p in rows.values())
+        rows = {name: part.to(dtype) for (name, part), dtype in zip(rows.items(), exact, strict=True)}
+        for name, part in rows.items():
+            check_real(part, name)
+            if name not in self._scale:
+                largest = float(part.abs().max()) if part.dtype == torch.float64 and part.numel() else 0.0
+                self._scale[name] = power_of_two(largest)
+            if self._scale[name] != 1:
+                rows[name] = part / self._scale[name]
         if not self._kept:
             self._choose(rows, batch)
         for name, part in rows.items():
             self._kept[name].update(part)
+            self._look(name, outputs[name], part)
+
+    def _look(self, name: str, output: torch.Tensor, rows: torch.Tensor) -> None:
+        """Keep what the accumulator does not: how coarse the output's dtype is, and whether any two rows differ."""
+        if not len(rows):
+            return
+        first = self._first.setdefault(name, rows[:1].clone())
+        differs = (rows != first).any()
+        self._varies[name] = differs | self._varies[name] if name in self._varies else differs
+        coarse = unit_roundoff(output.dtype)
+        self._roundoff[name] = max(coarse, self._roundoff.get(name, 0.0))
+        if coarse > unit_roundoff(torch.float32) and self.reduce == "pool" and output.ndim > 2:
+            # a mean over positions is as far off as its terms are, which may be larger than their mean
+            sizes = reduce_output(
+                output.abs(), self.reduce, channels=self.channels, input_shape=self.input_shape
+            ).double()
+            self._magnitude[name] = self._magnitude.get(name, torch.zeros_like(sizes[0, 0])) + sizes.square().sum()
+
+    def layer(self, name: str) -> LayerFeatures:
+        """The record of one layer."""
+        magnitude = self._magnitude.get(name)
+        return layer_features(
+            name,
+            self._kept[name],
+            self.reduce,
+            roundoff=self._roundoff.get(name, 0.0) if self.rounding else 0.0,
+            magnitude=None if magnitude is None else float(magnitude),
+            varies=bool(self._varies[name]) if name in self._varies else None,
+            scale=self._scale.get(name, 1.0),
+        )
 
     def _choose(self, rows: Mapping[str, torch.Tensor], batch: int) -> None:
         totals = {
@@ -267,11 +319,28 @@ class _Store:
             )
             self.notes += [note] if note else []
 
-    def kept(self, name: str) -> Accumulator:
-        return self._kept[name]
-
     def profile(self, kind: str, provenance: dict[str, Any]) -> FeatureProfile:
         if not self._kept:
             raise DataError("the data hold no batch; give at least two samples")
-        layers = tuple(layer_features(name, kept, self.reduce) for name, kept in self._kept.items())
-        return FeatureProfile(layers, kind, tuple(self.notes), {"versions": versions(), **provenance})
+        return _profile([self.layer(name) for name in self._kept], kind, self.notes, provenance)
+
+
+def _profile(
+    layers: Sequence[LayerFeatures], kind: str, notes: Sequence[str], provenance: dict[str, Any]
+) -> FeatureProfile:
+    """The record of all layers; constant ones are named, unless nothing varies at all.
+
+    Raises
+    ------
+    DataError
+        When every layer is constant: then the inputs are the same, or none of the layers lies on their way.
+    """
+    constant = [layer for layer in layers if layer.constant]
+    if len(constant) == len(layers):
+        raise DataError(
+            f"{layers[0].name}: the features are constant: all {layers[0].samples} samples give the same; check that "
+            "inputs differ and that the layer lies on their way"
+        )
+    said = [*notes, *(constant_layer(layer.name, layer.samples) for layer in constant)]
+    said += [rounded_layer(layer.name, *layer.pca_bounds) for layer in layers if layer.limited_by == "precision"]
+    return FeatureProfile(tuple(layers), kind, tuple(said), {"versions": versions(), **provenance})

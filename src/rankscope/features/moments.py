@@ -8,6 +8,7 @@ import torch
 
 from rankscope._base.errors import DataError, UsageError
 from rankscope.features._inputs import first_bad_row
+from rankscope.features.precision import check_real, unit_roundoff
 from rankscope.loading import ensure_torchvision
 
 ensure_torchvision()  # torchmetrics imports it, and dies beside a torch of another variant
@@ -80,6 +81,8 @@ class CentredMoments(Metric):
         if width < 1:
             raise UsageError(f"width is {width}; a row needs one dimension or more")
         self.width, self.name = width, name
+        self.roundoff = 0.0  # unit roundoff of the coarsest rows that came in
+        self._whole: State | None = None
         self.add_state("count", torch.zeros((), dtype=torch.int64), dist_reduce_fx=None)
         self.add_state("mean", torch.zeros(width, dtype=torch.float64), dist_reduce_fx=None)
         self.add_state("scatter", torch.zeros(width, width, dtype=torch.float64), dist_reduce_fx=None)
@@ -92,8 +95,10 @@ class CentredMoments(Metric):
         """Add (n, d) rows of any real dtype."""
         if rows.ndim != 2 or rows.shape[1] != self.width:
             raise DataError(f"{self.name}: rows of shape {tuple(rows.shape)}; (n, {self.width}) are expected")
+        check_real(rows, self.name)
         if not len(rows):
             return
+        self.roundoff = max(self.roundoff, unit_roundoff(rows.dtype))
         values = rows.detach().to(device=self.mean.device, dtype=torch.float64)
         mean = values.mean(0)
         if not bool(torch.isfinite(mean).all()):
@@ -107,11 +112,13 @@ class CentredMoments(Metric):
     def add_checked(self, rows: torch.Tensor) -> None:
         """The same for rows known to be finite and of the right width: nothing waits for the device."""
         values = rows.detach().to(device=self.mean.device, dtype=torch.float64)
+        self.roundoff = max(self.roundoff, unit_roundoff(rows.dtype))
         self._merge_rows(values, values.mean(0))
         self._computed = None
         self._update_count += 1
 
     def _merge_rows(self, values: torch.Tensor, mean: torch.Tensor) -> None:
+        self._whole = None
         centred = values - mean
         delta, n = mean - self.mean, len(values)
         share = n / (self.count + n).to(torch.float64)  # on the device: reading the count back would wait for it
@@ -131,8 +138,35 @@ class CentredMoments(Metric):
             merged = merge_moments(merged, part)
         return merged
 
+    def whole(self) -> State:
+        """(count, mean, scatter) of the rows of all processes: what the last ``compute`` merged, where it did.
+
+        torchmetrics hands a process its own states back after ``compute``; what was merged is kept apart until more
+        rows come. Nothing is gathered here, so that one process alone may ask.
+
+        Raises
+        ------
+        UsageError
+            Under ``torch.distributed`` with several processes, before any ``compute``: this process knows its own rows.
+        """
+        if self._whole is not None:
+            return self._whole
+        gathered = torch.distributed.is_available() and torch.distributed.is_initialized()
+        if gathered and torch.distributed.get_world_size() > 1 and self._to_sync and not self._is_synced:
+            raise UsageError(
+                f"{self.name}: these moments hold the {int(self.count)} rows of this process alone; call compute() in "
+                "every process first, or make them with CentredMoments(…, sync_on_compute=False) to measure each apart"
+            )
+        return self.state()
+
+    def reset(self) -> None:
+        """Forget all rows."""
+        super().reset()
+        self._whole, self.roundoff = None, 0.0
+
     def compute(self) -> torch.Tensor:
         """The covariance, (d, d) float64, divided by N − 1."""
+        self._whole = tuple(part.clone() for part in self.state())  # type: ignore[assignment]
         count, _, scatter = self.state()
         if count < 2:
             raise DataError(f"{self.name}: a covariance needs two samples; {int(count)} came in")
@@ -145,6 +179,8 @@ class CentredMoments(Metric):
         )
         if tuple(other["mean"].shape) != tuple(self.mean.shape):
             raise DataError(f"{self.name}: moments of width {other['mean'].shape[-1]} do not merge into {self.width}")
+        self._whole = None
+        self.roundoff = max(self.roundoff, getattr(incoming_state, "roundoff", 0.0))
         device = self.mean.device
         incoming = (other["count"].to(device), other["mean"].to(device), other["scatter"].to(device))
         self.count, self.mean, self.scatter = merge_moments((self.count, self.mean, self.scatter), incoming)

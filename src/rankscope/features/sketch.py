@@ -6,6 +6,7 @@ import torch
 
 from rankscope._base.errors import DataError, UsageError
 from rankscope.features._inputs import first_bad_row
+from rankscope.features.precision import check_real
 
 __all__ = ["FrequentDirections", "RowStore"]
 
@@ -38,13 +39,25 @@ class RowStore:
 
     def eigenvalues(self) -> torch.Tensor:
         """The min(N, d) largest eigenvalues of the scatter matrix, descending, float64."""
+        return self.both_eigenvalues()[0]
+
+    def both_eigenvalues(self) -> tuple[torch.Tensor, torch.Tensor]:
+        """The same, and those of XᵀX with the mean left in."""
         rows = self.rows
         gram = torch.zeros(len(rows), len(rows), dtype=torch.float64, device=rows.device)
+        along, level = torch.zeros(len(rows), dtype=torch.float64, device=rows.device), 0.0
         for part in rows.split(8192, dim=1):
-            centred = part.to(torch.float64)
-            centred = centred - centred.mean(0)
+            values = part.to(torch.float64)
+            # differences of near numbers are exact: the mean of the features themselves would be off by its rounding
+            values = values - values[:1]
+            centred = values - values.mean(0)
             gram.addmm_(centred, centred.T)
-        return torch.linalg.eigvalsh(gram).clamp_min_(0).flip(0)[: self.width]
+            mean = part.to(torch.float64).mean(0)
+            along += centred @ mean
+            level += float(mean.square().sum())
+        # XXᵀ = X_c X_cᵀ + (X_c m)1ᵀ + 1(X_c m)ᵀ + ‖m‖² 11ᵀ
+        raw = gram + along[:, None] + along[None, :] + level
+        return tuple(torch.linalg.eigvalsh(m).clamp_min_(0).flip(0)[: self.width] for m in (gram, raw))  # type: ignore[return-value]
 
 
 class FrequentDirections:
@@ -106,6 +119,13 @@ class FrequentDirections:
         self.error += max(off, dropped)
         self._filled = kept
 
+    def uncentred_eigenvalues(self) -> torch.Tensor:
+        """Those of BᵀB + N·mean·meanᵀ, descending: lower bounds on those of XᵀX."""
+        self.eigenvalues()
+        assert self._buffer is not None and self.mean is not None
+        rows = torch.cat([self._buffer[: self._filled], self.count**0.5 * self.mean[None]])
+        return torch.linalg.eigvalsh(rows @ rows.T).clamp_min(0).flip(0)[: self.width].cpu()
+
     def eigenvalues(self) -> torch.Tensor:
         """The ``size`` largest eigenvalues of BᵀB, descending: lower bounds on those of the scatter matrix."""
         if self._buffer is None:
@@ -121,6 +141,7 @@ class FrequentDirections:
 def _check(rows: torch.Tensor, width: int, name: str, before: int) -> None:
     if rows.ndim != 2 or rows.shape[1] != width:
         raise DataError(f"{name}: rows of shape {tuple(rows.shape)}; (n, {width}) are expected")
+    check_real(rows, name)
     bad = first_bad_row(rows)
     if bad is not None:
         raise DataError(
