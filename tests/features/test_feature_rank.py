@@ -361,7 +361,7 @@ def test_scale_does_not_matter(scale, samples, memory):
 def test_moments_whose_squares_leave_the_range_are_named(size):
     moments = CentredMoments(6, name="a")
     moments.update(size * torch.randn(50, 6, dtype=torch.float64))
-    with pytest.raises(DataError, match="a: .*square"):
+    with pytest.raises(DataError, match=r"a: .*square"):
         feature_rank({"a": moments})
 
 

@@ -51,7 +51,7 @@ class LayerFeatures:
         rounding for part of the features.
     scale : float
         Power of two that the features were divided by before squaring: 1 unless they are so large or so small that
-        float64 could not hold their squares. Eigenvalues, ``matrix`` and ``rounding`` are those of the divided features.
+        float64 could not hold their squares. Eigenvalues, ``matrix`` and ``rounding`` are of the divided ones.
     """
 
     name: str

@@ -122,7 +122,8 @@ class FrequentDirections:
     def uncentred_eigenvalues(self) -> torch.Tensor:
         """Those of BᵀB + N·mean·meanᵀ, descending: lower bounds on those of XᵀX."""
         self.eigenvalues()
-        assert self._buffer is not None and self.mean is not None
+        assert self._buffer is not None
+        assert self.mean is not None
         rows = torch.cat([self._buffer[: self._filled], self.count**0.5 * self.mean[None]])
         return torch.linalg.eigvalsh(rows @ rows.T).clamp_min(0).flip(0)[: self.width].cpu()
 
