@@ -57,7 +57,7 @@ class RowStore:
             level += float(mean.square().sum())
         # XXᵀ = X_c X_cᵀ + (X_c m)1ᵀ + 1(X_c m)ᵀ + ‖m‖² 11ᵀ
         raw = gram + along[:, None] + along[None, :] + level
-        return tuple(torch.linalg.eigvalsh(m).clamp_min_(0).flip(0)[: self.width] for m in (gram, raw))  # type: ignore[return-value]
+        return tuple(torch.linalg.eigvalsh(m).clamp_min_(0).flip(0)[: self.width] for m in (gram, raw))
 
 
 class FrequentDirections:
