@@ -448,9 +448,22 @@ def wrong_derivative() -> nn.Module:
 
 def find_tensor(output: Any) -> Tensor:
     """The first floating-point tensor of a module's output."""
+    return find_tensors(output)[0]
+
+
+def find_tensors(output: Any) -> list[Tensor]:
+    """Every floating-point tensor of a module's output, in order."""
     if isinstance(output, Tensor):
-        return output
-    return find_tensor(next(iter(output.values() if isinstance(output, dict) else output)))
+        return [output] if output.is_floating_point() else []
+    if output is None:
+        return []
+    return [t for member in (output.values() if isinstance(output, dict) else output) for t in find_tensors(member)]
+
+
+def part_of(output: Any, path: str) -> Tensor:
+    for step in path.split(".") if path else ():
+        output = output[step] if isinstance(output, dict) else output[int(step)]
+    return output
 
 
 def call(model: nn.Module, kwargs: dict[str, Any], x: Tensor) -> Any:
@@ -459,27 +472,36 @@ def call(model: nn.Module, kwargs: dict[str, Any], x: Tensor) -> Any:
     return model(**{keyword: x}, **rest) if keyword else model(x, **rest)
 
 
-def oracle(model: nn.Module, x: Tensor, name: str, index: int = 0, **kwargs: Any) -> Tensor:
+def oracle(
+    model: nn.Module, x: Tensor, name: str, index: int = 0, parts: tuple[str, ...] | None = None, **kwargs: Any
+) -> Tensor:
     """The float64 Jacobian (rows × inputs) of one call of one module, one reverse pass a row. Slow and obvious.
 
-    ``_keyword`` names the argument that ``x`` is passed as; the rest goes to the model as it is.
+    Index −1 is the network's own output. ``parts`` names tensors of several: ``("0", "1.other")``. ``_keyword`` names
+    the argument that ``x`` is passed as; the rest goes to the model as it is.
     """
     model = copy.deepcopy(model).double().eval()
     rest = {k: v.double() if isinstance(v, Tensor) and v.is_floating_point() else v for k, v in kwargs.items()}
 
     def sub_network(value: Tensor) -> Tensor:
         seen: list[Tensor] = []
-        handle = model.get_submodule(name).register_forward_hook(
-            lambda _, __, out: seen.append(find_tensor(out).clone())
-        )
+
+        def keep(out: Any) -> None:
+            chosen = find_tensors(out) if parts is None else [part_of(out, path) for path in parts]
+            seen.append(torch.cat([t.flatten() for t in chosen]).clone())
+
+        module = model.get_submodule(name) if index >= 0 else nn.Identity()
+        handle = module.register_forward_hook(lambda _, __, out: keep(out))
         try:
             before = torch.backends.mha.get_fastpath_enabled()
             torch.backends.mha.set_fastpath_enabled(False)
-            call(model, rest, value * 1)
+            made = call(model, rest, value * 1)
+            if index < 0:
+                keep(made)
         finally:
             torch.backends.mha.set_fastpath_enabled(before)
             handle.remove()
-        return seen[index].flatten()
+        return seen[index]
 
     jacobian = torch.autograd.functional.jacobian(sub_network, x.double())
     return jacobian.reshape(jacobian.shape[0], -1)

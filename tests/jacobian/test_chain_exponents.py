@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 import rankscope as rs
 from rankscope._base.facts import FactKind, of_kind
-from rankscope.jacobian.block_runner import with_first_tensor
+from rankscope.slicing.members import with_member
 
 
 class Block(nn.Module):
@@ -322,7 +322,7 @@ def test_record():
     assert max(map(len, lines)) < 140
 
 
-def test_only_the_first_tensor_of_an_output_is_replaced():
+def test_one_tensor_of_an_output_is_replaced():
     old, new, ids = torch.zeros(2), torch.ones(2), torch.tensor([1])
 
     @dataclass
@@ -335,17 +335,18 @@ def test_only_the_first_tensor_of_an_output_is_replaced():
         a: Tensor
         b: Tensor
 
-    made, found = with_first_tensor(Output(ids, old, old), new)
-    assert found
+    made = with_member(Output(ids, old, old), "hidden", new)
     assert made.hidden is new
     assert made.more is old
     assert made.ids is ids
-    assert with_first_tensor({"ids": ids, "x": [old, old]}, new) == ({"ids": ids, "x": [new, old]}, True)
-    pair, _ = with_first_tensor(Pair(old, old), new)
+    assert with_member({"ids": ids, "x": [old, old]}, "x.0", new) == {"ids": ids, "x": [new, old]}
+    pair = with_member(Pair(old, old), "a", new)
     assert isinstance(pair, Pair)
     assert pair.a is new
     assert pair.b is old
-    assert with_first_tensor((ids, None), new) == ((ids, None), False)
+    assert with_member(old, "", new) is new
+    with pytest.raises(KeyError, match="1"):
+        with_member((ids, None), "1", new)
 
 
 def test_a_closing_layernorm_loses_rank_exactly():

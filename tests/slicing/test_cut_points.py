@@ -147,7 +147,7 @@ def test_never_called_and_known_under_another_name() -> None:
     assert [c.name for c in select(model, found, ["alias"])] == ["used"]
 
 
-def test_no_true_cut_anywhere() -> None:
+def test_where_no_module_passes_all_information_the_output_does() -> None:
     class Parallel(nn.Module):
         def __init__(self) -> None:
             super().__init__()
@@ -157,9 +157,8 @@ def test_no_true_cut_anywhere() -> None:
             return self.a(x) + self.b(x)
 
     model = Parallel()
-    with pytest.raises(rs.CutPointError, match="no module of Parallel passes all information"):
-        select(model, trace(model, example_sample(model)), "blocks")
-    assert rs.layers(model).default == ()
+    assert [c.name for c in select(model, trace(model, example_sample(model)), "blocks")] == ["output"]
+    assert rs.layers(model).default == ("output",)
 
 
 def test_the_table() -> None:

@@ -7,7 +7,7 @@ from typing import Any
 import networks
 import pytest
 import torch
-from networks import CASES, find_tensor
+from networks import CASES, find_tensors
 from torch import Tensor, nn
 from torch.autograd import forward_ad
 
@@ -16,7 +16,9 @@ from rankscope._base.facts import FactKind, of_kind
 from rankscope.slicing import Sample, call_model, measuring, read_samples, trace
 
 
-def passes_everything(model: nn.Module, sample: Sample, name: str, index: int) -> tuple[bool, bool]:
+def passes_everything(
+    model: nn.Module, sample: Sample, name: str, index: int, parts: tuple[str, ...] | None
+) -> tuple[bool, bool]:
     """(whether all information passes through this call, whether it depends on the input at all)."""
     count = 0
     depends = False
@@ -24,32 +26,36 @@ def passes_everything(model: nn.Module, sample: Sample, name: str, index: int) -
     def cut(tensor: Tensor) -> Tensor:
         nonlocal depends
         value, tangent = forward_ad.unpack_dual(tensor)
-        depends = tangent is not None and bool(tangent.any())
-        if tangent is not None and getattr(model.get_submodule(name), "inplace", False):
+        depends = depends or (tangent is not None and bool(tangent.any()))
+        if tangent is not None and index >= 0 and getattr(model.get_submodule(name), "inplace", False):
             tangent.zero_()  # whoever holds the input holds the output
             return tensor
         return value.clone()  # without a tangent
 
-    def replace(output: Any) -> Any:
+    def replace(output: Any, path: str = "") -> Any:
         if isinstance(output, Tensor):
-            return cut(output)
-        members = list(output.values() if isinstance(output, dict) else output)
-        members[0] = replace(members[0])
-        return dict(zip(output, members, strict=True)) if isinstance(output, dict) else tuple(members)
+            return cut(output) if parts is None or path in parts else output
+        if output is None:
+            return None
+        keys = list(output) if isinstance(output, dict) else range(len(output))
+        made = {k: replace(output[k], f"{path}.{k}" if path else str(k)) for k in keys}
+        return made if isinstance(output, dict) else tuple(made.values())
 
     def hook(module: nn.Module, inputs: Any, output: Any) -> Any:
         nonlocal count
         count += 1
         return replace(output) if count == index + 1 else None
 
-    handle = model.get_submodule(name).register_forward_hook(hook)
+    handle = (model.get_submodule(name) if index >= 0 else nn.Identity()).register_forward_hook(hook)
     try:
         with measuring(model, torch.device("cpu")), forward_ad.dual_level():
             x = forward_ad.make_dual(sample.x.clone(), torch.randn_like(sample.x))
-            out = forward_ad.unpack_dual(find_tensor(call_model(model, sample, x))).tangent
+            made = call_model(model, sample, x)
+            made = replace(made) if index < 0 else made
+            out = [forward_ad.unpack_dual(t).tangent for t in find_tensors(made)]
     finally:
         handle.remove()
-    return out is None or not bool(out.abs().max() > 0), depends
+    return all(t is None or not bool(t.abs().max() > 0) for t in out), depends
 
 
 NUMERIC = [n for n in CASES if n not in ("lstm", "double backward", "reverse rows")]
@@ -62,7 +68,9 @@ def test_true_cuts(name: str) -> None:
     sample = next(iter(read_samples(model, case.sample(1)))).to(torch.device("cpu"), torch.float64)
     found = trace(model, sample)
     assert found.structured
-    for c in found.calls:
+    for c in found.nameable:
+        if c.of_network and c.part:  # what was returned may have been used before, as a tensor of its own
+            continue
         expected, depends = passes_everything(model, sample, *c.key)
         assert c.true_cut == expected, c
         assert c.depends == depends, c
@@ -71,8 +79,8 @@ def test_true_cuts(name: str) -> None:
 EXPECTED = {
     "residual": ["stem.0", "stem.1", "stem.2", "stem", "pool", "blocks.0.relu#2", "blocks.0"],
     "shared": ["layer#1", "layer#2", "layer#3", "last"],
-    "halves": ["first", "last"],
-    "branches": ["first", "same"],
+    "halves": ["first", "split", "last"],  # both halves together
+    "branches": ["output.1", "output"],  # it also returns its input
     "dense": ["c", "pool"],
 }
 
@@ -112,7 +120,11 @@ def test_a_module_that_does_not_see_the_input() -> None:
             return self.a(x) * self.b(torch.ones(1, 4))
 
     table = rs.layers(Conditioned())
-    assert {c.name: (c.true_cut, c.depends) for c in table} == {"a": (True, True), "b": (False, False)}
+    assert {c.name: (c.true_cut, c.depends) for c in table} == {
+        "a": (True, True),
+        "b": (False, False),
+        "output": (True, True),
+    }
     assert "independent of the input" in str(table)
     profile = rs.jacobian_rank(Conditioned(), torch.randn(1, 4), cut_points="all", progress=False)
     assert profile.unmeasured == {"b": "its output does not depend on the input"}
@@ -120,7 +132,7 @@ def test_a_module_that_does_not_see_the_input() -> None:
         rs.jacobian_rank(Conditioned(), torch.randn(1, 4), cut_points=["b"], progress=False)
 
 
-def test_without_a_graph_nothing_is_called_a_true_cut() -> None:
+def test_gradients_turned_off_inside_hide_no_true_cut() -> None:
     class Detached(nn.Module):
         def __init__(self) -> None:
             super().__init__()
@@ -130,9 +142,25 @@ def test_without_a_graph_nothing_is_called_a_true_cut() -> None:
         def forward(self, x: Tensor) -> Tensor:
             return self.a(x)
 
-    table = rs.layers(Detached())
-    assert [(c.true_cut, c.depends) for c in table] == [(False, True)]
-    profile = rs.jacobian_rank(Detached(), torch.randn(1, 4), cut_points="all", progress=False)
+    assert [(c.name, c.true_cut, c.depends) for c in rs.layers(Detached())] == [("a", True, True)]
+
+
+def test_without_a_graph_nothing_is_called_a_true_cut() -> None:
+    class Writes(nn.Module):
+        """Cannot run with gradients on: torch refuses ``out=`` there."""
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.a = nn.Linear(4, 4)
+
+        @torch.no_grad()
+        def forward(self, x: Tensor) -> Tensor:
+            torch.mul(self.a.weight, 1.0, out=torch.empty(4, 4))
+            return self.a(x)
+
+    table = rs.layers(Writes())
+    assert [(c.name, c.true_cut, c.depends) for c in table] == [("a", False, True)]
+    profile = rs.jacobian_rank(Writes(), torch.randn(1, 4), cut_points="all", progress=False)
     assert profile.function_rank == (4,)
     assert of_kind(profile.facts, FactKind.NO_GRAPH)
 

@@ -41,6 +41,10 @@ class FactKind(StrEnum):
     FUNCTION_UNCHECKED = "derivative unchecked against the function"  # reason, where (empty: everywhere)
     WEIGHTS_RAISED = "half precision raised to float32"  # dtypes
     NO_GRAPH = "no autograd graph"
+    # what cut points return
+    SEVERAL_TENSORS = "several tensors together"  # names, tensors (paths)
+    LEFT_OUT = "returned and not part of the cut point"  # names, what
+    COMPLEX_ROWS = "real and imaginary parts as rows"  # names
     # chains of equal width
     LEADING_EXPONENTS = "leading exponents alone"  # tracked, width, seed
     SHORT_CHAIN = "rates of a finite chain"  # blocks

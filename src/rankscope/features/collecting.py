@@ -12,7 +12,7 @@ from rankscope._base.errors import CutPointError, ModelError, UsageError
 from rankscope._base.progress import Progress, progress_for
 from rankscope.features.collection import Collection
 from rankscope.features.collection_run import MOMENTS_LIMIT, CollectionRun
-from rankscope.features.cut_names import chosen_calls, cut_names, is_plain
+from rankscope.features.cut_names import chosen_calls, cut_names, is_plain, layer_names
 from rankscope.features.fingerprint import data_fingerprint, model_fingerprint, setting_fingerprint
 from rankscope.features.heads import find_head
 from rankscope.features.hooks import inference, record_outputs
@@ -159,10 +159,11 @@ def _cut_points(
     except (CutPointError, ModelError, KeyError):
         return []
     widths = {
-        call.key[0]: reduce_output(
+        name: reduce_output(
             torch.empty(call.shape, device="meta"), reduce, channels=channels, input_shape=x.shape
         ).shape[1]
         for call in calls
+        for name in layer_names(model, call)
         if len(call.shape) > 1
     }
     return [name for name, width in widths.items() if width <= MOMENTS_LIMIT]

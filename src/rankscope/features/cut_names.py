@@ -9,7 +9,7 @@ from rankscope._base.errors import CutPointError
 from rankscope.features.hooks import inference
 from rankscope.slicing import CutPointsLike, ModuleCall, Sample, select, trace
 
-__all__ = ["chosen_calls", "cut_names", "is_plain"]
+__all__ = ["chosen_calls", "cut_names", "is_plain", "layer_names"]
 
 
 def is_plain(model: nn.Module, wanted: CutPointsLike) -> bool:
@@ -34,16 +34,27 @@ def chosen_calls(model: nn.Module, x: torch.Tensor, wanted: CutPointsLike) -> li
     dtype = next((p.dtype for p in model.parameters() if p.is_floating_point()), torch.float32)
     with inference(model):
         found = trace(model, Sample(x.to(device, dtype), "the first sample"))
-    last = {call.key[0]: call for call in found.calls}
+    last: dict[str, int] = {}
+    for call in found.calls:
+        last[call.key.module] = max(call.key.call, last.get(call.key.module, -1))
     calls = select(model, found, wanted)
     # a hook keeps the last output of a module: an earlier one cannot be meant by its number alone
-    earlier = [call.name for call in calls if call is not last[call.key[0]]]
-    kept = [call for call in calls if call is last[call.key[0]]]
-    missing = {name.split("#")[0] for name in earlier} - {call.key[0] for call in kept}
+    kept = [call for call in calls if call.of_network or call.key.call == last[call.key.module]]
+    missing = {call.key.module for call in calls} - {call.key.module for call in kept}
     if missing:
         name = min(missing)
-        raise CutPointError(f"{name!r} is called several times; features are those of its last call: {last[name].name}")
+        number = f"{name}#{last[name] + 1}"
+        raise CutPointError(f"{name!r} is called several times; features are those of its last call: {number}")
     return kept
+
+
+def layer_names(model: nn.Module, call: ModuleCall) -> list[str]:
+    """What a hook is asked for: the module, or each of the tensors that it returned."""
+    module = call.name.split(".")[0] if call.of_network else call.key.module
+    modules = dict(model.named_modules(remove_duplicate=False))
+    paths = [call.part] if call.part else list(call.tensors)
+    names = [f"{module}.{path}" if f"{module}.{path}" not in modules else f"{module}:{path}" for path in paths]
+    return names or [module]
 
 
 def cut_names(model: nn.Module, x: torch.Tensor, wanted: CutPointsLike) -> list[str]:
@@ -54,4 +65,5 @@ def cut_names(model: nn.Module, x: torch.Tensor, wanted: CutPointsLike) -> list[
     """
     if is_plain(model, wanted):
         return [wanted] if isinstance(wanted, str) else list(wanted)
-    return [call.key[0] for call in chosen_calls(model, x, wanted)]
+    names = [name for call in chosen_calls(model, x, wanted) for name in layer_names(model, call)]
+    return list(dict.fromkeys(names))

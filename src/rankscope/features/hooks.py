@@ -11,16 +11,44 @@ from torch import nn
 
 from rankscope._base.errors import CutPointError, nearest
 from rankscope.slicing import observing
+from rankscope.slicing.capture import OUTPUT
+from rankscope.slicing.members import every_member, members
 
 __all__ = ["inference", "record_outputs"]
 
 
-def _tensor(output: Any) -> torch.Tensor | None:
-    """The first tensor of an output: tuples and Hugging Face's records carry the hidden state first."""
-    if isinstance(output, torch.Tensor):
+def _resolved(model: nn.Module, name: str) -> tuple[nn.Module, str | None]:
+    """The module that a name stands for, and the path of one of the tensors that it returns."""
+    modules = dict(model.named_modules(remove_duplicate=False))
+    if name in modules and name:
+        return modules[name], None
+    whole = f"{name}.".replace(":", ".") if ":" in name else f"{name}."
+    for prefix in ("network.output.", "output."):
+        if whole.startswith(prefix) and (prefix != "output." or OUTPUT not in modules):
+            return model, whole[len(prefix) : -1] or None
+    ends = [i for i, letter in enumerate(name) if letter in ".:" and name[:i] in modules and name[:i]]
+    if ends:
+        return modules[name[: ends[-1]]], name[ends[-1] + 1 :]
+    raise CutPointError(f"{type(model).__name__} has no layer {name!r}; {nearest(name, modules)}")
+
+
+def _tensor(name: str, path: str | None, output: Any) -> torch.Tensor:
+    tensors = every_member(output)
+    if path is not None:
+        if path not in tensors:
+            raise CutPointError(f"layer {name!r}: {nearest(path, tensors)}")
+        return tensors[path]
+    tensors = members(output)
+    if len({id(t) for t in tensors.values()}) > 1:
+        first = next(iter(tensors))
+        raise CutPointError(
+            f"layer {name!r} returns {len(tensors)} tensors ({', '.join(tensors)}); name one, such as '{name}.{first}'"
+        )
+    if tensors:
+        return next(iter(tensors.values()))
+    if isinstance(output, torch.Tensor):  # integers
         return output
-    values = output.values() if isinstance(output, dict) else output if isinstance(output, tuple | list) else ()
-    return next((v for v in values if isinstance(v, torch.Tensor)), None)
+    raise CutPointError(f"layer {name!r} returns {type(output).__name__}, in which there is no tensor")
 
 
 @contextmanager
@@ -33,27 +61,24 @@ def record_outputs(
 ) -> Iterator[dict[str, torch.Tensor]]:
     """A dictionary that each forward pass fills with the outputs of the named modules, in the order of execution.
 
-    ``inputs_of`` names a module whose *input* is kept too, under the key ``"<input>"``. Outputs are cloned, since the
-    next layer may work in place; with ``reduced`` its result is kept instead, cloned only where it shares memory with
-    the output: the feature map itself is then never copied. A module called more than once keeps its last output.
+    A name is that of a module, or of one of several tensors that it returns (``lstm.0``), or ``output`` for what the
+    model returns. ``inputs_of`` names a module whose *input* is kept too, under the key ``"<input>"``. Outputs are
+    cloned, since the next layer may work in place; with ``reduced`` its result is kept instead, cloned only where it
+    shares memory with the output: the feature map itself is then never copied. A module called more than once keeps
+    its last output.
 
     Raises
     ------
     CutPointError
         For a name that the model does not have.
     """
-    modules = dict(model.named_modules())
-    for name in (*names, *([inputs_of] if inputs_of is not None else [])):
-        if name not in modules:
-            raise CutPointError(f"{type(model).__name__} has no layer {name!r}; {nearest(name, modules)}")
+    resolved = {name: _resolved(model, name) for name in names}
     found: dict[str, torch.Tensor] = {}
     handles = []
 
-    def keep(name: str) -> Any:
+    def keep(name: str, path: str | None) -> Any:
         def hook(_module: nn.Module, _args: Any, output: Any) -> None:
-            tensor = _tensor(output)
-            if tensor is None:
-                raise CutPointError(f"layer {name!r} returns {type(output).__name__}, in which there is no tensor")
+            tensor = _tensor(name, path, output)
             found.pop(name, None)
             found[name] = _own(tensor.detach(), reduced)
 
@@ -63,10 +88,10 @@ def record_outputs(
         found["<input>"] = args[0].detach().clone()
 
     try:
-        for name in dict.fromkeys(names):
-            handles.append(modules[name].register_forward_hook(keep(name)))
+        for name, (module, path) in resolved.items():
+            handles.append(module.register_forward_hook(keep(name, path)))
         if inputs_of is not None:
-            handles.append(modules[inputs_of].register_forward_pre_hook(keep_input))
+            handles.append(_resolved(model, inputs_of)[0].register_forward_pre_hook(keep_input))
         yield found
     finally:
         for handle in handles:

@@ -45,6 +45,8 @@ class Settings:
     device: torch.device
     dtype: torch.dtype
     columns: Columns
+    through: bool = False
+    """Whether the model turns gradients off inside (``Trace.through``)."""
 
 
 def join(samples: Sequence[Sample]) -> Sample:
@@ -60,9 +62,9 @@ class BatchMeasurer:
     def __init__(self, model: nn.Module, calls: Sequence[ModuleCall], settings: Settings) -> None:
         self.settings, self.calls = settings, calls
         keys = [c.key for c in calls]
-        self.runner = Runner(model, keys, settings.device, settings.dtype)
+        self.runner = Runner(model, keys, settings.device, settings.dtype, through=settings.through)
         other = torch.float64 if settings.dtype == torch.float32 else torch.float32
-        self.exact = Runner(model, keys, settings.device, other) if settings.certify else None
+        self.exact = Runner(model, keys, settings.device, other, through=settings.through) if settings.certify else None
         self.method: Method | None = None
         self.push: Push | None = None
         self.reference: Reference | None = None

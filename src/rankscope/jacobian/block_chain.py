@@ -207,7 +207,7 @@ def _longest(found: Trace, calls: list[ModuleCall], *, merge: bool) -> _Chain:
     ``merge``: a block is what mixes features and all that follows it until the next that does.
     """
     points: _Points = [(None, found.input_shape)]
-    points += [(c, tuple(c.shape[1:])) for c in calls if c.true_cut and c.shape[0] == 1]
+    points += [(c, tuple(c.shape[1:])) for c in calls if c.true_cut and c.shape[0] == 1 and not c.tensors]
     kept = _run(points, merge=merge)
     if merge:  # shapes that alternate inside the blocks, as before and after a gated unit
         kept = max(kept, _run(_merged(points), merge=False), key=len)

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import replace
 from typing import Any
 
 import torch
@@ -13,38 +12,9 @@ from torch import Tensor, nn
 from rankscope._base.errors import MeasurementError
 from rankscope.jacobian.runner import Runner
 from rankscope.slicing import CallKey, Sample
+from rankscope.slicing.members import every_member, members, with_member
 
-__all__ = ["BlockRunner", "with_first_tensor"]
-
-
-def with_first_tensor(output: Any, tensor: Tensor) -> tuple[Any, bool]:
-    """A module's output with its first floating-point tensor replaced, and whether there was one.
-
-    >>> with_first_tensor((torch.tensor([1]), torch.tensor([2.0])), torch.tensor([3.0]))
-    ((tensor([1]), tensor([3.])), True)
-    """
-    if isinstance(output, Tensor):
-        return (tensor, True) if output.is_floating_point() else (output, False)
-    if isinstance(output, Mapping):
-        items, done = {}, False
-        for key, member in output.items():
-            items[key], here = (member, False) if done else with_first_tensor(member, tensor)
-            done = done or here
-        return (items if type(output) is dict else type(output)(**items)), done
-    if isinstance(output, list | tuple):
-        members, done = [], False
-        for member in output:
-            made, here = (member, False) if done else with_first_tensor(member, tensor)
-            members.append(made)
-            done = done or here
-        whole = type(output)(*members) if hasattr(output, "_fields") else type(output)(members)
-        return whole, done
-    if hasattr(output, "__dataclass_fields__"):
-        for name, member in vars(output).items():
-            made, here = with_first_tensor(member, tensor)
-            if here:
-                return replace(output, **{name: made}), True
-    return output, False
+__all__ = ["BlockRunner"]
 
 
 class BlockRunner(Runner):
@@ -76,7 +46,7 @@ class BlockRunner(Runner):
                 yield
             return
         # placed before the capturing hook, so that one that follows the same module sees the replaced output
-        handle = self.model.get_submodule(self.start[0]).register_forward_hook(self._replace)
+        handle = self.model.get_submodule(self.start.module).register_forward_hook(self._replace)
         try:
             with super().hooked():
                 yield
@@ -86,13 +56,16 @@ class BlockRunner(Runner):
     def _replace(self, module: nn.Module, _: Any, output: Any) -> Any:
         assert self.start is not None
         index, self._calls = self._calls, self._calls + 1
-        if index != self.start[1] or self._entering is None:
+        if index != self.start.call or self._entering is None:
             return None
         # a copy: the block may write into it
-        made, found = with_first_tensor(output, self._entering.clone())
-        if not found:
-            raise MeasurementError(f"{self.start[0]!r} returned no floating-point tensor to take the place of")
-        return made
+        paths = self.start.parts or tuple(members(output))
+        if len(paths) != 1 or paths[0] not in every_member(output):
+            raise MeasurementError(
+                f"{self.start.module!r} returned {len(paths)} tensors that can be differentiated where 1 was traced; "
+                "the model's path depends on its input"
+            )
+        return with_member(output, paths[0], self._entering.clone())
 
     def outputs(self, sample: Sample, x: Tensor) -> tuple[Tensor, ...]:
         self._calls = 0

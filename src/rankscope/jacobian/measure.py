@@ -34,6 +34,7 @@ from rankscope.jacobian.directions import Directions
 from rankscope.jacobian.finish import Finished
 from rankscope.jacobian.given import Given
 from rankscope.jacobian.profile import JacobianProfile, Layer
+from rankscope.jacobian.returned import returned_facts, without_derivative
 from rankscope.slicing import (
     Columns,
     ColumnsLike,
@@ -86,7 +87,10 @@ def jacobian_rank(
         A tensor's first dimension counts samples. Of (input, label) pairs the input is taken. A mapping is passed as
         keyword arguments; ``input_ids`` go through the model's own embedding.
     cut_points : str or list of str
-        ``"blocks"`` (stem, each repeated block, pooled features, logits), ``"paper"``, ``"all"``, dotted names, globs.
+        ``"blocks"`` (stem, each repeated block, pooled features, logits), ``"paper"``, ``"all"``, dotted names, globs,
+        ``"output"`` (what the network returns: the last of "blocks" and "all", under the name of the module that
+        returned it where there is one). Several outputs are one cut point together, and each has a name of its own:
+        ``"output.0"``, ``"output.logits"``; likewise ``"lstm.0"``.
     columns : Patch, Sketch, ``"all"`` or ``"auto"``
         Input directions. ``"auto"``: all up to 1,024 inputs, else the paper's central 16×16 patch, else a sketch.
     background : ``"image"`` or ``"zero"``
@@ -154,10 +158,12 @@ def jacobian_rank(
     first = next(samples)
     found = _traced(model, first)
     calls = select(model, found, cut_points)
-    unmeasured = {c.name: "its output does not depend on the input" for c in calls if not c.depends}
+    unmeasured, ends = without_derivative(model, _at_home(model, first), calls)
     calls = [c for c in calls if c.depends]
     if not calls:
-        raise MeasurementError(f"no requested cut point depends on the input: {', '.join(unmeasured)}")
+        remedy = f"{ends}; " if ends else ""
+        raise MeasurementError(f"{remedy}no requested cut point depends on the input: {', '.join(unmeasured)}")
+    facts += returned_facts(calls)
     shape = tuple(first.x.shape[1:])
     chosen = as_columns(columns, shape)
     if background == "zero" and chosen.coordinates(shape) is None:
@@ -167,7 +173,13 @@ def jacobian_rank(
 
     budget = budget_of(memory_budget, where)
     settings = Settings(
-        chunk_size=chunk_size, budget=budget, certify=certify, device=where, dtype=work_dtype, columns=chosen
+        chunk_size=chunk_size,
+        budget=budget,
+        certify=certify,
+        device=where,
+        dtype=work_dtype,
+        columns=chosen,
+        through=found.through,
     )
     total = _length(inputs, limit)
     labels = names or (lambda i: f"image {i}" if len(shape) == 3 else f"sample {i}")
@@ -213,6 +225,7 @@ def jacobian_rank(
         raise MeasurementError(
             "no cut point could be measured: " + "; ".join(f"{k}: {v}" for k, v in unmeasured.items())
         )
+    output = found.stands_for_output([c for c, _, _ in measured])
     return JacobianProfile(
         model=given.model or found.model,
         weights=given.weights,
@@ -229,6 +242,7 @@ def jacobian_rank(
         method=measurer.way,
         failed_methods=tuple(measurer.failed_methods),
         unmeasured=unmeasured,
+        output="" if output is None else output.name,
         adjoint_error=measurer.adjoint,
         kinks=tuple(kinks[i] for i in range(len(image_names))) if certify else (),
         certificate=measurer.certificate,
@@ -296,9 +310,13 @@ def _dtype(model: nn.Module, dtype: DtypeLike) -> tuple[torch.dtype, list[Fact]]
 
 def _traced(model: nn.Module, first: Sample) -> Trace:
     """The model's calls on the first input, on the device and in the dtype that the model itself has."""
+    return trace(model, _at_home(model, first))
+
+
+def _at_home(model: nn.Module, first: Sample) -> Sample:
     home = device_of(None, model)
     dtype = next((p.dtype for p in model.parameters() if p.is_floating_point()), first.x.dtype)
-    return trace(model, first.to(home, dtype))
+    return first.to(home, dtype)
 
 
 def _finite_weights(model: nn.Module) -> None:

@@ -20,7 +20,7 @@ from torch.func import jvp, vmap
 from rankscope._base.errors import MeasurementError
 from rankscope.jacobian.reverse import reverse_mode
 from rankscope.jacobian.runner import Runner
-from rankscope.slicing import Sample
+from rankscope.slicing import Sample, failing_module
 
 __all__ = ["METHODS", "Method", "choose_method"]
 
@@ -61,9 +61,9 @@ def _plain_kernels() -> Iterator[None]:
 def _tangent(runner: Runner, sample: Sample, direction: Tensor) -> tuple[Tensor, ...]:
     run = partial(runner.outputs, sample)
     out: tuple[Tensor, ...] = jvp(run, (sample.x,), (direction.expand_as(sample.x),))[1]
-    for (name, _), tangent in zip(runner.keys, out, strict=True):
+    for key, tangent in zip(runner.keys, out, strict=True):
         if tangent is None:
-            raise MeasurementError(f"forward mode gave no tangent at {name!r}; it must not be read as zero")
+            raise MeasurementError(f"forward mode gave no tangent at {key[0]!r}; it must not be read as zero")
     return out
 
 
@@ -132,6 +132,7 @@ def choose_method(
     ``refuse`` may look at what a method gave and say why it must not be used.
     """
     failures = []
+    first: BaseException | None = None
     for method in METHODS:
         try:
             out = method(runner, sample, tangents)
@@ -139,9 +140,16 @@ def choose_method(
         except (RuntimeError, NotImplementedError, TypeError, ValueError, AttributeError, MeasurementError) as error:
             if isinstance(error, torch.OutOfMemoryError):
                 raise
+            first = first or error
             failures.append(f"{method.name}: {(str(error).strip().splitlines() or [type(error).__name__])[0][:200]}")
         else:
             if not reason:
                 return method, out, failures
             failures.append(f"{method.name}: {reason}")
-    raise MeasurementError("no way to differentiate this model worked. " + "; ".join(failures))
+    where = None if first is None else failing_module(runner.model, first)
+    reason = "; ".join(failures) if first is None else (str(first).strip().splitlines() or [type(first).__name__])[0]
+    replace = "" if where is None else f"replace {where} by plain operations, or "
+    raise MeasurementError(
+        f"{replace}choose cut points before "
+        f"what has no derivative: no way to differentiate the model worked. {reason[:200]}"
+    )

@@ -60,6 +60,8 @@ class JacobianProfile:
         What turns spectra into ranks; every method takes another one.
     unmeasured : mapping
         Requested cut points that could not be measured, and why.
+    output : str
+        The layer that holds what the network returns, empty where it was not measured; ``profile["output"]`` is it.
     columns : Directions
         The input directions: their kind, their number K, and words for them.
     method : Fact
@@ -92,6 +94,7 @@ class JacobianProfile:
     method: Fact = _KEPT
     failed_methods: tuple[str, ...] = ()
     unmeasured: Mapping[str, str] = field(default_factory=dict)
+    output: str = ""
     skipped: Mapping[str, str] = field(default_factory=dict)
     adjoint_error: float | None = None
     kinks: tuple[int, ...] = ()
@@ -107,9 +110,10 @@ class JacobianProfile:
         return replace(self, tolerance=as_tolerance(tolerance))
 
     def __getitem__(self, name: str) -> Layer:
-        for layer in self.layers:
-            if layer.name == name:
-                return layer
+        for wanted in (name, self.output if name == "output" else name):
+            for layer in self.layers:
+                if layer.name == wanted:
+                    return layer
         if name in self.unmeasured:
             raise UsageError(f"{name!r} was not measured: {self.unmeasured[name]}")
         raise UsageError(f"{name!r} is not in this profile; {nearest(name, [x.name for x in self.layers])}")
@@ -230,6 +234,7 @@ class JacobianProfile:
             "provenance": plain(self.provenance),
             "skipped": dict(self.skipped),
             "unmeasured": dict(self.unmeasured),
+            "output": self.output,
             "rises": self.rises(),
             "layers": [{**self.summary(x), **_mixing(x)} for x in self.layers],
         }

@@ -96,6 +96,7 @@ def _profile(data: dict[str, Any], arrays: dict[str, Any]) -> JacobianProfile:
         input_shape=tuple(data["input_shape"]),
         failed_methods=tuple(data["failed_methods"]),
         unmeasured=data["unmeasured"],
+        output=data.get("output", ""),  # absent in files of earlier versions
         skipped=data["skipped"],
         adjoint_error=data["adjoint_error"],
         kinks=tuple(data["kinks"]),

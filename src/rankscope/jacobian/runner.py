@@ -11,6 +11,9 @@ from torch import Tensor, nn
 
 from rankscope._base.errors import MeasurementError
 from rankscope.slicing import CallKey, Capture, Sample, call_model, capture
+from rankscope.slicing.capture import OUTPUT
+from rankscope.slicing.grad_mode import StaysOn, recording_through
+from rankscope.slicing.members import every_member, flat_rows, members
 
 __all__ = ["Runner"]
 
@@ -26,10 +29,23 @@ class Runner:
     copies take their place for the duration of each call.
     """
 
-    def __init__(self, model: nn.Module, keys: Sequence[CallKey], device: torch.device, dtype: torch.dtype) -> None:
-        self.model, self.keys, self.device, self.dtype = model, tuple(keys), device, dtype
+    def __init__(
+        self,
+        model: nn.Module,
+        keys: Sequence[CallKey],
+        device: torch.device,
+        dtype: torch.dtype,
+        *,
+        through: bool = False,
+    ) -> None:
+        self.model, self.device, self.dtype = model, device, dtype
+        self.keys = tuple(keys)
+        self.through = through  # whether reverse mode has to go through ``torch.no_grad`` inside the model
         self.rows: list[Tensor | None] = [None] * len(self.keys)
-        self._place = {key: i for i, key in enumerate(self.keys)}
+        self._places: dict[tuple[str, int], list[int]] = {}  # several where each of a call's tensors is asked for
+        for i, key in enumerate(self.keys):
+            self._places.setdefault((key.module, key.call), []).append(i)
+        self._images = 1
         self._state = self._converted()
         self._capture: Capture | None = None
         self._missing = 0
@@ -51,21 +67,23 @@ class Runner:
     @contextmanager
     def hooked(self) -> Iterator[None]:
         """Hooks are in place inside; outputs can be asked for."""
-        with capture(self.model, {name for name, _ in self.keys}, self._take) as record:
+        with capture(self.model, {key.module for key in self.keys if not key.of_network}, self._take) as record:
             self._capture = record
             try:
                 yield
             finally:
                 self._capture = None
 
-    def _take(self, key: CallKey, module: nn.Module, tensor: Tensor) -> Tensor | None:
-        place = self._place.get(key)
-        if place is None:
+    def _take(self, key: tuple[str, int], module: Any, output: Any) -> list[Tensor] | None:
+        places = self._places.get(key)
+        if places is None:
             return None
-        flat = tensor.reshape(-1)
-        rows = self.rows[place]
-        # always a copy: an in-place operation that follows would change what the hook saw
-        kept = flat.clone() if rows is None else flat.index_select(0, rows)
+        kept = []
+        for place in places:
+            flat = self._flat(self.keys[place], output)
+            rows = self.rows[place]
+            # always a copy: an in-place operation that follows would change what the hook saw
+            kept.append(flat.clone() if rows is None else flat.index_select(0, rows))
         self._missing -= 1
         if self._missing == 0:
             assert self._capture is not None
@@ -73,27 +91,52 @@ class Runner:
             raise _Enough
         return kept
 
+    def _flat(self, key: CallKey, output: Any) -> Tensor:
+        tensors = every_member(output)
+        paths = tuple(members(output)) if key.parts is None else key.parts
+        absent = [path for path in paths if path not in tensors]
+        if absent or not paths:
+            what = f"tensor {absent[0]!r}" if absent else "tensor"
+            raise MeasurementError(
+                f"{key.module!r} returned no {what} now, as it did when the model was traced: the model's path depends "
+                "on its input; leave that layer out"
+            )
+        flat = flat_rows([tensors[path] for path in paths], self._images)
+        if flat.is_meta:
+            raise MeasurementError(f"{key.module!r} returns a tensor on the meta device, which holds no values")
+        return flat.to(self.device)
+
     def outputs(self, sample: Sample, x: Tensor) -> tuple[Tensor, ...]:
         """Flat outputs of every cut point (or of the rows chosen in ``rows``), in the order of ``keys``."""
         assert self._capture is not None, "outputs() outside hooked()"
+        self._images = len(x)
         x = x.clone()  # a model may write into its input, which is the caller's tensor and every later pass's
         self._capture.clear()
-        self._missing = len(self.keys)
+        self._missing = len(self._places)
+        model: Any = self.model if self._state is None else _Substituted(self.model, self._state)
+        mode = StaysOn() if self.through and torch.is_grad_enabled() else None
         try:
-            if self._state is None:
-                call_model(self.model, sample, x)
-            else:
-                call_model(_Substituted(self.model, self._state), sample, x)
+            with recording_through(self.model, mode):
+                made = call_model(model, sample, x)
+            if _WHOLE in self._places:
+                self._capture.outputs[_WHOLE] = self._take(_WHOLE, self.model, made)
         except _Enough:
             pass
         found = self._capture.outputs
-        absent = [name for name, index in self.keys if (name, index) not in found]
+        absent = [name for name, index in self._places if (name, index) not in found]
         if absent:
             raise MeasurementError(
                 f"{absent[0]!r} was called when the model was traced but not now: the model's path depends on its "
                 "input; leave that layer out"
             )
-        return tuple(found[key] for key in self.keys)
+        flat: list[Tensor] = [x] * len(self.keys)
+        for call, places in self._places.items():
+            for place, tensor in zip(places, found[call], strict=True):
+                flat[place] = tensor
+        return tuple(flat)
+
+
+_WHOLE = (OUTPUT, -1)
 
 
 class _Substituted:

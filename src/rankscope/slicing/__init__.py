@@ -1,5 +1,6 @@
 """A model becomes sub-networks at named cut points; patches and sketches restrict its input."""
 
+from rankscope.slicing.blocked import derivative_ends, failing_module, unmoved
 from rankscope.slicing.capture import CallKey, Capture, capture, first_tensor
 from rankscope.slicing.columns import All, Columns, ColumnsLike, Patch, Sketch, as_columns
 from rankscope.slicing.cut_points import CutPointsLike, LayerTable, layers, select
@@ -27,8 +28,10 @@ __all__ = [
     "as_columns",
     "call_model",
     "capture",
+    "derivative_ends",
     "evaluation_mode",
     "example_sample",
+    "failing_module",
     "first_tensor",
     "full_precision",
     "layers",
@@ -37,4 +40,5 @@ __all__ = [
     "read_samples",
     "select",
     "trace",
+    "unmoved",
 ]

@@ -28,13 +28,18 @@ class _Entry:
 def default_blocks(model: nn.Module, trace: Trace) -> list[ModuleCall]:
     """The calls that ``cut_points="blocks"`` stands for, in depth order.
 
-    In a network without any block every plain module that passes all information is a cut point.
+    In a network without any block every plain module that passes all information is a cut point. The network's output
+    is the last, under the name of the module that returned it where that is one of the others.
     """
     modules = dict(model.named_modules())
-    cuts = [c for c in trace.calls if c.true_cut]
-    by_name = {c.key[0]: c for c in trace.calls}
+    calls = [c for c in trace.calls if not c.of_network]
+    cuts = [c for c in calls if c.true_cut]
+    by_name = {c.key.module: c for c in calls}
     entries = _Walk(modules, cuts, by_name).expand("")
-    return [e.call for e in _thin(_distinct(entries))]
+    chosen = [e.call for e in _thin(_distinct(entries))]
+    if trace.output is None or trace.stands_for_output(chosen):
+        return chosen
+    return [*chosen, trace.output]
 
 
 class _Walk:
@@ -94,7 +99,7 @@ class _Walk:
     def expand(self, name: str) -> list[_Entry]:
         found: list[_Entry] = []
         for child in self._children(name):
-            calls = [c for c in self.cuts if c.key[0] == child]
+            calls = [c for c in self.cuts if c.key.module == child]
             if not calls:
                 if child not in self.called or self._holds_blocks(child):
                     found += self.expand(child)

@@ -5,45 +5,50 @@ Captures are keyed by (module, call index), because a module may be called sever
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 from torch import Tensor, nn
 
-__all__ = ["CallKey", "Capture", "capture", "first_tensor"]
+from rankscope.slicing.members import Path, members
 
-CallKey = tuple[str, int]
+__all__ = ["OUTPUT", "CallKey", "Capture", "capture", "first_tensor"]
+
+OUTPUT = "output"
+
+
+class CallKey(NamedTuple):
+    """One call of one module, and which of the tensors that it returned; ``None``: all of them together.
+
+    The network's own output has the name ``"output"`` and the index −1, which no module's call has.
+    """
+
+    module: str
+    call: int = 0
+    parts: tuple[Path, ...] | None = None
+
+    @property
+    def of_network(self) -> bool:
+        return self.call < 0
 
 
 def first_tensor(output: Any) -> Tensor | None:
-    """The first floating-point tensor in a module's output, searched in tuples, lists, mappings and records.
+    """The first tensor in a module's output that can be differentiated.
 
     >>> import torch
     >>> first_tensor((torch.tensor([1]), torch.tensor([2.0])))
     tensor([2.])
     """
-    if isinstance(output, Tensor):
-        return output if output.is_floating_point() else None
-    if isinstance(output, Mapping):
-        members: Iterable[Any] = output.values()
-    elif isinstance(output, list | tuple):
-        members = output
-    else:
-        members = vars(output).values() if hasattr(output, "__dataclass_fields__") else ()
-    for member in members:
-        found = first_tensor(member)
-        if found is not None:
-            return found
-    return None
+    return next(iter(members(output).values()), None)
 
 
 @dataclass
 class Capture:
-    """What one forward pass left behind: outputs by key, in the order in which the modules returned."""
+    """What one forward pass left behind: outputs by (module, call), in the order in which the modules returned."""
 
-    outputs: dict[CallKey, Any] = field(default_factory=dict)
+    outputs: dict[tuple[str, int], Any] = field(default_factory=dict)
     counts: dict[str, int] = field(default_factory=dict)
 
     def clear(self) -> None:
@@ -55,9 +60,9 @@ class Capture:
 def capture(
     model: nn.Module,
     names: Iterable[str] | None,
-    take: Callable[[CallKey, nn.Module, Tensor], Any],
+    take: Callable[[tuple[str, int], nn.Module, Any], Any],
 ) -> Iterator[Capture]:
-    """Hook the named modules (all, for ``None``); ``take`` turns each output tensor into what is kept.
+    """Hook the named modules (all, for ``None``); ``take`` turns what each returned into what is kept.
 
     ``take`` must copy what it keeps: a later in-place operation would change it. It may return ``None`` to keep
     nothing. Call ``clear()`` on the yielded ``Capture`` before each forward pass. Every hook is removed on exit, also
@@ -70,10 +75,7 @@ def capture(
         def hook(module: nn.Module, _: Any, output: Any) -> None:
             index = record.counts.get(name, 0)
             record.counts[name] = index + 1
-            tensor = first_tensor(output)
-            if tensor is None:
-                return
-            kept = take((name, index), module, tensor)
+            kept = take((name, index), module, output)
             if kept is not None:
                 record.outputs[(name, index)] = kept
 

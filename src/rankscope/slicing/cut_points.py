@@ -27,8 +27,11 @@ CutPointsLike: TypeAlias = str | Sequence[str]
 def select(model: nn.Module, found: Trace, wanted: CutPointsLike) -> list[ModuleCall]:
     """The calls that ``cut_points=`` names, in depth order.
 
-    ``"blocks"``, ``"paper"``, ``"all"`` (every call), a dotted name, a glob over dotted names, or a list of these. A
-    module called several times stands for all its calls; ``name#2`` is its second.
+    ``"blocks"``, ``"paper"``, ``"all"`` (every call and the output), ``"output"`` (what the network returns), a dotted
+    name, a glob over dotted names, or a list of these. A module called several times stands for all its calls;
+    ``name#2`` is its second. What returns several tensors stands for all of them together; ``name.path`` is one of
+    them: ``lstm.0``, ``output.logits``. Where a module has that name too, the module is meant, and ``name:path`` or
+    ``network:output`` the tensor.
 
     Raises
     ------
@@ -36,13 +39,7 @@ def select(model: nn.Module, found: Trace, wanted: CutPointsLike) -> list[Module
         For a name that no module has (with the nearest), and for one that is never called.
     """
     if wanted == "blocks":
-        chosen = default_blocks(model, found)
-        if not chosen:
-            raise CutPointError(
-                f"no module of {found.model} passes all information from input to output; name layers yourself "
-                "(rs.layers(model) lists them)"
-            )
-        return chosen
+        return default_blocks(model, found)
     if wanted == "paper":
         return paper_cut_points(found)
     if wanted == "all":
@@ -54,34 +51,38 @@ def select(model: nn.Module, found: Trace, wanted: CutPointsLike) -> list[Module
     for name in names:
         for call in _match(model, found, name):
             picked[call.name] = call
-    return [c for c in found.calls if c.name in picked]
+    chosen = [c for c in found.nameable or found.calls if c.name in picked]
+    others = [c for c in chosen if c is not found.output]
+    # the output that a chosen module returned is there already, under that module's name
+    return others if len(others) < len(chosen) and found.stands_for_output(others) else chosen
 
 
 def _match(model: nn.Module, found: Trace, name: str) -> list[ModuleCall]:
-    exact = found.named(name)
+    exact = found.by_name(name) or found.by_name(name.removeprefix("network:"))
     if exact:
         return exact
     if any(ch in name for ch in "*?["):
-        matches = [c for c in found.calls if fnmatch.fnmatchcase(c.name, name)]
-        if matches:
-            return matches
+        everything = [c for c in found.nameable or found.calls if fnmatch.fnmatchcase(c.name, name)]
+        listed = [c for c in everything if c in found.calls]
+        if everything:  # of tensors that already stand in the list under another name, only if nothing else is meant
+            return listed if any(not c.of_network for c in listed) else everything
         raise CutPointError(f"no called module matches {name!r}; {nearest(name, [c.name for c in found.calls])}")
     modules = dict(model.named_modules(remove_duplicate=False))
     if name in modules:
         same = next((k for k, m in model.named_modules() if m is modules[name] and k != name), None)
-        if same and found.named(same):
-            return found.named(same)
+        if same and found.by_name(same):
+            return found.by_name(same)
         raise CutPointError(
             f"module {name!r} is never called in a forward pass, or returns no floating-point tensor; "
             "choose one that rs.layers(model) lists"
         )
-    names = [c.name for c in found.calls] + ["blocks", "paper", "all"]
+    names = [c.name for c in found.nameable or found.calls] + ["blocks", "paper", "all"]
     raise CutPointError(f"there is no module {name!r}; {nearest(name, names)}")
 
 
 @dataclass(frozen=True)
 class LayerTable:
-    """Every module call of a model that can be a cut point, in depth order. Prints as a table.
+    """Every module call of a model that can be a cut point, in depth order, and its output. Prints as a table.
 
     Attributes
     ----------
@@ -89,11 +90,14 @@ class LayerTable:
         Name, class, output shape (with the batch dimension), whether it is a true cut, whether it depends on the input.
     default : tuple of str
         The names that ``cut_points="blocks"`` chooses.
+    output : str
+        The name under which the network's own output stands here: ``"output"``, or the module that returned it last.
     """
 
     calls: tuple[ModuleCall, ...]
     default: tuple[str, ...]
     model: str
+    output: str = ""
 
     def __len__(self) -> int:
         return len(self.calls)
@@ -121,14 +125,17 @@ class LayerTable:
         for c in self.calls:
             cut = "true cut" if c.true_cut else "in a branch" if c.depends else "independent of the input"
             mark = "  *" if c.name in chosen else ""
-            shape = "×".join(map(str, c.shape[1:])) or "scalar"
+            shape = "×".join(map(str, c.shape[1:])) or ("scalar" if not c.shape else str(c.shape[0]))
             lines.append(f"{c.name:<{width}}  {c.kind:<22} {shape:<20} {cut}{mark}")
-        lines.append(f"{len(self.calls)} calls; * = cut_points='blocks' ({len(self.default)})")
+            if c.tensors:
+                lines[-1] += f"  ({len(c.tensors)} tensors: {', '.join(c.tensors)})"
+        same = f"; output = {self.output}" if self.output not in ("", "output") else ""
+        lines.append(f"{len(self.calls)} calls; * = cut_points='blocks' ({len(self.default)}){same}")
         return "\n".join(lines)
 
 
 def layers(model: nn.Module, inputs: Any = None) -> LayerTable:
-    """Every module that can be a cut point, with its output shape, marked whether all information passes through it.
+    """Every module call that can be a cut point and the network's output, with its shape and whether it is a true cut.
 
     Runs one forward pass, on the first of ``inputs`` or on an example whose shape the model tells.
 
@@ -153,4 +160,5 @@ def layers(model: nn.Module, inputs: Any = None) -> LayerTable:
         default = tuple(c.name for c in default_blocks(model, found))
     except KeyError:  # a model that changes its own modules while it runs
         default = ()
-    return LayerTable(found.calls, default, found.model)
+    output = found.stands_for_output(found.calls)
+    return LayerTable(found.calls, default, found.model, "" if output is None else output.name)

@@ -13,6 +13,7 @@ from torch import nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from rankscope._base.errors import ModelError
+from rankscope.slicing.grad_mode import plain_modes
 
 __all__ = ["evaluation_mode", "full_precision", "measuring", "observing"]
 
@@ -185,6 +186,7 @@ def measuring(model: nn.Module, device: torch.device) -> Iterator[None]:
         observing(model, device),
         sdpa_kernel([SDPBackend.MATH]),
         torch.inference_mode(False),  # some versions drop every tangent inside it, without a word
+        plain_modes(),
         torch.no_grad(),
     ):
         yield

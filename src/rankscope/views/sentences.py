@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from rankscope._base.facts import Fact, FactKind
@@ -82,6 +82,34 @@ def _no_graph(_: _Values) -> str:
     return "Autograd gave no graph of the model. True cuts are therefore unknown, and rises are not marked."
 
 
+_NAMED = 3
+
+
+def _listed(names: Sequence[str]) -> str:
+    shown = ", ".join(repr(n) for n in names[:_NAMED])
+    return f"{shown} and {len(names) - _NAMED} more" if len(names) > _NAMED else shown
+
+
+def _several_tensors(v: _Values) -> str:
+    names, tensors = v["names"], v["tensors"]
+    verb, each = ("returns", "") if len(names) == 1 else ("return", " each")
+    return (
+        f"{_listed(names)} {verb} {len(tensors)} tensors{each}, measured together: {', '.join(tensors)}. Each is "
+        f"a cut point too, such as '{names[0]}.{tensors[0]}'."
+    )
+
+
+def _left_out(v: _Values) -> str:
+    verb = "returns" if len(v["names"]) == 1 else "return"
+    return f"{_listed(v['names'])} also {verb} {', '.join(v['what'])}, not measured as part of the cut point."
+
+
+def _complex_rows(v: _Values) -> str:
+    what = "a complex tensor" if len(v["names"]) == 1 else "complex tensors"
+    verb = "returns" if len(v["names"]) == 1 else "return"
+    return f"{_listed(v['names'])} {verb} {what}. Real and imaginary parts are separate rows."
+
+
 def _leading(v: _Values) -> str:
     return (
         f"These are the leading {v['tracked']:,} of {v['width']:,} exponents, from a random orthonormal start (seed "
@@ -112,6 +140,9 @@ _SENTENCES: dict[FactKind, Callable[[_Values], str]] = {
     FactKind.FUNCTION_UNCHECKED: _function_unchecked,
     FactKind.WEIGHTS_RAISED: _raised,
     FactKind.NO_GRAPH: _no_graph,
+    FactKind.SEVERAL_TENSORS: _several_tensors,
+    FactKind.LEFT_OUT: _left_out,
+    FactKind.COMPLEX_ROWS: _complex_rows,
     FactKind.LEADING_EXPONENTS: _leading,
     FactKind.SHORT_CHAIN: _short_chain,
 }
