@@ -1,0 +1,120 @@
+"""The truth: the Jacobian of every module call for one sample alone, by one float64 reverse pass a row.
+
+Written apart from the package, of which it imports nothing.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
+
+from fuzzing.decisions import Decisions
+
+__all__ = ["Truth", "tensors_in", "truth_of"]
+
+Key = tuple[str, int]  # the name of a module, "" for the network itself, and which of its calls
+
+
+@dataclass
+class Truth:
+    """Of one sample: for every module call the Jacobian of each tensor that it returned, in the order of the calls.
+
+    ``kink`` tells whether rounding in the working precision decides the linear piece, so that there is no one truth.
+    ``paths`` names the tensors of the network's own output.
+    """
+
+    jacobians: dict[Key, list[Tensor]]
+    kink: bool
+    paths: list[str]
+
+
+def tensors_in(value: Any, path: str = "") -> Iterator[tuple[str, Tensor]]:
+    """Every floating-point tensor in a module's output, with its place in it."""
+    if isinstance(value, Tensor):
+        if value.is_floating_point():
+            yield path, value
+    elif isinstance(value, Mapping):
+        for key, part in value.items():
+            yield from tensors_in(part, f"{path}.{key}" if path else str(key))
+    elif isinstance(value, tuple | list):
+        for key, part in enumerate(value):
+            yield from tensors_in(part, f"{path}.{key}" if path else str(key))
+
+
+def _cast(value: Any, dtype: torch.dtype) -> Any:
+    return value.to(dtype) if isinstance(value, Tensor) and value.is_floating_point() else value
+
+
+def _call(model: nn.Module, x: Tensor, keyword: str | None, extra: Mapping[str, Any]) -> Any:
+    return model(x, **extra) if keyword is None else model(**{keyword: x}, **extra)
+
+
+def truth_of(
+    model: nn.Module, x: Tensor, keyword: str | None, extra: Mapping[str, Any], work: torch.dtype = torch.float32
+) -> Truth:
+    """Differentiate a float64 copy of the model in evaluation mode; ``x`` and weights are first those of ``work``."""
+    x, extra = x.to(work), {k: _cast(v, work) for k, v in extra.items()}
+    before = copy.deepcopy(model).to(work).eval()
+    exact = copy.deepcopy(before).double()
+    seen: dict[Key, list[Tensor]] = {}
+    copies: dict[tuple[int, int], tuple[Tensor, Tensor]] = {}  # a container returns the very tensor of its last part
+    counts: dict[str, int] = {}
+    paths: list[str] = []
+
+    def hook(name: str) -> Any:
+        def take(module: nn.Module, _: Any, output: Any) -> None:
+            index = counts.get(name, 0)
+            counts[name] = index + 1
+            found = list(tensors_in(output))
+            if not name:
+                paths[:] = [path for path, _ in found]
+            parts = []
+            for _, tensor in found:
+                same = (id(tensor), tensor._version)
+                if same not in copies or copies[same][0] is not tensor:
+                    copies[same] = (tensor, tensor.reshape(-1).clone())
+                parts.append(copies[same][1])
+            seen[(name, index)] = parts
+
+        return take
+
+    for name, module in exact.named_modules():
+        module.register_forward_hook(hook(name))
+    leaf = x.double().clone().requires_grad_()
+    with torch.random.fork_rng(devices=[]), sdpa_kernel([SDPBackend.MATH]), torch.enable_grad():
+        _call(exact, leaf * 1, keyword, {k: _cast(v, torch.float64) for k, v in extra.items()})
+        rows: dict[int, Tensor] = {}
+        for tensor in (t for parts in seen.values() for t in parts):
+            if id(tensor) not in rows:
+                rows[id(tensor)] = _rows(tensor, leaf)
+        jacobians = {key: [rows[id(t)] for t in parts] for key, parts in seen.items()}
+    kink = False
+    if work != torch.float64:
+        kink = _rounding_decides(before, x, keyword, extra)
+    return Truth(jacobians, kink, paths)
+
+
+def _rows(output: Tensor, leaf: Tensor) -> Tensor:
+    rows = torch.zeros(output.numel(), leaf.numel(), dtype=torch.float64)
+    if output.requires_grad:
+        for k, value in enumerate(output):
+            (grad,) = torch.autograd.grad(value, leaf, retain_graph=True, allow_unused=True)
+            if grad is not None:
+                rows[k] = grad.reshape(-1)
+    return rows
+
+
+def _rounding_decides(model: nn.Module, x: Tensor, keyword: str | None, extra: Mapping[str, Any]) -> bool:
+    taken = []
+    for dtype in (x.dtype, torch.float64):
+        one = copy.deepcopy(model).to(dtype)
+        with torch.no_grad(), sdpa_kernel([SDPBackend.MATH]), Decisions() as decisions:
+            _call(one, x.to(dtype), keyword, {k: _cast(v, dtype) for k, v in extra.items()})
+        taken.append(decisions)
+    return not taken[0].same_as(taken[1])
