@@ -53,7 +53,7 @@ print([m for m in heavy if m in sys.modules])
     "use", ["", "rankscope.Spectrum.of([[1.0]]).rank(), rankscope.jacobian_rank, rankscope.layers"]
 )
 def test_import_is_cheap(use: str) -> None:
-    for _ in range(3):  # another process may be in the way
+    for _ in range(3):  # processor time: what other processes take does not count
         out = subprocess.run([sys.executable, "-c", SCRIPT.format(use=use)], capture_output=True, text=True, check=True)
         seconds, heavy = out.stdout.splitlines()
         assert heavy == "[]"
