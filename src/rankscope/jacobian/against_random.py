@@ -163,7 +163,7 @@ def against_random(profile: JacobianProfile) -> AgainstRandom:
     widths = [math.prod(profile.input_shape)] if profile.columns.random and profile.input_shape else []
     cuts = sum(layer.true_cut or not known for layer in profile.layers)
     operations, joined, found = 0, 1, []
-    for layer in profile.layers:
+    for layer, row in zip(profile.layers, profile.reading.rows, strict=True):
         stretch = Stretch.of(layer.mixes)
         # the K columns, then the layers' widths
         sizes = extended([columns, *widths], stretch, layer.rows)
@@ -175,8 +175,7 @@ def against_random(profile: JacobianProfile) -> AgainstRandom:
         # the law needs an rtol alone: the convention's own for this layer's shape
         rtol = tolerance.relative((layer.rows, layer.columns), dtype)
         predicted = chain_rank(sizes, rtol)
-        rank = profile.summary(layer)["function_rank"]
-        certified = profile.summary(layer)["certified"]
+        rank, certified = row["function_rank"], row["certified"]
         value = int(rank["value"])
         found.append(
             Compared(

@@ -28,7 +28,7 @@ def plot_profile(
 
     Draw a second profile into the same axes to compare; both need the same cut points.
     """
-    rows = [profile.summary(layer) for layer in profile.layers]
+    rows = list(profile.reading.rows)
     with figure_style():
         if ax is None:
             ax = new_axes(max(3.35, min(TEXT_WIDTH, 0.24 * len(rows) + 1.4)), 2.7)

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
-import statistics
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+import numpy as np
 
 from rankscope._base.encoding import plain
 from rankscope._base.errors import UsageError, nearest
 from rankscope._base.facts import Fact, FactKind
 from rankscope.jacobian.directions import Directions
+from rankscope.jacobian.reading import LayerReading, Reading, read_layer
+from rankscope.jacobian.soft_ranks import SoftRanks, soft_ranks
 from rankscope.slicing import Stretch
 from rankscope.spectra import RankEstimate, Spectrum, Tolerance, ToleranceLike, as_tolerance
 from rankscope.views.sentences import sentence
@@ -42,6 +46,21 @@ class Layer:
     true_cut: bool
     spectra: tuple[Spectrum | None, ...]
     mixes: Stretch | bool = True
+
+    @cached_property
+    def soft(self) -> SoftRanks:
+        """What needs no threshold, one entry an image."""
+        return soft_ranks(self.spectra)
+
+    @cached_property
+    def _readings(self) -> dict[Tolerance, LayerReading]:
+        return {}
+
+    def reading(self, tolerance: Tolerance) -> LayerReading:
+        """Every image's rank as arrays; computed once for each tolerance."""
+        if tolerance not in self._readings:
+            self._readings[tolerance] = read_layer(self.spectra, tolerance)
+        return self._readings[tolerance]
 
     def estimates(self, tolerance: Tolerance) -> list[RankEstimate]:
         """Rank of every image that could be measured."""
@@ -118,6 +137,11 @@ class JacobianProfile:
             raise UsageError(f"{name!r} was not measured: {self.unmeasured[name]}")
         raise UsageError(f"{name!r} is not in this profile; {nearest(name, [x.name for x in self.layers])}")
 
+    @cached_property
+    def reading(self) -> Reading:
+        """The spectra read with the profile's tolerance, once: arrays of shape (cut points, images)."""
+        return Reading(self.layers, self.tolerance)
+
     @property
     def notes(self) -> tuple[str, ...]:
         """The facts as sentences, for people."""
@@ -126,57 +150,19 @@ class JacobianProfile:
     @property
     def function_rank(self) -> tuple[int, ...]:
         """Largest rank over the images (paper, Eq. 3), one integer a measured cut point, in depth order."""
-        return tuple(max((e.value for e in x.estimates(self.tolerance)), default=0) for x in self.layers)
+        return self.reading.function_rank
 
     def rises(self) -> dict[str, int]:
         """True cuts whose function rank exceeds the smallest before them, and by how much.
 
         Exact rank cannot rise along true cuts; numerical rank can (its threshold follows each layer's own σ₁).
         """
-        found: dict[str, int] = {}
-        least: int | None = None
-        for layer, rank in zip(self.layers, self.function_rank, strict=True):
-            if not layer.true_cut:
-                continue
-            if least is not None and rank > least:
-                found[layer.name] = rank - least
-            least = rank if least is None else min(least, rank)
-        return found
+        return dict(self.reading.rises)
 
     def summary(self, layer: Layer) -> dict[str, Any]:
         """What ``profile.json`` holds of one cut point: rank over the images, bounds, flags."""
-        estimates = layer.estimates(self.tolerance)
-        values = [e.value for e in estimates]
-        spectra = [s for s in layer.spectra if s is not None]
-        return {
-            "name": layer.name,
-            "rows": layer.rows,
-            "columns": layer.columns,
-            "rank": {
-                "min": min(values, default=None),
-                "median": statistics.median(values) if values else None,
-                "max": max(values, default=None),
-                "lower": min((e.lower for e in estimates), default=None),
-                "upper": max((e.upper for e in estimates), default=None),
-            },
-            "function_rank": {
-                "value": max(values, default=None),
-                "lower": max((e.lower for e in estimates), default=None),
-                "upper": max((e.upper for e in estimates), default=None),
-            },
-            "true_cut": layer.true_cut,
-            "images": len(estimates),
-            "effective_rank": statistics.median(s.effective_rank for s in spectra) if spectra else None,
-            "stable_rank": statistics.median(s.stable_rank for s in spectra) if spectra else None,
-            "threshold": statistics.median(e.threshold for e in estimates) if estimates else None,
-            "margin": _finite(min((e.margin for e in estimates), default=None)),
-            "near_threshold": max((e.near for e in estimates), default=0),
-            "certified": bool(estimates) and all(e.certified for e in estimates),
-            "error_bound": _finite(max((s.error_bound for s in spectra), default=None)),
-            "zero_images": sum(s.is_zero for s in spectra),
-            "not_finite_images": sum(s is None for s in layer.spectra),
-            "rises_by": self.rises().get(layer.name, 0),
-        }
+        row = self.reading.row(layer)
+        return {**row, "rank": dict(row["rank"]), "function_rank": dict(row["function_rank"])}
 
     def table(self, tolerance: ToleranceLike | None = None) -> pd.DataFrame:
         """One row a cut point, in depth order: sizes, rank over the images, bounds, soft ranks, flags."""
@@ -196,14 +182,15 @@ class JacobianProfile:
         """One row a cut point and image: ``layer``, ``image``, ``rank``, ``lower``, ``upper``, ``margin``."""
         import pandas as pd
 
-        tol = self.tolerance if tolerance is None else as_tolerance(tolerance)
-        rows = []
-        for layer in self.layers:
-            for image, spectrum in zip(self.images, layer.spectra, strict=True):
-                e = None if spectrum is None else spectrum.rank(tol)
-                values = (None,) * 4 if e is None else (e.value, e.lower, e.upper, e.margin)
-                rows.append((layer.name, image, *values))
-        return pd.DataFrame(rows, columns=["layer", "image", "rank", "lower", "upper", "margin"])
+        found = (self if tolerance is None else self.with_tolerance(tolerance)).reading
+        seen = found.rank >= 0
+        ranks = {name: getattr(found, name).astype(object) for name in ("rank", "lower", "upper", "margin")}
+        for values in ranks.values():
+            values[~seen] = None
+        flat = {name: values.ravel().tolist() for name, values in ranks.items()}
+        names = [layer.name for layer in self.layers]
+        frame = {"layer": np.repeat(names, len(self.images)), "image": list(self.images) * len(names), **flat}
+        return pd.DataFrame(frame)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values for JSON; the spectra themselves go to safetensors (``save``)."""
@@ -236,7 +223,7 @@ class JacobianProfile:
             "unmeasured": dict(self.unmeasured),
             "output": self.output,
             "rises": self.rises(),
-            "layers": [{**self.summary(x), **_mixing(x)} for x in self.layers],
+            "layers": [{**row, **_mixing(x)} for x, row in zip(self.layers, self.reading.rows, strict=True)],
         }
 
     def save(self, path: str | Path) -> Path:
@@ -257,6 +244,10 @@ class JacobianProfile:
 
         Raises ``UsageError`` when the tolerance has an absolute part.
         """
+        return self._against_random
+
+    @cached_property
+    def _against_random(self) -> AgainstRandom:
         from rankscope.jacobian.against_random import against_random
 
         return against_random(self)

@@ -33,7 +33,7 @@ def flags(row: dict[str, Any]) -> str:
 
 def profile_text(profile: JacobianProfile) -> str:
     """Header, one line a cut point, and everything that could not be measured or must be known."""
-    rows = [profile.summary(layer) for layer in profile.layers]
+    rows = list(profile.reading.rows)
     width = max([len(r["name"]) for r in rows] + [5])
     kind = "image" if len(profile.input_shape) == 3 else "sample"
     count = f"{len(profile.images)} {kind}{'s' * (len(profile.images) != 1)}"

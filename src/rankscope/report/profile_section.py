@@ -46,8 +46,7 @@ def profile_section(profile: JacobianProfile, *, title: str | None = None, name:
 def rank_table(profile: JacobianProfile, *, caption: str = "Rank of every sub-network") -> Table:
     """Rank over the images, the function rank's bounds, soft ranks, flags."""
     rows = []
-    for layer in profile.layers:
-        row = profile.summary(layer)
+    for row in profile.reading.rows:
         rank, function = row["rank"], row["function_rank"]
         bounds = f"{function['lower']:,} … {function['upper']:,}" if row["certified"] else "none"
         rows.append(
@@ -73,10 +72,10 @@ def conventions_table(profile: JacobianProfile, *, caption: str = "The same spec
         mark = " (used)" if reading.tolerance.name == own else ""
         head += [f"{reading.tolerance.name}{mark}, median", "max", "τ/σ₁"]
     rows: list[list[Any]] = []
-    for layer in profile.layers:
+    for k, layer in enumerate(profile.layers):
         cells: list[Any] = [layer.name]
         for reading in readings:
-            rank = reading.summary(layer)["rank"]
+            rank = reading.reading.rows[k]["rank"]
             shape = (layer.rows, layer.columns)
             relative = reading.tolerance.relative(shape, _torch_dtype(profile.dtype))
             cells += [rank["median"], rank["max"], f"{relative:.1e}" if relative else "–"]
@@ -91,8 +90,7 @@ def image_table(profile: JacobianProfile, *, caption: str = "Rank on every image
     """One row an image, one column a layer."""
     rows = []
     for i, image in enumerate(profile.images[:_MOST_IMAGES]):
-        spectra = [layer.spectra[i] for layer in profile.layers]
-        rows.append((image, *(None if s is None else s.rank(profile.tolerance).value for s in spectra)))
+        rows.append((image, *(int(n) if n >= 0 else None for n in profile.reading.rank[:, i])))
     more = len(profile.images) - _MOST_IMAGES
     note = f"The first {_MOST_IMAGES}; {more:,} more are in profile.safetensors." if more > 0 else ""
     return Table(caption, ("image", *(x.name for x in profile.layers)), rows, folded=True, note=note)

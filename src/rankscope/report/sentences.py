@@ -30,7 +30,7 @@ class Finding:
 
 def findings(profile: JacobianProfile) -> list[Finding]:
     """Results, then cautions, then how to read them."""
-    rows = [profile.summary(layer) for layer in profile.layers]
+    rows = list(profile.reading.rows)
     made = [Finding(t) for t in _results(profile, rows)]
     made += [Finding(t, "caution") for t in _cautions(profile, rows)]
     made += [Finding(t, "meaning") for t in _meanings(profile)]

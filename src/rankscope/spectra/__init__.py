@@ -2,17 +2,20 @@
 
 from rankscope.spectra.certificate import norm_bound, norm_bound_of_lengths
 from rankscope.spectra.gram import accumulate_gram, gram_square_error, spectrum_of_gram
+from rankscope.spectra.ranks import Ranks, count_ranks
 from rankscope.spectra.spectrum import RankEstimate, Spectrum
 from rankscope.spectra.tolerance import EPS32, Tolerance, ToleranceLike, as_tolerance
 
 __all__ = [
     "EPS32",
     "RankEstimate",
+    "Ranks",
     "Spectrum",
     "Tolerance",
     "ToleranceLike",
     "accumulate_gram",
     "as_tolerance",
+    "count_ranks",
     "gram_square_error",
     "norm_bound",
     "norm_bound_of_lengths",

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from rankscope._base.errors import DataError, UsageError
 from rankscope.spectra import measures
+from rankscope.spectra.ranks import count_ranks
 from rankscope.spectra.tolerance import ToleranceLike, as_tolerance
 
 __all__ = ["RankEstimate", "Spectrum"]
@@ -163,29 +164,18 @@ class Spectrum:
         #{σ ≥ τ + (1 + rtol)e} and #{σ ≥ τ − (1 + rtol)e}. A zero matrix has rank 0.
         """
         tol = as_tolerance(tolerance)
-        torch_dtype = getattr(torch, self.dtype, torch.float32)
-        rtol = tol.relative(self.shape, torch_dtype)
-        tau = tol.threshold(self.shape, self.sigma_max, torch_dtype)
-        sigma = self.singular_values
-        kept = sigma > tau if tol.strict else sigma >= tau
-        value = int((kept & (sigma > 0)).sum())
-        certified = not math.isnan(self.error_bound)
-        if certified:
-            slack = (1 + rtol) * self.error_bound
-            # an error of the Gram matrix moves σ₁ too, by at most square_error / σ₁ to first order
-            slack += rtol * self.square_error / self.sigma_max if self.sigma_max else 0.0
-            unit = self.sigma_max or 1.0  # in units of σ₁, so that no square overflows or vanishes
-            squares, error = (sigma / unit) ** 2, self.square_error / unit / unit
-            above = squares - error >= ((tau + slack) / unit) ** 2
-            below = squares + error >= (max(tau - slack, 0.0) / unit) ** 2
-            lower = min(int((above & (sigma > 0)).sum()), value)
-            upper = max(int(below.sum()), value)
-            if self.is_zero and self.error_bound == 0:
-                upper = 0
-        else:
-            lower, upper = 0, min(self.shape)
-        margin = float(np.abs(sigma - tau).min() / tau) if tau > 0 and len(sigma) else math.inf
-        return RankEstimate(value, lower, upper, tau, margin, tol.name, self.dtype, certified)
+        errors = np.array([self.error_bound]), np.array([self.square_error])
+        found = count_ranks(self.singular_values[None], self.shape, self.dtype, *errors, tol)
+        return RankEstimate(
+            value=int(found.value[0]),
+            lower=int(found.lower[0]),
+            upper=int(found.upper[0]),
+            threshold=float(found.threshold[0]),
+            margin=float(found.margin[0]),
+            tolerance=tol.name,
+            dtype=self.dtype,
+            certified=bool(found.certified[0]),
+        )
 
     def stability_radius(self, tolerance: ToleranceLike = "paper", *, direction: Any = None) -> float:
         """Theorem 1's δ_max: no perturbation δ·D with δ < δ_max changes the numerical rank.
