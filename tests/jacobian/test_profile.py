@@ -123,7 +123,9 @@ def test_tables(profile: JacobianProfile) -> None:
     frame = profile.table()
     assert list(frame.layer) == [x.name for x in profile.layers]
     assert tuple(frame.function_rank) == profile.function_rank == tuple(frame["max"])
-    assert list(frame["effective_rank"]) == [sorted(s.effective_rank for s in x.spectra)[1] for x in profile.layers]
+    # sums of the same terms in another order
+    middle = [sorted(s.effective_rank for s in x.spectra)[1] for x in profile.layers]
+    assert list(frame["effective_rank"]) == pytest.approx(middle, rel=1e-13)
     per_image = profile.per_image("reference")
     assert len(per_image) == 3 * len(profile.layers)
     assert per_image["rank"].tolist() == [s.rank("reference").value for x in profile.layers for s in x.spectra]
