@@ -13,6 +13,7 @@ from matplotlib.figure import Figure
 from torch import nn
 
 import rankscope as rs
+from rankscope.jacobian.directions import Directions
 from rankscope.jacobian.profile import Layer
 
 K = 40
@@ -28,7 +29,8 @@ def layer(name: str, rows: int, rank: int, *, true_cut: bool = True, columns: in
 
 def profile(*layers: Layer) -> rs.JacobianProfile:
     return rs.JacobianProfile(
-        model="net", layers=layers, images=("sample 0",), tolerance=rs.Tolerance.paper(), columns=f"all (K = {K})",
+        model="net", layers=layers, images=("sample 0",), tolerance=rs.Tolerance.paper(),
+        columns=Directions("all", K, "all"),
         background="image", device="cpu", dtype="float32", versions={}, input_shape=(K,),
     )  # fmt: skip
 
