@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-__all__ = ["COLOURS", "COLUMN_WIDTH", "TEXT_WIDTH", "figure_style", "new_axes", "whole_ticks"]
+__all__ = ["COLOURS", "COLUMN_WIDTH", "TEXT_WIDTH", "figure_style", "new_axes", "plain_text", "whole_ticks"]
 
 # Okabe and Ito's palette, black first
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
@@ -31,6 +31,8 @@ _STYLE: Any = {
     "lines.markersize": 3.5,
     "figure.dpi": 150,
     "savefig.dpi": 300,
+    "text.usetex": False,
+    "text.parse_math": True,
     "svg.fonttype": "none",
     "svg.hashsalt": "rankscope",
 }
@@ -53,6 +55,22 @@ def new_axes(width: float = COLUMN_WIDTH, height: float = 2.4) -> Axes:
     figure = Figure(figsize=(width, height), layout="constrained")
     FigureCanvasAgg(figure)
     return figure.add_subplot()
+
+
+def plain_text(text: str, most: int = 40) -> str:
+    """A text of the user's (a module's, class's or file's name) as matplotlib draws it letter by letter.
+
+    Dollar signs start no formula, a leading underscore does not hide a legend's entry, what no font and no SVG file can
+    hold is replaced, and what is longer than ``most`` characters loses its middle.
+
+    >>> print(plain_text("$x$"), plain_text("layer" * 20, 13))
+    \\$x\\$ layerl…rlayer
+    """
+    seen = "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in str(text))
+    if len(seen) > most:
+        seen = f"{seen[: most // 2]}…{seen[len(seen) - (most - 1) // 2 :]}"
+    seen = seen.replace("$", r"\$")
+    return f"\N{HAIR SPACE}{seen}" if seen.startswith("_") else seen
 
 
 def whole_ticks(ax: Axes) -> None:

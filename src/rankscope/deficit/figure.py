@@ -9,6 +9,7 @@ from typing import Any
 from matplotlib.figure import Figure
 
 from rankscope._base.errors import UsageError
+from rankscope._base.style import plain_text
 from rankscope.deficit.table import ClassDependency
 
 __all__ = ["draw_dependence", "draw_star"]
@@ -76,6 +77,7 @@ def draw_star(row: ClassDependency, axes: Any, *, most: int = 8) -> int:
 
 
 def _label(axes: object, x: float, y: float, name: str, colour: str, size: float) -> None:
-    text = textwrap.fill(name, 14, max_lines=2, placeholder="…")
+    lines = textwrap.wrap(name, 14, max_lines=2, placeholder="…")
+    text = "\n".join(map(plain_text, lines))
     box = {"boxstyle": "round,pad=0.3", "facecolor": "white", "edgecolor": colour, "linewidth": 0.9}
     axes.text(x, y, text, fontsize=size, ha="center", va="center", bbox=box, zorder=4)  # type: ignore[attr-defined]

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from rankscope._base.style import plain_text
+
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
@@ -46,7 +48,7 @@ def plot_curves(results: Sequence[tuple[str, ClassificationDimension]], *, ax: A
     for number, (label, result) in enumerate(results):
         colour, dash = COLOURS[number % len(COLOURS)], _DASHES[number // len(COLOURS) % len(_DASHES)]
         k = np.arange(1, len(result.curve) + 1)
-        ax.plot(k, unit * result.curve, color=colour, linestyle=dash, linewidth=1.4, label=label)
+        ax.plot(k, unit * result.curve, color=colour, linestyle=dash, linewidth=1.4, label=plain_text(label))
         if result.top5 is not None and len(results) == 1:
             ax.plot(k, unit * result.top5, color=COLOURS[1], linestyle=_DASHES[1], linewidth=1.2, label="top-5")
         if result.interval and len(results) == 1:
@@ -114,7 +116,7 @@ def plot_profile(profile: FeatureProfile, *, ax: Any = None) -> Figure:
     ax.yaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0) if narrow else (1.0,)))
     ax.yaxis.set_major_formatter(FuncFormatter(lambda v, _: f"{v:,g}"))
     ax.yaxis.set_minor_formatter(NullFormatter())
-    ax.set_xticks(x, names, rotation=60, ha="right", fontsize=6)
+    ax.set_xticks(x, [plain_text(name) for name in names], rotation=60, ha="right", fontsize=6)
     ax.set_ylabel("dimensions", fontsize=8)
     ax.set_xlabel("cut point, in order of depth", fontsize=8)
     ax.legend(fontsize=6.5, frameon=False, ncols=2, loc="lower left", bbox_to_anchor=(0, 1))

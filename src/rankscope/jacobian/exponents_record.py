@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rankscope._base.facts import Fact
-from rankscope._base.style import COLOURS, figure_style, new_axes
+from rankscope._base.style import COLOURS, figure_style, new_axes, plain_text
 from rankscope.views.sentences import note, sentence
 
 if TYPE_CHECKING:
@@ -175,12 +175,12 @@ class ChainExponents:
             if len(values) > 1 and shown.any():
                 ax.fill_between(k, values.min(0), values.max(0), color=COLOURS[0], alpha=0.2, linewidth=0)
             few = len(k) <= 40
-            ax.plot(k, values.mean(0), color=COLOURS[0], marker="o" if few else None, label=self.model)
+            ax.plot(k, values.mean(0), color=COLOURS[0], marker="o" if few else None, label=plain_text(self.model))
             ax.axhline(0, color="#777777", linewidth=0.7, linestyle=(0, (4, 2)))
             of = "" if self.complete else f" of {self.width:,}"
             ax.set_xlabel(f"index k (the leading {len(k)}{of})" if of else "index k")
             ax.set_ylabel("exponent λ_k (nats per block)".replace("λ_k", "$λ_k$"))
-            title = f"{self.model}: {len(self.blocks)} blocks of width {self.width:,}"
+            title = f"{plain_text(self.model, 80)}: {len(self.blocks)} blocks of width {self.width:,}"
             ax.set_title("\n".join(_lines(title, 40)), loc="left")  # a column's width
         return ax
 

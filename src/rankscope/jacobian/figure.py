@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from rankscope._base.style import COLOURS, TEXT_WIDTH, figure_style, new_axes
+from rankscope._base.style import COLOURS, TEXT_WIDTH, figure_style, new_axes, plain_text
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -37,7 +37,7 @@ def plot_profile(
         x = np.arange(len(rows))
         top = np.array([r["function_rank"]["value"] for r in rows], dtype=float)
         low = np.array([r["rank"]["min"] for r in rows], dtype=float)
-        text = label or f"{profile.model} ({profile.tolerance.name})"
+        text = plain_text(label or f"{profile.model} ({profile.tolerance.name})", 60)
         marker = "osD^v"[number % 5]
         (line,) = ax.plot(x, top, marker=marker, color=colour, label=text, zorder=3, clip_on=False)
         line.set_gid("function rank")
@@ -63,7 +63,7 @@ def plot_profile(
             ax.scatter(x[branches], top[branches], marker="x", s=22, color="#000000", zorder=5, linewidths=0.9)
         _frame(ax, [r["name"] for r in rows], float(top.max(initial=1)))
         _legend(ax, len(profile.images), rising=bool(rising), branches=bool(branches))
-        ax.set_title(f"{profile.columns}, tolerance {profile.tolerance.name}", loc="left")
+        ax.set_title(plain_text(f"{profile.columns}, tolerance {profile.tolerance.name}", 80), loc="left")
     return ax
 
 
@@ -75,7 +75,9 @@ def plot_against_random(compared: AgainstRandom, *, ax: Axes | None = None) -> A
             ax = new_axes(max(3.35, min(TEXT_WIDTH, 0.24 * len(layers) + 1.4)), 2.7)
         x = np.arange(len(layers))
         top = [entry.measured for entry in layers]
-        (line,) = ax.plot(x, top, marker="o", color=COLOURS[0], label=compared.model, zorder=3, clip_on=False)
+        (line,) = ax.plot(
+            x, top, marker="o", color=COLOURS[0], label=plain_text(compared.model, 60), zorder=3, clip_on=False
+        )
         line.set_gid("function rank")
         _draw_random(ax, [entry.predicted for entry in layers], "#000000")
         _frame(ax, [entry.name for entry in layers], max(top))
@@ -102,10 +104,12 @@ def _draw_random(ax: Axes, predicted: list[float], colour: str) -> None:
 
 
 def _frame(ax: Axes, names: list[str], highest: float) -> None:
-    ax.set_xticks(np.arange(len(names)), names, rotation=60, ha="right", rotation_mode="anchor")
+    ax.set_xticks(
+        np.arange(len(names)), [plain_text(name) for name in names], rotation=60, ha="right", rotation_mode="anchor"
+    )
     ax.set_xlim(-0.4, len(names) - 0.6)
     ax.set_ylim(bottom=0, top=max(ax.get_ylim()[1], highest * 1.06))
-    ax.set_xlabel("sub-network, from the input to")
+    ax.set_xlabel("layer")
     ax.set_ylabel("Jacobian rank")
 
 

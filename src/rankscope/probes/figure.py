@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from rankscope._base.errors import UsageError
-from rankscope._base.style import COLOURS, COLUMN_WIDTH, TEXT_WIDTH, figure_style, new_axes, whole_ticks
+from rankscope._base.style import COLOURS, COLUMN_WIDTH, TEXT_WIDTH, figure_style, new_axes, plain_text, whole_ticks
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -59,7 +59,7 @@ def plot_probes(results: Sequence[ProbeResult], *, ax: Axes | None = None) -> Ax
                 )
         limit = results[0].sample_limit
         ax.axvline(limit, color="#000000", linestyle=(0, (4, 3)), linewidth=0.7, label=f"sample limit {limit:,}")
-        ax.set_yticks(y, [r.label for r in results])
+        ax.set_yticks(y, [plain_text(r.label) for r in results])
         ax.tick_params(axis="y", length=0)
         ax.set_ylim(len(results) - 0.4, -0.6)
         ax.set_xlim(left=0)
@@ -118,7 +118,7 @@ def _draw_remedies(result: RemedyResult, ax: Axes, quantity: str) -> None:
             color=colour,
             marker="os^vDP*"[i % 7],
             markevery=(first, every),
-            label=curve.label,
+            label=plain_text(curve.label),
             zorder=3,
             clip_on=False,
         )

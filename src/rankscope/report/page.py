@@ -62,7 +62,9 @@ class Page:
     def html(self) -> str:
         """The page. Every text is escaped; figures alone are markup."""
         made = datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d %H:%M UTC")
-        return _template().render(page=self, made=made)
+        text = _template().render(page=self, made=made)
+        # a file's name may hold what is no Unicode
+        return text.encode("utf-8", "replace").decode()
 
 
 @lru_cache(maxsize=1)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from rankscope._base.style import COLOURS, TEXT_WIDTH, new_axes, whole_ticks
+from rankscope._base.style import COLOURS, TEXT_WIDTH, new_axes, plain_text, whole_ticks
 from rankscope.reproduce.networks import PAPER_NETWORKS
 
 if TYPE_CHECKING:
@@ -38,7 +38,7 @@ def draw_ranks(values: pd.DataFrame, letter: str, words: str, convention: str, b
         part = shown[shown["network"] == name]
         x = part["index"].to_numpy() + (k - (len(names) - 1) / 2) * width
         rank = part["rank"].to_numpy(dtype=float)
-        ax.bar(x, rank, width=width * 0.92, color=COLOURS[k % len(COLOURS)], label=name, linewidth=0)
+        ax.bar(x, rank, width=width * 0.92, color=COLOURS[k % len(COLOURS)], label=plain_text(name), linewidth=0)
         spread = rank - part["min"].to_numpy(dtype=float)
         some = spread > 0  # images that agree have nothing to draw
         if some.any():

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from rankscope._base.style import COLOURS, TEXT_WIDTH
+from rankscope._base.style import COLOURS, TEXT_WIDTH, plain_text
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -70,7 +70,7 @@ def draw_curves(values: pd.DataFrame, marks: dict[str, dict[str, Any]]) -> Figur
         ax.set_xticks([1, 5, 20, 50, 100])
         ax.minorticks_off()
         ax.set_ylim(bottom=0)
-        ax.set_title(name, loc="left")
+        ax.set_title(plain_text(name), loc="left")
         if k // across == down - 1 or k + across >= len(names):
             ax.set_xlabel("top k % of components (√ scale)")
         if k % across == 0:

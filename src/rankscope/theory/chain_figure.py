@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from rankscope._base.errors import DataError
-from rankscope._base.style import COLOURS, whole_ticks
+from rankscope._base.style import COLOURS, plain_text, whole_ticks
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -63,7 +63,7 @@ def plot_chain(profile: ChainProfile, ax: Axes | None) -> Axes:
     ax.set_ylim(0, profile.width * 1.03)
     ax.set_xlabel("depth (layers)", fontsize=8)
     ax.set_ylabel("dimensions", fontsize=8)
-    ax.set_title("\n".join(textwrap.wrap(profile.title, 46)), fontsize=8)
+    ax.set_title("\n".join(plain_text(line, 60) for line in textwrap.wrap(profile.title, 46)), fontsize=8)
     ax.tick_params(labelsize=7)
     ax.spines[["top", "right"]].set_visible(False)
     # below the axes: inside, some curve of some block runs through any corner
