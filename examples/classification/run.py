@@ -2,7 +2,7 @@
 
     python examples/classification/run.py [--out DIR] [--small]
 
-Writes classification.png, classification.csv (accuracy at every number of components, both conventions),
+Writes classification.png, classification.csv (accuracy at every number of components, both projections),
 classification.json and head.pt, the classifier cut down to those components. A few seconds on one CPU core; --small:
 150 digits.
 """
@@ -70,19 +70,19 @@ def main() -> None:
     measured = rs.collect(network, held_out, cut_points=[], out=arguments.out / "held-out")
     fitted = rs.collect(network, train, cut_points=[], out=arguments.out / "train")
     results, tables = {}, []
-    for convention in ("paper", "centred"):
+    for projection in ("uncentred", "centred"):
         # the axes come from the training set, the accuracy from digits that training never saw
-        results[convention] = rs.classification_dimension(
+        results[projection] = rs.classification_dimension(
             measured.features,
             measured.labels,
             measured.head,
             logits=measured.logits,
             fit_features=fitted.features,
-            convention=convention,
+            projection=projection,
         )
-        print(f"\n{results[convention]}")
-        table = results[convention].curve_table()
-        table.insert(0, "convention", convention)
+        print(f"\n{results[projection]}")
+        table = results[projection].curve_table()
+        table.insert(0, "projection", projection)
         tables.append(table)
     found = results["paper"]
     small_head = found.head()

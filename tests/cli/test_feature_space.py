@@ -75,9 +75,9 @@ def test_clsdim(collected: Path, tmp_path: Path, capsys: pytest.CaptureFixture[s
     }  # fmt: skip
     curve = list(csv.DictReader((tmp_path / "new" / "clsdim-curve.csv").open()))
     assert len(curve) == 64
-    assert run("clsdim", collected, "--convention", "centred", "--retain", "0.5", "--out", tmp_path, "--json") == 0
+    assert run("clsdim", collected, "--projection", "centred", "--retain", "0.5", "--out", tmp_path, "--json") == 0
     other = json.loads(capsys.readouterr().out)
-    assert other["convention"] == "centred"
+    assert other["projection"] == "centred"
     assert other["dimension"] < record["dimension"]
 
 
@@ -156,7 +156,7 @@ def test_refusals(collected: Path, tmp_path: Path, capsys: pytest.CaptureFixture
     refused(capsys, 1, "there is no 'nowhere'", "collect", "digits", "--data", "nowhere", "--out", new)
     refused(capsys, 1, "no collected run", "clsdim", tmp_path / "none")
     refused(capsys, 1, "holds no collected run .no manifest.json.; make one .* rankscope collect", "clsdim", tmp_path)
-    refused(capsys, 2, "unknown convention 'papr'", "clsdim", collected, "--convention", "papr", "--out", new)
+    refused(capsys, 2, "projection", "clsdim", collected, "--projection", "papr", "--out", new)
     refused(capsys, 2, "'x' is no class", "deficit", collected, "--classes", "x", "--out", new)
     refused(capsys, 2, "unknown reduce 'mean'", "features", "digits", "--data", "digits", "--reduce", "mean", "--out",
             new)  # fmt: skip

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import json
+import math
 
 import numpy as np
 import pytest
 import torch
 from torch import nn
 
-from rankscope._base.errors import DataError, MeasurementError, UsageError
+from rankscope._base.errors import DataError, MeasurementError, ModelError, UsageError
 from rankscope.features import accuracy_curve, classification_dimension, sweep
 from rankscope.features.accuracy_curve import RankSweep, rank_of_label
 
@@ -28,13 +30,13 @@ def planted(n=600, d=24, c=12, seed=0, noise=1.0, offset=1.0):
     return x, y, head
 
 
-def naive(x, y, weight, bias, *, convention="paper", fit=None):
+def naive(x, y, weight, bias, *, projection="uncentred", fit=None):
     """Accuracy at each k by scikit-learn's PCA and a projection matrix, in float64."""
     from sklearn.decomposition import PCA
 
     x64, w, b = x.double().numpy(), weight.detach().double().numpy(), bias.detach().double().numpy()
     pca = PCA(svd_solver="full").fit(x64 if fit is None else fit.double().numpy())
-    mean = pca.mean_ if convention == "centred" else np.zeros(x64.shape[1])
+    mean = pca.mean_ if projection == "centred" else np.zeros(x64.shape[1])
     top1, top5 = [], []
     for k in range(1, x64.shape[1] + 1):
         q = pca.components_[:k]
@@ -44,13 +46,13 @@ def naive(x, y, weight, bias, *, convention="paper", fit=None):
     return np.array(top1), np.array(top5)
 
 
-@pytest.mark.parametrize("convention", ["paper", "centred"])
+@pytest.mark.parametrize("projection", ["uncentred", "centred"])
 @pytest.mark.parametrize("apart", [False, True])
-def test_curve_is_that_of_projecting_again_at_each_k(convention, apart):
+def test_curve_is_that_of_projecting_again_at_each_k(projection, apart):
     x, y, head = planted()
     fit = planted(seed=5)[0] if apart else None
-    found = classification_dimension(x, y, head, convention=convention, fit_features=fit, bootstrap=0)
-    top1, top5 = naive(x, y, head.weight, head.bias, convention=convention, fit=fit)
+    found = classification_dimension(x, y, head, projection=projection, fit_features=fit, bootstrap=0)
+    top1, top5 = naive(x, y, head.weight, head.bias, projection=projection, fit=fit)
     np.testing.assert_allclose(found.curve, top1, atol=1e-12)
     np.testing.assert_allclose(found.top5, top5, atol=1e-12)
     full = float((head(x).argmax(1) == y).float().mean())
@@ -61,11 +63,11 @@ def test_curve_is_that_of_projecting_again_at_each_k(convention, apart):
     assert 1 < found.dimension < found.ambient == 24
 
 
-def test_conventions_and_separate_axes_give_different_curves():
+def test_projections_and_separate_axes_give_different_curves():
     x, y, head = planted(offset=3.0)
     curves = [
         classification_dimension(x, y, head, bootstrap=0).curve,
-        classification_dimension(x, y, head, bootstrap=0, convention="centred").curve,
+        classification_dimension(x, y, head, bootstrap=0, projection="centred").curve,
         classification_dimension(x, y, head, bootstrap=0, fit_features=planted(seed=5)[0]).curve,
     ]
     assert not np.array_equal(curves[0], curves[1])
@@ -164,8 +166,8 @@ def test_bootstrap_interval_is_that_of_resampling_and_measuring_again():
 
 def test_any_callable_gives_what_its_linear_twin_gives():
     x, y, head = planted(n=240)
-    fast = classification_dimension(x, y, head, convention="centred", bootstrap=10)
-    slow = classification_dimension(x, y, lambda rows: head(rows), convention="centred", bootstrap=10)
+    fast = classification_dimension(x, y, head, projection="centred", bootstrap=10)
+    slow = classification_dimension(x, y, lambda rows: head(rows), projection="centred", bootstrap=10)
     np.testing.assert_allclose(slow.curve, fast.curve, atol=1 / 240)
     np.testing.assert_allclose(slow.top5, fast.top5, atol=1 / 240)
     assert slow.dimension == fast.dimension
@@ -176,9 +178,9 @@ def test_any_callable_gives_what_its_linear_twin_gives():
 def test_any_scorer():
     x, y, head = planted(n=240)
     score = lambda rows, labels: float((head(rows).argmax(1) == labels).double().mean())  # noqa: E731
-    for convention in ("paper", "centred"):
-        by_score = classification_dimension(x, y, scorer=score, convention=convention)
-        by_head = classification_dimension(x, y, head, convention=convention, bootstrap=0)
+    for projection in ("uncentred", "centred"):
+        by_score = classification_dimension(x, y, scorer=score, projection=projection)
+        by_head = classification_dimension(x, y, head, projection=projection, bootstrap=0)
         np.testing.assert_allclose(by_score.curve, by_head.curve, atol=1 / 240)
         assert (by_score.dimension, by_score.interval, by_score.top5) == (by_head.dimension, None, None)
     with pytest.raises(MeasurementError, match=r"full score is -1; .*positive"):
@@ -197,10 +199,10 @@ def test_stopping_at_the_crossing_changes_nothing_before_it(monkeypatch):
         np.testing.assert_allclose(early.curve, whole.curve[: len(early.curve)], atol=1 / 480)
 
 
-@pytest.mark.parametrize("convention", ["paper", "centred"])
-def test_truncated_head_is_the_projected_classifier(convention):
+@pytest.mark.parametrize("projection", ["uncentred", "centred"])
+def test_truncated_head_is_the_projected_classifier(projection):
     x, y, head = planted(offset=2.0)
-    found = classification_dimension(x, y, head, convention=convention, bootstrap=0)
+    found = classification_dimension(x, y, head, projection=projection, bootstrap=0)
     for k in (1, found.dimension, 24):
         small = found.head(k)
         accuracy = float((small(x).argmax(1) == y).double().mean())
@@ -233,7 +235,7 @@ def test_head_is_checked_against_stored_logits():
     with pytest.raises(DataError, match="599 rows of logits for 600 samples"):
         classification_dimension(x, y, head, logits=logits[1:], bootstrap=0)
     logits[3, 3] = torch.nan
-    with pytest.raises(DataError, match="differ by up to nan"):
+    with pytest.raises(DataError, match="the stored logits of sample 3 hold a NaN"):
         classification_dimension(x, y, head, logits=logits, bootstrap=0)
 
 
@@ -252,7 +254,7 @@ BAD_DATA = {
     "not a matrix": (lambda x, y, h: (x[None], y, h), r"samples × dimensions\); this has shape \(1, 120, 24\)"),
     "empty": (lambda x, y, h: (x[:0], y[:0], h), "features is empty"),
     "complex": (lambda x, y, h: (x + 0j, y, h), "complex64; give real"),
-    "head of one output": (lambda x, y, h: (x, y, lambda r: r[:, 0]), r"must return logits .* it gave \(2,\)"),
+    "head of one output": (lambda x, y, h: (x, y, lambda r: r[:, 0]), r"must return logits .* it gave \(120,\)"),
 }
 
 
@@ -276,7 +278,7 @@ def test_absent_classes_can_be_allowed():
     [
         ({"retain": 0.0}, "retain is 0.0"),
         ({"retain": 1.01}, "retain is 1.01"),
-        ({"convention": "centered"}, "did you mean 'centred'"),
+        ({"projection": "centered"}, "did you mean 'centred'"),
         ({"bootstrap": -1}, "bootstrap is -1"),
         ({"scorer": lambda *_: 1.0}, "either a head"),
         ({"head": None}, "either a head"),
@@ -365,3 +367,144 @@ def test_a_whole_model_brings_its_own_head():
     assert whole.curve.tolist() == alone.curve.tolist()
     with pytest.raises(DataError, match="the head takes features of width 10, these have 7"):
         classification_dimension(torch.randn(60, 7), labels, net, bootstrap=0)
+
+
+def clusters(n=600, d=32, classes=5, seed=0, dtype=torch.float32):
+    """Features, a two-layer head of fixed random weights, and the labels that it gives."""
+    torch.manual_seed(seed)
+    head = nn.Sequential(nn.Linear(d, d), nn.ReLU(), nn.Linear(d, classes))
+    x = torch.randn(n, d, dtype=dtype)
+    return x, head
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float64])
+def test_f1_a_head_in_another_precision_is_taken_whole(dtype):
+    """Dimension and accuracy of the same weights in float32, by projecting again at every k."""
+    x, head = clusters()
+    head = head.to(dtype)
+    exact = copy.deepcopy(head).double()
+    with torch.no_grad():
+        y = exact(x.double()).argmax(1)
+    found = classification_dimension(x, y, head, bootstrap=0)
+    centred = x.double() - x.double().mean(0)
+    q = torch.linalg.eigh(centred.T @ centred).eigenvectors.flip(1)
+    with torch.no_grad():
+        curve = [
+            float((exact(x.double() @ q[:, :k] @ q[:, :k].T).argmax(1) == y).double().mean()) for k in range(1, 33)
+        ]
+    np.testing.assert_allclose(found.curve, curve, atol=3 / len(x))  # float32 ties of a few samples
+    assert found.full_accuracy > 0.99
+    assert {p.dtype for p in head.parameters()} == {dtype}
+
+
+def test_f16_dropout_and_batch_statistics_are_off_and_the_head_stays_as_it_was():
+    x, head = clusters()
+    head = nn.Sequential(nn.Dropout(0.5), head[0], nn.BatchNorm1d(32), nn.ReLU(), head[2]).train()
+    with torch.no_grad():
+        head[2].running_mean.normal_()
+    before = {key: value.clone() for key, value in head.state_dict().items()}
+    y = copy.deepcopy(head).eval()(x).argmax(1)
+    one, other = (classification_dimension(x, y, head, bootstrap=0, allow_absent=True) for _ in range(2))
+    assert one.full_accuracy == 1.0
+    np.testing.assert_array_equal(one.curve, other.curve)
+    assert all(module.training for module in head.modules())
+    for key, value in head.state_dict().items():
+        torch.testing.assert_close(value, before[key], rtol=0, atol=0)
+
+
+def test_f16_functions_that_are_random_or_mix_samples_are_named():
+    x, head = clusters()
+    y = head(x).argmax(1)
+    random = nn.Sequential(nn.Dropout(0.5), head).train()
+    with pytest.raises(ModelError, match="differs from call to call; put the modules it calls into evaluation mode"):
+        classification_dimension(x, y, lambda rows: random(rows))
+    mixing = nn.Sequential(nn.BatchNorm1d(32, track_running_stats=False), head)
+    with pytest.raises(ModelError, match="depends on the other samples of a batch"):
+        classification_dimension(x, y, lambda rows: mixing(rows))
+    with pytest.raises(ModelError, match="the head fails on float32 features"):
+        classification_dimension(x, y, lambda rows: head.double()(rows))
+
+
+@pytest.mark.parametrize("part", ["weight", "bias"])
+@pytest.mark.parametrize("bad", [float("nan"), float("inf")])
+def test_f2_a_head_with_nan_is_named(part, bad):
+    x = torch.randn(50, 4)
+    head = nn.Linear(4, 3)
+    with torch.no_grad():
+        getattr(head, part)[1] = bad
+    y = torch.arange(50) % 3
+    for given in (head, (head.weight, head.bias)):
+        with pytest.raises(DataError, match=rf"the head's {part} holds a NaN or infinite value \(class 1\)"):
+            classification_dimension(x, y, given)
+    with pytest.raises(DataError, match="the head gives a NaN or infinite logit for sample 0"):
+        classification_dimension(x, y, lambda rows: head(rows))
+
+
+def test_f2_a_nan_for_some_inputs_never_counts_as_right():
+    x, y = torch.randn(50, 4).abs() + 1, torch.arange(50) % 2
+    weight = torch.randn(4, 2)
+
+    def late(rows):  # NaN on every projection, since only the features themselves have a norm above the limit
+        return torch.where((rows - x[: len(rows)]).abs().amax(1, keepdim=True) < 1e-4, rows @ weight, torch.nan)
+
+    ranks = rank_of_label(torch.tensor([[float("nan"), 1.0], [0.0, float("nan")]]), torch.tensor([0, 0]))
+    assert (ranks > 0).all()
+    with pytest.raises(DataError, match="logit for sample 7"):
+        classification_dimension(x, y, lambda rows: torch.where(rows[:, :1] == x[7, 0], torch.nan, rows @ weight))
+    found = classification_dimension(x, y, scorer=lambda rows, _: 1.0 if torch.equal(rows, x) else math.nan)
+    assert (found.dimension, bool(np.isinf(found.curve).all())) == (4, True)
+
+
+@pytest.mark.parametrize("mean", [1e3, 1e6])
+def test_f8_float64_features_keep_their_digits(mean):
+    g = torch.Generator().manual_seed(0)
+    x = mean + 0.05 * torch.randn(300, 8, generator=g, dtype=torch.float64)
+    weight = torch.randn(5, 8, generator=g, dtype=torch.float64)
+    bias = -weight @ torch.full((8,), mean, dtype=torch.float64)
+    y = ((x - mean) @ weight.T).argmax(1)
+    for projection in ("uncentred", "centred"):
+        found = classification_dimension(x, y, (weight, bias), projection=projection, bootstrap=0)
+        assert found.full_accuracy == found.curve[-1] == 1.0
+    made = found.head(8)(x).argmax(1)
+    assert bool((made == y).all())
+
+
+def skewed():
+    """95 % of 2,000 samples in class 0 of 10, told apart by 9 directions of falling variance."""
+    g = torch.Generator().manual_seed(0)
+    y = torch.where(torch.arange(2000) < 1900, 0, torch.arange(2000) % 9 + 1)
+    axes = torch.linalg.qr(torch.randn(20, 20, generator=g)).Q
+    centres = torch.cat([torch.zeros(1, 20), 6 * torch.diag(torch.linspace(1.0, 0.8, 9)) @ axes[:, :9].T])
+    x = centres[y] + 0.01 * torch.randn(2000, 20, generator=g)
+    return x, y, (2 * centres, -centres.square().sum(1))
+
+
+def test_f14_the_majority_share_is_named_and_balanced_accuracy_offered():
+    x, y, head = skewed()
+    plain = classification_dimension(x, y, head)
+    assert plain.dimension == 1
+    assert plain.notes[0].startswith(
+        "the dimension says little: always answering class 0 gives 95.00% of the samples, and 95.00%"
+    )
+    assert 'accuracy="balanced"' in plain.notes[0]
+    found = classification_dimension(x, y, head, accuracy="balanced")
+    sk = pytest.importorskip("sklearn.metrics").balanced_accuracy_score
+    centred = x.double() - x.double().mean(0)
+    q = torch.linalg.eigh(centred.T @ centred).eigenvectors.flip(1)
+    for k in (1, 4, 7, 8, 9, 20):
+        made = (x.double() @ q[:, :k] @ q[:, :k].T @ head[0].T.double() + head[1].double()).argmax(1)
+        assert found.curve[k - 1] == pytest.approx(sk(y, made), abs=1e-2)
+    assert found.dimension >= 8
+    assert found.interval[0] <= found.dimension <= found.interval[1]
+    assert found.notes == ()
+    assert "balanced accuracy kept" in str(found)
+
+
+def test_f13_an_accuracy_at_chance_is_named_first():
+    x, y = torch.randn(300, 6), torch.arange(300) % 3
+    x[:, 0] += 5 * y
+    head = (torch.zeros(3, 6), torch.tensor([1.0, 0.0, 0.0]))
+    found = classification_dimension(x, y, head)
+    assert found.notes[0].startswith("accuracy is at chance: 33.33%, where always answering class 0 gives 33.33%")
+    with pytest.raises(UsageError, match="accuracy is 'balanced', but scorer= says"):
+        classification_dimension(x, y, scorer=lambda a, b: 1.0, accuracy="balanced")

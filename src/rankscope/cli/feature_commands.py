@@ -61,6 +61,7 @@ RunArgument = Annotated[
         show_default=False,
     ),
 ]
+AccuracyOption = Annotated[str, typer.Option(help="overall, or balanced: the mean of the accuracies of the classes.")]
 ResultOption = Annotated[
     Path | None, typer.Option("--out", metavar="DIR", help="Folder for the results; default: RUN itself, or runs/FILE.")
 ]
@@ -180,7 +181,8 @@ def clsdim_command(
         Path | None, typer.Option(metavar="FILE", help="weight and bias of the final layer, beside features.")
     ] = None,
     retain: Annotated[float, typer.Option(help="Share of the full accuracy to keep.")] = 0.95,
-    convention: Annotated[str, typer.Option(help="paper, or centred.")] = "paper",
+    projection: Annotated[str, typer.Option(help="uncentred (as published), or centred.")] = "uncentred",
+    accuracy: AccuracyOption = "overall",
     allow_absent: Annotated[bool, typer.Option("--allow-absent", help="Accept classes without a sample.")] = False,
     device: DeviceOption = "auto",
     out: ResultOption = None,
@@ -195,7 +197,8 @@ def clsdim_command(
         labels=labels,
         head=head,
         retain=retain,
-        convention=convention,
+        projection=projection,
+        accuracy=accuracy,
         allow_absent=allow_absent,
         out=out,
         device=device,

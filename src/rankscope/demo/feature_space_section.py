@@ -104,8 +104,8 @@ def classification_section(context: Context) -> Measured:
         tables=[
             Table(
                 "Classification dimension",
-                ("dimension", "low", "high", "ambient", "accuracy", "full accuracy", "convention"),
-                [(found.dimension, low, high, found.ambient, found.accuracy, found.full_accuracy, found.convention)],
+                ("dimension", "low", "high", "ambient", "accuracy", "full accuracy", "projection"),
+                [(found.dimension, low, high, found.ambient, found.accuracy, found.full_accuracy, found.projection)],
             ),
             Table(
                 "Accuracy at every number of components",

@@ -25,7 +25,7 @@ def first_bad_row(rows: torch.Tensor) -> int | None:
 
 
 def as_matrix(values: Any, name: str, *, device: torch.device | str | None = None) -> torch.Tensor:
-    """(N, d) float32 on ``device`` from a tensor or array; float64 is rounded. Rows are samples.
+    """(N, d) on ``device`` from a tensor or array; float32, or float64 where there are more digits. Rows are samples.
 
     Raises
     ------
@@ -39,7 +39,9 @@ def as_matrix(values: Any, name: str, *, device: torch.device | str | None = Non
         raise DataError(f"{name} is empty: shape {tuple(tensor.shape)}; give at least one sample and one dimension")
     if tensor.is_complex():
         raise DataError(f"{name} is {tensor.dtype}; give real values")
-    tensor = tensor.to(device=device, dtype=torch.float32)
+    # float64 features and whole numbers may have digits that float32 would cut off
+    wide = tensor.dtype == torch.float64 or not tensor.is_floating_point()
+    tensor = tensor.to(device=device, dtype=torch.float64 if wide else torch.float32)
     bad = first_bad_row(tensor)
     if bad is not None:
         raise DataError(f"{name}: sample {bad} holds a NaN or infinite value; remove it, or mend what computed it")

@@ -35,7 +35,8 @@ def rank_of_label(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
     """
     own = logits.gather(1, labels[:, None])
     index = torch.arange(logits.shape[1], device=logits.device)
-    before = (logits > own) | ((logits == own) & (index < labels[:, None]))
+    # a NaN is on neither side of a comparison: it counts as before the true class, and as never right when its own
+    before = (logits > own) | ((logits == own) & (index < labels[:, None])) | logits.isnan() | own.isnan()
     return before.sum(1)
 
 
@@ -46,11 +47,11 @@ class RankSweep:
     Attributes
     ----------
     features : torch.Tensor
-        (N, d) float32, already centred where the convention says so.
+        (N, d) float32 or float64, already centred where the projection says so.
     labels : torch.Tensor
         (N,) int64, on the device of ``features``.
     logits : torch.Tensor
-        (N, c) float32, changed in place: the offset (bias) at first.
+        (N, c) in the dtype of ``features``, changed in place: the offset (bias) at first.
     cap : int
         Ranks are exact below ``cap`` and at least ``cap`` otherwise: 1 for top-1 alone, 5 for top-5 as well.
     """
@@ -119,11 +120,13 @@ def _dense(logits: torch.Tensor, scores: torch.Tensor, folded: torch.Tensor, lab
     tie = (torch.arange(logits.shape[1], device=labels.device) < labels[:, None]).to(torch.int32)
     ranks = torch.empty(scores.shape, dtype=torch.int32, device=labels.device)
     difference = torch.empty_like(logits)
-    bits = difference.view(torch.int32)
+    whole, sign = (torch.int64, 63) if difference.dtype == torch.float64 else (torch.int32, 31)
+    bits = difference.view(whole)
+    tie = tie.to(whole)
     for k in range(scores.shape[1]):
         logits.addmm_(scores[:, k : k + 1], folded[k : k + 1])
         torch.sub(logits.gather(1, labels[:, None]), logits, out=difference)
-        bits.sub_(tie).bitwise_right_shift_(31)
+        bits.sub_(tie).bitwise_right_shift_(sign)
         ranks[:, k] = -bits.sum(1, dtype=torch.int32)
     return ranks
 

@@ -49,7 +49,7 @@ class ClassificationDimension:
     interval : tuple of int or None
         95 % bootstrap interval of ``dimension`` over the samples the accuracy is measured on (the axes are kept as
         they are); None without bootstrap.
-    retain, convention, samples, classes
+    retain, projection, accuracy_kind, samples, classes
         The settings and sizes the number belongs to.
     variance_kept : float
         Share of the features' variance in the first ``dimension`` components.
@@ -65,11 +65,12 @@ class ClassificationDimension:
     full_top5: float | None
     interval: tuple[int, int] | None
     retain: float
-    convention: str
+    projection: str
     samples: int
     classes: int | None
     variance_kept: float
     head_error: float | None = None
+    accuracy_kind: str = "overall"
     notes: tuple[str, ...] = ()
     provenance: dict[str, Any] = field(default_factory=dict, repr=False)
     folded: FoldedHead | None = field(default=None, repr=False)
@@ -110,7 +111,8 @@ class ClassificationDimension:
             "accuracy": self.accuracy,
             "full_accuracy": self.full_accuracy,
             "retain": self.retain,
-            "convention": self.convention,
+            "projection": self.projection,
+            "accuracy_kind": self.accuracy_kind,
             "samples": self.samples,
         }
         return pd.DataFrame([row])
@@ -142,7 +144,8 @@ class ClassificationDimension:
             "full_accuracy": self.full_accuracy,
             "full_top5": self.full_top5,
             "retain": self.retain,
-            "convention": self.convention,
+            "projection": self.projection,
+            "accuracy_kind": self.accuracy_kind,
             "samples": self.samples,
             "classes": self.classes,
             "variance_kept": self.variance_kept,
@@ -161,9 +164,12 @@ class ClassificationDimension:
         rows = [
             ("classification dimension", f"{self.dimension} of {self.ambient}"),
             ("interval", bounds),
-            ("accuracy kept", f"{self.accuracy:.4f} of {self.full_accuracy:.4f} (≥ {self.retain:g} ×)"),
+            (
+                "accuracy kept" if self.accuracy_kind == "overall" else "balanced accuracy kept",
+                f"{self.accuracy:.4f} of {self.full_accuracy:.4f} (≥ {self.retain:g} ×)",
+            ),
             ("variance kept", f"{self.variance_kept:.1%}"),
-            ("convention", self.convention),
+            ("projection", self.projection),
             ("samples", f"{self.samples:,}" + (f", {self.classes:,} classes" if self.classes else "")),
         ]
         if self.head_error is not None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 from typing import Any
 
@@ -9,8 +10,9 @@ import torch
 from torch import nn
 
 from rankscope._base.errors import DataError, ModelError
+from rankscope.features._inputs import first_bad_row
 
-__all__ = ["find_head", "head_mismatch", "linear_parts"]
+__all__ = ["evaluated_copy", "find_head", "head_mismatch", "linear_parts"]
 
 # Attributes that hold the classifier in torchvision (fc, classifier, head, heads) and Hugging Face (classifier, score)
 _NAMES = ("fc", "classifier", "head", "heads", "score", "classification_head", "last_linear", "linear", "output")
@@ -79,14 +81,14 @@ def find_head(model: nn.Module) -> tuple[str, nn.Module]:
 
 
 def linear_parts(head: Any, width: int) -> tuple[torch.Tensor, torch.Tensor] | None:
-    """(weight c × d, bias c) in float32 of a linear head, or None for a callable that is not one.
+    """(weight c × d, bias c) of a linear head, in float32 or float64, or None for a callable that is not one.
 
     ``head`` may be a Linear, a 1×1 convolution, a (weight, bias) pair, or a model, whose head is then found.
 
     Raises
     ------
     DataError
-        When the head takes features of another width.
+        When the head takes features of another width, is complex, or holds a NaN or an infinity (its class is named).
     """
     parts: tuple[torch.Tensor, torch.Tensor | None] | None = None
     if isinstance(head, tuple | list) and len(head) == 2:
@@ -102,9 +104,34 @@ def linear_parts(head: Any, width: int) -> tuple[torch.Tensor, torch.Tensor] | N
             f"the head takes features of width {tuple(weight.shape)[-1]}, these have {width}; give the features that "
             "go into the head, of the same model"
         )
-    weight = weight.detach().to(torch.float32)
-    zero = torch.zeros(weight.shape[0], device=weight.device)
-    return weight, zero if bias is None else bias.detach().to(torch.float32)
+    bias = torch.zeros(len(weight), device=weight.device, dtype=weight.dtype) if bias is None else bias
+    if bias.shape != weight.shape[:1]:
+        raise DataError(f"the head's bias has shape {tuple(bias.shape)}; {len(weight)} classes need ({len(weight)},)")
+    for name, part in (("weight", weight), ("bias", bias)):
+        if part.is_complex():
+            raise DataError(f"the head's {name} is {str(part.dtype)[6:]}; give a real one")
+        bad = first_bad_row(part.detach())
+        if bad is not None:
+            raise DataError(f"the head's {name} holds a NaN or infinite value (class {bad}); mend the head")
+    dtype = torch.promote_types(torch.promote_types(weight.dtype, bias.dtype), torch.float32)
+    return weight.detach().to(dtype), bias.detach().to(dtype)
+
+
+def evaluated_copy(head: nn.Module, dtype: torch.dtype) -> nn.Module:
+    """A copy in evaluation mode, its floating parameters in ``dtype`` or wider; the caller's stays as it is.
+
+    A bfloat16 head on float32 features is computed with in float32, and dropout and batch statistics are off.
+    """
+    try:
+        made = copy.deepcopy(head)
+    except Exception as error:  # whatever a module's attributes raise
+        raise ModelError(
+            f"the head {type(head).__name__} cannot be copied ({error}); give it as a function: lambda rows: head(rows)"
+        ) from error
+    held = [t.dtype for t in (*made.parameters(), *made.buffers()) if t.is_floating_point()]
+    for other in held:
+        dtype = torch.promote_types(dtype, other)
+    return made.to(dtype).eval()
 
 
 def head_mismatch(
@@ -122,6 +149,10 @@ def head_mismatch(
         Above ``limit``: the head is not the one that made the logits (float32 alone explains about 1e-6, TF32 or
         half precision about 1e-3).
     """
+    bad = first_bad_row(logits)
+    if bad is not None:
+        raise DataError(f"the stored logits of sample {bad} hold a NaN or infinite value; mend what computed them")
+    limit = max(limit, 4 * torch.finfo(logits.dtype).eps) if logits.is_floating_point() else limit
     if len(logits) != len(features):
         raise DataError(f"{len(logits)} rows of logits for {len(features)} samples; give one row a sample")
     worst, scale = 0.0, max(float(logits.abs().max()), torch.finfo(torch.float32).tiny)

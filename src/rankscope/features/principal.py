@@ -26,15 +26,17 @@ class PrincipalAxes:
 def scatter_of(rows: torch.Tensor, *, block: int = 4096) -> tuple[torch.Tensor, torch.Tensor]:
     """(mean, scatter Σ(x − mean)(x − mean)ᵀ) of (N, d) rows in float64, ``block`` rows converted at a time."""
     width = rows.shape[1]
+    # differences from the first row: the mean of large numbers that differ little is off by their rounding
+    origin = rows[0].to(torch.float64)
     mean = torch.zeros(width, dtype=torch.float64, device=rows.device)
     for part in rows.split(block):
-        mean += part.to(torch.float64).sum(0)
+        mean += (part.to(torch.float64) - origin).sum(0)
     mean /= len(rows)
     scatter = torch.zeros(width, width, dtype=torch.float64, device=rows.device)
     for part in rows.split(block):
-        centred = part.to(torch.float64) - mean
+        centred = part.to(torch.float64) - origin - mean
         scatter.addmm_(centred.T, centred)
-    return mean, scatter
+    return origin + mean, scatter
 
 
 def principal_axes(rows: torch.Tensor, *, name: str = "features") -> PrincipalAxes:

@@ -17,20 +17,50 @@ _CHUNK = 128  # components between looks at whether the crossing is reached
 
 @dataclass(frozen=True, eq=False)
 class Resampling:
-    """Bootstrap counts: how often each sample occurs in each of R resamples, (R, N) float32."""
+    """Bootstrap counts: how often each sample occurs in each of R resamples (R, N), and what it counts (N,)."""
 
     weights: torch.Tensor
+    each: torch.Tensor
 
     @classmethod
-    def draw(cls, replicates: int, samples: int, seed: int, device: torch.device) -> Resampling:
-        """R resamples of N samples with replacement, from the seed alone (the same on every device)."""
+    def draw(
+        cls,
+        replicates: int,
+        samples: int,
+        seed: int,
+        device: torch.device,
+        each: torch.Tensor | None = None,
+        within: torch.Tensor | None = None,
+    ) -> Resampling:
+        """R resamples of N samples with replacement, from the seed alone (the same on every device).
+
+        With ``within`` (labels) every class keeps its number of samples, as a balanced accuracy needs.
+        """
         generator = torch.Generator().manual_seed(seed)
-        rows = [
-            torch.bincount(torch.randint(samples, (samples,), generator=generator), minlength=samples)
-            for _ in range(replicates)
-        ]
-        stacked = torch.stack(rows) if rows else torch.zeros(0, samples)
-        return cls(stacked.to(device, torch.float32))
+        each = torch.ones(samples, dtype=torch.float64, device=device) if each is None else each
+        rows = [_drawn(samples, generator, within) for _ in range(replicates)]
+        stacked = (torch.stack(rows) if rows else torch.zeros(0, samples)).to(device, torch.float64)
+        plain = bool((each == 1).all())
+        return cls((stacked if plain else stacked * each).to(torch.float32 if plain else torch.float64), each)
+
+    def counted(self, right: torch.Tensor, rows: slice = slice(None)) -> torch.Tensor:
+        """What the right samples count together: (N, m) Booleans to (m,) float64."""
+        return self.each[rows] @ right.to(torch.float64)
+
+    def total(self, right: torch.Tensor, rows: slice = slice(None)) -> torch.Tensor:
+        """The same in each resample, (R, m) float64."""
+        return (self.weights[:, rows] @ right.to(self.weights.dtype)).double()
+
+
+def _drawn(samples: int, generator: torch.Generator, within: torch.Tensor | None) -> torch.Tensor:
+    if within is None:
+        return torch.bincount(torch.randint(samples, (samples,), generator=generator), minlength=samples)
+    counts = torch.zeros(samples, dtype=torch.int64)
+    labels = within.cpu()
+    for label in labels.unique():
+        rows = (labels == label).nonzero()[:, 0]
+        counts[rows] = torch.bincount(torch.randint(len(rows), (len(rows),), generator=generator), minlength=len(rows))
+    return counts
 
 
 @dataclass(frozen=True, eq=False)
@@ -93,9 +123,12 @@ def sweep_linear(
 
                 def work(tile: slice, columns: torch.Tensor = columns, rows: torch.Tensor = rows) -> Counts:
                     ranks = sweep.advance(tile, columns, rows)
-                    right = (ranks == 0).to(torch.float32)
-                    weights = resampling.weights[:, tile]
-                    return Counts(right.sum(0).double(), (ranks < 5).sum(0).double(), (weights @ right).double())
+                    right = ranks == 0
+                    return Counts(
+                        resampling.counted(right, tile),
+                        resampling.counted(ranks < 5, tile),
+                        resampling.total(right, tile),
+                    )
 
                 tiles = sweep.tiles()
                 done = list(map(work, tiles)) if threads == 1 else list(pool.map(work, tiles))
@@ -133,13 +166,9 @@ def sweep_callable(
         ranks = torch.cat(
             [rank_of_label(predict(x), y) for x, y in zip(projected.split(4096), labels.split(4096), strict=True)]
         )
-        right = (ranks == 0).to(torch.float32)
+        right = (ranks == 0)[:, None]
         parts.append(
-            Counts(
-                right.sum()[None].double(),
-                (ranks < 5).sum()[None].double(),
-                (resampling.weights @ right)[:, None].double(),
-            )
+            Counts(resampling.counted(right), resampling.counted((ranks < 5)[:, None]), resampling.total(right))
         )
         if stop is not None and k % 16 == 15 and _enough(parts, *stop):
             break

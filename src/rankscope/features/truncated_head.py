@@ -23,8 +23,9 @@ class TruncatedHead(nn.Module):
     def __init__(self, axes: torch.Tensor, folded: torch.Tensor, offset: torch.Tensor) -> None:
         super().__init__()
         width, k = axes.shape
-        self.project = nn.Linear(width, k, bias=False)
-        self.classify = nn.Linear(k, len(folded))
+        # float64 axes belong to features that float32 cannot carry
+        self.project = nn.Linear(width, k, bias=False, dtype=axes.dtype)
+        self.classify = nn.Linear(k, len(folded), dtype=axes.dtype)
         with torch.no_grad():
             self.project.weight.copy_(axes.T)
             self.classify.weight.copy_(folded)
@@ -32,5 +33,5 @@ class TruncatedHead(nn.Module):
 
     def forward(self, features: torch.Tensor) -> torch.Tensor:
         """(…, d) features to (…, c) logits."""
-        logits: torch.Tensor = self.classify(self.project(features))
+        logits: torch.Tensor = self.classify(self.project(features.to(self.project.weight.dtype)))
         return logits

@@ -180,7 +180,7 @@ def clsdim(one: Prepared) -> dict[str, Any]:
                 found.features,
                 found.labels,
                 found.head,
-                convention="paper" if convention == "paper" else "centred",
+                projection="uncentred" if convention == "paper" else "centred",
                 bootstrap=BOOTSTRAP[one.settings.scale],
                 seed=one.settings.seed,
                 allow_absent=len(found) <= found.features.shape[1] or not full,
