@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -11,7 +12,7 @@ from torch import nn
 
 from rankscope._base.errors import DataError, ModelError
 from rankscope.features import find_head
-from rankscope.loading import class_order, imagenet_classes, split_folder
+from rankscope.loading import class_folders, class_order, imagenet_classes, is_image, split_folder
 
 if TYPE_CHECKING:
     from rankscope.loading import LoadedModel
@@ -42,11 +43,18 @@ def read_folder(path: Path) -> Any:
     """The folder as torchvision's ``ImageFolder`` without a transform; splits and folders of none are refused."""
     from torchvision.datasets import ImageFolder
 
-    split = split_folder([p.name for p in path.iterdir() if p.is_dir()])
+    class _Classes(ImageFolder):
+        def find_classes(self, directory: str) -> tuple[list[str], dict[str, int]]:
+            names = class_folders(Path(directory))
+            if not names:
+                raise FileNotFoundError(f"no class folder in {directory}")
+            return names, {name: index for index, name in enumerate(names)}
+
+    split = split_folder(class_folders(path))
     if split is not None:
         raise DataError(f"--data {str(path)!r} holds splits, not classes; give {str(path / split)!r}")
     try:
-        return ImageFolder(str(path))
+        return _Classes(str(path), is_valid_file=lambda file: is_image(os.path.relpath(file, path)))
     except (OSError, RuntimeError) as error:
         first = str(error).splitlines()[0]
         raise DataError(f"{str(path)!r} is no folder with one subfolder a class: {first}") from error

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import sys
 import traceback
 import warnings
@@ -10,35 +9,59 @@ from collections.abc import Sequence
 
 import typer
 
-from rankscope._base.errors import RankscopeError
+from rankscope._base.errors import ModelError, OutputError, RankscopeError
 from rankscope.cli.app import app
 from rankscope.cli.interrupted import InterruptedRunError
+from rankscope.cli.streams import tolerant_streams
 
 __all__ = ["main"]
+
+
+# What uses less memory, command by command: the options to lower or to change.
+_SAVES_MEMORY: dict[str, tuple[str, ...]] = {
+    "layers": ("--device cpu",),
+    "profile": ("a smaller --memory-budget", "a smaller --patch"),
+    "collect": ("a smaller --batch-size", "fewer --cut-points"),
+    "features": ("a smaller --batch-size", "fewer --cut-points", "--reduce pool"),
+    "clsdim": ("--device cpu", "a run that was collected with --limit"),
+    "deficit": ("fewer --classes", "--device cpu"),
+    "chain": ("a smaller --width", "fewer --samples"),
+    "exponents": ("a smaller --top", "a smaller --limit", "--dtype float32"),
+    "probe": ("--scale small", "a smaller --batch"),
+    "reproduce": ("--scale small", "a smaller --limit"),
+}
+_OUT_OF_MEMORY = ("out of memory", "can't allocate memory", "not enough memory")
 
 
 def main(args: Sequence[str] | None = None) -> int:
     """Run the command line; returns 0, 1 (failure), 2 (usage) or 130 (interrupted)."""
     given = list(sys.argv[1:] if args is None else args) or ["--help"]
-    debug = "--debug" in given
+    with tolerant_streams() as (output, _):
+        code = _run(given)
+        output.flush()
+        # a reader that left (head, less) has what it wanted; a full disk has not
+        if code == 0 and output.failure is not None and not isinstance(output.failure, BrokenPipeError):
+            return _failed(OutputError(f"standard output cannot be written: {output.failure}"), given)
+        return code
+
+
+def _run(given: list[str]) -> int:
     try:
         with warnings.catch_warnings():
-            if not debug:
+            if "--debug" not in given:
                 # what other packages deprecate is nothing the user of a command can mend
                 warnings.simplefilter("ignore")
             code = typer.main.get_command(app).main(given, prog_name="rankscope", standalone_mode=False)
-            sys.stdout.flush()
         if code == 130:  # newer typer turns an interrupt into this code
             return _stopped("interrupted")
         return code if isinstance(code, int) else 0
     except (KeyboardInterrupt, typer.Abort):
         return _stopped("interrupted")
-    except BrokenPipeError:
-        # the reader (head, less) left; Python would complain again when it flushes at exit
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
-    except Exception as error:
-        return _failed(error, debug)
+    except SystemExit as error:
+        text = f"the model's or the data's own code ended the program (sys.exit({error})); let it raise an error"
+        return _failed(ModelError(text), given)
+    except BaseException as error:  # some packages raise errors that are no Exception
+        return _failed(error, given)
 
 
 def _stopped(text: str) -> int:
@@ -46,10 +69,10 @@ def _stopped(text: str) -> int:
     return 130
 
 
-def _failed(error: Exception, debug: bool) -> int:
+def _failed(error: BaseException, given: list[str]) -> int:
     # click's and typer's own errors: told by what they offer, since typer carries a private copy of click
     usage = getattr(error, "format_message", None)
-    if debug and usage is None:
+    if "--debug" in given and usage is None:
         traceback.print_exception(error)
     if isinstance(error, InterruptedRunError):
         return _stopped(str(error))
@@ -57,15 +80,17 @@ def _failed(error: Exception, debug: bool) -> int:
         text, code = str(error), error.exit_code
     elif usage is not None:
         text, code = f"{usage()} (rankscope --help shows the commands)", int(getattr(error, "exit_code", 2))
-    elif isinstance(error, MemoryError) or "out of memory" in str(error).lower():
-        text, code = f"out of memory ({_first(error)}); give a smaller --memory-budget or a smaller --patch", 1
+    elif isinstance(error, MemoryError) or any(word in str(error).lower() for word in _OUT_OF_MEMORY):
+        command = next((word for word in given if word in _SAVES_MEMORY), None)
+        remedy = f"; give {' or '.join(_SAVES_MEMORY[command])}" if command is not None else ""
+        text, code = f"out of memory ({_first(error)}){remedy}", 1
     else:
         text, code = f"unexpected {type(error).__name__}: {_first(error)}; run again with --debug for the traceback", 1
     print(f"error: {_one_line(text)}", file=sys.stderr)
     return code
 
 
-def _first(error: Exception) -> str:
+def _first(error: BaseException) -> str:
     return (str(error).strip().splitlines() or ["no message"])[0][:200]
 
 

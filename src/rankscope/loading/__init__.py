@@ -5,8 +5,8 @@ from rankscope.loading._from_torchvision import check_torchvision as pretrained_
 from rankscope.loading._hub import unreachable
 from rankscope.loading._torchvision import ensure_torchvision
 from rankscope.loading.batchnorm import calibrate_batchnorm
-from rankscope.loading.class_folders import ClassOrder, class_order, imagenet_classes, split_folder
-from rankscope.loading.images import IMAGE_SUFFIXES, Images, image_files, load_images
+from rankscope.loading.class_folders import ClassOrder, class_folders, class_order, imagenet_classes, split_folder
+from rankscope.loading.images import IMAGE_SUFFIXES, Images, image_files, is_image, load_images
 from rankscope.loading.models import check_spec, load_model
 from rankscope.loading.preprocessing import Preprocessing, plain_preprocessing
 from rankscope.loading.record import LoadedModel
@@ -21,10 +21,12 @@ __all__ = [
     "calibrate_batchnorm",
     "check_finite",
     "check_spec",
+    "class_folders",
     "class_order",
     "ensure_torchvision",
     "image_files",
     "imagenet_classes",
+    "is_image",
     "load_images",
     "load_model",
     "load_weights",

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 from functools import lru_cache
+from pathlib import Path
 from typing import Any, NamedTuple
 
 from rankscope.loading._torchvision import ensure_torchvision
+from rankscope.loading.images import is_left_behind
 
-__all__ = ["ClassOrder", "class_order", "imagenet_classes", "split_folder"]
+__all__ = ["ClassOrder", "class_folders", "class_order", "imagenet_classes", "split_folder"]
 
 _SPLITS = ("val", "validation", "test")
 _MOST_SPLITS = 4  # folders; a data set of more holds classes, one of which may be called test
@@ -21,6 +23,11 @@ class ClassOrder(NamedTuple):
     names: tuple[str, ...]
     rule: str
     notes: tuple[str, ...]
+
+
+def class_folders(path: Path) -> list[str]:
+    """The folders in ``path``, sorted, without those that tools leave behind (``.ipynb_checkpoints``, ``.git`` …)."""
+    return sorted(p.name for p in path.iterdir() if p.is_dir() and not is_left_behind(p.name))
 
 
 def class_order(folders: Collection[str]) -> ClassOrder:

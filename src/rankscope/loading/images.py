@@ -17,7 +17,7 @@ from rankscope.loading.preprocessing import Preprocessing, check_channels
 if TYPE_CHECKING:
     from PIL import Image
 
-__all__ = ["IMAGE_SUFFIXES", "Images", "image_files", "load_images"]
+__all__ = ["IMAGE_SUFFIXES", "Images", "image_files", "is_image", "is_left_behind", "load_images"]
 
 _KINDS = ("bmp", "gif", "jfif", "jp2", "jpeg", "jpg", "pbm", "pgm", "png", "pnm", "ppm", "tga", "tif", "tiff", "webp")
 IMAGE_SUFFIXES = frozenset(f".{kind}" for kind in _KINDS)
@@ -206,12 +206,12 @@ def _pictures(source: str) -> _Pictures:
         return _Pictures(source, names, lambda i: PIL.Image.fromarray(pixels[i]), labels, list("0123456789"))
     path = Path(source).expanduser()
     if path.is_file():
-        return _Pictures(source, [path.name], lambda _: PIL.Image.open(path))
+        return _Pictures(source, [printable(path.name)], lambda _: PIL.Image.open(path))
     if not path.is_dir():
         raise DataError(f"images {source!r} do not exist; give a folder, a file, or 'photos', 'digits', 'noise'")
     files, unreadable = _files(path)
     labels, class_names = _classes(path, files)
-    names = [f.relative_to(path).as_posix() for f in files]
+    names = [printable(f.relative_to(path).as_posix()) for f in files]
     return _Pictures(source, names, lambda i: PIL.Image.open(files[i]), labels, class_names, unreadable)
 
 
@@ -227,12 +227,37 @@ def image_files(folder: str | Path, onerror: Callable[[OSError], object]) -> lis
         folders[:] = [
             f
             for f in folders
-            if not f.startswith(".") and not here.startswith(os.path.join(os.path.realpath(os.path.join(root, f)), ""))
+            if not is_left_behind(f) and not here.startswith(os.path.join(os.path.realpath(os.path.join(root, f)), ""))
         ]
-        found += [
-            os.path.join(root, n) for n in names if Path(n).suffix.lower() in IMAGE_SUFFIXES and not n.startswith(".")
-        ]
+        found += [os.path.join(root, n) for n in names if is_image(n)]
     return sorted(found)
+
+
+def is_left_behind(name: str) -> bool:
+    """Whether a file or folder is none of the user's: hidden, or left by Python or an archive of macOS.
+
+    >>> is_left_behind(".ipynb_checkpoints"), is_left_behind("__pycache__"), is_left_behind("cat")
+    (True, True, False)
+    """
+    return name.startswith(".") or name in ("__pycache__", "__MACOSX")
+
+
+def is_image(path: str) -> bool:
+    """Whether a relative path ends as an image's does and no part of it is hidden.
+
+    >>> is_image("a/b.JPG"), is_image("a/._b.jpg"), is_image("a/.cache/b.jpg")
+    (True, False, False)
+    """
+    return os.path.splitext(path)[1].lower() in IMAGE_SUFFIXES and not any(map(is_left_behind, path.split(os.sep)))
+
+
+def printable(name: str) -> str:
+    """A file's name as text that every encoding of results takes: bytes that are none become escapes.
+
+    >>> printable("bad\udcff.png")
+    'bad\\\\xff.png'
+    """
+    return name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
 
 
 def _files(folder: Path) -> tuple[list[Path], tuple[tuple[str, str], ...]]:
@@ -255,7 +280,7 @@ def _classes(folder: Path, files: list[Path]) -> tuple[list[int] | None, list[st
     names = sorted({p[0] for p in parts if len(p) > 1})
     if len(names) < 2 or any(len(p) == 1 for p in parts):
         return None, None
-    return [names.index(p[0]) for p in parts], names
+    return [names.index(p[0]) for p in parts], [printable(name) for name in names]
 
 
 def _plain_digits(limit: int | None, seed: int) -> Images:
