@@ -280,7 +280,7 @@ def test_refusals(model: nn.Module, shape: tuple[int, ...], options: dict, error
 
 def test_inputs_of_two_shapes_are_refused():
     model = nn.Sequential(*[nn.Conv2d(2, 2, 3, padding=1) for _ in range(3)]).double().eval()
-    images = [torch.zeros(2, side, side, dtype=torch.float64) for side in (3, 3, 4)]
+    images = [(torch.zeros(2, side, side, dtype=torch.float64), 0) for side in (3, 3, 4)]
     assert len(rs.chain_exponents(model, images[:2]).per_image) == 2
     with pytest.raises(rs.DataError, match=r"sample 2 has shape \(2, 4, 4\) where the first has \(2, 3, 3\)"):
         rs.chain_exponents(model, images)

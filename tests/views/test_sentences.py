@@ -21,6 +21,8 @@ VALUES: dict[FactKind, dict[str, Any]] = {
     FactKind.NARROW_PROBES: {"probes": 6},
     FactKind.NOT_IN_FLOAT64: {},
     FactKind.NOT_CERTIFIED: {},
+    FactKind.DIFFERENTIATED: {"name": "x", "per_sample": ("t", "y"), "shared": ("mask",)},
+    FactKind.INPUT_LEFT_OUT: {"name": "label", "reason": "forward does not take it"},
     FactKind.REVERSE_UNCHECKED: {"reason": "derivative for aten::x is not implemented"},
     FactKind.REVERSE_DISAGREES: {"error": 0.25, "where": "layer1.0"},
     FactKind.NO_FLOAT64: {"reason": "expected scalar type Float but found Double"},

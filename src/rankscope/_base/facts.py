@@ -31,6 +31,9 @@ class FactKind(StrEnum):
     NARROW_PROBES = "probes of a model that casts to lower precision"  # probes
     NOT_IN_FLOAT64 = "not certified: does not run in float64"
     NOT_CERTIFIED = "not certified: not asked for"
+    # what the model was called with
+    DIFFERENTIATED = "differentiated input"  # name, per_sample, shared: names of the other inputs
+    INPUT_LEFT_OUT = "input left out"  # name, reason
     # the derivative and its certificate
     REVERSE_UNCHECKED = "reverse mode unchecked"  # reason
     REVERSE_DISAGREES = "reverse mode disagrees"  # error, where

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
@@ -63,6 +63,9 @@ def chain_exponents(
     seed: int = 0,
     progress: bool | Progress | None = None,
     name: str | None = None,
+    differentiate: str | None = None,
+    shared: str | Sequence[str] = (),
+    per_sample: str | Sequence[str] = (),
 ) -> ChainExponents:
     """Rates at which a network's own blocks stretch and shrink perturbations: λ_k, nats per block.
 
@@ -81,7 +84,7 @@ def chain_exponents(
     model : torch.nn.Module
         In evaluation mode; left as it was.
     inputs
-        As in ``jacobian_rank``; one spectrum of exponents each.
+        As in ``jacobian_rank``, with ``differentiate``, ``shared`` and ``per_sample``; one spectrum of exponents each.
     cut_points : str or list of str
         Where blocks may end; those that are no true cut are left out. ``"blocks"`` finds a transformer's or mixer's
         own; in a plain network a block is a layer that mixes features (linear, convolution) with all that follows it
@@ -129,12 +132,14 @@ def chain_exponents(
     started = time.perf_counter()
     top, chunk_size = count_of(top, "top"), count_of(chunk_size, "chunk_size")
     seed = count_of(seed, "seed", least=0)
-    limit = None if limit is None else count_of(limit, "limit")
     where = device_of(device, model)
     work_dtype, facts = _dtype(model, dtype)
     _finite_weights(model)
-    samples = read_samples(model, inputs, limit=limit)
+    samples = read_samples(
+        model, inputs, limit=limit, differentiate=differentiate, shared=shared, per_sample=per_sample
+    )
     first = next(samples)
+    facts += samples.facts()
     traced = _traced(model, first)
     calls = select(model, traced, cut_points)
     chain = _longest(traced, calls, merge=isinstance(cut_points, str) and cut_points in _DEFAULTS)

@@ -5,14 +5,14 @@ from __future__ import annotations
 import sys
 import time
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from itertools import chain
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from rankscope._base.checks import (
     DeviceLike,
@@ -73,6 +73,9 @@ def jacobian_rank(
     checkpoint: str | Path | None = None,
     names: Callable[[int], str] | None = None,
     provenance: Mapping[str, Any] | None = None,
+    differentiate: str | None = None,
+    shared: str | Sequence[str] = (),
+    per_sample: str | Sequence[str] = (),
 ) -> JacobianProfile:
     """Jacobian rank of every sub-network from the input to a cut point, on every given input.
 
@@ -83,9 +86,11 @@ def jacobian_rank(
     ----------
     model : torch.nn.Module
         In evaluation mode (``model.eval()``), on any device.
-    inputs : Tensor, mapping of tensors, Dataset or DataLoader
-        A tensor's first dimension counts samples. Of (input, label) pairs the input is taken. A mapping is passed as
-        keyword arguments; ``input_ids`` go through the model's own embedding.
+    inputs : Tensor, array, mapping, tuple, Dataset, DataLoader or data set of Hugging Face
+        A tensor's first dimension counts samples. A mapping is passed as keyword arguments, a tuple as positional ones;
+        there the first dimension of the differentiated tensor counts samples. Items of a data set are samples, and the
+        batches of a loader are batches. Of (input, label) pairs the label is left out if ``forward`` takes one
+        argument. ``input_ids`` go through the model's own embedding.
     cut_points : str or list of str
         ``"blocks"`` (stem, each repeated block, pooled features, logits), ``"paper"``, ``"all"``, dotted names, globs,
         ``"output"`` (what the network returns: the last of "blocks" and "all", under the name of the module that
@@ -118,6 +123,11 @@ def jacobian_rank(
     provenance : mapping, optional
         Plain values by name that are kept with the result. ``model``, ``weights``, ``notes`` (texts or facts) and
         ``skipped`` (name: reason) fill the profile's own fields; every other name is kept in its ``provenance``.
+    differentiate : str, optional
+        The name of the differentiated input, needed where several floating-point inputs could be meant.
+    shared, per_sample : str or sequence of str, optional
+        Inputs that every sample is called with as they are, and inputs whose rows belong to the samples: needed where
+        the shapes leave it open, as for a 6×6 mask beside 6 samples.
 
     Returns
     -------
@@ -149,13 +159,15 @@ def jacobian_rank(
     choice_of(background, "background", ["image", "zero"])
     if chunk_size != "auto":
         chunk_size = count_of(chunk_size, "chunk_size")
-    limit = None if limit is None else count_of(limit, "limit")
     where = device_of(device, model)
     work_dtype, facts = _dtype(model, dtype)
     _finite_weights(model)
 
-    samples = read_samples(model, inputs, limit=limit)
+    samples = read_samples(
+        model, inputs, limit=limit, differentiate=differentiate, shared=shared, per_sample=per_sample
+    )
     first = next(samples)
+    facts += samples.facts()
     found = _traced(model, first)
     calls = select(model, found, cut_points)
     unmeasured, ends = without_derivative(model, _at_home(model, first), calls)
@@ -181,7 +193,7 @@ def jacobian_rank(
         columns=chosen,
         through=found.through,
     )
-    total = _length(inputs, limit)
+    total = samples.total
     labels = names or (lambda i: f"image {i}" if len(shape) == 3 else f"sample {i}")
     store = Checkpoint.open(checkpoint, calls, chosen, background, work_dtype, certify, model, cut_points)
     report = progress_for(progress, "Jacobian rank")
@@ -351,16 +363,3 @@ def _prepared(sample: Sample, shape: tuple[int, ...], columns: Columns, backgrou
     kept = torch.zeros_like(sample.x).flatten(1)
     kept[:, coordinates] = sample.x.flatten(1)[:, coordinates]
     return replace(sample, x=kept.view_as(sample.x))
-
-
-def _length(inputs: Any, limit: int | None) -> int | None:
-    size: int | None = None
-    if isinstance(inputs, Tensor):
-        size = len(inputs)
-    elif isinstance(inputs, Mapping):
-        size = max((len(v) for v in inputs.values() if isinstance(v, Tensor) and v.ndim), default=None)
-    elif isinstance(inputs, torch.utils.data.DataLoader):
-        size = None
-    elif hasattr(inputs, "__len__"):
-        size = len(inputs)
-    return size if limit is None or size is None else min(size, limit)

@@ -4,10 +4,12 @@ from rankscope.slicing.blocked import derivative_ends, failing_module, unmoved
 from rankscope.slicing.capture import CallKey, Capture, capture, first_tensor
 from rankscope.slicing.columns import All, Columns, ColumnsLike, Patch, Sketch, as_columns
 from rankscope.slicing.cut_points import CutPointsLike, LayerTable, layers, select
+from rankscope.slicing.example import example_sample
 from rankscope.slicing.guard import evaluation_mode, full_precision, measuring, observing
-from rankscope.slicing.inputs import Sample, call_model, example_sample, read_samples
 from rankscope.slicing.mixing import Stretch
 from rankscope.slicing.precision import LowerPrecision
+from rankscope.slicing.reader import Samples, read_samples
+from rankscope.slicing.sample import Sample, call_model
 from rankscope.slicing.trace import ModuleCall, Trace, trace
 
 __all__ = [
@@ -22,6 +24,7 @@ __all__ = [
     "ModuleCall",
     "Patch",
     "Sample",
+    "Samples",
     "Sketch",
     "Stretch",
     "Trace",

@@ -12,7 +12,7 @@ from torch import nn
 
 from rankscope._base.errors import CutPointError, nearest
 from rankscope.slicing.blocks import default_blocks
-from rankscope.slicing.inputs import example_sample
+from rankscope.slicing.example import example_sample
 from rankscope.slicing.paper_networks import paper_cut_points
 from rankscope.slicing.trace import ModuleCall, Trace, trace
 
@@ -134,10 +134,13 @@ class LayerTable:
         return "\n".join(lines)
 
 
-def layers(model: nn.Module, inputs: Any = None) -> LayerTable:
+def layers(
+    model: nn.Module, inputs: Any = None, *, differentiate: str | None = None, shared: Any = (), per_sample: Any = ()
+) -> LayerTable:
     """Every module call that can be a cut point and the network's output, with its shape and whether it is a true cut.
 
-    Runs one forward pass, on the first of ``inputs`` or on an example whose shape the model tells.
+    Runs one forward pass, on the first of ``inputs`` or on an example whose shape the model tells. ``inputs``,
+    ``differentiate``, ``shared`` and ``per_sample`` are those of ``jacobian_rank``.
 
     Raises
     ------
@@ -155,7 +158,8 @@ def layers(model: nn.Module, inputs: Any = None) -> LayerTable:
     """
     device = next((p.device for p in model.parameters()), torch.device("cpu"))
     dtype = next((p.dtype for p in model.parameters() if p.is_floating_point()), torch.float32)
-    found = trace(model, example_sample(model, inputs).to(device, dtype))
+    sample = example_sample(model, inputs, differentiate=differentiate, shared=shared, per_sample=per_sample)
+    found = trace(model, sample.to(device, dtype))
     try:
         default = tuple(c.name for c in default_blocks(model, found))
     except KeyError:  # a model that changes its own modules while it runs

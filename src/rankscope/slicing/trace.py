@@ -18,10 +18,10 @@ from rankscope._base.errors import ModelError
 from rankscope.slicing.capture import OUTPUT, CallKey, capture
 from rankscope.slicing.grad_mode import StaysOn, recording_through
 from rankscope.slicing.guard import measuring
-from rankscope.slicing.inputs import Sample, call_model
 from rankscope.slicing.members import Path, every_member, members, objects, real
 from rankscope.slicing.mixing import MixingGraph, Stretch, mixing_before
 from rankscope.slicing.paths import Paths, Place
+from rankscope.slicing.sample import Sample, call_model
 
 __all__ = ["ModuleCall", "Trace", "trace"]
 

@@ -33,6 +33,16 @@ def _text(v: _Values) -> str:
     return str(v["text"])
 
 
+def _differentiated(v: _Values) -> str:
+    own = f" Each sample has its own {_and(v['per_sample'])}." if v["per_sample"] else ""
+    shared = f" All samples share {_and(v['shared'])}." if v["shared"] else ""
+    return f"The Jacobian is that with respect to {v['name']}.{own}{shared}"
+
+
+def _left_out(v: _Values) -> str:
+    return f"The model is called without {v['name']}: {v['reason']}."
+
+
 def _reverse_unchecked(v: _Values) -> str:
     return f"Forward mode was not checked against reverse mode, which fails: {v['reason']}."
 
@@ -131,6 +141,8 @@ def _and(names: tuple[str, ...]) -> str:
 _SENTENCES: dict[FactKind, Callable[[_Values], str]] = {
     FactKind.NOTE: _text,
     FactKind.EARLIER_NOTE: _text,
+    FactKind.DIFFERENTIATED: _differentiated,
+    FactKind.INPUT_LEFT_OUT: _left_out,
     FactKind.REVERSE_UNCHECKED: _reverse_unchecked,
     FactKind.REVERSE_DISAGREES: _reverse_disagrees,
     FactKind.NO_FLOAT64: _no_float64,

@@ -1,0 +1,370 @@
+"""One call of a model as its user means it: which tensor is differentiated, which belong to samples, which to all.
+
+The first dimension of the differentiated tensor counts samples. Whatever else a mapping holds is one sample's own only
+where that is certain by rule; what could be either is refused, with both spellings in the message.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from enum import Enum
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from rankscope._base.errors import DataError, UsageError, nearest
+from rankscope.slicing.sample import Sample
+from rankscope.slicing.signature import Signature, is_hugging_face
+from rankscope.slicing.values import as_input, as_tensor, is_array, is_scalar_label, numbers_of
+
+__all__ = ["Call", "How", "Meaning", "read_call"]
+
+# what the differentiated input is called where several could be it
+_PREFERRED = (
+    "inputs_embeds", "pixel_values", "input_values", "input_features", "x", "input", "inputs", "image", "images",
+)  # fmt: skip
+LABELS = ("label", "labels", "y", "target", "targets")
+# beside the batch's own input: batch first by Hugging Face's documentation, and never what is differentiated
+_BESIDE = (
+    "attention_mask", "token_type_ids", "position_ids", "decoder_input_ids", "decoder_attention_mask", "pixel_mask",
+    "decoder_position_ids", "bool_masked_pos", "decoder_inputs_embeds", "head_mask",
+)  # fmt: skip
+_NOT_BATCHED = ("head_mask",)
+_MAIN = ("input_ids", "inputs_embeds", "pixel_values", "input_values", "input_features")
+
+
+class How(Enum):
+    """What the first dimension of a content's tensors is."""
+
+    ITEM = "one sample of a data set, without a batch dimension"
+    COLLATED = "a batch that torch's own collation stacked: everything in it is per sample"
+    GIVEN = "what the model is called with"
+
+
+@dataclass(frozen=True)
+class Meaning:
+    """What the caller said about the inputs' names; ``floating`` is false where nothing is differentiated."""
+
+    differentiate: str | None = None
+    shared: tuple[str, ...] = ()
+    per_sample: tuple[str, ...] = ()
+    floating: bool = True
+
+    def __post_init__(self) -> None:
+        both = set(self.shared) & set(self.per_sample)
+        if both:
+            raise UsageError(f"{min(both)!r} is in shared and in per_sample; it can be one of them")
+        if self.differentiate is not None and not isinstance(self.differentiate, str):
+            raise UsageError(
+                f'differentiate is {self.differentiate!r}; give the name of one input, as differentiate="x"'
+            )
+        if self.differentiate in self.shared:
+            raise UsageError(f"differentiate={self.differentiate!r} is also in shared; its rows count the samples")
+
+    def check_names(self, known: Sequence[str]) -> None:
+        """Refuse names that the inputs do not hold."""
+        given = {"differentiate": (self.differentiate,) if self.differentiate else ()}
+        for option, names in (given | {"shared": self.shared, "per_sample": self.per_sample}).items():
+            for name in names:
+                if name not in known:
+                    raise UsageError(f"{option} names {name!r}, which the inputs do not hold; {nearest(name, known)}")
+
+
+@dataclass(frozen=True)
+class Call:
+    """One call for n samples: ``x`` (n, …), what belongs to each of them, what all share, and what was left out."""
+
+    x: Tensor
+    name: str
+    keyword: str | None = None
+    per_sample: Mapping[str, Tensor] = field(default_factory=dict)
+    shared: Mapping[str, Any] = field(default_factory=dict)
+    dropped: Mapping[str, str] = field(default_factory=dict)
+
+    def __len__(self) -> int:
+        return len(self.x)
+
+    def rows(self, start: int, stop: int, name: str) -> Sample:
+        """Samples start … stop − 1 as one ``Sample``."""
+        own = {k: v[start:stop] for k, v in self.per_sample.items()}
+        return Sample(self.x[start:stop], name, self.keyword, {**self.shared, **own})
+
+
+def read_call(
+    model: nn.Module, signature: Signature, content: Any, how: How, meaning: Meaning, place: str = "the input"
+) -> Call:
+    """The call that ``content`` stands for: a tensor, a mapping, or a sequence of positional arguments.
+
+    Raises
+    ------
+    DataError
+        For what holds no tensor that could be differentiated.
+    UsageError
+        For what could be read in two ways; the message names the spelling of each.
+    """
+    dropped: dict[str, str] = {}
+    if isinstance(content, list | tuple) and (how is not How.ITEM or numbers_of(content) is None):
+        content, dropped = _by_position(model, signature, content, how, meaning, place)
+    if isinstance(getattr(content, "data", None), Mapping):  # a tokenizer's BatchEncoding
+        content = content.data
+    if isinstance(content, Mapping):
+        return _named(model, signature, {str(k): v for k, v in content.items()}, how, meaning, place, dropped)
+    first = next(iter(signature.positional), "input")
+    meaning.check_names((first,))
+    x = _counted(as_tensor(content, place), how, place, meaning)
+    return Call(x, first, dropped=dropped)
+
+
+def _counted(x: Tensor, how: How, name: str, meaning: Meaning) -> Tensor:
+    x = as_input(x, name, floating=meaning.floating)
+    if how is How.ITEM:
+        x = x[None]
+    least = 2 if meaning.floating or how is not How.ITEM else 1
+    if x.ndim < least:
+        raise DataError(
+            f"{name} has shape {tuple(x.shape)}; its first dimension counts samples, so give (1, ...) for one"
+        )
+    if len(x) and not x.numel():
+        raise DataError(f"{name} has shape {tuple(x.shape)}: a sample without a value")
+    return x
+
+
+def _by_position(
+    model: nn.Module, signature: Signature, values: Sequence[Any], how: How, meaning: Meaning, place: str
+) -> tuple[Any, dict[str, str]]:
+    """Positional arguments under their names: what ``forward`` needs, and what follows as a label or an input."""
+    if not values:
+        raise DataError(f"{place} is an empty {type(values).__name__}; give a tensor")
+    if isinstance(values[0], Mapping):  # (features, label) of a data set whose features have names
+        return values[0], {f"item {k}": "it follows a mapping of inputs" for k in range(2, len(values) + 1)}
+    names = signature.positional
+    taken = max(1, min(signature.required, len(values)))
+    given = dict(zip(names, values[:taken], strict=False))
+    dropped: dict[str, str] = {}
+    for k, value in enumerate(values[taken:], taken):
+        name = names[k] if k < len(names) else None
+        if name is None and not signature.any_positional:
+            dropped[f"item {k + 1}"] = f"forward takes {len(names)} positional argument{'s' * (len(names) != 1)}"
+        elif name is None or (not _labels_one(value, values[0], how) and name not in LABELS):
+            raise UsageError(_either(model, name, k))
+        elif name in LABELS and not is_hugging_face(model):
+            given[name] = value
+        elif _no_label_fits(name, signature) or is_hugging_face(model):
+            dropped[f"item {k + 1}"] = f"one integer or text a sample is a label, which {name} cannot be"
+        else:
+            raise UsageError(_either(model, name, k))
+    if len(given) <= 1:
+        return values[0], dropped
+    return given, dropped
+
+
+def _either(model: nn.Module, name: str | None, k: int) -> str:
+    what = f"forward also takes {name!r}" if name else "forward takes *args"
+    named = f'{{..., "{name}": ...}}' if name else '{"x": ..., ...}'
+    return (
+        f"item {k + 1} of each sample may be a label or an argument of {type(model).__name__}, since {what}; give "
+        f"a mapping of names ({named}), or the inputs without it"
+    )
+
+
+def _labels_one(value: Any, first: Any, how: How) -> bool:
+    """Whether a value is one integer or text for each sample."""
+    if how is How.ITEM or not is_array(value):
+        return is_scalar_label(value) or (isinstance(value, list | tuple) and all(map(is_scalar_label, value)))
+    tensor = as_tensor(value, "labels")
+    samples = len(first) if hasattr(first, "__len__") else -1
+    return tensor.ndim == 1 and len(tensor) == samples and not tensor.is_floating_point() and not tensor.is_complex()
+
+
+def _no_label_fits(name: str, signature: Signature) -> bool:
+    """Masks and switches: arguments that one integer a sample cannot be meant for."""
+    default = dict(signature.defaults).get(name)
+    return "mask" in name or isinstance(default, bool | str) or name.startswith(("return_", "output_", "is_", "use_"))
+
+
+def _named(
+    model: nn.Module,
+    signature: Signature,
+    content: dict[str, Any],
+    how: How,
+    meaning: Meaning,
+    place: str,
+    dropped: dict[str, str],
+) -> Call:
+    meaning.check_names([*content, *(["inputs_embeds"] if "input_ids" in content else [])])
+    values = {name: _value(model, name, value, how) for name, value in content.items()}
+    kept = {}
+    for name, value in values.items():
+        reason = _left_out(model, signature, name, value, values)
+        if reason:
+            dropped[name] = reason
+        else:
+            kept[name] = value
+    name = _differentiated(model, kept, dropped, values, meaning, place)
+    keyword: str | None = name
+    if name not in kept and name in values:  # under another name than forward's own: its first argument
+        kept[name], keyword = values[name], None
+        dropped.pop(name)
+    x = kept.pop(name) if name in kept else None
+    if x is None or (name == "input_ids" and meaning.floating):
+        ids = x if x is not None else kept.pop("input_ids")
+        name = keyword = "inputs_embeds"
+        x = _embedded(model, ids[None] if how is How.ITEM else ids)
+        x = as_input(x, name)
+    else:
+        x = _counted(x, how, place if keyword is None else repr(name), meaning)
+    if is_hugging_face(model) and getattr(model.config, "use_cache", None):
+        kept["use_cache"] = False  # a key-value cache is filled in place and would leak one call into the next
+    own: dict[str, Tensor] = {}
+    shared: dict[str, Any] = {}
+    for other, value in kept.items():
+        if other in meaning.shared:
+            shared[other] = value
+        elif how is How.ITEM and isinstance(value, Tensor):
+            own[other] = value[None]
+        elif how is not How.ITEM and _belongs_to_samples(model, other, value, x, name, how, meaning):
+            own[other] = value if isinstance(value, Tensor) else as_tensor(value, repr(other))
+        else:
+            shared[other] = value
+    return Call(x, name, keyword, own, shared, dropped)
+
+
+def _value(model: nn.Module, name: str, value: Any, how: How) -> Any:
+    if is_array(value):
+        return as_tensor(value, repr(name)) if not is_scalar_label(value) or isinstance(value, Tensor) else value
+    if how is How.ITEM and isinstance(value, int | float) and not isinstance(value, bool):
+        return torch.tensor(value)
+    if how is How.ITEM or (is_hugging_face(model) and name in (*_MAIN, *_BESIDE)):
+        numbers = numbers_of(value)
+        return value if numbers is None else numbers
+    return value
+
+
+def _left_out(model: nn.Module, signature: Signature, name: str, value: Any, values: Mapping[str, Any]) -> str:
+    """Why an input is not passed on; empty where it is."""
+    if is_hugging_face(model):
+        decodes = getattr(model.config, "is_encoder_decoder", False) and "decoder_input_ids" not in values
+        if name == "labels" and signature.takes(name) and not decodes:
+            return "it only adds a loss to the outputs"
+        # what these models take through **kwargs are switches of theirs and tensors of attention kernels
+        if not signature.names(name) and (name in LABELS or not isinstance(value, Tensor | bool)):
+            return "forward does not take it"
+    if not signature.takes(name):
+        return "forward does not take it"
+    return ""
+
+
+def _differentiated(
+    model: nn.Module,
+    kept: Mapping[str, Any],
+    dropped: Mapping[str, str],
+    values: Mapping[str, Any],
+    meaning: Meaning,
+    place: str,
+) -> str:
+    """The name of the input whose rows count the samples."""
+    wanted = meaning.differentiate
+    if wanted is not None:
+        if wanted in dropped:
+            raise UsageError(f"differentiate names {wanted!r}, which is not passed on: {dropped[wanted]}")
+        found = kept.get(wanted)
+        tokens = wanted in ("input_ids", "inputs_embeds") and "input_ids" in kept and is_hugging_face(model)
+        if not tokens and not (isinstance(found, Tensor) and (found.is_floating_point() or not meaning.floating)):
+            kind = str(found.dtype) if isinstance(found, Tensor) else type(found).__name__
+            raise DataError(
+                f"differentiate names {wanted!r}, which is {kind}; only floating-point tensors have derivatives"
+            )
+        return wanted
+
+    def candidates(among: Mapping[str, Any]) -> list[str]:
+        return [
+            name
+            for name, value in among.items()
+            if isinstance(value, Tensor)
+            and name not in (*meaning.shared, *_BESIDE)
+            and (value.is_floating_point() or not meaning.floating or (name == "input_ids" and is_hugging_face(model)))
+        ]
+
+    found = candidates(kept)
+    if "inputs_embeds" in found and "input_ids" in found:
+        found.remove("input_ids")
+    if not found:  # records name their input as they like, and forward has one argument for it
+        found = [name for name in candidates({k: values[k] for k in dropped if k in values}) if name not in LABELS]
+    if not meaning.floating:
+        found = [name for name in found if name not in LABELS] or found
+    preferred = [name for name in found if name in (*_PREFERRED, "input_ids")]
+    if len(found) == 1 or len(preferred) == 1:
+        return (preferred or found)[0]
+    kinds = ", ".join(f"{k}: {getattr(v, 'dtype', type(v).__name__)}" for k, v in values.items())
+    if not found:
+        raise DataError(
+            f"no floating-point input to differentiate in {place} ({kinds}); give inputs_embeds or another float tensor"
+        )
+    listed = " or ".join(f'differentiate="{name}"' for name in found)
+    raise UsageError(f"{len(found)} inputs could be differentiated ({', '.join(found)}); choose with {listed}")
+
+
+def _embedded(model: nn.Module, ids: Any) -> Tensor:
+    table: Any = model.get_input_embeddings()  # type: ignore[operator]
+    if not callable(table):
+        raise DataError(f"{type(model).__name__} has no input embeddings; give inputs_embeds in the batch")
+    if not isinstance(ids, Tensor) or ids.ndim != 2:
+        shape = tuple(ids.shape) if isinstance(ids, Tensor) else type(ids).__name__
+        raise DataError(f"input_ids has shape {shape}; give (samples, tokens)")
+    weight = next(table.parameters())
+    with torch.no_grad():
+        return table(ids.to(weight.device)).detach()
+
+
+def _belongs_to_samples(
+    model: nn.Module, name: str, value: Any, x: Tensor, counted: str, how: How, meaning: Meaning
+) -> bool:
+    """Whether rows of ``value`` belong to the samples, by rule: refused where both could be."""
+    samples = len(x)
+    if name in meaning.per_sample:
+        if not hasattr(value, "__len__") or len(value) != samples:
+            size = f"shape {tuple(value.shape)}" if isinstance(value, Tensor) else type(value).__name__
+            raise UsageError(f"per_sample names {name!r}, which has {size} beside {samples} samples of {counted!r}")
+        return True
+    if not isinstance(value, Tensor):
+        if _holds_rows(value, samples):
+            raise UsageError(_both(name, f"holds {samples} values or tensors of so many rows", samples, counted))
+        return False
+    if value.ndim == 0 or samples == 1:
+        return False  # of one sample everything is its own and shared alike
+    if how is How.COLLATED:
+        return len(value) == samples
+    if len(value) != samples:
+        if value.ndim > 2 and value.shape[1] == samples:  # states of recurrent layers: (layers, samples, width)
+            raise UsageError(_both(name, f"has shape {tuple(value.shape)}", samples, counted, transposed=True))
+        return False
+    if name in LABELS and (value.ndim == 1 or value.numel() == samples):
+        return True
+    if is_hugging_face(model) and name in (*_MAIN, *_BESIDE) and name not in _NOT_BATCHED:
+        return True
+    same = value.shape == x.shape[:2] and samples != x.shape[1]
+    if same and name in ("attention_mask", "token_type_ids", "position_ids"):
+        return True
+    raise UsageError(_both(name, f"has shape {tuple(value.shape)}", samples, counted))
+
+
+def _holds_rows(value: Any, samples: int) -> bool:
+    """Whether a list or mapping could hold something for each of several samples."""
+    if samples == 1 or not isinstance(value, list | tuple | Mapping):
+        return False
+    members = list(value.values()) if isinstance(value, Mapping) else list(value)
+    if any(isinstance(m, Tensor) and m.ndim and samples in m.shape[:2] for m in members):
+        return True
+    return isinstance(value, list | tuple) and len(value) == samples
+
+
+def _both(name: str, what: str, samples: int, counted: str, *, transposed: bool = False) -> str:
+    own = f'per_sample=("{name}",) if each sample has its own row'
+    if transposed:
+        own = "one sample at a time if its second dimension counts samples"
+    return (
+        f"{name!r} {what} beside {samples} samples of {counted!r}, so it could belong to all of them or to each: give "
+        f'shared=("{name}",) if every sample is called with all of it, or {own}'
+    )

@@ -1,0 +1,294 @@
+"""Samples of whatever people bring: tensors, arrays, mappings, data sets, loaders. There is no other reader."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+from torch.utils.data import BatchSampler, DataLoader, IterableDataset, SequentialSampler, default_collate
+
+from rankscope._base.checks import count_of, names_of
+from rankscope._base.errors import DataError, UsageError
+from rankscope._base.facts import Fact, FactKind
+from rankscope.slicing.calls import Call, How, Meaning, read_call
+from rankscope.slicing.sample import Sample
+from rankscope.slicing.signature import Signature, signature_of
+from rankscope.slicing.values import as_tensor, is_array, is_scalar_label, numbers_of
+
+__all__ = [
+    "Samples",
+    "facts_of",
+    "is_one_call",
+    "length_of",
+    "meaning_of",
+    "order_is_plain",
+    "random_state_kept",
+    "read_calls",
+    "read_samples",
+]
+
+_LOOSE = (
+    "give one tensor whose first dimension counts samples (torch.stack(inputs) of samples, torch.cat(inputs) of "
+    "batches), a Dataset or a DataLoader"
+)
+
+
+def meaning_of(differentiate: str | None, shared: Any, per_sample: Any, *, floating: bool = True) -> Meaning:
+    """The options ``differentiate``, ``shared`` and ``per_sample``, checked."""
+    return Meaning(differentiate, names_of(shared, "shared"), names_of(per_sample, "per_sample"), floating)
+
+
+def read_samples(
+    model: nn.Module,
+    inputs: Any,
+    *,
+    limit: int | None = None,
+    differentiate: str | None = None,
+    shared: Any = (),
+    per_sample: Any = (),
+) -> Samples:
+    """Samples one by one, each the call of the model for one sample.
+
+    Parameters
+    ----------
+    inputs : Tensor, array, mapping, tuple, Dataset, DataLoader or data set of Hugging Face
+        A tensor's first dimension counts samples. A mapping is passed as keyword arguments, a tuple as positional ones;
+        there the differentiated tensor's first dimension counts samples. Items of a data set are samples, batches of a
+        loader are batches; of (input, label) pairs the label is left out where ``forward`` takes one argument.
+        ``input_ids`` of a Hugging Face model become ``inputs_embeds`` through its own embedding.
+    limit : int, optional
+        At most this many samples.
+    differentiate : str, optional
+        The name of the differentiated input, where several could be it.
+    shared, per_sample : names, optional
+        Inputs of a mapping that every sample is called with, and inputs whose rows belong to the samples, where the
+        shape leaves it open.
+
+    Raises
+    ------
+    DataError
+        When there is no sample, nothing to differentiate, or a value is NaN or infinite.
+    UsageError
+        For inputs that can be read in two ways.
+    """
+    meaning = meaning_of(differentiate, shared, per_sample)
+    return Samples(model, inputs, None if limit is None else count_of(limit, "limit"), meaning)
+
+
+class Samples(Iterator[Sample]):
+    """Samples as they are read. ``total`` is how many there will be, where that is known before.
+
+    ``call`` is the first call: it says which input is differentiated, which are shared, and what was left out.
+    """
+
+    def __init__(self, model: nn.Module, inputs: Any, limit: int | None, meaning: Meaning) -> None:
+        self.limit, self.meaning = limit, meaning
+        self.call: Call | None = None
+        self._whole = is_one_call(inputs)
+        self._known = length_of(inputs)
+        self._samples = self._read(model, inputs)
+
+    @property
+    def total(self) -> int | None:
+        """How many samples there are, where that is known; of a mapping once its first sample was read."""
+        known = len(self.call) if self._whole and self.call is not None else self._known
+        return known if known is None or self.limit is None else min(known, self.limit)
+
+    def __next__(self) -> Sample:
+        return next(self._samples)
+
+    def facts(self) -> tuple[Fact, ...]:
+        """What was differentiated and shared, and what was left out: nothing for a call with a single tensor."""
+        return () if self.call is None else facts_of(self.call)
+
+    def _read(self, model: nn.Module, inputs: Any) -> Iterator[Sample]:
+        count = 0
+        for call in read_calls(model, inputs, self.meaning):
+            if self.call is None:
+                self.call = call
+            for i in range(len(call)):
+                if self.limit is not None and count >= self.limit:
+                    return
+                sample = call.rows(i, i + 1, f"sample {count}")
+                bad = int((~torch.isfinite(sample.x)).sum())
+                if bad:
+                    raise DataError(f"{sample.name} has {bad} NaN or infinite values; clean the input first")
+                yield sample
+                count += 1
+            if self.limit is not None and count >= self.limit:
+                return
+        if count == 0:
+            shape = f" (shape {tuple(inputs.shape)})" if is_array(inputs) else ""
+            raise DataError(f"there is no sample to measure: the input is empty{shape}")
+
+
+def facts_of(call: Call) -> tuple[Fact, ...]:
+    """What a reader has to know of how a call was read."""
+    facts = []
+    own, shared = tuple(call.per_sample), tuple(k for k in call.shared if k != "use_cache")
+    if own or shared:
+        facts.append(Fact(FactKind.DIFFERENTIATED, {"name": call.name, "per_sample": own, "shared": shared}))
+    facts += [Fact(FactKind.INPUT_LEFT_OUT, {"name": k, "reason": v}) for k, v in call.dropped.items()]
+    return tuple(facts)
+
+
+def read_calls(model: nn.Module, inputs: Any, meaning: Meaning) -> Iterator[Call]:
+    """One call for each piece of the data: the whole of a tensor or mapping, an item, a batch."""
+    signature = signature_of(model)
+    for index, (content, how) in enumerate(_contents(inputs, signature)):
+        place = "the input" if is_one_call(inputs) else f"{'sample' if how is How.ITEM else 'batch'} {index}"
+        yield read_call(model, signature, content, how, meaning, place)
+
+
+def length_of(inputs: Any) -> int | None:
+    """How many samples there are, where that can be told without reading."""
+    if is_array(inputs):
+        return len(inputs) if len(inputs.shape) else None
+    if is_one_call(inputs) or isinstance(inputs, DataLoader | IterableDataset | Mapping):
+        return None
+    try:
+        return len(inputs) if hasattr(inputs, "__getitem__") and hasattr(inputs, "__len__") else None
+    except TypeError:
+        return None
+
+
+def is_one_call(inputs: Any) -> bool:
+    return is_array(inputs) or isinstance(inputs, tuple | Mapping) or isinstance(getattr(inputs, "data", None), Mapping)
+
+
+def _contents(inputs: Any, signature: Signature) -> Iterator[tuple[Any, How]]:
+    if isinstance(inputs, Mapping) and inputs and all(_is_split(part) for part in inputs.values()):
+        raise UsageError(f"inputs is a {type(inputs).__name__} of {', '.join(map(str, inputs))}; give one of them")
+    if is_array(inputs) or isinstance(inputs, Mapping) or isinstance(getattr(inputs, "data", None), Mapping):
+        yield inputs, How.GIVEN
+    elif isinstance(inputs, tuple):
+        _check_pair(inputs, signature)
+        yield inputs, How.GIVEN
+    elif isinstance(inputs, DataLoader):
+        yield from _loaded(inputs)
+    elif isinstance(inputs, list):
+        yield from _listed(inputs, signature)
+    elif isinstance(inputs, str | bytes | nn.Module) or not (
+        isinstance(inputs, Iterable) or (hasattr(inputs, "__getitem__") and hasattr(inputs, "__len__"))
+    ):
+        what = "a text; tokenise it, and" if isinstance(inputs, str) else f"a {type(inputs).__name__};"
+        raise UsageError(f"inputs is {what} give a tensor, a dict of tensors, a Dataset or a DataLoader")
+    elif isinstance(inputs, IterableDataset) or _is_records(inputs):
+        for item in inputs:
+            yield item, How.ITEM
+    elif hasattr(inputs, "__getitem__") and hasattr(inputs, "__len__"):
+        for i in range(len(inputs)):
+            yield inputs[i], How.ITEM
+    else:
+        for item in inputs:
+            yield _certain_item(item, "an iterator"), How.ITEM
+
+
+def _is_split(part: Any) -> bool:
+    return not is_array(part) and hasattr(part, "__getitem__") and hasattr(part, "__len__") and not isinstance(
+        part, str | bytes | list | tuple | Mapping
+    )  # fmt: skip
+
+
+def _is_records(inputs: Any) -> bool:
+    """A streamed data set of Hugging Face: records without a length."""
+    return hasattr(inputs, "features") and not hasattr(inputs, "__len__")
+
+
+def _loaded(loader: DataLoader[Any]) -> Iterator[tuple[Any, How]]:
+    how = How.ITEM
+    if loader.batch_sampler is not None or loader.batch_size is not None:
+        how = How.COLLATED if loader.collate_fn is default_collate else How.GIVEN
+    with random_state_kept():  # the loader draws a seed for its workers, and its order where it shuffles
+        iterator = iter(loader)
+    while True:
+        with random_state_kept():
+            batch = next(iterator, _END)
+        if batch is _END:
+            return
+        yield batch, how
+
+
+_END = object()
+
+
+@contextmanager
+def random_state_kept() -> Iterator[None]:
+    """torch's random state is the same afterwards."""
+    state = torch.get_rng_state()
+    try:
+        yield
+    finally:
+        torch.set_rng_state(state)
+
+
+def _listed(inputs: list[Any], signature: Signature) -> Iterator[tuple[Any, How]]:
+    """A list is one array of numbers, the arguments of a model that needs so many, or samples with a label each."""
+    if not inputs:
+        return
+    numbers = numbers_of(inputs)
+    if numbers is not None:
+        yield numbers.to(torch.get_default_dtype()) if numbers.is_floating_point() else numbers, How.GIVEN
+        return
+    arrays = all(is_array(part) for part in inputs)
+    if arrays and len(inputs) > 1 and len(inputs) == signature.required:
+        yield tuple(inputs), How.GIVEN
+        return
+    if arrays and len(inputs) == 2 and _are_labels(inputs[1], inputs[0]):
+        yield tuple(inputs), How.GIVEN
+        return
+    for item in inputs:
+        yield _certain_item(item, "a list"), How.ITEM
+
+
+def _certain_item(item: Any, what: str) -> Any:
+    """An item that is one sample for certain: it has a label of its own, one integer or text."""
+    members: list[Any] = []
+    if isinstance(item, tuple | list):
+        members = list(item[1:])
+    elif isinstance(item, Mapping):
+        members = list(item.values())
+    elif not is_array(item):
+        raise DataError(f"{what} holds a {type(item).__name__}, not tensors; {_LOOSE}")
+    if not any(is_scalar_label(member) for member in members):
+        raise UsageError(f"inputs is {what} of {_kind(item)}, each a sample or a batch of them; {_LOOSE}")
+    return item
+
+
+def _kind(item: Any) -> str:
+    if is_array(item):
+        return f"tensors (the first of shape {tuple(item.shape)})"
+    return "mappings" if isinstance(item, Mapping) else f"{type(item).__name__}s"
+
+
+def _are_labels(values: Any, inputs: Any) -> bool:
+    tensor = as_tensor(values, "labels") if not isinstance(values, np.ndarray) or values.dtype.kind in "biu" else None
+    if tensor is None or tensor.is_floating_point() or tensor.is_complex():
+        return False
+    return tensor.ndim == 1 and len(inputs.shape) > 1 and len(inputs) == len(tensor)
+
+
+def _check_pair(inputs: tuple[Any, ...], signature: Signature) -> None:
+    """Of a tuple for a model with one argument the rest has to be labels, as many as there are inputs."""
+    if not inputs or not is_array(inputs[0]) or len(inputs) < 2 or signature.required > 1:
+        return
+    if len(signature.positional) > 1 or signature.any_positional:
+        return  # decided argument by argument
+    for part in inputs[1:]:
+        rows = len(part) if hasattr(part, "__len__") else -1
+        if rows != len(inputs[0]) or (is_array(part) and tuple(part.shape) == tuple(inputs[0].shape)):
+            raise UsageError(f"inputs is a tuple of {len(inputs)} for a model of one argument; {_LOOSE}")
+
+
+def order_is_plain(loader: DataLoader[Any]) -> bool:
+    """Whether a loader goes through its data set from the first sample to the last, and leaves none out."""
+    sampler: Any = loader.batch_sampler if loader.batch_sampler is not None else loader.sampler
+    if type(sampler) is BatchSampler:
+        if sampler.drop_last and len(loader.dataset) % sampler.batch_size:  # type: ignore[arg-type]
+            return False
+        sampler = sampler.sampler
+    return type(sampler) is SequentialSampler and getattr(sampler, "data_source", None) is loader.dataset

@@ -1,0 +1,51 @@
+"""What a model is called with: one differentiable tensor and whatever else the call needs."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+__all__ = ["Sample", "call_model"]
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One sample (batch dimension of size 1): the tensor that is differentiated, and the rest of the call.
+
+    ``keyword`` is the argument name under which ``x`` is passed; ``None`` means the first positional argument.
+    """
+
+    x: Tensor
+    name: str
+    keyword: str | None = None
+    extra: Mapping[str, Any] = field(default_factory=dict)
+
+    def to(self, device: torch.device, dtype: torch.dtype) -> Sample:
+        """The same sample elsewhere; floating tensors take ``dtype``, integer ones keep theirs."""
+        return Sample(
+            _moved(self.x, device, dtype),
+            self.name,
+            self.keyword,
+            {k: _moved(v, device, dtype) for k, v in self.extra.items()},
+        )
+
+
+def _moved(value: Any, device: torch.device, dtype: torch.dtype) -> Any:
+    if isinstance(value, Tensor):
+        return value.to(device, dtype) if value.is_floating_point() else value.to(device)
+    if isinstance(value, dict):
+        return {k: _moved(v, device, dtype) for k, v in value.items()}
+    if type(value) in (list, tuple):
+        return type(value)(_moved(v, device, dtype) for v in value)
+    return value
+
+
+def call_model(model: Any, sample: Sample, x: Tensor) -> Any:
+    """Call the model with ``x`` in place of the sample's own tensor."""
+    if sample.keyword is None:
+        return model(x, **sample.extra)
+    return model(**{sample.keyword: x}, **sample.extra)

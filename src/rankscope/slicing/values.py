@@ -1,0 +1,88 @@
+"""Tensors from what people hand over: tensors, arrays, lists of numbers; what is none of them is named."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from rankscope._base.errors import DataError
+
+__all__ = ["as_input", "as_tensor", "is_array", "is_scalar_label", "numbers_of"]
+
+
+def is_array(value: Any) -> bool:
+    """A tensor, an array, or what converts itself into one (a data frame, a JAX array)."""
+    return isinstance(value, Tensor | np.ndarray) or (hasattr(value, "__array__") and hasattr(value, "shape"))
+
+
+def as_tensor(value: Any, name: str) -> Tensor:
+    """The tensor behind a tensor, an array or a nested list of numbers; memory is shared where it can be.
+
+    >>> as_tensor([[1.0, 2.0]], "inputs").shape
+    torch.Size([1, 2])
+    """
+    if isinstance(value, Tensor):
+        return value.detach()
+    try:
+        array = np.asarray(value)
+    except (TypeError, ValueError) as error:  # nested lists of unequal length
+        raise DataError(f"{name} is a {type(value).__name__} of unequal parts; give a tensor or an array") from error
+    if array.dtype == object or array.dtype.kind in "USMmV":
+        held = {"U": "text", "S": "text", "M": "dates", "m": "durations", "V": "records"}.get(
+            array.dtype.kind, "objects"
+        )
+        what = f"a {type(value).__name__}" if array.ndim == 0 else f"an array of {held} (shape {array.shape})"
+        raise DataError(f"{name} is {what}, not numbers; give a tensor or an array of numbers")
+    native = array.dtype.newbyteorder("=")
+    if array.dtype != native or not array.flags.writeable or any(s < 0 for s in array.strides):
+        array = array.astype(native, copy=True, order="C")
+    try:
+        return torch.from_numpy(array)
+    except TypeError:
+        raise DataError(f"{name} has dtype {array.dtype}, which torch does not have; convert it to float32") from None
+
+
+def as_input(tensor: Tensor, name: str, *, floating: bool = True) -> Tensor:
+    """The tensor that counts samples, refused where it is complex, empty, or (for ``floating``) of integers."""
+    if tensor.is_complex():
+        raise DataError(f"{name} has dtype {tensor.dtype}; give real inputs (torch.view_as_real splits complex ones)")
+    if tensor.layout != torch.strided or tensor.is_quantized:
+        raise DataError(f"{name} is sparse or quantised; give a dense tensor (x.to_dense() or x.dequantize())")
+    if floating and not tensor.is_floating_point():
+        raise DataError(
+            f"{name} has dtype {tensor.dtype}, which cannot be differentiated; give floating-point inputs "
+            "(x.float(), or for token ids a dict with input_ids)"
+        )
+    return tensor
+
+
+def numbers_of(value: Any) -> Tensor | None:
+    """A list of numbers as a tensor, and ``None`` for anything else; records of data sets hold such lists."""
+    leaf = value
+    while isinstance(leaf, list | tuple) and leaf:
+        if any(map(is_array, leaf)):  # numpy would join tensors in a list to one array
+            return None
+        leaf = leaf[0]
+    if leaf is value or not isinstance(leaf, int | float | np.number):
+        return None
+    try:
+        array = np.asarray(value)
+    except (TypeError, ValueError):
+        return None
+    return torch.from_numpy(array) if array.dtype.kind in "biuf" else None
+
+
+def is_scalar_label(value: Any) -> bool:
+    """One integer or one text: what labels one sample, and what no model takes for a batch of one.
+
+    >>> is_scalar_label(3), is_scalar_label("cat"), is_scalar_label(torch.tensor(3)), is_scalar_label(torch.zeros(3))
+    (True, True, True, False)
+    """
+    if isinstance(value, Tensor):
+        return value.ndim == 0 and not value.is_floating_point() and not value.is_complex()
+    if isinstance(value, np.ndarray | np.generic):
+        return value.ndim == 0 and value.dtype.kind in "biuUS"
+    return isinstance(value, int | str | bytes)
