@@ -31,6 +31,7 @@ _HOME = {
     "OutputError": "rankscope._base.errors",
     "PartlyDoneError": "rankscope._base.errors",
     "Patch": "rankscope.slicing",
+    "Positions": "rankscope.slicing",
     "ProbeResult": "rankscope.probes",
     "ProbeResults": "rankscope.probes",
     "RankEstimate": "rankscope.spectra",
@@ -70,6 +71,7 @@ __all__ = [
     "OutputError",
     "PartlyDoneError",
     "Patch",
+    "Positions",
     "ProbeResult",
     "ProbeResults",
     "RankEstimate",
@@ -127,7 +129,7 @@ if TYPE_CHECKING:
         probe_remedies,
         standard_components,
     )
-    from rankscope.slicing import LayerTable, Patch, Sketch, layers
+    from rankscope.slicing import LayerTable, Patch, Positions, Sketch, layers
     from rankscope.spectra import RankEstimate, Spectrum, Tolerance
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
@@ -77,7 +79,7 @@ WRONG = [
     (lambda: rs.Sketch(0), (3, 8, 8), "a sketch of 0 directions is empty"),
     (lambda: rs.Sketch(193), (3, 8, 8), "a sketch of 193 directions exceeds the input's 192 dimensions"),
     (lambda: "al", (3, 8, 8), "unknown columns 'al'; did you mean 'all'"),
-    (lambda: 16, (3, 8, 8), "columns is 16; give a Patch, a Sketch"),
+    (lambda: 16, (3, 8, 8), "columns is 16; give a Patch, Positions, a Sketch"),
     (lambda: None, (3, 8, 8), "columns is None"),
 ]
 
@@ -140,3 +142,34 @@ def test_moving_the_patch_moves_the_columns(offset: tuple[int, int]) -> None:
     torch.testing.assert_close(
         torch.tensor(profile["1"].spectra[0].singular_values), torch.linalg.svdvals(expected), rtol=1e-6, atol=1e-7
     )
+
+
+def test_positions_take_whole_rows() -> None:
+    shape = (5, 3)
+    assert rs.Positions([3]).coordinates(shape).tolist() == [9, 10, 11]
+    assert rs.Positions([-1, 0]).coordinates(shape).tolist() == [0, 1, 2, 12, 13, 14]
+    assert rs.Positions(2).count((4, 2, 2)) == 4
+    tangents = rs.Positions([1]).tangents(shape, 1, 3, torch.device("cpu"), torch.float32)
+    expected = torch.zeros(2, 5, 3)
+    expected[0, 1, 1] = expected[1, 1, 2] = 1
+    assert torch.equal(tangents, expected)
+    assert rs.Positions([3, 5]).describe() == "all coordinates of positions 3, 5"
+
+
+@pytest.mark.parametrize(
+    ("positions", "message"),
+    [
+        ([5], r"position 5 lies outside an input of 5 positions \(shape \(5, 3\)\); give 0…4, or -1…-5 from the end"),
+        ([-6], "position -6 lies outside an input of 5 positions"),
+        ([1, -4], "repeat in an input of 5"),
+    ],
+)
+def test_positions_that_do_not_fit(positions: list[int], message: str) -> None:
+    with pytest.raises(rs.UsageError, match=message):
+        rs.Positions(positions).coordinates((5, 3))
+
+
+@pytest.mark.parametrize("positions", [[], [True], [1.5], ["a"]])
+def test_what_are_no_positions(positions: list[Any]) -> None:
+    with pytest.raises(rs.UsageError, match=r"positions is .*; give whole numbers"):
+        rs.Positions(positions)

@@ -65,7 +65,10 @@ def profile_command(
     ] = None,
     columns: Annotated[
         str | None,
-        typer.Option(help="all, auto or sketch:K. auto: all up to 1,024 inputs, else the central 16×16 patch."),
+        typer.Option(
+            help="all, auto, sketch:K, or position:N (all coordinates of token N). auto: all up to 1,024 "
+            "inputs, else the central 16×16 patch."
+        ),
     ] = None,
     background: Annotated[str, typer.Option(help="Outside the patch: image, or zero.")] = "image",
     tolerance: Annotated[str, typer.Option(help="paper, reference, torch, or a number: a constant rtol.")] = "paper",

@@ -133,8 +133,14 @@ def _columns(columns: str | None, patch: str | None, offset: str | None, channel
         if not colon or not count.isdigit():
             raise UsageError(f"columns {text!r}: write sketch:K with the number of random directions, as sketch:768")
         return Sketch(int(count), seed)
+    if kind == "position":
+        from rankscope.slicing import Positions
+
+        if re.fullmatch(r"-?\d+(\s*,\s*-?\d+)*", count.strip()) is None:
+            raise UsageError(f"columns {text!r}: write position:N with the number of a token, as position:3 or 0,-1")
+        return Positions([int(part) for part in count.split(",")])
     if text not in ("all", "auto"):
-        raise UsageError(f"unknown columns {text!r}; {nearest(text, ['all', 'auto', 'sketch:K'])}")
+        raise UsageError(f"unknown columns {text!r}; {nearest(text, ['all', 'auto', 'sketch:K', 'position:N'])}")
     return text
 
 

@@ -2,7 +2,16 @@
 
 from rankscope.slicing.blocked import derivative_ends, failing_module, unmoved
 from rankscope.slicing.capture import CallKey, Capture, capture, first_tensor
-from rankscope.slicing.columns import All, Columns, ColumnsLike, Patch, Sketch, as_columns
+from rankscope.slicing.columns import (
+    All,
+    Columns,
+    ColumnsByShape,
+    ColumnsLike,
+    Patch,
+    Positions,
+    Sketch,
+    as_columns,
+)
 from rankscope.slicing.cut_points import CutPointsLike, LayerTable, layers, select
 from rankscope.slicing.example import example_sample
 from rankscope.slicing.guard import evaluation_mode, full_precision, measuring, observing
@@ -17,12 +26,14 @@ __all__ = [
     "CallKey",
     "Capture",
     "Columns",
+    "ColumnsByShape",
     "ColumnsLike",
     "CutPointsLike",
     "LayerTable",
     "LowerPrecision",
     "ModuleCall",
     "Patch",
+    "Positions",
     "Sample",
     "Samples",
     "Sketch",

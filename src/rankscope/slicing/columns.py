@@ -14,7 +14,7 @@ from torch import Tensor
 
 from rankscope._base.errors import UsageError, nearest
 
-__all__ = ["All", "Columns", "ColumnsLike", "Patch", "Sketch", "as_columns"]
+__all__ = ["All", "Columns", "ColumnsByShape", "ColumnsLike", "Patch", "Positions", "Sketch", "as_columns"]
 
 Shape: TypeAlias = tuple[int, ...]
 
@@ -182,6 +182,56 @@ def _plain(values: Any) -> list[Any]:
 
 
 @dataclass(frozen=True)
+class Positions:
+    """All coordinates of chosen positions along the first dimension after the batch: a token with all its channels.
+
+    Negative positions count from the end, as in Python: −1 is the last token of texts of every length.
+
+    Raises
+    ------
+    UsageError
+        When a position lies outside the input, or positions repeat.
+
+    Examples
+    --------
+    >>> Positions([0, -1]).coordinates((3, 2)).tolist()
+    [0, 1, 4, 5]
+    """
+
+    positions: tuple[int, ...]
+
+    def __init__(self, positions: int | Sequence[int]) -> None:
+        listed = [positions] if isinstance(positions, Integral) else _plain(positions)
+        wrong = [p for p in listed if isinstance(p, bool) or not isinstance(p, Integral)]
+        if wrong or not listed:
+            raise UsageError(f"positions is {positions!r}; give whole numbers, such as [3] or [0, -1]")
+        object.__setattr__(self, "positions", tuple(int(p) for p in listed))
+
+    def coordinates(self, shape: Shape) -> Tensor:
+        length = shape[0] if shape else 0
+        for p in self.positions:
+            if not -length <= p < length:
+                raise UsageError(
+                    f"position {p} lies outside an input of {length} positions (shape {shape}); give "
+                    f"0…{length - 1}, or -1…-{length} from the end"
+                )
+        chosen = [p % length for p in self.positions]
+        if len(set(chosen)) != len(chosen):
+            raise UsageError(f"positions {list(self.positions)} repeat in an input of {length}; give distinct ones")
+        return torch.arange(math.prod(shape)).view(length, -1)[sorted(chosen)].reshape(-1)
+
+    def count(self, shape: Shape) -> int:
+        return len(self.coordinates(shape))
+
+    def tangents(self, shape: Shape, start: int, stop: int, device: torch.device, dtype: torch.dtype) -> Tensor:
+        return _one_hot(_coordinates_on(self, shape, device)[start:stop], shape, device, dtype)
+
+    def describe(self) -> str:
+        several = len(self.positions) > 1
+        return f"all coordinates of position{'s' * several} {', '.join(map(str, self.positions))}"
+
+
+@dataclass(frozen=True)
 class Sketch:
     """K random directions: JΩ with independent standard normal Ω has rank min(K, rank J) almost surely.
 
@@ -242,7 +292,7 @@ class All:
         return "all input coordinates"
 
 
-ColumnsLike: TypeAlias = Patch | Sketch | All | Literal["all", "auto"] | Columns
+ColumnsLike: TypeAlias = Patch | Positions | Sketch | All | Literal["all", "auto"] | Columns
 _AUTO_ALL = 1024  # up to this many inputs the full Jacobian costs no more than the paper's patch
 
 
@@ -257,7 +307,7 @@ def as_columns(value: ColumnsLike, shape: Shape) -> Columns:
             return All()
         if value != "auto":
             raise UsageError(
-                f"unknown columns {value!r}; {nearest(value, ['all', 'auto'])}, or give a Patch or a Sketch"
+                f"unknown columns {value!r}; {nearest(value, ['all', 'auto'])}, or give a Patch, Positions or a Sketch"
             )
         size = math.prod(shape)
         if size <= _AUTO_ALL:
@@ -266,6 +316,36 @@ def as_columns(value: ColumnsLike, shape: Shape) -> Columns:
             return Patch(16)
         return Sketch(min(768, size))
     if not hasattr(value, "tangents"):
-        raise UsageError(f"columns is {value!r}; give a Patch, a Sketch, 'all' or 'auto'")
+        raise UsageError(f"columns is {value!r}; give a Patch, Positions, a Sketch, 'all' or 'auto'")
     value.count(shape)
     return value
+
+
+@dataclass(frozen=True)
+class ColumnsByShape:
+    """The same choice for inputs of several shapes: ``"auto"`` is decided for each, and K differs between them.
+
+    >>> choice = ColumnsByShape("auto")
+    >>> choice.count((4, 8)), choice.count((100, 32))
+    (32, 768)
+    """
+
+    wanted: Any
+
+    def of(self, shape: Shape) -> Columns:
+        """The columns for one shape."""
+        return as_columns(self.wanted, shape)
+
+    def count(self, shape: Shape) -> int:
+        return self.of(shape).count(shape)
+
+    def coordinates(self, shape: Shape) -> Tensor | None:
+        return self.of(shape).coordinates(shape)
+
+    def tangents(self, shape: Shape, start: int, stop: int, device: torch.device, dtype: torch.dtype) -> Tensor:
+        return self.of(shape).tangents(shape, start, stop, device, dtype)
+
+    def describe(self) -> str:
+        if isinstance(self.wanted, str):
+            return "all input coordinates" if self.wanted == "all" else "columns by the size of the input"
+        return str(self.wanted.describe())
