@@ -13,9 +13,9 @@ from torch import Tensor, nn
 from rankscope.slicing.capture import OUTPUT, CallKey, capture
 from rankscope.slicing.grad_mode import StaysOn, recording_through
 from rankscope.slicing.guard import measuring
-from rankscope.slicing.inputs import Sample, call_model
 from rankscope.slicing.members import every_member
 from rankscope.slicing.mixing import mixing_before
+from rankscope.slicing.sample import Sample, call_model
 
 __all__ = ["derivative_ends", "failing_module", "unmoved"]
 

@@ -39,7 +39,7 @@ def _differentiated(v: _Values) -> str:
     return f"The Jacobian is that with respect to {v['name']}.{own}{shared}"
 
 
-def _left_out(v: _Values) -> str:
+def _input_left_out(v: _Values) -> str:
     return f"The model is called without {v['name']}: {v['reason']}."
 
 
@@ -142,7 +142,7 @@ _SENTENCES: dict[FactKind, Callable[[_Values], str]] = {
     FactKind.NOTE: _text,
     FactKind.EARLIER_NOTE: _text,
     FactKind.DIFFERENTIATED: _differentiated,
-    FactKind.INPUT_LEFT_OUT: _left_out,
+    FactKind.INPUT_LEFT_OUT: _input_left_out,
     FactKind.REVERSE_UNCHECKED: _reverse_unchecked,
     FactKind.REVERSE_DISAGREES: _reverse_disagrees,
     FactKind.NO_FLOAT64: _no_float64,
