@@ -103,7 +103,7 @@ def _dimension(c: Choices) -> Verdict:
         return ("measured" if found.pca_dimension == 0 else "wrong"), f"{found.pca_dimension} where nothing varies"
     source: Any = given
     form = c.one(["tensor", "mapping", "array", "moments", "model"])
-    if form == "array" and dtype in _HALF:
+    if form in ("array", "model") and dtype in _HALF:
         form = "tensor"
     c.use(form)
     if form == "mapping":
@@ -114,7 +114,7 @@ def _dimension(c: Choices) -> Verdict:
         source = {"layer": _moments(c, given)}
     if form == "model":
         model = nn.Sequential(nn.Identity(), nn.Flatten()).eval()
-        found = rs.feature_rank(model, given.float() if dtype in _HALF else given, cut_points="all", batch_size=7)[0]
+        found = rs.feature_rank(model, given, cut_points="all", batch_size=7)[0]
     else:
         found = rs.feature_rank(source)[0]
     low, high = found.pca_bounds
