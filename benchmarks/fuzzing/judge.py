@@ -108,8 +108,9 @@ def _compare(
             continue
         for name, layer in measured.items():
             wanted = _wanted(truth, name)
-            if isinstance(wanted, str):
-                status, note = wanted, "no such call in the truth"
+            if isinstance(wanted, str):  # this sample never calls it
+                empty = layer.spectra[i] is None
+                status, note = ("measured", "not called") if empty else ("wrong", "measured, and never called")
             else:
                 status, note = _cell(layer.spectra[i], wanted, call)
             cells[status] += 1
@@ -125,30 +126,44 @@ def _key(name: str) -> tuple[str, int]:
     return base, int(number) - 1 if number else 0
 
 
+def _place(truth: Truth, name: str) -> tuple[tuple[str, int], str] | None:
+    """The call that a cut point's name stands for, and which of its tensors (all of them: no path)."""
+    if name == "output" or name.startswith("output."):
+        return ("", 0), name.removeprefix("output").removeprefix(".")
+    if _key(name) in truth.jacobians:
+        return _key(name), ""
+    for k in range(len(name) - 1, 0, -1):  # a module's call, then the path of one tensor of several
+        if name[k] in ".:" and not name[k + 1 :].count("#") and _key(name[:k]) in truth.jacobians:
+            return _key(name[:k]), name[k + 1 :]
+    return None
+
+
 def _wanted(truth: Truth, name: str) -> Tensor | str:
     """The Jacobian that a cut point's name stands for: all tensors that a call returned, or one by its place."""
-    if name == "output" or name.startswith("output."):
-        parts = truth.jacobians.get(("", 0), [])
-        if name == "output":
-            return torch.cat(parts) if parts else "incomplete"
-        place = name.removeprefix("output.")
-        return parts[truth.paths.index(place)] if place in truth.paths else "incomplete"
-    parts = truth.jacobians.get(_key(name), [])
-    return torch.cat(parts) if parts else "measured" if any(k[0] == _key(name)[0] for k in truth.jacobians) else "wrong"
+    found = _place(truth, name)
+    if found is None:
+        return "absent"
+    key, path = found
+    parts = truth.jacobians[key]
+    if not path:
+        return torch.cat(parts) if parts else "absent"
+    return parts[truth.paths[key].index(path)] if path in truth.paths[key] else "absent"
 
 
 def _complete(profile: Any, truths: list[Truth], cells: Counter[str], notes: list[str]) -> None:
     """Every call that depends on the input is measured or named; and so is the network's own output."""
     if all(t.kink for t in truths):
         return
-    keys = {k for t in truths for k, parts in t.jacobians.items() if any(bool((j != 0).any()) for j in parts)}
-    found = {_key(x.name) for x in profile.layers}
-    for key in sorted(keys):
-        present = key in found or (not key[0] and any(x.name.startswith("output") for x in profile.layers))
-        if not present:
-            cells["incomplete"] += 1
-            name = f"{key[0] or 'output'}#{key[1] + 1}"
-            notes.append(f"{name} is missing: {profile.unmeasured.get(key[0] or 'output', 'without a word')}")
+    for truth in truths:
+        places = {_place(truth, layer.name) for layer in profile.layers} - {None}
+        present = {place[0] for place in places if place is not None}
+        held = {id(j) for key in present for j in truth.jacobians[key]}
+        for key, parts in truth.jacobians.items():
+            live = [j for j in parts if bool((j != 0).any())]
+            if live and key not in present and not all(id(j) in held for j in live):
+                name = f"{key[0]}#{key[1] + 1}" if key[0] else "output"
+                cells["incomplete"] += 1
+                notes.append(f"{name} is missing: {profile.unmeasured.get(key[0] or 'output', 'without a word')}")
 
 
 def _cell(spectrum: Any, jacobian: Tensor, call: Call) -> tuple[str, str]:

@@ -7,11 +7,14 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
+from unittest import mock
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from fuzzing.decisions import Decisions
@@ -26,12 +29,13 @@ class Truth:
     """Of one sample: for every module call the Jacobian of each tensor that it returned, in the order of the calls.
 
     ``kink`` tells whether rounding in the working precision decides the linear piece, so that there is no one truth.
-    ``paths`` names the tensors of the network's own output.
+    ``paths`` names the tensors that each call returned: ``logits``, ``aux.1``, nothing for a plain tensor. Two calls
+    that returned the very same tensor share one Jacobian object.
     """
 
     jacobians: dict[Key, list[Tensor]]
     kink: bool
-    paths: list[str]
+    paths: dict[Key, list[str]]
 
 
 def tensors_in(value: Any, path: str = "") -> Iterator[tuple[str, Tensor]]:
@@ -58,22 +62,24 @@ def _call(model: nn.Module, x: Tensor, keyword: str | None, extra: Mapping[str, 
 def truth_of(
     model: nn.Module, x: Tensor, keyword: str | None, extra: Mapping[str, Any], work: torch.dtype = torch.float32
 ) -> Truth:
-    """Differentiate a float64 copy of the model in evaluation mode; ``x`` and weights are first those of ``work``."""
+    """Differentiate a float64 copy of the model in evaluation mode; ``x`` and weights are first those of ``work``.
+
+    ``detach`` makes a constant; ``torch.no_grad()`` does not, since the function is the same with and without it.
+    """
     x, extra = x.to(work), {k: _cast(v, work) for k, v in extra.items()}
     before = copy.deepcopy(model).to(work).eval()
     exact = copy.deepcopy(before).double()
     seen: dict[Key, list[Tensor]] = {}
     copies: dict[tuple[int, int], tuple[Tensor, Tensor]] = {}  # a container returns the very tensor of its last part
     counts: dict[str, int] = {}
-    paths: list[str] = []
+    paths: dict[Key, list[str]] = {}
 
     def hook(name: str) -> Any:
         def take(module: nn.Module, _: Any, output: Any) -> None:
             index = counts.get(name, 0)
             counts[name] = index + 1
             found = list(tensors_in(output))
-            if not name:
-                paths[:] = [path for path, _ in found]
+            paths[(name, index)] = [path for path, _ in found]
             parts = []
             for _, tensor in found:
                 same = (id(tensor), tensor._version)
@@ -87,7 +93,7 @@ def truth_of(
     for name, module in exact.named_modules():
         module.register_forward_hook(hook(name))
     leaf = x.double().clone().requires_grad_()
-    with torch.random.fork_rng(devices=[]), sdpa_kernel([SDPBackend.MATH]), torch.enable_grad():
+    with torch.random.fork_rng(devices=[]), sdpa_kernel([SDPBackend.MATH]), torch.enable_grad(), _plain():
         _call(exact, leaf * 1, keyword, {k: _cast(v, torch.float64) for k, v in extra.items()})
         rows: dict[int, Tensor] = {}
         for tensor in (t for parts in seen.values() for t in parts):
@@ -98,6 +104,42 @@ def truth_of(
     if work != torch.float64:
         kink = _rounding_decides(before, x, keyword, extra)
     return Truth(jacobians, kink, paths)
+
+
+@contextmanager
+def _plain() -> Iterator[None]:
+    """``no_grad`` without effect, and normalisation by kept statistics written out.
+
+    torch's backward kernel of the latter is wrong on the CPU for one image whose gradient is laid out channels-last.
+    """
+    kernels = F.batch_norm, F.instance_norm
+
+    def batch_norm(x: Tensor, mean: Any, var: Any, weight: Any = None, bias: Any = None, training: bool = False,
+                   momentum: float = 0.1, eps: float = 1e-5) -> Tensor:  # fmt: skip
+        if training:
+            return kernels[0](x, mean, var, weight, bias, training, momentum, eps)
+        return _by_statistics(x, mean, var, weight, bias, eps)
+
+    def instance_norm(x: Tensor, mean: Any = None, var: Any = None, weight: Any = None, bias: Any = None,
+                      use_input_stats: bool = True, momentum: float = 0.1, eps: float = 1e-5) -> Tensor:  # fmt: skip
+        if use_input_stats:
+            return kernels[1](x, mean, var, weight, bias, use_input_stats, momentum, eps)
+        return _by_statistics(x, mean, var, weight, bias, eps)
+
+    with (
+        mock.patch.object(torch.no_grad, "__enter__", return_value=None),
+        mock.patch.object(torch.no_grad, "__exit__", return_value=None),
+        mock.patch.object(F, "batch_norm", batch_norm),
+        mock.patch.object(F, "instance_norm", instance_norm),
+    ):
+        yield
+
+
+def _by_statistics(x: Tensor, mean: Tensor, var: Tensor, weight: Any, bias: Any, eps: float) -> Tensor:
+    shape = (1, -1, *[1] * (x.ndim - 2))
+    scale = torch.rsqrt(var + eps) * (1 if weight is None else weight)
+    shift = -mean * scale + (0 if bias is None else bias)
+    return x * scale.view(shape) + shift.view(shape)
 
 
 def _rows(output: Tensor, leaf: Tensor) -> Tensor:

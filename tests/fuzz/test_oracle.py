@@ -69,12 +69,39 @@ def test_every_tensor_of_every_call_and_the_state_of_the_start() -> None:
     model = Stateful()
     for _ in range(2):
         truth = truth_of(model, torch.randn(1, 2), "x", {"y": torch.ones(1)})
-        assert truth.paths == ["a", "rest.0", "rest.1"]
+        assert truth.paths[("", 0)] == ["a", "rest.0", "rest.1"]
         square = (model.inner.weight @ model.inner.weight).double()
         torch.testing.assert_close(truth.jacobians[("", 0)][0], square, rtol=1e-6, atol=1e-7)
         assert not truth.jacobians[("", 0)][1].any()
         assert ("inner", 1) in truth.jacobians
     assert model.calls == 0
+
+
+def test_no_grad_hides_nothing_and_detach_does() -> None:
+    class Frozen(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            with torch.no_grad():
+                kept = 2 * x
+            return kept + x + x.detach()
+
+    truth = truth_of(Frozen(), torch.randn(1, 3), None, {})
+    torch.testing.assert_close(truth.jacobians[("", 0)][0], 3 * torch.eye(3).double(), rtol=0, atol=0)
+    with torch.no_grad():
+        assert not torch.is_grad_enabled()
+
+
+@pytest.mark.parametrize("norm", [nn.BatchNorm2d(2), nn.InstanceNorm2d(2, affine=True, track_running_stats=True)])
+def test_kept_statistics_are_a_diagonal_also_for_a_transposed_gradient(norm: nn.Module) -> None:
+    with torch.no_grad():
+        norm.running_var.copy_(torch.tensor([4.0, 0.25]))
+        norm.weight.copy_(torch.tensor([3.0, 5.0]))
+    model = nn.Sequential(norm, nn.Flatten(2)).eval()
+    tokens = nn.Sequential(model, nn.Identity())
+    tokens[1].forward = lambda h: h.transpose(1, 2)
+    jacobian = truth_of(tokens, torch.randn(1, 2, 2, 2), None, {}).jacobians[("", 0)][0]
+    scale = norm.weight.double() / torch.sqrt(norm.running_var.double() + norm.eps)
+    expected = torch.diag(scale.repeat_interleave(4)).view(2, 4, 8).transpose(0, 1).reshape(8, 8)
+    torch.testing.assert_close(jacobian, expected, rtol=1e-13, atol=1e-13)
 
 
 def test_training_mode_is_left_and_not_differentiated() -> None:
