@@ -309,10 +309,13 @@ def test_graded_layers_keep_their_rank(small: float):
 
 
 def test_graded_layers_that_are_singular_are_seen():
-    rng = np.random.default_rng(3)
-    for seed in range(200):
+    """Also where the starting frame makes the earlier columns nearly dependent: seeds 392, 760, 977 and 1457 were
+    missed when a column was compared with its own length alone; and no layer that is only graded is called singular."""
+    for seed in [*range(200), 392, 760, 977, 1457, 2299]:
+        rng = np.random.default_rng(seed + 1000)
         n = int(rng.integers(3, 9))
         layer = rng.standard_normal((n, n)) * 10.0 ** -rng.integers(0, 30, n)[:, None]
+        assert lyapunov_exponents([layer, layer], seed=seed).rank_drops == ()
         layer[:, 0] = layer[:, 1:] @ rng.integers(-2, 3, n - 1)  # a column that depends on the others
         assert lyapunov_exponents([layer], seed=seed).rank_drops == ((1, n - 1),)
 

@@ -39,6 +39,11 @@ def merge_moments(a: State, b: State) -> State:
     return n, mean_a + delta * share, scatter_a + scatter_b + torch.outer(delta, delta) * (n_a * share)
 
 
+def _symmetric(matrix: torch.Tensor) -> torch.Tensor:
+    lower = matrix.tril()
+    return lower + lower.tril(-1).T
+
+
 class CentredMoments(Metric):
     """Count, mean and scatter Σ(x − mean)(x − mean)ᵀ of rows that arrive in batches.
 
@@ -122,7 +127,7 @@ class CentredMoments(Metric):
         centred = values - mean
         delta, n = mean - self.mean, len(values)
         share = n / (self.count + n).to(torch.float64)  # on the device: reading the count back would wait for it
-        # two rank updates in place: no second d × d matrix; the root keeps the second one symmetric
+        # two rank updates in place: no second d × d matrix
         self.scatter.addmm_(centred.T, centred)
         delta_scaled = delta * (self.count * share).sqrt()
         self.scatter.addr_(delta_scaled, delta_scaled)
@@ -130,13 +135,16 @@ class CentredMoments(Metric):
         self.count += n
 
     def state(self) -> State:
-        """(count, mean, scatter) of all rows, merged over processes where torchmetrics has gathered them."""
+        """(count, mean, scatter) of all rows, merged over processes where torchmetrics has gathered them.
+
+        The scatter is symmetric to the last bit: a matrix product need not be, so its lower triangle counts.
+        """
         if self.mean.ndim == 1:
-            return self.count, self.mean, self.scatter
+            return self.count, self.mean, _symmetric(self.scatter)
         merged = (self.count[0], self.mean[0], self.scatter[0])
         for part in zip(self.count[1:], self.mean[1:], self.scatter[1:], strict=True):
             merged = merge_moments(merged, part)
-        return merged
+        return merged[0], merged[1], _symmetric(merged[2])
 
     def whole(self) -> State:
         """(count, mean, scatter) of the rows of all processes: what the last ``compute`` merged, where it did.
