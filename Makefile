@@ -5,10 +5,10 @@ BIN := $(VENV)/bin
 OUT ?= rankscope-demo
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint types bench docs figures clean
+.PHONY: help demo test test-kernels test-floor lint types bench docs figures clean
 
 help:  ## Show the targets
-	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 $(VENV)/.made: pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit("rankscope needs Python 3.11 or newer; this is " + sys.version.split()[0] + ". Name another one: make PYTHON=python3.11") if sys.version_info < (3, 11) else None'
@@ -31,6 +31,25 @@ demo: $(VENV)/.made  ## Install if needed, then measure the shipped network and 
 test: $(VENV)/.made-dev  ## Install the development tools if needed, then run the whole suite with doctests
 	$(BIN)/python -m pytest
 
+# What decides a rank must not hang on the last bit of a kernel.
+NUMERIC := tests/spectra tests/theory tests/deficit tests/features/test_moments.py tests/features/test_feature_rank.py \
+	tests/jacobian/test_oracle.py tests/jacobian/test_rules.py tests/probes/test_components.py
+
+test-kernels: $(VENV)/.made-dev  ## Run the numeric tests again under the arithmetic of other processors
+	MKL_CBWR=COMPATIBLE ATEN_CPU_CAPABILITY=default OPENBLAS_CORETYPE=Nehalem $(BIN)/python -m pytest $(NUMERIC)
+	OPENBLAS_CORETYPE=Haswell ATEN_CPU_CAPABILITY=avx2 $(BIN)/python -m pytest $(NUMERIC)
+
+# The lowest versions that pyproject.toml promises, in an environment of their own.
+FLOOR := .venv-floor
+$(FLOOR)/.made: pyproject.toml constraints-floor.txt
+	$(PYTHON) -m venv $(FLOOR)
+	$(FLOOR)/bin/python -m pip install --quiet --upgrade "pip>=25.1"
+	$(FLOOR)/bin/python -m pip install --quiet --constraint constraints-floor.txt --group dev --editable .
+	@touch $@
+
+test-floor: $(FLOOR)/.made  ## Run the tests with the lowest versions that are promised
+	$(FLOOR)/bin/python -m pytest tests
+
 lint: $(VENV)/.made-dev  ## Style, types and the direction of imports
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -50,4 +69,4 @@ figures: $(VENV)/.made  ## Run the examples at full size and put their figures i
 
 clean:  ## Remove the environment and what the tools left
 	rm -rf site build/doctrees
-	rm -rf $(VENV) .mypy_cache .pytest_cache .ruff_cache .hypothesis .import_linter_cache $(OUT)
+	rm -rf $(VENV) $(FLOOR) .mypy_cache .pytest_cache .ruff_cache .hypothesis .import_linter_cache $(OUT)

@@ -38,25 +38,24 @@ def test_one_exception_tree() -> None:
 
 
 SCRIPT = """
-import sys, time
+import sys
 import torch
-start = time.process_time()
+before = set(sys.modules)
 import rankscope
 {use}
-print(time.process_time() - start)
-heavy = "timm", "torchvision", "matplotlib", "pandas", "sklearn", "transformers", "scipy"
-print([m for m in heavy if m in sys.modules])
+new = set(sys.modules) - before
+heavy = "timm", "torchvision", "matplotlib", "pandas", "sklearn", "transformers", "scipy", "torchmetrics", "datasets"
+print([m for m in heavy if m in sys.modules], len(new))
 """
 
 
 @pytest.mark.parametrize(
-    "use", ["", "rankscope.Spectrum.of([[1.0]]).rank(), rankscope.jacobian_rank, rankscope.layers"]
+    ("use", "most"),
+    [("", 5), ("rankscope.Spectrum.of([[1.0]]).rank(), rankscope.jacobian_rank, rankscope.layers", 150)],
 )
-def test_import_is_cheap(use: str) -> None:
-    for _ in range(3):  # processor time: what other processes take does not count
-        out = subprocess.run([sys.executable, "-c", SCRIPT.format(use=use)], capture_output=True, text=True, check=True)
-        seconds, heavy = out.stdout.splitlines()
-        assert heavy == "[]"
-        if float(seconds) < 1.0:
-            return
-    pytest.fail(f"importing takes {seconds} s")
+def test_import_is_cheap(use: str, most: int) -> None:
+    """Counted in modules, since seconds depend on what else the machine does: 1 and 75 when this was written."""
+    out = subprocess.run([sys.executable, "-c", SCRIPT.format(use=use)], capture_output=True, text=True, check=True)
+    heavy, count = out.stdout.rsplit(maxsplit=1)
+    assert heavy == "[]"
+    assert int(count) <= most

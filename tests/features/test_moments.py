@@ -140,88 +140,13 @@ def test_two_processes_give_what_one_gives(tmp_path):
         for r in range(2)
     ]
     for process in started:
-        _, errors = process.communicate(timeout=300)
+        _, errors = process.communicate(timeout=1200)
         assert process.returncode == 0, errors.decode()
     both = torch.cat([x, x[:3], x[:3]])
     for r in range(2):
         covariance, again = torch.load(f"{where}.{r}")
         torch.testing.assert_close(covariance, filled(x, 200).compute(), rtol=1e-12, atol=1e-12)
         torch.testing.assert_close(again, filled(both, 500).compute(), rtol=1e-12, atol=1e-12)
-
-
-SHARED = """
-import sys, torch, torch.distributed as dist
-from rankscope import UsageError
-from rankscope.features import CentredMoments, feature_rank
-rank, where = int(sys.argv[1]), sys.argv[2]
-dist.init_process_group("gloo", init_method=f"file://{where}", rank=rank, world_size=2)
-x = torch.load(where + ".pt")
-mine = (x[:501], x[501:])[rank]
-
-def asked(moments):
-    try:
-        layer = feature_rank({"a": moments})["a"]
-        return layer.samples, layer.covariance.singular_values.tolist(), layer.rankme
-    except UsageError as error:
-        return str(error)
-
-moments, apart = CentredMoments(x.shape[1], name="a"), CentredMoments(x.shape[1], sync_on_compute=False)
-moments.update(mine), apart.update(mine)
-found = {"before": asked(moments), "apart": asked(apart)}
-moments.compute()
-found["after"] = asked(moments)
-found["local"] = int(moments.count)              # torchmetrics has handed this process its own rows back
-moments.update(x[:3])
-found["more"] = asked(moments)                   # what was merged is no longer the whole
-moments.compute()
-found["again"] = asked(moments)
-torch.save(found, f"{where}.{rank}")
-dist.destroy_process_group()
-"""
-
-
-def test_f19_moments_of_two_processes_count_all_rows(tmp_path):
-    x = torch.randn(1001, 6, dtype=torch.float64, generator=torch.Generator().manual_seed(0)) + 3
-    where = str(tmp_path / "meet")
-    torch.save(x, where + ".pt")
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo"}
-    started = [
-        subprocess.Popen([sys.executable, "-c", SHARED, str(r), where], env=environment, stderr=subprocess.PIPE)
-        for r in range(2)
-    ]
-    for process in started:
-        _, errors = process.communicate(timeout=300)
-        assert process.returncode == 0, errors.decode()
-    for r, own in enumerate((501, 500)):
-        found = torch.load(f"{where}.{r}")
-        assert found["apart"][0] == found["local"] == own
-        for key, rows in (("after", x), ("again", torch.cat([x, x[:3], x[:3]]))):
-            samples, values, rankme = found[key]
-            assert samples == len(rows)
-            np.testing.assert_allclose(values, np.linalg.eigvalsh(np.cov(rows.numpy().T))[::-1], rtol=1e-9)
-            sigma = np.linalg.svd(rows.numpy(), compute_uv=False)
-            share = sigma / sigma.sum() + 1e-7
-            assert rankme == pytest.approx(np.exp(-(share * np.log(share)).sum()), rel=1e-9)
-        for key, rows in (("before", own), ("more", own + 3)):
-            assert f"a: these moments hold the {rows} rows of this process alone; call compute()" in found[key]
-
-
-def test_f19_what_compute_merged_is_forgotten_when_more_rows_come():
-    """In one process: compute, then each way in which rows come or go."""
-    x = rows()
-    moments, other = CentredMoments(x.shape[1]), filled(x, 50)
-    for change in (
-        lambda: moments.update(x),
-        lambda: moments.add_checked(x),
-        lambda: moments.merge_state(other),
-        moments.reset,
-        lambda: moments.update(x[:5]),
-    ):
-        change()
-        assert int(moments.whole()[0]) == int(moments.count)
-        if moments.count > 1:
-            moments.compute()
-            assert int(moments.whole()[0]) == int(moments.count)
 
 
 def test_gram_of_the_samples_has_the_eigenvalues_of_the_scatter():

@@ -1,0 +1,80 @@
+"""No file imports, by any way round, a file that imports it: at the top, in a function, or for types alone."""
+
+from __future__ import annotations
+
+import ast
+from pathlib import Path
+
+import rankscope
+
+ROOT = Path(rankscope.__file__).parent
+
+
+def _name(file: Path) -> str:
+    parts = ("rankscope", *file.relative_to(ROOT).with_suffix("").parts)
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+def _imports(tree: ast.Module, known: set[str]) -> set[str]:
+    """Modules of the package that a file names in an import statement, wherever it stands."""
+    found: set[str] = set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            # of a package either a file in it or what its __init__ hands on
+            found |= {
+                f"{node.module}.{a.name}" if f"{node.module}.{a.name}" in known else node.module for a in node.names
+            }
+    return found & known
+
+
+def _graph() -> dict[str, set[str]]:
+    files = {_name(file): file for file in ROOT.rglob("*.py")}
+    # the façade names its homes as text and for type checkers; nothing below it imports it for more than its version
+    files.pop("rankscope")
+    return {name: _imports(ast.parse(file.read_text()), set(files)) - {name} for name, file in files.items()}
+
+
+def _circles(graph: dict[str, set[str]]) -> list[set[str]]:
+    """Groups of files that reach each other (Tarjan's strongly connected components of more than one)."""
+    index: dict[str, int] = {}
+    low: dict[str, int] = {}
+    stack: list[str] = []
+    found: list[set[str]] = []
+
+    def visit(name: str) -> None:
+        index[name] = low[name] = len(index)
+        stack.append(name)
+        for step in sorted(graph[name]):
+            if step not in index:
+                visit(step)
+                low[name] = min(low[name], low[step])
+            elif step in stack:
+                low[name] = min(low[name], index[step])
+        if low[name] == index[name]:
+            group = set(stack[stack.index(name) :])
+            del stack[stack.index(name) :]
+            if len(group) > 1:
+                found.append(group)
+
+    for name in sorted(graph):
+        if name not in index:
+            visit(name)
+    return found
+
+
+def test_the_search_sees_a_circle() -> None:
+    assert _circles({"a": {"b"}, "b": {"c"}, "c": {"b"}}) == [{"b", "c"}]
+    assert _circles({"a": {"b", "c"}, "b": {"c"}, "c": set()}) == []
+
+
+# Records that draw and word themselves: each goes when its room's figures and texts move to `views`.
+LEFT = {"rankscope.deficit", "rankscope.features", "rankscope.jacobian", "rankscope.probes", "rankscope.theory"}
+
+
+def test_no_circles() -> None:
+    graph = _graph()
+    assert len(graph) > 150
+    rooms = {name.rsplit(".", 1)[0] for group in _circles(graph) for name in group}
+    assert rooms <= LEFT
