@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import resource
+import threading
 
 import numpy as np
 import pytest
@@ -70,9 +71,19 @@ def test_one_pass_keeps_features_logits_labels_and_moments(tmp_path):
 
 
 class Counting(Dataset):
+    """What is read, and where reading stops, is state of the run: two of these are the same data set."""
+
     def __init__(self, inner, stop=None):
-        self.inner, self.stop, self.read = inner, stop, []
-        self.tensors = inner.tensors  # for the fingerprint
+        self.inner, self.run = inner, threading.local()
+        self.run.stop, self.run.read = stop, []
+
+    @property
+    def read(self):
+        return self.run.read
+
+    @property
+    def stop(self):
+        return self.run.stop
 
     def __len__(self):
         return len(self.inner)

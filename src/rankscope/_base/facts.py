@@ -34,6 +34,13 @@ class FactKind(StrEnum):
     # what the model was called with
     DIFFERENTIATED = "differentiated input"  # name, per_sample, shared: names of the other inputs
     INPUT_LEFT_OUT = "input left out"  # name, reason
+    # what an earlier run of the same command kept
+    READ_BACK = "read back from an earlier run"  # kept, total, unit
+    KEPT_DAMAGED = "kept results are damaged"  # count, unit
+    KEPT_OTHER = "kept results of another question"  # count, unit
+    KEPT_DIFFERS = "kept results differ from a new measurement"  # where, unit
+    KEPT_UNCHECKED = "kept results were not measured again"  # reason
+    KEPT_INCOMPARABLE = "kept results cannot be compared"  # types, owner
     # the derivative and its certificate
     REVERSE_UNCHECKED = "reverse mode unchecked"  # reason
     REVERSE_DISAGREES = "reverse mode disagrees"  # error, where

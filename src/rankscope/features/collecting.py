@@ -8,16 +8,19 @@ from typing import Any
 import torch
 from torch import nn
 
-from rankscope._base.errors import CutPointError, ModelError, UsageError
+from rankscope._base.errors import CutPointError, ModelError, OutputError, UsageError
+from rankscope._base.files import FolderLock
+from rankscope._base.identity import Identity, identity_of
 from rankscope._base.progress import Progress, progress_for
 from rankscope.features.collection import Collection
-from rankscope.features.collection_run import MOMENTS_LIMIT, CollectionRun
+from rankscope.features.collection_run import MOMENTS_LIMIT
 from rankscope.features.cut_names import chosen_calls, cut_names, is_plain, layer_names
-from rankscope.features.fingerprint import data_fingerprint, model_fingerprint, setting_fingerprint
+from rankscope.features.fingerprint import data_identity, setting_fingerprint
 from rankscope.features.heads import find_head
 from rankscope.features.hooks import inference, record_outputs
 from rankscope.features.pipeline import on_device
 from rankscope.features.reduction import Channels, Reduce, check_reduce, reduce_output
+from rankscope.features.resuming import Resumed, begin
 from rankscope.features.shards import ShardStore
 from rankscope.features.sources import as_dataset, batches, first_input
 from rankscope.slicing import CutPointsLike
@@ -41,8 +44,10 @@ def collect(
 ) -> Collection:
     """Stream ``data`` through ``model`` once; keep final features, logits, labels, and moments of the cut points.
 
-    Run again with the same arguments, it goes on after the last whole shard; a finished collection is read back without
-    a forward pass. The model is measured in evaluation mode and left as it came.
+    Run again with the same arguments, it goes on after the last whole shard, and a finished collection is read back.
+    The first batch is then computed again: if it differs from what was kept, or a shard is damaged, everything is
+    measured again. ``facts`` of the result say so. No other run can use the folder meanwhile. The model is measured in
+    evaluation mode and left as it came.
 
     Parameters
     ----------
@@ -71,7 +76,8 @@ def collect(
     Raises
     ------
     OutputError
-        The folder holds shards of something else, or cannot be written (a full disk costs the open shard alone).
+        The folder is in use, holds shards of something else, or cannot be written (a full disk costs the open shard
+        alone).
     DataError
         NaN or infinite features (layer and sample named), data without readable samples or labels.
     ModelError
@@ -96,24 +102,67 @@ def collect(
     if layer is None:
         raise ModelError(f"{type(model).__name__} has no layer {head!r} to be the head")
     cut_points = _cut_points(model, dataset, options, cut_points, reduce, channels)
+    about = identity_of(model), data_identity(dataset, options.get("collate_fn"))
+    for owner, identity in zip(("model", "data set"), about, strict=True):
+        _refuse_incomparable(Path(out), owner, identity)
     fingerprint = {
-        "model": model_fingerprint(model),
-        "data set": data_fingerprint(dataset),
+        "model": f"{type(model).__name__} {about[0].key}",
+        "data set": f"{type(dataset).__name__} of {len(dataset)} {about[1].key}",
         "setting": setting_fingerprint(cut_points=cut_points, reduce=reduce, channels=channels, head=name),
     }
-    store = ShardStore(Path(out), fingerprint)
-    whole = store.open()
-    run = CollectionRun(store, whole, cut_points, len(dataset))
-    resumed = run.samples
-    report = progress_for(progress, "collect")
+    with FolderLock(out):
+        taken = begin(ShardStore(Path(out), fingerprint), cut_points, len(dataset))
+        return _collect(
+            model,
+            dataset,
+            options,
+            taken,
+            head=(name, layer),
+            reduced=(reduce, channels),
+            shard_size=shard_size,
+            batch_size=batch_size,
+            num_workers=num_workers,
+            progress=progress,
+        )
 
+
+def _collect(
+    model: nn.Module,
+    dataset: Any,
+    options: dict[str, Any],
+    taken: Resumed,
+    *,
+    head: tuple[str, nn.Module],
+    reduced: tuple[Reduce, Channels],
+    shard_size: int,
+    batch_size: int,
+    num_workers: int,
+    progress: bool | Progress | None,
+) -> Collection:
+    """The pass over what is not yet in whole shards."""
+    name, layer = head
+    report = progress_for(progress, "collect")
     shape: tuple[int, ...] | None = None
 
-    def reduced(output: torch.Tensor) -> torch.Tensor:
-        return reduce_output(output, reduce, channels=channels, input_shape=shape)
+    def rows_of(output: torch.Tensor) -> torch.Tensor:
+        return reduce_output(output, reduced[0], channels=reduced[1], input_shape=shape)
 
     try:
-        with inference(model) as device, record_outputs(model, cut_points, inputs_of=name, reduced=reduced) as outputs:
+        with (
+            inference(model) as device,
+            record_outputs(model, taken.cut_points, inputs_of=name, reduced=rows_of) as outputs,
+        ):
+
+            def forward(inputs: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+                nonlocal shape
+                outputs.clear()
+                shape = tuple(inputs.shape)
+                logits = _logits(model(inputs.to(device)))
+                return outputs["<input>"].flatten(1), logits
+
+            taken.compare(dataset, options, batch_size, forward)
+            run = taken.run
+            resumed = run.samples
             run.beside = _works_beside(device)
             loader = batches(dataset, run.after, batch_size=batch_size, num_workers=num_workers, options=options)
             for batch in on_device(loader, device) if run.after < len(dataset) else ():
@@ -131,8 +180,17 @@ def collect(
             run.flush(layer, device)
     finally:
         report.close()
-        run.close()
-    return run.result(resumed)
+        taken.run.close()
+    return run.result(resumed, tuple(taken.facts))
+
+
+def _refuse_incomparable(out: Path, owner: str, identity: Identity) -> None:
+    """Shards of a model or data set that nothing can be compared with are nobody's."""
+    if identity.unreadable and (out / "manifest.json").exists():
+        raise OutputError(
+            f"the {owner} holds objects that cannot be compared between two runs ({', '.join(identity.unreadable)}), "
+            f"so what lies in {str(out)!r} cannot be continued; give another folder, or delete this one"
+        )
 
 
 def _cut_points(

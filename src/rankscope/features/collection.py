@@ -10,10 +10,13 @@ from typing import Any
 import torch
 
 from rankscope._base.errors import OutputError
+from rankscope._base.facts import Fact
+from rankscope._base.files import digest_of_tensors
 from rankscope.features.moments import CentredMoments
 from rankscope.features.reduction import Reduce
 from rankscope.features.shards import ShardStore
 from rankscope.features.sources import Skipped, skipped_lines
+from rankscope.views.sentences import note
 
 __all__ = ["Collection", "joined", "restored"]
 
@@ -42,6 +45,8 @@ class Collection:
         Samples that were taken over from an earlier run.
     reduce : str
         How feature maps became the rows of ``moments``.
+    facts : tuple of Fact
+        What was read back from an earlier run, and what was measured again and why.
     """
 
     features: torch.Tensor
@@ -54,6 +59,21 @@ class Collection:
     folder: Path
     resumed: int = 0
     reduce: Reduce = "pool"
+    facts: tuple[Fact, ...] = ()
+
+    def __eq__(self, other: object) -> bool:
+        """Whether the same was collected; where it lies, and in how many runs it was made, do not count."""
+        if not isinstance(other, Collection):
+            return NotImplemented
+        return self._content() == other._content()
+
+    def __hash__(self) -> int:
+        return hash((len(self), self.reduce, tuple(self.moments)))
+
+    def _content(self) -> tuple[Any, ...]:
+        states = [state for m in self.moments.values() for state in (m.count, m.mean, m.scatter)]
+        tensors = [self.features, self.logits, self.labels, self.indices, *self.head, *states]
+        return digest_of_tensors(tensors), list(self.moments), self.skipped, self.reduce
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -92,6 +112,7 @@ class Collection:
             "reduce": self.reduce,
             "resumed": self.resumed,
             "skipped": [vars(one) for one in self.skipped],
+            "facts": [fact.to_dict() for fact in self.facts],
         }
 
     def __repr__(self) -> str:
@@ -100,10 +121,11 @@ class Collection:
     def __str__(self) -> str:
         lines = [
             f"{len(self):,} samples, features of width {self.features.shape[1]:,}, {self.logits.shape[1]:,} classes "
-            f"in {self.folder}" + (f" ({self.resumed:,} from an earlier run)" if self.resumed else "")
+            f"in {self.folder}"
         ]
         lines += [f"moments of {name} ({m.width:,} wide)" for name, m in self.moments.items()]
         lines += skipped_lines(self.skipped)
+        lines += map(note, self.facts)
         return "\n".join(lines)
 
 
@@ -127,6 +149,7 @@ def joined(
     *,
     unwritten: tuple[Skipped, ...] = (),
     resumed: int = 0,
+    facts: tuple[Fact, ...] = (),
 ) -> Collection:
     """The first ``shards`` shards as one collection; ``unwritten`` are skipped samples that no shard names."""
     read = [store.read(index) for index in range(shards)]
@@ -134,5 +157,12 @@ def joined(
     skipped = (*(Skipped(**one) for _, notes in read for one in notes["skipped"]), *unwritten)
     reduce = json.loads(store.fingerprint["setting"])["reduce"]
     return Collection(
-        **tensors, moments=moments, head=head, skipped=skipped, folder=store.folder, resumed=resumed, reduce=reduce
+        **tensors,
+        moments=moments,
+        head=head,
+        skipped=skipped,
+        folder=store.folder,
+        resumed=resumed,
+        reduce=reduce,
+        facts=facts,
     )

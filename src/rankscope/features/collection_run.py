@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from rankscope._base.errors import CutPointError, DataError, ModelError
+from rankscope._base.facts import Fact
 from rankscope.features.collection import Collection, joined, restored
 from rankscope.features.heads import linear_parts
 from rankscope.features.moments import CentredMoments
@@ -164,10 +165,12 @@ class CollectionRun:
         """Leave no thread writing, also after an error: the next run of the same folder must find it at rest."""
         self._writer.shutdown(wait=True)
 
-    def result(self, resumed: int) -> Collection:
+    def result(self, resumed: int, facts: tuple[Fact, ...] = ()) -> Collection:
         self.wait_for_writing()
         if not self.shard or self.head is None:
             reasons = f"; the first: {self._skipped[0].name}: {self._skipped[0].reason}" if self._skipped else ""
             raise DataError(f"the data hold no readable sample ({len(self._skipped)} skipped{reasons})")
         unwritten = tuple(self._skipped)
-        return joined(self.store, self.shard, self.moments, self.head, unwritten=unwritten, resumed=resumed)
+        return joined(
+            self.store, self.shard, self.moments, self.head, unwritten=unwritten, resumed=resumed, facts=facts
+        )

@@ -5,21 +5,20 @@ from __future__ import annotations
 import contextlib
 import errno
 import json
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save
 
 from rankscope._base.errors import OutputError
+from rankscope._base.files import digest_of_bytes, make_folder, read_arrays, read_json, write_arrays, write_whole
 
 __all__ = ["ShardStore"]
 
 SCHEMA_VERSION = 1
+_MANIFEST = "manifest.json"
 
 
 @dataclass
@@ -27,7 +26,8 @@ class ShardStore:
     """A folder with ``manifest.json``, ``shard-00000.safetensors`` … and the moments as they were after the last one.
 
     A shard counts as whole when it and the moments after it are on disk; whatever else an interrupted run has left is
-    removed on opening. Each file is written beside its place, flushed and renamed.
+    removed on opening. Each file is written beside its place, flushed and renamed. It carries a checksum and the key of
+    the manifest that it belongs to.
 
     Raises
     ------
@@ -41,18 +41,19 @@ class ShardStore:
 
     def open(self) -> int:
         """Number of whole shards; 0 in a new folder. Checks the fingerprint."""
-        manifest = self.folder / "manifest.json"
-        try:
-            self.folder.mkdir(parents=True, exist_ok=True)
-            if not manifest.exists():
-                if any(self.folder.glob("shard-*.safetensors")):
-                    raise OutputError(f"{self.folder} holds shards without a manifest.json; give an empty folder")
-                plain = {"schema_version": SCHEMA_VERSION, "kind": "collection", "fingerprint": self.fingerprint}
-                self._write(manifest, json.dumps(plain, indent=1).encode())
-                return 0
-        except OSError as error:
-            raise OutputError(f"{self.folder} cannot be written to: {error.strerror or error}") from error
+        manifest = self.folder / _MANIFEST
+        make_folder(self.folder)
+        if not manifest.exists():
+            if any(self.folder.glob("shard-*.safetensors")):
+                raise OutputError(f"{self.folder} holds shards without a {_MANIFEST}; give an empty folder")
+            self._begin()
+            return 0
         stored = self.read_manifest(self.folder)
+        if self._stored_key() is None:
+            raise OutputError(
+                f"{self.folder} was collected by an earlier version of rankscope, which cannot be continued; give "
+                "another folder, or delete this one"
+            )
         for part in sorted({*stored, *self.fingerprint}):
             if stored.get(part) != self.fingerprint.get(part):
                 raise OutputError(
@@ -60,11 +61,38 @@ class ShardStore:
                     f"{self.fingerprint.get(part)}); give another folder, or delete this one"
                 )
         whole = self.whole()
+        self._remove_all_but({*(self._shard(k) for k in range(whole)), self._moments(whole - 1)})
+        return whole
+
+    def clear(self) -> None:
+        """Begin again: no shard, and the manifest of this run."""
+        self._remove_all_but(set())
+        self._begin()
+
+    def _begin(self) -> None:
+        plain = {
+            "schema_version": SCHEMA_VERSION,
+            "kind": "collection",
+            "key": self.key,
+            "fingerprint": self.fingerprint,
+        }
+        write_whole(self.folder / _MANIFEST, json.dumps(plain, indent=1))
+
+    def _remove_all_but(self, keep: set[Path]) -> None:
         for path in self.folder.iterdir():
-            keep = {manifest, *(self._shard(k) for k in range(whole)), self._moments(whole - 1)}
             if path not in keep and path.name.startswith(("shard-", "moments-", ".part-")):
                 path.unlink()
-        return whole
+
+    @property
+    def key(self) -> str:
+        """What ties shards to a manifest."""
+        return digest_of_bytes(json.dumps(self.fingerprint, sort_keys=True))
+
+    def _stored_key(self) -> str | None:
+        """The key in the manifest; ``None`` in one of an earlier version, whose shards have no checksum either."""
+        plain = read_json(self.folder / _MANIFEST)
+        found = plain.get("key") if isinstance(plain, dict) else None
+        return None if found is None else str(found)
 
     def whole(self) -> int:
         """Number of shards up to the last one whose moments are on disk too."""
@@ -86,18 +114,19 @@ class ShardStore:
     @staticmethod
     def read_manifest(folder: Path) -> dict[str, str]:
         """The fingerprint a folder was written with."""
-        path = folder / "manifest.json"
-        try:
-            plain = json.loads(path.read_text())
-            version, found = plain["schema_version"], dict(plain["fingerprint"])
-        except FileNotFoundError as error:
+        path = folder / _MANIFEST
+        if not path.exists():
             raise OutputError(
                 f"{folder} holds no collected run (no {path.name}); make one with collect: "
                 f"rankscope collect MODEL --data DATA --out {folder}"
-            ) from error
-        except (OSError, ValueError, KeyError, TypeError) as error:
-            reason = getattr(error, "strerror", None) or error
-            raise OutputError(f"{path} cannot be read ({reason}); collect again into another folder") from error
+            )
+        try:
+            plain = read_json(path)
+            version, found = plain["schema_version"], dict(plain["fingerprint"])
+        except OutputError as error:
+            raise OutputError(f"{error}; collect again into another folder") from error
+        except (ValueError, KeyError, TypeError) as error:
+            raise OutputError(f"{path} cannot be read ({error}); collect again into another folder") from error
         if version != SCHEMA_VERSION:
             raise OutputError(f"{path} has schema_version {version}; this release reads {SCHEMA_VERSION}")
         return found
@@ -110,16 +139,22 @@ class ShardStore:
         notes: dict[str, Any],
     ) -> None:
         """Write shard ``index`` and the moments after it; the moments before it are removed last."""
+        about = {"key": self.key}
+        for path in (self._shard(index), self._moments(index)):
+            if path.exists():
+                raise OutputError(
+                    f"{path} appeared while this run was collecting: another run writes into the same folder; give "
+                    "each run a folder of its own"
+                )
         try:
-            self._write(self._shard(index), save(_ready(tensors), {"notes": json.dumps(notes)}))
-            self._write(self._moments(index), save(_ready(moments)))
-        except OSError as error:
+            write_arrays(self._shard(index), tensors, {**about, "notes": json.dumps(notes)})
+            write_arrays(self._moments(index), moments, about)
+        except OutputError as error:
             with contextlib.suppress(OSError):
                 self._shard(index).unlink(missing_ok=True)
-            full = error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+            full = getattr(error.__cause__, "errno", None) in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
             raise OutputError(
-                f"{'no space left' if full else error.strerror or error} in {self.folder} while writing shard {index}; "
-                f"the {index} shards before it are whole: "
+                f"{error} while writing shard {index}; the {index} shards before it are whole: "
                 f"{'free some space' if full else 'mend that'} and run the same command again to go on from there"
             ) from error
         if index:
@@ -127,40 +162,25 @@ class ShardStore:
 
     def read(self, index: int) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
         """Tensors and notes of one shard."""
-        tensors, meta = _read(self._shard(index))
-        return tensors, json.loads(meta.get("notes", "{}"))
+        tensors, about = self._read(self._shard(index))
+        return tensors, json.loads(about.get("notes", "{}"))
 
     def read_moments(self, index: int) -> dict[str, torch.Tensor]:
         """States of all moments after shard ``index``, by ``layer/state``."""
-        return _read(self._moments(index))[0]
+        return self._read(self._moments(index))[0]
+
+    def _read(self, path: Path) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
+        key = self._stored_key()
+        try:
+            tensors, about = read_arrays(path, "pt", unchecked=key is None)
+        except OutputError as error:
+            raise OutputError(f"{error}; delete the folder and collect again") from error
+        if about.get("key") != key:
+            raise OutputError(f"{path} belongs to another run than the {_MANIFEST} beside it; collect again")
+        return tensors, about
 
     def _shard(self, index: int) -> Path:
         return self.folder / f"shard-{index:05d}.safetensors"
 
     def _moments(self, index: int) -> Path:
         return self.folder / f"moments-{index:05d}.safetensors"
-
-    def _write(self, path: Path, content: bytes) -> None:
-        part = path.with_name(f".part-{path.name}")
-        try:
-            with open(part, "wb") as file:
-                file.write(content)
-                file.flush()
-                os.fsync(file.fileno())
-            os.replace(part, path)
-        except OSError:
-            with contextlib.suppress(OSError):
-                part.unlink(missing_ok=True)
-            raise
-
-
-def _ready(tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    return {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-
-
-def _read(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
-    try:
-        with safe_open(str(path), framework="pt") as file:
-            return {key: file.get_tensor(key) for key in file.keys()}, file.metadata() or {}  # noqa: SIM118
-    except (OSError, SafetensorError) as error:
-        raise OutputError(f"{path} cannot be read ({error}); delete it and collect again") from error

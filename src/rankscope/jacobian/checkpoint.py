@@ -1,83 +1,117 @@
-"""Finished images on disk, so that a stopped run continues where it was."""
+"""Finished images on disk, so that a stopped run continues where it was, and never with another model's numbers."""
 
 from __future__ import annotations
 
-import hashlib
 import json
-from collections.abc import Sequence
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields
 from pathlib import Path
+from types import TracebackType
 from typing import Any
 
 import numpy as np
-import torch
-from torch import Tensor, nn
 
-from rankscope._base.errors import DataError, OutputError
-from rankscope._base.files import in_order, make_folder, write_whole
-from rankscope.slicing import Columns, ModuleCall, Sample
+from rankscope._base.errors import OutputError, RankscopeError
+from rankscope._base.facts import Fact, FactKind
+from rankscope._base.files import FolderLock, digest_of_bytes, read_arrays, write_arrays
+from rankscope._base.identity import Identity, identity_of
+from rankscope._base.provenance import versions
+from rankscope.slicing import Sample
 from rankscope.spectra import Spectrum
 
-__all__ = ["Checkpoint"]
+__all__ = ["Checkpoint", "Kept"]
+
+_ROUNDING = 1e-6  # of σ_1, beside the error bounds of both: another device's products
+_KINKED = 1e-2  # where rounding may have put a unit on the other side of its kink
 
 
-def _image(sample: Sample) -> str:
-    """All that the model is called with."""
-    rest = {k: v if not isinstance(v, Tensor) else _digest([v]) for k, v in sorted(sample.extra.items())}
-    return _digest([sample.x]) + hashlib.sha256(repr((sample.keyword, rest)).encode()).hexdigest()
+@dataclass(frozen=True)
+class Kept:
+    """What one image left: a spectrum a cut point, units moved across a kink, and what was found out on the way."""
+
+    spectra: list[Spectrum | None]
+    kinks: int
+    facts: tuple[Fact, ...]
+
+    def agrees(self, spectra: Sequence[Spectrum | None], kinks: int) -> bool:
+        """Whether a new measurement of the same image found the same, up to the error of both."""
+        if len(spectra) != len(self.spectra):
+            return False
+        rounding = _KINKED if self.kinks or kinks else _ROUNDING
+        return all(_same(a, b, rounding) for a, b in zip(self.spectra, spectra, strict=True))
 
 
-def _digest(tensors: Sequence[Tensor]) -> str:
-    sha = hashlib.sha256()
-    for t in tensors:
-        sha.update(t.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
-    return sha.hexdigest()
+def _same(one: Spectrum | None, other: Spectrum | None, rounding: float) -> bool:
+    if one is None or other is None:
+        return one is other
+    a, b = np.asarray(one.singular_values), np.asarray(other.singular_values)
+    if a.shape != b.shape or one.shape != other.shape:
+        return False
+    top = max(float(a.max(initial=0)), float(b.max(initial=0)))
+    bound = sum(s.error_bound if math.isfinite(s.error_bound) else 1e-4 * top for s in (one, other))
+    # a square is known to square_error, so a value below its root is known to that root only
+    floor = math.sqrt(sum(max(s.square_error, 0.0) for s in (one, other)))
+    return bool((np.abs(a - b) <= bound + floor + rounding * top).all())
 
 
 class Checkpoint:
-    """One safetensors file an image. Files are used again only for the same model, settings and image."""
+    """One safetensors file an image. Use it as a context: inside, no other run uses the folder.
 
-    def __init__(self, folder: Path | None, key: str, calls: Sequence[ModuleCall]) -> None:
-        self.folder, self.key, self.calls = folder, key, calls
+    A file is used again only for the same model, settings and image, and with the checksum that it was written with.
+    ``facts`` says afterwards what was read back, and what was not and why.
+    """
 
-    @classmethod
-    def open(
-        cls,
-        path: str | Path | None,
-        calls: Sequence[ModuleCall],
-        columns: Columns,
-        background: str,
-        dtype: torch.dtype,
-        certify: bool,
-        model: nn.Module,
-        cut_points: Any,
-    ) -> Checkpoint:
-        if path is None:
-            return cls(None, "", calls)
-        weights = _digest([*model.parameters(), *model.buffers()])
-        settings = {
-            "calls": [c.name for c in calls],
-            "columns": repr(columns),
-            "background": background,
-            "dtype": str(dtype),
-            "certify": certify,
-            "model": repr(model),  # two activations have the same weights
-            "weights": weights,
-        }
-        key = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()
-        return cls(make_folder(Path(path)), key, calls)
+    def __init__(self, path: str | Path | None, model: Identity, settings: Mapping[str, Any]) -> None:
+        self.folder = None if path is None else Path(path)
+        plain = {**settings, "rankscope": versions().get("rankscope"), "model": model.key}
+        self.key = digest_of_bytes(json.dumps(plain, sort_keys=True, default=repr))
+        self.unreadable = model.unreadable
+        self.compared = False  # a kept image was measured again and is the same
+        self._lock = None if self.folder is None else FolderLock(self.folder)
+        self._here: set[str] = set()  # what lay in the folder before this run, and what it wrote
+        self._trusted = True
+        self._read = self._damaged = self._other = 0
+        self._differs = ""
+        self._facts: list[Fact] = []
+
+    def __enter__(self) -> Checkpoint:
+        if self._lock is not None and self.folder is not None:
+            self._lock.__enter__()
+            self._here = {file.name for file in self.folder.glob("image-*.safetensors")}
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._lock is not None:
+            self._lock.__exit__(kind, error, trace)
 
     def _file(self, index: int) -> Path:
         assert self.folder is not None
         return self.folder / f"image-{index:06d}.safetensors"
 
-    def write(self, index: int, sample: Sample, row: Sequence[Spectrum | None], kinks: int) -> None:
-        """Keep one image's spectra."""
+    def write(
+        self, index: int, sample: Sample, row: Sequence[Spectrum | None], kinks: int, facts: Sequence[Fact] = ()
+    ) -> None:
+        """Keep one image's spectra.
+
+        Raises
+        ------
+        OutputError
+            When it cannot be written, or another run's file has appeared under its name.
+        """
         if self.folder is None:
             return
-        from safetensors.numpy import save
-
+        file = self._file(index)
+        if file.exists() and file.name not in self._here:
+            raise OutputError(
+                f"{str(file)!r} appeared while this run was measuring that image: another run writes into the same "
+                "folder; give each run a folder of its own"
+            )
+        self._here.add(file.name)
         arrays: dict[str, Any] = {}
-        about: dict[str, Any] = {"kinks": kinks, "spectra": []}
+        about: dict[str, Any] = {"kinks": kinks, "spectra": [], "facts": [fact.to_dict() for fact in facts]}
         for k, s in enumerate(row):
             if s is None:
                 about["spectra"].append(None)
@@ -85,28 +119,66 @@ class Checkpoint:
             about["spectra"].append([*s.shape, s.dtype])
             arrays[f"{k}"] = np.array(s.singular_values)
             arrays[f"{k}.error"] = np.array([s.error_bound, s.square_error])
-        metadata = {"key": self.key, "image": _image(sample), "about": json.dumps(about)}
-        write_whole(self._file(index), in_order(save(arrays, metadata=metadata)))
+        write_arrays(file, arrays, {"key": self.key, "image": _image(sample), "about": json.dumps(about)})
 
-    def read(self, index: int, sample: Sample) -> tuple[list[Spectrum | None], int] | None:
+    def read(self, index: int, sample: Sample) -> Kept | None:
         """One image's spectra, or ``None`` where there are none for these settings, this model and this image."""
-        if self.folder is None or not self._file(index).exists():
+        if self.folder is None or not self._trusted or self._file(index).name not in self._here:
             return None
-        from safetensors import SafetensorError, safe_open
-
         try:
-            with safe_open(self._file(index), framework="numpy") as file:
-                metadata = file.metadata() or {}
-                if metadata.get("key") != self.key or metadata.get("image") != _image(sample):
-                    return None
-                about = json.loads(metadata["about"])
-                row: list[Spectrum | None] = []
-                for k, entry in enumerate(about["spectra"]):
-                    if entry is None:
-                        row.append(None)
-                        continue
-                    error, square = (float(v) for v in file.get_tensor(f"{k}.error"))
-                    row.append(Spectrum(file.get_tensor(f"{k}"), (entry[0], entry[1]), entry[2], error, square))
-        except (SafetensorError, KeyError, ValueError, TypeError, DataError) as error:
-            raise OutputError(f"{str(self._file(index))!r} is damaged ({error}); delete it and run again") from error
-        return row, int(about["kinks"])
+            arrays, about = read_arrays(self._file(index))
+            if about.get("key") != self.key or about.get("image") != _image(sample):
+                self._other += 1
+                return None
+            kept = _kept(arrays, json.loads(about["about"]))
+        except (KeyError, ValueError, TypeError, RankscopeError):
+            self._damaged += 1
+            return None
+        self._read += 1
+        self._facts += [fact for fact in kept.facts if fact not in self._facts]
+        return kept
+
+    def distrust(self, name: str) -> None:
+        """A kept image was measured again and differs: nothing that was kept is used."""
+        self._trusted, self._differs, self._read, self._facts = False, name, 0, []
+
+    def with_kept(self, found: Sequence[Fact]) -> list[Fact]:
+        """What was found out when the kept images were measured, and what this run found beside it."""
+        known = {_gist(fact) for fact in self._facts}
+        return [*self._facts, *(fact for fact in found if _gist(fact) not in known)]
+
+    def facts(self, total: int) -> list[Fact]:
+        """What was read back from an earlier run, of ``total`` images, and what was measured again and why."""
+        found = []
+        if self._read:
+            found.append(Fact(FactKind.READ_BACK, {"kept": self._read, "total": total, "unit": "image"}))
+        if self._damaged:
+            found.append(Fact(FactKind.KEPT_DAMAGED, {"count": self._damaged, "unit": "image"}))
+        if self.unreadable and self._other:
+            found.append(Fact(FactKind.KEPT_INCOMPARABLE, {"types": self.unreadable, "owner": "model"}))
+        elif self._other:
+            found.append(Fact(FactKind.KEPT_OTHER, {"count": self._other, "unit": "image"}))
+        if self._differs:
+            found.append(Fact(FactKind.KEPT_DIFFERS, {"where": self._differs, "unit": "image"}, caution=True))
+        return found
+
+
+def _gist(fact: Fact) -> tuple[Any, ...]:
+    """Two facts with one gist differ by rounding at most."""
+    return fact.kind, tuple(sorted((k, str(v)) for k, v in fact.values.items() if not isinstance(v, float)))
+
+
+def _image(sample: Sample) -> str:
+    """All that the model is called with."""
+    return identity_of({f.name: getattr(sample, f.name) for f in fields(sample) if f.name != "name"}).key
+
+
+def _kept(arrays: Mapping[str, Any], about: Mapping[str, Any]) -> Kept:
+    row: list[Spectrum | None] = []
+    for k, entry in enumerate(about["spectra"]):
+        if entry is None:
+            row.append(None)
+            continue
+        error, square = (float(v) for v in arrays[f"{k}.error"])
+        row.append(Spectrum(arrays[f"{k}"], (entry[0], entry[1]), entry[2], error, square))
+    return Kept(row, int(about["kinks"]), tuple(Fact.from_dict(one) for one in about["facts"]))

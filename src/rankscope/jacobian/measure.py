@@ -26,6 +26,7 @@ from rankscope._base.checks import (
 )
 from rankscope._base.errors import DataError, MeasurementError, ModelError, UsageError
 from rankscope._base.facts import Fact, FactKind
+from rankscope._base.identity import Identity, identity_of
 from rankscope._base.progress import Progress, progress_for
 from rankscope._base.provenance import device_name, versions
 from rankscope.jacobian.batch import BatchMeasurer, Settings, join
@@ -161,6 +162,8 @@ def jacobian_rank(
         chunk_size = count_of(chunk_size, "chunk_size")
     where = device_of(device, model)
     work_dtype, facts = _dtype(model, dtype)
+    # before any forward pass, which may leave traces in the model
+    identity = Identity("") if checkpoint is None else identity_of(model)
     _finite_weights(model)
 
     samples = read_samples(
@@ -195,22 +198,26 @@ def jacobian_rank(
     )
     total = samples.total
     labels = names or (lambda i: f"image {i}" if len(shape) == 3 else f"sample {i}")
-    store = Checkpoint.open(checkpoint, calls, chosen, background, work_dtype, certify, model, cut_points)
+    question = {
+        "calls": [c.name for c in calls],
+        "columns": repr(chosen),
+        "background": background,
+        "dtype": str(work_dtype),
+        "certify": certify,
+    }
+    store = Checkpoint(checkpoint, identity, question)
     report = progress_for(progress, "Jacobian rank")
     image_names: list[str] = []
     if where.type == "cuda":
         torch.cuda.reset_peak_memory_stats(where)
-    with measuring(model, where):
+    with store, measuring(model, where):
         measurer = BatchMeasurer(model, calls, settings)
         collected = _Collected(measurer, store, lambda i: report(len(collected.spectra), total, labels(i)))
         try:
             for index, raw in enumerate(chain([first], samples)):
                 sample = _prepared(raw, shape, chosen, background).to(where, work_dtype)
                 image_names.append(labels(index))
-                restored = store.read(index, sample)
-                if restored is not None:
-                    collected.keep(index, *restored)
-                else:
+                if not collected.restore(index, sample, image_names[-1]):
                     # of unknown length: the last, shorter batch is swept when the samples end
                     collected.add(index, sample, sys.maxsize if total is None else total - index - 1)
             collected.sweep()
@@ -258,7 +265,7 @@ def jacobian_rank(
         adjoint_error=measurer.adjoint,
         kinks=tuple(kinks[i] for i in range(len(image_names))) if certify else (),
         certificate=measurer.certificate,
-        facts=(*given.facts, *facts, *measurer.facts),
+        facts=(*given.facts, *facts, *store.with_kept(measurer.facts), *store.facts(len(image_names))),
         seconds=time.perf_counter() - started,
         chunk_size=measurer.chunk,
         peak_memory=torch.cuda.max_memory_allocated(where) if where.type == "cuda" else None,
@@ -280,6 +287,27 @@ class _Collected:
     def keep(self, index: int, row: list[Spectrum | None], kinks: int) -> None:
         self.spectra[index], self.kinks[index] = row, kinks
         self.done(index)
+
+    def restore(self, index: int, sample: Sample, name: str) -> bool:
+        """Take over what an earlier run kept of this image. The first such image is measured again and compared."""
+        kept = self.store.read(index, sample)
+        if kept is None:
+            return False
+        if not self.store.compared:
+            again = self._alone(sample)
+            if not kept.agrees(again.spectra, again.kinks):
+                self.store.distrust(name)
+                self._write(index, sample, again)
+                return True
+            self.store.compared = True
+        self.keep(index, kept.spectra, kept.kinks)
+        return True
+
+    def _alone(self, sample: Sample) -> Finished:
+        self.sweep()
+        self.finish()
+        self.measurer.batch_size(sample, 1)
+        return self.measurer.measure(join([sample]))()[0]
 
     def add(self, index: int, sample: Sample, more: int) -> None:
         """Take one image; sweep when enough wait for one sweep, with ``more`` still to come."""
@@ -305,8 +333,11 @@ class _Collected:
     def _take_in(self) -> None:
         batch, result = self._under_way.popleft()
         for (index, sample), finished in zip(batch, result(), strict=True):
-            self.store.write(index, sample, finished.spectra, finished.kinks)
-            self.keep(index, finished.spectra, finished.kinks)
+            self._write(index, sample, finished)
+
+    def _write(self, index: int, sample: Sample, finished: Finished) -> None:
+        self.store.write(index, sample, finished.spectra, finished.kinks, self.measurer.facts)
+        self.keep(index, finished.spectra, finished.kinks)
 
 
 def _dtype(model: nn.Module, dtype: DtypeLike) -> tuple[torch.dtype, list[Fact]]:

@@ -10,7 +10,7 @@ import numpy as np
 
 from rankscope._base.encoding import read
 from rankscope._base.errors import OutputError, RankscopeError
-from rankscope._base.files import make_folder, write_whole
+from rankscope._base.files import make_folder, read_arrays, read_json, write_arrays, write_whole
 from rankscope.jacobian import earlier
 from rankscope.jacobian.directions import Directions
 from rankscope.jacobian.profile import SCHEMA_VERSION, JacobianProfile, Layer
@@ -19,11 +19,11 @@ from rankscope.spectra import Spectrum, as_tolerance
 
 __all__ = ["load", "save"]
 
+_TIE = "spectra_checksum"  # that of profile.safetensors, so that the files of two runs are not read as one
+
 
 def save(profile: JacobianProfile, path: Path) -> Path:
     """``profile.json`` and ``profile.safetensors`` in a folder."""
-    from safetensors.numpy import save as to_bytes
-
     make_folder(path)
     arrays: dict[str, Any] = {}
     for k, layer in enumerate(profile.layers):
@@ -31,8 +31,9 @@ def save(profile: JacobianProfile, path: Path) -> Path:
             if spectrum is not None:
                 arrays[f"{k}.{i}.sigma"] = np.ascontiguousarray(spectrum.singular_values)
                 arrays[f"{k}.{i}.error"] = np.array([spectrum.error_bound, spectrum.square_error])
-    write_whole(path / "profile.safetensors", to_bytes(arrays, metadata={"schema_version": str(SCHEMA_VERSION)}))
-    write_whole(path / "profile.json", json.dumps(profile.to_dict(), indent=1, allow_nan=False) + "\n")
+    made = write_arrays(path / "profile.safetensors", arrays, {"schema_version": str(SCHEMA_VERSION)})
+    record = {**profile.to_dict(), _TIE: made}
+    write_whole(path / "profile.json", json.dumps(record, indent=1, allow_nan=False) + "\n")
     return path
 
 
@@ -44,20 +45,21 @@ def load(path: Path) -> JacobianProfile:
     OutputError
         When a file is missing, damaged, or of another schema version.
     """
-    from safetensors import SafetensorError
-    from safetensors.numpy import load_file
-
     folder = path.parent if path.suffix == ".json" else path
     try:
-        data = json.loads((folder / "profile.json").read_text())
-        arrays = load_file(folder / "profile.safetensors")
-    except (OSError, ValueError, SafetensorError) as error:
+        data = read_json(folder / "profile.json")
+        arrays, beside = read_arrays(folder / "profile.safetensors", unchecked=True)
+    except OutputError as error:
         raise OutputError(f"cannot read a profile from {str(folder)!r}: {error}") from error
     about = data if isinstance(data, dict) else {}
     if about.get("schema_version") != SCHEMA_VERSION or about.get("kind") != "jacobian_profile":
         raise OutputError(
             f"{str(folder / 'profile.json')!r} has schema_version {about.get('schema_version')!r} and kind "
             f"{about.get('kind')!r}; this version reads {SCHEMA_VERSION} and 'jacobian_profile'"
+        )
+    if data.get(_TIE) != beside.get("checksum"):  # both are absent from files of earlier versions
+        raise OutputError(
+            f"profile.json and profile.safetensors in {str(folder)!r} were written by different runs; measure again"
         )
     try:
         return _profile(data, arrays)

@@ -43,6 +43,49 @@ def _input_left_out(v: _Values) -> str:
     return f"The model is called without {v['name']}: {v['reason']}."
 
 
+def _read_back(v: _Values) -> str:
+    verb = "was" if v["kept"] == 1 else "were"
+    return f"{v['kept']:,} of {_count(v['total'], v['unit'])} {verb} read back from an earlier run."
+
+
+def _kept_damaged(v: _Values) -> str:
+    return f"{_kept(v)} damaged, so {_it(v)} measured again."
+
+
+def _kept_other(v: _Values) -> str:
+    return f"{_kept(v)} of another model, input or setting, so {_it(v)} measured again."
+
+
+def _kept_differs(v: _Values) -> str:
+    return (
+        f"The {v['unit']}s of an earlier run differ from a new measurement at {v['where']}. All {v['unit']}s were "
+        "therefore measured again."
+    )
+
+
+def _kept_unchecked(v: _Values) -> str:
+    return f"What was read back was not compared with a new measurement: {v['reason']}."
+
+
+def _kept_incomparable(v: _Values) -> str:
+    return (
+        f"The {v['owner']} holds objects that cannot be compared between two runs ({', '.join(v['types'])}). Nothing "
+        "that an earlier run kept was reused."
+    )
+
+
+def _count(number: int, unit: str) -> str:
+    return f"{number:,} {unit}" if number == 1 else f"{number:,} {unit}s"
+
+
+def _kept(v: _Values) -> str:
+    return f"{v['count']:,} kept {v['unit']}{'s were' if v['count'] != 1 else ' was'}"
+
+
+def _it(v: _Values) -> str:
+    return "it was" if v["count"] == 1 else "they were"
+
+
 def _reverse_unchecked(v: _Values) -> str:
     return f"Forward mode was not checked against reverse mode, which fails: {v['reason']}."
 
@@ -143,6 +186,12 @@ _SENTENCES: dict[FactKind, Callable[[_Values], str]] = {
     FactKind.EARLIER_NOTE: _text,
     FactKind.DIFFERENTIATED: _differentiated,
     FactKind.INPUT_LEFT_OUT: _input_left_out,
+    FactKind.READ_BACK: _read_back,
+    FactKind.KEPT_DAMAGED: _kept_damaged,
+    FactKind.KEPT_OTHER: _kept_other,
+    FactKind.KEPT_DIFFERS: _kept_differs,
+    FactKind.KEPT_UNCHECKED: _kept_unchecked,
+    FactKind.KEPT_INCOMPARABLE: _kept_incomparable,
     FactKind.REVERSE_UNCHECKED: _reverse_unchecked,
     FactKind.REVERSE_DISAGREES: _reverse_disagrees,
     FactKind.NO_FLOAT64: _no_float64,

@@ -1,0 +1,86 @@
+"""Taking up an earlier collection: only if it is whole, belongs to the same question, and a batch of it repeats."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+
+from rankscope._base.errors import OutputError
+from rankscope._base.facts import Fact, FactKind
+from rankscope.features.collection_run import CollectionRun
+from rankscope.features.shards import ShardStore
+from rankscope.features.sources import Batch, batches
+
+__all__ = ["Resumed", "begin"]
+
+_SAME = 1e-3  # of the largest value: another device or batch size rounds otherwise, another function differs by more
+
+
+@dataclass
+class Resumed:
+    """The run, and what is to be said about what it goes on from."""
+
+    run: CollectionRun
+    cut_points: list[str]
+    total: int
+    facts: list[Fact] = field(default_factory=list)
+
+    def compare(
+        self,
+        dataset: Any,
+        options: dict[str, Any],
+        batch_size: int,
+        forward: Callable[[torch.Tensor], tuple[torch.Tensor, torch.Tensor]],
+    ) -> None:
+        """Compute the first kept batch again; where it differs, begin anew. ``forward``: to (features, logits)."""
+        if not self.run.shard:
+            return
+        why = self._difference(dataset, {**options, "num_workers": 0}, batch_size, forward)
+        if isinstance(why, Fact):
+            self.facts.append(why)
+        if isinstance(why, Fact) and why.kind is FactKind.KEPT_DIFFERS:
+            self.run.close()
+            self.run.store.clear()
+            self.run = CollectionRun(self.run.store, 0, self.cut_points, self.total)
+            return
+        kept = {"kept": self.run.samples, "total": self.total, "unit": "sample"}
+        self.facts.append(Fact(FactKind.READ_BACK, kept))
+
+    def _difference(self, dataset: Any, options: Any, batch_size: int, forward: Any) -> Fact | None:
+        kept = self.run.store.read(0)[0]
+        batch, again = (_first(dataset, options, batch_size) for _ in range(2))
+        if batch is None or again is None or not len(kept["indices"]):
+            return Fact(FactKind.KEPT_UNCHECKED, {"reason": "its first samples are unreadable"})
+        places = {int(index): row for row, index in enumerate(kept["indices"])}
+        rows = [row for row, index in enumerate(batch.indices.tolist()) if index in places]
+        there = [places[index] for index in batch.indices.tolist() if index in places]
+        differs = Fact(FactKind.KEPT_DIFFERS, {"where": f"sample {batch.after - 1}", "unit": "sample"}, caution=True)
+        if not rows or not torch.equal(batch.labels[rows].long(), kept["labels"][there]):
+            return differs
+        if batch.inputs.shape != again.inputs.shape or not torch.equal(batch.inputs, again.inputs):
+            return Fact(FactKind.KEPT_UNCHECKED, {"reason": "the data set gives other values each time it is read"})
+        for made, name in zip(forward(batch.inputs), ("features", "logits"), strict=True):
+            a, b = made.float().cpu()[rows], kept[name][there]
+            if a.shape != b.shape or not float((a - b).abs().max()) <= _SAME * float(b.abs().max()):
+                return differs
+        return None
+
+
+def _first(dataset: Any, options: dict[str, Any], batch_size: int) -> Batch | None:
+    """The first batch, if it holds a sample that can be read."""
+    found = next(iter(batches(dataset, 0, batch_size=batch_size, num_workers=0, options=options)), None)
+    return found if found is not None and len(found.indices) else None
+
+
+def begin(store: ShardStore, cut_points: list[str], total: int) -> Resumed:
+    """The run that goes on after the whole shards, or anew where one of them is damaged."""
+    whole = store.open()
+    try:
+        return Resumed(CollectionRun(store, whole, cut_points, total), cut_points, total)
+    except (OutputError, KeyError, ValueError):
+        store.clear()
+        damaged = Fact(FactKind.KEPT_DAMAGED, {"count": whole, "unit": "shard"})
+        return Resumed(CollectionRun(store, 0, cut_points, total), cut_points, total, [damaged])
