@@ -13,7 +13,7 @@ from torch import nn
 from torch.utils.data import DataLoader, Dataset, TensorDataset
 
 from rankscope._base.errors import CutPointError, DataError, ModelError, OutputError, UsageError
-from rankscope.features import Collection, classification_dimension, collect, feature_rank, fingerprint
+from rankscope.features import Collection, classification_dimension, collect, feature_rank
 from rankscope.features.reduction import reduce_output
 from rankscope.loading import ensure_torchvision
 
@@ -103,18 +103,20 @@ def test_it_goes_on_after_the_last_whole_shard(tmp_path, stop):
     rest = Counting(data())
     found = collect(network(), rest, cut_points=["0"], out=tmp_path / "a", shard_size=16, batch_size=8)
     assert found.resumed == stop // 16 * 16
-    assert rest.read == list(range(found.resumed, 50))
+    first = [*range(8)] * 2  # a kept batch is computed again, and read twice to see whether the data vary
+    assert rest.read == [*(first if found.resumed else ()), *range(found.resumed, 50)]
     assert torch.equal(found.features, whole.features)
     assert torch.equal(found.labels, whole.labels)
     torch.testing.assert_close(found.moments["0"].compute(), whole.moments["0"].compute(), rtol=1e-12, atol=1e-15)
     again = Counting(data())
-    assert torch.equal(collect(network(), again, cut_points=["0"], out=tmp_path / "a").logits, whole.logits)
-    assert again.read == []
+    kept = collect(network(), again, cut_points=["0"], out=tmp_path / "a", batch_size=8)
+    assert torch.equal(kept.logits, whole.logits)
+    assert again.read == first
 
 
 def test_half_written_files_are_dropped(tmp_path):
     options = {"cut_points": ["0"], "out": tmp_path, "shard_size": 16, "batch_size": 8}
-    whole = collect(network(), data(), **options)
+    whole = collect(network(), Counting(data()), **options)
     (tmp_path / "moments-00003.safetensors").rename(tmp_path / "moments-00002.safetensors")
     (tmp_path / ".part-shard-00004.safetensors").write_bytes(b"x")
     # as if stopped between a shard and its moments: what counts are the moments after shard 2
@@ -269,7 +271,7 @@ def test_bad_input_is_named(tmp_path):
     with pytest.raises(UsageError, match="shard_size is 0"):
         attempt(net, dataset, shard_size=0)
     (tmp_path / "file").write_text("")
-    with pytest.raises(OutputError, match="cannot be written to"):
+    with pytest.raises(OutputError, match="cannot write into"):
         attempt(net, dataset, out=tmp_path / "file")
 
 
@@ -293,10 +295,10 @@ def test_a_layer_that_is_not_finite_is_named_with_its_sample(tmp_path, reduce):
 def test_damaged_folders_are_named(tmp_path):
     collect(network(), data(), out=tmp_path / "a")
     (tmp_path / "a" / "shard-00000.safetensors").write_bytes(b"damaged")
-    with pytest.raises(OutputError, match=r"shard-00000.safetensors cannot be read .*delete it and collect again"):
-        collect(network(), data(), out=tmp_path / "a")
+    with pytest.raises(OutputError, match=r"shard-00000.safetensors' cannot be read .*delete the folder and collect"):
+        Collection.load(tmp_path / "a")
     (tmp_path / "a" / "manifest.json").write_text("{")
-    with pytest.raises(OutputError, match=r"manifest.json cannot be read .*; collect again into another folder"):
+    with pytest.raises(OutputError, match=r"manifest.json' cannot be read .*; collect again into another folder"):
         collect(network(), data(), out=tmp_path / "a")
     (tmp_path / "a" / "manifest.json").write_text('{"schema_version": 9, "fingerprint": {}}')
     with pytest.raises(OutputError, match="has schema_version 9; this release reads 1"):
@@ -343,20 +345,6 @@ def test_unreadable_last_samples_leave_a_finished_collection(tmp_path):
     assert [one.index for one in found.skipped] == [one.index for one in made.skipped] == [48, 49]
     assert torch.equal(found.features, made.features)
     assert len(found) == 48
-
-
-def test_large_arrays_are_told_apart_without_reading_all_of_them(monkeypatch):
-    x = torch.zeros(3_000_000)
-    assert fingerprint._digest(x) == fingerprint._digest(x.clone())
-    other = x.clone()
-    other[1_234_567] = 1  # between the pieces: its sum tells
-    assert fingerprint._digest(other) != fingerprint._digest(x)
-    monkeypatch.setattr(fingerprint, "_SUMMED", 0)
-    assert fingerprint._digest(torch.ones_like(x)) != fingerprint._digest(x)
-    assert fingerprint._digest(x[:-1]) != fingerprint._digest(x)
-    late = x.clone()
-    late[-1] = 1
-    assert fingerprint._digest(late) != fingerprint._digest(x)
 
 
 def test_nothing_is_copied_that_is_not_kept(tmp_path, monkeypatch):

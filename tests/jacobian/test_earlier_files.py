@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.numpy import load_file, save_file
 from torch import nn
 
 import rankscope as rs
@@ -36,8 +37,10 @@ def as_the_first_version_wrote(folder: Path, **texts: Any) -> Path:
     """The folder, its JSON without what came later."""
     file = folder / "profile.json"
     data = json.loads(file.read_text())
-    for name in ("facts", "provenance"):
+    for name in ("facts", "provenance", "spectra_checksum"):
         data.pop(name)
+    spectra = folder / "profile.safetensors"
+    save_file(load_file(spectra), spectra, {"schema_version": "1"})
     data |= {"notes": [], "columns": "all input coordinates (K = 6)", "method": "vmap(jvp)"}
     data |= {"certificate": "not asked for"} | texts
     file.write_text(json.dumps(data))

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 from rankscope._base.encoding import exact, plain, read, same
 from rankscope._base.errors import OutputError, RankscopeError
+from rankscope._base.files import write_whole
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -69,13 +70,7 @@ class Record:
         """
         made = {"schema_version": self.schema_version, "kind": self.kind(), "record": exact(self)}
         target = Path(path)
-        beside = target.with_name(f".{target.name}.part")
-        try:
-            beside.write_text(json.dumps(made, indent=1, allow_nan=False) + "\n", encoding="utf-8")
-            beside.replace(target)
-        except OSError as error:
-            beside.unlink(missing_ok=True)
-            raise OutputError(f"cannot write {str(path)!r}: {error.strerror or error}") from error
+        write_whole(target, json.dumps(made, indent=1, allow_nan=False) + "\n")
         return target
 
     @classmethod

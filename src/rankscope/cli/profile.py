@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rankscope._base.errors import DataError
-from rankscope._base.files import make_folder, write_whole
+from rankscope._base.files import FolderLock, write_whole
 from rankscope._base.progress import Reporter, progress_for
 from rankscope.cli.interrupted import InterruptedRunError
 from rankscope.cli.options import Request
@@ -29,10 +29,10 @@ _NOISE = 16
 
 def run(request: Request, *, as_json: bool, quiet: bool, theory: bool = False) -> None:
     """The whole command; ``theory`` lays random layers of the same widths over the figure and the output."""
-    make_folder(request.out)
-    report = progress_for(False if quiet else None, "Jacobian rank")
-    # what a model's own code prints must not mix with the result
-    with contextlib.redirect_stdout(sys.stderr):
+    # the whole run has the folder for itself: another model's results may not appear in between
+    with FolderLock(request.out), contextlib.redirect_stdout(sys.stderr):
+        # what a model's own code prints must not mix with the result
+        report = progress_for(False if quiet else None, "Jacobian rank")
         try:
             profile = measure(request, report)
         finally:

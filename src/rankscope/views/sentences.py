@@ -44,16 +44,18 @@ def _input_left_out(v: _Values) -> str:
 
 
 def _read_back(v: _Values) -> str:
-    verb = "was" if v["kept"] == 1 else "were"
-    return f"{v['kept']:,} of {_count(v['total'], v['unit'])} {verb} read back from an earlier run."
+    return f"The results of {v['kept']:,} of {_count(v['total'], v['unit'])} were read back from an earlier run."
 
 
 def _kept_damaged(v: _Values) -> str:
-    return f"{_kept(v)} damaged, so {_it(v)} measured again."
+    return f"The kept results of {_count(v['count'], v['unit'])} were damaged and were measured again."
 
 
 def _kept_other(v: _Values) -> str:
-    return f"{_kept(v)} of another model, input or setting, so {_it(v)} measured again."
+    return (
+        f"The kept results of {_count(v['count'], v['unit'])} belong to another model, input or setting and were "
+        "measured again."
+    )
 
 
 def _kept_differs(v: _Values) -> str:
@@ -76,14 +78,6 @@ def _kept_incomparable(v: _Values) -> str:
 
 def _count(number: int, unit: str) -> str:
     return f"{number:,} {unit}" if number == 1 else f"{number:,} {unit}s"
-
-
-def _kept(v: _Values) -> str:
-    return f"{v['count']:,} kept {v['unit']}{'s were' if v['count'] != 1 else ' was'}"
-
-
-def _it(v: _Values) -> str:
-    return "it was" if v["count"] == 1 else "they were"
 
 
 def _reverse_unchecked(v: _Values) -> str:
