@@ -180,18 +180,66 @@ def test_deficit_counts_classes_that_few_others_determine(planted):
 
 def test_trivial_dependence_is_named(planted):
     z, y = planted()
-    features = torch.zeros(600, 5)
-    by_features = independence_deficit(z, y, eta=0.2, features=features, permutations=0)
-    assert {r.trivial for r in by_features} == {"features"}
-    assert by_features.feature_dimension == 5
-    assert "features have 5 dimensions for 8 classes" in str(by_features)
-    assert independence_deficit(z, y, eta=0.2, feature_dimension=8, permutations=0)[0].trivial is None
+    # what features there are does not matter where the logits depend on nothing
+    assert {r.trivial for r in independence_deficit(z, y, eta=0.2, features=z[:, :5], permutations=0)} == {None}
     z[:, 4] = z[:, 5] - z[:, 6]
     low = independence_deficit(z, y, eta=0.2, permutations=0)
     assert low.logit_rank == 7
-    assert low[1].trivial == "logits"
+    assert [r.index for r in low if r.trivial == "logits"] == [4, 5, 6]
+    named = independence_deficit(z, y, eta=0.2, feature_dimension=7, permutations=0)
+    assert named[4].trivial == "features"
+    assert "3 of 8 classes are exact combinations of the others: features have 7 dimensions for 8" in str(named)
     z, y = planted(40)
     assert independence_deficit(z, y, convention="reference", permutations=0, held_out=0)[0].trivial == "samples"
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("level", [0.0, 30.0])
+def test_f15_exact_dependence_is_decided_from_the_other_rows(dtype, level):
+    g = torch.Generator().manual_seed(0)
+    weight = torch.tensor([[1.0, 0, 0], [2, 0, 0], [0, 1, 0], [0, 0, 1]], dtype=dtype)
+    x = torch.randn(2000, 3, generator=g, dtype=torch.float64).to(dtype)
+    z = x @ weight.T + level
+    table = independence_deficit(z, torch.arange(2000) % 4, eta=0.01, feature_dimension=3, permutations=0)
+    assert [r.trivial for r in table] == ["features", "features", None, None]
+
+
+@pytest.mark.parametrize(("classes", "width"), [(12, 10), (10, 10), (40, 16), (9, 8)])
+def test_f15_generic_heads_against_the_rank_of_the_weights(classes, width):
+    """NumPy: class i depends exactly where leaving its row out keeps the rank; an intercept absorbs the bias."""
+    for seed in range(4):
+        g = torch.Generator().manual_seed(seed)
+        weight = torch.randn(classes, width, generator=g)
+        if seed % 2:
+            weight[2] = weight[3] - 0.5 * weight[4]
+        x = torch.randn(1500, width, generator=g)
+        z = x @ weight.T + torch.randn(classes, generator=g)
+        w = weight.double().numpy()
+        rank = np.linalg.matrix_rank(w, tol=1e-5)  # the weights are float32
+        truth = [bool(np.linalg.matrix_rank(np.delete(w, i, 0), tol=1e-5) == rank) for i in range(classes)]
+        table = independence_deficit(z, torch.arange(1500) % classes, eta=1.0, permutations=0)
+        assert [r.trivial is not None for r in table] == truth
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("seed", range(3))
+def test_f7_one_sample_a_class_has_no_null(dtype, seed):
+    n = 100
+    z = torch.randn(n, n, generator=torch.Generator().manual_seed(seed), dtype=dtype) + 4 * torch.eye(n, dtype=dtype)
+    table = independence_deficit(z, torch.arange(n))
+    assert {r.status for r in table} <= {"no null", "all zero", "no eta keeps accuracy", "not converged"}
+    assert table.deficit(n) == 0
+    assert "no null can be had" in str(table)
+
+
+def test_f7_logits_that_are_the_same_throughout_each_class_have_no_null():
+    y = torch.arange(200) % 5
+    z = torch.randn(5, 5, generator=torch.Generator().manual_seed(0))[y]
+    z[:, 4] = z[:, 0] - z[:, 1]
+    table = independence_deficit(z, y, eta=1e-3)
+    assert "dependent" not in {r.status for r in table}
+    free = independence_deficit(z, y, eta=1e-3, null="free")
+    assert free[4].status == "dependent"
 
 
 def test_a_class_that_is_not_solved_is_marked(monkeypatch, planted):

@@ -13,6 +13,7 @@ from rankscope._base.errors import DataError, UsageError, nearest
 from rankscope._base.provenance import device_name, versions
 from rankscope.deficit.accuracy import Accuracies, Rivals, rivals
 from rankscope.deficit.moments import Moments, moments
+from rankscope.deficit.null import ENOUGH
 from rankscope.deficit.path import RegularisationPath, Walk, path_of, ratios, walk
 from rankscope.deficit.problem import CONVENTIONS, Problem, problems
 from rankscope.deficit.sample import Sample, check_sample
@@ -65,7 +66,8 @@ def independence_deficit(
     classes, class_names : sequence, optional
         Classes to analyse (default all), and names of all c classes.
     features, feature_dimension : optional
-        The final features (N, d) or just d: with d < c an exact dependence exists trivially, and the result says so.
+        The final features (N, d) or just d: named as the reason where a class is an exact combination of
+        the others, which is decided for each class from the logits themselves.
     held_out : float or (logits, labels)
         Share of each class kept out of the fit (default 0.2, rounded down), or samples of your own; 0 fits all.
         Accuracies are over all N samples in every case.
@@ -127,7 +129,7 @@ def independence_deficit(
         for problem in problems(sample, convention, fitted):
             found = _fixed(problem, known, eta, tol) if eta is not None else walk(problem, known, steps, keep, tol=tol)
             nulls = _nulls(problem, found.eta, null, permutations, generator, tol)
-            rows += _rows(problem, sample, known, found, nulls, dimension, rank, tol, chosen=eta is None)
+            rows += _rows(problem, sample, known, found, nulls, null, dimension, tol, chosen=eta is None)
     return DependencyTable(
         rows=tuple(rows),
         convention=convention,
@@ -198,8 +200,8 @@ def _rows(
     known: Rivals,
     found: Walk,
     nulls: tuple[torch.Tensor, torch.Tensor],
+    null: str,
     dimension: int | None,
-    rank: int,
     tol: float,
     *,
     chosen: bool,
@@ -215,6 +217,7 @@ def _rows(
                   problem.r2_held_out(every, found.coefficients), nulls[0].mean(1), nulls[0].amax(1), _limit(nulls[0]),
                   nulls[1].mean(1), found.gap, before.all, after.all, before.positive, after.positive)
     ]  # fmt: skip
+    exact, movable = problem.exact().tolist(), problem.movable(null).tolist()
     weights, failed = found.coefficients.cpu(), (found.chosen < 0).tolist()
     counts = problem.counts.tolist()
     out = []
@@ -223,18 +226,19 @@ def _rows(
         order = weights[b].abs().argsort(descending=True, stable=True)
         used = order[: int((weights[b] != 0).sum())].tolist()
         # without held-out samples R² alone has to exceed the null
-        beyond = r2 > limit and (math.isnan(test) or test > mean)
+        # a difference within the solver's tolerance is none
+        beyond = r2 > limit + tol and (math.isnan(test) or test > mean)
         trivial = (
-            "features" if dimension is not None and dimension < sample.width
-            else "logits" if rank < sample.width
+            None if not exact[b]
             else "samples" if counts[b] < sample.width
-            else None
+            else "features" if dimension is not None and dimension < sample.width
+            else "logits"
         )  # fmt: skip
         status = (
             "not converged" if gap > tol
             else "no eta keeps accuracy" if failed[b]
             else "all zero" if not used
-            else "no null" if math.isnan(mean)
+            else "no null" if math.isnan(mean) or movable[b] < ENOUGH
             else "dependent" if beyond
             else "not beyond null"
         )  # fmt: skip

@@ -7,9 +7,10 @@ from typing import Protocol
 
 import torch
 
+from rankscope.deficit.exact import exactly_dependent
 from rankscope.deficit.lasso import LassoSolution, eta_max, solve_lasso
 from rankscope.deficit.moments import Moments, moments, permuted_cross
-from rankscope.deficit.null import permutation
+from rankscope.deficit.null import arrangements, permutation
 from rankscope.deficit.operators import FactorGram, Quadratic, SharedGram
 from rankscope.deficit.sample import Sample
 
@@ -35,6 +36,12 @@ class Problem(Protocol):
     def r2(self, rows: torch.Tensor, residual: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Centred and uncentred R² from residual mean squares."""
 
+    def exact(self) -> torch.Tensor:
+        """Whether each class of the batch is an exact combination of the others, up to rounding of the logits."""
+
+    def movable(self, kind: str) -> torch.Tensor:
+        """Logarithm of how many arrangements a permutation of the target can reach, for each class of the batch."""
+
     def r2_held_out(self, rows: torch.Tensor, coefficients: torch.Tensor) -> torch.Tensor:
         """Centred R² on the held-out samples; NaN where they do not vary."""
 
@@ -55,6 +62,7 @@ class AllSamples:
     def __init__(self, sample: Sample, fitted: Moments) -> None:
         self.sample, self.moments, self.classes = sample, fitted, sample.classes
         self.form: Quadratic = SharedGram(fitted.gram)
+        self.level = (1 + fitted.mean.square() / fitted.gram.diagonal().clamp_min(1e-300)).sqrt()
         self.cross = fitted.gram[self.classes]
         self.square = fitted.gram.diagonal()[self.classes]
         self.eta_max = eta_max(self.cross, self.classes)
@@ -72,6 +80,17 @@ class AllSamples:
 
     def r2(self, rows: torch.Tensor, residual: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         return _ratio(residual, self.square[rows]), _ratio(residual, self.uncentred[rows])
+
+    def exact(self) -> torch.Tensor:
+        form = self.form
+        assert isinstance(form, SharedGram)
+        roundoff = torch.finfo(self.sample.logits.dtype).eps / 2
+        return exactly_dependent(form.eigenvalues, form.basis.T.square(), self.level, roundoff)[self.classes]
+
+    def movable(self, kind: str) -> torch.Tensor:
+        labels = self.sample.labels[self.sample.fit]
+        target = self.sample.logits[self.sample.fit][:, self.classes]
+        return arrangements(target, labels if kind == "within_class" else torch.zeros_like(labels))
 
     def r2_held_out(self, rows: torch.Tensor, coefficients: torch.Tensor) -> torch.Tensor:
         if self.test is None:
@@ -128,6 +147,26 @@ class PositiveSamples:
 
     def r2(self, rows: torch.Tensor, residual: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         return _ratio(residual, self.variance[rows]), _ratio(residual, self.square[rows])
+
+    def exact(self) -> torch.Tensor:
+        roundoff = torch.finfo(self.sample.logits.dtype).eps / 2
+        out = torch.zeros(len(self.classes), dtype=torch.bool, device=self.classes.device)
+        ones = torch.ones(self.sample.width, dtype=torch.float64, device=self.classes.device)
+        for b, i in enumerate(self.classes.tolist()):
+            factor, values = self.form.factor[b], self.form.eigenvalues[b]
+            # right singular vectors of the factor; those of (nearly) zero length are the null space
+            root = values.clamp_min(torch.finfo(torch.float64).tiny).sqrt()[:, None]
+            touch = (self.form.basis[b].T @ factor / root).square()
+            out[b] = exactly_dependent(values, touch, ones, roundoff)[i]
+        return out
+
+    def movable(self, kind: str) -> torch.Tensor:
+        return torch.stack(
+            [
+                arrangements(self.target[b, :n, None], torch.zeros(n, dtype=torch.int64, device=self.target.device))[0]
+                for b, n in enumerate(self.counts.tolist())
+            ]
+        )
 
     def r2_held_out(self, rows: torch.Tensor, coefficients: torch.Tensor) -> torch.Tensor:
         out = torch.full_like(self.eta_max[rows], torch.nan)

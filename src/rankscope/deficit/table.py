@@ -41,7 +41,8 @@ class ClassDependency:
     status : str
         ``dependent``; ``all zero`` (no other class is used: η is at or above η_max, so nothing is explained);
         ``not beyond null`` (R² no higher than the permutation null reaches, or not held out); ``no null`` (no
-        permutation was run, so the weights may be those of noise); ``no eta keeps
+        permutation was run, or too few arrangements of the target exist for one to reject anything, as with one sample
+        a class: the weights may be those of noise); ``no eta keeps
         accuracy`` (under ``eta=None``; the smallest η tried is shown); ``not converged`` (gap above the tolerance).
     eta, eta_max : float
         Penalty used, and the least one with an all-zero solution; units of the squared logits.
@@ -64,8 +65,8 @@ class ClassDependency:
     positive_accuracy, positive_accuracy_replaced : float
         The same over the class's own samples.
     trivial : str or None
-        Why an exact dependence exists whatever was learned: ``features`` (fewer dimensions than classes), ``logits``
-        (numerical rank below the number of classes), ``samples`` (fewer fitted samples than classes), or None.
+        None where the class is no exact combination of the others; else why it is one: ``samples`` (fewer fitted
+        samples than classes), ``features`` (fewer dimensions than classes), ``logits`` (neither is known).
     tried : tuple of PathPoint
         The path down to the chosen η; empty at a fixed η.
     """
@@ -187,7 +188,7 @@ class DependencyTable:
                 f"keep is {keep}, but the path was followed only until {self.keep} of the accuracy was kept; "
                 f"measure again with keep={keep}"
             )
-        refused = {"all zero", "not converged"} | ({"not beyond null"} if beyond_null else set())
+        refused = {"all zero", "not converged"} | ({"not beyond null", "no null"} if beyond_null else set())
         fewest = [r.fewest(keep) for r in self.rows if r.status not in refused]
         return sum(n is not None and n <= k for n in fewest) / len(self.rows)
 
@@ -236,6 +237,11 @@ class DependencyTable:
             f"{self.samples} samples fitted, {self.held_out_samples} held out, {null}; "
             + ", ".join(f"{n} {s}" for s, n in counts.items()),
         ]
+        if self.permutations and any(r.status == "no null" for r in self.rows):
+            lines.append(
+                f"Caution: for {counts['no null']} classes no null can be had: too few samples can change places, so "
+                "nothing tells dependence from noise."
+            )
         trivial = sorted({r.trivial for r in self.rows if r.trivial})
         if trivial:
             why = {
@@ -243,7 +249,12 @@ class DependencyTable:
                 "logits": f"the logits have numerical rank {self.logit_rank} for {self.n_classes} classes",
                 "samples": f"classes are fitted on fewer samples than {self.n_classes - 1} unknowns",
             }
-            lines.append("An exact dependence exists trivially: " + "; ".join(why[t] for t in trivial) + ".")
+            count = sum(r.trivial is not None for r in self.rows)
+            lines.append(
+                f"{count} of {len(self.rows)} classes are exact combinations of the others: "
+                + "; ".join(why[t] for t in trivial)
+                + "."
+            )
         columns = ["name", "status", "eta_over_eta_max", "n_dependencies", "r2", "r2_held_out", "r2_null"]
         columns += ["positive_accuracy", "positive_accuracy_replaced", "top"]
         shown = (

@@ -95,7 +95,9 @@ def deficit_findings(table: DependencyTable) -> Iterator[Finding]:
         "samples": f"classes are fitted on fewer samples than {table.n_classes - 1} unknowns",
     }
     for reason in sorted(trivial):
-        yield Finding(f"An exact dependence exists whatever was learned, since {why[reason]}.", "caution")
+        yield Finding(
+            f"{trivial[reason]} of {len(table)} classes are exact combinations of the others: {why[reason]}.", "caution"
+        )
 
 
 def _table(table: DependencyTable) -> Table:
