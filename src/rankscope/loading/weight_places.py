@@ -95,11 +95,11 @@ def places_of(flat: Mapping[str, torch.Tensor], names: Names) -> list[Place]:
     found = [_place(flat, names, prefix, 0) for prefix in prefixes_of(flat, names.tensors)]
     if any(place.fits for place in found):
         return found
-    # a model that wraps the network of the file: all of its names begin alike. Only names that the file saved whole
-    # count then, or any layer of the same shape would do.
+    # a model that wraps the network of the file: all of its names begin alike. The file must hold nothing else then,
+    # or any layer of the same shape would do.
     for drop in range(1, _shared(names.tensors) + 1):
         outer = [_place(flat, names, prefix, drop) for prefix in _roots(flat)]
-        whole = [place for place in outer if place.fits and not _within(place)]
+        whole = [place for place in outer if place.fits and not place.beside]
         if whole:
             return whole
     return found
@@ -208,7 +208,3 @@ def _roots(flat: Iterable[str]) -> list[str]:
     base = shared[-1] if shared else ""
     count = Counter(name.removeprefix(base).partition(".")[0] for name in listed if "." in name.removeprefix(base))
     return [*shared, *(f"{base}{first}." for first, found in count.most_common() if found > 1)]
-
-
-def _within(place: Place) -> bool:
-    return any(name.startswith(place.prefix) for name in place.beside)
