@@ -254,7 +254,7 @@ def is_image(path: str) -> bool:
 def printable(name: str) -> str:
     """A file's name as text that every encoding of results takes: bytes that are none become escapes.
 
-    >>> printable("bad\udcff.png")
+    >>> printable("bad" + chr(0xDCFF) + ".png")
     'bad\\\\xff.png'
     """
     return name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
