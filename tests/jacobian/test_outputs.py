@@ -370,3 +370,13 @@ def test_k5_an_operator_without_any_derivative_is_named() -> None:
     with pytest.raises(rs.MeasurementError, match=r"^replace '1' \(Layer\) by plain operations, or choose") as caught:
         measured(nn.Sequential(nn.Linear(6, 6), Layer()).eval(), torch.randn(1, 6))
     assert len(str(caught.value)) < 400
+
+
+def test_k6_a_tensor_of_a_module_has_a_spelling_that_no_module_has() -> None:
+    class Split(nn.Sequential):
+        def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:  # type: ignore[override]
+            return self[0](x), x * 2
+
+    model = nn.Sequential(Split(nn.Linear(6, 4))).eval()
+    profile = measured(model, torch.randn(1, 6), ["0.0", "0:0", "0:1"])
+    assert [(layer.name, layer.rows) for layer in profile.layers] == [("0.0", 4), ("0:0", 4), ("0.1", 6)]

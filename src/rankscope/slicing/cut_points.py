@@ -59,6 +59,8 @@ def select(model: nn.Module, found: Trace, wanted: CutPointsLike) -> list[Module
 
 def _match(model: nn.Module, found: Trace, name: str) -> list[ModuleCall]:
     exact = found.by_name(name) or found.by_name(name.removeprefix("network:"))
+    if not exact and ":" in name:  # lstm:0 is lstm.0 where no module is called that
+        exact = [c for c in found.by_name(name.removeprefix("network:").replace(":", ".")) if c.part]
     if exact:
         return exact
     if any(ch in name for ch in "*?["):
