@@ -132,7 +132,7 @@ def choose_method(
     ``refuse`` may look at what a method gave and say why it must not be used.
     """
     failures = []
-    first: BaseException | None = None
+    errors: list[Exception] = []
     for method in METHODS:
         try:
             out = method(runner, sample, tangents)
@@ -140,16 +140,21 @@ def choose_method(
         except (RuntimeError, NotImplementedError, TypeError, ValueError, AttributeError, MeasurementError) as error:
             if isinstance(error, torch.OutOfMemoryError):
                 raise
-            first = first or error
+            errors.append(error)
             failures.append(f"{method.name}: {(str(error).strip().splitlines() or [type(error).__name__])[0][:200]}")
         else:
             if not reason:
                 return method, out, failures
             failures.append(f"{method.name}: {reason}")
-    where = None if first is None else failing_module(runner.model, first)
-    reason = "; ".join(failures) if first is None else (str(first).strip().splitlines() or [type(first).__name__])[0]
+    told = next((error for error in reversed(errors) if isinstance(error, MeasurementError)), None)
+    if told is not None:  # it names a remedy of its own
+        raise told
+    where = failing_module(runner.model, errors[0]) if errors else None
+    reasons = dict.fromkeys(
+        (str(e).strip().splitlines() or [type(e).__name__])[0][:120] for e in (errors[:1] + errors[-1:])
+    )
     replace = "" if where is None else f"replace {where} by plain operations, or "
     raise MeasurementError(
-        f"{replace}choose cut points before "
-        f"what has no derivative: no way to differentiate the model worked. {reason[:200]}"
+        f"{replace}choose cut points before what has no derivative: no way to differentiate this model worked. "
+        + "; ".join(reasons or failures[:2])
     )
