@@ -22,9 +22,6 @@ __all__ = ["run"]
 
 EPS32 = 2.0**-23
 _HALF = {torch.bfloat16: 2.0**-9, torch.float16: 2.0**-12}  # unit roundoff
-_PROJECTION = next(
-    name for name in ("projection", "convention") if name in inspect.signature(rs.classification_dimension).parameters
-)
 _SAMPLES_USED = next(
     name for name in ("samples_used", "convention") if name in inspect.signature(rs.independence_deficit).parameters
 )
@@ -157,7 +154,7 @@ def _classification(c: Choices) -> Verdict:
     rows = rows.astype(np.float32).astype(np.float64)
     weight = (means - means.mean(0)).astype(np.float32).astype(np.float64)
     bias = (-weight @ rows.mean(0) * c.one([0, 1])).astype(np.float32).astype(np.float64)
-    retain, convention = c.one([0.95, 0.8, 1.0]), c.one(["paper", "centred"])
+    retain, convention = c.one([0.95, 0.8, 1.0]), c.one(["uncentred", "centred"])
     c.use(convention)
     head: Any = (torch.tensor(weight).float(), torch.tensor(bias).float())
     kind = c.one(["pair", "layer", "callable"])
@@ -169,8 +166,7 @@ def _classification(c: Choices) -> Verdict:
             layer.bias.copy_(head[1])
         head = layer if kind == "layer" else lambda x: layer(x.to(layer.weight.dtype))
     given: Any = torch.tensor(rows).to(c.one([torch.float32, torch.float64]))
-    named = {_PROJECTION: convention}
-    found = rs.classification_dimension(given, labels, head, retain=retain, bootstrap=0, **named)
+    found = rs.classification_dimension(given, labels, head, retain=retain, projection=convention, bootstrap=0)
     mean = rows.mean(0)
     axes = np.linalg.svd(rows - mean, full_matrices=True)[2].T
     full = _correct(rows @ weight.T + bias, labels)
