@@ -137,7 +137,8 @@ def qr_step(columns: Matrix) -> tuple[Matrix, Matrix, NDArray[np.intp]]:
         else:
             q, r = np.linalg.qr(part)
         even = _even_rows(part) if graded else part / _longest_row(part)
-        dead = _dependent(even, np.linalg.qr(even, mode="r") if graded else r / _longest_row(part))
+        factor: Matrix = np.linalg.qr(even)[1] if graded else r / _longest_row(part)
+        dead = _dependent(even, factor)
         if not len(dead):
             return q[np.argsort(order)] if graded else q, r, kept
         # In general position the dead columns are the trailing ones and go at once. Otherwise one at a time, since
