@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import random
+from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -14,9 +16,13 @@ from networks import CASES, settled
 from torch import Tensor, nn
 
 import rankscope as rs
+from rankscope._base.facts import FactKind
 from rankscope.slicing import full_precision, measuring
 
 CPU = torch.device("cpu")
+
+
+CALLS = [0]
 
 
 class Everything(nn.Module):
@@ -36,7 +42,15 @@ class Everything(nn.Module):
         self.table = torch.ones(3)
         self.fail: BaseException | None = None
         self.fail_at = 0
-        self.count = 0
+        self.log: list[int] = []
+        self.nested: dict[str, Any] = {
+            "steps": [0],
+            "hidden": {"h": torch.zeros(3)},
+            "seen": set(),
+            "array": np.ones(2),
+        }
+        self.queue = deque([1], maxlen=2)
+        self.holder = SimpleNamespace(h=None, calls=0, inner=[torch.zeros(2)])
 
     def forward(self, x: Tensor) -> Tensor:
         self.calls += 1
@@ -48,8 +62,18 @@ class Everything(nn.Module):
         random.random()
         np.random.rand()
         torch.rand(1)
-        self.count += 1
-        if self.fail is not None and self.count >= self.fail_at:
+        self.log.append(len(self.log))
+        self.nested["steps"].append(1)
+        self.nested["hidden"]["h"] += 1
+        self.nested["hidden"]["new"] = x
+        self.nested["seen"].add(1)
+        self.nested["array"][0] += 1
+        self.queue.append(2)
+        self.holder.h, self.holder.calls = x, self.holder.calls + 1
+        self.holder.inner[0] = self.holder.inner[0] + 1
+        self.table.data.add_(1)
+        CALLS[0] += 1  # not the model's own: it would be put back
+        if self.fail is not None and CALLS[0] >= self.fail_at:
             raise self.fail
         y = self.act(self.norm(self.conv(x))).flatten(2).transpose(1, 2)
         return self.head(self.attention(y, y, y)[0].mean(1) * self.cache * self.table)
@@ -91,7 +115,9 @@ def snapshot(model: Everything) -> dict[str, Any]:
         "grads": [(p.requires_grad, p.grad is None, p._version, p.data_ptr()) for p in model.parameters()],
         "buffers": {k: (id(b), b.tolist()) for k, b in model.named_buffers()},
         "state": {k: (v.dtype, v.flatten().tolist()) for k, v in model.state_dict().items()},
-        "cache": (model.cache, model.table.dtype, hasattr(model, "late")),
+        "cache": (model.cache, model.table.tolist(), model.table.dtype, hasattr(model, "late")),
+        "plain": (str(model.log), str(model.nested), str(model.queue), str(model.holder)),
+        "weights": [p.tolist() for p in model.parameters()],
         "settings": settings(),
         "random": (random.getstate(), np.random.get_state()[1].tolist(), torch.random.get_rng_state().tolist()),
     }
@@ -116,7 +142,9 @@ def odd_settings() -> Iterator[None]:
 
 def prepared() -> Everything:
     torch.manual_seed(0)
+    CALLS[0] = 0
     model = settled(Everything())
+    CALLS[0] = 0
     model.conv.weight.grad = torch.ones_like(model.conv.weight)
     model.head.training = True  # a mode of its own
     model.norm.register_forward_hook(lambda *_: None)
@@ -189,33 +217,62 @@ def test_inside_the_guard() -> None:
         assert torch.backends.cuda.math_sdp_enabled()
 
 
+class WritesItsWeights(nn.Linear):
+    def forward(self, x: Tensor) -> Tensor:
+        self.weight.data.mul_(2)
+        return super().forward(x)
+
+
+def test_weights_that_a_call_writes_into_are_as_they_were() -> None:
+    model = WritesItsWeights(3, 3).eval()
+    before = model.weight.detach().clone()
+    profile = rs.jacobian_rank(nn.Sequential(model), torch.randn(2, 3), progress=False)
+    assert torch.equal(model.weight, before)
+    found = [s.sigma_max for s in profile.layers[-1].spectra if s is not None]
+    expected = 2 * float(torch.linalg.matrix_norm(before.double(), 2))
+    assert found == pytest.approx([expected] * 2, rel=1e-5)  # float32 products
+
+
+class OwnMode(nn.Module):
+    """Looks at its mode itself, as stochastic depth and ``functional.dropout`` do."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b = nn.Linear(4, 4), nn.Linear(4, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.training:
+            return self.a(x) * 0
+        return nn.functional.dropout(self.b(x), 0.5, self.training)
+
+
 TRAINING = [
-    (nn.BatchNorm1d(4), True),
-    (nn.Dropout(0.1), True),
-    (nn.Dropout(0.0), False),
-    (nn.LayerNorm(4), False),
-    (nn.RReLU(), True),
-    (nn.InstanceNorm1d(4, track_running_stats=True), True),
-    (nn.InstanceNorm1d(4), False),
-    (nn.LSTM(4, 4, 2, dropout=0.2), True),
-    (nn.LSTM(4, 4), False),
+    nn.BatchNorm1d(4),
+    nn.Dropout(0.1),
+    nn.LayerNorm(4),
+    nn.RReLU(),
+    OwnMode(),
 ]
 
 
-@pytest.mark.parametrize(("module", "refused"), TRAINING)
-def test_training_mode(module: nn.Module, refused: bool) -> None:
+@pytest.mark.parametrize("module", TRAINING, ids=lambda m: type(m).__name__)
+def test_k11_training_mode_is_measured_in_evaluation_mode(module: nn.Module) -> None:
+    """One policy for every network: the ranks of ``model.eval()``, the modes put back, and the result says so."""
     model = nn.Sequential(nn.Linear(4, 4), module)
+    x = torch.randn(2, 4)
     assert model.training
-    if refused:
-        with pytest.raises(rs.ModelError, match=r"training mode and '1' \(.*call model.eval\(\) before measuring"):
-            rs.jacobian_rank(model, torch.randn(1, 4), progress=False)
-        assert all(m.training for m in model.modules())
-        return
-    if not isinstance(module, nn.LSTM | nn.InstanceNorm1d):
-        rs.jacobian_rank(model, torch.randn(1, 4), progress=False)
-    with measuring(model, CPU):
-        assert not model[0].training
+    found = rs.jacobian_rank(model, x, progress=False)
     assert all(m.training for m in model.modules())
+    assert [f.kind for f in found.facts] == [FactKind.TRAINING_MODE]
+    features = rs.feature_rank(model, torch.randn(40, 4))
+    assert all(m.training for m in model.modules())
+    expected = rs.jacobian_rank(model.eval(), x, progress=False)
+    assert found.function_rank == expected.function_rank
+    assert expected.notes == ()
+    assert features is not None
+    model[0].train()  # one module in a mode of its own
+    assert [f.kind for f in rs.jacobian_rank(model, x, progress=False).facts] == [FactKind.TRAINING_MODE]
+    assert [m.training for m in model] == [True, False]
 
 
 def test_inference_mode_outside() -> None:

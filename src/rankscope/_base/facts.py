@@ -47,6 +47,8 @@ class FactKind(StrEnum):
     NO_FLOAT64 = "no float64 reference"  # reason
     CASTS_DOWN = "casts to lower precision"
     LEAVES_COMPUTATION = "a tensor leaves the computation"  # where, gap
+    TRAINING_MODE = "training mode"
+    KEEPS_STATE = "keeps state between calls"  # where: names of what a call changes
     RANDOM_MODEL = "random in evaluation mode"  # where
     FUNCTION_UNCHECKED = "derivative unchecked against the function"  # reason, where (empty: everywhere)
     WEIGHTS_RAISED = "half precision raised to float32"  # dtypes

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from rankscope._base.errors import CutPointError, nearest
-from rankscope.slicing import observing
+from rankscope.slicing import evaluation_mode, observing
 from rankscope.slicing.capture import OUTPUT
 from rankscope.slicing.members import every_member, members
 
@@ -111,11 +111,5 @@ def inference(model: nn.Module) -> Iterator[torch.device]:
     """Evaluation mode in full float32 without gradients; yields the model's device, and leaves the model as it came."""
     parameter = next(iter(model.parameters()), None)
     device = parameter.device if parameter is not None else torch.device("cpu")
-    modes = [(module, module.training) for module in model.modules()]
-    try:
-        model.eval()
-        with observing(model, device):
-            yield device
-    finally:
-        for module, mode in modes:
-            module.training = mode
+    with evaluation_mode(model), observing(model, device):
+        yield device

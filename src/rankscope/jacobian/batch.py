@@ -2,36 +2,41 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from typing import Literal
 
 import torch
 from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves
 
 from rankscope._base.errors import MeasurementError
 from rankscope._base.facts import Fact, FactKind
 from rankscope.jacobian.budget import bytes_per_tangent, chunk_for
 from rankscope.jacobian.checks import (
     ADJOINT_LIMIT,
+    Certified,
     Reference,
     adjoint_error,
     lower_precision_inside,
 )
 from rankscope.jacobian.finish import Finished, Finisher
-from rankscope.jacobian.linearise import Linearised
+from rankscope.jacobian.linearise import Linearised, same_call
 from rankscope.jacobian.methods import METHODS, Method, choose_method
 from rankscope.jacobian.runner import Runner
 from rankscope.jacobian.secant import FunctionCheck, against_the_function, secant_direction
-from rankscope.jacobian.sweep import Push, Sweep
-from rankscope.slicing import Columns, ModuleCall, Sample
+from rankscope.jacobian.sharing import APART, derivative_across, worst_gap
+from rankscope.jacobian.sweep import Push, Sweep, SweepResult
+from rankscope.slicing import Columns, ModuleCall, Sample, guarded
 
 __all__ = ["BatchMeasurer", "Settings", "join"]
 
+_NAMED = 3  # of what a call changes
 _PROBES = 6  # the certificate's bound fails with probability 10^-6
 _AGREE = 1e-4  # of a cut point's largest entry; a kink on the other side would show as far more
 _MOST_IMAGES = 64
+_TRIES = 2  # batches that could not be swept together before none is tried any more
 _SHARE = 4  # of the budget's J storage, images that share a sweep take at most a quarter
 
 
@@ -54,6 +59,11 @@ def join(samples: Sequence[Sample]) -> Sample:
     if len(samples) == 1:
         return samples[0]
     return replace(samples[0], x=torch.cat([s.x for s in samples]))
+
+
+def _takes_tensors(sample: Sample) -> bool:
+    """Whether the call takes tensors beside the one that is differentiated."""
+    return any(isinstance(v, Tensor) for v in tree_leaves(dict(sample.extra)))
 
 
 class BatchMeasurer:
@@ -79,6 +89,7 @@ class BatchMeasurer:
         self.certificate = Fact(FactKind.KEPT_IMAGES if settings.certify else FactKind.NOT_CERTIFIED)
         self.chunk = 0
         self._batch: int | None = None
+        self._coupled = 0
         self._chunks: dict[tuple[int, ...], int] = {}
 
     @property
@@ -116,7 +127,7 @@ class BatchMeasurer:
 
         self.method, out, self.failed_methods = choose_method(self.runner, sample, direction[None], refuse)
         self.push = self.method
-        replay = self.settings.device.type == "cuda" and not any(isinstance(v, Tensor) for v in sample.extra.values())
+        replay = self.settings.device.type == "cuda" and not _takes_tensors(sample)
         self._linearise(sample, direction, out, replay)
         with self.method.kernels():
             self.adjoint, where = adjoint_error(self.runner, sample, direction, out)
@@ -130,6 +141,23 @@ class BatchMeasurer:
         if self.exact is not None:
             self.reference = self._reference(sample, replay)
         self._check_secant(sample, direction, out)
+        self._check_state(sample)
+
+    def _check_state(self, sample: Sample) -> None:
+        """Whether what a call leaves in the model changes the next one; a cache does not."""
+        state = guarded(self.runner.model)
+        if state is None or not state.changed:
+            return
+        self.runner.rows = [None] * len(self.calls)
+        first, second, again = (self.runner.outputs(sample, sample.x, fresh=f) for f in (True, False, True))
+        same = worst(worst_gap(a, b) for a, b in zip(again, first, strict=True)) == 0
+        try:
+            other = worst(worst_gap(a, b) for a, b in zip(second, first, strict=True)) > APART
+        finally:
+            state.restore()
+        if same and other:
+            named = tuple(sorted(state.changed))
+            self.facts.append(Fact(FactKind.KEEPS_STATE, {"where": named[:_NAMED]}))
 
     def _linearise(self, sample: Sample, direction: Tensor, expected: tuple[Tensor, ...], replay: bool) -> None:
         """Take the faster path where it gives what the plain one gave; say why where it does not."""
@@ -141,7 +169,7 @@ class BatchMeasurer:
             reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
             self.failed_methods.append(f"linearised network: {reason[:200]}")
             return
-        self.difference = max((_relative(a, b) for a, b in zip(found, expected, strict=True)), default=0.0)
+        self.difference = worst(worst_gap(a, b) for a, b in zip(found, expected, strict=True))
         if not self.difference <= _AGREE * (1 if self.settings.dtype == torch.float32 else 1e-7):
             self.failed_methods.append(
                 f"linearised network: differs from {self.method.name} by {self.difference:.1e} of the largest entry"
@@ -150,9 +178,8 @@ class BatchMeasurer:
         self.linearised = fast
         self.push = fast
 
-    def _give_up_linearised(self, error: BaseException) -> None:
-        """A rule that worked on the first image may not on this one: the plain way does."""
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+    def _give_up_linearised(self, reason: str) -> None:
+        """A trace that was the model on the first image may not be on this one: the plain way is."""
         self.failed_methods.append(f"linearised network, on a later image: {reason[:200]}")
         self.linearised, self.push = None, self.method
 
@@ -224,10 +251,12 @@ class BatchMeasurer:
         assert self.exact is not None
         assert self._exact_method is not None
         replay = replay and self._exact_method is METHODS[0]
-        return Reference(self.runner, self.exact, self._exact_method, replay=replay)
+        assert self.method is not None
+        return Reference(self.runner, self.exact, self._exact_method, self.method, replay=replay)
 
     def _shared(self, sample: Sample) -> int:
-        if any(isinstance(v, Tensor) for v in sample.extra.values()):
+        """How many images one sweep has room for; one where no certificate of each image alone watches over them."""
+        if self.reference is None or _takes_tensors(sample):
             return 1
         self.runner.rows = [None] * len(self.calls)
         single = self.runner.outputs(sample, sample.x)
@@ -241,46 +270,100 @@ class BatchMeasurer:
         )
         if fits < 2 or any(c.shape[:1] != (1,) for c in self.calls):
             return 1
-        pair = replace(sample, x=torch.cat([sample.x, torch.flip(sample.x, [-1]) * 0.5]))
-        try:
-            double = self.runner.outputs(pair, pair.x)
-            other = self.runner.outputs(sample, pair.x[1:])
-        except (RuntimeError, ValueError, TypeError):
-            return 1
-        for a, b, both in zip(single, other, double, strict=True):
-            apart = torch.cat([a, b])
-            if both.shape != apart.shape:
-                return 1
-            if both.numel() and float((apart - both).abs().max()) > 1e-4 * (float(apart.abs().max()) or 1.0):
-                return 1  # images of one batch change each other
         return int(min(fits, _MOST_IMAGES))
 
-    def measure(self, sample: Sample) -> Callable[[], list[Finished]]:
-        """Sweep a batch. Call what is returned to get one ``Finished`` an image, in order."""
-        columns = self.settings.columns.count(tuple(sample.x.shape[1:]))
+    def measure(self, samples: Sequence[Sample]) -> Callable[[], list[Finished]]:
+        """Sweep some images, together where that changes nothing. What is returned gives one ``Finished`` an image."""
+        if len(samples) > 1:
+            done = self._together(samples)
+            if done is not None:
+                return done
+            self._coupled += 1
+            if self._coupled >= _TRIES:
+                self._batch = 1
+        parts = [self._alone(s) for s in samples]
+        return lambda: [image for part in parts for image in part()]
+
+    def _alone(self, sample: Sample) -> Callable[[], list[Finished]]:
         with self.runner.hooked():
-            self.runner.rows = [None] * len(self.calls)
-            self.chunk = self._chunk(sample, columns)
-            sweep = self._sweep(sample)
-            probes = None
-            if self.reference is not None:
-                generator = torch.Generator().manual_seed(0xCE27)
-                probes = torch.randn(_PROBES, sweep.count, generator=generator, dtype=torch.float64)
+            sweep, result, probes = self._swept(sample)
+        found = self._certify(sample, sweep, result, probes)
+        return self._submit(sample, result, found)
+
+    def _together(self, samples: Sequence[Sample]) -> Callable[[], list[Finished]] | None:
+        """The images in one sweep; ``None`` where they change each other, or where that cannot be seen."""
+        assert self.method is not None
+        first = samples[0]
+        if not all(same_call(first, s) for s in samples[1:]):
+            return None
+        batch = join(samples)
+        try:
+            with self.runner.hooked():
+                if derivative_across(self.runner, self.method, batch):
+                    return None
+                sweep, result, probes = self._swept(batch)
+            found = self._certify(batch, sweep, result, probes)
+        except (RuntimeError, TypeError, ValueError, IndexError, KeyError, AttributeError, MeasurementError):
+            return None  # whatever stands in the way of a batch, each image alone decides whether it can be measured
+        if found is None or not found.apart <= APART or not bool(torch.isfinite(found.lengths).all()):
+            return None
+        return self._submit(batch, result, found)
+
+    def _swept(self, sample: Sample) -> tuple[Sweep, SweepResult, Tensor | None]:
+        """One sweep of all columns; the traced network stands down where it is not the model at these images."""
+        columns = self.settings.columns.count(tuple(sample.x.shape[1:]))
+        probes = None
+        if self.reference is not None:
+            generator = torch.Generator().manual_seed(0xCE27)
+            probes = torch.randn(_PROBES, columns, generator=generator, dtype=torch.float64)
+        self.runner.rows = [None] * len(self.calls)
+        self.chunk = self._chunk(sample, columns)
+        if self.linearised is not None:
             try:
-                result = sweep.run(sample, probes)
-            except (RuntimeError, TypeError, ValueError) as error:
-                if self.linearised is None or isinstance(error, torch.OutOfMemoryError):
-                    raise
-                self._give_up_linearised(error)
+                self._compare(sample)
                 sweep = self._sweep(sample)
-                result = sweep.run(sample, probes)
-        lengths = flips = None
-        if self.reference is not None and probes is not None:
-            lengths, flips = self.reference.lengths(sample, sweep, result, probes)
+                if self.linearised is not None:
+                    return sweep, sweep.run(sample, probes), probes
+            except torch.OutOfMemoryError:
+                raise
+            except Exception as error:  # a trace of these images runs the model's own code, which may raise anything
+                self._give_up_linearised((str(error).strip().splitlines() or [type(error).__name__])[0])
+        self.chunk = self._chunk(sample, columns)
+        sweep = self._sweep(sample)
+        return sweep, sweep.run(sample, probes), probes
+
+    def _compare(self, sample: Sample) -> None:
+        """Outputs and one tangent of the traced network beside the model's own, for every image."""
+        assert self.linearised is not None
+        assert self.method is not None
+        images = len(sample.x)
+        direction = secant_direction(sample.x[0])[None]
+        self.runner.rows = [None] * len(self.calls)
+        outputs = self.runner.outputs(sample, sample.x)
+        expected = self.method(self.runner, sample, direction)
+        found = self.linearised(self.runner, sample, direction)
+        single = self.settings.dtype == torch.float32
+        values = worst(worst_gap(a, b, images) for a, b in zip(self.linearised.outputs, outputs, strict=True))
+        tangents = worst(worst_gap(a, b, images) for a, b in zip(found, expected, strict=True))
+        if not values <= (APART if single else APART * 1e-7):
+            self._give_up_linearised(f"its outputs differ from the model's by {values:.1e} of the largest entry")
+        elif not tangents <= (_AGREE if single else _AGREE * 1e-7):
+            self._give_up_linearised(f"differs from {self.method.name} by {tangents:.1e} of the largest entry")
+        else:
+            self.difference = max(self.difference, tangents)
+
+    def _certify(self, sample: Sample, sweep: Sweep, result: SweepResult, probes: Tensor | None) -> Certified | None:
+        if self.reference is None or probes is None:
+            return None
         # a float64 sweep is compared with float32, which errs by 2^29 more; 16 for what need not scale exactly. Where
         # the model casts down inside, its error is that of what it casts to
         scale = 2.0**-25 if self.settings.dtype == torch.float64 and not self._narrow else 1.0
-        return self.finisher.submit(result, lengths, flips, len(sample.x), columns, scale)
+        return self.reference.certify(sample, sweep, result, probes, scale)
+
+    def _submit(self, sample: Sample, result: SweepResult, found: Certified | None) -> Callable[[], list[Finished]]:
+        columns = self.settings.columns.count(tuple(sample.x.shape[1:]))
+        lengths, flips = (None, None) if found is None else (found.lengths, found.flips)
+        return self.finisher.submit(result, lengths, flips, len(sample.x), columns)
 
     def _chunk(self, sample: Sample, columns: int) -> int:
         if self.settings.chunk_size != "auto":
@@ -306,9 +389,6 @@ class BatchMeasurer:
         )
 
 
-def _relative(a: Tensor, b: Tensor) -> float:
-    if a.shape != b.shape:
-        return float("inf")
-    top = float(b.abs().max()) if b.numel() else 0.0
-    gap = float((a - b).abs().max()) if b.numel() else 0.0
-    return gap / top if top > 0 else gap
+def worst(gaps: Iterable[float]) -> float:
+    """The largest, where NaN is larger than any number; 0 of none."""
+    return max(gaps, key=lambda g: float("inf") if g != g else g, default=0.0)

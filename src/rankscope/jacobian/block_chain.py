@@ -24,7 +24,17 @@ from rankscope.jacobian.exponents_record import ChainExponents
 from rankscope.jacobian.measure import _dtype, _finite_weights, _traced
 from rankscope.jacobian.methods import Method, choose_method
 from rankscope.jacobian.runner import Runner
-from rankscope.slicing import CallKey, CutPointsLike, ModuleCall, Sample, Trace, measuring, read_samples, select
+from rankscope.slicing import (
+    CallKey,
+    CutPointsLike,
+    ModuleCall,
+    Sample,
+    Trace,
+    measuring,
+    mode_facts,
+    read_samples,
+    select,
+)
 
 if TYPE_CHECKING:
     from rankscope.theory import LyapunovExponents
@@ -82,7 +92,7 @@ def chain_exponents(
     Parameters
     ----------
     model : torch.nn.Module
-        In evaluation mode; left as it was.
+        Measured in evaluation mode, whichever mode it is in; left as it was.
     inputs
         As in ``jacobian_rank``, with ``differentiate``, ``shared`` and ``per_sample``; one spectrum of exponents each.
     cut_points : str or list of str
@@ -134,6 +144,7 @@ def chain_exponents(
     seed = count_of(seed, "seed", least=0)
     where = device_of(device, model)
     work_dtype, facts = _dtype(model, dtype)
+    facts.extend(mode_facts(model))
     _finite_weights(model)
     samples = read_samples(
         model, inputs, limit=limit, differentiate=differentiate, shared=shared, per_sample=per_sample

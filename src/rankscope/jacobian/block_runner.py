@@ -67,12 +67,12 @@ class BlockRunner(Runner):
             )
         return with_member(output, paths[0], self._entering.clone())
 
-    def outputs(self, sample: Sample, x: Tensor) -> tuple[Tensor, ...]:
+    def outputs(self, sample: Sample, x: Tensor, *, fresh: bool = True) -> tuple[Tensor, ...]:
         self._calls = 0
         if self.start is None:
-            return super().outputs(self.source, x)
+            return super().outputs(self.source, x, fresh=fresh)
         self._entering = x
         try:
-            return super().outputs(self.source, self.source.x)
+            return super().outputs(self.source, self.source.x, fresh=fresh)
         finally:
             self._entering = None

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import math
+from dataclasses import dataclass, replace
+from typing import Any
+
 import torch
 from torch import Tensor
 
@@ -10,55 +14,129 @@ from rankscope.jacobian.kinks import SamePiece
 from rankscope.jacobian.methods import Method
 from rankscope.jacobian.reverse import reverse_mode
 from rankscope.jacobian.runner import Runner
+from rankscope.jacobian.sharing import worst_gap
 from rankscope.jacobian.sweep import Sweep, SweepResult
 from rankscope.slicing import LowerPrecision, Sample
+from rankscope.spectra import scaled_norm
 
-__all__ = ["ADJOINT_LIMIT", "Reference", "adjoint_error", "lower_precision_inside"]
+__all__ = ["ADJOINT_LIMIT", "Certified", "Reference", "adjoint_error", "lower_precision_inside"]
 
 ADJOINT_LIMIT = 1e-3
+_FAINT = {torch.float32: 1e-34, torch.float64: 1e-300}  # some 10^4 above the smallest normal number
 _UNDERFLOW = 1e-30  # products of float32 numbers below this may be zero in one mode and not in the other
 
 
+@dataclass
+class Certified:
+    """What the probes found of one batch.
+
+    ``lengths`` are ‖E·g‖ by cut point, probe and image, E being the sweep's error; ``flips`` the units that were moved
+    across their kink, by image. ``apart`` is the largest relative difference between the batch and the images alone,
+    of outputs, inputs of piecewise linear functions and tangents; 0 for one image.
+    """
+
+    lengths: Tensor
+    flips: Tensor
+    apart: float = 0.0
+
+
 class Reference:
-    """The network in the other precision, on the linear piece that the working precision is on."""
+    """Each image alone in the other precision, on the linear piece that the working precision is on."""
 
-    def __init__(self, runner: Runner, exact: Runner, method: Method, *, replay: bool) -> None:
-        self.runner, self.exact, self.method = runner, exact, method
+    def __init__(self, runner: Runner, exact: Runner, method: Method, work_method: Method, *, replay: bool) -> None:
+        self.runner, self.exact, self.method, self.work_method = runner, exact, method, work_method
         self._sample: Sample | None = None
-        self._products = Replayed(self._compute, enabled=replay)
+        self._alone = Replayed(self._compute, enabled=replay)
 
-    def _compute(self, x: Tensor, exact_x: Tensor, tangents: Tensor) -> tuple[tuple[Tensor, ...], Tensor]:
+    def _compute(self, x: Tensor, exact_x: Tensor, tangents: Tensor, *recorded: Tensor) -> tuple[Any, ...]:
+        """One image: J₆₄·g of every cut point, flips, its outputs, and how far it was from the batch's piece."""
         assert self._sample is not None
-        images = len(x)
         piece = SamePiece()
         given = self._sample
         one = Sample(exact_x, given.name, given.keyword, given.to(self.exact.device, self.exact.dtype).extra)
         for each in (self.runner, self.exact):
             each.rows = [None] * len(each.keys)
-        with self.runner.hooked(), piece.recording():
-            self.runner.outputs(given, x)
-        with self.exact.hooked(), piece.aligning(images):
+        piece.inputs = list(recorded)
+        with self.runner.hooked(), piece.following() if recorded else piece.recording():
+            outputs = self.runner.outputs(replace(given, x=x), x)
+        with self.exact.hooked(), piece.aligning(1):
             self.exact.outputs(one, exact_x)
         with self.exact.hooked(), piece.replaying():
             products = self.method(self.exact, one, tangents)
-        flips = piece.flips if piece.flips is not None else torch.zeros(images, dtype=torch.long, device=x.device)
-        return products, flips
+        flips = piece.flips if piece.flips is not None else torch.zeros(1, dtype=torch.long, device=x.device)
+        return products, flips, outputs, piece.apart if piece.apart is not None else x.new_zeros(())
 
-    def lengths(self, sample: Sample, sweep: Sweep, result: SweepResult, probes: Tensor) -> tuple[Tensor, Tensor]:
-        """‖(J − J₆₄)·g‖ for every cut point, probe g and image; and the units moved across their kink, by image.
+    def certify(
+        self, sample: Sample, sweep: Sweep, result: SweepResult, probes: Tensor, scale: float
+    ) -> Certified | None:
+        """Bounds for every image of a batch; ``None`` where the images alone do not run as they do together.
 
         Rows that the sweep dropped count with their reference value, so a bound from these covers dropping them too.
+        ``scale`` says by how much the working precision errs less than the difference of the two precisions.
         """
         self._sample = sample
-        tangents = sweep.combine(probes).to(self.exact.dtype)
-        products, flips = self._products("probes", (sample.x, sample.x.to(self.exact.dtype), tangents))
         images = len(sample.x)
-        lengths = []
+        tangents = sweep.combine(probes)
+        batch, shared, shapes = None, None, None
+        if images > 1:
+            batch, shared, shapes = self._together(sample)
+        lengths, flips, apart = [], [], 0.0
+        for image in range(images):
+            x = sample.x if images == 1 else sample.x[image : image + 1].clone()
+            piece = None if shared is None or shapes is None else shared.of_image(image, images, shapes)
+            if images > 1 and piece is None:
+                return None
+            inputs = (x, x.to(self.exact.dtype), tangents.to(self.exact.dtype))
+            # a recorded pass holds whatever else the call takes as constants
+            key = tuple((k, repr(v)) for k, v in sample.extra.items()) if self._alone.enabled else ()
+            products, moved, outputs, off = self._alone(key, (*inputs, *([] if piece is None else piece.inputs)))
+            found, tops = self._errors(products, result, image, images)
+            if batch is not None:
+                gaps = [float(off)]
+                for out, whole in zip(outputs, batch, strict=True):
+                    gaps.append(worst_gap(whole.view(images, -1)[image], out))
+                error, top = found.amax(1), tops.amax(1)
+                gaps.append(float(torch.where(top > 0, error / top, error).max()))
+                apart = max((apart, *gaps), key=lambda g: math.inf if g != g else g)
+                if scale != 1:  # the working precision alone, and then what sharing changes
+                    own = self._own(sample, x, tangents)
+                    alone = [scaled_norm(p.double() - q.double(), dim=1) for p, q in zip(products, own, strict=True)]
+                    found = scale * torch.stack(alone) + found
+            else:
+                found = scale * found
+            lengths.append(found)
+            flips.append(moved.clone())
+        return Certified(torch.stack(lengths, 2), torch.cat(flips), apart)
+
+    def _together(self, sample: Sample) -> tuple[tuple[Tensor, ...], SamePiece, list[torch.Size]]:
+        """The batch's outputs and its piece, and the shapes of the piece of one image alone."""
+        whole, first = SamePiece(), SamePiece()
+        self.runner.rows = [None] * len(self.runner.keys)
+        with self.runner.hooked():
+            with whole.recording():
+                outputs = self.runner.outputs(sample, sample.x)
+            with first.recording():
+                self.runner.outputs(sample, sample.x[:1])
+        return outputs, whole, [t.shape for t in first.inputs]
+
+    def _own(self, sample: Sample, x: Tensor, tangents: Tensor) -> tuple[Tensor, ...]:
+        self.runner.rows = [None] * len(self.runner.keys)
+        with self.runner.hooked():
+            return self.work_method(self.runner, replace(sample, x=x), tangents.to(self.runner.dtype))
+
+    @staticmethod
+    def _errors(products: tuple[Tensor, ...], result: SweepResult, image: int, images: int) -> tuple[Tensor, Tensor]:
+        """‖(J − J₆₄)·g‖ and ‖J₆₄·g‖ of one image, by cut point and probe."""
+        lengths, tops = [], []
         for k, full in enumerate(products):
             difference = full.to(torch.float64, copy=True)
-            difference[:, result.support[k]] -= result.products[k]
-            lengths.append(torch.linalg.vector_norm(difference.view(len(probes), images, -1), dim=2))
-        return torch.stack(lengths), flips
+            tops.append(scaled_norm(difference, dim=1))
+            start = sum(result.kept[k][:image])
+            stop = start + result.kept[k][image]
+            places = result.support[k][start:stop] - image * result.rows[k]
+            difference[:, places] -= result.products[k][:, start:stop]
+            lengths.append(scaled_norm(difference, dim=1))
+        return torch.stack(lengths), torch.stack(tops)
 
 
 def lower_precision_inside(exact: Runner, sample: Sample) -> bool:
@@ -79,14 +157,18 @@ def adjoint_error(
     generator = torch.Generator().manual_seed(0xAD)
     runner.rows = [None] * len(runner.keys)
     products = [t.reshape(-1).double() for t in forward]
-    live = [k for k, t in enumerate(products) if t.numel() and float(t.norm()) < float("inf")]
+    live = [k for k, t in enumerate(products) if t.numel() and bool(torch.isfinite(t).all())]
+    limit = 120 if runner.dtype == torch.float32 else 900
     if not live:
         return 0.0, ""
-    weights = {}
+    weights, reach, lengths = {}, {}, {}
     for k in live:
         noise = torch.randn(products[k].shape, generator=generator, dtype=torch.float64).to(products[k].device)
-        length = float(products[k].norm()) or 1.0
-        weights[k] = (products[k] / length + noise / noise.norm()) / length
+        length = float(scaled_norm(products[k], 0)) or 1.0
+        # near 1/length, so that all cut points count alike, but within what the working precision can carry
+        unit = 2.0 ** -max(min(math.frexp(length)[1] - 1, limit), -limit)
+        reach[k], lengths[k] = length * unit, length
+        weights[k] = (products[k] / length + noise / noise.norm()) * unit
     expected = {k: float((weights[k] * products[k]).sum()) for k in live}
     try:
         with reverse_mode():
@@ -99,12 +181,23 @@ def adjoint_error(
                 back = float((grad.double() * direction.double()).sum())
                 if not any(expected[k] for k in chosen):  # Jv = 0 for a random v: J is zero, so Jᵀw has to be
                     return float(abs(back) > _UNDERFLOW)
-                return abs(back - sum(expected[k] for k in chosen))
+                return abs(back - sum(expected[k] for k in chosen)) / min(reach[k] for k in chosen)
 
-            together = gap(live) / len(live)
+            even = all(0.5 <= reach[k] <= 2 for k in live)
+            together = gap(live) / len(live) if even else math.inf
             if together < 1e-3 / len(live):
                 return together, ""
             gaps = {k: gap([k]) for k in live}
+            unknown = [k for k in live if not math.isfinite(gaps[k])]
+            known = [k for k in live if math.isfinite(gaps[k])]
+            if unknown and all(gaps[k] <= ADJOINT_LIMIT for k in known):
+                return None, f"reverse mode gives NaN or infinite numbers at {runner.keys[unknown[0]][0]!r}"
+            live = known
+            # beside denormal numbers a relative difference says nothing
+            faint = [k for k in live if gaps[k] > ADJOINT_LIMIT and lengths[k] < _FAINT[runner.dtype]]
+            if faint and all(gaps[k] <= ADJOINT_LIMIT for k in live if k not in faint):
+                width = str(runner.dtype).removeprefix("torch.")
+                return None, f"the derivative at {runner.keys[faint[0]][0]!r} is too small for {width}"
     except RuntimeError as error:
         return None, (str(error).strip().splitlines() or ["reverse mode failed"])[0]
     first = next((k for k in live if not gaps[k] <= ADJOINT_LIMIT), max(gaps, key=lambda k: gaps[k]))

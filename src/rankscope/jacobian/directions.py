@@ -36,7 +36,9 @@ class Directions:
     @classmethod
     def of(cls, columns: Columns, shape: tuple[int, ...]) -> Directions:
         """Those of inputs of this shape, without the batch dimension."""
-        return cls(type(columns).__name__.lower(), columns.count(shape), columns.describe())
+        # directions without coordinates are random ones, whatever their class is called
+        kind = "sketch" if columns.coordinates(shape) is None else type(columns).__name__.lower()
+        return cls(kind, columns.count(shape), columns.describe())
 
     @classmethod
     def of_earlier_file(cls, text: str) -> Directions:

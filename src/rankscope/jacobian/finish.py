@@ -51,12 +51,12 @@ class Finisher:
             self._solvers.shutdown(wait=True)
 
     def submit(
-        self, result: SweepResult, lengths: Tensor | None, flips: Tensor | None, images: int, columns: int, scale: float
+        self, result: SweepResult, lengths: Tensor | None, flips: Tensor | None, images: int, columns: int
     ) -> Callable[[], list[Finished]]:
-        """Call what is returned to get one ``Finished`` an image. ``scale`` multiplies the error bounds."""
+        """Call what is returned to get one ``Finished`` an image."""
         result.products.clear()
         if self._pool is None:
-            done = self._finish(result, lengths, flips, images, columns, scale)
+            done = self._finish(result, lengths, flips, images, columns)
             return lambda: done
         ready = torch.cuda.Event()
         ready.record()
@@ -65,7 +65,7 @@ class Finisher:
             assert self._stream is not None
             with torch.cuda.stream(self._stream):
                 self._stream.wait_event(ready)
-                return self._finish(result, lengths, flips, images, columns, scale)
+                return self._finish(result, lengths, flips, images, columns)
 
         future: Future[list[Finished]] = self._pool.submit(work)
         return future.result
@@ -85,7 +85,6 @@ class Finisher:
         flips: Tensor | None,
         images: int,
         columns: int,
-        scale: float,
     ) -> list[Finished]:
         measured = None if lengths is None else lengths.cpu()
         kinks = [0] * images if flips is None else [int(n) for n in flips.cpu()]
@@ -95,7 +94,7 @@ class Finisher:
         for (k, i), gram, values in zip(places, grams, self._eigenvalues(grams), strict=True):
             if values is None:
                 continue
-            bound = math.nan if measured is None else scale * norm_bound_of_lengths(measured[k, :, i])
+            bound = math.nan if measured is None else norm_bound_of_lengths(measured[k, :, i])
             table[k, i] = spectrum_of_gram(
                 gram,
                 (result.rows[k], columns),
@@ -103,6 +102,7 @@ class Finisher:
                 error_bound=bound if math.isfinite(bound) else math.nan,
                 summed=columns if result.transposed[k][i] else result.kept[k][i],
                 eigenvalues=values,
+                exponent=result.exponents[k][i],
             )
         return [Finished([table.get((k, i)) for k in range(len(result.grams))], kinks[i]) for i in range(images)]
 

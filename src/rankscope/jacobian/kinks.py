@@ -8,7 +8,7 @@ that had to be moved across their kink are counted by themselves.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -34,6 +34,8 @@ _SIGNED: tuple[Callable[..., Any], ...] = (
     torch.relu_,
     torch.clamp,
     torch.clamp_min,
+    torch.clamp_max,
+    torch.clip,
     torch.abs,
     Tensor.relu,
     Tensor.relu_,
@@ -41,6 +43,10 @@ _SIGNED: tuple[Callable[..., Any], ...] = (
     Tensor.clamp_,
     Tensor.clamp_min,
     Tensor.clamp_min_,
+    Tensor.clamp_max,
+    Tensor.clamp_max_,
+    Tensor.clip,
+    Tensor.clip_,
     Tensor.abs,
 )
 _POOLS: tuple[Callable[..., Any], ...] = (
@@ -57,6 +63,23 @@ _POOLS: tuple[Callable[..., Any], ...] = (
     Tensor.amax,
 )
 _KINKED = frozenset([*_SIGNED, *_POOLS])
+# where the functions that can work in place without a name that says so take that argument
+_IN_PLACE = {
+    functional.relu: 1,
+    functional.relu6: 1,
+    functional.hardswish: 1,
+    functional.hardsigmoid: 1,
+    functional.leaky_relu: 2,
+    functional.hardtanh: 3,
+    functional.threshold: 3,
+}
+
+
+def _works_in_place(func: Any, args: Any, kwargs: Any) -> bool:
+    place = _IN_PLACE.get(func)
+    if place is None:
+        return bool(func.__name__.endswith("_"))
+    return bool(args[place] if len(args) > place else kwargs.get("inplace", False))
 
 
 class _Visit(TorchFunctionMode):
@@ -73,8 +96,7 @@ class _Visit(TorchFunctionMode):
             shift = self.visit(self.position, func, args[0])
             self.position += 1
             if shift is not None:
-                in_place = kwargs.get("inplace", False) or func.__name__.endswith("_") or (True in args[1:])
-                first = args[0].add_(shift) if in_place else args[0] + shift
+                first = args[0].add_(shift) if _works_in_place(func, args, kwargs) else args[0] + shift
                 args = (first, *args[1:])
         return func(*args, **kwargs)
 
@@ -86,12 +108,50 @@ class SamePiece:
         self.inputs: list[Tensor] = []
         self.shifts: list[Tensor | None] = []
         self.flips: Tensor | None = None
+        self.apart: Tensor | None = None
+
+    def of_image(self, image: int, images: int, alone: Sequence[torch.Size]) -> SamePiece | None:
+        """One image's part of what a batch recorded, given the shapes of that image alone; ``None`` if none fits."""
+        if len(alone) != len(self.inputs):
+            return None
+        piece = SamePiece()
+        for whole, shape in zip(self.inputs, alone, strict=True):
+            if whole.shape == shape:  # not of the images, say weights
+                piece.inputs.append(whole)
+                continue
+            differ = [d for d, (n, m) in enumerate(zip(whole.shape, shape, strict=False)) if n != m]
+            if whole.ndim != len(shape) or len(differ) != 1 or whole.shape[differ[0]] != images * shape[differ[0]]:
+                return None
+            size = shape[differ[0]]
+            piece.inputs.append(whole.narrow(differ[0], image * size, size))
+        return piece
 
     def recording(self) -> _Visit:
         """Around the forward pass in the working precision."""
 
         def visit(_: int, func: Any, x: Tensor) -> None:
             self.inputs.append(x.clone())
+
+        return _Visit(visit)
+
+    def following(self) -> _Visit:
+        """Around another pass in the working precision: it follows what was recorded; ``apart`` is how far it was off.
+
+        ``apart`` is relative to the largest input of each function.
+        """
+
+        def visit(position: int, func: Any, x: Tensor) -> Tensor | None:
+            if position >= len(self.inputs) or self.inputs[position].shape != x.shape:
+                self.apart = (
+                    torch.full_like(self.apart, torch.inf) if self.apart is not None else x.new_tensor(torch.inf)
+                )
+                return None
+            wanted = self.inputs[position]
+            top = wanted.abs().max() if wanted.numel() else wanted.new_zeros(())
+            gap = (wanted - x).abs().max() if wanted.numel() else wanted.new_zeros(())
+            share = torch.where(top > 0, gap / top, gap)
+            self.apart = share if self.apart is None else torch.maximum(self.apart, share)  # a NaN stays one
+            return wanted - x
 
         return _Visit(visit)
 

@@ -28,7 +28,7 @@ from rankscope.jacobian.rules import Push, rule_for
 from rankscope.jacobian.runner import Runner
 from rankscope.slicing import Sample
 
-__all__ = ["Linearised", "TracedNetwork"]
+__all__ = ["Linearised", "TracedNetwork", "same_call"]
 
 
 @dataclass
@@ -78,12 +78,22 @@ class TracedNetwork:
         return self._nodes("placeholder")[0]
 
     def _refuse_read_values(self) -> None:
-        """A number that the model's Python code reads is fixed in the trace: it must not depend on the input."""
+        """What the model's Python code reads, a number or a size, is fixed in the trace: no input may decide it."""
         depends = self._depends()
         for node in self._nodes("call_function"):
             tags = getattr(node.target, "tags", ())
-            if torch.Tag.data_dependent_output in tags and any(n.name in depends for n in node.all_input_nodes):
+            read = [n for n in node.all_input_nodes if n.name in depends]
+            if not read:
+                continue
+            if torch.Tag.data_dependent_output in tags:
                 raise NotImplementedError(f"the model reads a value that depends on the input ({node.target})")
+            # the tag stands at every indexing; only masks among the indices make a size
+            index = node.target in _INDEXING
+            masks = [
+                n for n in read if n is not node.args[0] and _is_mask(n.meta.get("val", n.meta.get("tensor_meta")))
+            ]
+            if masks if index else torch.Tag.dynamic_output_shape in tags:
+                raise NotImplementedError(f"the model makes a size that depends on the input ({node.target})")
 
     def _replace_in_place(self) -> None:
         """Composite operators (recurrent cells) write in place below functionalisation: take the functional twin.
@@ -123,10 +133,14 @@ class TracedNetwork:
             freed.setdefault(node_name, []).append(name)
         return freed
 
-    def linearise(self, x: Tensor) -> list[_Step]:
-        """Run the network at ``x`` and keep, for each operator on the way, the coefficients of its derivative."""
+    def linearise(self, x: Tensor) -> tuple[list[_Step], tuple[Tensor, ...]]:
+        """Run the network at ``x`` and keep, for each operator on the way, the coefficients of its derivative.
+
+        With them come the outputs of the cut points.
+        """
         values: dict[str, Any] = dict(self.constants)
         steps: list[_Step] = []
+        found: dict[str, Tensor] = {n: values[n].reshape(-1) for n in self.outputs if n in values}
         for node in self.nodes:
             if node.op == "placeholder":
                 values[node.name] = x
@@ -139,10 +153,12 @@ class TracedNetwork:
                     push = self.folded.get(node.name) or rule_for(node, args, kwargs, out, self.depends)
                     freed = tuple(n for n in self.last_use.get(node.name, ()) if n not in self.outputs)
                     steps.append(_Step(node.name, push, takes, freed))
+            if node.name in self.outputs:
+                found[node.name] = values[node.name].reshape(-1)
             for name in self.last_use.get(node.name, ()):
                 if name not in self.constants:
                     values.pop(name, None)
-        return steps
+        return steps, tuple(found[n] for n in self.outputs)
 
     def push(self, steps: list[_Step], tangents: Tensor, take: Callable[[int, Tensor], Tensor]) -> list[Tensor]:
         """Tangents (chunk, B, *shape) to ``take(i, tangent)`` of every output i."""
@@ -201,6 +217,17 @@ def _overlaps_itself(tensor: Tensor) -> bool:
     return any(stride == 0 and size > 1 for stride, size in zip(tensor.stride(), tensor.shape, strict=True))
 
 
+_INDEXING = tuple(
+    getattr(torch.ops.aten, name).default if name != "index" else torch.ops.aten.index.Tensor
+    for name in ("index", "index_put", "index_put_", "_unsafe_index")
+    if hasattr(torch.ops.aten, name) and (name == "index" or "default" in getattr(torch.ops.aten, name).overloads())
+)
+
+
+def _is_mask(value: Any) -> bool:
+    return getattr(value, "dtype", None) in (torch.bool, torch.uint8)
+
+
 def _writes(target: Any) -> bool:
     return isinstance(target, torch._ops.OpOverload) and target._schema.is_mutable
 
@@ -211,22 +238,25 @@ def _attribute(module: Any, name: str) -> Any:
     return module
 
 
-def _same_call(a: Sample, b: Sample) -> bool:
+def same_call(a: Sample, b: Sample) -> bool:
     """Whether everything but the differentiated tensor is equal: the trace holds it as constants."""
     if a.extra is b.extra:
         return True
     if a.keyword != b.keyword or a.extra.keys() != b.extra.keys():
         return False
-    for left, right in ((a.extra[k], b.extra[k]) for k in a.extra):
-        if isinstance(left, Tensor) and isinstance(right, Tensor):
-            if left.shape != right.shape or left.dtype != right.dtype or not torch.equal(left, right):
-                return False
-        elif isinstance(left, bool | int | float | str | None) and type(left) is type(right):
-            if left != right:
-                return False
-        else:
-            return False
-    return True
+    return all(_same_value(a.extra[k], b.extra[k]) for k in a.extra)
+
+
+def _same_value(left: Any, right: Any) -> bool:
+    if isinstance(left, Tensor) and isinstance(right, Tensor):
+        return left.shape == right.shape and left.dtype == right.dtype and torch.equal(left, right)
+    if type(left) is not type(right):
+        return False
+    if isinstance(left, dict):
+        return left.keys() == right.keys() and all(_same_value(left[k], right[k]) for k in left)
+    if isinstance(left, list | tuple):
+        return len(left) == len(right) and all(map(_same_value, left, right))
+    return isinstance(left, bool | int | float | str | None) and bool(left == right)
 
 
 class Linearised:
@@ -254,10 +284,16 @@ class Linearised:
                 raise RuntimeError(f"no tangent reached {key[0]!r} in the traced network")
         return out
 
+    @property
+    def outputs(self) -> tuple[Tensor, ...]:
+        """Flat outputs of every cut point at the image that was asked for last."""
+        assert self._point is not None
+        return self._point.outputs
+
     def _move_to(self, runner: Runner, sample: Sample) -> _AtPoint:
         shape = tuple(sample.x.shape)
         known = self._points.get(shape)
-        if known is not None and _same_call(known[1], sample):
+        if known is not None and same_call(known[1], sample):
             known[0].move(sample.x)
             return known[0]
         rows = runner.rows
@@ -275,7 +311,7 @@ class _AtPoint:
     def __init__(self, network: TracedNetwork, x: Tensor, *, replay: bool) -> None:
         self.network = network
         self.replay = replay
-        self.steps = network.linearise(x)
+        self.steps, self.outputs = network.linearise(x)
         self._x = x
         self._graph: torch.cuda.CUDAGraph | None = None
         self._pushes: dict[Any, _RecordedPush] = {}
@@ -283,19 +319,19 @@ class _AtPoint:
             self.pool = torch.cuda.graph_pool_handle()
             self._x = x.clone()
             try:
-                self._graph, self.steps = record(lambda: network.linearise(self._x), self.pool)
+                self._graph, (self.steps, self.outputs) = record(lambda: network.linearise(self._x), self.pool)
                 self._graph.replay()
             except RuntimeError:
                 torch.cuda.synchronize()
                 self.replay = False
-                self.steps = network.linearise(x)
+                self.steps, self.outputs = network.linearise(x)
 
     def move(self, x: Tensor) -> None:
         if self._graph is not None and self.replay:
             self._x.copy_(x)
             self._graph.replay()
         else:
-            self.steps = self.network.linearise(x)
+            self.steps, self.outputs = self.network.linearise(x)
 
     def push(self, tangents: Tensor, rows: Sequence[Tensor | None]) -> tuple[Tensor, ...]:
         if not self.replay:

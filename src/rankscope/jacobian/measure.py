@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from rankscope._base.checks import (
     DeviceLike,
@@ -29,7 +29,7 @@ from rankscope._base.facts import Fact, FactKind
 from rankscope._base.identity import Identity, identity_of
 from rankscope._base.progress import Progress, progress_for
 from rankscope._base.provenance import device_name, versions
-from rankscope.jacobian.batch import BatchMeasurer, Settings, join
+from rankscope.jacobian.batch import BatchMeasurer, Settings
 from rankscope.jacobian.checkpoint import Checkpoint
 from rankscope.jacobian.directions import Directions
 from rankscope.jacobian.finish import Finished
@@ -44,6 +44,7 @@ from rankscope.slicing import (
     Trace,
     as_columns,
     measuring,
+    mode_facts,
     read_samples,
     select,
     trace,
@@ -86,7 +87,7 @@ def jacobian_rank(
     Parameters
     ----------
     model : torch.nn.Module
-        In evaluation mode (``model.eval()``), on any device.
+        On any device. It is measured in evaluation mode, whichever mode it is in, and left in its own.
     inputs : Tensor, array, mapping, tuple, Dataset, DataLoader or data set of Hugging Face
         A tensor's first dimension counts samples. A mapping is passed as keyword arguments, a tuple as positional ones;
         there the first dimension of the differentiated tensor counts samples. Items of a data set are samples, and the
@@ -141,7 +142,7 @@ def jacobian_rank(
     DataError
         For empty, non-numeric, NaN or infinite inputs.
     ModelError
-        For a model in training mode, with NaN weights, or whose forward pass fails.
+        For a model with NaN weights, or whose forward pass fails.
     DeviceError
         For an absent device or a memory budget that is too small.
     MeasurementError
@@ -162,6 +163,7 @@ def jacobian_rank(
         chunk_size = count_of(chunk_size, "chunk_size")
     where = device_of(device, model)
     work_dtype, facts = _dtype(model, dtype)
+    facts.extend(mode_facts(model))
     # before any forward pass, which may leave traces in the model
     identity = Identity("") if checkpoint is None else identity_of(model)
     _finite_weights(model)
@@ -307,7 +309,7 @@ class _Collected:
         self.sweep()
         self.finish()
         self.measurer.batch_size(sample, 1)
-        return self.measurer.measure(join([sample]))()[0]
+        return self.measurer.measure([sample])()[0]
 
     def add(self, index: int, sample: Sample, more: int) -> None:
         """Take one image; sweep when enough wait for one sweep, with ``more`` still to come."""
@@ -320,7 +322,7 @@ class _Collected:
         if not self._waiting:
             return
         batch, self._waiting = self._waiting, []
-        result = self.measurer.measure(join([s for _, s in batch]))
+        result = self.measurer.measure([s for _, s in batch])
         self._under_way.append((batch, result))
         while len(self._under_way) > (_AHEAD if self.measurer.settings.device.type == "cuda" else 0):
             self._take_in()
@@ -364,12 +366,22 @@ def _at_home(model: nn.Module, first: Sample) -> Sample:
 
 def _finite_weights(model: nn.Module) -> None:
     for name, tensor in [*model.named_parameters(), *model.named_buffers()]:
-        if not tensor.is_floating_point() or torch.isfinite(tensor).all():
+        if not tensor.is_floating_point() and not tensor.is_complex():
+            continue
+        tensor = _stored(tensor)
+        if torch.isfinite(tensor).all():
             continue
         if name in _constants(model) and not torch.isnan(tensor).any():
             continue
         bad = int((~torch.isfinite(tensor)).sum())
         raise ModelError(f"the weights of {name!r} hold {bad} NaN or infinite values; load other weights")
+
+
+def _stored(tensor: Tensor) -> Tensor:
+    """A tensor's numbers; of a sparse one those that it stores."""
+    if tensor.layout == torch.sparse_coo:
+        return tensor.detach().coalesce().values()
+    return tensor if tensor.layout == torch.strided or tensor.is_mkldnn else tensor.detach().values()
 
 
 def _constants(model: nn.Module) -> set[str]:

@@ -69,7 +69,9 @@ def _tangent(runner: Runner, sample: Sample, direction: Tensor) -> tuple[Tensor,
 
 def _vmap_jvp(runner: Runner, sample: Sample, tangents: Tensor) -> tuple[Tensor, ...]:
     # "same": a model that draws random numbers has to draw the same for every tangent, or it is not one function
-    return vmap(partial(_tangent, runner, sample), randomness="same")(tangents)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="There is a performance drop because we have not yet implemented")
+        return vmap(partial(_tangent, runner, sample), randomness="same")(tangents)
 
 
 def _loop_jvp(runner: Runner, sample: Sample, tangents: Tensor) -> tuple[Tensor, ...]:

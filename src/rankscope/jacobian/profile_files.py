@@ -30,7 +30,7 @@ def save(profile: JacobianProfile, path: Path) -> Path:
         for i, spectrum in enumerate(layer.spectra):
             if spectrum is not None:
                 arrays[f"{k}.{i}.sigma"] = np.ascontiguousarray(spectrum.singular_values)
-                arrays[f"{k}.{i}.error"] = np.array([spectrum.error_bound, spectrum.square_error])
+                arrays[f"{k}.{i}.error"] = np.array([spectrum.error_bound, spectrum.square_error, spectrum.shape[0]])
     made = write_arrays(path / "profile.safetensors", arrays, {"schema_version": str(SCHEMA_VERSION)})
     record = {**profile.to_dict(), _TIE: made}
     write_whole(path / "profile.json", json.dumps(record, indent=1, allow_nan=False) + "\n")
@@ -76,8 +76,9 @@ def _profile(data: dict[str, Any], arrays: dict[str, Any]) -> JacobianProfile:
             if sigma is None:
                 spectra.append(None)
                 continue
-            error_bound, square_error = (float(v) for v in arrays[f"{k}.{i}.error"])
-            shape = (entry["rows"], entry["columns"])
+            # images may have rows of their own; files of earlier versions hold no third number
+            error_bound, square_error, rows = (*map(float, arrays[f"{k}.{i}.error"]), entry["rows"])[:3]
+            shape = (int(rows), entry["columns"])
             spectra.append(Spectrum(sigma, shape, data["dtype"], error_bound, square_error))
         if sum(s is not None for s in spectra) != entry["images"]:
             raise ValueError(f"profile.safetensors lacks spectra of {entry['name']!r}")

@@ -3,19 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from rankscope._base.errors import MeasurementError
-from rankscope.slicing import CallKey, Capture, Sample, call_model, capture
+from rankscope.slicing import CallKey, Capture, ModelState, Sample, call_model, capture, guarded, outside_transforms
 from rankscope.slicing.capture import OUTPUT
 from rankscope.slicing.grad_mode import StaysOn, recording_through
 from rankscope.slicing.members import every_member, flat_rows, members
 
 __all__ = ["Runner"]
+
+
+def _version(tensor: Tensor) -> int:
+    return 0 if tensor.is_inference() else tensor._version
 
 
 class _Enough(BaseException):
@@ -50,19 +55,43 @@ class Runner:
         self._capture: Capture | None = None
         self._missing = 0
 
-    def _converted(self) -> dict[str, Tensor] | None:
-        """Weights and buffers that have to change, under one name for each module that holds them."""
-        changed = {}
+    def _converted(self) -> list[_Converted]:
+        """Weights, buffers and plain attributes that have to change."""
+        changed = []
         made: dict[Tensor, Tensor] = {}
+        own = next((p.dtype for p in self.model.parameters() if p.is_floating_point()), None)
         for prefix, module in self.model.named_modules():
-            own = [*module.named_parameters(recurse=False), *module.named_buffers(recurse=False)]
-            for name, tensor in own:
-                dtype = self.dtype if tensor.is_floating_point() else tensor.dtype
-                if tensor.device != self.device or tensor.dtype != dtype:
+            attributes = {k: v for k, v in vars(module).items() if isinstance(v, Tensor)}
+            for held in (module._parameters, module._buffers, attributes):
+                for name, tensor in held.items():
+                    if tensor is None or (tensor.device == self.device and tensor.dtype == self._wanted(tensor)):
+                        continue
+                    if held is attributes and tensor.device == self.device and tensor.dtype != own:
+                        continue  # a table that the model keeps in a precision of its own, as the code that made it
                     if tensor not in made:
-                        made[tensor] = tensor.detach().to(self.device, dtype)
-                    changed[f"{prefix}.{name}" if prefix else name] = made[tensor]
-        return changed or None
+                        made[tensor] = self._convert(tensor)
+                    full = f"{prefix}.{name}" if prefix else name
+                    owner = module if held is attributes else None
+                    changed.append(_Converted(full, name, owner, tensor, made[tensor], _version(made[tensor])))
+        return changed
+
+    def _wanted(self, tensor: Tensor) -> torch.dtype:
+        if tensor.is_complex():
+            return torch.complex128 if self.dtype == torch.float64 else torch.complex64
+        return self.dtype if tensor.is_floating_point() else tensor.dtype
+
+    def _convert(self, tensor: Tensor) -> Tensor:
+        return tensor.detach().to(self.device, self._wanted(tensor))
+
+    def _renewed(self, state: ModelState | None) -> list[_Converted]:
+        """The converted tensors as they are to be before a call: one that a call wrote into is made again."""
+        for each in self._state:
+            if _version(each.made) != each.version or (state is not None and each.full in state.changed):
+                with outside_transforms():
+                    fresh = self._convert(each.source)
+                    each.made = fresh.clone() if fresh is each.source else fresh
+                each.version = _version(each.made)
+        return self._state
 
     @contextmanager
     def hooked(self) -> Iterator[None]:
@@ -106,17 +135,23 @@ class Runner:
             raise MeasurementError(f"{key.module!r} returns a tensor on the meta device, which holds no values")
         return flat.to(self.device)
 
-    def outputs(self, sample: Sample, x: Tensor) -> tuple[Tensor, ...]:
-        """Flat outputs of every cut point (or of the rows chosen in ``rows``), in the order of ``keys``."""
+    def outputs(self, sample: Sample, x: Tensor, *, fresh: bool = True) -> tuple[Tensor, ...]:
+        """Flat outputs of every cut point (or of the rows chosen in ``rows``), in the order of ``keys``.
+
+        ``fresh`` starts from the model's saved state, not from what the last call left.
+        """
         assert self._capture is not None, "outputs() outside hooked()"
         self._images = len(x)
+        state = guarded(self.model)
+        if state is not None and fresh:
+            state.restore()
         x = x.clone()  # a model may write into its input, which is the caller's tensor and every later pass's
         self._capture.clear()
         self._missing = len(self._places)
-        model: Any = self.model if self._state is None else _Substituted(self.model, self._state)
+        model: Any = self.model if not self._state else _Substituted(self.model, self._renewed(state))
         mode = StaysOn() if self.through and torch.is_grad_enabled() else None
         try:
-            with recording_through(self.model, mode):
+            with recording_through(self.model, mode), nullcontext() if state is None else state.paused():
                 made = call_model(model, sample, x)
             if _WHOLE in self._places:
                 self._capture.outputs[_WHOLE] = self._take(_WHOLE, self.model, made)
@@ -139,12 +174,33 @@ class Runner:
 _WHOLE = (OUTPUT, -1)
 
 
-class _Substituted:
-    """A model whose parameters are replaced for the duration of a call."""
+@dataclass
+class _Converted:
+    """One tensor in the device and dtype asked for; ``owner`` is the module that holds it as a plain attribute."""
 
-    def __init__(self, model: nn.Module, state: dict[str, Tensor]) -> None:
+    full: str
+    name: str
+    owner: nn.Module | None
+    source: Tensor
+    made: Tensor
+    version: int
+
+
+class _Substituted:
+    """A model whose parameters, buffers and tensor attributes are replaced for the duration of a call."""
+
+    def __init__(self, model: nn.Module, state: list[_Converted]) -> None:
         self.model, self.state = model, state
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        # the state names tied weights itself: torch's own way leaves a module that stands in two places changed
-        return torch.func.functional_call(self.model, self.state, args, kwargs, tie_weights=False)
+        tensors = {each.full: each.made for each in self.state if each.owner is None}
+        for each in self.state:
+            if each.owner is not None:
+                each.owner.__dict__[each.name] = each.made
+        try:
+            # the state names tied weights itself: torch's own way leaves a module that stands in two places changed
+            return torch.func.functional_call(self.model, tensors, args, kwargs, tie_weights=False)
+        finally:
+            for each in self.state:
+                if each.owner is not None:
+                    each.owner.__dict__[each.name] = each.source

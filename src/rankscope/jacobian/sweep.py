@@ -19,12 +19,14 @@ from torch import Tensor
 from rankscope.jacobian.methods import Method
 from rankscope.jacobian.runner import Runner
 from rankscope.slicing import Columns, Sample
+from rankscope.spectra import exponent_near, times_two_to
 
 __all__ = ["Sweep", "SweepResult"]
 
 _SUPPORT_PROBES = 2
 _CPU_BLOCK = 8192  # rows; × 768 columns in float64 = 50 MB a block
 _GPU_BLOCK = 131_072
+_AMPLIFIED = 2.0**40  # a row of denormal numbers must not round to zero in the look for zero rows
 
 Push = Callable[[Runner, Sample, Tensor], tuple[Tensor, ...]]
 
@@ -37,6 +39,8 @@ class SweepResult:
     transposed: list[list[bool]]
     kept: list[list[int]]
     rows: list[int]
+    exponents: list[list[int]]
+    """Each Gram matrix is that of its columns divided by 2^exponent."""
     products: list[Tensor]
     """J·g on the kept rows for the certificate's probes g, float64, (probes, rows); and where those rows are."""
     support: list[Tensor]
@@ -84,7 +88,7 @@ class Sweep:
         generator = torch.Generator().manual_seed(0x5EED)
         weights = torch.randn(_SUPPORT_PROBES, self.count, generator=generator, dtype=torch.float64)
         self.runner.rows = [None] * len(self.runner.keys)
-        probes = self.push(self.runner, sample, self.combine(weights))
+        probes = self.push(self.runner, sample, self.combine(weights * _AMPLIFIED))
         kept = [(p != 0).any(0).nonzero().flatten() for p in probes]  # NaN != 0: rows that are not finite stay
         return kept, [int(p.shape[1]) for p in probes]
 
@@ -92,7 +96,7 @@ class Sweep:
         """Sweep all columns. ``probes`` (q, K) float64 asks for J·g on the kept rows."""
         images = len(sample.x)
         support, sizes = self.support(sample)
-        result = SweepResult([], [], [], [s // images for s in sizes], [], support)
+        result = SweepResult([], [], [], [s // images for s in sizes], [], [], support)
         places = [self._segments(s, size, images) for s, size in zip(support, sizes, strict=True)]
         result.kept = [[stop - start for start, stop in segments] for segments in places]
         result.grams = [[] for _ in support]
@@ -101,7 +105,7 @@ class Sweep:
             torch.zeros(0 if probes is None else len(probes), len(s), dtype=torch.float64, device=s.device)
             for s in support
         ]
-        pending: list[list[Tensor | None]] = [[None] * images for _ in support]
+        pending: list[list[_Gram | None]] = [[None] * images for _ in support]
         for group in self._groups(support):
             chosen = [support[k][start:stop] for k, start, stop in group]
             matrices = self._columns(sample, chosen, [k for k, _, _ in group])
@@ -115,12 +119,13 @@ class Sweep:
                     whole = last - first < self.count and (lo, hi) == (first, last)
                     part = _gram(matrix[:, lo - start : hi - start], transposed=whole)
                     before = pending[k][image]
-                    pending[k][image] = part if before is None else before + part
+                    pending[k][image] = part if before is None else before.plus(part)
         for k in range(len(support)):
+            result.exponents.append([0] * images)
             for image in range(images):
-                gram = pending[k][image]
-                if gram is None:
-                    gram = torch.zeros(0, 0, dtype=torch.float64)
+                found = pending[k][image]
+                gram = torch.zeros(0, 0, dtype=torch.float64) if found is None else found.matrix
+                result.exponents[k][image] = 0 if found is None else found.exponent
                 result.grams[k].append(gram)
                 result.transposed[k].append(gram.shape[0] != self.count)
         return result
@@ -176,20 +181,43 @@ def _times(probes: Tensor, matrix: Tensor) -> Tensor:
     return torch.cat(parts, 1) if parts else probes.new_zeros(len(probes), 0)
 
 
-def _gram(matrix: Tensor, *, transposed: bool) -> Tensor:
-    """J·Jᵀ over the columns (K × K) in float64, or over the rows where those are fewer."""
+@dataclass
+class _Gram:
+    """The Gram matrix of some columns divided by 2^exponent."""
+
+    matrix: Tensor
+    exponent: int
+
+    def plus(self, other: _Gram) -> _Gram:
+        exponent = max(self.exponent, other.exponent)
+        parts = [times_two_to(g.matrix, 2 * (g.exponent - exponent)) if g.exponent != exponent else g.matrix
+                 for g in (self, other)]  # fmt: skip
+        return _Gram(parts[0] + parts[1], exponent)
+
+
+def _gram(matrix: Tensor, *, transposed: bool) -> _Gram:
+    """J·Jᵀ over the columns (K × K) in float64, or over the rows where those are fewer.
+
+    float64 numbers are divided by a power of two near the largest first, as their squares may be no numbers; those of
+    float32 always are.
+    """
+    exponent = int(exponent_near(matrix)) if matrix.dtype == torch.float64 else 0
+
+    def scaled(part: Tensor) -> Tensor:
+        return times_two_to(part, -exponent) if exponent else part.to(torch.float64)
+
     if transposed:
-        rows = matrix.to(torch.float64)
-        return rows.T @ rows
+        rows = scaled(matrix)
+        return _Gram(rows.T @ rows, exponent)
     count, width = matrix.shape
     if matrix.device.type == "cpu":
         total = np.zeros((count, count))
         for start in range(0, width, _CPU_BLOCK):
-            part = matrix[:, start : start + _CPU_BLOCK].to(torch.float64).numpy()
+            part = scaled(matrix[:, start : start + _CPU_BLOCK]).numpy()
             total += part @ part.T  # numpy sees the symmetry: half the work
-        return torch.from_numpy(total)
+        return _Gram(torch.from_numpy(total), exponent)
     gram = torch.zeros(count, count, dtype=torch.float64, device=matrix.device)
     for start in range(0, width, _GPU_BLOCK):
-        block = matrix[:, start : start + _GPU_BLOCK].to(torch.float64)
+        block = scaled(matrix[:, start : start + _GPU_BLOCK])
         gram.addmm_(block, block.T)
-    return gram
+    return _Gram(gram, exponent)

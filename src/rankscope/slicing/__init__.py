@@ -14,11 +14,12 @@ from rankscope.slicing.columns import (
 )
 from rankscope.slicing.cut_points import CutPointsLike, LayerTable, layers, select
 from rankscope.slicing.example import example_sample
-from rankscope.slicing.guard import evaluation_mode, full_precision, measuring, observing
+from rankscope.slicing.guard import evaluation_mode, full_precision, measuring, mode_facts, observing
 from rankscope.slicing.mixing import Stretch
 from rankscope.slicing.precision import LowerPrecision
 from rankscope.slicing.reader import Samples, read_samples
 from rankscope.slicing.sample import Sample, call_model
+from rankscope.slicing.state import ModelState, guarded, outside_transforms
 from rankscope.slicing.trace import ModuleCall, Trace, trace
 
 __all__ = [
@@ -31,6 +32,7 @@ __all__ = [
     "CutPointsLike",
     "LayerTable",
     "LowerPrecision",
+    "ModelState",
     "ModuleCall",
     "Patch",
     "Positions",
@@ -48,9 +50,12 @@ __all__ = [
     "failing_module",
     "first_tensor",
     "full_precision",
+    "guarded",
     "layers",
     "measuring",
+    "mode_facts",
     "observing",
+    "outside_transforms",
     "read_samples",
     "select",
     "trace",

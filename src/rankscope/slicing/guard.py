@@ -13,47 +13,29 @@ from torch import nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from rankscope._base.errors import ModelError
+from rankscope._base.facts import Fact, FactKind
 from rankscope.slicing.grad_mode import plain_modes
+from rankscope.slicing.state import kept_state
 
-__all__ = ["evaluation_mode", "full_precision", "measuring", "observing"]
-
-_MODE_DEPENDENT = (
-    nn.modules.batchnorm._BatchNorm,
-    nn.modules.instancenorm._InstanceNorm,
-    nn.modules.dropout._DropoutNd,
-    nn.RReLU,
-)
+__all__ = ["evaluation_mode", "full_precision", "measuring", "mode_facts", "observing"]
 
 
-def _depends_on_mode(module: nn.Module) -> bool:
-    """Whether training mode makes this module compute something else than evaluation mode."""
-    if isinstance(module, nn.modules.dropout._DropoutNd):
-        return module.p > 0
-    if isinstance(module, nn.modules.instancenorm._InstanceNorm):
-        return module.track_running_stats
-    if isinstance(module, nn.RNNBase | nn.MultiheadAttention):
-        return module.dropout > 0
-    return isinstance(module, _MODE_DEPENDENT) or bool(getattr(module, "drop_prob", 0.0))
+def mode_facts(model: nn.Module) -> list[Fact]:
+    """What a result says of a model that was not in evaluation mode when it was given."""
+    training = any(module.training for module in model.modules())
+    return [Fact(FactKind.TRAINING_MODE)] if training else []
 
 
 @contextmanager
 def evaluation_mode(model: nn.Module) -> Iterator[None]:
-    """Evaluation mode inside; every module's own mode is put back afterwards.
-
-    Raises
-    ------
-    ModelError
-        When a module in training mode would compute something else in evaluation mode: the user has to choose.
-    """
-    for name, module in model.named_modules():
-        if module.training and _depends_on_mode(module):
-            raise ModelError(
-                f"the model is in training mode and {name or 'its root'!r} ({type(module).__name__}) behaves "
-                "differently there; call model.eval() before measuring"
-            )
+    """Evaluation mode inside; every module's own mode is put back afterwards."""
     modes = {module: module.training for module in model.modules()}
     try:
-        model.eval()
+        try:
+            model.eval()
+        except NotImplementedError:  # a program that torch.export made has the mode that it was exported in
+            for module in modes:
+                module.training = False
         yield
     finally:
         for module, mode in modes.items():
@@ -119,31 +101,6 @@ def _random_state(device: torch.device) -> Iterator[None]:
 
 
 @contextmanager
-def _buffers(model: nn.Module) -> Iterator[None]:
-    """Buffers keep their values, and attributes that hold tensors their tensors: no cache is left in float64."""
-    before = [(buffer, buffer._version, buffer.detach().clone()) for buffer in model.buffers()]
-    owned = [(module, dict(module._buffers), _tensor_attributes(module)) for module in model.modules()]
-    try:
-        yield
-    finally:
-        for module, buffers, attributes in owned:
-            module._buffers.clear()
-            module._buffers.update(buffers)
-            for name in _tensor_attributes(module).keys() - attributes.keys():
-                del module.__dict__[name]
-            module.__dict__.update(attributes)
-        with torch.no_grad():
-            for buffer, version, value in before:
-                if buffer._version != version:
-                    buffer.copy_(value)
-
-
-def _tensor_attributes(module: nn.Module) -> dict[str, Any]:
-    """Plain attributes that hold a tensor, or nothing yet."""
-    return {k: v for k, v in vars(module).items() if v is None or isinstance(v, torch.Tensor)}
-
-
-@contextmanager
 def _fast_path_off() -> Iterator[None]:
     """``nn.MultiheadAttention``'s fast path has no forward-mode formula, and it skips hooks."""
     before = torch.backends.mha.get_fastpath_enabled()
@@ -167,10 +124,13 @@ def _no_script(model: nn.Module) -> None:
 
 @contextmanager
 def observing(model: nn.Module, device: torch.device) -> Iterator[None]:
-    """The guards of forward passes: full float32, hooks not skipped, random state, buffers. Modes are the caller's."""
+    """The guards of forward passes: full float32, hooks not skipped, random state, state. Modes are the caller's.
+
+    Each call of the model inside starts from the state that the model had outside: buffers, counters, caches.
+    """
     _no_script(model)
     with ExitStack() as stack:
-        stack.enter_context(_buffers(model))
+        stack.enter_context(kept_state(model))
         stack.enter_context(_random_state(device))
         stack.enter_context(full_precision())
         stack.enter_context(_fast_path_off())

@@ -3,6 +3,7 @@
 from rankscope.spectra.certificate import norm_bound, norm_bound_of_lengths
 from rankscope.spectra.gram import accumulate_gram, gram_square_error, spectrum_of_gram
 from rankscope.spectra.ranks import Ranks, count_ranks
+from rankscope.spectra.scale import exponent_near, scaled_norm, times_two_to
 from rankscope.spectra.spectrum import RankEstimate, Spectrum
 from rankscope.spectra.tolerance import EPS32, Tolerance, ToleranceLike, as_tolerance
 
@@ -16,8 +17,11 @@ __all__ = [
     "accumulate_gram",
     "as_tolerance",
     "count_ranks",
+    "exponent_near",
     "gram_square_error",
     "norm_bound",
     "norm_bound_of_lengths",
+    "scaled_norm",
     "spectrum_of_gram",
+    "times_two_to",
 ]

@@ -7,6 +7,7 @@ import math
 import torch
 
 from rankscope._base.errors import UsageError
+from rankscope.spectra.scale import scaled_norm
 
 __all__ = ["norm_bound", "norm_bound_of_lengths"]
 
@@ -24,7 +25,7 @@ def norm_bound(products: torch.Tensor, *, dim: int = -1) -> float:
         raise UsageError(f"products must be a matrix; this has shape {tuple(products.shape)}")
     if products.shape[dim] == 0:
         return math.nan
-    return norm_bound_of_lengths(torch.linalg.vector_norm(products.to(torch.float64), dim=0 if dim in (-1, 1) else 1))
+    return norm_bound_of_lengths(scaled_norm(products, dim=0 if dim in (-1, 1) else 1))
 
 
 def norm_bound_of_lengths(lengths: torch.Tensor) -> float:

@@ -19,6 +19,7 @@ _UNIT = 2.0**-53
 # Rounding errors of a long sum act like independent ones: √d growth with a factor that fails with probability
 # 2·exp(−λ²/2) per entry (Higham and Mary, SIAM J. Sci. Comput. 2019, Thm 2.4); λ = 8 makes that 3e-14.
 _LAMBDA = 8.0
+_SQUARES = 400  # 2^±800 times 2^-53 is a normal number
 
 
 def accumulate_gram(rows: torch.Tensor, out: torch.Tensor, *, block: int = 65_536) -> None:
@@ -47,8 +48,11 @@ def spectrum_of_gram(
     error_bound: float = math.nan,
     summed: int | None = None,
     eigenvalues: torch.Tensor | None = None,
+    exponent: int = 0,
 ) -> Spectrum:
     """The ``Spectrum`` of a rows × K matrix A from AᵀA (K × K), or from A·Aᵀ of its rows that are not zero.
+
+    Entries below 1e-154 or above 1e154 have no square: divide A by a power of two first and name it as ``exponent``.
 
     Parameters
     ----------
@@ -62,6 +66,8 @@ def spectrum_of_gram(
         How many products were added up in each entry; default: rows.
     eigenvalues : torch.Tensor, optional
         Ascending eigenvalues of ``gram`` where they are known already.
+    exponent : int
+        ``gram`` is that of A·2^-exponent; the spectrum is A's own.
 
     Examples
     --------
@@ -78,4 +84,15 @@ def spectrum_of_gram(
     error = gram_square_error(
         shape[0] if summed is None else summed, max(len(found), 1), trace, float(sigma.max(initial=0.0))
     )
+    if abs(exponent) > _SQUARES:
+        # σ² of A itself is no number then, but |σ̂² − σ²| ≤ e also bounds |σ̂ − σ| by √e
+        error_bound, error = error_bound + _scaled(math.sqrt(error), exponent), 0.0
+    elif exponent:
+        error = _scaled(error, 2 * exponent)
+    with np.errstate(over="ignore"):
+        sigma = np.ldexp(sigma, exponent)  # overflows to infinity where A's own norm does
     return Spectrum(sigma, shape, dtype, error_bound=error_bound, square_error=error)
+
+
+def _scaled(value: float, exponent: int) -> float:
+    return float(np.ldexp(np.float64(value), exponent))

@@ -30,10 +30,11 @@ def effective_rank(sigma: Sigma) -> float:
     >>> effective_rank(np.array([2.0, 2.0, 0.0]))
     2.0
     """
-    total = sigma.sum()
-    if total == 0:
+    top = sigma.max(initial=0.0)
+    if top == 0:
         return 0.0
-    p = sigma[sigma > 0] / total
+    shares = sigma / top  # the sum of the values themselves may overflow
+    p = shares[sigma > 0] / shares.sum()
     p = p[p > 0]  # a ratio can underflow
     return float(np.exp(-(p * np.log(p)).sum()))
 
@@ -69,10 +70,11 @@ def rankme(sigma: Sigma, *, eps: float = 1e-7) -> float:
     >>> round(rankme(np.array([1.0, 1.0])), 5)
     2.0
     """
-    total = sigma.sum()
-    if total == 0:
+    top = sigma.max(initial=0.0)
+    if top == 0:
         return 0.0
-    p = sigma / total + eps
+    shares = sigma / top
+    p = shares / shares.sum() + eps
     return float(np.exp(-(p * np.log(p)).sum()))
 
 
@@ -84,10 +86,11 @@ def srank(sigma: Sigma, delta: float = 0.01) -> int:
     """
     if not 0 < delta < 1:
         raise UsageError(f"delta is {delta}; srank needs a share between 0 and 1")
-    total = sigma.sum()
-    if total == 0:
+    top = sigma.max(initial=0.0)
+    if top == 0:
         return 0
-    shares = np.cumsum(np.sort(sigma)[::-1]) / total
+    sums = np.cumsum(np.sort(sigma / top)[::-1])
+    shares = sums / sums[-1]
     return min(int(np.searchsorted(shares, 1 - delta)) + 1, len(sigma))
 
 

@@ -109,6 +109,17 @@ def _leaves(v: _Values) -> str:
     )
 
 
+def _training_mode(_: _Values) -> str:
+    return "The model was in training mode. It was measured in evaluation mode."
+
+
+def _keeps_state(v: _Values) -> str:
+    return (
+        f"The model keeps state between calls ({_and(v['where'])}). Every call was measured from the state in which "
+        "the model was given."
+    )
+
+
 def _random(v: _Values) -> str:
     return (
         f"The model is random in evaluation mode: the same input gives other outputs at {v['where']!r}. The "
@@ -191,6 +202,8 @@ _SENTENCES: dict[FactKind, Callable[[_Values], str]] = {
     FactKind.NO_FLOAT64: _no_float64,
     FactKind.CASTS_DOWN: _casts_down,
     FactKind.LEAVES_COMPUTATION: _leaves,
+    FactKind.TRAINING_MODE: _training_mode,
+    FactKind.KEEPS_STATE: _keeps_state,
     FactKind.RANDOM_MODEL: _random,
     FactKind.FUNCTION_UNCHECKED: _function_unchecked,
     FactKind.WEIGHTS_RAISED: _raised,

@@ -1,0 +1,273 @@
+"""What a model holds between two calls, kept and put back: buffers, plain attributes, and what these contain.
+
+A forward pass may count its calls, fill a cache, append to a list or carry a hidden state. A measurement calls the
+model thousands of times, at other precisions and under transforms, and it measures one function only if each of these
+calls starts from the same state.
+"""
+
+from __future__ import annotations
+
+import types
+from collections import deque
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+from weakref import WeakKeyDictionary
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.utils._python_dispatch import _disable_current_modes
+
+from rankscope._base.errors import ModelError
+
+__all__ = ["ModelState", "guarded", "kept_state", "outside_transforms"]
+
+_LARGE = 2**30  # bytes of parameters; beyond this no copy is kept, and a model that writes into them is refused
+_MOST = 100_000  # entries of containers; what a model holds beyond that is a data set, not its state
+_THOROUGH = 3  # calls after which a tensor that is written to past its version counter has shown it
+_PLAIN = (bool, int, float, complex, str, bytes, type(None), type, torch.dtype, torch.device, torch.Size)
+_CODE = (types.FunctionType, types.BuiltinFunctionType, types.MethodType, types.ModuleType, torch.Generator)
+
+
+@dataclass
+class _Kept:
+    """One container: how to read it now, what it held, and how to put that back."""
+
+    name: str
+    held: Any
+    read: Callable[[], Any]
+    write: Callable[[Any], object]
+
+
+class _KeptTensor:
+    """A tensor's values, by its version counter, or by comparison where it was written past that (``.data``)."""
+
+    def __init__(self, name: str, tensor: Tensor, *, copy: bool) -> None:
+        self.name, self.tensor = name, tensor
+        self.version = _version(tensor)
+        self.data = tensor.detach()
+        self.values = self.data.clone() if copy else None
+        self.silent = False
+
+    def restore(self, *, thorough: bool) -> bool:
+        """Put the values back; whether they had changed."""
+        moved = not _same_memory(self.tensor, self.data)
+        written = _version(self.tensor) != self.version
+        if not (moved or written or self.silent or thorough):
+            return False
+        if self.values is None:
+            if not (moved or written):
+                return False
+            raise ModelError(
+                f"the forward pass changes {self.name!r}, and the model is too large to keep a copy of its weights; "
+                "measure a model whose forward pass leaves its weights as they are"
+            )
+        if moved:
+            self.tensor.data = self.data
+        changed = not _equal(self.data, self.values)
+        if changed:
+            self.tensor.data.copy_(self.values)  # past the version counter: no graph of the caller saw a change
+            self.silent = True  # from now on by value: it may be written to past the counter too
+        self.version = _version(self.tensor)
+        return changed or moved
+
+
+class ModelState:
+    """A model's state at one moment. ``restore`` puts it back; ``changed`` names what calls have changed so far."""
+
+    def __init__(self, model: nn.Module) -> None:
+        self.changed: set[str] = set()
+        self._kept: list[_Kept] = []
+        self._tensors: list[_KeptTensor] = []
+        self._seen: dict[int, Any] = {}
+        self._paused = 0
+        self._calls = 0
+        self._entries = 0
+        self._copy_parameters = sum(p.numel() * p.element_size() for p in model.parameters()) <= _LARGE
+        # breadth first: where there is too much, what the model itself holds comes before what that leads to
+        self._queue: deque[tuple[str, Any]] = deque(model.named_modules())
+        with outside_transforms():
+            while self._queue and self._entries < _MOST:
+                self._take(*self._queue.popleft())
+        self._queue.clear()
+
+    # ---- taking stock ------------------------------------------------------------------------------------------------
+
+    def _take(self, name: str, value: Any) -> None:
+        if isinstance(value, (*_PLAIN, *_CODE)) or id(value) in self._seen:
+            return
+        self._seen[id(value)] = value  # holds it, so that no other object gets its identity
+        if isinstance(value, nn.Module):
+            self._module(name, value)
+        elif isinstance(value, Tensor):
+            parameter = isinstance(value, nn.Parameter)
+            self._tensors.append(_KeptTensor(name, value, copy=self._copy_parameters or not parameter))
+        elif isinstance(value, np.ndarray):
+            self._keep(name, value.copy(), lambda: value, lambda held: value.__setitem__(..., held), [])
+        elif isinstance(value, dict):
+            members = [(f"{name}[{key!r}]", member) for key, member in value.items()]
+            self._keep(name, dict(value), lambda: value, lambda held: _refill(value, held), members)
+        elif isinstance(value, list | deque | set):
+            self._keep(name, value.copy(), lambda: value, lambda held: _refill(value, held), [(name, m) for m in value])
+        elif isinstance(value, tuple | frozenset):
+            self._later([(name, member) for member in value])
+        elif isinstance(getattr(value, "__dict__", None), dict) and not type(value).__module__.startswith("torch."):
+            inner = vars(value)
+            members = [(f"{name}.{key}", member) for key, member in inner.items()]
+            self._keep(name, dict(inner), lambda: inner, lambda held: _refill(inner, held), members)
+
+    def _module(self, name: str, module: nn.Module) -> None:
+        def own() -> dict[str, Any]:
+            return {
+                k: v for k, v in vars(module).items() if not (k[:1] == "_" and "hook" in k)
+            }  # the capture's own hooks stay
+
+        def write(held: dict[str, Any]) -> None:
+            for key in own().keys() - held.keys():
+                del module.__dict__[key]
+            module.__dict__.update(held)
+
+        held = own()
+        start = name + "." if name else ""
+        self._keep(name, held, own, write, [(start + k, v) for k, v in held.items() if k not in _REGISTRIES])
+        for registry in _REGISTRIES:
+            inner = held.get(registry)
+            if isinstance(inner, dict):
+                members = [(start + k, v) for k, v in inner.items()]
+                self._keep(name, dict(inner), partial(_itself, inner), partial(_refill, inner), members)
+
+    def _keep(
+        self,
+        name: str,
+        held: Any,
+        read: Callable[[], Any],
+        write: Callable[[Any], object],
+        members: list[tuple[str, Any]],
+    ) -> None:
+        self._kept.append(_Kept(name, held, read, write))
+        self._later(members)
+
+    def _later(self, members: list[tuple[str, Any]]) -> None:
+        self._entries += len(members)
+        self._queue.extend(members)
+
+    # ---- putting it back ---------------------------------------------------------------------------------------------
+
+    def restore(self, *, last: bool = False) -> None:
+        """Everything as it was. ``last`` compares all tensors by value, however late one was written to."""
+        thorough = last or self._calls < _THOROUGH
+        self._calls += 1
+        for kept in self._kept:
+            now = kept.read()
+            if not _same(now, kept.held):
+                self.changed.update(_differences(kept.name, now, kept.held))
+                kept.write(kept.held)
+        with outside_transforms():
+            self.changed.update(t.name for t in self._tensors if t.restore(thorough=thorough))
+
+    @contextmanager
+    def paused(self) -> Iterator[None]:
+        """Inside, a call of the model restores nothing: other tensors stand in its places for the time being."""
+        self._paused += 1
+        try:
+            yield
+        finally:
+            self._paused -= 1
+
+    def before_call(self, *_: Any) -> None:
+        """A forward pre-hook of the model."""
+        if not self._paused:
+            self.restore()
+
+
+_REGISTRIES = ("_parameters", "_buffers", "_modules")
+_ACTIVE: WeakKeyDictionary[nn.Module, ModelState] = WeakKeyDictionary()
+
+
+def guarded(model: nn.Module) -> ModelState | None:
+    """The state that a guard around the code that runs now has kept of this model."""
+    return _ACTIVE.get(model)
+
+
+@contextmanager
+def kept_state(model: nn.Module) -> Iterator[ModelState]:
+    """Each call of the model inside starts from the state that it has now, and the model leaves with it."""
+    outer = _ACTIVE.get(model)
+    if outer is not None:  # a guard within a guard: the outer one keeps the state
+        yield outer
+        return
+    state = ModelState(model)
+    handle = model.register_forward_pre_hook(state.before_call, prepend=True)
+    _ACTIVE[model] = state
+    try:
+        yield state
+    finally:
+        _ACTIVE.pop(model, None)
+        handle.remove()
+        state.restore(last=True)
+
+
+@contextmanager
+def outside_transforms() -> Iterator[None]:
+    """Plain tensor arithmetic inside, also while a trace records or a derivative is under way."""
+    with _disable_current_modes(), torch._C._DisableFuncTorch(), torch.no_grad():
+        yield
+
+
+def _version(tensor: Tensor) -> int:
+    return 0 if tensor.is_inference() else tensor._version
+
+
+def _same_memory(tensor: Tensor, data: Tensor) -> bool:
+    if tensor is data:
+        return True
+    if tensor.shape != data.shape or tensor.dtype != data.dtype or tensor.layout != data.layout:
+        return False
+    return tensor.layout != torch.strided or tensor.data_ptr() == data.data_ptr()
+
+
+def _equal(a: Tensor, b: Tensor) -> bool:
+    """The same bits as far as a comparison sees them; NaN equals NaN."""
+    if a.layout != torch.strided or a.is_quantized:
+        return a.is_quantized or _equal(*(t.to_dense() for t in (a, b)))
+    return torch.equal(a, b) or bool(((a == b) | ((a != a) & (b != b))).all())
+
+
+def _itself(container: Any) -> Any:
+    return container
+
+
+def _refill(container: Any, held: Any) -> None:
+    if isinstance(container, list):
+        container[:] = held
+        return
+    container.clear()
+    container.extend(held) if isinstance(container, deque) else container.update(held)
+
+
+def _same(now: Any, held: Any) -> bool:
+    """Whether a container has the very same members in the same places."""
+    if isinstance(held, np.ndarray):
+        return now.shape == held.shape and bool(np.array_equal(now, held, equal_nan=held.dtype.kind in "fc"))
+    if len(now) != len(held):
+        return False
+    if isinstance(held, dict):
+        return all(a is b and x is y for (a, x), (b, y) in zip(now.items(), held.items(), strict=True))
+    if isinstance(held, set):
+        return {id(x) for x in now} == {id(x) for x in held}
+    return all(x is y for x, y in zip(now, held, strict=True))
+
+
+def _differences(name: str, now: Any, held: Any) -> set[str]:
+    """What to call the members that are others; an equal plain value in the place of one is no change."""
+    if not isinstance(held, dict):
+        return {name}
+    keys = [k for k in now.keys() | held.keys() if not _alike(now.get(k), held.get(k))]
+    return {f"{name}.{k}" if name else str(k) for k in keys}
+
+
+def _alike(a: Any, b: Any) -> bool:
+    return a is b or (type(a) is type(b) and isinstance(a, _PLAIN) and a == b)

@@ -1,0 +1,54 @@
+"""Scale first, square after: squares of numbers below 1e-154 vanish and those above 1e154 overflow.
+
+Scales are powers of two, so that multiplying by them changes no digit.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+__all__ = ["exponent_near", "scaled_norm", "times_two_to"]
+
+_LIMIT = 1000  # 2^±1000 are normal float64 numbers, so that both a scale and its inverse are
+
+
+def exponent_near(values: Tensor, dim: int | None = None, *, keepdim: bool = False) -> Tensor:
+    """The integer e with 2^(e-1) ≤ max|values| < 2^e, within ±1,000; 0 where all is zero or not finite.
+
+    >>> int(exponent_near(torch.tensor([0.0, -3.0])))
+    2
+    """
+    if not values.numel():
+        shape = () if dim is None else [1 if d == dim % values.ndim else n for d, n in enumerate(values.shape)]
+        return torch.zeros(shape, dtype=torch.int32, device=values.device)
+    size = values.detach().abs()
+    top = size.amax() if dim is None else size.amax(dim, keepdim=keepdim)
+    top = torch.where(torch.isfinite(top), top, torch.zeros_like(top)).to(torch.float64)
+    return torch.frexp(top)[1].clamp(-_LIMIT, _LIMIT)
+
+
+def times_two_to(values: Tensor, exponent: Tensor | int) -> Tensor:
+    """values · 2^exponent in float64, exact where the result is a normal number; |exponent| may reach 2,000.
+
+    >>> float(times_two_to(torch.tensor(1e-200, dtype=torch.float64), 500) > 1e-50)
+    1.0
+    """
+    values = values.to(torch.float64)
+    power = torch.as_tensor(exponent, device=values.device)
+    half = power.div(2, rounding_mode="floor")
+    two = torch.tensor(2.0, dtype=torch.float64, device=values.device)
+    return values * two.pow(half) * two.pow(power - half)
+
+
+def scaled_norm(values: Tensor, dim: int = -1) -> Tensor:
+    """Euclidean norm along ``dim`` in float64, whatever the scale of the numbers.
+
+    >>> float(scaled_norm(torch.tensor([3e-200, 4e-200], dtype=torch.float64)) / 5e-200)
+    1.0
+    """
+    values = values.to(torch.float64)
+    if not values.shape[dim]:
+        return torch.linalg.vector_norm(values, dim=dim)
+    exponent = exponent_near(values, dim, keepdim=True)
+    return times_two_to(torch.linalg.vector_norm(times_two_to(values, -exponent), dim=dim), exponent.squeeze(dim))
