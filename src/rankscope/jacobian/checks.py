@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -43,8 +45,18 @@ class Certified:
 class Reference:
     """Each image alone in the other precision, on the linear piece that the working precision is on."""
 
-    def __init__(self, runner: Runner, exact: Runner, method: Method, work_method: Method, *, replay: bool) -> None:
+    def __init__(
+        self,
+        runner: Runner,
+        exact: Runner,
+        method: Method,
+        work_method: Method,
+        *,
+        replay: bool,
+        arithmetic: Callable[[], AbstractContextManager[Any]] = nullcontext,
+    ) -> None:
         self.runner, self.exact, self.method, self.work_method = runner, exact, method, work_method
+        self.arithmetic = arithmetic
         self._sample: Sample | None = None
         self._alone = Replayed(self._compute, enabled=replay)
 
@@ -59,9 +71,9 @@ class Reference:
         piece.inputs = list(recorded)
         with self.runner.hooked(), piece.following() if recorded else piece.recording():
             outputs = self.runner.outputs(replace(given, x=x), x)
-        with self.exact.hooked(), piece.aligning(1):
+        with self.exact.hooked(), piece.aligning(1), self.arithmetic():
             self.exact.outputs(one, exact_x)
-        with self.exact.hooked(), piece.replaying():
+        with self.exact.hooked(), piece.replaying(), self.arithmetic():
             products = self.method(self.exact, one, tangents)
         flips = piece.flips if piece.flips is not None else torch.zeros(1, dtype=torch.long, device=x.device)
         return products, flips, outputs, piece.apart if piece.apart is not None else x.new_zeros(())

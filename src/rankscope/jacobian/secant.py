@@ -15,6 +15,7 @@ from torch import Tensor
 from rankscope.jacobian.methods import Method
 from rankscope.jacobian.runner import Runner
 from rankscope.slicing import Sample
+from rankscope.spectra import scaled_norm
 
 __all__ = ["FunctionCheck", "against_the_function", "secant_direction"]
 
@@ -71,8 +72,8 @@ def secant_direction(x: Tensor) -> Tensor:
     """
     generator = torch.Generator().manual_seed(0xF0)
     random = torch.randn(x.shape, generator=generator).to(x)
-    length = float(x.norm())
-    return random + x * (float(random.norm()) / length) if 0 < length < float("inf") else random
+    length = length_of(x)
+    return random + x * (length_of(random) / length) if 0 < length < float("inf") else random
 
 
 def against_the_function(
@@ -108,7 +109,7 @@ def _nearby(
     """The comparison at one random point close by, with shrinking steps."""
     generator = torch.Generator().manual_seed(seed)
     noise = torch.randn(sample.x.shape, generator=generator, dtype=torch.float64).to(sample.x)
-    moved = replace(sample, x=sample.x + steps.nearby * _length(sample.x) / float(noise.norm()) * noise)
+    moved = replace(sample, x=sample.x + steps.nearby * _length(sample.x) / length_of(noise) * noise)
     runner.rows = [None] * len(runner.keys)
     tangents = method(runner, moved, direction[None].to(moved.x))
     before: list[_Slope] | None = None
@@ -138,14 +139,14 @@ def _slopes(
 ) -> list[_Slope]:
     runner.rows = [None] * len(runner.keys)
     direction = direction.to(sample.x)
-    size = step * _length(sample.x) / max(float(direction.norm()), 1e-300)
+    size = step * _length(sample.x) / max(length_of(direction), 1e-300)
     ahead, behind = (runner.outputs(sample, sample.x + s * size * direction) for s in (1.0, -1.0))
     found = []
     for a, b, tangent in zip(ahead, behind, forward, strict=True):
         exact = tangent.reshape(-1).double()
         secant = (a.double() - b.double()) / (2 * size)
-        top = max(float(exact.norm()), float(secant.norm()))
-        found.append(_Slope(secant, float((secant - exact).norm()), top, steps.rounding * float(a.norm()) / size))
+        top = max(length_of(exact), length_of(secant))
+        found.append(_Slope(secant, length_of(secant - exact), top, steps.rounding * length_of(a) / size))
     return found
 
 
@@ -153,17 +154,22 @@ def _another_slope(wide: _Slope, close: _Slope) -> bool:
     """Whether two steps agree on a slope and that is not the derivative."""
     if not min(wide.share, close.share) > _LIMIT:
         return False
-    apart = float((wide.secant - close.secant).norm())
-    length = max(float(wide.secant.norm()), float(close.secant.norm()))
+    apart = length_of(wide.secant - close.secant)
+    length = max(length_of(wide.secant), length_of(close.secant))
     return apart <= min(_AGREE * min(wide.gap, close.gap), _AGREE * length + close.rounding)
 
 
 def _draws(runner: Runner, sample: Sample, k: int, slope: _Slope, direction: Tensor, steps: _Steps) -> bool:
     """Whether one point has outputs that differ by a fair part of what the step made them differ by."""
     one, two = (runner.outputs(sample, sample.x)[k].double() for _ in range(2))
-    size = steps.here * _length(sample.x) / max(float(direction.norm()), 1e-300)
-    return float((one - two).norm()) > 0.1 * slope.gap * 2 * size
+    size = steps.here * _length(sample.x) / max(length_of(direction), 1e-300)
+    return length_of(one - two) > 0.1 * slope.gap * 2 * size
 
 
 def _length(x: Tensor) -> float:
-    return max(float(x.norm()), 1e-3)
+    return max(length_of(x), 1e-3)
+
+
+def length_of(values: Tensor) -> float:
+    """Euclidean length of all entries, at any scale."""
+    return float(scaled_norm(values.reshape(-1), 0))
