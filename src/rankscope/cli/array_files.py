@@ -7,8 +7,9 @@ from pathlib import Path
 import torch
 
 from rankscope._base.errors import DataError
+from rankscope.slicing.values import as_tensor
 
-__all__ = ["ARRAY_FILES", "read_arrays", "read_labels"]
+__all__ = ["ARRAY_FILES", "class_indices", "read_arrays", "read_labels"]
 
 ARRAY_FILES = (".npy", ".npz", ".safetensors")
 
@@ -29,10 +30,10 @@ def read_arrays(path: Path) -> dict[str, torch.Tensor]:
         raise DataError(f"{path.name} is none of .npy, .npz and .safetensors")
     try:
         if path.suffix == ".npy":
-            return {"": torch.from_numpy(np.load(path, allow_pickle=False))}
+            return {"": as_tensor(np.load(path, allow_pickle=False), path.name)}
         if path.suffix == ".npz":
             with np.load(path, allow_pickle=False) as file:
-                return {key: torch.from_numpy(file[key]) for key in file.files}
+                return {key: as_tensor(file[key], f"{key} in {path.name}") for key in file.files}
         return load_file(path)
     except (OSError, ValueError, TypeError, EOFError, SafetensorError) as error:
         reason = (str(error).splitlines() or [type(error).__name__])[0]
@@ -44,8 +45,23 @@ def read_labels(path: Path) -> torch.Tensor:
     arrays = read_arrays(path)
     if "" not in arrays and "labels" not in arrays:
         raise DataError(f"{path.name} holds {', '.join(arrays) or 'nothing'}; name its array labels")
-    values = arrays.get("", arrays.get("labels"))
+    return class_indices(arrays.get("", arrays.get("labels")), path.name)
+
+
+def class_indices(values: torch.Tensor | None, name: str) -> torch.Tensor:
+    """Class indices (N,) int64, refused where they are no whole numbers: cutting 0.4 to 0 would make up a label.
+
+    Raises
+    ------
+    DataError
+        Values of another kind or shape; the message names ``name``.
+    """
     assert values is not None
-    if values.ndim != 1 or values.is_floating_point():
-        raise DataError(f"{path.name} holds {values.dtype} of shape {tuple(values.shape)}; give one integer a sample")
-    return values.long()
+    if values.ndim != 1 or values.is_floating_point() or values.is_complex():
+        raise DataError(
+            f"the labels in {name} are {values.dtype} of shape {tuple(values.shape)}; give one integer a sample"
+        )
+    found = values.long()
+    if values.dtype == torch.uint64 and bool((found < 0).any()):  # beyond int64, where they would wrap around
+        raise DataError(f"the labels in {name} exceed {2**63 - 1}; give class indices from 0")
+    return found

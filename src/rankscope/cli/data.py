@@ -10,7 +10,7 @@ import torch
 from torch.utils.data import TensorDataset
 
 from rankscope._base.errors import DataError, UsageError
-from rankscope.cli.array_files import read_arrays, read_labels
+from rankscope.cli.array_files import class_indices, read_arrays, read_labels
 from rankscope.cli.class_data import check_labels, folder_labels, head_classes, read_folder
 from rankscope.loading import calibrate_batchnorm, load_images
 
@@ -112,8 +112,8 @@ def _arrays(path: Path, labels: Path | None, labelled: bool) -> tuple[torch.Tens
     if labels is not None:
         return inputs, read_labels(labels)
     label = next((k for k in _LABELS if k in found), None)
-    if label is not None:
-        return inputs, found[label].long()
+    if label is not None and labelled:
+        return inputs, class_indices(found[label], f"{path.name} ({label})")
     if labelled:
         raise DataError(f"{path.name} holds no labels; add --labels FILE, a .npy with one integer a sample")
     return inputs, torch.zeros(len(inputs), dtype=torch.int64)

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from rankscope._base.errors import DataError, OutputError, UsageError
-from rankscope.cli.array_files import ARRAY_FILES, read_arrays, read_labels
+from rankscope.cli.array_files import ARRAY_FILES, class_indices, read_arrays, read_labels
 from rankscope.features import CentredMoments, Collection
 from rankscope.features.reduction import Reduce
 
@@ -66,6 +66,7 @@ def read_run(run: Path, *, array: str, labels: Path | None, head: Path | None = 
         raise DataError(f"{run.name} holds no labels; add --labels FILE, a .npy with one integer a sample")
     if array not in arrays:
         raise DataError(f"{run.name} holds {', '.join(sorted(arrays))}; name its array {array}")
+    arrays["labels"] = class_indices(arrays["labels"], (labels or run).name)
     for key in {"features", "logits"} & set(arrays):
         if len(arrays[key]) != len(arrays["labels"]):
             raise DataError(f"{len(arrays['labels'])} labels for {len(arrays[key])} rows of {key}; give one a row")
@@ -73,7 +74,7 @@ def read_run(run: Path, *, array: str, labels: Path | None, head: Path | None = 
     pair = None if weight is None else (weight, arrays.get("bias", torch.zeros(len(weight), dtype=weight.dtype)))
     about = {**dict.fromkeys(_ABOUT), "data": str(run)}
     folder = Path("runs") / run.stem
-    return RunData(arrays["labels"].long(), arrays.get("features"), arrays.get("logits"), pair, about, folder)
+    return RunData(arrays["labels"], arrays.get("features"), arrays.get("logits"), pair, about, folder)
 
 
 def _collected(run: Path) -> RunData:
