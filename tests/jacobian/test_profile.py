@@ -284,10 +284,10 @@ def test_a_checkpoint_is_used_for_the_same_question_only(tmp_path: Path) -> None
 def test_a_checkpoint_knows_the_other_inputs(tmp_path: Path) -> None:
     case = CASES["masked"]
     inputs = case.sample(2)
-    measure(case.model(), inputs, checkpoint=tmp_path)
+    measure(case.model(), inputs, checkpoint=tmp_path, per_sample="mask")
     inputs["mask"] = torch.flip(inputs["mask"], [1])
-    expected = measure(case.model(), inputs)
-    found = measure(case.model(), inputs, checkpoint=tmp_path)
+    expected = measure(case.model(), inputs, per_sample="mask")
+    found = measure(case.model(), inputs, checkpoint=tmp_path, per_sample="mask")
     for a, b in zip(expected["layer"].spectra, found["layer"].spectra, strict=True):
         np.testing.assert_array_equal(a.singular_values, b.singular_values)
 

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rankscope._base.errors import UsageError
+from rankscope._base.facts import FactKind
 from rankscope._base.provenance import device_name, versions
 from rankscope.jacobian import JacobianProfile, jacobian_rank
 from rankscope.loading import load_images
@@ -17,6 +18,7 @@ from rankscope.reproduce.partial_rank_figure import called, draw_ranks
 from rankscope.reproduce.settings import Settings
 from rankscope.slicing import Patch
 from rankscope.views.phrases import phrase
+from rankscope.views.sentences import sentence
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -118,8 +120,6 @@ def _measured(one: Prepared, convention: str, images: int, side: int) -> dict[st
     given = {**one.identity(), "background": background, "patch": side, "images": images, "drawn": list(data.names)}
 
     def compute(folder: Path) -> dict[str, Any]:
-        # the first image decides the method and the checks that the record tells of: it is measured in every run
-        (folder / "images" / "image-000000.safetensors").unlink(missing_ok=True)
         profile = jacobian_rank(
             one.loaded.model,
             data.tensor,
@@ -162,7 +162,9 @@ def _plain(profile: JacobianProfile, skipped: tuple[tuple[str, str], ...]) -> di
                 "images": said["images"],
             }
         )
-    notes = [*profile.notes, *(f"{k} was not measured: {v}" for k, v in profile.unmeasured.items())]
+    # a run that was stopped and taken up again leaves the record that it would have left without
+    facts = [fact for fact in profile.facts if fact.kind is not FactKind.READ_BACK]
+    notes = [*map(sentence, facts), *(f"{k} was not measured: {v}" for k, v in profile.unmeasured.items())]
     return {
         "layers": layers,
         "rises": profile.rises(),
