@@ -265,6 +265,17 @@ def test_a_patched_method_of_an_installed_class_counts(monkeypatch):
     assert identity_of(nn.ReLU()) != before
 
 
+def test_preprocessing_that_was_used_is_the_same():
+    from PIL import Image
+
+    from rankscope.loading import load_model
+
+    preprocessing = load_model("timm:test_vit", weights="random").preprocessing
+    before = identity_of(preprocessing)
+    preprocessing(Image.new("RGB", (200, 180)))
+    assert identity_of(preprocessing) == before
+
+
 def test_networks_of_the_libraries_are_read_whole():
     import timm
     import torchvision

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from functools import cache
 from typing import Any
 
 from rankscope._base.errors import ModelError, UsageError, nearest
@@ -74,13 +75,15 @@ def timm_preprocessing(model: Any) -> Preprocessing:
 
     config = resolve_model_data_config(model)
     size = tuple(int(v) for v in config["input_size"])
-    # the transform itself is made on first use: for one channel timm's normalisation constants may not fit yet
-    made: list[Any] = []
+
+    # made on first use: for one channel timm's normalisation constants may not fit yet. A cache and not a list, so
+    # that a used transform has the identity of a fresh one
+    @cache
+    def transform() -> Any:
+        return create_transform(**config, is_training=False)
 
     def apply(image: Any) -> Any:
-        if not made:
-            made.append(create_transform(**config, is_training=False))
-        return made[0](image)
+        return transform()(image)
 
     mean, std = (tuple(round(float(v), 4) for v in config[key]) for key in ("mean", "std"))
     text = (
