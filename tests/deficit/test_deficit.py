@@ -342,3 +342,38 @@ def test_without_a_null_nothing_is_called_dependent():
     assert table.deficit(2, 0.01, beyond_null=False) == 1.0
     tested = independence_deficit(z, y, eta=1e-3, permutations=5)
     assert {r.status for r in tested} == {"not beyond null"}
+
+
+@pytest.mark.parametrize("exponent", [-990, -700, -290, -100, 100, 290, 520, 1000])
+@pytest.mark.parametrize("eta", [None, 0.3])
+def test_scale_of_the_logits_changes_nothing(planted, exponent, eta):
+    """A power of two rounds nothing: weights, R² and status stay, whether float64 holds the squares or not."""
+    z, y = planted(240)
+    once = independence_deficit(z, y, eta=eta, permutations=2)
+    factor = 2.0**exponent
+    unit = independence_deficit(z * factor, y, permutations=0).unit
+    assert unit in (1.0, 2.0 ** math.floor(math.log2(float(z.abs().max()) * factor)))
+    square = (factor / unit) ** 2  # of what the η of the records belong to
+    # η in the units of the logits given; where that is no number, the largest or smallest that is asked the same
+    given = None if eta is None else eta * factor * factor
+    if given is not None and not 0 < given < math.inf:
+        return
+    found = independence_deficit(z * factor, y, eta=given, permutations=2)
+    assert found.logit_rank == once.logit_rank
+    for row, before in zip(found, once, strict=True):
+        assert (row.status, row.depends_on, row.trivial) == (before.status, before.depends_on, before.trivial)
+        assert row.r2 == pytest.approx(before.r2, rel=1e-6)
+        assert row.eta / square == pytest.approx(before.eta, rel=1e-9)
+        assert row.eta_max / square == pytest.approx(before.eta_max, rel=1e-9)
+        np.testing.assert_allclose(row.weights, before.weights, rtol=1e-5)
+        assert row.intercept / factor == pytest.approx(before.intercept, rel=1e-5, abs=1e-9)
+        assert row.accuracy_replaced == before.accuracy_replaced
+    again = DependencyTable.from_dict(json.loads(json.dumps(found.to_dict())))
+    assert again.unit == unit
+
+
+def test_a_penalty_beyond_the_range_of_the_logits(planted):
+    z, y = planted(240)
+    with pytest.raises(UsageError, match=r"eta is 20, which is nothing beside the squares of logits that reach"):
+        independence_deficit(z * 1e200, y, convention="reference")
+    assert {row.status for row in independence_deficit(z * 1e-300, y, eta=20)} == {"all zero"}

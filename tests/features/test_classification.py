@@ -508,3 +508,53 @@ def test_f13_an_accuracy_at_chance_is_named_first():
     assert found.notes[0].startswith("accuracy is at chance: 33.33%, where always answering class 0 gives 33.33%")
     with pytest.raises(UsageError, match="accuracy is 'balanced', but scorer= says"):
         classification_dimension(x, y, scorer=lambda a, b: 1.0, accuracy="balanced")
+
+
+def scaled_heads(weight, bias, factor):
+    """The same classifier for features times ``factor``, as (weight, bias) and as a function; logits grow with it."""
+    return {
+        "linear": (weight, None if bias is None else bias * factor),
+        "function": lambda rows: rows @ weight.T + (0 if bias is None else bias * factor),
+    }
+
+
+@pytest.mark.parametrize("projection", ["uncentred", "centred"])
+@pytest.mark.parametrize("kind", ["linear", "function"])
+@pytest.mark.parametrize("exponent", [-990, -700, -520, -110, 110, 520, 700, 1000])
+def test_scale_of_the_features_changes_nothing(exponent, kind, projection):
+    """A power of two rounds nothing, so the curve must be the same to the last count, squares in range or not."""
+    x, y, head = planted(n=240, d=12, c=4)
+    x, weight, bias = x.double(), head.weight.detach().double(), head.bias.detach().double()
+    once = classification_dimension(x, y, scaled_heads(weight, bias, 1.0)[kind], projection=projection, bootstrap=20)
+    factor = 2.0**exponent
+    found = classification_dimension(
+        x * factor, y, scaled_heads(weight, bias, factor)[kind], projection=projection, bootstrap=20
+    )
+    np.testing.assert_array_equal(found.curve, once.curve)
+    assert (found.dimension, found.interval) == (once.dimension, once.interval)
+    assert found.variance_kept == pytest.approx(once.variance_kept, rel=1e-12)
+    assert once.dimension > 1
+
+
+@pytest.mark.parametrize("exponent", [-100, -70, 60, 100])
+def test_scale_of_float32_features_changes_nothing(exponent):
+    """In float32 squares leave the range already at 2**-75: the norms that bound a block of components were zero."""
+    x, y, head = planted(n=240, d=12, c=4)
+    weight, bias = head.weight.detach(), head.bias.detach()
+    once = classification_dimension(x, y, (weight, bias), bootstrap=0)
+    found = classification_dimension(x * 2.0**exponent, y, (weight, bias * 2.0**exponent), bootstrap=0)
+    np.testing.assert_array_equal(found.curve, once.curve)
+    large = classification_dimension(x, y, (weight * 2.0**exponent, bias * 2.0**exponent), bootstrap=0)
+    np.testing.assert_array_equal(large.curve, once.curve)
+
+
+def test_extreme_features_with_a_scorer_and_a_folded_head():
+    x, y, head = planted(n=240, d=12, c=4)
+    x, weight = x.double() * 1e200, head.weight.detach().double()
+    found = classification_dimension(x, y, (weight, None), bootstrap=0)
+    truncated = found.head().double()(x).argmax(1)
+    assert float((truncated == y).double().mean()) == pytest.approx(found.accuracy, abs=1e-12)
+    scored = classification_dimension(
+        x, y, scorer=lambda rows, labels: float(((rows @ weight.T).argmax(1) == labels).double().mean())
+    )
+    assert scored.dimension == found.dimension

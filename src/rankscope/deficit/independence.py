@@ -60,6 +60,8 @@ def independence_deficit(
         Penalty in units of the squared logits; the objective has no ½ (scikit-learn's ``alpha`` is η/2). None means
         20 under ``reference`` (paper §6.2), and under ``all`` the largest η on a path of ``path_points`` values from
         η_max down to ``path_floor``·η_max that keeps ``keep`` of the accuracy, on the class and on all samples.
+        Where float64 cannot hold the squares of the logits, the η and η_max of the result belong to logits divided by
+        its ``unit``, a power of two; everything else is in the units of the logits.
     convention : str
         ``all`` (default): all samples, with an intercept. ``reference``: the class's positive samples, no intercept,
         as in the authors' code, but solved exactly.
@@ -127,7 +129,11 @@ def independence_deficit(
         steps = ratios(path_points, path_floor)
         rows: list[ClassDependency] = []
         for problem in problems(sample, convention, fitted):
-            found = _fixed(problem, known, eta, tol) if eta is not None else walk(problem, known, steps, keep, tol=tol)
+            found = (
+                _fixed(problem, known, _in_units(eta, sample.unit), tol)
+                if eta is not None
+                else walk(problem, known, steps, keep, tol=tol)
+            )
             nulls = _nulls(problem, found.eta, null, permutations, generator, tol)
             rows += _rows(problem, sample, known, found, nulls, null, dimension, tol, chosen=eta is None)
     return DependencyTable(
@@ -144,6 +150,7 @@ def independence_deficit(
         null=null,
         permutations=permutations,
         seed=seed,
+        unit=sample.unit,
         device=device_name(sample.logits.device),
         versions=versions(),
         _follow=partial(_follow, sample, known, convention, fitted, tol),
@@ -161,6 +168,23 @@ def _dimension(features: Any, dimension: int | None, samples: int) -> int | None
     if dimension is not None and dimension < 1:
         raise UsageError(f"feature_dimension is {dimension}; it must be at least 1")
     return dimension
+
+
+def _in_units(eta: float, unit: float) -> float:
+    """η for logits divided by ``unit``, at most the largest float.
+
+    Raises
+    ------
+    UsageError
+        A penalty that is nothing beside the squares of such logits.
+    """
+    scaled = min(eta / unit / unit, torch.finfo(torch.float64).max)
+    if scaled < torch.finfo(torch.float64).tiny:
+        raise UsageError(
+            f"eta is {eta:g}, which is nothing beside the squares of logits that reach {unit:.1g}; divide the logits "
+            "by a power of two, or give eta=None under convention='all'"
+        )
+    return scaled
 
 
 def _fixed(problem: Problem, known: Rivals, eta: float, tol: float) -> Walk:
@@ -250,7 +274,8 @@ def _rows(
         out.append(
             ClassDependency(
                 i, sample.names[i], status, eta, top, tuple(used), tuple(sample.names[j] for j in used),
-                tuple(float(weights[b, j]) for j in used), constant, r2, r2u, test, mean, most, limit, mean_u, gap,
+                tuple(float(weights[b, j]) for j in used), constant * sample.unit,
+                r2, r2u, test, mean, most, limit, mean_u, gap,
                 a0, a1, p0, p1, trivial, tuple(tried),
             )
         )  # fmt: skip

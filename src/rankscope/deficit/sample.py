@@ -9,6 +9,7 @@ from typing import Any
 import torch
 
 from rankscope._base.errors import DataError, DeviceError, UsageError
+from rankscope.spectra.scale import power_of_two
 
 __all__ = ["Sample", "check_logits", "check_sample"]
 
@@ -17,7 +18,8 @@ __all__ = ["Sample", "check_logits", "check_sample"]
 class Sample:
     """Checked data: ``logits`` (N, c) and ``labels`` (N,); rows ``fit`` are fitted, ``test`` are held out.
 
-    ``test_logits`` and ``test_labels`` are the same tensors unless the user gave a held-out set of their own.
+    ``test_logits`` and ``test_labels`` are the same tensors unless the user gave a held-out set of their own. Logits
+    are divided by ``unit``: 1 for all but extreme logits, else a power of two, so that float64 holds their squares.
     """
 
     logits: torch.Tensor
@@ -28,6 +30,7 @@ class Sample:
     test_labels: torch.Tensor
     classes: torch.Tensor
     names: tuple[str, ...]
+    unit: float = 1.0
 
     @property
     def width(self) -> int:
@@ -118,7 +121,12 @@ def check_sample(
         test_z, test_y = z, y
         fit, test = _split(y, 0.0 if held_out is None else float(held_out), seed)
     names = tuple(str(i) for i in range(width)) if class_names is None else tuple(str(n) for n in class_names)
-    return Sample(z, y, fit, test, test_z, test_y, torch.tensor(chosen, device=z.device), names)
+    unit = power_of_two(max(float(z.abs().max()), float(test_z.abs().max()) if len(test_z) else 0.0))
+    if unit != 1:
+        own = test_z is z
+        z = z / unit
+        test_z = z if own else test_z / unit
+    return Sample(z, y, fit, test, test_z, test_y, torch.tensor(chosen, device=z.device), names, unit)
 
 
 def _split(labels: torch.Tensor, share: float, seed: int) -> tuple[torch.Tensor, torch.Tensor]:

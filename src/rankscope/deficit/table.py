@@ -123,7 +123,8 @@ class DependencyTable:
     """Result of ``independence_deficit``: one ``ClassDependency`` a class, with the conventions that made it.
 
     ``table[i]`` is the record of class i (its index among all classes); iterating gives every record. ``keep`` is the
-    share of accuracy that ``eta=None`` asked for, None at a fixed η.
+    share of accuracy that ``eta=None`` asked for, None at a fixed η. ``eta`` is what was asked for; the η and η_max of
+    the records belong to logits divided by ``unit``, which is 1 for all but extreme logits.
     """
 
     rows: tuple[ClassDependency, ...]
@@ -141,6 +142,7 @@ class DependencyTable:
     seed: int
     device: str
     versions: dict[str, str]
+    unit: float = 1.0
     _follow: Callable[[int, int, float], RegularisationPath] | None = field(default=None, repr=False)
 
     def __getitem__(self, index: int) -> ClassDependency:

@@ -20,6 +20,7 @@ from rankscope.features.heads import evaluated_copy, find_head, head_mismatch, l
 from rankscope.features.notes import at_chance, kept_by_chance
 from rankscope.features.principal import PrincipalAxes, principal_axes
 from rankscope.features.sweep import Resampling, first_crossing, sweep_callable, sweep_linear
+from rankscope.spectra.scale import power_of_two, times_two_to
 
 __all__ = ["classification_dimension"]
 
@@ -31,6 +32,7 @@ _ROWS = 4096
 _ACCURACIES = ("overall", "balanced")
 # Size of the mean beside the spread above which float32 leaves too few digits to the spread: float64 then
 _LEVEL = 64.0
+_ORDINARY = 30  # logits between 2**-30 and 2**30 are left as they come
 
 
 def classification_dimension(
@@ -155,11 +157,12 @@ def classification_dimension(
         folded = None
         if parts is not None:
             weight, bias = (part.to(x.dtype) for part in parts)
-            products = (basis.axes.T @ weight.double().T).to(x.dtype)
-            offset = (bias.double() + weight.double() @ mean.double()).to(x.dtype)
-            sweep = RankSweep(inputs, y, offset.expand(len(x), -1).clone(), 5 if classes >= 10 else 1)
-            counts = sweep_linear(sweep, axes, products, resampling, stop=stop)
-            folded = FoldedHead(axes.cpu(), products.cpu(), offset.cpu(), mean.cpu())
+            products = basis.axes.T @ weight.double().T
+            offset = bias.double() + weight.double() @ mean.double()
+            scaled, terms, start = _scaled(inputs, products, offset)
+            sweep = RankSweep(scaled, y, start.expand(len(x), -1).clone(), 5 if classes >= 10 else 1)
+            counts = sweep_linear(sweep, axes, terms, resampling, stop=stop)
+            folded = FoldedHead(axes.cpu(), products.to(x.dtype).cpu(), offset.to(x.dtype).cpu(), mean.cpu())
         else:
             counts = sweep_callable(inputs, y, mean, axes, predict, resampling, stop=stop)
     needed = retain * full
@@ -190,7 +193,30 @@ def classification_dimension(
 def _needs_float64(basis: PrincipalAxes) -> bool:
     """Whether the mean is so large beside the spread that float32 would cut off digits of the spread."""
     spread = float(basis.variances.sum()) ** 0.5
-    return float(basis.mean.norm()) > _LEVEL * spread
+    return float((basis.mean / basis.unit).norm()) > _LEVEL * spread
+
+
+def _scaled(
+    inputs: torch.Tensor, products: torch.Tensor, offset: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Features, and float64 products with the axes and offset, all in the features' dtype, for logits of ordinary size.
+
+    The sweep takes norms, whose squares a dtype may not hold. Powers of two round nothing and keep the order of logits.
+    """
+    dtype = inputs.dtype
+    size = float(inputs.abs().max()) or 1.0
+    unit = power_of_two(size, dtype)
+    # as exponents: the size of the logits itself may be no number
+    largest = math.frexp(size)[1] + math.frexp(float(products.abs().max()))[1]
+    if float(offset.abs().max()):
+        largest = max(largest, math.frexp(float(offset.abs().max()))[1])
+    down = largest if unit != 1 or abs(largest) > _ORDINARY else 0
+    up = math.frexp(unit)[1] - 1
+    return (
+        inputs if unit == 1 else inputs / unit,
+        times_two_to(products, up - down).to(dtype),
+        times_two_to(offset, -down).to(dtype),
+    )
 
 
 def _check_options(retain: float, projection: str, accuracy: str, head: Any, scorer: Any, bootstrap: int) -> None:

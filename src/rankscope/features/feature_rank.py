@@ -26,9 +26,10 @@ from rankscope.features.feature_profile import FeatureProfile, LayerFeatures
 from rankscope.features.hooks import inference, record_outputs
 from rankscope.features.moments import CentredMoments
 from rankscope.features.notes import constant_layer, rounded_layer
-from rankscope.features.precision import check_real, power_of_two, unit_roundoff
+from rankscope.features.precision import check_real, unit_roundoff
 from rankscope.features.reduction import Channels, Reduce, check_reduce, reduce_output
 from rankscope.slicing import CutPointsLike
+from rankscope.spectra.scale import power_of_two
 
 __all__ = ["feature_rank", "local_feature_rank"]
 

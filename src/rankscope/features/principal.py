@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import torch
 
 from rankscope._base.errors import DataError
+from rankscope.spectra.scale import power_of_two
 
 __all__ = ["PrincipalAxes", "principal_axes", "scatter_of"]
 
@@ -15,12 +16,14 @@ __all__ = ["PrincipalAxes", "principal_axes", "scatter_of"]
 class PrincipalAxes:
     """Mean (d,), axes (d × d, one a column, by descending variance) and their variances (d,), all float64.
 
-    Variances are divided by N − 1.
+    Variances are divided by N − 1, and by the square of ``unit``: 1 for all but extreme rows, else the power of two
+    that rows were divided by so that float64 holds their squares.
     """
 
     mean: torch.Tensor
     axes: torch.Tensor
     variances: torch.Tensor
+    unit: float = 1.0
 
 
 def scatter_of(rows: torch.Tensor, *, block: int = 4096) -> tuple[torch.Tensor, torch.Tensor]:
@@ -54,6 +57,7 @@ def principal_axes(rows: torch.Tensor, *, name: str = "features") -> PrincipalAx
     """
     if len(rows) < 2 or bool((rows == rows[:1]).all()):
         raise DataError(f"{name} are constant: all {len(rows)} samples are the same; there is no principal axis")
-    mean, scatter = scatter_of(rows)
+    unit = power_of_two(float(rows.abs().max()))
+    mean, scatter = scatter_of(rows if unit == 1 else rows / unit)
     values, vectors = torch.linalg.eigh(scatter)
-    return PrincipalAxes(mean, vectors.flip(1), values.clamp_min(0).flip(0) / (len(rows) - 1))
+    return PrincipalAxes(mean * unit, vectors.flip(1), values.clamp_min(0).flip(0) / (len(rows) - 1), unit)

@@ -5,12 +5,16 @@ Scales are powers of two, so that multiplying by them changes no digit.
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 
-__all__ = ["exponent_near", "scaled_norm", "times_two_to"]
+__all__ = ["exponent_near", "power_of_two", "scaled_norm", "times_two_to"]
 
 _LIMIT = 1000  # 2^±1000 are normal float64 numbers, so that both a scale and its inverse are
+# Numbers are left as they come between 2**-n and 2**n: squares of sums of many of them are normal numbers
+_COMFORTABLE = {torch.float64: 300, torch.float32: 40}
 
 
 def exponent_near(values: Tensor, dim: int | None = None, *, keepdim: bool = False) -> Tensor:
@@ -52,3 +56,18 @@ def scaled_norm(values: Tensor, dim: int = -1) -> Tensor:
         return torch.linalg.vector_norm(values, dim=dim)
     exponent = exponent_near(values, dim, keepdim=True)
     return times_two_to(torch.linalg.vector_norm(times_two_to(values, -exponent), dim=dim), exponent.squeeze(dim))
+
+
+def power_of_two(largest: float, dtype: torch.dtype = torch.float64) -> float:
+    """What to divide numbers of this magnitude by before squaring in ``dtype``: a power of two, which rounds nothing.
+
+    It is 1 for all but extreme numbers.
+
+    >>> power_of_two(3e5), power_of_two(2.0**400) == 2.0**400, power_of_two(0.0)
+    (1.0, True, 1.0)
+    """
+    if not largest or not math.isfinite(largest):
+        return 1.0
+    exponent = math.frexp(largest)[1] - 1
+    # 2**-1074 has no inverse
+    return 1.0 if abs(exponent) <= _COMFORTABLE[dtype] else math.ldexp(1.0, max(exponent, -1022))
