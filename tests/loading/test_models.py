@@ -157,7 +157,7 @@ def test_hugging_face_folder_round_trip(tmp_path: Path) -> None:
         load_model(f"hf:{tmp_path}", weights=tmp_path / "digits.pth")
     cut = (tmp_path / "model.safetensors").read_bytes()[:500]
     (tmp_path / "model.safetensors").write_bytes(cut)
-    with pytest.raises(ModelError, match=r"weights in folder .* cannot be loaded .*or use --weights random"):
+    with pytest.raises(ModelError, match=r"weights in folder .* cannot be loaded .*or use weights=.random."):
         load_model(f"hf:{tmp_path}")
     assert load_model(f"hf:{tmp_path}", weights="random").random
 
@@ -206,13 +206,13 @@ def test_wrong_names(spec: str, message: str) -> None:
 def test_wrong_options() -> None:
     with pytest.raises(UsageError, match="weights 'randm' are neither 'pretrained', 'random' nor a file"):
         load_model("digits", weights="randm")
-    with pytest.raises(UsageError, match="num_classes=0; it must be at least 1"):
-        load_model("timm:test_vit", weights="random", num_classes=0)
+    with pytest.raises(UsageError, match="num_classes=-1; give the number of classes, or 0 for the model without"):
+        load_model("timm:test_vit", weights="random", num_classes=-1)
     with pytest.raises(UsageError, match="num_classes=3 with pretrained weights"):
         load_model("timm:test_vit", num_classes=3)
     with pytest.raises(UsageError, match="the digits network has 10 classes, not 3"):
         load_model("digits", weights="random", num_classes=3)
-    with pytest.raises(UsageError, match="hf:vit is an architecture without weights; use --weights random"):
+    with pytest.raises(UsageError, match="hf:vit is an architecture without weights; use weights=.random."):
         load_model("hf:vit")
     with pytest.raises(ModelError, match=r"weights file 'no/such\.pth' does not exist"):
         load_model("digits", weights="no/such.pth")
@@ -239,9 +239,9 @@ def no_network(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("spec", "remedy"),
     [
-        ("timm:test_vit", r"use --weights random, or run python -c .*test_vit.* give --weights FILE\.pth"),
-        ("torchvision:resnet18", r"use --weights random, or fetch https://.*resnet18-f37072fd\.pth"),
-        ("hf:google/no-such-model", "run hf download google/no-such-model .* with --weights random"),
+        ("timm:test_vit", r"use weights=.random., or run python -c .*test_vit.* give weights=FILE"),
+        ("torchvision:resnet18", r"use weights=.random., or fetch https://.*resnet18-f37072fd\.pth"),
+        ("hf:google/no-such-model", "run hf download google/no-such-model .* with weights=.random."),
     ],
 )
 @pytest.mark.usefixtures("no_network")
@@ -259,7 +259,7 @@ def test_no_pretrained_weights_exist() -> None:
     import timm
 
     without = sorted(set(timm.list_models()) - {n.partition(".")[0] for n in timm.list_models(pretrained=True)})[0]
-    with pytest.raises(ModelError, match=f"timm has no pretrained weights for '{without}'; use --weights random"):
+    with pytest.raises(ModelError, match=f"timm has no pretrained weights for '{without}'; use weights=.random."):
         load_model(f"timm:{without}")
 
 

@@ -17,7 +17,7 @@ import psutil
 import torch
 from torch import Tensor, nn
 
-from rankscope._base.errors import DeviceError, UsageError, nearest
+from rankscope._base.errors import DeviceError, UsageError, nearest, parameter
 
 __all__ = [
     "DeviceLike",
@@ -62,7 +62,10 @@ def device_of(
     """
     found = _home(model) if device is None else _named_device(device, name)
     if float64 and found.type == "mps":
-        raise UsageError(f'{name} \'mps\' has no float64, which ranks need; use {name}="cpu" or {name}="cuda"')
+        raise UsageError(
+            f"{parameter(name)} 'mps' has no float64, which ranks need; use {parameter(name, 'cpu')} or "
+            f"{parameter(name, 'cuda')}"
+        )
     return found
 
 
@@ -76,7 +79,7 @@ def _home(model: nn.Module | Tensor | None) -> torch.device:
 
 
 def _named_device(device: Any, name: str) -> torch.device:
-    unknown = UsageError(f"{name} {_shown(device)} is unknown; use 'cpu', 'cuda', 'cuda:1', 'mps' or 'auto'")
+    unknown = UsageError(f"{parameter(name)} {_shown(device)} is unknown; use 'cpu', 'cuda', 'cuda:1', 'mps' or 'auto'")
     if isinstance(device, bool) or not isinstance(device, str | int | torch.device):
         raise unknown
     text = f"cuda:{device}" if isinstance(device, int) else str(device).strip().lower()
@@ -94,10 +97,14 @@ def _named_device(device: Any, name: str) -> torch.device:
         if index is None:  # the caller's current device, as everywhere in torch
             index = torch.cuda.current_device() if count and torch.cuda.is_initialized() else 0
         if index >= count:
-            raise DeviceError(f"{name} {text!r} was asked for, but {_present(count)}; use {name}={_remedy(count)}")
+            raise DeviceError(
+                f"{parameter(name)} {text!r} was asked for, but {_present(count)}; use {_remedy(name, count)}"
+            )
         return torch.device("cuda", index)
     if found.type == "mps" and not torch.backends.mps.is_available():
-        raise DeviceError(f"{name} 'mps' was asked for, but this machine or this torch ({torch.__version__}) has none")
+        raise DeviceError(
+            f"{parameter(name)} 'mps' was asked for, but this machine or this torch ({torch.__version__}) has none"
+        )
     return torch.device("cpu") if found.type == "cpu" else found
 
 
@@ -108,8 +115,10 @@ def _present(count: int) -> str:
     return f"torch {torch.__version__} {built}"
 
 
-def _remedy(count: int) -> str:
-    return '"cuda:0"' if count else '"cpu", or install a CUDA build of torch on a machine with an NVIDIA GPU'
+def _remedy(name: str, count: int) -> str:
+    if count:
+        return parameter(name, "cuda:0")
+    return f"{parameter(name, 'cpu')}, or install a CUDA build of torch on a machine with an NVIDIA GPU"
 
 
 def _shown(value: Any) -> str:
@@ -127,9 +136,9 @@ def count_of(value: Any, name: str, *, least: int = 1, most: int | None = None) 
     """
     number = None if _is_bool(value) else _whole(value)
     if number is None or number < least:
-        raise UsageError(f"{name} is {_shown(value)}; it must be a whole number of at least {least}")
+        raise UsageError(f"{parameter(name)} is {_shown(value)}; it must be a whole number of at least {least}")
     if most is not None and number > most:
-        raise UsageError(f"{name} is {number:,}; it must be at most {most:,}")
+        raise UsageError(f"{parameter(name)} is {number:,}; it must be at most {most:,}")
     return number
 
 
@@ -168,7 +177,9 @@ def number_of(
         bounds = [f"above {above:g}"] if above is not None else []
         bounds += [f"of at least {least:g}"] if least is not None else []
         bounds += [f"of at most {most:g}"] if most is not None else []
-        raise UsageError(f"{name} is {_shown(value)}; it must be a finite number {' and '.join(bounds)}".rstrip())
+        raise UsageError(
+            f"{parameter(name)} is {_shown(value)}; it must be a finite number {' and '.join(bounds)}".rstrip()
+        )
     return number
 
 
@@ -188,8 +199,8 @@ def choice_of(value: Any, name: str, options: Iterable[str]) -> str:
         return value
     if not isinstance(value, str):
         listed = ", ".join(map(repr, known))
-        raise UsageError(f"{name} is {_shown(value)}; give one of {listed}")
-    raise UsageError(f"unknown {name} {value!r}; {nearest(value, known)}")
+        raise UsageError(f"{parameter(name)} is {_shown(value)}; give one of {listed}")
+    raise UsageError(f"unknown {parameter(name)} {value!r}; {nearest(value, known)}")
 
 
 def dtype_of(dtype: DtypeLike, *, name: str = "dtype") -> torch.dtype:
@@ -200,7 +211,7 @@ def dtype_of(dtype: DtypeLike, *, name: str = "dtype") -> torch.dtype:
     """
     text = str(dtype).removeprefix("torch.") if isinstance(dtype, torch.dtype | str) else None
     if text is None or text not in _DTYPES:
-        raise UsageError(f"{name} {_shown(dtype)} cannot be measured in; give 'float32' or 'float64'")
+        raise UsageError(f"{parameter(name)} {_shown(dtype)} cannot be measured in; give 'float32' or 'float64'")
     return _DTYPES[text]
 
 
@@ -226,10 +237,10 @@ def budget_of(
     if isinstance(memory_budget, str):
         match = re.fullmatch(r"\s*(\d+\.?\d*|\.\d+)\s*([KMGT]?)i?B?\s*", memory_budget, re.IGNORECASE)
         if match is None:
-            raise UsageError(f"{name} {memory_budget!r} is not a size; write for instance '4GB'")
+            raise UsageError(f"{parameter(name)} {memory_budget!r} is not a size; write for instance '4GB'")
         number = float(match[1]) * _UNITS[match[2].upper()]
         if not 1 <= number < math.inf:
-            raise UsageError(f"{name} is {memory_budget!r}; it must be at least one byte, and finite")
+            raise UsageError(f"{parameter(name)} is {memory_budget!r}; it must be at least one byte, and finite")
         return int(number)
     return int(number_of(memory_budget, name, least=1))
 
@@ -247,7 +258,9 @@ def shape_of(sizes: Any, name: str) -> tuple[int, ...]:
     except UsageError:
         found = ()
     if not found:
-        raise UsageError(f"{name} is {_shown(sizes)}; give the sizes of one sample, for instance (128, 8, 8)")
+        raise UsageError(
+            f"{parameter(name)} is {_shown(sizes)}; give the sizes of one sample, for instance (128, 8, 8)"
+        )
     return found
 
 
@@ -261,8 +274,8 @@ def names_of(value: Any, name: str) -> tuple[str, ...]:
         return ()
     listed = (value,) if isinstance(value, str) else value
     if not isinstance(listed, Iterable) or isinstance(listed, bytes | Tensor):
-        raise UsageError(f'{name} is {_shown(value)}; give names, as {name}=("mask",)')
+        raise UsageError(f'{parameter(name)} is {_shown(value)}; give names, as {name}=("mask",)')
     found = tuple(listed)
     if not all(isinstance(one, str) and one for one in found):
-        raise UsageError(f'{name} is {_shown(value)}; give names, as {name}=("mask",)')
+        raise UsageError(f'{parameter(name)} is {_shown(value)}; give names, as {name}=("mask",)')
     return tuple(dict.fromkeys(found))

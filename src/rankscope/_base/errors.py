@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable, Mapping
+import re
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 __all__ = [
@@ -17,13 +18,44 @@ __all__ = [
     "RankscopeError",
     "UsageError",
     "nearest",
+    "parameter",
 ]
+
+# Private-use characters around a parameter in a message: whoever shows the message words it in the caller's terms.
+_OPEN, _VALUE, _CLOSE = "\ue000", "\ue001", "\ue002"
+_PARAMETER = re.compile(f"{_OPEN}(\\w+)(?:{_VALUE}([^{_CLOSE}]*))?{_CLOSE}")
 
 
 class RankscopeError(Exception):
     """Base of every error that rankscope raises on purpose. ``exit_code`` is what the command line returns."""
 
     exit_code = 1
+
+    def __str__(self) -> str:
+        """The message in the terms of the library: ``device="cpu"``."""
+        return self.worded(lambda name: None)
+
+    def worded(self, option: Callable[[str], str | None]) -> str:
+        """The message with every parameter under the name that ``option`` gives it, such as ``--device cpu``.
+
+        >>> error = UsageError(f"there is no GPU; use {parameter('device', 'cpu')}")
+        >>> str(error)
+        'there is no GPU; use device="cpu"'
+        >>> error.worded({"device": "--device"}.get)
+        'there is no GPU; use --device cpu'
+        """
+
+        def shown(match: re.Match[str]) -> str:
+            name, value = match[1], match[2]
+            flag = option(name)
+            if flag is not None:
+                return flag if value in (None, "True", "") else f"{flag} {value}"
+            if value is None:
+                return name
+            bare = not value or value.isupper() or value in ("True", "False", "None") or value.isdigit()
+            return f"{name}={value}" if bare else f'{name}="{value}"'
+
+        return _PARAMETER.sub(shown, super().__str__())
 
 
 class UsageError(RankscopeError, ValueError):
@@ -71,6 +103,11 @@ class PartlyDoneError(RankscopeError):
         self.finished, self.failed = dict(finished), dict(failed)
         count = len(self.finished) + len(self.failed)
         super().__init__(f"{len(self.failed)} of {count} experiments failed: {'; '.join(self.failed.values())}")
+
+
+def parameter(name: str, value: Any = None) -> str:
+    """A parameter, and a value for it, inside an error's message; capitals such as ``FILE`` stand for any value."""
+    return f"{_OPEN}{name}{_CLOSE}" if value is None else f"{_OPEN}{name}{_VALUE}{value}{_CLOSE}"
 
 
 def nearest(name: str, known: Iterable[str]) -> str:

@@ -6,6 +6,7 @@ import sys
 import traceback
 import warnings
 from collections.abc import Sequence
+from typing import Any
 
 import typer
 
@@ -77,7 +78,7 @@ def _failed(error: BaseException, given: list[str]) -> int:
     if isinstance(error, InterruptedRunError):
         return _stopped(str(error))
     if isinstance(error, RankscopeError):
-        text, code = str(error), error.exit_code
+        text, code = error.worded(_options(given).get), error.exit_code
     elif usage is not None:
         text, code = f"{usage()} (rankscope --help shows the commands)", int(getattr(error, "exit_code", 2))
     elif isinstance(error, MemoryError) or any(word in str(error).lower() for word in _OUT_OF_MEMORY):
@@ -88,6 +89,14 @@ def _failed(error: BaseException, given: list[str]) -> int:
         text, code = f"unexpected {type(error).__name__}: {_first(error)}; run again with --debug for the traceback", 1
     print(f"error: {_one_line(text)}", file=sys.stderr)
     return code
+
+
+def _options(given: list[str]) -> dict[str, str]:
+    """From a parameter's name to the option of the command that was given, for commands and groups of commands."""
+    command: Any = typer.main.get_command(app)
+    for word in given:
+        command = getattr(command, "commands", {}).get(word, command)
+    return {p.name: max(p.opts, key=len) for p in command.params if p.name and p.opts and p.opts[0].startswith("-")}
 
 
 def _first(error: BaseException) -> str:

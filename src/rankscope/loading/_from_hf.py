@@ -10,6 +10,7 @@ from typing import Any
 from rankscope._base.errors import ModelError, UsageError, nearest
 from rankscope.loading._hub import download
 from rankscope.loading._random import open_branches, seeded
+from rankscope.loading._remedies import RANDOM
 from rankscope.loading._torchvision import ensure_torchvision
 from rankscope.loading.preprocessing import Preprocessing, plain_preprocessing
 from rankscope.loading.record import LoadedModel
@@ -39,7 +40,7 @@ def from_hf(
     if not local and name.startswith(("/", ".", "~")):
         raise ModelError(f"model folder {name!r} does not exist; a hub name is written OWNER/NAME")
     if bare and weights == "pretrained":
-        raise UsageError(f"hf:{name} is an architecture without weights; use --weights random, or a full hub name")
+        raise UsageError(f"hf:{name} is an architecture without weights; use {RANDOM}, or a full hub name")
     if not local and not bare and "/" not in name:
         raise UsageError(f"Hugging Face has no architecture {name!r}; {nearest(name, known)}; a hub name has a '/'")
     if local and not (folder / "config.json").is_file():
@@ -118,7 +119,7 @@ def _config(transformers: Any, where: str, *, local: bool, bare: bool, num_class
 def _fetch(name: str) -> str:
     return (
         f"run hf download {name} --local-dir FOLDER where there is one and take hf:FOLDER as the model, or take the "
-        "architecture alone (such as hf:vit) with --weights random"
+        f"architecture alone (such as hf:vit) with {RANDOM}"
     )
 
 
@@ -143,7 +144,7 @@ def _pretrained(builder: Any, where: str, name: str, *, local: bool) -> tuple[An
         reason = str(error).strip().splitlines()[0][:200] if str(error).strip() else type(error).__name__
         raise ModelError(
             f"weights in folder {where!r} cannot be loaded ({reason}); it needs a whole model.safetensors that fits "
-            "its config.json, or use --weights random"
+            f"its config.json, or use {RANDOM}"
         ) from error
 
 

@@ -9,6 +9,7 @@ from typing import Any
 from rankscope._base.errors import ModelError, UsageError, nearest
 from rankscope.loading._hub import download
 from rankscope.loading._random import open_branches, seeded
+from rankscope.loading._remedies import FROM_FILE, RANDOM
 from rankscope.loading._torchvision import ensure_torchvision
 from rankscope.loading.preprocessing import Preprocessing
 from rankscope.loading.record import LoadedModel
@@ -39,7 +40,7 @@ def from_timm(
         command = (
             f"import timm, torch; torch.save(timm.create_model('{name}', pretrained=True).state_dict(), 'FILE.pth')"
         )
-        remedy = f'use --weights random, or run python -c "{command}" where there is one and give --weights FILE.pth'
+        remedy = f'use {RANDOM}, or run python -c "{command}" where there is one and give {FROM_FILE}'
         with download(f"pretrained weights of timm:{name}", remedy=remedy):
             model: Any = timm.create_model(name, pretrained=True, **options)
         tag = (model.pretrained_cfg or {}).get("tag", "")
@@ -109,7 +110,7 @@ def check_timm(name: str, *, pretrained: bool = False) -> None:
     if tag and tag not in tags:
         raise UsageError(f"timm has no weights {tag!r} for {base!r}; {nearest(tag, tags) if tags else 'it has none'}")
     if pretrained and not tags:
-        raise ModelError(f"timm has no pretrained weights for {base!r}; use --weights random or --weights FILE")
+        raise ModelError(f"timm has no pretrained weights for {base!r}; use {RANDOM} or {FROM_FILE}")
 
 
 def _build(name: str, options: dict[str, Any], seed: int) -> Any:

@@ -8,6 +8,7 @@ from typing import Any
 from rankscope._base.errors import ModelError, UsageError, nearest
 from rankscope.loading._hub import download
 from rankscope.loading._random import open_branches, seeded
+from rankscope.loading._remedies import FROM_FILE, RANDOM
 from rankscope.loading._torchvision import ensure_torchvision
 from rankscope.loading.preprocessing import Preprocessing
 from rankscope.loading.record import LoadedModel
@@ -34,7 +35,7 @@ def from_torchvision(
     options: dict[str, Any] = {} if num_classes is None else {"num_classes": num_classes}
     notes: list[str] = []
     if weights == "pretrained":
-        remedy = f"use --weights random, or fetch {chosen.url} where there is one and give --weights FILE.pth"
+        remedy = f"use {RANDOM}, or fetch {chosen.url} where there is one and give {FROM_FILE}"
         with download(f"pretrained weights of torchvision:{name}", remedy=remedy, host="download.pytorch.org"):
             model = models.get_model(base, weights=chosen, progress=False)
         if num_classes == 0:

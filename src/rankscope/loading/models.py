@@ -12,6 +12,7 @@ from rankscope.loading._from_file import check_file, from_file
 from rankscope.loading._from_hf import from_hf
 from rankscope.loading._from_timm import check_timm, from_timm, is_timm
 from rankscope.loading._from_torchvision import check_torchvision, from_torchvision
+from rankscope.loading._remedies import FROM_FILE, RANDOM
 from rankscope.loading.preprocessing import plain_preprocessing
 from rankscope.loading.record import LoadedModel
 from rankscope.loading.weights import check_finite, load_weights
@@ -58,7 +59,7 @@ def load_model(
     if num_classes and chosen == "pretrained" and not _is_file_spec(spec):
         raise UsageError(
             f"num_classes={num_classes} with pretrained weights would put a random layer on a trained network; "
-            "use --weights random or --weights FILE"
+            f"use {RANDOM} or {FROM_FILE}"
         )
     options: dict[str, Any] = {"weights": chosen, "seed": seed, "num_classes": num_classes, "weights_key": weights_key}
     loaded = _dispatch(spec, options)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from rankscope._base.errors import DataError
+from rankscope._base.errors import DataError, parameter
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -68,8 +68,8 @@ def check_channels(channels: int) -> None:
     """Raise ``DataError`` unless a picture can fill that many channels."""
     if channels not in (1, 3):
         raise DataError(
-            f"the model takes {channels} channels, pictures have 1 or 3; measure it on noise (--images noise) or on "
-            "tensors of your own through the library"
+            f"the model takes {channels} channels, pictures have 1 or 3; measure it on noise "
+            f"({parameter('images', 'noise')}) or on tensors of your own through the library"
         )
 
 
