@@ -212,7 +212,7 @@ def test_wrong_options() -> None:
         load_model("timm:test_vit", num_classes=3)
     with pytest.raises(UsageError, match="the digits network has 10 classes, not 3"):
         load_model("digits", weights="random", num_classes=3)
-    with pytest.raises(UsageError, match="hf:vit is an architecture without weights; use weights=.random."):
+    with pytest.raises(UsageError, match=r"hf:vit is an architecture without weights; use weights=.random."):
         load_model("hf:vit")
     with pytest.raises(ModelError, match=r"weights file 'no/such\.pth' does not exist"):
         load_model("digits", weights="no/such.pth")
@@ -241,7 +241,7 @@ def no_network(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     [
         ("timm:test_vit", r"use weights=.random., or run python -c .*test_vit.* give weights=FILE"),
         ("torchvision:resnet18", r"use weights=.random., or fetch https://.*resnet18-f37072fd\.pth"),
-        ("hf:google/no-such-model", "run hf download google/no-such-model .* with weights=.random."),
+        ("hf:google/no-such-model", r"run hf download google/no-such-model .* with weights=.random."),
     ],
 )
 @pytest.mark.usefixtures("no_network")
@@ -259,7 +259,7 @@ def test_no_pretrained_weights_exist() -> None:
     import timm
 
     without = sorted(set(timm.list_models()) - {n.partition(".")[0] for n in timm.list_models(pretrained=True)})[0]
-    with pytest.raises(ModelError, match=f"timm has no pretrained weights for '{without}'; use weights=.random."):
+    with pytest.raises(ModelError, match=rf"timm has no pretrained weights for '{without}'; use weights=.random."):
         load_model(f"timm:{without}")
 
 
