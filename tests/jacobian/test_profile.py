@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +14,10 @@ from networks import CASES
 from torch import Tensor, nn
 
 import rankscope as rs
-from rankscope._base.facts import FactKind, of_kind
+from rankscope._base.facts import Fact, FactKind, of_kind
 from rankscope.jacobian import JacobianProfile, Layer
+from rankscope.jacobian.directions import Directions
+from rankscope.slicing import Stretch
 
 
 def measure(model: nn.Module, inputs: Any, **options: Any) -> JacobianProfile:
@@ -44,6 +46,87 @@ def test_round_trip(profile: JacobianProfile, tmp_path: Path) -> None:
                 )
         assert found.to_dict() == profile.to_dict()
         assert str(found) == str(profile)
+
+
+EXAMPLE = JacobianProfile(
+    model="a",
+    layers=(
+        Layer(
+            "first",
+            3,
+            2,
+            True,
+            (
+                rs.Spectrum(np.array([2.0, 1e-300]), (3, 2), "float32", 1e-7, 1e-9),
+                None,  # not finite
+                rs.Spectrum(np.array([1.0]), (1, 2), "float64", np.nan),  # not certified, a text of another length
+            ),
+        ),
+        Layer("second", 1, 2, False, (None, None, rs.Spectrum(np.zeros(1), (1, 2), "float32")), mixes=False),
+        Layer("third", 4, 2, True, (rs.Spectrum(np.ones(2), (4, 2), "float32"),) * 3, Stretch(2, ((2, 0), (0, 4)))),
+    ),
+    images=("é\ud800", "", "c"),
+    tolerance=rs.Tolerance(rtol=np.float32(1e-3), atol=1e-30),
+    columns=Directions("sketch", 2, "two"),
+    background="image",
+    device="cpu",
+    dtype="float32",
+    versions={"torch": "2"},
+    weights="w",
+    input_shape=(3, 4, 4),
+    cut_points="all",
+    method=Fact(FactKind.LINEARISED, {"name": "vmap(jvp)", "difference": 5e-7}),
+    failed_methods=("why",),
+    unmeasured={"fourth": "why"},
+    output="third",
+    skipped={"fifth": "why"},
+    adjoint_error=float("inf"),
+    kinks=(1, 0, 2),
+    certificate=Fact(FactKind.PROBES, {"probes": 6, "failure": 1e-6}),
+    facts=(Fact("note", {"text": "t", "number": float("nan"), "pair": [1, (2.5, None)]}, caution=True),),
+    provenance={"run": 3, "nan": np.float64("nan"), "nested": {"$list": [1, [2]], "on": True}, "none": None},
+    seconds=1 / 3,
+    chunk_size=5,
+    peak_memory=7,
+)
+OTHERWISE = {
+    "layers": EXAMPLE.layers[:2], "tolerance": rs.Tolerance.paper(), "columns": Directions("sketch", 2, "2"),
+    "method": Fact(FactKind.KEPT_IMAGES), "certificate": Fact(FactKind.NOT_CERTIFIED), "facts": (), "provenance": {},
+    "versions": {}, "unmeasured": {}, "skipped": {"fifth": "?"}, "adjoint_error": None, "kinks": (1, 0, 3),
+    "input_shape": (3, 4), "images": ("", "", "c"), "failed_methods": (), "seconds": 1.0, "chunk_size": 6,
+    "peak_memory": None,
+}  # fmt: skip
+
+
+def test_a_profile_is_equal_to_itself_after_a_file(profile: JacobianProfile, tmp_path: Path) -> None:
+    for number, one in enumerate(
+        (profile, EXAMPLE, replace(EXAMPLE, adjoint_error=None, tolerance=rs.Tolerance.paper()))
+    ):
+        found = JacobianProfile.load(one.save(tmp_path / str(number)))
+        assert found == one
+        assert hash(found) == hash(one)
+        assert json.loads((tmp_path / str(number) / "profile.json").read_text())
+    uncertified = measure(CASES["residual"].model(), CASES["residual"].sample(2), certify=False)
+    assert JacobianProfile.load(uncertified.save(tmp_path / "uncertified")) == uncertified
+
+
+def test_profiles_that_differ_anywhere_are_not_equal() -> None:
+    assert {f.name for f in fields(JacobianProfile)} - {*OTHERWISE} == {
+        "model", "background", "device", "dtype", "weights", "cut_points", "output"
+    }  # fmt: skip
+    for name in (f.name for f in fields(JacobianProfile)):
+        assert replace(EXAMPLE, **{name: OTHERWISE.get(name, "?")}) != EXAMPLE, name
+    first, *rest = EXAMPLE.layers
+    assert isinstance(first.spectra[0], rs.Spectrum)
+    for change in (
+        {"mixes": Stretch(2)},
+        {"true_cut": False},
+        {"spectra": (None, *first.spectra[1:])},
+        {"spectra": (replace(first.spectra[0], singular_values=np.array([2.0, 2e-300])), *first.spectra[1:])},
+        {"spectra": (replace(first.spectra[0], error_bound=np.nan), *first.spectra[1:])},
+    ):
+        assert replace(EXAMPLE, layers=(replace(first, **change), *rest)) != EXAMPLE, change
+    assert replace(EXAMPLE, layers=(replace(first), *rest)) == EXAMPLE
 
 
 def test_json_holds_what_was_promised(profile: JacobianProfile, tmp_path: Path) -> None:

@@ -17,10 +17,24 @@ if TYPE_CHECKING:
     import pandas as pd
     from matplotlib.axes import Axes
 
-__all__ = ["Record"]
+__all__ = ["ByValue", "Record"]
 
 
-class Record:
+class ByValue:
+    """Base of frozen dataclasses with ``eq=False`` that hold arrays: equal when their fields are, NaN to itself."""
+
+    def __eq__(self, other: object) -> bool:
+        if type(self) is not type(other):
+            return NotImplemented
+        return same(self, other)
+
+    def __hash__(self) -> int:
+        # text alone: numbers of two types may be equal, and arrays have no hash
+        values = (getattr(self, f.name) for f in fields(self) if f.compare)  # type: ignore[arg-type]
+        return hash((type(self), *(v for v in values if isinstance(v, str))))
+
+
+class Record(ByValue):
     """Base of the results: frozen dataclasses, declared with ``@dataclass(frozen=True, eq=False, repr=False)``.
 
     Two records are equal when their fields are: arrays entry by entry, NaN equal to itself. What ``save`` wrote,
@@ -32,16 +46,6 @@ class Record:
 
     schema_version: ClassVar[int] = 1
     derived: ClassVar[tuple[str, ...]] = ()
-
-    def __eq__(self, other: object) -> bool:
-        if type(self) is not type(other):
-            return NotImplemented
-        return same(self, other)
-
-    def __hash__(self) -> int:
-        # text alone: numbers of two types may be equal, and arrays have no hash
-        values = (getattr(self, f.name) for f in fields(self) if f.compare)  # type: ignore[arg-type]
-        return hash((type(self), *(v for v in values if isinstance(v, str))))
 
     @classmethod
     def kind(cls) -> str:

@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from rankscope._base.encoding import plain
+from rankscope._base.encoding import frozen, plain
 from rankscope._base.errors import UsageError, nearest
 from rankscope._base.facts import Fact, FactKind
+from rankscope._base.records import ByValue, Record
 from rankscope.jacobian.directions import Directions
 from rankscope.jacobian.reading import LayerReading, Reading, read_layer
 from rankscope.jacobian.soft_ranks import SoftRanks, soft_ranks
@@ -32,12 +33,12 @@ SCHEMA_VERSION = 1
 _KEPT, _NOT_CERTIFIED = Fact(FactKind.KEPT_IMAGES), Fact(FactKind.NOT_CERTIFIED)
 
 
-@dataclass(frozen=True)
-class Layer:
+@dataclass(frozen=True, eq=False)
+class Layer(ByValue):
     """One measured cut point, with one spectrum an image; ``None`` where that image's Jacobian is not finite.
 
-    ``mixes`` tells what mixes features (a matrix product, a convolution, …) between the true cut before it and it;
-    a plain truth value where no more than that is known.
+    ``mixes`` is what mixes features (a matrix product, a convolution, …) between the true cut before it and it; a plain
+    truth value counts as one operation or none.
     """
 
     name: str
@@ -46,6 +47,9 @@ class Layer:
     true_cut: bool
     spectra: tuple[Spectrum | None, ...]
     mixes: Stretch | bool = True
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "mixes", Stretch.of(self.mixes))
 
     @cached_property
     def soft(self) -> SoftRanks:
@@ -67,9 +71,9 @@ class Layer:
         return [s.rank(tolerance) for s in self.spectra if s is not None]
 
 
-@dataclass(frozen=True)
-class JacobianProfile:
-    """Jacobian rank of every sub-network of a model, on one or more images.
+@dataclass(frozen=True, eq=False, repr=False)
+class JacobianProfile(Record):
+    """Jacobian rank of every sub-network of a model, on one or more images. Equal to itself after a file.
 
     Attributes
     ----------
@@ -123,6 +127,9 @@ class JacobianProfile:
     seconds: float = 0.0
     chunk_size: int = 0
     peak_memory: int | None = None
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "provenance", frozen(dict(self.provenance)))
 
     def with_tolerance(self, tolerance: ToleranceLike) -> JacobianProfile:
         """The same spectra read with another tolerance."""
@@ -202,7 +209,7 @@ class JacobianProfile:
             "input_shape": list(self.input_shape),
             "images": list(self.images),
             "cut_points": self.cut_points,
-            "tolerance": self.tolerance.to_dict(),
+            "tolerance": plain(self.tolerance.to_dict()),
             "columns": plain(self.columns),
             "background": self.background,
             "device": self.device,

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from rankscope._base.encoding import read
+from rankscope._base.encoding import exact, read
 from rankscope._base.errors import OutputError, RankscopeError
 from rankscope._base.files import make_folder, read_arrays, read_json, write_arrays, write_whole
 from rankscope.jacobian import earlier
@@ -20,21 +20,37 @@ from rankscope.spectra import Spectrum, as_tolerance
 __all__ = ["load", "save"]
 
 _TIE = "spectra_checksum"  # that of profile.safetensors, so that the files of two runs are not read as one
+_EXACT = ("adjoint_error", "provenance", "seconds")
 
 
 def save(profile: JacobianProfile, path: Path) -> Path:
     """``profile.json`` and ``profile.safetensors`` in a folder."""
     make_folder(path)
     arrays: dict[str, Any] = {}
+    record = profile.to_dict()
+    # plain values lose what JSON has no word for: what does is kept a second time
+    kept = {name: exact(getattr(profile, name)) for name in _EXACT}
+    record["exact"] = {name: value for name, value in kept.items() if value != record[name]}
     for k, layer in enumerate(profile.layers):
+        record["layers"][k] |= _others(layer, profile.dtype)
         for i, spectrum in enumerate(layer.spectra):
             if spectrum is not None:
                 arrays[f"{k}.{i}.sigma"] = np.ascontiguousarray(spectrum.singular_values)
-                arrays[f"{k}.{i}.error"] = np.array([spectrum.error_bound, spectrum.square_error, spectrum.shape[0]])
+                arrays[f"{k}.{i}.error"] = np.array([spectrum.error_bound, spectrum.square_error])
     made = write_arrays(path / "profile.safetensors", arrays, {"schema_version": str(SCHEMA_VERSION)})
-    record = {**profile.to_dict(), _TIE: made}
-    write_whole(path / "profile.json", json.dumps(record, indent=1, allow_nan=False) + "\n")
+    write_whole(path / "profile.json", json.dumps({**record, _TIE: made}, indent=1, allow_nan=False) + "\n")
     return path
+
+
+def _others(layer: Layer, dtype: str) -> dict[str, Any]:
+    """Shape and dtype of the spectra that have not the cut point's own, as those of texts of several lengths."""
+    usual = ((layer.rows, layer.columns), dtype)
+    others = {
+        str(i): {"shape": list(s.shape), "dtype": s.dtype}
+        for i, s in enumerate(layer.spectra)
+        if s is not None and (s.shape, s.dtype) != usual
+    }
+    return {"other_spectra": others} if others else {}
 
 
 def load(path: Path) -> JacobianProfile:
@@ -62,7 +78,7 @@ def load(path: Path) -> JacobianProfile:
             f"profile.json and profile.safetensors in {str(folder)!r} were written by different runs; measure again"
         )
     try:
-        return _profile(data, arrays)
+        return _profile({**data, **data.get("exact", {})}, arrays)
     except (KeyError, TypeError, ValueError, RankscopeError) as error:
         raise OutputError(f"the profile in {str(folder)!r} is damaged: {error}") from error
 
@@ -76,10 +92,11 @@ def _profile(data: dict[str, Any], arrays: dict[str, Any]) -> JacobianProfile:
             if sigma is None:
                 spectra.append(None)
                 continue
-            # images may have rows of their own; files of earlier versions hold no third number
-            error_bound, square_error, rows = (*map(float, arrays[f"{k}.{i}.error"]), entry["rows"])[:3]
-            shape = (int(rows), entry["columns"])
-            spectra.append(Spectrum(sigma, shape, data["dtype"], error_bound, square_error))
+            error_bound, square_error = (float(v) for v in arrays[f"{k}.{i}.error"])
+            usual = {"shape": (entry["rows"], entry["columns"]), "dtype": data["dtype"]}
+            own = entry.get("other_spectra", {}).get(str(i), usual)
+            rows, columns = own["shape"]
+            spectra.append(Spectrum(sigma, (rows, columns), own["dtype"], error_bound, square_error))
         if sum(s is not None for s in spectra) != entry["images"]:
             raise ValueError(f"profile.safetensors lacks spectra of {entry['name']!r}")
         mixes: Stretch | bool = entry.get("mixes", True)  # absent in files of earlier versions, as is what follows
@@ -101,11 +118,11 @@ def _profile(data: dict[str, Any], arrays: dict[str, Any]) -> JacobianProfile:
         unmeasured=data["unmeasured"],
         output=data.get("output", ""),  # absent in files of earlier versions
         skipped=data["skipped"],
-        adjoint_error=data["adjoint_error"],
+        adjoint_error=read(float | None, data["adjoint_error"]),
         kinks=tuple(data["kinks"]),
         certificate=earlier.certificate(data["certificate"]),
         facts=earlier.facts(data),
-        seconds=data["seconds"],
+        seconds=read(float, data["seconds"]),
         chunk_size=data["chunk_size"],
         peak_memory=data["peak_memory"],
     )

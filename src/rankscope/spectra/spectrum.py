@@ -12,6 +12,7 @@ import torch
 from numpy.typing import NDArray
 
 from rankscope._base.errors import DataError, UsageError
+from rankscope._base.records import ByValue
 from rankscope.spectra import measures
 from rankscope.spectra.ranks import count_ranks
 from rankscope.spectra.tolerance import ToleranceLike, as_tolerance
@@ -80,8 +81,8 @@ def _tensor(matrix: Any) -> torch.Tensor:
 
 
 @dataclass(frozen=True, eq=False)
-class Spectrum:
-    """Singular values of one matrix, descending, in float64, and the error they carry.
+class Spectrum(ByValue):
+    """Singular values of one matrix, descending, in float64, and the error they carry. Two are equal by value.
 
     Attributes
     ----------
