@@ -281,11 +281,11 @@ def test_a_stopped_run_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     plain = BatchMeasurer.measure
     measured: list[str] = []
 
-    def counted(self: BatchMeasurer, sample: Any) -> Any:
+    def counted(self: BatchMeasurer, samples: Any) -> Any:
         if len(measured) == 2 and not (tmp_path / "resumed").exists():
             raise KeyboardInterrupt
-        measured.append(sample.name)
-        return plain(self, sample)
+        measured.extend(sample.name for sample in samples)
+        return plain(self, samples)
 
     monkeypatch.setattr(BatchMeasurer, "measure", counted)
     monkeypatch.setattr(BatchMeasurer, "_shared", lambda *_: 1)

@@ -48,18 +48,18 @@ class Record(ByValue):
     derived: ClassVar[tuple[str, ...]] = ()
 
     @classmethod
-    def kind(cls) -> str:
+    def kind_name(cls) -> str:
         """What files of this record say they hold.
 
         >>> class TwoWords(Record): ...
-        >>> TwoWords.kind()
+        >>> TwoWords.kind_name()
         'two_words'
         """
         return re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", cls.__name__).lower()
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values for JSON: the fields and what is derived from them; what is not finite is ``None``."""
-        made = {"schema_version": self.schema_version, "kind": self.kind()}
+        made = {"schema_version": self.schema_version, "kind": self.kind_name()}
         made |= {f.name: plain(getattr(self, f.name)) for f in fields(self)}  # type: ignore[arg-type]
         return made | {name: plain(getattr(self, name)) for name in self.derived}
 
@@ -72,7 +72,7 @@ class Record(ByValue):
 
         Raises ``OutputError`` when it cannot be written.
         """
-        made = {"schema_version": self.schema_version, "kind": self.kind(), "record": exact(self)}
+        made = {"schema_version": self.schema_version, "kind": self.kind_name(), "record": exact(self)}
         target = Path(path)
         write_whole(target, json.dumps(made, indent=1, allow_nan=False) + "\n")
         return target
@@ -86,19 +86,19 @@ class Record(ByValue):
         try:
             data = json.loads(Path(path).read_text(encoding="utf-8"))
         except (OSError, ValueError) as error:
-            raise OutputError(f"cannot read a {cls.kind()} from {str(path)!r}: {error}") from error
+            raise OutputError(f"cannot read a {cls.kind_name()} from {str(path)!r}: {error}") from error
         about = data if isinstance(data, dict) else {}
-        if about.get("kind") != cls.kind() or about.get("schema_version") != cls.schema_version:
+        if about.get("kind") != cls.kind_name() or about.get("schema_version") != cls.schema_version:
             raise OutputError(
                 f"{str(path)!r} has schema_version {about.get('schema_version')!r} and kind {about.get('kind')!r}; "
-                f"this version reads {cls.schema_version} and {cls.kind()!r}"
+                f"this version reads {cls.schema_version} and {cls.kind_name()!r}"
             )
         if "record" not in data:
             raise OutputError(f"{str(path)!r} holds what to_dict() gives; load reads what save() wrote")
         try:
             found: Self = read(cls, data["record"])
         except (KeyError, TypeError, ValueError, RankscopeError) as error:
-            raise OutputError(f"the {cls.kind()} in {str(path)!r} is damaged: {error}") from error
+            raise OutputError(f"the {cls.kind_name()} in {str(path)!r} is damaged: {error}") from error
         return found
 
     def table(self) -> pd.DataFrame:

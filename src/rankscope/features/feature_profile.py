@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from rankscope._base.errors import UsageError, nearest
+from rankscope._base.records import ByValue, Record
 from rankscope.spectra import Spectrum
 
 if TYPE_CHECKING:
@@ -24,7 +25,7 @@ _WIDE = 0.05
 
 
 @dataclass(frozen=True, eq=False)
-class LayerFeatures:
+class LayerFeatures(ByValue):
     """How many dimensions the features of one layer have.
 
     Attributes
@@ -154,7 +155,7 @@ class LayerFeatures:
 
 
 @dataclass(frozen=True, eq=False)
-class FeatureProfile:
+class FeatureProfile(Record):
     """Feature dimensions of the layers of a network, in order of depth; a sequence of ``LayerFeatures``.
 
     Index it with a number or a layer's name. ``notes`` say what was approximated and why.

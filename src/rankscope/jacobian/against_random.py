@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from rankscope._base.errors import UsageError
+from rankscope._base.records import Record
 from rankscope.jacobian.against_random_text import comparison_sentence, comparison_text
 from rankscope.jacobian.compared import Compared
 from rankscope.jacobian.random_chain import chain_rank, extended, slack
@@ -31,8 +31,8 @@ MEANING = (
 )
 
 
-@dataclass(frozen=True)
-class AgainstRandom:
+@dataclass(frozen=True, eq=False)
+class AgainstRandom(Record):
     """A profile's ranks and those of random layers, one entry a cut point. Prints as a table.
 
     Attributes
@@ -116,10 +116,6 @@ class AgainstRandom:
             "meaning": MEANING,
             "layers": [x.to_dict() for x in self.layers],
         }
-
-    def to_json(self) -> str:
-        """``to_dict`` as text."""
-        return json.dumps(self.to_dict(), indent=1, allow_nan=False)
 
     def plot(self, *, ax: Axes | None = None) -> Axes:
         """Both ranks over depth: measured as a line, the random chain dashed."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 import textwrap
 from collections.abc import Mapping
@@ -13,20 +12,20 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rankscope._base.facts import Fact
+from rankscope._base.records import Record
 from rankscope._base.style import COLOURS, figure_style, new_axes, plain_text
+from rankscope.theory import LyapunovExponents
 from rankscope.views.sentences import note, sentence
 
 if TYPE_CHECKING:
     import pandas as pd
     from matplotlib.axes import Axes
 
-    from rankscope.theory import LyapunovExponents
-
 __all__ = ["ChainExponents"]
 
 
 @dataclass(frozen=True, eq=False)
-class ChainExponents:
+class ChainExponents(Record):
     """Lyapunov-style exponents of a network's chain of equal-width blocks. Prints as a table.
 
     Attributes
@@ -159,10 +158,6 @@ class ChainExponents:
             "seconds": self.seconds,
             "versions": dict(self.versions),
         }
-
-    def to_json(self) -> str:
-        """``to_dict`` as text."""
-        return json.dumps(self.to_dict(), indent=1, allow_nan=False)
 
     def plot(self, *, ax: Axes | None = None) -> Axes:
         """Exponents by their index: mean as a line, range over the inputs as a band."""

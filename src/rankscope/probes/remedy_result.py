@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rankscope._base.errors import UsageError, nearest
+from rankscope._base.records import ByValue, Record
 from rankscope.spectra import Tolerance, ToleranceLike, as_tolerance
 from rankscope.theory import ChainProfile
 
@@ -22,8 +23,8 @@ __all__ = ["SCHEMA_VERSION", "RemedyCurve", "RemedyResult"]
 SCHEMA_VERSION = 1
 
 
-@dataclass(frozen=True)
-class RemedyCurve:
+@dataclass(frozen=True, eq=False)
+class RemedyCurve(ByValue):
     """One remedy: its name, its label in figures, and the chains measured with it."""
 
     name: str
@@ -47,8 +48,8 @@ class RemedyCurve:
         return all(not step.jacobian.rank(tolerance).near for run in self.chain.runs for step in run.steps)
 
 
-@dataclass(frozen=True)
-class RemedyResult:
+@dataclass(frozen=True, eq=False)
+class RemedyResult(Record):
     """Remedies on one random chain. Prints as a table; iterates over its curves.
 
     Attributes

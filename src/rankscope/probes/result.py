@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from rankscope._base.errors import UsageError, nearest
+from rankscope._base.records import Record
 from rankscope.spectra import RankEstimate, Spectrum, Tolerance, ToleranceLike, as_tolerance
 
 if TYPE_CHECKING:
@@ -18,8 +19,8 @@ __all__ = ["SCHEMA_VERSION", "ProbeResult", "ProbeResults"]
 SCHEMA_VERSION = 1
 
 
-@dataclass(frozen=True)
-class ProbeResult:
+@dataclass(frozen=True, eq=False)
+class ProbeResult(Record):
     """Feature dimension and Jacobian rank before and after one component.
 
     Attributes
@@ -195,8 +196,8 @@ class ProbeResult:
         return str(ProbeResults((self,)))
 
 
-@dataclass(frozen=True)
-class ProbeResults:
+@dataclass(frozen=True, eq=False)
+class ProbeResults(Record):
     """Several components behind the same random layer and noise. Prints as a table; iterates over its results.
 
     Attributes

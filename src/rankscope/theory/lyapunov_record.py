@@ -10,6 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.special import digamma, ndtr, stdtrit
 
+from rankscope._base.records import ByValue
+
 __all__ = ["LyapunovExponents"]
 
 _SIGMAS = 3.0  # a gap counts as resolved beyond this many standard errors, or Student's quantile of the same chance
@@ -18,7 +20,7 @@ _BATCHES = 8  # fewer batch means tell nothing of their own spread
 
 
 @dataclass(frozen=True, eq=False)
-class LyapunovExponents:
+class LyapunovExponents(ByValue):
     """Exponents of a chain, their errors, and where the gaps of Theorem 4 fail.
 
     Attributes

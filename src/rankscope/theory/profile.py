@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from rankscope._base.records import ByValue, Record
 from rankscope.spectra import EPS32, Spectrum, Tolerance, as_tolerance
 from rankscope.theory._blocks import Activation, Normalisation, init_std
 from rankscope.theory.prediction import predicted_rank
@@ -24,7 +25,7 @@ __all__ = ["ChainProfile", "ChainRun", "ChainStep"]
 
 
 @dataclass(frozen=True, eq=False)
-class ChainStep:
+class ChainStep(ByValue):
     """One depth of one chain.
 
     Attributes
@@ -46,7 +47,7 @@ class ChainStep:
 
 
 @dataclass(frozen=True, eq=False)
-class ChainRun:
+class ChainRun(ByValue):
     """One random chain: its seed, one step per depth, and the depth at which float32 stopped it, if it did.
 
     ``singular`` holds (layer counted from 1, rank) of weights that a caller's init made singular to float64 precision.
@@ -59,7 +60,7 @@ class ChainRun:
 
 
 @dataclass(frozen=True, eq=False)
-class ChainProfile:
+class ChainProfile(Record):
     """Jacobian rank and feature dimension of random deep chains, by depth.
 
     Attributes

@@ -1,0 +1,125 @@
+"""Every result that is a ``Record`` is equal to itself after a file, and differs from one that holds other numbers."""
+
+from __future__ import annotations
+
+import importlib
+import pkgutil
+from collections.abc import Callable
+from dataclasses import fields, is_dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+import rankscope as rs
+from rankscope._base.errors import OutputError
+from rankscope._base.records import Record
+
+
+class Blocks(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.blocks = nn.Sequential(*[nn.Sequential(nn.Linear(5, 5), nn.Tanh()) for _ in range(3)])
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        out: torch.Tensor = self.blocks(x)
+        return out
+
+
+def _model() -> nn.Module:
+    torch.manual_seed(0)
+    return Blocks().eval()
+
+
+def _x() -> torch.Tensor:
+    return torch.randn(4, 5, generator=torch.Generator().manual_seed(1))
+
+
+def _features() -> rs.FeatureProfile:
+    return rs.feature_rank(_model(), _x(), cut_points="all")
+
+
+def _singular() -> rs.ChainExponents:
+    model = _model()
+    with torch.no_grad():
+        model.blocks[1][0].weight[0] = 0  # an exponent of −inf, and NaN errors
+    return rs.chain_exponents(model, _x(), progress=False)
+
+
+MADE: dict[str, Callable[[], Record]] = {
+    "JacobianProfile": lambda: rs.jacobian_rank(_model(), _x(), cut_points="all", progress=False),
+    "AgainstRandom": lambda: rs.jacobian_rank(_model(), _x(), cut_points="all", progress=False).against_random(),
+    "ChainExponents": _singular,
+    "ChainProfile": lambda: rs.theory.deep_chain(width=6, depth=4, samples=20, seeds=(0, 1), activation="relu"),
+    "FeatureProfile": _features,
+    "ProbeResult": lambda: rs.probe(nn.ReLU(), input_shape=(2, 3, 3), batch=30, device="cpu"),
+    "ProbeResults": lambda: rs.probe_all({"a": nn.ReLU()}, input_shape=(2, 3, 3), batch=30, device="cpu"),
+    "RemedyResult": lambda: rs.probe_remedies(["plain", "width"], width=6, depth=3, seeds=(0, 1)),
+}
+
+
+def _records() -> set[str]:
+    for module in pkgutil.walk_packages(rs.__path__, "rankscope."):
+        if "__main__" not in module.name:
+            importlib.import_module(module.name)
+    return {c.__name__ for c in Record.__subclasses__() if c.__module__.startswith("rankscope.")}
+
+
+def test_every_record_is_here() -> None:
+    assert _records() == {*MADE}
+
+
+@pytest.mark.parametrize("name", MADE)
+def test_equal_to_itself_after_a_file(name: str, tmp_path: Path) -> None:
+    one = MADE[name]()
+    found = type(one).load(one.save(tmp_path / "result"))
+    assert found == one
+    assert hash(found) == hash(one)
+    assert str(found) == str(one)
+    assert found.to_json() == one.to_json()
+    with pytest.raises(OutputError, match=r"schema_version|cannot read"):
+        type(one).load(_other(tmp_path))
+
+
+def _other(folder: Path) -> Path:
+    (folder / "other").mkdir()
+    (folder / "other" / "profile.json").write_text('{"kind": "other"}')
+    return folder / "other" / "profile.json"
+
+
+@pytest.mark.parametrize("name", MADE)
+def test_other_numbers_are_not_equal(name: str) -> None:
+    one = MADE[name]()
+    changed = 0
+    for field in fields(one):  # type: ignore[arg-type]
+        other = _changed(getattr(one, field.name))
+        if other is not None:
+            changed += 1
+            assert replace(one, **{field.name: other}) != one, field.name  # type: ignore[type-var]
+    assert changed
+
+
+def _changed(value: Any) -> Any:
+    """The same with one number further off, or nothing where there is none to be found."""
+    if isinstance(value, float | int) and not isinstance(value, bool):
+        return value + 1
+    if isinstance(value, np.ndarray) and value.size and value.dtype.kind == "f":
+        other = value.copy()
+        other.flat[0] = other.flat[0] + 1
+        return other
+    if isinstance(value, rs.Spectrum):
+        return replace(value, singular_values=value.singular_values + 1)
+    if isinstance(value, tuple):
+        for k, inner in enumerate(value):
+            other = _changed(inner)
+            if other is not None:
+                return (*value[:k], other, *value[k + 1 :])
+    if is_dataclass(value) and not isinstance(value, type):
+        for field in reversed(fields(value)):
+            other = _changed(getattr(value, field.name))
+            if other is not None and not isinstance(value, rs.Tolerance):
+                return replace(value, **{field.name: other})
+    return None
