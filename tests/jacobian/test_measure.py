@@ -163,13 +163,13 @@ SHARED = {"residual": 5, "mlp": 5, "cumulative": 1, "masked": 1, "language": 1}
 @pytest.mark.parametrize("name", SHARED)
 def test_how_many_images_share_a_sweep(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     sizes: list[int] = []
-    plain = BatchMeasurer.measure
+    plain = BatchMeasurer._submit
 
-    def counted(self: BatchMeasurer, sample: Any) -> Any:
+    def counted(self: BatchMeasurer, sample: Any, *found: Any) -> Any:
         sizes.append(len(sample.x))
-        return plain(self, sample)
+        return plain(self, sample, *found)
 
-    monkeypatch.setattr(BatchMeasurer, "measure", counted)
+    monkeypatch.setattr(BatchMeasurer, "_submit", counted)
     case = CASES[name]
     measure(case.model(), case.sample(5))
     assert sizes == [SHARED[name]] * (5 // SHARED[name])
@@ -479,6 +479,7 @@ def test_tangents_of_zero_are_held_against_reverse_mode(wrong: str | None, zero:
     class Linear:
         keys = (("first", 0), ("second", 0), ("third", 0))
         rows: Any = None
+        dtype = torch.float64
 
         def outputs(self, sample: Any, x: Tensor) -> tuple[Tensor, ...]:
             return tuple(x @ each for each in maps)

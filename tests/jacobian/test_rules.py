@@ -48,7 +48,9 @@ def check(
         for point in (x, x * 0.7 + 0.1 if other is None else other):
             tangents = torch.randn(chunk, *x.shape, generator=G, dtype=x.dtype)
             before = tangents.clone()
-            steps = network.linearise(point)
+            steps, values = network.linearise(point)
+            for value, own in zip(values, runner.outputs(None, point.clone()), strict=True):
+                torch.testing.assert_close(value, own.reshape(-1), rtol=1e-12, atol=1e-12)
             for _ in range(2):  # coefficients survive the first push
                 found = network.push(steps, tangents, lambda i, t: t.reshape(len(t), -1).clone())
             assert torch.equal(tangents, before), "the caller's tangents were written to"
