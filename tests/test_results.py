@@ -12,11 +12,13 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from matplotlib.axes import Axes
 from torch import nn
 
 import rankscope as rs
 from rankscope._base.errors import OutputError
 from rankscope._base.records import Record
+from rankscope._base.style import whole_figure
 
 
 class Blocks(nn.Module):
@@ -123,3 +125,23 @@ def _changed(value: Any) -> Any:
             if other is not None and not isinstance(value, rs.Tolerance):
                 return replace(value, **{field.name: other})
     return None
+
+
+def _labelled() -> tuple[torch.Tensor, torch.Tensor]:
+    generator = torch.Generator().manual_seed(2)
+    y = torch.arange(90) % 3
+    return torch.randn(90, 3, generator=generator) + 3 * torch.eye(3)[y], y
+
+
+DRAWN: dict[str, Callable[[], Any]] = {
+    **{name: lambda made=made: made().plot() for name, made in MADE.items()},  # type: ignore[misc]
+    "ClassificationDimension": lambda: rs.classification_dimension(*_labelled(), (torch.eye(3), None)).plot(),
+    "DependencyTable": lambda: rs.independence_deficit(*_labelled(), eta=0.1).plot(0),
+}
+
+
+@pytest.mark.parametrize("name", DRAWN)
+def test_plot_gives_axes(name: str) -> None:
+    axes = DRAWN[name]()
+    assert isinstance(axes, Axes)
+    assert whole_figure(axes) is whole_figure(np.array([axes, None])) is axes.figure

@@ -103,7 +103,7 @@ def main() -> None:
     paths.to_csv(arguments.out / "deficit-path.csv", index=False)
     (arguments.out / "deficit.json").write_text(json.dumps(table.to_dict(), indent=1) + "\n", encoding="utf-8")
     draw(paths, weights, arguments.out / "deficit.png")
-    table.plot(8).savefig(arguments.out / "deficit-8.png")
+    table.plot(8).figure.savefig(arguments.out / "deficit-8.png")
     print(f"wrote deficit.png, deficit-8.png, deficit.csv, deficit-path.csv and deficit.json in {arguments.out}")
 
 

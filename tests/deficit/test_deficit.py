@@ -310,18 +310,18 @@ def test_path_table(found):
 
 
 def test_figure_shows_names_signs_and_what_is_left_out(found, independent):
-    texts = [t.get_text() for a in found.plot(0).axes for t in a.texts]
+    texts = [t.get_text() for t in found.plot(0).texts]
     assert {"name 0", "name 1", "name 2"} <= set(texts)
     assert any(t.startswith("+0.") for t in texts)
     assert any(t.startswith("−0.") for t in texts)
-    lines = found.plot(0).axes[0].lines
+    lines = found.plot(0).lines
     assert lines[0].get_linestyle() != lines[1].get_linestyle()
     assert lines[0].get_linewidth() > lines[1].get_linewidth()
     left = found[0].n_dependencies - 1
-    assert f"{left} more classes not shown" in found.plot(0, most=1).texts[1].get_text()
+    assert f"{left} more classes not shown" in found.plot(0, most=1).figure.texts[1].get_text()
     z, y = independent(200, 4)
     empty = independence_deficit(z, y, eta=50.0).plot(0)
-    assert "all-zero solution" in empty.axes[0].texts[-1].get_text()
+    assert "all-zero solution" in empty.texts[-1].get_text()
     with pytest.raises(UsageError, match="most is 0"):
         found.plot(0, most=0)
 

@@ -317,9 +317,8 @@ def test_record_prints_tabulates_and_turns_to_json(tmp_path):
     assert curve["k"].tolist() == list(range(1, 25))
     assert curve["kept"].iloc[-1] == pytest.approx(1.0)
     assert f"{found.dimension} of 24" in str(found)
-    figure = found.plot(label="planted")
-    figure.savefig(tmp_path / "curve.png")
-    (axes,) = figure.axes
+    axes = found.plot(label="planted")
+    axes.figure.savefig(tmp_path / "curve.png")
     assert axes.get_xscale() == "function"
     assert "principal components" in axes.get_xlabel()
     assert "%" in axes.get_ylabel()
@@ -332,7 +331,7 @@ def test_the_number_stays_clear_of_the_threshold(gap):
     x, y, head = planted(n=240)
     found = classification_dimension(x, y, head)
     found = dataclasses.replace(found, retain=(found.accuracy - gap) / found.full_accuracy)
-    (axes,) = found.plot().axes
+    axes = found.plot()
     axes.figure.canvas.draw()
     (number,) = axes.texts
     assert number.get_text() == str(found.dimension)

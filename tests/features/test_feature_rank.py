@@ -308,9 +308,9 @@ def test_profile_prints_tabulates_draws_and_turns_to_json(tmp_path):
     lines = str(profile).splitlines()
     assert "PCA dim." in lines[0]
     assert len(lines) == 4
-    figure = profile.plot()
-    figure.savefig(tmp_path / "profile.png")
-    assert figure.axes[0].get_ylabel() == "dimensions"
+    axes = profile.plot()
+    axes.figure.savefig(tmp_path / "profile.png")
+    assert axes.get_ylabel() == "dimensions"
 
 
 def test_cut_points_take_the_forms_of_jacobian_rank():

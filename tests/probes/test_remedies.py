@@ -155,7 +155,7 @@ def test_figures(result: rs.RemedyResult) -> None:
     assert ax.figure.get_size_inches()[0] <= 3.5
     dimension = result.plot(quantity="dimension")
     np.testing.assert_array_equal(dimension.lines[1].get_ydata(), np.median(result["skip"].dimensions, axis=0))
-    assert len(remedies_figure(result).axes) == 2
+    assert remedies_figure(result).shape == (2,)
     assert not any(line.get_clip_on() for line in ax.lines)
     ax.set_xlim(1, 3)
     assert all(tick == int(tick) for tick in ax.get_xticks())

@@ -94,7 +94,7 @@ def test_as_reference_reads_the_same_parts(chains: Path) -> None:
 @pytest.mark.parametrize(("convention", "curves"), [("paper", 2), ("reference", 1)])
 def test_one_theory_is_drawn_once(chains: Path, convention: str, curves: int) -> None:
     """Under the reference tolerance rank and feature dimension share their prediction."""
-    ax = reproduce("fig1d", out=chains / "fig1d", scale="small", convention=convention).plot().axes[0]
+    ax = reproduce("fig1d", out=chains / "fig1d", scale="small", convention=convention).plot()
     assert len([line for line in ax.lines if line.get_gid() == "theory"]) == curves
     measured = [line for line in ax.lines if line.get_label() in ("Jacobian", "feature")]
     assert [line.get_color() for line in measured] == ["#0072B2", "#D55E00"]

@@ -168,7 +168,7 @@ def test_the_networks_table(everything: tuple[Path, dict[str, Reproduction]], di
     assert row["parameters_millions"] == sum(p.numel() for p in direct["model"].parameters()) / 1e6
     assert row["layers"] == len(everything[1]["fig1a"].values) / 2
     assert row["images"] == 10 * EACH
-    (table,) = [child for child in everything[1]["table1"].plot().axes[0].get_children() if isinstance(child, Table)]
+    (table,) = [child for child in everything[1]["table1"].plot().get_children() if isinstance(child, Table)]
     assert [table[0, k].get_text().get_text() for k in range(4)] == ["network", "layers", "parameters (M)", "top-1 (%)"]
 
 
@@ -321,7 +321,7 @@ def test_bars_have_whole_layers_whiskers_that_show_and_a_title_of_their_own(
     one = same.assign(min=np.where(index == 4, 90, same["min"]))
     both = pd.concat([same, one.assign(network="mine")])
     for values, title, whiskers in ((same, "ResNets", []), (one, "ResNets", [4]), (both, "ResNets and added net", [4])):
-        ax = replace(found, values=values).plot().axes[0]
+        ax = replace(found, values=values).plot()
         assert ax.get_title(loc="left").startswith(f"(a) {title}")
         assert ax.get_xlabel().startswith(f"the i-th layer of {title}")
         ax.figure.canvas.draw()

@@ -9,7 +9,16 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-__all__ = ["COLOURS", "COLUMN_WIDTH", "TEXT_WIDTH", "figure_style", "new_axes", "plain_text", "whole_ticks"]
+__all__ = [
+    "COLOURS",
+    "COLUMN_WIDTH",
+    "TEXT_WIDTH",
+    "figure_style",
+    "new_axes",
+    "plain_text",
+    "whole_figure",
+    "whole_ticks",
+]
 
 # Okabe and Ito's palette, black first
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
@@ -71,6 +80,11 @@ def plain_text(text: str, most: int = 40) -> str:
         seen = f"{seen[: most // 2]}…{seen[len(seen) - (most - 1) // 2 :]}"
     seen = seen.replace("$", r"\$")
     return f"\N{HAIR SPACE}{seen}" if seen.startswith("_") else seen
+
+
+def whole_figure(axes: Any) -> Any:
+    """The figure that ``plot()``'s Axes, or the first of its array of them, belongs to."""
+    return (axes.flat[0] if hasattr(axes, "flat") else axes).figure
 
 
 def whole_ticks(ax: Axes) -> None:

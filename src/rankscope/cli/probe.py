@@ -45,7 +45,7 @@ def run_probe(
             chosen = chosen_components(component or "all", seed=seed, evaluation=evaluation)
             make_folder(out)
             results = probe_all(chosen, scale=scale, input_shape=shape, seed=seed, **options)  # type: ignore[arg-type]
-            write_result(out, "probe", results.to_dict(), {"probe": results.table()}, results.plot().figure)  # type: ignore[arg-type]
+            write_result(out, "probe", results.to_dict(), {"probe": results.table()}, results.plot())
         if remedies:
             from rankscope.probes.figure import remedies_figure
 

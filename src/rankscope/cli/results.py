@@ -9,11 +9,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rankscope._base.files import make_folder, write_whole
-from rankscope._base.style import figure_style
+from rankscope._base.style import figure_style, whole_figure
 
 if TYPE_CHECKING:
     import pandas as pd
-    from matplotlib.figure import Figure
 
 __all__ = ["as_json_text", "write_result"]
 
@@ -28,7 +27,7 @@ def write_result(
     name: str,
     record: Mapping[str, Any],
     tables: Mapping[str, pd.DataFrame],
-    figure: Figure | None,
+    axes: Any,
     *,
     index: bool = False,
 ) -> None:
@@ -37,8 +36,9 @@ def write_result(
     write_whole(folder / f"{name}.json", as_json_text(record) + "\n")
     for stem, table in tables.items():
         write_whole(folder / f"{stem}.csv", table.to_csv(index=index))
-    if figure is None:
+    if axes is None:
         return
+    figure = whole_figure(axes)
     with figure_style():
         for kind in ("png", "svg"):
             buffer = io.BytesIO()

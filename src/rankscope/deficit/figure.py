@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import textwrap
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from matplotlib.figure import Figure
 
@@ -12,16 +12,20 @@ from rankscope._base.errors import UsageError
 from rankscope._base.style import plain_text
 from rankscope.deficit.table import ClassDependency
 
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
 __all__ = ["draw_dependence", "draw_star"]
 
 # Okabe and Ito's blue and vermilion: apart for every common colour blindness; the sign is also in line style and text.
 _POSITIVE, _NEGATIVE = "#0072B2", "#D55E00"
 
 
-def draw_dependence(row: ClassDependency, *, most: int = 8) -> Figure:
+def draw_dependence(row: ClassDependency, *, most: int = 8) -> Axes:
     """The figure at column width (3.4 inches): line width is |λ|, solid blue raises the logit, dashed red lowers it."""
     figure = Figure(figsize=(3.4, 3.5), dpi=200)
-    count = draw_star(row, figure.add_axes((0.0, 0.12, 1.0, 0.85)), most=most)
+    axes = figure.add_axes((0.0, 0.12, 1.0, 0.85))
+    count = draw_star(row, axes, most=most)
     more = f", {row.n_dependencies - count} more classes not shown" if row.n_dependencies > count else ""
     figure.text(
         0.5,
@@ -37,7 +41,7 @@ def draw_dependence(row: ClassDependency, *, most: int = 8) -> Figure:
     if not math.isnan(row.r2_null):
         scores.append(f"null {row.r2_null:z.2f}")
     figure.text(0.5, 0.025, ", ".join(scores) + f"; {row.status}{more}", fontsize=6, ha="center")
-    return figure
+    return axes
 
 
 def draw_star(row: ClassDependency, axes: Any, *, most: int = 8) -> int:

@@ -14,7 +14,7 @@ from rankscope._base.errors import OutputError, UsageError
 from rankscope.deficit.path import RegularisationPath
 
 if TYPE_CHECKING:
-    from matplotlib.figure import Figure
+    from matplotlib.axes import Axes
 
 __all__ = ["ClassDependency", "DependencyTable", "PathPoint"]
 
@@ -203,7 +203,7 @@ class DependencyTable:
             raise UsageError(f"points is {points} and floor {floor}; give points from 1 on and 0 < floor < 1")
         return self._follow(index, points, floor)
 
-    def plot(self, index: int, *, most: int = 8) -> Figure:
+    def plot(self, index: int, *, most: int = 8) -> Axes:
         """Class ``index`` with the ``most`` classes of largest |λ| around it, as in the paper's Fig. 4."""
         from rankscope.deficit.figure import draw_dependence
 

@@ -11,7 +11,7 @@ from rankscope.deficit import independence_deficit
 from rankscope.demo.context import Context, Measured
 from rankscope.demo.digits_network import digits_network, digits_split
 from rankscope.features import Collection, classification_dimension, collect, feature_rank
-from rankscope.report import Figure, Finding, Section, Table, figure_of
+from rankscope.report import Finding, Section, Table, figure_of
 from rankscope.report.deficit_page import deficit_section
 
 __all__ = ["classification_section", "deficit_section_of_digits", "feature_section"]
@@ -55,7 +55,7 @@ def feature_section(context: Context) -> Measured:
         title="Feature dimension of every layer on digits",
         lead=f"Whole feature maps of the trained network over {first.samples} held-out digits, centred.",
         findings=found,
-        figures=[_figure(profile.plot(), "Dimensions of the features of every layer, over depth.", "features")],
+        figures=[figure_of(profile.plot(), "Dimensions of the features of every layer, over depth.", name="features")],
         tables=[Table("Feature dimension of every layer", head, rows)],
         provenance={
             "PCA dimension": "eigenvalues of the covariance of at least eps32·width·largest",
@@ -97,8 +97,10 @@ def classification_section(context: Context) -> Measured:
             *[Finding(f"Mind the curve: {note}.", "caution") for note in found.notes],
         ],
         figures=[
-            _figure(
-                found.plot(), "Accuracy over the number of components; the dot is the first crossing.", "components"
+            figure_of(
+                found.plot(),
+                "Accuracy over the number of components; the dot is the first crossing.",
+                name="components",
             )
         ],
         tables=[
@@ -139,10 +141,6 @@ def _collected(*, held_out: bool) -> Collection:
     data = (split.held_out_images, split.held_out_labels) if held_out else (split.train_images, split.train_labels)
     with tempfile.TemporaryDirectory() as folder:
         return collect(digits_network(), data, cut_points=[], out=folder, batch_size=256)
-
-
-def _figure(figure: Any, caption: str, name: str) -> Figure:
-    return figure_of(figure.axes[0], caption, name=name)
 
 
 def _say(context: Context, text: str) -> None:

@@ -14,7 +14,7 @@ from rankscope.features.truncated_head import TruncatedHead
 
 if TYPE_CHECKING:
     import pandas as pd
-    from matplotlib.figure import Figure
+    from matplotlib.axes import Axes
 
 __all__ = ["ClassificationDimension"]
 
@@ -126,7 +126,7 @@ class ClassificationDimension:
             columns["top5"] = self.top5
         return pd.DataFrame(columns)
 
-    def plot(self, *, label: str | None = None, ax: Any = None) -> Figure:
+    def plot(self, *, label: str | None = None, ax: Axes | None = None) -> Axes:
         """Accuracy over k as Fig. 2 of the paper: a square-root axis of k, the crossing marked."""
         from rankscope.features.figure import plot_curves
 

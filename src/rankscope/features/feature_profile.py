@@ -14,7 +14,7 @@ from rankscope.spectra import Spectrum
 
 if TYPE_CHECKING:
     import pandas as pd
-    from matplotlib.figure import Figure
+    from matplotlib.axes import Axes
 
 __all__ = ["FeatureProfile", "LayerFeatures"]
 
@@ -192,7 +192,7 @@ class FeatureProfile(Record):
             rows.append(row)
         return pd.DataFrame(rows)
 
-    def plot(self, *, ax: Any = None) -> Figure:
+    def plot(self, *, ax: Axes | None = None) -> Axes:
         """Dimensions over depth; layers that the samples limit are crossed."""
         from rankscope.features.figure import plot_profile
 

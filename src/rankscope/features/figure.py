@@ -10,7 +10,7 @@ import numpy as np
 from rankscope._base.style import plain_text
 
 if TYPE_CHECKING:
-    from matplotlib.figure import Figure
+    from matplotlib.axes import Axes
 
     from rankscope.features.classification_result import ClassificationDimension
     from rankscope.features.feature_profile import FeatureProfile
@@ -23,7 +23,7 @@ _DASHES = ("-", (0, (5, 2)), (0, (1, 1.5)), (0, (5, 1.5, 1, 1.5)))
 _WIDTH = 3.4  # inches: one column of a two-column paper
 
 
-def _axes(ax: Any, height: float) -> Any:
+def _axes(ax: Axes | None, height: float) -> Any:
     if ax is not None:
         return ax
     from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -40,7 +40,7 @@ def _tidy(ax: Any) -> None:
     ax.grid(axis="y", linewidth=0.4, alpha=0.4)
 
 
-def plot_curves(results: Sequence[tuple[str, ClassificationDimension]], *, ax: Any = None) -> Figure:
+def plot_curves(results: Sequence[tuple[str, ClassificationDimension]], *, ax: Axes | None = None) -> Axes:
     """Accuracy over the number of components for one or more results, on a square-root axis; crossings marked."""
     ax = _axes(ax, 2.5)
     scored = all(r.classes is None for _, r in results)
@@ -80,10 +80,10 @@ def plot_curves(results: Sequence[tuple[str, ClassificationDimension]], *, ax: A
     ax.set_ylabel("score" if scored else "accuracy (%)", fontsize=8)
     ax.legend(fontsize=7, frameon=False, loc="lower right")
     _tidy(ax)
-    return ax.figure
+    return ax
 
 
-def plot_profile(profile: FeatureProfile, *, ax: Any = None) -> Figure:
+def plot_profile(profile: FeatureProfile, *, ax: Axes | None = None) -> Axes:
     """PCA dimension, effective rank and participation ratio over depth on a logarithmic axis."""
     ax = _axes(ax, 3.0)
     names = [layer.name for layer in profile]
@@ -121,4 +121,4 @@ def plot_profile(profile: FeatureProfile, *, ax: Any = None) -> Figure:
     ax.set_xlabel("cut point, in order of depth", fontsize=8)
     ax.legend(fontsize=6.5, frameon=False, ncols=2, loc="lower left", bbox_to_anchor=(0, 1))
     _tidy(ax)
-    return ax.figure
+    return ax

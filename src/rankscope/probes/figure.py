@@ -12,7 +12,6 @@ from rankscope._base.style import COLOURS, COLUMN_WIDTH, TEXT_WIDTH, figure_styl
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
 
     from rankscope.probes.remedy_result import RemedyResult
     from rankscope.probes.result import ProbeResult
@@ -93,8 +92,8 @@ def plot_remedies(result: RemedyResult, *, ax: Axes | None = None, quantity: str
     return ax
 
 
-def remedies_figure(result: RemedyResult) -> Figure:
-    """Jacobian rank and feature dimension side by side under one legend, as wide as a page's text."""
+def remedies_figure(result: RemedyResult) -> Any:
+    """Jacobian rank and feature dimension side by side under one legend, as wide as a page's text; an array of Axes."""
     with figure_style():
         left = new_axes(TEXT_WIDTH, 2.7)
         figure: Any = left.figure
@@ -103,7 +102,7 @@ def remedies_figure(result: RemedyResult) -> Figure:
         for ax, quantity in zip(axes, ("rank", "dimension"), strict=True):
             _draw_remedies(result, ax, quantity)
         figure.legend(*axes[0].get_legend_handles_labels(), loc="outside upper center", ncols=7, columnspacing=1.0)
-    return figure
+    return axes
 
 
 def _draw_remedies(result: RemedyResult, ax: Axes, quantity: str) -> None:

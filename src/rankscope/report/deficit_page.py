@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from rankscope.report.figures import figure_of
 from rankscope.report.page import Page, Section, Table
@@ -44,7 +44,6 @@ def deficit_section(
         f"{shown.name} and the classes that its logit is made of: solid blue raises it, dashed red lowers it, line "
         "width is |λ|."
     )
-    figure: Any = table.plot(shown.index)
     eta = f"η = {table.eta:g}" if table.eta is not None else f"largest η that keeps {table.keep:g} of the accuracy"
     return Section(
         title=title,
@@ -53,7 +52,7 @@ def deficit_section(
             f"{table.convention}."
         ),
         findings=list(deficit_findings(table)),
-        figures=(figure_of(figure.axes[0], caption, name=name),),
+        figures=(figure_of(table.plot(shown.index), caption, name=name),),
         tables=(_table(table),),
         provenance=_provenance(table, source),
     )

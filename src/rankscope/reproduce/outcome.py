@@ -10,12 +10,16 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from rankscope._base.files import make_folder, write_whole
-from rankscope._base.style import figure_style
+from rankscope._base.style import figure_style, whole_figure
 
 if TYPE_CHECKING:
     import pandas as pd
+    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
+    from numpy.typing import NDArray
 
 __all__ = ["SCHEMA_VERSION", "Comparison", "Reproduction"]
 
@@ -94,11 +98,12 @@ class Reproduction:
         names = list(Comparison.__dataclass_fields__)
         return pd.DataFrame([asdict(c) for c in self.comparison], columns=names)
 
-    def plot(self) -> Figure:
-        """The figure in the paper's form."""
+    def plot(self) -> Axes | NDArray[Any]:
+        """The figure in the paper's form: its Axes, or an array of them where it has several."""
         assert self._draw is not None
         with figure_style():
-            return self._draw(self.values)
+            axes = self._draw(self.values).axes
+        return axes[0] if len(axes) == 1 else np.array(axes, dtype=object)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values for JSON: everything but the numbers themselves, which the CSV holds."""
@@ -128,7 +133,7 @@ class Reproduction:
             "comparison.csv": self.comparison_table().to_csv(index=False),
             "comparison.md": self.markdown(),
         }
-        figure = self.plot()
+        figure = whole_figure(self.plot())
         with figure_style():
             # no dates: they are all that would differ between two runs
             for kind, metadata in (("pdf", {"CreationDate": None}), ("png", {})):
