@@ -383,8 +383,9 @@ def test_finite_values_whose_sum_overflows_are_no_error(tmp_path):
     with torch.no_grad():
         net[2].weight.zero_()
     x, y = torch.randn(40, 4, dtype=torch.float64), torch.arange(40) % 3
-    with pytest.raises(DataError, match="final features: sample 0"):  # kept in float32, where they are infinite
-        collect(net, (x, y), cut_points=["0"], out=tmp_path)
+    found = collect(net, (x, y), cut_points=["0"], out=tmp_path)
+    assert torch.equal(found.features, torch.full((40, 3), 1e308, dtype=torch.float64))
+    assert bool(found.logits.isfinite().all())
 
 
 @pytest.mark.cuda
@@ -510,3 +511,74 @@ def test_maps_of_images_that_are_not_square_are_taken_channels_first(tmp_path):
         expected = model[0](inputs).mean((2, 3)).mean(0)
     torch.testing.assert_close(found.moments["0"].state()[1].float(), expected, rtol=1e-5, atol=1e-6)
     assert feature_rank(model, inputs, cut_points=["0"], reduce="pool")["0"].width == 8
+
+
+class Level(nn.Module):
+    def __init__(self, level, dtype):
+        super().__init__()
+        self.level, self.fc = level, nn.Linear(6, 3).to(dtype)
+
+    def forward(self, x):
+        return self.fc(x + self.level)
+
+
+def test_f8_a_collected_run_of_a_float64_network_keeps_its_digits(tmp_path):
+    """Mean 1e6 and spread 0.05: in float32 one unit in the last place is 0.06, and the accuracy was that of noise."""
+    torch.manual_seed(0)
+    n, level = 240, 1e6
+    y = torch.arange(n) % 3
+    x = 0.05 * (torch.eye(3, 6)[y] + 0.05 * torch.randn(n, 6)).double()
+    net = Level(level, torch.float64)
+    with torch.no_grad():
+        net.fc.weight.copy_(torch.eye(3, 6))
+        net.fc.bias.zero_()
+    for found in (collect(net, (x, y), out=tmp_path, shard_size=100), Collection.load(tmp_path)):
+        assert {found.features.dtype, found.logits.dtype, found.head[0].dtype} == {torch.float64}
+        assert torch.equal(found.features, x + level)
+        result = classification_dimension(
+            found.features, found.labels, found.head, projection="centred", logits=found.logits, bootstrap=0
+        )
+        assert result.full_accuracy == 1.0
+        assert result.curve[-1] == 1.0
+        assert result.dimension < 6
+
+
+def test_f8_shards_cut_to_float32_by_an_earlier_run_are_measured_again(tmp_path, monkeypatch):
+    from rankscope.features import collection_run, resuming
+
+    x, y = torch.randn(40, 6).double(), torch.arange(40) % 3
+    net = Level(0.0, torch.float64)
+    with monkeypatch.context() as patch:
+        patch.setattr(collection_run, "kept_whole", lambda values: values.float())
+        assert collect(net, (x, y), out=tmp_path).features.dtype == torch.float32
+    assert Collection.load(tmp_path).features.dtype == torch.float32
+    found = collect(net, (x, y), out=tmp_path)
+    assert found.features.dtype == torch.float64
+    assert found.resumed == 0
+    assert [fact.kind for fact in found.facts] == [resuming.FactKind.KEPT_DIFFERS]
+
+
+@pytest.mark.parametrize("reduce", ["pool", "positions", "flatten"])
+def test_half_precision_maps_keep_their_rounding_in_a_collection(tmp_path, reduce):
+    """The bounds of a collection are those of the features themselves, also when it is resumed and read back."""
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Conv2d(1, 8, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 3)).eval()
+    with torch.no_grad():
+        net[0].bias.fill_(100.0)
+    net = net.to(torch.bfloat16)
+    x, y = torch.randn(60, 1, 5, 5).to(torch.bfloat16), torch.arange(60) % 3
+    direct = feature_rank(net, x, cut_points=["0"], reduce=reduce)["0"]
+
+    def stop(done, total, text):
+        if done >= 32:
+            raise InterruptedError("stopped")
+
+    with pytest.raises(InterruptedError, match="stopped"):
+        collect(net, (x, y), cut_points=["0"], reduce=reduce, out=tmp_path, shard_size=16, batch_size=8, progress=stop)
+    found = collect(net, (x, y), cut_points=["0"], reduce=reduce, out=tmp_path, shard_size=16, batch_size=8)
+    assert found.resumed
+    for one in (found, Collection.load(tmp_path)):
+        layer = feature_rank(one)["0"]
+        assert direct.limited_by == layer.limited_by == "precision"
+        assert layer.pca_bounds == direct.pca_bounds
+        assert layer.pca_bounds[0] < layer.pca_bounds[1]

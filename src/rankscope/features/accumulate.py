@@ -139,7 +139,7 @@ def layer_features(
     if constant:
         values, more = torch.zeros_like(values), {}
     coarse = roundoff or getattr(accumulated, "roundoff", 0.0)
-    square = trace + count * level if magnitude is None else magnitude
+    square = max(trace + count * level, getattr(accumulated, "magnitude", 0.0)) if magnitude is None else magnitude
     return layer_of_eigenvalues(
         name,
         values.numpy(),

@@ -19,7 +19,8 @@ from rankscope.features.fingerprint import data_identity, setting_fingerprint
 from rankscope.features.heads import find_head
 from rankscope.features.hooks import inference, record_outputs
 from rankscope.features.pipeline import on_device
-from rankscope.features.reduction import Channels, Reduce, check_reduce, reduce_output
+from rankscope.features.precision import unit_roundoff
+from rankscope.features.reduction import Channels, Reduce, check_reduce, coarse_square, reduce_output
 from rankscope.features.resuming import Resumed, begin
 from rankscope.features.shards import ShardStore
 from rankscope.features.sources import as_dataset, batches, first_input
@@ -144,7 +145,11 @@ def _collect(
     report = progress_for(progress, "collect")
     shape: tuple[int, ...] | None = None
 
-    def rows_of(output: torch.Tensor) -> torch.Tensor:
+    coarse: dict[str, tuple[float, torch.Tensor | None]] = {}
+
+    def rows_of(name: str, output: torch.Tensor) -> torch.Tensor:
+        square = coarse_square(output, reduced[0], channels=reduced[1], input_shape=shape)
+        coarse[name] = unit_roundoff(output.dtype), square
         return reduce_output(output, reduced[0], channels=reduced[1], input_shape=shape)
 
     try:
@@ -170,7 +175,7 @@ def _collect(
                     outputs.clear()
                     shape = tuple(batch.inputs.shape)
                     made = model(batch.inputs)
-                    run.launch(batch, outputs, _logits(made), layer, name)
+                    run.launch(batch, outputs, _logits(made), layer, name, coarse)
                 # a batch is looked at when the next one is on its way; on a CPU there is nothing to wait for
                 run.settle(waiting=1 if run.beside else 0)
                 run.skip(batch)

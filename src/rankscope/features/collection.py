@@ -28,9 +28,9 @@ class Collection:
     Attributes
     ----------
     features : torch.Tensor
-        (N, d) float32: what went into the head.
+        (N, d) float32, or float64 where the model computes in it: what went into the head.
     logits : torch.Tensor
-        (N, c) float32.
+        (N, c), likewise.
     labels, indices : torch.Tensor
         (N,) int64; ``indices`` say which samples of the data set the rows are.
     moments : dict of str to CentredMoments
@@ -138,6 +138,9 @@ def restored(
     for name in cut_points:
         moments[name] = CentredMoments(len(states[f"{name}/mean"]), name=name)
         moments[name].merge_state({key: states[f"{name}/{key}"] for key in ("count", "mean", "scatter")})
+        # shards of earlier versions do not have these
+        moments[name].roundoff = float(states.get(f"{name}/roundoff", 0.0))
+        moments[name].magnitude = float(states.get(f"{name}/magnitude", 0.0))
     return moments, (states["<head>/weight"], states["<head>/bias"])
 
 

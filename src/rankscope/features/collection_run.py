@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
@@ -14,6 +15,7 @@ from rankscope.features.collection import Collection, joined, restored
 from rankscope.features.heads import linear_parts
 from rankscope.features.moments import CentredMoments
 from rankscope.features.pipeline import InFlight, launch
+from rankscope.features.precision import kept_whole
 from rankscope.features.shards import ShardStore
 from rankscope.features.sources import Batch, Skipped
 
@@ -34,6 +36,8 @@ class CollectionRun:
         self._open: dict[str, list[torch.Tensor]] = {}
         self._flights: list[InFlight] = []
         self._rows: dict[str, list[torch.Tensor]] = {}
+        self._roundoff: dict[str, float] = {}
+        self._square: dict[str, torch.Tensor] = {}
         self._head_checked = False
         self.beside = False
         # beside a GPU, writing (and flushing to disk) goes on while the next shard is filled
@@ -48,14 +52,24 @@ class CollectionRun:
             self.moments, self.head = restored(store, whole - 1, cut_points)
 
     def launch(
-        self, batch: Batch, outputs: dict[str, torch.Tensor], logits: torch.Tensor, layer: nn.Module, head: str
+        self,
+        batch: Batch,
+        outputs: dict[str, torch.Tensor],
+        logits: torch.Tensor,
+        layer: nn.Module,
+        head: str,
+        coarse: Mapping[str, tuple[float, torch.Tensor | None]],
     ) -> None:
-        """Take over what a forward pass left, without waiting for it."""
+        """Take over what a forward pass left, without waiting for it.
+
+        ``coarse`` says of each layer how its output's dtype rounds, and relative to which ‖X‖²_F where that is not the
+        norm of its rows.
+        """
         missing = [name for name in (*self.cut_points, "<input>") if name not in outputs]
         if missing:
             what = f"the head {head!r}" if missing[0] == "<input>" else f"layer {missing[0]!r}"
             raise CutPointError(f"{what} is never called in the forward pass; choose another")
-        features = outputs["<input>"].flatten(1).to(torch.float32)
+        features, logits = kept_whole(outputs["<input>"].flatten(1)), kept_whole(logits)
         labels = batch.labels
         if labels.ndim != 1 or labels.is_floating_point() or len(labels) != len(features):
             raise DataError(f"labels are {labels.dtype} of shape {tuple(labels.shape)}; give one class index a sample")
@@ -67,10 +81,15 @@ class CollectionRun:
                     f"{name}: {width:,} dimensions; a covariance would take {8 * width**2 / 1e9:,.1f} GB: use "
                     'reduce="pool" or "positions", or feature_rank(model, …), which sketches wide layers'
                 )
-        self._flights.append(launch(batch, rows, features, logits.float()))
+        for name in self.cut_points:
+            roundoff, square = coarse[name]
+            self._roundoff[name] = max(roundoff, self._roundoff.get(name, 0.0))
+            if square is not None:
+                self._square[name] = self._square[name] + square if name in self._square else square
+        self._flights.append(launch(batch, rows, features, logits))
         if not self._head_checked:
             self._flights[-1].check()  # a NaN is told as such, not as a head that does not fit
-            self._check_head(features, logits.float(), layer, head)
+            self._check_head(features, logits, layer, head)
             self._head_checked = True
         self.pending += len(labels)
 
@@ -106,7 +125,8 @@ class CollectionRun:
         parts = linear_parts(layer, features.shape[1])
         if parts is None:
             raise ModelError(f"the head {head!r} is a {type(layer).__name__}, not a linear layer; name another one")
-        made = torch.addmm(parts[1], features, parts[0].T)
+        weight, bias = (part.to(torch.promote_types(part.dtype, features.dtype)) for part in parts)
+        made = torch.addmm(bias, features.to(weight.dtype), weight.T)
         difference = float((made - logits).abs().max()) if made.shape == logits.shape else float("inf")
         scale = max(float(logits.abs().max()), 1e-30)
         if not difference <= 1e-2 * scale:
@@ -131,8 +151,16 @@ class CollectionRun:
             tensors = {key: values[:0] for key, values in self.store.read(self.shard - 1)[0].items()}
         else:
             return
+        for name, moments in self.moments.items():
+            moments.roundoff = max(moments.roundoff, self._roundoff.get(name, 0.0))
+            moments.magnitude += float(self._square.pop(name, 0.0))
         states = {
             f"{n}/{key}": getattr(m, key) for n, m in self.moments.items() for key in ("count", "mean", "scatter")
+        }
+        states |= {
+            f"{n}/{key}": torch.tensor(getattr(m, key), dtype=torch.float64)
+            for n, m in self.moments.items()
+            for key in ("roundoff", "magnitude")
         }
         parts = linear_parts(layer, tensors["features"].shape[1])
         assert parts is not None  # checked with the first batch

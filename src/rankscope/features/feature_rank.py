@@ -27,7 +27,7 @@ from rankscope.features.hooks import inference, record_outputs
 from rankscope.features.moments import CentredMoments
 from rankscope.features.notes import constant_layer, rounded_layer
 from rankscope.features.precision import check_real, unit_roundoff
-from rankscope.features.reduction import Channels, Reduce, check_reduce, reduce_output
+from rankscope.features.reduction import Channels, Reduce, check_reduce, coarse_square, reduce_output
 from rankscope.slicing import CutPointsLike
 from rankscope.spectra.scale import power_of_two
 
@@ -280,14 +280,10 @@ class _Store:
         first = self._first.setdefault(name, rows[:1].clone())
         differs = (rows != first).any()
         self._varies[name] = differs | self._varies[name] if name in self._varies else differs
-        coarse = unit_roundoff(output.dtype)
-        self._roundoff[name] = max(coarse, self._roundoff.get(name, 0.0))
-        if coarse > unit_roundoff(torch.float32) and self.reduce == "pool" and output.ndim > 2:
-            # a mean over positions is as far off as its terms are, which may be larger than their mean
-            sizes = reduce_output(
-                output.abs(), self.reduce, channels=self.channels, input_shape=self.input_shape
-            ).double()
-            self._magnitude[name] = self._magnitude.get(name, torch.zeros_like(sizes[0, 0])) + sizes.square().sum()
+        self._roundoff[name] = max(unit_roundoff(output.dtype), self._roundoff.get(name, 0.0))
+        square = coarse_square(output, self.reduce, channels=self.channels, input_shape=self.input_shape)
+        if square is not None:
+            self._magnitude[name] = self._magnitude.get(name, torch.zeros_like(square)) + square
 
     def layer(self, name: str) -> LayerFeatures:
         """The record of one layer."""

@@ -57,15 +57,15 @@ def record_outputs(
     names: Sequence[str],
     *,
     inputs_of: str | None = None,
-    reduced: Callable[[torch.Tensor], torch.Tensor] | None = None,
+    reduced: Callable[[str, torch.Tensor], torch.Tensor] | None = None,
 ) -> Iterator[dict[str, torch.Tensor]]:
     """A dictionary that each forward pass fills with the outputs of the named modules, in the order of execution.
 
     A name is that of a module, or of one of several tensors that it returns (``lstm.0``), or ``output`` for what the
     model returns. ``inputs_of`` names a module whose *input* is kept too, under the key ``"<input>"``. Outputs are
-    cloned, since the next layer may work in place; with ``reduced`` its result is kept instead, cloned only where it
-    shares memory with the output: the feature map itself is then never copied. A module called more than once keeps
-    its last output.
+    cloned, since the next layer may work in place; with ``reduced`` its result, of name and output, is kept instead,
+    cloned only where it shares memory with the output: the feature map itself is then never copied. A module called
+    more than once keeps its last output.
 
     Raises
     ------
@@ -80,7 +80,7 @@ def record_outputs(
         def hook(_module: nn.Module, _args: Any, output: Any) -> None:
             tensor = _tensor(name, path, output)
             found.pop(name, None)
-            found[name] = _own(tensor.detach(), reduced)
+            found[name] = _own(name, tensor.detach(), reduced)
 
         return hook
 
@@ -98,10 +98,10 @@ def record_outputs(
             handle.remove()
 
 
-def _own(tensor: torch.Tensor, reduced: Callable[[torch.Tensor], torch.Tensor] | None) -> torch.Tensor:
+def _own(name: str, tensor: torch.Tensor, reduced: Callable[[str, torch.Tensor], torch.Tensor] | None) -> torch.Tensor:
     if reduced is None:
         return tensor.clone()
-    made = reduced(tensor)
+    made = reduced(name, tensor)
     shared = made.untyped_storage().data_ptr() == tensor.untyped_storage().data_ptr()
     return made.clone() if shared else made
 

@@ -86,7 +86,8 @@ class CentredMoments(Metric):
         if width < 1:
             raise UsageError(f"width is {width}; a row needs one dimension or more")
         self.width, self.name = width, name
-        self.roundoff = 0.0  # unit roundoff of the coarsest rows that came in
+        self.roundoff = 0.0  # unit roundoff of the coarsest rows, or outputs that they were made of
+        self.magnitude = 0.0  # ‖X‖²_F of half-precision outputs whose rows are means over positions; else 0
         self._whole: State | None = None
         self.add_state("count", torch.zeros((), dtype=torch.int64), dist_reduce_fx=None)
         self.add_state("mean", torch.zeros(width, dtype=torch.float64), dist_reduce_fx=None)
@@ -170,7 +171,7 @@ class CentredMoments(Metric):
     def reset(self) -> None:
         """Forget all rows."""
         super().reset()
-        self._whole, self.roundoff = None, 0.0
+        self._whole, self.roundoff, self.magnitude = None, 0.0, 0.0
 
     def compute(self) -> torch.Tensor:
         """The covariance, (d, d) float64, divided by N − 1."""
@@ -189,6 +190,7 @@ class CentredMoments(Metric):
             raise DataError(f"{self.name}: moments of width {other['mean'].shape[-1]} do not merge into {self.width}")
         self._whole = None
         self.roundoff = max(self.roundoff, getattr(incoming_state, "roundoff", 0.0))
+        self.magnitude += getattr(incoming_state, "magnitude", 0.0)
         device = self.mean.device
         incoming = (other["count"].to(device), other["mean"].to(device), other["scatter"].to(device))
         self.count, self.mean, self.scatter = merge_moments((self.count, self.mean, self.scatter), incoming)

@@ -6,10 +6,15 @@ import torch
 
 from rankscope._base.errors import DataError
 
-__all__ = ["check_real", "check_scale", "unit_roundoff"]
+__all__ = ["check_real", "check_scale", "kept_whole", "unit_roundoff"]
 
 # Between these sizes squares, and their products with eps64, are normal float64 numbers
 _SMALLEST, _LARGEST = 1e-145, 1e152
+
+
+def kept_whole(values: torch.Tensor) -> torch.Tensor:
+    """Values in a dtype that loses none of their digits and is not narrower than float32: float64 stays."""
+    return values.to(torch.promote_types(values.dtype, torch.float32))
 
 
 def unit_roundoff(dtype: torch.dtype) -> float:

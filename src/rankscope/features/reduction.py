@@ -8,8 +8,9 @@ from typing import Literal, TypeAlias
 import torch
 
 from rankscope._base.errors import DataError, UsageError, nearest
+from rankscope.features.precision import unit_roundoff
 
-__all__ = ["Channels", "Reduce", "check_reduce", "reduce_output"]
+__all__ = ["Channels", "Reduce", "check_reduce", "coarse_square", "reduce_output"]
 
 Reduce: TypeAlias = Literal["flatten", "pool", "positions"]
 Channels: TypeAlias = Literal["auto", "first", "last"]
@@ -59,6 +60,18 @@ def reduce_output(
         return moved.reshape(-1, moved.shape[-1])
     # half precision has too few digits for a mean over thousands of positions
     return moved.flatten(1, -2).mean(1, dtype=torch.promote_types(moved.dtype, torch.float32))
+
+
+def coarse_square(
+    output: torch.Tensor, reduce: Reduce, *, channels: Channels = "auto", input_shape: Sequence[int] | None = None
+) -> torch.Tensor | None:
+    """‖X‖²_F that the rounding of a half-precision map is relative to, where that is not the norm of its rows.
+
+    A mean over positions is as far off as its terms are, which may be larger than their mean. ``None`` elsewhere.
+    """
+    if unit_roundoff(output.dtype) <= unit_roundoff(torch.float32) or reduce != "pool" or output.ndim <= 2:
+        return None
+    return reduce_output(output.abs(), reduce, channels=channels, input_shape=input_shape).double().square().sum()
 
 
 def _last_by_shape(shape: Sequence[int], input_shape: Sequence[int] | None) -> bool:

@@ -11,6 +11,7 @@ import torch
 from rankscope._base.errors import OutputError
 from rankscope._base.facts import Fact, FactKind
 from rankscope.features.collection_run import CollectionRun
+from rankscope.features.precision import kept_whole
 from rankscope.features.shards import ShardStore
 from rankscope.features.sources import Batch, batches
 
@@ -63,8 +64,13 @@ class Resumed:
         if batch.inputs.shape != again.inputs.shape or not torch.equal(batch.inputs, again.inputs):
             return Fact(FactKind.KEPT_UNCHECKED, {"reason": "the data set gives other values each time it is read"})
         for made, name in zip(forward(batch.inputs), ("features", "logits"), strict=True):
-            a, b = made.float().cpu()[rows], kept[name][there]
-            if a.shape != b.shape or not float((a - b).abs().max()) <= _SAME * float(b.abs().max()):
+            a, b = kept_whole(made).cpu()[rows], kept[name][there]
+            # an earlier version cut float64 to float32
+            if (
+                a.dtype != b.dtype
+                or a.shape != b.shape
+                or not float((a - b).abs().max()) <= _SAME * float(b.abs().max())
+            ):
                 return differs
         return None
 
