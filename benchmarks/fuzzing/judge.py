@@ -26,6 +26,7 @@ __all__ = ["run"]
 
 EPS32 = 2.0**-23
 _TOLERANCES = ("paper", "reference", "torch", 1e-2, 1e-3, 1e-5)
+_NOISE = 1e-14  # of the largest entry in the network: what cancels exactly, as the mean of a normed map, leaves this
 _UNSURE = 1e-12  # of σ₁: what the truth itself, computed in float64, may err by
 
 
@@ -77,7 +78,7 @@ def _run(c: Choices, cells: Counter[str], verbose: bool) -> tuple[Any, str]:
         cells[status] += expected
         return status, detail
     notes: list[str] = []
-    _compare(profile, call, truths, cells, notes, verbose)
+    _compare(profile, call, truths, cells, notes, verbose, 0.0 if made.scaled else _NOISE)
     worst = next((s for s in ORDER if cells[s]), "measured")
     return worst, "; ".join(notes[:4])
 
@@ -95,7 +96,13 @@ def _where(error: BaseException) -> str:
 
 
 def _compare(
-    profile: Any, call: Call, truths: list[Truth], cells: Counter[str], notes: list[str], verbose: bool
+    profile: Any,
+    call: Call,
+    truths: list[Truth],
+    cells: Counter[str],
+    notes: list[str],
+    verbose: bool,
+    noise: float,
 ) -> None:
     if len(profile.images) != len(call.samples):
         cells["wrong"] += 1
@@ -106,13 +113,14 @@ def _compare(
         if truth.kink:
             cells["kink"] += len(measured)
             continue
+        floor = noise * max((float(j.abs().max()) for p in truth.jacobians.values() for j in p if j.numel()), default=0)
         for name, layer in measured.items():
             wanted = _wanted(truth, name)
             if isinstance(wanted, str):  # this sample never calls it
                 empty = layer.spectra[i] is None
                 status, note = ("measured", "not called") if empty else ("wrong", "measured, and never called")
             else:
-                status, note = _cell(layer.spectra[i], wanted, call)
+                status, note = _cell(layer.spectra[i], wanted, call, floor)
             cells[status] += 1
             if status not in ("measured", "near"):
                 notes.append(f"{name}, sample {i}: {status}: {note}")
@@ -123,7 +131,7 @@ def _compare(
 
 def _key(name: str) -> tuple[str, int]:
     base, _, number = name.partition("#")
-    return base, int(number) - 1 if number else 0
+    return base, int(number) - 1 if number.isdigit() else 0 if not number else -1  # "m#2.logits" is no whole call
 
 
 def _place(truth: Truth, name: str) -> tuple[tuple[str, int], str] | None:
@@ -133,7 +141,7 @@ def _place(truth: Truth, name: str) -> tuple[tuple[str, int], str] | None:
     if _key(name) in truth.jacobians:
         return _key(name), ""
     for k in range(len(name) - 1, 0, -1):  # a module's call, then the path of one tensor of several
-        if name[k] in ".:" and not name[k + 1 :].count("#") and _key(name[:k]) in truth.jacobians:
+        if name[k] in ".:" and "#" not in name[k:] and _key(name[:k]) in truth.jacobians:
             return _key(name[:k]), name[k + 1 :]
     return None
 
@@ -166,7 +174,7 @@ def _complete(profile: Any, truths: list[Truth], cells: Counter[str], notes: lis
                 notes.append(f"{name} is missing: {profile.unmeasured.get(key[0] or 'output', 'without a word')}")
 
 
-def _cell(spectrum: Any, jacobian: Tensor, call: Call) -> tuple[str, str]:
+def _cell(spectrum: Any, jacobian: Tensor, call: Call, floor: float) -> tuple[str, str]:
     if call.directions is not None:
         jacobian = jacobian @ call.directions.T
     if spectrum is None:
@@ -178,6 +186,8 @@ def _cell(spectrum: Any, jacobian: Tensor, call: Call) -> tuple[str, str]:
     sigma = singular_values(jacobian)
     found = np.asarray(spectrum.singular_values)
     own = spectrum.rank(call.options["tolerance"])
+    if sigma.max(initial=0.0) <= floor and sigma.any():
+        return "noise", "zero but for the truth's own rounding"
     if not own.certified:
         low, high, _ = true_rank(sigma, jacobian.shape, call.options["tolerance"], call.work)
         right = low <= own.value <= high

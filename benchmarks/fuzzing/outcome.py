@@ -19,6 +19,7 @@ Status = Literal[
     "wide",  # certified, and too wide to say much
     "near",  # too wide because a singular value of the truth lies nearer to the threshold than the certified error
     "kink",  # rounding decides which linear piece the network stands on, so there is no one truth
+    "noise",  # the truth is zero but for its own rounding, so it has no rank to compare with
     "ambiguous",  # refused as the generator meant it
     "measured",
 ]

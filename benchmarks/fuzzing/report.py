@@ -22,7 +22,7 @@ def table(outcomes: Sequence[Outcome]) -> str:
     lines.append(f"| tried | {len(outcomes)} | {sum(cells.values())} |")
     for status in reversed(ORDER):
         lines.append(f"| {status} | {networks[status]} | {cells[status]} |")
-    judged = sum(cells.values()) - cells["kink"] - cells["ambiguous"]
+    judged = sum(cells.values()) - cells["kink"] - cells["noise"] - cells["ambiguous"]
     share = 100 * cells["measured"] / judged if judged else 0.0
     lines += ["", f"{share:.1f} % of the {judged} cells with one truth were measured.", ""]
     lines += ["| ingredient | networks | " + " | ".join(_ASKED) + " |", "|---|---|" + "---|" * len(_ASKED)]
@@ -35,7 +35,7 @@ def table(outcomes: Sequence[Outcome]) -> str:
         part: Counter[str] = Counter()
         for outcome in by[name]:
             part.update(outcome.cells)
-        total = sum(part.values()) - part["kink"] - part["ambiguous"]
+        total = sum(part.values()) - part["kink"] - part["noise"] - part["ambiguous"]
         shown = [f"{100 * part['measured'] / total:.0f} %" if total else "", *(str(counted[s]) for s in _ASKED[1:])]
         lines.append(f"| {name} | {len(by[name])} | " + " | ".join(shown) + " |")
     return "\n".join(lines)
