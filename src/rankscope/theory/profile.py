@@ -16,6 +16,9 @@ from rankscope.theory._blocks import Activation, Normalisation, init_std
 from rankscope.theory.prediction import predicted_rank
 from rankscope.theory.residual import relu_width
 from rankscope.theory.residual_law import residual_chain_rank
+from rankscope.views.chain_figure import plot_chain
+from rankscope.views.chain_text import chain_text
+from rankscope.views.chains import ChainView, Law
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -120,25 +123,26 @@ class ChainProfile(Record):
 
     @property
     def prediction(self) -> str:
-        """Which theory the predicted curves come from, or why there are none."""
+        """Which theory the predicted curves come from, or why there are none; words for ``law``."""
+        return self.law.value
+
+    @property
+    def law(self) -> Law:
+        """Which law predicts this block, or why none does."""
         std = self._std()
         if std is None:
-            return "none: the entries' law is the caller's own"
+            return Law.OWN_ENTRIES
         if self.inputs not in (None, self.width):
-            return "none: the input has fewer dimensions than a layer"
+            return Law.FEWER_INPUTS
         if self.residual is not None:
             if self.normalisation is not None:
-                return "none: a normalised branch keeps its size as the skip grows, which has no closed form"
+                return Law.NORMALISED_BRANCH
             if self.activation == "relu":
-                return "none: residual ReLU chains have no closed form"
-            return (
-                "residual chain"
-                if self.activation is None
-                else "residual chain without the activation, for comparison: no law of this block"
-            )
+                return Law.RESIDUAL_RELU
+            return Law.RESIDUAL if self.activation is None else Law.RESIDUAL_BESIDE
         if self.normalisation is not None or self.activation in ("gelu", "tanh"):
-            return "Gaussian chain without the block's nonlinearity, for comparison: no law of this block"
-        return "Gaussian chain" if self.activation is None else "Gaussian chain of half the width (ReLU)"
+            return Law.GAUSSIAN_BESIDE
+        return Law.GAUSSIAN if self.activation is None else Law.GAUSSIAN_RELU
 
     @property
     def prediction_range(self) -> str:
@@ -146,9 +150,9 @@ class ChainProfile(Record):
 
         Empty where there is no prediction, or only a curve to compare with.
         """
-        if self.prediction.startswith("none") or "comparison" in self.prediction:
+        if not self.law.predicts or self.law.beside:
             return ""
-        if self.activation == "relu" and self.normalisation is None:
+        if self.law is Law.GAUSSIAN_RELU:
             return "law of large width: mean within 8 % of the width at widths of 60 and more, single chains vary more"
         least = 20 if self.residual is not None else 4
         return f"law of large width: within 3 dimensions or 2 % at widths of {least} and more"
@@ -161,7 +165,7 @@ class ChainProfile(Record):
         """
         if not self.prediction_range:
             return False
-        least = 20 if self.residual is not None else 60 if "ReLU" in self.prediction else 4
+        least = 20 if self.residual is not None else 60 if self.law is Law.GAUSSIAN_RELU else 4
         return self.width >= least
 
     @cached_property
@@ -173,7 +177,7 @@ class ChainProfile(Record):
         """
         nothing = np.full(self.depth, np.nan)
         shape, std = (self.width, self.width), self._std()
-        if std is None or self.prediction.startswith("none"):
+        if std is None or not self.law.predicts:
             return nothing, nothing.copy()
         jacobian, features = self.tolerance.relative(shape), float(np.sqrt(EPS32 * self.width))
         depths = range(1, self.depth + 1)
@@ -219,9 +223,7 @@ class ChainProfile(Record):
 
         Lines are means over seeds, bands their range. Returns the axes; ``ax.figure.savefig`` writes it.
         """
-        from rankscope.theory.chain_figure import plot_chain
-
-        return plot_chain(self, ax)
+        return plot_chain(self._view(), ax)
 
     def to_dict(self, *, spectra: bool = False) -> dict[str, Any]:
         """Plain values for JSON; ``spectra`` adds every singular value (2·width numbers a depth)."""
@@ -273,11 +275,32 @@ class ChainProfile(Record):
         return found
 
     def __str__(self) -> str:
-        from rankscope.theory._chain_text import chain_text
-
-        return chain_text(self)
+        return chain_text(self._view())
 
     __repr__ = __str__
+
+    def _view(self) -> ChainView:
+        return ChainView(
+            title=self.title,
+            dtype=self.dtype,
+            tolerance=str(self.tolerance),
+            samples=self.samples,
+            seconds=self.seconds,
+            width=self.width,
+            depth=self.depth,
+            residual=self.residual is not None,
+            ranks=self.jacobian_ranks,
+            dimensions=self.feature_dimensions,
+            predicted=self.predicted,
+            law=self.law,
+            law_range=self.prediction_range,
+            in_range=self.in_range,
+            seeds=tuple(run.seed for run in self.runs),
+            stops=tuple(run.stopped_at for run in self.runs),
+            singular=tuple(run.singular for run in self.runs),
+            rises=self.rises,
+            floor=EPS32,
+        )
 
     def _gather(self, read: Callable[[ChainStep], float]) -> NDArray[np.float64]:
         found = np.full((len(self.runs), self.depth), np.nan)

@@ -9,16 +9,15 @@ import numpy as np
 
 from rankscope._base.errors import DataError
 from rankscope._base.style import COLOURS, plain_text, whole_ticks
+from rankscope.views.chains import ChainView
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-    from rankscope.theory.profile import ChainProfile
-
 __all__ = ["plot_chain"]
 
 
-def plot_chain(profile: ChainProfile, ax: Axes | None) -> Axes:
+def plot_chain(chains: ChainView, ax: Axes | None) -> Axes:
     """Lines are means over seeds, bands their range."""
     if ax is None:
         from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -27,21 +26,21 @@ def plot_chain(profile: ChainProfile, ax: Axes | None) -> Axes:
         figure = Figure(figsize=(8.5 / 2.54, 7.2 / 2.54), dpi=300, layout="constrained")
         FigureCanvasAgg(figure)
         ax = figure.add_subplot()
-    ranks, dimensions = profile.jacobian_ranks, profile.feature_dimensions
+    ranks, dimensions = chains.ranks, chains.dimensions
     reached = int(np.isfinite(ranks).any(axis=0).sum())
     if not reached:
         raise DataError("no depth was measured before the float32 stop; leave the stop off, or raise the scale of init")
-    depths = np.arange(1, profile.depth + 1)
+    depths = np.arange(1, chains.depth + 1)
     series = (
-        (ranks, profile.predicted[0], COLOURS[0], "o", "Jacobian rank"),
-        (dimensions, profile.predicted[1], COLOURS[1], "s", "feature dimension (PCA)"),
+        (ranks, chains.predicted[0], COLOURS[0], "o", "Jacobian rank"),
+        (dimensions, chains.predicted[1], COLOURS[1], "s", "feature dimension (PCA)"),
     )
-    every = max(1, profile.depth // 12)
+    every = max(1, chains.depth // 12)
     # the reference's threshold on σ is the one on λ of the features: then both predictions are one curve
-    alike = np.allclose(*profile.predicted, rtol=1e-6, equal_nan=True)
-    name = "theory" if profile.in_range else "limit law"
-    if "comparison" in profile.prediction:
-        name = "linear chain" if profile.residual is None else "linear residual chain"
+    alike = np.allclose(*chains.predicted, rtol=1e-6, equal_nan=True)
+    name = "theory" if chains.in_range else "limit law"
+    if chains.law.beside:
+        name = "linear residual chain" if chains.residual else "linear chain"
     for values, theory, colour, marker, label in series:
         part, shown = values[:, :reached], depths[:reached]
         first = marker == "o"
@@ -56,14 +55,14 @@ def plot_chain(profile: ChainProfile, ax: Axes | None) -> Axes:
             dashes = (0, (4, 2)) if first else (0, (1, 1.5))
             text = name if alike else f"{name}, {'rank' if first else 'features'}"
             ax.plot(depths, theory, color="black", ls=dashes, lw=0.9, label=text, zorder=4)
-    if any(run.stopped_at for run in profile.runs):
+    if any(chains.stops):
         ax.axvline(reached, color="0.5", lw=0.8, label="float32 stop")
-    ax.set_xlim(1, max(profile.depth, 2))
+    ax.set_xlim(1, max(chains.depth, 2))
     whole_ticks(ax)
-    ax.set_ylim(0, profile.width * 1.03)
+    ax.set_ylim(0, chains.width * 1.03)
     ax.set_xlabel("depth (layers)", fontsize=8)
     ax.set_ylabel("dimensions", fontsize=8)
-    ax.set_title("\n".join(plain_text(line, 60) for line in textwrap.wrap(profile.title, 46)), fontsize=8)
+    ax.set_title("\n".join(plain_text(line, 60) for line in textwrap.wrap(chains.title, 46)), fontsize=8)
     ax.tick_params(labelsize=7)
     ax.spines[["top", "right"]].set_visible(False)
     # below the axes: inside, some curve of some block runs through any corner
