@@ -14,7 +14,6 @@ from torch.func import jacrev
 
 import rankscope as rs
 from rankscope.probes import REMEDIES
-from rankscope.probes.figure import plot_remedies, remedies_figure
 
 N, DEPTH, SAMPLES, SEED = 12, 7, 50, 4
 EPS32 = 2.0**-23
@@ -155,12 +154,12 @@ def test_figures(result: rs.RemedyResult) -> None:
     assert ax.figure.get_size_inches()[0] <= 3.5
     dimension = result.plot(quantity="dimension")
     np.testing.assert_array_equal(dimension.lines[1].get_ydata(), np.median(result["skip"].dimensions, axis=0))
-    assert remedies_figure(result).shape == (2,)
+    assert result.side_by_side().shape == (2,)
     assert not any(line.get_clip_on() for line in ax.lines)
     ax.set_xlim(1, 3)
     assert all(tick == int(tick) for tick in ax.get_xticks())
     with pytest.raises(rs.UsageError, match="quantity is 'ranks'"):
-        plot_remedies(result, quantity="ranks")
+        result.plot(quantity="ranks")
 
 
 @pytest.mark.parametrize(

@@ -47,12 +47,10 @@ def run_probe(
             results = probe_all(chosen, scale=scale, input_shape=shape, seed=seed, **options)  # type: ignore[arg-type]
             write_result(out, "probe", results.to_dict(), {"probe": results.table()}, results.plot())
         if remedies:
-            from rankscope.probes.figure import remedies_figure
-
             make_folder(out)
             seeds = (seed, seed + 1, seed + 2)
             found = probe_remedies(scale=scale, seeds=seeds, tolerance=options["tolerance"])  # type: ignore[arg-type]
-            write_result(out, "remedies", found.to_dict(), {"remedies": found.table()}, remedies_figure(found))
+            write_result(out, "remedies", found.to_dict(), {"remedies": found.table()}, found.side_by_side())
     if as_json:
         print(as_json_text(_record(results, found)))
         return

@@ -13,6 +13,9 @@ from rankscope._base.errors import UsageError, nearest
 from rankscope._base.records import ByValue, Record
 from rankscope.spectra import Tolerance, ToleranceLike, as_tolerance
 from rankscope.theory import ChainProfile
+from rankscope.views.probe_figure import plot_remedies, remedies_figure
+from rankscope.views.probe_text import remedies_text
+from rankscope.views.probes import RemediesView, RemedyLine
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -157,11 +160,26 @@ class RemedyResult(Record):
 
     def plot(self, *, ax: Axes | None = None, quantity: str = "rank") -> Axes:
         """One line a remedy over depth; ``quantity`` "rank" (Jacobian) or "dimension" (features)."""
-        from rankscope.probes.figure import plot_remedies
+        return plot_remedies(self._view(), ax=ax, quantity=quantity)
 
-        return plot_remedies(self, ax=ax, quantity=quantity)
+    def side_by_side(self) -> Any:
+        """Jacobian rank and feature dimension beside each other under one legend: an array of two Axes."""
+        return remedies_figure(self._view())
 
     def __str__(self) -> str:
-        from rankscope.probes._text import remedies_text
+        return remedies_text(self._view())
 
-        return remedies_text(self)
+    def _view(self) -> RemediesView:
+        return RemediesView(
+            curves=tuple(
+                RemedyLine(c.label, c.ranks, c.dimensions, c.certain, c.chain.normalisation == "batchnorm")
+                for c in self.curves
+            ),
+            depths=self.depths,
+            width=self.width,
+            activation=self.activation,
+            seeds=len(self.seeds),
+            seconds=self.seconds,
+            tolerance=self.tolerance.name,
+            samples=self.samples,
+        )

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from rankscope._base.errors import UsageError, nearest
 from rankscope._base.records import Record
 from rankscope.spectra import RankEstimate, Spectrum, Tolerance, ToleranceLike, as_tolerance
+from rankscope.views.probe_figure import plot_probes
+from rankscope.views.probe_text import probes_text
+from rankscope.views.probes import Bounded, ProbeRow, ProbesView
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -185,9 +188,7 @@ class ProbeResult(Record):
 
     def plot(self, *, ax: Axes | None = None) -> Axes:
         """Bars of dimension and rank before and after, as in Fig. 3."""
-        from rankscope.probes.figure import plot_probes
-
-        return plot_probes([self], ax=ax)
+        return plot_probes(_view([self]), ax=ax)
 
     def __repr__(self) -> str:
         return str(self)  # a notebook shows the table, not the arrays
@@ -247,14 +248,50 @@ class ProbeResults(Record):
 
     def plot(self, *, ax: Axes | None = None) -> Axes:
         """Grouped bars as in Fig. 3: PCA dimension and Jacobian rank before and after each component."""
-        from rankscope.probes.figure import plot_probes
-
-        return plot_probes(self.results, ax=ax)
+        if not self.results:
+            raise UsageError("there is no probe to draw; give at least one result")
+        return plot_probes(_view(self.results), ax=ax)
 
     def __repr__(self) -> str:
         return str(self)  # a notebook shows the table, not the arrays
 
     def __str__(self) -> str:
-        from rankscope.probes._text import probes_text
+        return probes_text(_view(self.results)) if self.results else "no component was probed"
 
-        return probes_text(self.results)
+
+def _bounded(found: RankEstimate) -> Bounded:
+    return Bounded(found.value, found.lower, found.upper, found.certified)
+
+
+def _view(results: Sequence[ProbeResult]) -> ProbesView:
+    first = results[0]
+    return ProbesView(
+        rows=tuple(map(_row, results)),
+        input_shape=first.input_shape,
+        batch=first.batch,
+        front=first.front,
+        units=first.jacobian_before.shape[0],
+        tolerance=first.tolerance.name,
+        dtype=first.dtype,
+        device=first.device,
+        sample_limit=first.sample_limit,
+    )
+
+
+def _row(result: ProbeResult) -> ProbeRow:
+    row = result.summary()
+    return ProbeRow(
+        name=result.name,
+        label=result.label,
+        outputs=row["outputs"],
+        dimension_before=_bounded(result.dimension_before),
+        dimension_after=_bounded(result.dimension_after),
+        rank_before=_bounded(result.rank_before),
+        rank_after=_bounded(result.rank_after),
+        at_sample_limit=result.at_sample_limit,
+        exact_rank_at_least=result.exact_rank_at_least,
+        expected=(row["expected_exact"], row["expected_numerical"]),
+        expectation=result.expectation,
+        certificate=result.certificate,
+        mode=result.mode,
+    )

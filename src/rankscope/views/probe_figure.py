@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from rankscope._base.errors import UsageError
 from rankscope._base.style import COLOURS, COLUMN_WIDTH, TEXT_WIDTH, figure_style, new_axes, plain_text, whole_ticks
+from rankscope.views.probes import ProbesView, RemediesView
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
-
-    from rankscope.probes.remedy_result import RemedyResult
-    from rankscope.probes.result import ProbeResult
 
 __all__ = ["plot_probes", "plot_remedies", "remedies_figure"]
 
@@ -26,14 +23,13 @@ _BARS = (
 )
 
 
-def plot_probes(results: Sequence[ProbeResult], *, ax: Axes | None = None) -> Axes:
+def plot_probes(found: ProbesView, *, ax: Axes | None = None) -> Axes:
     """Grouped horizontal bars: PCA dimension and Jacobian rank, before (pale) and after (full colour).
 
     Horizontal, because seventeen names in a column's width would have to stand on end. The dashed line is the sample
     limit: no PCA dimension can pass it. Whiskers are bounds, where rounding leaves any doubt.
     """
-    if not results:
-        raise UsageError("there is no probe to draw; give at least one result")
+    results = found.rows
     with figure_style():
         if ax is None:
             ax = new_axes(COLUMN_WIDTH, 0.75 + 0.32 * max(len(results), 3))
@@ -56,13 +52,13 @@ def plot_probes(results: Sequence[ProbeResult], *, ax: Axes | None = None) -> Ax
                     elinewidth=0.7,
                     capsize=1.5,
                 )
-        limit = results[0].sample_limit
+        limit = found.sample_limit
         ax.axvline(limit, color="#000000", linestyle=(0, (4, 3)), linewidth=0.7, label=f"sample limit {limit:,}")
         ax.set_yticks(y, [plain_text(r.label) for r in results])
         ax.tick_params(axis="y", length=0)
         ax.set_ylim(len(results) - 0.4, -0.6)
         ax.set_xlim(left=0)
-        ax.set_xlabel(f"dimensions (tolerance {results[0].tolerance.name})")
+        ax.set_xlabel(f"dimensions (tolerance {found.tolerance})")
         handles, labels = ax.get_legend_handles_labels()
         order = [labels.index(bar[0]) for bar in _BARS]
         order[2:2] = [i for i in range(len(labels)) if i not in order]  # the limit below the dimensions it limits
@@ -78,7 +74,7 @@ def plot_probes(results: Sequence[ProbeResult], *, ax: Axes | None = None) -> Ax
     return ax
 
 
-def plot_remedies(result: RemedyResult, *, ax: Axes | None = None, quantity: str = "rank") -> Axes:
+def plot_remedies(result: RemediesView, *, ax: Axes | None = None, quantity: str = "rank") -> Axes:
     """One line a remedy over depth, its median over the seeds, the range as a band; quantity 'rank' or 'dimension'."""
     if quantity not in ("rank", "dimension"):
         raise UsageError(f"quantity is {quantity!r}; draw 'rank' or 'dimension'")
@@ -92,7 +88,7 @@ def plot_remedies(result: RemedyResult, *, ax: Axes | None = None, quantity: str
     return ax
 
 
-def remedies_figure(result: RemedyResult) -> Any:
+def remedies_figure(result: RemediesView) -> Any:
     """Jacobian rank and feature dimension side by side under one legend, as wide as a page's text; an array of Axes."""
     with figure_style():
         left = new_axes(TEXT_WIDTH, 2.7)
@@ -105,8 +101,9 @@ def remedies_figure(result: RemedyResult) -> Any:
     return axes
 
 
-def _draw_remedies(result: RemedyResult, ax: Axes, quantity: str) -> None:
-    every = max(1, result.depth // 8)
+def _draw_remedies(result: RemediesView, ax: Axes, quantity: str) -> None:
+    depth = len(result.depths)
+    every = max(1, depth // 8)
     for i, curve in enumerate(result.curves):
         values = curve.ranks if quantity == "rank" else curve.dimensions
         colour, first = COLOURS[(i - 1) % len(COLOURS)], (i * every) // max(len(result.curves), 1)
@@ -125,7 +122,7 @@ def _draw_remedies(result: RemedyResult, ax: Axes, quantity: str) -> None:
             low, high = values.min(axis=0), values.max(axis=0)
             ax.fill_between(result.depths, low, high, color=colour, alpha=0.2, linewidth=0)
     ax.set_xlabel("layers")
-    ax.set_ylabel(f"Jacobian rank (tolerance {result.tolerance.name})" if quantity == "rank" else "PCA dimension")
-    ax.set_xlim(1, max(result.depth, 2))
+    ax.set_ylabel(f"Jacobian rank (tolerance {result.tolerance})" if quantity == "rank" else "PCA dimension")
+    ax.set_xlim(1, max(depth, 2))
     whole_ticks(ax)
     ax.set_ylim(0, ax.get_ylim()[1])
