@@ -440,7 +440,7 @@ SEEN = []  # beside the module, whose own attributes are given back as they were
 
 
 class Spy(nn.Module):
-    """Counts its calls in a buffer, draws a random number, and notes the arithmetic that it runs under."""
+    """Counts its calls in a buffer and a list, draws a random number, and notes the arithmetic that it runs under."""
 
     def __init__(self):
         super().__init__()
@@ -483,8 +483,9 @@ def test_the_caller_finds_model_flags_and_random_state_as_they_were(tmp_path, wh
         assert (torch.backends.cudnn.allow_tf32, torch.get_float32_matmul_precision()) == (tf32, "high")
     finally:
         torch.set_float32_matmul_precision("highest")
-    assert set(SEEN) == {(False, "highest")}
     assert net.seen == []
+    assert set(SEEN) <= {(False, "highest")}
+    assert SEEN or (broken and what == "local_feature_rank")  # one bad input is refused before the model runs
     assert float(net.calls) == 0
     assert net.training
 

@@ -281,15 +281,15 @@ def test_bad_input_is_named():
         feature_rank(net)
     with pytest.raises(UsageError, match="no layers are given"):
         feature_rank({})
-    with pytest.raises(DataError, match="data is a int"):
+    with pytest.raises(UsageError, match="inputs is a int"):
         feature_rank(net, 3, cut_points=["0"])
-    with pytest.raises(DataError, match="hold no batch"):
+    with pytest.raises(DataError, match="there is no sample"):
         feature_rank(net, [], cut_points=["0"])
     with pytest.raises(UsageError, match="unknown reduce 'mean'"):
         feature_rank(net, x, cut_points=["0"], reduce="mean")
     with pytest.raises(DataError, match=r"batch axis of length 1; this has shape \(400, 20\)"):
         local_feature_rank(net, x, cut_points=["0"])
-    with pytest.raises(UsageError, match="noise is 0 and samples 5000"):
+    with pytest.raises(UsageError, match=r"noise is 0\.0; it must be a finite number above 0"):
         local_feature_rank(net, x[:1], cut_points=["0"], noise=0.0)
     with pytest.raises(UsageError, match="no cut_points are given"):
         local_feature_rank(net, x[:1], cut_points=[])

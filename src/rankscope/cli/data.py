@@ -73,9 +73,9 @@ def calibrated(loaded: LoadedModel, dataset: Any) -> tuple[str, ...]:
         return ()
     from rankscope.features.sources import batches
 
-    for batch in batches(dataset, 0, batch_size=_CALIBRATION, num_workers=0, options={}):
-        if len(batch.indices) > 1:
-            note = calibrate_batchnorm(loaded.model, [batch.inputs])
+    for batch in batches(loaded.model, dataset, 0, batch_size=_CALIBRATION, num_workers=0, options={}):
+        if batch.call is not None and len(batch.indices) > 1:
+            note = calibrate_batchnorm(loaded.model, [batch.call.x])
             return (note,) if note else ()
     return ()
 

@@ -19,6 +19,8 @@ from rankscope.cli.options import default_folder, parse_cut_points
 from rankscope.cli.results import as_json_text, write_result
 from rankscope.cli.run_data import read_run
 from rankscope.features import Collection, classification_dimension, collect, feature_rank
+from rankscope.features.feature_rank import measured_features
+from rankscope.features.reduction import check_reduce
 from rankscope.features.shards import ShardStore
 from rankscope.features.sources import Skipped, batches, skipped_lines
 from rankscope.loading import load_model
@@ -132,17 +134,23 @@ def run_features(
         skipped: list[Skipped] = []
 
         def stream() -> Iterator[Any]:
-            for batch in batches(dataset, 0, batch_size=source.batch_size, num_workers=0, options={}):
+            for batch in batches(loaded.model, dataset, 0, batch_size=source.batch_size, num_workers=0, options={}):
                 report(batch.after, len(dataset), "measuring")
                 skipped.extend(batch.skipped)
-                if len(batch.indices):
-                    yield batch.inputs
+                if batch.call is not None:
+                    yield batch.call
             if len(skipped) == len(dataset):
                 first = f"; the first: {skipped[0].name}: {skipped[0].reason}" if skipped else ""
                 raise DataError(f"the data hold no readable sample ({len(skipped)} skipped{first})")
 
-        profile = feature_rank(
-            loaded.model, stream(), cut_points=wanted, reduce=reduce, channels=channels, samples=len(dataset)
+        check_reduce(reduce, channels)
+        profile = measured_features(
+            loaded.model,
+            stream(),
+            cut_points=wanted,
+            reduce=reduce,
+            channels=channels,
+            samples=lambda: len(dataset),
         )
         record = {
             **profile.to_dict(),

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
-import numpy as np
 import torch
 
 from rankscope._base.errors import DataError
+from rankscope.slicing.values import as_tensor
 
 __all__ = ["as_labels", "as_matrix", "first_bad_row"]
 
@@ -32,7 +32,7 @@ def as_matrix(values: Any, name: str, *, device: torch.device | str | None = Non
     DataError
         Not a matrix, no rows, or a NaN or infinite value (its sample is named).
     """
-    tensor = torch.as_tensor(np.asarray(values) if not isinstance(values, torch.Tensor) else values).detach()
+    tensor = as_tensor(values, name)
     if tensor.ndim != 2:
         raise DataError(f"{name} must be a matrix (samples × dimensions); this has shape {tuple(tensor.shape)}")
     if min(tensor.shape) == 0:
@@ -61,7 +61,7 @@ def as_labels(
     DataError
         Whatever of the above does not hold; the message names the label, the sample or the class.
     """
-    labels = torch.as_tensor(np.asarray(values) if not isinstance(values, torch.Tensor) else values).detach()
+    labels = as_tensor(values, "labels")
     if labels.ndim != 1 or labels.is_floating_point() or labels.is_complex():
         raise DataError(
             f"labels must be integers, one a sample; these are {labels.dtype} of shape {tuple(labels.shape)}"

@@ -8,7 +8,8 @@ from typing import Any
 import torch
 from torch import nn
 
-from rankscope._base.errors import CutPointError, ModelError, OutputError, UsageError
+from rankscope._base.checks import count_of
+from rankscope._base.errors import CutPointError, ModelError, OutputError
 from rankscope._base.files import FolderLock
 from rankscope._base.identity import Identity, identity_of
 from rankscope._base.progress import Progress, progress_for
@@ -23,8 +24,10 @@ from rankscope.features.precision import unit_roundoff
 from rankscope.features.reduction import Channels, Reduce, check_reduce, coarse_square, reduce_output
 from rankscope.features.resuming import Resumed, begin
 from rankscope.features.shards import ShardStore
-from rankscope.features.sources import as_dataset, batches, first_input
+from rankscope.features.sources import as_dataset, batches, first_call
 from rankscope.slicing import CutPointsLike
+from rankscope.slicing.batches import run_forward
+from rankscope.slicing.calls import Call
 
 __all__ = ["collect"]
 
@@ -55,8 +58,9 @@ def collect(
     model : nn.Module
         A classifier whose final linear layer can be found (or is named by ``head``).
     data : Dataset, DataLoader (sequential), or pair of arrays (inputs, labels)
-        Items are (input, label) pairs, or dictionaries with ``pixel_values`` and ``label``, as those of a Hugging Face
-        data set whose ``with_transform`` prepares the images; what else they hold is left out.
+        Items are (input, label) pairs, or dictionaries with the names of ``forward`` and ``label``, as those of a
+        Hugging Face data set whose ``with_transform`` prepares the images; what else they hold is left out. Of a
+        ``DataLoader`` with a sampler the samples that it names are collected, in its order.
     cut_points : "blocks", "paper", name, glob, or a list of names and globs, optional
         Where moments are kept (8·d² bytes each, never the activations). Default: the blocks of the network (as in
         ``jacobian_rank``) that are narrow enough for a covariance, if it has any; an empty list keeps none.
@@ -96,8 +100,8 @@ def collect(
     (8, torch.Size([8, 3]))
     """
     check_reduce(reduce, channels)
-    if shard_size < 1 or batch_size < 1:
-        raise UsageError(f"shard_size is {shard_size} and batch_size {batch_size}; both are counts of samples")
+    shard_size, batch_size = count_of(shard_size, "shard_size"), count_of(batch_size, "batch_size")
+    num_workers = count_of(num_workers, "num_workers", least=0)
     dataset, options = as_dataset(data)
     name, layer = find_head(model) if head is None else (head, dict(model.named_modules()).get(head))
     if layer is None:
@@ -158,24 +162,24 @@ def _collect(
             record_outputs(model, taken.cut_points, inputs_of=name, reduced=rows_of) as outputs,
         ):
 
-            def forward(inputs: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+            def passed(call: Call) -> torch.Tensor:
                 nonlocal shape
                 outputs.clear()
-                shape = tuple(inputs.shape)
-                logits = _logits(model(inputs.to(device)))
+                shape = tuple(call.x.shape)
+                return _logits(run_forward(model, call.rows(0, len(call), "a batch"), device))
+
+            def forward(call: Call) -> tuple[torch.Tensor, torch.Tensor]:
+                logits = passed(call)
                 return outputs["<input>"].flatten(1), logits
 
-            taken.compare(dataset, options, batch_size, forward)
+            taken.compare(model, dataset, options, batch_size, forward)
             run = taken.run
             resumed = run.samples
             run.beside = _works_beside(device)
-            loader = batches(dataset, run.after, batch_size=batch_size, num_workers=num_workers, options=options)
+            loader = batches(model, dataset, run.after, batch_size=batch_size, num_workers=num_workers, options=options)
             for batch in on_device(loader, device) if run.after < len(dataset) else ():
-                if len(batch.indices):
-                    outputs.clear()
-                    shape = tuple(batch.inputs.shape)
-                    made = model(batch.inputs)
-                    run.launch(batch, outputs, _logits(made), layer, name, coarse)
+                if batch.call is not None:
+                    run.launch(batch, outputs, passed(batch.call), layer, name, coarse)
                 # a batch is looked at when the next one is on its way; on a CPU there is nothing to wait for
                 run.settle(waiting=1 if run.beside else 0)
                 run.skip(batch)
@@ -211,19 +215,20 @@ def _cut_points(
         return []
     if wanted is not None and is_plain(model, wanted):
         return [wanted] if isinstance(wanted, str) else list(wanted)
-    x = first_input(dataset, options)
-    if x is None:  # told below, with the reasons, as data without a readable sample
+    call = first_call(model, dataset, options)
+    if call is None:  # told below, with the reasons, as data without a readable sample
         return []
+    sample = call.rows(0, 1, "the first sample")
     if wanted is not None:
-        return cut_names(model, x, wanted)
+        return cut_names(model, sample, wanted)
     try:
-        calls = chosen_calls(model, x, "blocks")
+        calls = chosen_calls(model, sample, "blocks")
     # no block, tokens, or a model that changes its modules as it runs: final features are there all the same
     except (CutPointError, ModelError, KeyError):
         return []
     widths = {
         name: reduce_output(
-            torch.empty(call.shape, device="meta"), reduce, channels=channels, input_shape=x.shape
+            torch.empty(call.shape, device="meta"), reduce, channels=channels, input_shape=sample.x.shape
         ).shape[1]
         for call in calls
         for name in layer_names(model, call)

@@ -8,6 +8,8 @@ from torch import nn
 from rankscope._base.errors import CutPointError
 from rankscope.features.hooks import inference
 from rankscope.slicing import CutPointsLike, ModuleCall, Sample, select, trace
+from rankscope.slicing.batches import dtype_of_inputs
+from rankscope.slicing.calls import differentiable
 
 __all__ = ["chosen_calls", "cut_names", "is_plain", "layer_names"]
 
@@ -19,7 +21,7 @@ def is_plain(model: nn.Module, wanted: CutPointsLike) -> bool:
     return not any(set(name) & set("*?[#") for name in wanted)
 
 
-def chosen_calls(model: nn.Module, x: torch.Tensor, wanted: CutPointsLike) -> list[ModuleCall]:
+def chosen_calls(model: nn.Module, x: torch.Tensor | Sample, wanted: CutPointsLike) -> list[ModuleCall]:
     """The calls that ``wanted`` names (as in ``jacobian_rank``), from one forward pass of the sample ``x`` (1, …).
 
     Raises
@@ -28,12 +30,12 @@ def chosen_calls(model: nn.Module, x: torch.Tensor, wanted: CutPointsLike) -> li
         A name that no module has or calls, an earlier call of a module that is called several times, or inputs that
         are integers (tokens), of which there is no graph to read.
     """
-    if not x.is_floating_point():
-        raise CutPointError(f"blocks and globs are read off a graph that {x.dtype} inputs do not have; name layers")
-    device = next((p.device for p in model.parameters()), torch.device("cpu"))
-    dtype = next((p.dtype for p in model.parameters() if p.is_floating_point()), torch.float32)
-    with inference(model):
-        found = trace(model, Sample(x.to(device, dtype), "the first sample"))
+    sample = differentiable(model, x if isinstance(x, Sample) else Sample(x, "the first sample"))
+    if not sample.x.is_floating_point():
+        kind = sample.x.dtype
+        raise CutPointError(f"blocks and globs are read off a graph that {kind} inputs do not have; name layers")
+    with inference(model) as device:
+        found = trace(model, sample.to(device, dtype_of_inputs(model, sample.x)))
     last: dict[str, int] = {}
     for call in found.calls:
         last[call.key.module] = max(call.key.call, last.get(call.key.module, -1))
@@ -57,7 +59,7 @@ def layer_names(model: nn.Module, call: ModuleCall) -> list[str]:
     return names or [module]
 
 
-def cut_names(model: nn.Module, x: torch.Tensor, wanted: CutPointsLike) -> list[str]:
+def cut_names(model: nn.Module, x: torch.Tensor | Sample, wanted: CutPointsLike) -> list[str]:
     """Dotted names in order of depth; plain names are taken as they are.
 
     >>> cut_names(nn.Sequential(nn.Linear(2, 2), nn.Tanh()), torch.zeros(1, 2), "*")

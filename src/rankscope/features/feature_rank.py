@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from itertools import chain
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from itertools import chain, islice
 from numbers import Real
 from typing import Any
 
-import numpy as np
 import torch
 from torch import nn
 
+from rankscope._base.checks import count_of, number_of
 from rankscope._base.errors import CutPointError, DataError, UsageError
 from rankscope._base.provenance import device_name, versions
 from rankscope.features.accumulate import (
@@ -28,10 +28,14 @@ from rankscope.features.moments import CentredMoments
 from rankscope.features.notes import constant_layer, rounded_layer
 from rankscope.features.precision import check_real, unit_roundoff
 from rankscope.features.reduction import Channels, Reduce, check_reduce, coarse_square, reduce_output
-from rankscope.slicing import CutPointsLike
+from rankscope.slicing import CutPointsLike, Sample
+from rankscope.slicing.batches import Batches, dtype_of_inputs, run_forward
+from rankscope.slicing.calls import Call, Meaning, can_be_repeated, repeated
+from rankscope.slicing.reader import Samples, meaning_of
+from rankscope.slicing.values import as_tensor, is_array
 from rankscope.spectra.scale import power_of_two
 
-__all__ = ["feature_rank", "local_feature_rank"]
+__all__ = ["feature_rank", "local_feature_rank", "measured_features"]
 
 _MEMORY = (
     4e9  # bytes for accumulators, all layers together: what the paper's networks need for pooled features, and more
@@ -48,6 +52,8 @@ def feature_rank(
     samples: int | None = None,
     batch_size: int = 64,
     memory: float = _MEMORY,
+    shared: Any = (),
+    per_sample: Any = (),
 ) -> FeatureProfile:
     """How many dimensions the features of each layer have: PCA dimension and soft ranks (paper §6.1).
 
@@ -55,8 +61,9 @@ def feature_rank(
     ----------
     source : nn.Module, mapping of name → array or CentredMoments, one array, or a ``Collection``
         What to measure. Arrays are (N, …) with samples first.
-    data : tensor, or iterable of batches (tensor, or a tuple that starts with one)
-        Inputs, when ``source`` is a model. One pass is made.
+    data : Tensor, array, mapping, tuple, Dataset or DataLoader
+        Inputs, when ``source`` is a model, read as ``jacobian_rank`` reads them; they may be integers. One pass is
+        made, in the dtype of the model. A label beside the input is left out.
     cut_points : "blocks", "paper", "all", name, glob, or a list of names and globs
         When ``source`` is a model; as in ``jacobian_rank``. A module called several times gives its last output.
     reduce, channels
@@ -64,10 +71,13 @@ def feature_rank(
     samples : int, optional
         Number of samples when ``data`` cannot tell: it decides between covariance and Gram matrix, never the result.
     batch_size : int
-        For inputs in one tensor.
+        Samples in one forward pass; a DataLoader brings its own.
     memory : float
         Bytes that the accumulators may take together. What does not fit is sketched, with bounds, the widest layers
         first.
+    shared, per_sample : names, optional
+        Inputs of a mapping that every sample is called with, and inputs whose rows belong to the samples, where the
+        shape leaves it open.
 
     Raises
     ------
@@ -84,22 +94,21 @@ def feature_rank(
     1
     """
     check_reduce(reduce, channels)
+    batch_size = count_of(batch_size, "batch_size")
+    samples = None if samples is None else count_of(samples, "samples")
     if isinstance(source, nn.Module):
         if data is None or not cut_points:
             raise UsageError("a model needs data, and cut_points (blocks, names or globs) to be measured at")
-        batches, known = _batches(data, batch_size)
-        first = next(batches, None)
-        if first is None:
-            raise DataError("the data hold no batch; give at least two samples")
-        names = cut_names(source, first[:1], cut_points)
-        store = _Store(reduce, channels, samples or known, memory, first.shape)
-        with inference(source) as device, record_outputs(source, names) as outputs:
-            for batch in chain([first], batches):
-                outputs.clear()
-                source(batch.to(device))
-                _all_called(names, outputs)
-                store.add(outputs, len(batch))
-        return store.profile("feature_rank", {"device": device_name(device)})
+        batches = Batches(source, data, batch_size, meaning_of(None, shared, per_sample, floating=False))
+        return measured_features(
+            source,
+            batches,
+            cut_points=cut_points,
+            reduce=reduce,
+            channels=channels,
+            samples=lambda: samples or batches.total,
+            memory=memory,
+        )
     if hasattr(source, "moments") and not isinstance(source, Mapping):
         reduce, source = source.reduce, source.moments
     if not isinstance(source, Mapping):
@@ -111,7 +120,11 @@ def feature_rank(
         if isinstance(values, CentredMoments):
             layers.append(layer_features(name, values, reduce))
             continue
-        rows = values if isinstance(values, torch.Tensor) else torch.as_tensor(np.asarray(values))
+        rows = as_tensor(values, name)
+        if rows.ndim < 2 or not rows.numel():
+            raise DataError(
+                f"{name} has shape {tuple(rows.shape)}; give (samples, ...) with at least one value a sample"
+            )
         store = _Store(reduce, channels, len(rows), memory)
         for part in rows.split(max(batch_size, 1024)):
             store.add({name: part}, len(part))
@@ -120,9 +133,35 @@ def feature_rank(
     return _profile(layers, "feature_rank", notes, {})
 
 
+def measured_features(
+    model: nn.Module,
+    calls: Iterable[Call],
+    *,
+    cut_points: CutPointsLike,
+    reduce: Reduce,
+    channels: Channels,
+    samples: Callable[[], int | None],
+    memory: float = _MEMORY,
+) -> FeatureProfile:
+    """The features that ``calls`` leave at each cut point; ``samples`` is asked once the first call has come."""
+    passing = iter(calls)
+    first = next(passing, None)
+    if first is None:
+        raise DataError("the data hold no sample; give at least two")
+    names = cut_names(model, first.rows(0, 1, "the first sample"), cut_points)
+    store = _Store(reduce, channels, samples(), memory, first.x.shape)
+    with inference(model) as device, record_outputs(model, names) as outputs:
+        for call in chain([first], passing):
+            outputs.clear()
+            run_forward(model, call.rows(0, len(call), "a batch"), device)
+            _all_called(names, outputs)
+            store.add(outputs, len(call))
+    return store.profile("feature_rank", {"device": device_name(device)})
+
+
 def local_feature_rank(
     model: nn.Module,
-    x: torch.Tensor,
+    x: Any,
     *,
     cut_points: CutPointsLike = "blocks",
     noise: float = 1e-3,
@@ -132,18 +171,20 @@ def local_feature_rank(
     batch_size: int = 64,
     seed: int = 0,
     memory: float = _MEMORY,
+    differentiate: str | None = None,
 ) -> FeatureProfile:
     """Feature dimensions around one input: over x + noise·Gaussian, as the published code measures them.
 
-    The forward pass is in float32, whose rounding is part of that measurement: ``pca_bounds`` take the features as
-    they come.
+    The forward pass is in the dtype of the model, whose rounding is part of that measurement (the published code's is
+    float32): ``pca_bounds`` take the features as they come.
 
     Parameters
     ----------
     model : nn.Module
         Measured in evaluation mode and left as it came.
-    x : torch.Tensor
-        One input, with a batch axis of length 1.
+    x : Tensor, array or mapping
+        One input, with a batch axis of length 1. The noise of a mapping is that of one floating-point input; token ids
+        of a Hugging Face model become embeddings first.
     cut_points : "blocks", "paper", "all", name, glob, or a list of names and globs
         As in ``jacobian_rank``.
     noise : float
@@ -158,6 +199,8 @@ def local_feature_rank(
         Of the noise.
     memory : float
         Bytes that the accumulators may take together, as in ``feature_rank``.
+    differentiate : str, optional
+        The name of the input that gets the noise, where several could.
 
     Raises
     ------
@@ -175,44 +218,37 @@ def local_feature_rank(
     2
     """
     check_reduce(reduce, channels)
-    if not noise > 0 or samples < 2:
-        raise UsageError(f"noise is {noise:g} and samples {samples}; give positive noise and two samples or more")
+    samples, batch_size = count_of(samples, "samples", least=2), count_of(batch_size, "batch_size")
+    noise, seed = number_of(noise, "noise", above=0), count_of(seed, "seed", least=0)
     if not cut_points:
         raise UsageError("no cut_points are given; name one layer or more")
-    if x.ndim < 2 or len(x) != 1:
-        raise DataError(f"x must be one input with a batch axis of length 1; this has shape {tuple(x.shape)}")
+    sample = _one_input(model, x, Meaning(differentiate))
     generator = torch.Generator().manual_seed(seed)
-    names = cut_names(model, x, cut_points)
-    store = _Store(reduce, channels, samples, memory, x.shape, rounding=False)
+    names = cut_names(model, sample, cut_points)
+    dtype = dtype_of_inputs(model, sample.x)
+    # what half precision rounds away is no part of what was published, and noise of this size is lost in it
+    coarse = unit_roundoff(dtype) > unit_roundoff(torch.float32)
+    store = _Store(reduce, channels, samples, memory, sample.x.shape, rounding=coarse)
+    together = batch_size if can_be_repeated(model, sample) else 1
     with inference(model) as device, record_outputs(model, names) as outputs:
-        for start in range(0, samples, batch_size):
-            n = min(batch_size, samples - start)
+        for start in range(0, samples, together):
+            n = min(together, samples - start)
             # one draw a sample: the noise does not depend on the batch size
-            step = noise * torch.stack([torch.randn(x.shape[1:], generator=generator) for _ in range(n)])
+            step = noise * torch.stack([torch.randn(sample.x.shape[1:], generator=generator) for _ in range(n)])
             outputs.clear()
-            model(x.to(device, torch.float32) + step.to(device))
+            run_forward(model, repeated(sample, sample.x.to("cpu", dtype) + step), device)
             _all_called(names, outputs)
             store.add(outputs, n)
     return store.profile("local_feature_rank", {"device": device_name(device), "noise": noise, "seed": seed})
 
 
-def _batches(data: Any, batch_size: int) -> tuple[Iterator[torch.Tensor], int | None]:
-    if isinstance(data, np.ndarray):
-        data = torch.from_numpy(data)
-    if isinstance(data, torch.Tensor):
-        return iter(data.split(batch_size)), len(data)
-    if not isinstance(data, Iterable):
-        raise DataError(f"data is a {type(data).__name__}; give a tensor or an iterable of batches")
-    dataset = getattr(data, "dataset", None)
-    known = len(dataset) if dataset is not None and hasattr(dataset, "__len__") else None
-    return (_inputs(batch) for batch in data), known
-
-
-def _inputs(batch: Any) -> torch.Tensor:
-    made = batch[0] if isinstance(batch, tuple | list) else batch
-    if not isinstance(made, torch.Tensor):
-        raise DataError(f"a batch holds a {type(made).__name__} where its inputs should be a tensor")
-    return made
+def _one_input(model: nn.Module, x: Any, meaning: Meaning) -> Sample:
+    if is_array(x) and (len(x.shape) < 2 or len(x) != 1):
+        raise DataError(f"x must be one input with a batch axis of length 1; this has shape {tuple(x.shape)}")
+    found = list(islice(Samples(model, x, None, meaning), 2))
+    if len(found) > 1:
+        raise DataError(f"x must be one input; this {type(x).__name__} holds more")
+    return found[0]
 
 
 def _all_called(cut_points: Sequence[str], outputs: Mapping[str, torch.Tensor]) -> None:

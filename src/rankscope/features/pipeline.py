@@ -7,7 +7,7 @@ stay on the device, and one small copy per batch, looked at a batch later, says 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from typing import Any
@@ -17,6 +17,7 @@ import torch
 from rankscope._base.errors import DataError
 from rankscope.features._inputs import first_bad_row
 from rankscope.features.sources import Batch
+from rankscope.slicing.batches import mapped
 
 __all__ = ["InFlight", "launch", "on_device"]
 
@@ -65,11 +66,15 @@ def on_device(source: Iterable[Batch], device: torch.device) -> Iterator[Batch]:
     """Batches with inputs on ``device``; for a GPU one is read and copied ahead, by a thread on its own stream."""
     if device.type != "cuda":
         for batch in source:
-            yield replace(batch, inputs=batch.inputs.to(device))
+            yield _moved(batch, lambda tensor: tensor.to(device))
         return
     stream = torch.cuda.Stream(device)
     stream.wait_stream(torch.cuda.current_stream(device))
     iterator = iter(source)
+
+    def pinned_to(tensor: torch.Tensor) -> torch.Tensor:
+        pinned = tensor.pin_memory() if tensor.device.type == "cpu" and not tensor.is_pinned() else tensor
+        return pinned.to(device, non_blocking=True)
 
     def fetch() -> tuple[Batch, torch.cuda.Event] | None:
         # all of it on the stream: a data set on the GPU must not wait for the forward pass either
@@ -77,10 +82,7 @@ def on_device(source: Iterable[Batch], device: torch.device) -> Iterator[Batch]:
             batch = next(iterator, None)
             if batch is None:
                 return None
-            inputs = batch.inputs
-            if inputs.device.type == "cpu" and not inputs.is_pinned():
-                inputs = inputs.pin_memory()
-            moved = replace(batch, inputs=inputs.to(device, non_blocking=True))
+            moved = _moved(batch, pinned_to)
             event = torch.cuda.Event()
             event.record(stream)
         return moved, event
@@ -92,5 +94,17 @@ def on_device(source: Iterable[Batch], device: torch.device) -> Iterator[Batch]:
             batch, event = got
             current = torch.cuda.current_stream(device)
             current.wait_event(event)
-            batch.inputs.record_stream(current)  # its memory belongs to the other stream
+            for tensor in _tensors(batch):
+                tensor.record_stream(current)  # its memory belongs to the other stream
             yield batch
+
+
+def _moved(batch: Batch, change: Callable[[torch.Tensor], torch.Tensor]) -> Batch:
+    return batch if batch.call is None else replace(batch, call=mapped(batch.call, change))
+
+
+def _tensors(batch: Batch) -> list[torch.Tensor]:
+    if batch.call is None:
+        return []
+    shared = [value for value in batch.call.shared.values() if isinstance(value, torch.Tensor)]
+    return [batch.call.x, *batch.call.per_sample.values(), *shared]

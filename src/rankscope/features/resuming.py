@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
+from torch import nn
 
 from rankscope._base.errors import OutputError
 from rankscope._base.facts import Fact, FactKind
@@ -14,6 +15,8 @@ from rankscope.features.collection_run import CollectionRun
 from rankscope.features.precision import kept_whole
 from rankscope.features.shards import ShardStore
 from rankscope.features.sources import Batch, batches
+from rankscope.slicing.batches import same_values
+from rankscope.slicing.calls import Call
 
 __all__ = ["Resumed", "begin"]
 
@@ -31,15 +34,16 @@ class Resumed:
 
     def compare(
         self,
+        model: nn.Module,
         dataset: Any,
         options: dict[str, Any],
         batch_size: int,
-        forward: Callable[[torch.Tensor], tuple[torch.Tensor, torch.Tensor]],
+        forward: Callable[[Call], tuple[torch.Tensor, torch.Tensor]],
     ) -> None:
         """Compute the first kept batch again; where it differs, begin anew. ``forward``: to (features, logits)."""
         if not self.run.shard:
             return
-        why = self._difference(dataset, {**options, "num_workers": 0}, batch_size, forward)
+        why = self._difference(model, dataset, {**options, "num_workers": 0}, batch_size, forward)
         if isinstance(why, Fact):
             self.facts.append(why)
         if isinstance(why, Fact) and why.kind is FactKind.KEPT_DIFFERS:
@@ -50,10 +54,10 @@ class Resumed:
         kept = {"kept": self.run.samples, "total": self.total, "unit": "sample"}
         self.facts.append(Fact(FactKind.READ_BACK, kept))
 
-    def _difference(self, dataset: Any, options: Any, batch_size: int, forward: Any) -> Fact | None:
+    def _difference(self, model: nn.Module, dataset: Any, options: Any, batch_size: int, forward: Any) -> Fact | None:
         kept = self.run.store.read(0)[0]
-        batch, again = (_first(dataset, options, batch_size) for _ in range(2))
-        if batch is None or again is None or not len(kept["indices"]):
+        batch, again = (_first(model, dataset, options, batch_size) for _ in range(2))
+        if batch is None or batch.call is None or again is None or again.call is None or not len(kept["indices"]):
             return Fact(FactKind.KEPT_UNCHECKED, {"reason": "its first samples are unreadable"})
         places = {int(index): row for row, index in enumerate(kept["indices"])}
         rows = [row for row, index in enumerate(batch.indices.tolist()) if index in places]
@@ -61,9 +65,9 @@ class Resumed:
         differs = Fact(FactKind.KEPT_DIFFERS, {"where": f"sample {batch.after - 1}", "unit": "sample"}, caution=True)
         if not rows or not torch.equal(batch.labels[rows].long(), kept["labels"][there]):
             return differs
-        if batch.inputs.shape != again.inputs.shape or not torch.equal(batch.inputs, again.inputs):
+        if not same_values(batch.call, again.call):
             return Fact(FactKind.KEPT_UNCHECKED, {"reason": "the data set gives other values each time it is read"})
-        for made, name in zip(forward(batch.inputs), ("features", "logits"), strict=True):
+        for made, name in zip(forward(batch.call), ("features", "logits"), strict=True):
             a, b = kept_whole(made).cpu()[rows], kept[name][there]
             # an earlier version cut float64 to float32
             if (
@@ -75,9 +79,9 @@ class Resumed:
         return None
 
 
-def _first(dataset: Any, options: dict[str, Any], batch_size: int) -> Batch | None:
+def _first(model: nn.Module, dataset: Any, options: dict[str, Any], batch_size: int) -> Batch | None:
     """The first batch, if it holds a sample that can be read."""
-    found = next(iter(batches(dataset, 0, batch_size=batch_size, num_workers=0, options=options)), None)
+    found = next(iter(batches(model, dataset, 0, batch_size=batch_size, num_workers=0, options=options)), None)
     return found if found is not None and len(found.indices) else None
 
 

@@ -1,4 +1,7 @@
-"""Data as batches that can be taken up anywhere: arrays, data sets, loaders; unreadable samples named and skipped."""
+"""Labelled data as batches that can be taken up anywhere; unreadable samples are named and skipped.
+
+What a batch means is decided by the one reader of the project (``slicing.calls``).
+"""
 
 from __future__ import annotations
 
@@ -6,15 +9,27 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 import torch
-from torch.utils.data import DataLoader, Dataset, SequentialSampler, Subset, TensorDataset, default_collate
+from torch import Tensor, nn
+from torch.utils.data import (
+    DataLoader,
+    Dataset,
+    IterableDataset,
+    Subset,
+    TensorDataset,
+    default_collate,
+    default_convert,
+)
 
 from rankscope._base.errors import DataError, UsageError
+from rankscope.slicing.calls import LABELS, PREFERRED, Call, How, Meaning, read_call
+from rankscope.slicing.reader import order_of
+from rankscope.slicing.signature import Signature, is_hugging_face, signature_of
+from rankscope.slicing.values import as_tensor, is_array, is_scalar_label, numbers_of
 
-__all__ = ["Batch", "Skipped", "as_dataset", "batches", "first_input", "skipped_lines"]
+__all__ = ["Batch", "Skipped", "as_dataset", "batches", "first_call", "skipped_lines"]
 
-_LABELS, _INPUTS = ("label", "labels", "target"), ("pixel_values", "image", "input", "inputs")
+_FORWARD = Meaning(floating=False)
 _REMEDY = (
     "give the data set a transform that makes tensors (for images: ToTensor and a fixed size; for records of a Hugging "
     "Face data set: with_transform), and labels"
@@ -41,9 +56,12 @@ def skipped_lines(skipped: Sequence[Skipped], *, most: int = 20) -> list[str]:
 
 @dataclass(frozen=True, eq=False)
 class Batch:
-    """Inputs (n, …), labels (n,), their indices in the data set, what was skipped among them, and where to go on."""
+    """A call for n samples, labels (n,), their indices in the data set, what was skipped, and where to go on.
 
-    inputs: torch.Tensor
+    ``call`` is ``None`` where none of the samples could be read.
+    """
+
+    call: Call | None
     labels: torch.Tensor
     indices: torch.Tensor
     skipped: tuple[Skipped, ...]
@@ -61,25 +79,17 @@ def as_dataset(data: Any) -> tuple[Any, dict[str, Any]]:
             f"data is a {type(data).__name__} of {', '.join(map(str, data)) or 'nothing'}; give one of them"
         )
     if isinstance(data, DataLoader):
-        if not isinstance(data.sampler, SequentialSampler):
-            raise UsageError(
-                f"the DataLoader draws with {type(data.sampler).__name__}; a collection needs a fixed order to be "
-                "taken up again: use shuffle=False"
-            )
-        options = {
-            "batch_size": data.batch_size,
-            "num_workers": data.num_workers,
-            **({} if data.collate_fn is default_collate else {"collate_fn": data.collate_fn}),
-            "pin_memory": data.pin_memory,
-        }
-        return data.dataset, options
-    if isinstance(data, tuple | list) and len(data) == 2 and all(hasattr(part, "shape") for part in data):
-        inputs, labels = (
-            part if isinstance(part, torch.Tensor) else torch.from_numpy(np.asarray(part)) for part in data
-        )
-        if len(inputs) != len(labels):
-            raise DataError(f"{len(labels)} labels for {len(inputs)} inputs; give one label an input")
+        return _of_loader(data)
+    if isinstance(data, tuple | list) and len(data) == 2 and all(map(is_array, data)):
+        inputs, labels = as_tensor(data[0], "inputs"), as_tensor(data[1], "labels")
+        rows = [len(part) if part.ndim else 0 for part in (inputs, labels)]
+        if rows[0] != rows[1]:
+            raise DataError(f"{rows[1]} labels for {rows[0]} inputs; give one label an input")
+        if not inputs.numel():
+            raise DataError(f"inputs has shape {tuple(inputs.shape)}, so no readable sample; give one or more")
         return TensorDataset(inputs, labels), {}
+    if isinstance(data, IterableDataset):
+        raise UsageError(f"{type(data).__name__} has no order to be taken up again; give a map-style data set")
     if isinstance(data, Dataset) or (hasattr(data, "__len__") and hasattr(data, "__getitem__")):
         if not hasattr(data, "__len__"):
             raise UsageError(f"{type(data).__name__} has no length; a collection needs a map-style data set")
@@ -87,6 +97,27 @@ def as_dataset(data: Any) -> tuple[Any, dict[str, Any]]:
     raise UsageError(
         f"data is a {type(data).__name__}; give a Dataset, a DataLoader with shuffle=False, or a pair (inputs, labels)"
     )
+
+
+def _of_loader(loader: DataLoader[Any]) -> tuple[Any, dict[str, Any]]:
+    order = order_of(loader)
+    if order is None:
+        drawn = loader.batch_sampler
+        sampler: Any = getattr(drawn, "sampler", drawn) if loader.batch_size is not None or drawn else loader.sampler
+        raise UsageError(
+            f"the DataLoader draws with {type(sampler).__name__}; a collection needs a fixed order to be taken up "
+            "again: use shuffle=False, or torch.utils.data.Subset(dataset, indices)"
+        )
+    size = getattr(loader.batch_sampler, "batch_size", None) or loader.batch_size
+    options = {
+        "batch_size": size if isinstance(size, int) and not isinstance(loader.batch_sampler, list | tuple) else None,
+        "num_workers": loader.num_workers,
+        **({} if loader.collate_fn in (default_collate, default_convert) else {"collate_fn": loader.collate_fn}),
+        "pin_memory": loader.pin_memory,
+    }
+    dataset: Any = loader.dataset
+    whole = list(order) == list(range(len(dataset)))
+    return dataset if whole else Subset(dataset, list(order)), options
 
 
 class _Guarded(Dataset[tuple[int, Any]]):
@@ -109,8 +140,8 @@ class _Guarded(Dataset[tuple[int, Any]]):
 
 
 class _Collate:
-    def __init__(self, inner: Any) -> None:
-        self.inner = inner
+    def __init__(self, inner: Any, wanted: _Wanted) -> None:
+        self.inner, self.wanted = inner, wanted
 
     def __call__(self, items: list[tuple[int, Any]]) -> tuple[list[int], Any, list[Skipped]]:
         kept = [(i, item) for i, item in items if not isinstance(item, Skipped)]
@@ -122,67 +153,123 @@ class _Collate:
     def _joined(self, items: list[Any]) -> Any:
         if self.inner is not default_collate:
             return self.inner(items)
-        if isinstance(items[0], dict):  # records also hold what the model does not take, such as the picture itself
-            items = [_input_and_label(item) for item in items]
+        items = [self.wanted.of(item) for item in items]
         try:
             return default_collate(items)
-        except (TypeError, RuntimeError) as error:
+        except (TypeError, RuntimeError, KeyError) as error:
             raise DataError(
                 f"samples cannot be put into one batch ({str(error).splitlines()[0]}); {_REMEDY}"
             ) from error
 
 
-def batches(dataset: Any, start: int, *, batch_size: int, num_workers: int, options: dict[str, Any]) -> Iterator[Batch]:
+@dataclass(frozen=True)
+class _Wanted:
+    """What of a record can be the model's: its arguments and the label. Records also hold pictures and texts."""
+
+    signature: Signature
+    named_alone: bool  # a model of Hugging Face takes any name, and means few
+
+    def of(self, item: Any) -> Any:
+        if isinstance(item, Mapping):
+            return self._of_record(item)
+        if isinstance(item, tuple | list) and item and isinstance(item[0], Mapping):
+            return [self._of_record(item[0], labelled=False), *item[1:]]
+        return item
+
+    def _of_record(self, record: Mapping[str, Any], *, labelled: bool = True) -> dict[str, Any]:
+        known = {str(k): self._numbers(v) for k, v in record.items() if self._may_be_input(str(k), v)}
+        if labelled:
+            known |= {k: record[k] for k in LABELS if k in record}
+        return known
+
+    def _may_be_input(self, name: str, value: Any) -> bool:
+        taken = self.signature.names(name) or name in PREFERRED
+        taken = taken or (self.signature.any_keyword and not self.named_alone)
+        number = isinstance(value, int | float) or numbers_of(value) is not None
+        return name not in LABELS and taken and (is_array(value) or number)
+
+    @staticmethod
+    def _numbers(value: Any) -> Any:
+        found = numbers_of(value)
+        return value if found is None else found
+
+
+def batches(
+    model: nn.Module, dataset: Any, start: int, *, batch_size: int, num_workers: int, options: dict[str, Any]
+) -> Iterator[Batch]:
     """Batches from sample ``start`` on, in order; nothing before it is read again."""
     size = options.get("batch_size") or batch_size
+    signature = signature_of(model)
     if type(dataset) is TensorDataset and len(dataset.tensors) == 2 and "collate_fn" not in options:
         # slices of arrays: picking samples one by one and stacking them copies all of it, on one thread
         inputs, labels = dataset.tensors
         for a in range(start, len(dataset), size):
             part = slice(a, min(a + size, len(dataset)))
-            yield Batch(inputs[part], labels[part].cpu(), torch.arange(part.start, part.stop), (), part.stop)
+            call = read_call(model, signature, inputs[part], How.GIVEN, _FORWARD, "inputs")
+            yield Batch(call, labels[part].cpu(), torch.arange(part.start, part.stop), (), part.stop)
         return
+    collate = options.get("collate_fn", default_collate)
     loader = DataLoader(
         Subset(_Guarded(dataset), range(start, len(dataset))),
         batch_size=size,
         num_workers=options.get("num_workers", num_workers),
         pin_memory=options.get("pin_memory", False),
-        collate_fn=_Collate(options.get("collate_fn", default_collate)),
+        collate_fn=_Collate(collate, _Wanted(signature, is_hugging_face(model))),
         generator=torch.Generator(),  # the loader seeds its workers from it: the caller's random state stays as it is
     )
     after = start
+    how = How.COLLATED if collate is default_collate else How.GIVEN
     for indices, content, skipped in loader:
         after += len(indices) + len(skipped)
-        inputs, labels = _pair(content) if indices else (torch.zeros(0), torch.zeros(0, dtype=torch.int64))
-        yield Batch(inputs, labels, torch.tensor(indices, dtype=torch.int64), tuple(skipped), after)
+        found, labels = None, torch.zeros(0, dtype=torch.int64)
+        if indices:
+            content, labels = _without_label(content, signature)
+            found = read_call(model, signature, content, how, _FORWARD, f"the batch of sample {indices[0]}")
+            if len(found) != len(indices):
+                raise DataError(
+                    f"a batch of {len(indices)} samples has {len(found)} rows of {found.name!r}; let collate_fn keep "
+                    "one row a sample"
+                )
+        yield Batch(found, labels, torch.tensor(indices, dtype=torch.int64), tuple(skipped), after)
 
 
-def first_input(dataset: Any, options: dict[str, Any]) -> torch.Tensor | None:
-    """The first sample that can be read, (1, …); None where there is none."""
+def first_call(model: nn.Module, dataset: Any, options: dict[str, Any]) -> Call | None:
+    """The call of the first sample that can be read; None where there is none."""
     chosen = {"collate_fn": options["collate_fn"]} if "collate_fn" in options else {}
-    for batch in batches(dataset, 0, batch_size=1, num_workers=0, options=chosen):
-        if len(batch.indices):
-            return batch.inputs
+    for batch in batches(model, dataset, 0, batch_size=1, num_workers=0, options=chosen):
+        if batch.call is not None:
+            return batch.call
     return None
 
 
-def _input_and_label(record: dict[str, Any]) -> tuple[Any, Any]:
-    """The two entries of a record that a collection needs; lists of numbers, which plain records hold, as tensors."""
-    label = next((record[k] for k in _LABELS if k in record), None)
-    content = next((record[k] for k in _INPUTS if k in record), None)
-    if label is None or content is None:
-        lacks, names = ("label", _LABELS) if label is None else ("input", _INPUTS)
-        raise DataError(f"records hold {', '.join(record)}, so no {lacks}; name it one of {', '.join(names)}")
-    return torch.tensor(content) if isinstance(content, list) else content, label
-
-
-def _pair(content: Any) -> tuple[torch.Tensor, torch.Tensor]:
-    if isinstance(content, dict):
-        content = _input_and_label(content)
-    if (
-        not isinstance(content, tuple | list)
-        or len(content) < 2
-        or not all(isinstance(part, torch.Tensor) for part in content[:2])
-    ):
+def _without_label(content: Any, signature: Signature) -> tuple[Any, Tensor]:
+    """A batch as its inputs, and the labels beside them."""
+    if isinstance(getattr(content, "data", None), Mapping):
+        content = content.data
+    if isinstance(content, Mapping):
+        name = next((k for k in LABELS if k in content), None)
+        rest = {k: v for k, v in content.items() if k != name}
+        if name is None or not rest:
+            lacks = f"label; name it one of {', '.join(LABELS)}" if name is None else "input that the model takes"
+            raise DataError(f"records hold {', '.join(map(str, content)) or 'nothing'}, so no {lacks}; {_REMEDY}")
+        return rest, _labels(content[name])
+    place = max(1, signature.required)
+    if isinstance(content, tuple | list) and content and isinstance(content[0], Mapping):
+        place = 1
+    if not isinstance(content, tuple | list) or len(content) <= place:
         raise DataError(f"a batch is a {type(content).__name__}, not a pair of tensors (inputs, labels); {_REMEDY}")
-    return content[0], content[1]
+    inputs = content[0] if place == 1 else tuple(content[:place])
+    if not isinstance(inputs, tuple | Mapping) and not is_array(inputs):
+        raise DataError(f"a batch holds a {type(inputs).__name__}, not a tensor, as its inputs; {_REMEDY}")
+    return inputs, _labels(content[place])
+
+
+def _labels(values: Any) -> Tensor:
+    if isinstance(values, list | tuple) and any(isinstance(v, str | bytes) for v in values):
+        raise DataError(
+            f"labels are text ({values[0]!r}); give class indices in the order of the head's outputs: one integer a "
+            "sample"
+        )
+    if isinstance(values, list | tuple) and values and all(map(is_scalar_label, values)):
+        return torch.tensor([int(v) for v in values])
+    return as_tensor(values, "labels")

@@ -19,10 +19,20 @@ from rankscope.slicing.sample import Sample
 from rankscope.slicing.signature import Signature, is_hugging_face
 from rankscope.slicing.values import as_input, as_tensor, is_array, is_scalar_label, numbers_of
 
-__all__ = ["Call", "How", "Meaning", "read_call"]
+__all__ = [
+    "LABELS",
+    "PREFERRED",
+    "Call",
+    "How",
+    "Meaning",
+    "can_be_repeated",
+    "differentiable",
+    "read_call",
+    "repeated",
+]
 
 # what the differentiated input is called where several could be it
-_PREFERRED = (
+PREFERRED = (
     "inputs_embeds", "pixel_values", "input_values", "input_features", "x", "input", "inputs", "image", "images",
 )  # fmt: skip
 LABELS = ("label", "labels", "y", "target", "targets")
@@ -294,7 +304,7 @@ def _differentiated(
         found = [name for name in candidates({k: values[k] for k in dropped if k in values}) if name not in LABELS]
     if not meaning.floating:
         found = [name for name in found if name not in LABELS] or found
-    preferred = [name for name in found if name in (*_PREFERRED, "input_ids")]
+    preferred = [name for name in found if name in (*PREFERRED, "input_ids")]
     if len(found) == 1 or len(preferred) == 1:
         return (preferred or found)[0]
     kinds = ", ".join(f"{k}: {getattr(v, 'dtype', type(v).__name__)}" for k, v in values.items())
@@ -304,6 +314,27 @@ def _differentiated(
         )
     listed = " or ".join(f'differentiate="{name}"' for name in found)
     raise UsageError(f"{len(found)} inputs could be differentiated ({', '.join(found)}); choose with {listed}")
+
+
+def differentiable(model: nn.Module, sample: Sample) -> Sample:
+    """The same call with floating-point inputs: token ids of a Hugging Face model become its own embeddings of them."""
+    if sample.x.is_floating_point() or sample.keyword != "input_ids" or not is_hugging_face(model):
+        return sample
+    return Sample(_embedded(model, sample.x), sample.name, "inputs_embeds", sample.extra)
+
+
+def can_be_repeated(model: nn.Module, sample: Sample) -> bool:
+    """Whether several copies of ``sample`` can share a pass: what stands beside its input is known to have rows."""
+    beside = [k for k, v in sample.extra.items() if not isinstance(v, bool | int | float | str | None)]
+    return not beside or (is_hugging_face(model) and all(k in _BESIDE and k not in _NOT_BATCHED for k in beside))
+
+
+def repeated(sample: Sample, x: Tensor) -> Sample:
+    """The call with ``x`` (n, …) in place of the one input; rows beside it are repeated where n is more than one."""
+    extra = dict(sample.extra)
+    if len(x) > 1:
+        extra = {k: v.expand(len(x), *v.shape[1:]) if isinstance(v, Tensor) else v for k, v in extra.items()}
+    return Sample(x, sample.name, sample.keyword, extra)
 
 
 def _embedded(model: nn.Module, ids: Any) -> Tensor:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -25,7 +25,7 @@ __all__ = [
     "is_one_call",
     "length_of",
     "meaning_of",
-    "order_is_plain",
+    "order_of",
     "random_state_kept",
     "read_calls",
     "read_samples",
@@ -284,11 +284,33 @@ def _check_pair(inputs: tuple[Any, ...], signature: Signature) -> None:
             raise UsageError(f"inputs is a tuple of {len(inputs)} for a model of one argument; {_LOOSE}")
 
 
-def order_is_plain(loader: DataLoader[Any]) -> bool:
-    """Whether a loader goes through its data set from the first sample to the last, and leaves none out."""
-    sampler: Any = loader.batch_sampler if loader.batch_sampler is not None else loader.sampler
-    if type(sampler) is BatchSampler:
-        if sampler.drop_last and len(loader.dataset) % sampler.batch_size:  # type: ignore[arg-type]
-            return False
-        sampler = sampler.sampler
-    return type(sampler) is SequentialSampler and getattr(sampler, "data_source", None) is loader.dataset
+def order_of(loader: DataLoader[Any]) -> Sequence[int] | None:
+    """The indices that a loader goes through, where they are the same each time; ``None`` where that is not certain.
+
+    >>> list(order_of(DataLoader(torch.arange(5), batch_size=2, drop_last=True)))
+    [0, 1, 2, 3]
+    """
+    dataset: Any = loader.dataset
+    if isinstance(dataset, IterableDataset):
+        return None
+    sampler: Any = loader.batch_sampler
+    if sampler is None:
+        return _plain_order(loader.sampler)
+    if isinstance(sampler, list | tuple):  # batches written out
+        return [int(i) for batch in sampler for i in batch] if all(map(_is_indices, sampler)) else None
+    if type(sampler) is not BatchSampler:
+        return None
+    order = _plain_order(sampler.sampler)
+    if order is None or not sampler.drop_last:
+        return order
+    return order[: len(order) - len(order) % sampler.batch_size]
+
+
+def _plain_order(sampler: Any) -> Sequence[int] | None:
+    if type(sampler) is SequentialSampler:
+        return range(len(sampler.data_source))
+    return sampler if _is_indices(sampler) else None
+
+
+def _is_indices(values: Any) -> bool:
+    return isinstance(values, list | tuple | range) and all(type(i) is int for i in values)

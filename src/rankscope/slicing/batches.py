@@ -1,0 +1,154 @@
+"""Calls of several samples, for what only runs a model forward: read by the one reader, in batches."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils.data import DataLoader
+
+from rankscope._base.errors import DataError, ModelError, RankscopeError
+from rankscope.slicing.calls import Call, Meaning
+from rankscope.slicing.reader import is_one_call, length_of, order_of, read_calls
+from rankscope.slicing.sample import Sample, call_model
+from rankscope.slicing.values import is_array
+
+__all__ = ["Batches", "dtype_of_inputs", "mapped", "run_forward", "same_values"]
+
+_FORWARD = Meaning(floating=False)
+
+
+class Batches(Iterator[Call]):
+    """Calls of at most ``batch_size`` samples; the batches of a loader stay as they are.
+
+    ``total`` is the number of samples where that is known before; ``call`` is the first call that was read.
+    """
+
+    def __init__(self, model: nn.Module, inputs: Any, batch_size: int, meaning: Meaning = _FORWARD) -> None:
+        self.call: Call | None = None
+        self.total = _length(inputs)
+        self._calls = self._read(model, inputs, batch_size, meaning)
+
+    def __next__(self) -> Call:
+        return next(self._calls)
+
+    def _read(self, model: nn.Module, inputs: Any, batch_size: int, meaning: Meaning) -> Iterator[Call]:
+        whole, loader = is_one_call(inputs), isinstance(inputs, DataLoader)
+        waiting: list[Call] = []
+        held = 0
+        for call in read_calls(model, inputs, meaning):
+            if self.call is None and len(call):
+                self.call = call
+                if whole and self.total is None:
+                    self.total = len(call)
+            if whole or len(call) > batch_size:
+                rows = [] if loader else _split(call, batch_size)
+                yield from rows or ([call] if len(call) else [])
+                continue
+            if waiting and (loader or held + len(call) > batch_size or not _alike(waiting[0], call)):
+                yield _joined(waiting)
+                waiting, held = [], 0
+            if len(call):
+                waiting.append(call)
+                held += len(call)
+        if waiting:
+            yield _joined(waiting)
+        if self.call is None:
+            shape = f" (shape {tuple(inputs.shape)})" if is_array(inputs) else ""
+            raise DataError(f"there is no sample to measure: the input is empty{shape}")
+
+
+def _length(inputs: Any) -> int | None:
+    if isinstance(inputs, DataLoader):
+        order = order_of(inputs)
+        return None if order is None else len(order)
+    return length_of(inputs)
+
+
+def _split(call: Call, size: int) -> list[Call]:
+    return [
+        Call(
+            call.x[a : a + size],
+            call.name,
+            call.keyword,
+            {k: v[a : a + size] for k, v in call.per_sample.items()},
+            call.shared,
+            call.dropped,
+        )
+        for a in range(0, len(call), size)
+    ]
+
+
+def _alike(a: Call, b: Call) -> bool:
+    """Whether two calls can be one: the same shapes and dtypes, and the same shared values."""
+    if (a.name, a.keyword) != (b.name, b.keyword) or a.per_sample.keys() != b.per_sample.keys():
+        return False
+    own = [(a.x, b.x), *((v, b.per_sample[k]) for k, v in a.per_sample.items())]
+    if any(s.shape[1:] != t.shape[1:] or s.dtype != t.dtype for s, t in own):
+        return False
+    return a.shared.keys() == b.shared.keys() and all(_equal(v, b.shared[k]) for k, v in a.shared.items())
+
+
+def _equal(a: Any, b: Any) -> bool:
+    if isinstance(a, Tensor) or isinstance(b, Tensor):
+        return isinstance(a, Tensor) and isinstance(b, Tensor) and a.dtype == b.dtype and torch.equal(a, b)
+    return a is b or (type(a) is type(b) and isinstance(a, int | float | str | bool) and a == b)
+
+
+def _joined(calls: list[Call]) -> Call:
+    first = calls[0]
+    if len(calls) == 1:
+        return first
+    own = {k: torch.cat([call.per_sample[k] for call in calls]) for k in first.per_sample}
+    return Call(torch.cat([call.x for call in calls]), first.name, first.keyword, own, first.shared, first.dropped)
+
+
+def mapped(call: Call, change: Callable[[Tensor], Tensor]) -> Call:
+    """The call with each of its tensors changed."""
+    shared = {k: change(v) if isinstance(v, Tensor) else v for k, v in call.shared.items()}
+    own = {k: change(v) for k, v in call.per_sample.items()}
+    return Call(change(call.x), call.name, call.keyword, own, shared, call.dropped)
+
+
+def same_values(a: Call, b: Call) -> bool:
+    """Whether two calls hold the same tensors."""
+    return (
+        a.x.shape == b.x.shape
+        and torch.equal(a.x, b.x)
+        and all(k in b.per_sample and _equal(v, b.per_sample[k]) for k, v in a.per_sample.items())
+    )
+
+
+def dtype_of_inputs(model: nn.Module, x: Tensor) -> torch.dtype:
+    """The floating dtype that ``model`` computes in: that of its first floating parameter; without any, that of ``x``.
+
+    >>> dtype_of_inputs(nn.Linear(2, 2).double(), torch.zeros(1, 2))
+    torch.float64
+    """
+    own = x.dtype if x.is_floating_point() else torch.get_default_dtype()
+    return next((p.dtype for p in model.parameters() if p.is_floating_point()), own)
+
+
+def run_forward(model: nn.Module, sample: Sample, device: torch.device) -> Any:
+    """What the model returns for ``sample``, on ``device`` and in the dtype that the model computes in.
+
+    Raises
+    ------
+    ModelError
+        Where the model itself raises: the message has the shape and dtype that it was given.
+    """
+    moved = sample.to(device, dtype_of_inputs(model, sample.x))
+    try:
+        return call_model(model, moved, moved.x)
+    except (RankscopeError, torch.OutOfMemoryError):
+        raise
+    except Exception as error:  # whatever a model's own code raises
+        reason = (str(error).splitlines() or [type(error).__name__])[0][:200]
+        given = f"{moved.x.dtype} inputs of shape {tuple(moved.x.shape)}{_beside(moved.extra)}"
+        raise ModelError(f"{type(model).__name__} does not take {given}: {reason}") from error
+
+
+def _beside(extra: Mapping[str, Any]) -> str:
+    return f" with {', '.join(extra)}" if extra else ""
