@@ -178,6 +178,8 @@ class _Wanted:
 
     def _of_record(self, record: Mapping[str, Any], *, labelled: bool = True) -> dict[str, Any]:
         known = {str(k): self._numbers(v) for k, v in record.items() if self._may_be_input(str(k), v)}
+        if not known:  # a picture under the name of an input: the error says what it lacks
+            known = {str(k): v for k, v in record.items() if k in PREFERRED and not isinstance(v, str | bytes)}
         if labelled:
             known |= {k: record[k] for k in LABELS if k in record}
         return known
@@ -185,8 +187,8 @@ class _Wanted:
     def _may_be_input(self, name: str, value: Any) -> bool:
         taken = self.signature.names(name) or name in PREFERRED
         taken = taken or (self.signature.any_keyword and not self.named_alone)
-        number = isinstance(value, int | float) or numbers_of(value) is not None
-        return name not in LABELS and taken and (is_array(value) or number)
+        number = is_array(value) or isinstance(value, int | float) or numbers_of(value) is not None
+        return name not in LABELS and taken and number
 
     @staticmethod
     def _numbers(value: Any) -> Any:
