@@ -158,7 +158,7 @@ def measure(
             table = rs.independence_deficit(
                 found.logits,
                 found.labels,
-                convention=convention,
+                samples_used=convention,
                 held_out=held_out,
                 features=found.features,
                 device=device,

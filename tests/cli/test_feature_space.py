@@ -100,10 +100,10 @@ def test_deficit_writes_a_page_to_search(collected: Path, tmp_path: Path, capsys
 
 
 def test_deficit_of_some_classes(collected: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
-    options = ("--classes", "8,1-2", "--convention", "reference", "--eta", "3", "--out", tmp_path, "--json")
+    options = ("--classes", "8,1-2", "--samples-used", "reference", "--eta", "3", "--out", tmp_path, "--json")
     assert run("deficit", collected, *options) == 0
     record = json.loads(capsys.readouterr().out)
-    assert record["convention"] == "reference"
+    assert record["samples_used"] == "reference"
     assert [r["index"] for r in record["rows"]] == [8, 1, 2]
     assert record["eta"] == 3
 

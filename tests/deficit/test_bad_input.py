@@ -45,7 +45,7 @@ def test_bad_data(edit, message, planted):
 
 
 BAD_OPTIONS = [
-    ({"convention": "referense"}, "did you mean 'reference'"),
+    ({"samples_used": "referense"}, "did you mean 'reference'"),
     ({"null": "within"}, "did you mean 'within_class'"),
     ({"classes": [0, 8]}, r"class 8 is out of range; the logits have classes 0…7"),
     ({"classes": [-1]}, "class -1 is out of range"),

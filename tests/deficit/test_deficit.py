@@ -69,8 +69,8 @@ def test_everything_agrees_with_scikit_learn_on_a_held_out_set(planted):
 
 def test_reference_fits_positive_samples_without_an_intercept(planted):
     z, y = planted(240)
-    table = independence_deficit(z, y, eta=0.5, convention="reference", held_out=0.25, permutations=3, tol=1e-10)
-    whole = independence_deficit(z, y, eta=0.5, convention="reference", held_out=0, permutations=0, tol=1e-10)
+    table = independence_deficit(z, y, eta=0.5, samples_used="reference", held_out=0.25, permutations=3, tol=1e-10)
+    whole = independence_deficit(z, y, eta=0.5, samples_used="reference", held_out=0, permutations=0, tol=1e-10)
     for i in range(8):
         positive, others = z[y == i].numpy(), np.arange(8) != i
         fit = Lasso(alpha=0.25, fit_intercept=False, tol=1e-13, max_iter=100_000)
@@ -86,12 +86,12 @@ def test_reference_fits_positive_samples_without_an_intercept(planted):
         assert math.isnan(whole[i].r2_held_out)
         assert math.isfinite(table[i].r2_held_out)
     assert whole.eta == 0.5
-    assert independence_deficit(z, y, convention="reference").eta == 20
+    assert independence_deficit(z, y, samples_used="reference").eta == 20
 
 
 def test_reference_in_several_batches_is_the_same(monkeypatch, planted):
     z, y = planted(240)
-    options = {"eta": 0.5, "convention": "reference", "permutations": 0}
+    options = {"eta": 0.5, "samples_used": "reference", "permutations": 0}
     one = independence_deficit(z, y, **options)
     monkeypatch.setattr("rankscope.deficit.problem._FACTOR_BYTES", 24 * 8 * 8 * 3)
     many = independence_deficit(z, y, **options)
@@ -124,7 +124,7 @@ def test_the_published_recipe_is_exposed_on_independent_logits(independent):
     """Uncentred R² of positive samples is high on independent logits; centred and held out, nothing is left."""
     z, y = independent(4000, 10)
     z = z + 4 * torch.nn.functional.one_hot(y, 10) + 3
-    table = independence_deficit(z, y, eta=1.0, convention="reference")
+    table = independence_deficit(z, y, eta=1.0, samples_used="reference")
     assert min(r.r2_uncentred for r in table) > 0.7
     assert min(r.r2_uncentred_null for r in table) > 0.7
     assert max(r.r2_held_out for r in table) < 0.2
@@ -190,7 +190,7 @@ def test_trivial_dependence_is_named(planted):
     assert named[4].trivial == "features"
     assert "3 of 8 classes are exact combinations of the others: features have 7 dimensions for 8" in str(named)
     z, y = planted(40)
-    assert independence_deficit(z, y, convention="reference", permutations=0, held_out=0)[0].trivial == "samples"
+    assert independence_deficit(z, y, samples_used="reference", permutations=0, held_out=0)[0].trivial == "samples"
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
@@ -328,7 +328,7 @@ def test_figure_shows_names_signs_and_what_is_left_out(found, independent):
 
 def test_what_rounds_to_zero_has_no_sign(found):
     row = dataclasses.replace(found[0], r2=-0.001, r2_held_out=-0.004, r2_null=-0.006)
-    assert "R² 0.00, held out 0.00, null -0.01;" in draw_dependence(row).texts[1].get_text()
+    assert "R² 0.00, held out 0.00, null -0.01;" in draw_dependence(row).figure.texts[1].get_text()
 
 
 def test_without_a_null_nothing_is_called_dependent():
@@ -375,5 +375,60 @@ def test_scale_of_the_logits_changes_nothing(planted, exponent, eta):
 def test_a_penalty_beyond_the_range_of_the_logits(planted):
     z, y = planted(240)
     with pytest.raises(UsageError, match=r"eta is 20, which is nothing beside the squares of logits that reach"):
-        independence_deficit(z * 1e200, y, convention="reference")
+        independence_deficit(z * 1e200, y, samples_used="reference")
     assert {row.status for row in independence_deficit(z * 1e-300, y, eta=20)} == {"all zero"}
+
+
+def test_the_old_name_of_samples_used_is_read(found):
+    data = found.to_dict()
+    data["convention"] = data.pop("samples_used")
+    for newer in ("unit", "accuracy_kind", "notes"):
+        del data[newer]
+    again = DependencyTable.from_dict(data)
+    assert (again.samples_used, again.unit, again.accuracy_kind, again.notes) == ("all", 1.0, "overall", ())
+
+
+def skewed():
+    """94 % of the samples in class 0, the others hard to tell apart: little is asked when 90 % are to be kept."""
+    g = torch.Generator().manual_seed(0)
+    y = torch.tensor([0] * 376 + [1, 2, 3] * 8)
+    z = torch.randn(400, 4, generator=g, dtype=torch.float64) + 4 * torch.nn.functional.one_hot(y, 4)
+    return z, y
+
+
+def test_balanced_accuracy_counts_every_class_alike():
+    from sklearn.metrics import balanced_accuracy_score
+
+    z, y = skewed()
+    table = independence_deficit(z, y, eta=0.5, accuracy="balanced", permutations=0, held_out=0)
+    overall = independence_deficit(z, y, eta=0.5, permutations=0, held_out=0)
+    assert table.accuracy_kind == "balanced"
+    for row, plain in zip(table, overall, strict=True):
+        guess = z.clone()
+        guess[:, row.index] = z[:, list(row.depends_on)] @ torch.tensor(row.weights, dtype=z.dtype) + row.intercept
+        assert row.accuracy == pytest.approx(balanced_accuracy_score(y, z.argmax(1)), abs=1e-12)
+        assert row.accuracy_replaced == pytest.approx(balanced_accuracy_score(y, guess.argmax(1)), abs=1e-12)
+        assert plain.accuracy_replaced == pytest.approx(float((guess.argmax(1) == y).double().mean()), abs=1e-12)
+        assert row.weights == plain.weights
+    with pytest.raises(UsageError, match="accuracy"):
+        independence_deficit(z, y, accuracy="balance")
+
+
+def test_chance_is_named_before_anything_else():
+    z, y = skewed()
+    asked = independence_deficit(z, y, permutations=1)
+    first = str(asked).splitlines()[0]
+    assert first.startswith("Caution: the accuracy over all samples says little: always answering class 0 gives 94.00%")
+    assert 'accuracy="balanced"' in first
+    assert not independence_deficit(z, y, permutations=1, accuracy="balanced").notes
+    shuffled = independence_deficit(z, y.roll(37), permutations=1, eta=0.5)
+    assert "accuracy is at chance" in str(shuffled).splitlines()[0]
+    again = DependencyTable.from_dict(json.loads(json.dumps(shuffled.to_dict())))
+    assert again.notes == shuffled.notes
+    assert not independence_deficit(*evenly(), permutations=1).notes
+
+
+def evenly():
+    z, y = skewed()
+    keep = torch.cat([torch.arange(8), torch.arange(376, 400)])
+    return z[keep], y[keep]

@@ -505,6 +505,11 @@ def test_f13_an_accuracy_at_chance_is_named_first():
     head = (torch.zeros(3, 6), torch.tensor([1.0, 0.0, 0.0]))
     found = classification_dimension(x, y, head)
     assert found.notes[0].startswith("accuracy is at chance: 33.33%, where always answering class 0 gives 33.33%")
+    assert found.cautions == found.notes[:1]
+    first, *rest = str(found).splitlines()
+    assert first.startswith("Caution: accuracy is at chance: 33.33%")
+    assert rest[0].startswith("classification dimension")
+    assert "at chance" not in "".join(rest)
     with pytest.raises(UsageError, match="accuracy is 'balanced', but scorer= says"):
         classification_dimension(x, y, scorer=lambda a, b: 1.0, accuracy="balanced")
 

@@ -24,7 +24,7 @@ def tables() -> dict[str, DependencyTable]:
     alone = torch.randn(400, 6, generator=rng)
     tied = torch.randn(400, 6, generator=rng)
     tied[:, 5] = (tied[:, 0] + tied[:, 1]) * 0.8
-    given: dict[str, Any] = {"convention": "all", "held_out": 0, "permutations": 1}
+    given: dict[str, Any] = {"samples_used": "all", "held_out": 0, "permutations": 1}
     names = [f"class {k}" for k in range(6)]
     return {
         kind: independence_deficit(logits, logits.argmax(1), class_names=names, **given, eta=eta)
@@ -142,7 +142,7 @@ def test_fewer_features_than_logits_are_told(
     table = replace(tables["tied"], feature_dimension=features).to_dict()
     for name, found in {"prepared": [given], "pass_over": {}, "_solved": table, "data_notes": []}.items():
         monkeypatch.setattr(module, name, lambda *_, found=found: found)
-    settings: Any = SimpleNamespace(convention="paper", scale="small", device=torch.device("cpu"), to_dict=dict)
+    settings: Any = SimpleNamespace(samples_used="paper", scale="small", device=torch.device("cpu"), to_dict=dict)
     notes = module.deficit("fig4", settings).notes
     exact = f"net: {features} features make 6 logits, so exact dependences exist whatever was learned"
     assert (exact in notes) == told
@@ -179,7 +179,7 @@ def test_a_class_without_a_right_image_decides_nothing() -> None:
     logits[:, 4] = 0.5 * (logits[:, 0] + logits[:, 1]) - 9
     labels = logits.argmax(1)
     labels[:30] = 4
-    table = independence_deficit(logits, labels, eta=1.0, convention="all", held_out=0, permutations=3)
+    table = independence_deficit(logits, labels, eta=1.0, samples_used="all", held_out=0, permutations=3)
     assert table[4].status == "dependent"
     assert table[4].positive_accuracy == 0
     assert max(table, key=lambda r: (r.n_dependencies > 0, r.status == "dependent", r.r2)).index == 4

@@ -182,7 +182,7 @@ def test_deficit_is_that_of_the_plain_run(
         ("largest-eta", "all", None),
     ):
         table = independence_deficit(
-            direct["logits"], direct["labels"], eta=eta, convention=name, permutations=1, feature_dimension=24
+            direct["logits"], direct["labels"], eta=eta, samples_used=name, permutations=1, feature_dimension=24
         )
         rows = values[values["convention"] == convention]
         assert list(rows["n_dependencies"]) == [r.n_dependencies for r in table]

@@ -218,7 +218,8 @@ def deficit_command(
             show_default=False,
         ),
     ] = None,
-    convention: Annotated[str, typer.Option(help="all samples, or reference: the class's own.")] = "all",
+    samples_used: Annotated[str, typer.Option(help="all samples, or reference: the class's own.")] = "all",
+    accuracy: Annotated[str, typer.Option(help="overall, or balanced: every class counts alike.")] = "overall",
     classes: Annotated[
         str | None, typer.Option(help="Numbers, ranges as 10-20, or names, by commas; default: every class.")
     ] = None,
@@ -235,7 +236,8 @@ def deficit_command(
         run,
         labels=labels,
         eta=eta,
-        convention=convention,
+        samples_used=samples_used,
+        accuracy=accuracy,
         classes=classes,
         keep=keep,
         out=out,

@@ -27,13 +27,14 @@ class Rivals:
     labels: torch.Tensor
     values: torch.Tensor  # (N, 2) float64
     index: torch.Tensor  # (N, 2)
+    weights: torch.Tensor  # (N,) float64, 1 in the mean: what each sample counts in the accuracy over all
 
     def original(self, classes: torch.Tensor) -> Accuracies:
         """Accuracies with the true logits."""
         right = self.index[:, 0] == self.labels
         counts = torch.bincount(self.labels, minlength=self.logits.shape[1])
         hits = torch.bincount(self.labels[right], minlength=self.logits.shape[1])
-        overall = right.to(torch.float64).mean()
+        overall = (right * self.weights).mean()
         return Accuracies(overall.expand(len(classes)).clone(), (hits / counts.to(torch.float64))[classes])
 
     def replaced(self, classes: torch.Tensor, coefficients: torch.Tensor, intercept: torch.Tensor) -> Accuracies:
@@ -53,14 +54,16 @@ class Rivals:
             # the class with the lower index wins a tie, as in argmax
             wins = (guess > bar) | ((guess == bar) & (classes < rival))
             positive = label == classes
-            right += torch.where(positive, wins, ~wins & (rival == label)).sum(0)
+            right += (torch.where(positive, wins, ~wins & (rival == label)) * self.weights[rows, None]).sum(0)
             hits += (wins & positive).sum(0)
             counts += positive.sum(0)
         return Accuracies(right / len(self.labels), hits / counts)
 
 
-def rivals(logits: torch.Tensor, labels: torch.Tensor) -> Rivals:
+def rivals(logits: torch.Tensor, labels: torch.Tensor, accuracy: str = "overall") -> Rivals:
     """The two best logits of every sample, the lower index first in a tie.
+
+    ``balanced`` weighs samples so that every class that occurs counts alike in the accuracy over all.
 
     >>> rivals(torch.tensor([[1.0, 3.0, 2.0]]), torch.tensor([1])).index
     tensor([[1, 2]])
@@ -72,4 +75,8 @@ def rivals(logits: torch.Tensor, labels: torch.Tensor) -> Rivals:
         second = rest.argmax(1, keepdim=True)
         index.append(torch.cat([first, second], 1))
         values.append(part.gather(1, index[-1]).to(torch.float64))
-    return Rivals(logits, labels, torch.cat(values), torch.cat(index))
+    weights = torch.ones(len(labels), dtype=torch.float64, device=labels.device)
+    if accuracy == "balanced":
+        seen = torch.bincount(labels).to(torch.float64)
+        weights = len(labels) / (seen[labels] * int((seen > 0).sum()))
+    return Rivals(logits, labels, torch.cat(values), torch.cat(index), weights)

@@ -9,20 +9,24 @@ from typing import Any
 
 import torch
 
+from rankscope._base.chance import majority
+from rankscope._base.checks import choice_of
 from rankscope._base.errors import DataError, UsageError, nearest
 from rankscope._base.provenance import device_name, versions
 from rankscope.deficit.accuracy import Accuracies, Rivals, rivals
 from rankscope.deficit.moments import Moments, moments
 from rankscope.deficit.null import ENOUGH
 from rankscope.deficit.path import RegularisationPath, Walk, path_of, ratios, walk
-from rankscope.deficit.problem import CONVENTIONS, Problem, problems
+from rankscope.deficit.problem import SAMPLES_USED, Problem, problems
 from rankscope.deficit.sample import Sample, check_sample
 from rankscope.deficit.table import ClassDependency, DependencyTable, PathPoint
 from rankscope.spectra import spectrum_of_gram
+from rankscope.views.chance import at_chance, kept_by_chance
 
 __all__ = ["independence_deficit"]
 
 _PAPER_ETA = 20.0  # paper §6.2; on the scale of the uncentred logits of positive samples
+_ACCURACIES = ("overall", "balanced")
 _NULLS = ("within_class", "free")
 # R² must exceed the null's mean by four standard deviations: of 1,000 independent classes 0.03 pass, were it Gaussian
 _SIGMAS = 4.0
@@ -33,7 +37,7 @@ def independence_deficit(
     labels: Any,
     *,
     eta: float | None = None,
-    convention: str = "all",
+    samples_used: str = "all",
     classes: Sequence[int] | None = None,
     class_names: Sequence[str] | None = None,
     features: Any = None,
@@ -42,6 +46,7 @@ def independence_deficit(
     permutations: int = 5,
     null: str = "within_class",
     keep: float = 0.9,
+    accuracy: str = "overall",
     path_points: int = 16,
     path_floor: float = 1e-2,
     tol: float = 1e-6,
@@ -62,7 +67,7 @@ def independence_deficit(
         η_max down to ``path_floor``·η_max that keeps ``keep`` of the accuracy, on the class and on all samples.
         Where float64 cannot hold the squares of the logits, the η and η_max of the result belong to logits divided by
         its ``unit``, a power of two; everything else is in the units of the logits.
-    convention : str
+    samples_used : str
         ``all`` (default): all samples, with an intercept. ``reference``: the class's positive samples, no intercept,
         as in the authors' code, but solved exactly.
     classes, class_names : sequence, optional
@@ -77,6 +82,9 @@ def independence_deficit(
         Permutations of the target for the null (default 5; 0 for none), at the same η. ``within_class`` (default)
         keeps class means, which alone make logits predictable from each other, and removes all else; ``free`` removes
         both. With few samples a class, the within-class null cannot tell class means from the rest and stays high.
+    accuracy : str
+        What the accuracy over all samples is: ``overall`` (default), the share that is right, or ``balanced``, the mean
+        over the classes of that share. Where most samples have one label, the overall accuracy is easily kept.
     tol : float
         Relative duality gap above which a class is marked ``not converged``; default 1e-6.
     seed : int
@@ -90,7 +98,7 @@ def independence_deficit(
         Labels outside the classes, fewer samples than classes, a class without samples, one class only, constant or
         non-finite logits (class and sample are named).
     UsageError
-        Unknown convention or null, class out of range, or an option outside its range.
+        Unknown samples_used or null, class out of range, or an option outside its range.
 
     Examples
     --------
@@ -101,10 +109,11 @@ def independence_deficit(
     >>> table[0].depends_on, table[0].status
     ((1, 2), 'dependent')
     """
-    if convention not in CONVENTIONS:
-        raise UsageError(f"unknown convention {convention!r}; {nearest(str(convention), CONVENTIONS)}")
+    if samples_used not in SAMPLES_USED:
+        raise UsageError(f"unknown samples_used {samples_used!r}; {nearest(str(samples_used), SAMPLES_USED)}")
     if null not in _NULLS:
         raise UsageError(f"unknown null {null!r}; {nearest(str(null), _NULLS)}")
+    choice_of(accuracy, "accuracy", _ACCURACIES)
     if eta is not None and not (math.isfinite(eta) and eta > 0):
         raise UsageError(f"eta is {eta}; it must be positive and finite, or None to follow the path")
     if permutations < 0:
@@ -119,16 +128,16 @@ def independence_deficit(
         logits, labels, classes=classes, class_names=class_names, held_out=held_out, seed=seed, device=device
     )
     dimension = _dimension(features, feature_dimension, len(sample.labels))
-    if eta is None and convention == "reference":
+    if eta is None and samples_used == "reference":
         eta = _PAPER_ETA
     with torch.no_grad():
         fitted = moments(sample.logits, sample.fit)
-        known = rivals(sample.logits, sample.labels)
+        known = rivals(sample.logits, sample.labels, accuracy)
         rank = spectrum_of_gram(fitted.gram * fitted.count, (fitted.count, len(fitted.gram))).rank("paper").value
         generator = torch.Generator().manual_seed(seed)
         steps = ratios(path_points, path_floor)
         rows: list[ClassDependency] = []
-        for problem in problems(sample, convention, fitted):
+        for problem in problems(sample, samples_used, fitted):
             found = (
                 _fixed(problem, known, _in_units(eta, sample.unit), tol)
                 if eta is not None
@@ -138,7 +147,7 @@ def independence_deficit(
             rows += _rows(problem, sample, known, found, nulls, null, dimension, tol, chosen=eta is None)
     return DependencyTable(
         rows=tuple(rows),
-        convention=convention,
+        samples_used=samples_used,
         eta=eta,
         keep=keep if eta is None else None,
         tol=tol,
@@ -151,9 +160,11 @@ def independence_deficit(
         permutations=permutations,
         seed=seed,
         unit=sample.unit,
+        accuracy_kind=accuracy,
+        notes=_chance(sample, known, keep if eta is None else None, accuracy),
         device=device_name(sample.logits.device),
         versions=versions(),
-        _follow=partial(_follow, sample, known, convention, fitted, tol),
+        _follow=partial(_follow, sample, known, samples_used, fitted, tol),
     )
 
 
@@ -170,6 +181,17 @@ def _dimension(features: Any, dimension: int | None, samples: int) -> int | None
     return dimension
 
 
+def _chance(sample: Sample, known: Rivals, keep: float | None, accuracy: str) -> tuple[str, ...]:
+    """Whether always giving one answer is as good as the logits, or as what is to be kept of them."""
+    share, most = majority(sample.labels, accuracy)
+    full = float(known.original(sample.classes[:1]).all)
+    if full <= share + 1e-12:
+        return (at_chance(full, share, most, accuracy, by="logits"),)
+    if keep is not None and keep * full <= share + 1e-12:
+        return (kept_by_chance(keep * full, share, most, accuracy, what="accuracy over all samples"),)
+    return ()
+
+
 def _in_units(eta: float, unit: float) -> float:
     """η for logits divided by ``unit``, at most the largest float.
 
@@ -182,7 +204,7 @@ def _in_units(eta: float, unit: float) -> float:
     if scaled < torch.finfo(torch.float64).tiny:
         raise UsageError(
             f"eta is {eta:g}, which is nothing beside the squares of logits that reach {unit:.1g}; divide the logits "
-            "by a power of two, or give eta=None under convention='all'"
+            "by a power of two, or give eta=None under samples_used='all'"
         )
     return scaled
 
@@ -283,9 +305,9 @@ def _rows(
 
 
 def _follow(
-    sample: Sample, known: Rivals, convention: str, fitted: Moments, tol: float, index: int, points: int, floor: float
+    sample: Sample, known: Rivals, samples_used: str, fitted: Moments, tol: float, index: int, points: int, floor: float
 ) -> RegularisationPath:
-    for problem in problems(sample, convention, fitted):
+    for problem in problems(sample, samples_used, fitted):
         at = (problem.classes == index).nonzero()
         if len(at):
             with torch.no_grad():

@@ -1,4 +1,4 @@
-"""The two conventions as Lasso problems: all samples with an intercept, or the positive samples without one."""
+"""The two choices of samples as Lasso problems: all samples with an intercept, or the positive samples without one."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from rankscope.deficit.null import arrangements, permutation
 from rankscope.deficit.operators import FactorGram, Quadratic, SharedGram
 from rankscope.deficit.sample import Sample
 
-__all__ = ["CONVENTIONS", "AllSamples", "PositiveSamples", "Problem", "problems"]
+__all__ = ["SAMPLES_USED", "AllSamples", "PositiveSamples", "Problem", "problems"]
 
-CONVENTIONS = ("all", "reference")
+SAMPLES_USED = ("all", "reference")
 _FACTOR_BYTES = 2**28
 
 
@@ -189,9 +189,9 @@ class PositiveSamples:
         return self.r2(rows, solve_lasso(form, cross, self.square[rows], eta, self.classes[rows], tol=tol).residual)
 
 
-def problems(sample: Sample, convention: str, fitted: Moments) -> Iterator[Problem]:
-    """The batches of a convention: one for ``all``; as many as memory asks for ``reference``."""
-    if convention == "all":
+def problems(sample: Sample, samples_used: str, fitted: Moments) -> Iterator[Problem]:
+    """The batches of a choice of samples: one for ``all``; as many as memory asks for ``reference``."""
+    if samples_used == "all":
         yield AllSamples(sample, fitted)
         return
     most = int(torch.bincount(sample.labels[sample.fit]).max())

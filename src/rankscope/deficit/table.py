@@ -120,7 +120,7 @@ class ClassDependency:
 
 @dataclass(frozen=True, eq=False)
 class DependencyTable:
-    """Result of ``independence_deficit``: one ``ClassDependency`` a class, with the conventions that made it.
+    """Result of ``independence_deficit``: one ``ClassDependency`` a class, with the settings that made it.
 
     ``table[i]`` is the record of class i (its index among all classes); iterating gives every record. ``keep`` is the
     share of accuracy that ``eta=None`` asked for, None at a fixed η. ``eta`` is what was asked for; the η and η_max of
@@ -128,7 +128,7 @@ class DependencyTable:
     """
 
     rows: tuple[ClassDependency, ...]
-    convention: str
+    samples_used: str
     eta: float | None
     keep: float | None
     tol: float
@@ -143,6 +143,8 @@ class DependencyTable:
     device: str
     versions: dict[str, str]
     unit: float = 1.0
+    accuracy_kind: str = "overall"
+    notes: tuple[str, ...] = ()
     _follow: Callable[[int, int, float], RegularisationPath] | None = field(default=None, repr=False)
 
     def __getitem__(self, index: int) -> ClassDependency:
@@ -224,6 +226,9 @@ class DependencyTable:
                 f"a 'dependency_table' of schema {_SCHEMA} is needed"
             )
         rest = {k: v for k, v in data.items() if k not in ("schema_version", "kind", "rows")}
+        if "convention" in rest:  # its name in earlier versions
+            rest["samples_used"] = rest.pop("convention")
+        rest["notes"] = tuple(rest.get("notes", ()))
         return cls(rows=tuple(_row(r) for r in data["rows"]), **rest)
 
     def __repr__(self) -> str:
@@ -235,7 +240,7 @@ class DependencyTable:
         null = f"null {self.null} × {self.permutations}" if self.permutations else "no null was run"
         lines = [
             f"Independence deficit of {len(self.rows)} of {self.n_classes} classes, "
-            f"convention {self.convention}, {eta}",
+            f"samples used: {self.samples_used}, {eta}",
             f"{self.samples} samples fitted, {self.held_out_samples} held out, {null}; "
             + ", ".join(f"{n} {s}" for s, n in counts.items()),
         ]
@@ -244,6 +249,7 @@ class DependencyTable:
                 f"Caution: for {counts['no null']} classes no null can be had: too few samples can change places, so "
                 "nothing tells dependence from noise."
             )
+        lines[:0] = [f"Caution: {one}." for one in self.notes]
         trivial = sorted({r.trivial for r in self.rows if r.trivial})
         if trivial:
             why = {

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from rankscope._base.chance import majority
 from rankscope._base.checks import choice_of
 from rankscope._base.errors import DataError, MeasurementError, ModelError, UsageError
 from rankscope._base.provenance import device_name, versions
@@ -17,10 +18,10 @@ from rankscope.features._inputs import as_labels, as_matrix, first_bad_row
 from rankscope.features.accuracy_curve import RankSweep, rank_of_label
 from rankscope.features.classification_result import ClassificationDimension, FoldedHead
 from rankscope.features.heads import evaluated_copy, find_head, head_mismatch, linear_parts
-from rankscope.features.notes import at_chance, kept_by_chance
 from rankscope.features.principal import PrincipalAxes, principal_axes
 from rankscope.features.sweep import Resampling, first_crossing, sweep_callable, sweep_linear
 from rankscope.spectra.scale import power_of_two, times_two_to
+from rankscope.views.chance import at_chance, kept_by_chance
 
 __all__ = ["classification_dimension"]
 
@@ -167,7 +168,7 @@ def classification_dimension(
             counts = sweep_callable(inputs, y, mean, axes, predict, resampling, stop=stop)
     needed = retain * full
     dimension, notes = _dimension(counts.top1, needed, basis)
-    notes = (*_chance(y, full / len(x), retain, classes, accuracy), *notes)
+    cautions = _chance(y, full / len(x), retain, accuracy)
     top5 = (counts.top5 / len(x)).cpu().numpy() if classes >= 10 else None
     return ClassificationDimension(
         dimension=dimension,
@@ -184,7 +185,8 @@ def classification_dimension(
         classes=classes,
         variance_kept=_variance_kept(basis, dimension),
         head_error=error,
-        notes=notes,
+        notes=(*cautions, *notes),
+        cautions=cautions,
         provenance=_provenance(x.device, seed, bootstrap, len(fitted), fit_features is not None, x.dtype),
         folded=folded,
     )
@@ -307,11 +309,9 @@ def _weights(labels: torch.Tensor, accuracy: str) -> torch.Tensor:
     return len(labels) / (seen[labels] * int((seen > 0).sum()))
 
 
-def _chance(labels: torch.Tensor, full: float, retain: float, classes: int, accuracy: str) -> tuple[str, ...]:
+def _chance(labels: torch.Tensor, full: float, retain: float, accuracy: str) -> tuple[str, ...]:
     """Whether always giving one answer is as good as the head, or as what is to be kept of it."""
-    seen = torch.bincount(labels, minlength=classes)
-    most = int(seen.argmax())
-    share = float(seen[most]) / len(labels) if accuracy == "overall" else 1 / int((seen > 0).sum())
+    share, most = majority(labels, accuracy)
     if full <= share + 1e-12:
         return (at_chance(full, share, most, accuracy),)
     if retain * full <= share + 1e-12:

@@ -53,6 +53,8 @@ class ClassificationDimension:
         The settings and sizes the number belongs to.
     variance_kept : float
         Share of the features' variance in the first ``dimension`` components.
+    notes, cautions : tuple of str
+        What was found besides; ``cautions`` are those of the notes that are to be read before the number.
     head_error : float or None
         Largest difference between the head's logits and the stored ones, as a share of the largest; None unchecked.
     """
@@ -72,6 +74,7 @@ class ClassificationDimension:
     head_error: float | None = None
     accuracy_kind: str = "overall"
     notes: tuple[str, ...] = ()
+    cautions: tuple[str, ...] = ()
     provenance: dict[str, Any] = field(default_factory=dict, repr=False)
     folded: FoldedHead | None = field(default=None, repr=False)
 
@@ -151,6 +154,7 @@ class ClassificationDimension:
             "variance_kept": self.variance_kept,
             "head_error": self.head_error,
             "notes": list(self.notes),
+            "cautions": list(self.cautions),
             "curve": self.curve.tolist(),
             "top5": None if self.top5 is None else self.top5.tolist(),
             "provenance": self.provenance,
@@ -174,6 +178,7 @@ class ClassificationDimension:
         ]
         if self.head_error is not None:
             rows.append(("head against stored logits", f"differs by {self.head_error:.1e} of the largest logit"))
-        rows += [("note", note) for note in self.notes]
+        rows += [("note", note) for note in self.notes if note not in self.cautions]
         width = max(len(name) for name, _ in rows)
-        return "\n".join(f"{name:<{width}}  {value}" for name, value in rows)
+        first = [f"Caution: {caution}." for caution in self.cautions]
+        return "\n".join([*first, *(f"{name:<{width}}  {value}" for name, value in rows)])

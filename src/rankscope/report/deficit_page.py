@@ -48,8 +48,8 @@ def deficit_section(
     return Section(
         title=title,
         lead=(
-            f"Each class's logit as a sparse combination of the others' (Lasso, exact), {eta}; convention "
-            f"{table.convention}."
+            f"Each class's logit as a sparse combination of the others' (Lasso, exact), {eta}; samples used: "
+            f"{table.samples_used}."
         ),
         findings=list(deficit_findings(table)),
         figures=(figure_of(table.plot(shown.index), caption, name=name),),
@@ -127,7 +127,7 @@ def _share(value: float) -> str:
 
 def _provenance(table: DependencyTable, source: str | None) -> dict[str, str]:
     made = {
-        "convention": table.convention,
+        "samples used": table.samples_used,
         "samples": f"{table.samples:,} fitted, {table.held_out_samples:,} held out",
         "null": f"{table.null}, {table.permutations} permutations, seed {table.seed}",
         "duality gap": f"at most {max(r.duality_gap for r in table):.1e} (tolerance {table.tol:g})",

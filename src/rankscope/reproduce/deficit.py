@@ -114,7 +114,7 @@ def _solved(one: Prepared, convention: str) -> dict[str, Any]:
             found.logits,
             found.labels,
             eta=eta,
-            convention=name,
+            samples_used=name,
             class_names=one.folders.names,
             feature_dimension=int(found.features.shape[1]),
             held_out=0,  # the text and the code fit all the images
