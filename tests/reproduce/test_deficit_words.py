@@ -142,7 +142,7 @@ def test_fewer_features_than_logits_are_told(
     table = replace(tables["tied"], feature_dimension=features).to_dict()
     for name, found in {"prepared": [given], "pass_over": {}, "_solved": table, "data_notes": []}.items():
         monkeypatch.setattr(module, name, lambda *_, found=found: found)
-    settings: Any = SimpleNamespace(samples_used="paper", scale="small", device=torch.device("cpu"), to_dict=dict)
+    settings: Any = SimpleNamespace(convention="paper", scale="small", device=torch.device("cpu"), to_dict=dict)
     notes = module.deficit("fig4", settings).notes
     exact = f"net: {features} features make 6 logits, so exact dependences exist whatever was learned"
     assert (exact in notes) == told
