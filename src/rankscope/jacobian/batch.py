@@ -306,10 +306,32 @@ class BatchMeasurer:
         return lambda: [image for part in parts for image in part()]
 
     def _alone(self, sample: Sample) -> Callable[[], list[Finished]]:
+        result, found = self._swept_and_certified(sample)
+        return self._submit(sample, result, found)
+
+    def _swept_and_certified(self, sample: Sample) -> tuple[SweepResult, Certified | None]:
+        """One sweep and what the probes find of it; once more by the plain path where a trace is not the model here.
+
+        The probes are the model's own tangents at each image, so with them a traced network needs no look of its own:
+        one pass of the model by itself takes as long as a whole sweep of a small network on a GPU. Where they leave
+        a doubt, that look decides.
+        """
         with self.runner.hooked():
             sweep, result, probes = self._swept(sample)
         found = self._certify(sample, sweep, result, probes)
-        return self._submit(sample, result, found)
+        if self.linearised is None or not self._probes_compare or (found is not None and found.strayed <= APART):
+            return result, found
+        with self.runner.hooked():
+            self._compare(sample)
+            if self.linearised is not None:  # rounding alone, as the model has it itself
+                return result, found
+            sweep, result, probes = self._swept(sample)
+        return result, self._certify(sample, sweep, result, probes)
+
+    @property
+    def _probes_compare(self) -> bool:
+        """Whether float64 probes of the model itself watch over every image."""
+        return self.reference is not None and self.settings.dtype == torch.float32 and not self._narrow
 
     def _together(self, samples: Sequence[Sample]) -> Callable[[], list[Finished]] | None:
         """The images in one sweep; ``None`` where they change each other, or where that cannot be seen."""
@@ -322,8 +344,7 @@ class BatchMeasurer:
             with self.runner.hooked():
                 if derivative_across(self.runner, self.method, batch):
                     return None
-                sweep, result, probes = self._swept(batch)
-            found = self._certify(batch, sweep, result, probes)
+            result, found = self._swept_and_certified(batch)
         except (RuntimeError, TypeError, ValueError, IndexError, KeyError, AttributeError, MeasurementError):
             return None  # whatever stands in the way of a batch, each image alone decides whether it can be measured
         if found is None or not found.apart <= APART or not bool(torch.isfinite(found.lengths).all()):
@@ -341,7 +362,8 @@ class BatchMeasurer:
         self.chunk = self._chunk(sample, columns)
         if self.linearised is not None:
             try:
-                self._compare(sample)
+                if not self._probes_compare:
+                    self._compare(sample)
                 sweep = self._sweep(sample)
                 if self.linearised is not None:
                     return sweep, sweep.run(sample, probes), probes
@@ -382,7 +404,8 @@ class BatchMeasurer:
         if self.settings.dtype == torch.float64 and not self._narrow:
             # rounding each result leaves out what sums within an operator lose: 2^9 for √(2^18) terms
             scale = 2.0**-20 if self._rounded else 2.0**-25
-        return self.reference.certify(sample, sweep, result, probes, scale)
+        traced = None if self.linearised is None else self.linearised.outputs
+        return self.reference.certify(sample, sweep, result, probes, scale, traced)
 
     def _submit(self, sample: Sample, result: SweepResult, found: Certified | None) -> Callable[[], list[Finished]]:
         columns = self.settings.columns.count(tuple(sample.x.shape[1:]))

@@ -16,7 +16,7 @@ from rankscope.jacobian.kinks import SamePiece
 from rankscope.jacobian.methods import Method
 from rankscope.jacobian.reverse import reverse_mode
 from rankscope.jacobian.runner import Runner
-from rankscope.jacobian.sharing import worst_gap
+from rankscope.jacobian.sharing import gap, worst_gap
 from rankscope.jacobian.sweep import Sweep, SweepResult
 from rankscope.slicing import LowerPrecision, Sample
 from rankscope.spectra import scaled_norm
@@ -34,12 +34,15 @@ class Certified:
 
     ``lengths`` are ‖E·g‖ by cut point, probe and image, E being the sweep's error; ``flips`` the units that were moved
     across their kink, by image. ``apart`` is the largest relative difference between the batch and the images alone,
-    of outputs, inputs of piecewise linear functions and tangents; 0 for one image.
+    of outputs, inputs of piecewise linear functions and tangents; 0 for one image. ``strayed`` is the largest relative
+    difference between what was swept and the model's own pass of the image: of the probes' tangents, and of the outputs
+    of a traced network.
     """
 
     lengths: Tensor
     flips: Tensor
     apart: float = 0.0
+    strayed: float = 0.0
 
 
 class Reference:
@@ -79,12 +82,19 @@ class Reference:
         return products, flips, outputs, piece.apart if piece.apart is not None else x.new_zeros(())
 
     def certify(
-        self, sample: Sample, sweep: Sweep, result: SweepResult, probes: Tensor, scale: float
+        self,
+        sample: Sample,
+        sweep: Sweep,
+        result: SweepResult,
+        probes: Tensor,
+        scale: float,
+        traced: tuple[Tensor, ...] | None = None,
     ) -> Certified | None:
         """Bounds for every image of a batch; ``None`` where the images alone do not run as they do together.
 
         Rows that the sweep dropped count with their reference value, so a bound from these covers dropping them too.
-        ``scale`` says by how much the working precision errs less than the difference of the two precisions.
+        ``scale`` says by how much the working precision errs less than the difference of the two precisions. ``traced``
+        are the outputs of a traced network that stood for the model in the sweep.
         """
         self._sample = sample
         images = len(sample.x)
@@ -93,6 +103,7 @@ class Reference:
         if images > 1:
             batch, shared, shapes = self._together(sample)
         lengths, flips, apart = [], [], 0.0
+        strayed: list[Tensor] = []
         for image in range(images):
             x = sample.x if images == 1 else sample.x[image : image + 1].clone()
             piece = None if shared is None or shapes is None else shared.of_image(image, images, shapes)
@@ -103,6 +114,10 @@ class Reference:
             key = tuple((k, repr(v)) for k, v in sample.extra.items()) if self._alone.enabled else ()
             products, moved, outputs, off = self._alone(key, (*inputs, *([] if piece is None else piece.inputs)))
             found, tops = self._errors(products, result, image, images)
+            share = found.amax(1) / tops.amax(1)
+            strayed.append(torch.where(tops.amax(1) > 0, share, found.amax(1)).max().double())
+            for out, other in zip(outputs, traced or (), strict=False):
+                strayed.append(gap(other.view(images, -1)[image] if images > 1 else other, out))
             if batch is not None:
                 gaps = [float(off)]
                 for out, whole in zip(outputs, batch, strict=True):
@@ -118,7 +133,9 @@ class Reference:
                 found = scale * found
             lengths.append(found)
             flips.append(moved.clone())
-        return Certified(torch.stack(lengths, 2), torch.cat(flips), apart)
+        far = torch.stack(strayed)
+        worst = float(torch.where(far.isnan(), torch.full_like(far, torch.inf), far).max())
+        return Certified(torch.stack(lengths, 2), torch.cat(flips), apart, worst)
 
     def _together(self, sample: Sample) -> tuple[tuple[Tensor, ...], SamePiece, list[torch.Size]]:
         """The batch's outputs and its piece, and the shapes of the piece of one image alone."""

@@ -16,7 +16,7 @@ from rankscope.jacobian.reverse import reverse_mode
 from rankscope.jacobian.runner import Runner
 from rankscope.slicing import Sample
 
-__all__ = ["APART", "derivative_across", "worst_gap"]
+__all__ = ["APART", "derivative_across", "gap", "worst_gap"]
 
 APART = 1e-5  # of the largest entry: some ten times what rounding does to one image in two batch sizes (measured)
 
@@ -54,13 +54,17 @@ def worst_gap(found: Tensor, expected: Tensor, images: int = 1) -> float:
     >>> worst_gap(torch.tensor([1.0, 2.0, 0.0, 0.5]), torch.tensor([1.0, 2.0, 0.0, 1.0]), images=2)
     0.5
     """
+    return float(gap(found, expected, images))
+
+
+def gap(found: Tensor, expected: Tensor, images: int = 1) -> Tensor:
+    """The same as a tensor, so that many are waited for once."""
     if found.shape != expected.shape:
-        return float("inf")
+        return torch.full((), torch.inf, dtype=torch.float64, device=expected.device)
     if not expected.numel():
-        return 0.0
+        return torch.zeros((), dtype=torch.float64, device=expected.device)
     a, b = (t.reshape(images, -1) for t in (found, expected))
     same = (a == b) | (a.isnan() & b.isnan())  # infinities of one sign too
-    gap = torch.where(same, torch.zeros_like(a), (a - b).abs()).amax(1)
+    apart = torch.where(same, torch.zeros_like(a), (a - b).abs()).amax(1)
     top = b.nan_to_num(0.0, 0.0, 0.0).abs().amax(1)
-    worst = torch.where(top > 0, gap / top, gap).max()  # a NaN stays one
-    return float(worst)
+    return torch.where(top > 0, apart / top, apart).max().double()  # a NaN stays one
