@@ -70,7 +70,7 @@ def test_the_search_sees_a_circle() -> None:
 
 
 # Records that draw and word themselves: each goes when its room's figures and texts move to `views`.
-LEFT = {"rankscope.deficit", "rankscope.features", "rankscope.jacobian"}
+LEFT = {"rankscope.deficit", "rankscope.features"}
 
 
 def test_no_circles() -> None:

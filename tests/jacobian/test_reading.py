@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 import rankscope as rs
 from rankscope._base.facts import Fact, FactKind
 from rankscope.jacobian import JacobianProfile, Layer
-from rankscope.jacobian import profile as profile_module
+from rankscope.jacobian import layer as profile_module
 from rankscope.jacobian.directions import Directions
 from rankscope.report import profile_page
 from rankscope.spectra import Spectrum, Tolerance

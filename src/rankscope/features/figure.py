@@ -96,7 +96,7 @@ def plot_profile(profile: FeatureProfile, *, ax: Axes | None = None) -> Axes:
             ("participation ratio", [layer.participation_ratio for layer in profile]),
         )
     ):
-        style = (
+        style: Any = (
             {"color": "#888888", "linestyle": ":"}
             if number == 0
             else {"color": COLOURS[number - 1], "marker": "os^"[number - 1]}

@@ -2,23 +2,22 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from rankscope._base.errors import UsageError
 from rankscope._base.records import Record
-from rankscope.jacobian.against_random_text import comparison_sentence, comparison_text
-from rankscope.jacobian.compared import Compared
 from rankscope.jacobian.random_chain import chain_rank, extended, slack
+from rankscope.jacobian.reading import Reading
 from rankscope.slicing import Stretch
 from rankscope.spectra import Tolerance
+from rankscope.views.against_random import comparison_sentence, comparison_text
+from rankscope.views.compared import Compared
+from rankscope.views.profile_figure import plot_against_random
 
 if TYPE_CHECKING:
     import pandas as pd
     from matplotlib.axes import Axes
-
-    from rankscope.jacobian.profile import JacobianProfile
 
 __all__ = ["AgainstRandom", "Compared", "against_random"]
 
@@ -74,7 +73,7 @@ class AgainstRandom(Record):
     @property
     def sentence(self) -> str:
         """The comparison in one sentence, with the cut points where both differ most, and how sure it is."""
-        return comparison_sentence(self)
+        return comparison_sentence(self.chain, self.judged, self.verdict, double=self.dtype == "float64")
 
     @property
     def chain(self) -> tuple[Compared, ...]:
@@ -119,16 +118,25 @@ class AgainstRandom(Record):
 
     def plot(self, *, ax: Axes | None = None) -> Axes:
         """Both ranks over depth: measured as a line, the random chain dashed."""
-        from rankscope.jacobian.figure import plot_against_random
-
-        return plot_against_random(self, ax=ax)
+        return plot_against_random(
+            self.layers,
+            model=self.model,
+            title=f"{self.columns:,} columns, tolerance {self.tolerance.name}",
+            ax=ax,
+        )
 
     def __str__(self) -> str:
-        return comparison_text(self)
+        return comparison_text(
+            self.layers,
+            head=f"{self.model} beside random layers, {self.columns:,} columns, tolerance {self.tolerance.name}",
+            sentence=self.sentence,
+        )
 
 
-def against_random(profile: JacobianProfile) -> AgainstRandom:
+def against_random(reading: Reading, *, model: str, dtype: str, inputs: int | None = None) -> AgainstRandom:
     """Lay the Gaussian prediction for the same widths over a measured profile.
+
+    ``inputs`` is the width of the network's input where the columns are random directions of all of it.
 
     The chain has the profile's K columns as its input and one Gaussian layer for each operation that mixes features (a
     matrix product, a convolution, …) from one true cut to the next where these are a plain chain, as wide as what
@@ -147,19 +155,19 @@ def against_random(profile: JacobianProfile) -> AgainstRandom:
     """
     import torch
 
-    tolerance = profile.tolerance
+    tolerance = reading.tolerance
     if tolerance.atol:
         raise UsageError(
             f"the tolerance {tolerance.name} has an absolute part, and random layers have no scale of their own; read "
             "the profile with a relative one, as profile.with_tolerance('paper')"
         )
-    known = any(layer.true_cut for layer in profile.layers)
-    dtype = getattr(torch, profile.dtype)
-    columns = profile.layers[0].columns
-    widths = [math.prod(profile.input_shape)] if profile.columns.random and profile.input_shape else []
-    cuts = sum(layer.true_cut or not known for layer in profile.layers)
+    known = any(layer.true_cut for layer in reading.layers)
+    torch_dtype = getattr(torch, dtype)
+    columns = reading.layers[0].columns
+    widths = [] if inputs is None else [inputs]
+    cuts = sum(layer.true_cut or not known for layer in reading.layers)
     operations, joined, found = 0, 1, []
-    for layer, row in zip(profile.layers, profile.reading.rows, strict=True):
+    for layer, row in zip(reading.layers, reading.rows, strict=True):
         stretch = Stretch.of(layer.mixes)
         # the K columns, then the layers' widths
         sizes = extended([columns, *widths], stretch, layer.rows)
@@ -169,7 +177,7 @@ def against_random(profile: JacobianProfile) -> AgainstRandom:
             operations, joined = own
         room = min(sizes)
         # the law needs an rtol alone: the convention's own for this layer's shape
-        rtol = tolerance.relative((layer.rows, layer.columns), dtype)
+        rtol = tolerance.relative((layer.rows, layer.columns), torch_dtype)
         predicted = chain_rank(sizes, rtol)
         rank, certified = row["function_rank"], row["certified"]
         value = int(rank["value"])
@@ -189,4 +197,4 @@ def against_random(profile: JacobianProfile) -> AgainstRandom:
                 true_cut=layer.true_cut,
             )
         )
-    return AgainstRandom(profile.model, tolerance, profile.layers[0].columns, tuple(found), profile.dtype)
+    return AgainstRandom(model, tolerance, reading.layers[0].columns, tuple(found), dtype)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,62 +14,25 @@ import numpy as np
 from rankscope._base.encoding import frozen, plain
 from rankscope._base.errors import UsageError, nearest
 from rankscope._base.facts import Fact, FactKind
-from rankscope._base.records import ByValue, Record
+from rankscope._base.records import Record
+from rankscope.jacobian.against_random import AgainstRandom, against_random
 from rankscope.jacobian.directions import Directions
-from rankscope.jacobian.reading import LayerReading, Reading, read_layer
-from rankscope.jacobian.soft_ranks import SoftRanks, soft_ranks
+from rankscope.jacobian.layer import Layer
+from rankscope.jacobian.profile_files import SCHEMA_VERSION, load_fields, save_fields
+from rankscope.jacobian.reading import Reading
 from rankscope.slicing import Stretch
-from rankscope.spectra import RankEstimate, Spectrum, Tolerance, ToleranceLike, as_tolerance
+from rankscope.spectra import Tolerance, ToleranceLike, as_tolerance
+from rankscope.views.profile_figure import plot_profile
+from rankscope.views.profile_text import profile_text
 from rankscope.views.sentences import sentence
 
 if TYPE_CHECKING:
     import pandas as pd
     from matplotlib.axes import Axes
 
-    from rankscope.jacobian.against_random import AgainstRandom
-
 __all__ = ["SCHEMA_VERSION", "JacobianProfile", "Layer"]
 
-SCHEMA_VERSION = 1
 _KEPT, _NOT_CERTIFIED = Fact(FactKind.KEPT_IMAGES), Fact(FactKind.NOT_CERTIFIED)
-
-
-@dataclass(frozen=True, eq=False)
-class Layer(ByValue):
-    """One measured cut point, with one spectrum an image; ``None`` where that image's Jacobian is not finite.
-
-    ``mixes`` is what mixes features (a matrix product, a convolution, …) between the true cut before it and it; a plain
-    truth value counts as one operation or none.
-    """
-
-    name: str
-    rows: int
-    columns: int
-    true_cut: bool
-    spectra: tuple[Spectrum | None, ...]
-    mixes: Stretch | bool = True
-
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "mixes", Stretch.of(self.mixes))
-
-    @cached_property
-    def soft(self) -> SoftRanks:
-        """What needs no threshold, one entry an image."""
-        return soft_ranks(self.spectra)
-
-    @cached_property
-    def _readings(self) -> dict[Tolerance, LayerReading]:
-        return {}
-
-    def reading(self, tolerance: Tolerance) -> LayerReading:
-        """Every image's rank as arrays; computed once for each tolerance."""
-        if tolerance not in self._readings:
-            self._readings[tolerance] = read_layer(self.spectra, tolerance)
-        return self._readings[tolerance]
-
-    def estimates(self, tolerance: Tolerance) -> list[RankEstimate]:
-        """Rank of every image that could be measured."""
-        return [s.rank(tolerance) for s in self.spectra if s is not None]
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -235,16 +199,12 @@ class JacobianProfile(Record):
 
     def save(self, path: str | Path) -> Path:
         """Write ``profile.json`` and ``profile.safetensors`` into a folder (made if absent); returns the folder."""
-        from rankscope.jacobian.profile_files import save
-
-        return save(self, Path(path))
+        return save_fields(self.to_dict(), {f.name: getattr(self, f.name) for f in fields(self)}, Path(path))
 
     @classmethod
     def load(cls, path: str | Path) -> JacobianProfile:
         """Read back what ``save`` wrote: the folder or its ``profile.json``."""
-        from rankscope.jacobian.profile_files import load
-
-        return load(Path(path))
+        return cls(**load_fields(Path(path)))
 
     def against_random(self) -> AgainstRandom:
         """This profile beside the Gaussian prediction for a chain of the same widths and mixing layers.
@@ -255,23 +215,45 @@ class JacobianProfile(Record):
 
     @cached_property
     def _against_random(self) -> AgainstRandom:
-        from rankscope.jacobian.against_random import against_random
-
-        return against_random(self)
+        return against_random(
+            self.reading,
+            model=self.model,
+            dtype=self.dtype,
+            inputs=math.prod(self.input_shape) if self.columns.random and self.input_shape else None,
+        )
 
     def plot(self, *, ax: Axes | None = None, label: str | None = None, theory: bool = False) -> Axes:
         """Rank over depth: function rank as a line, the range over the images as a band, bounds as whiskers.
 
         ``theory`` lays the prediction for random layers of the same widths over it (``against_random``).
         """
-        from rankscope.jacobian.figure import plot_profile
-
-        return plot_profile(self, ax=ax, label=label, theory=theory)
+        return plot_profile(
+            self.reading.rows,
+            label=label or f"{self.model} ({self.tolerance.name})",
+            title=f"{self.columns}, tolerance {self.tolerance.name}",
+            images=len(self.images),
+            predicted=[x.predicted for x in self.against_random().layers] if theory else None,
+            ax=ax,
+        )
 
     def __str__(self) -> str:
-        from rankscope.jacobian.text import profile_text
-
-        return profile_text(self)
+        kind = "image" if len(self.input_shape) == 3 else "sample"
+        return profile_text(
+            self.reading.rows,
+            head=(
+                f"Jacobian rank of {self.model} on {len(self.images)} {kind}{'s' * (len(self.images) != 1)}, "
+                f"{self.columns}",
+                f"tolerance {self.tolerance.name}, background {self.background}, {self.dtype} on {self.device}, "
+                f"weights {self.weights}",
+            ),
+            certificate=self.certificate,
+            method=self.method,
+            adjoint_error=self.adjoint_error,
+            kinks=self.kinks,
+            unmeasured=self.unmeasured,
+            skipped=self.skipped,
+            facts=self.facts,
+        )
 
     def __repr__(self) -> str:
         ranks = " → ".join(map(str, self.function_rank))

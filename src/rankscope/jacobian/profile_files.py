@@ -13,26 +13,26 @@ from rankscope._base.errors import OutputError, RankscopeError
 from rankscope._base.files import make_folder, read_arrays, read_json, write_arrays, write_whole
 from rankscope.jacobian import earlier
 from rankscope.jacobian.directions import Directions
-from rankscope.jacobian.profile import SCHEMA_VERSION, JacobianProfile, Layer
+from rankscope.jacobian.layer import Layer
 from rankscope.slicing import Stretch
 from rankscope.spectra import Spectrum, as_tolerance
 
-__all__ = ["load", "save"]
+__all__ = ["SCHEMA_VERSION", "load_fields", "save_fields"]
 
+SCHEMA_VERSION = 1
 _TIE = "spectra_checksum"  # that of profile.safetensors, so that the files of two runs are not read as one
 _EXACT = ("adjoint_error", "provenance", "seconds")
 
 
-def save(profile: JacobianProfile, path: Path) -> Path:
-    """``profile.json`` and ``profile.safetensors`` in a folder."""
+def save_fields(record: dict[str, Any], values: dict[str, Any], path: Path) -> Path:
+    """``profile.json`` and ``profile.safetensors`` in a folder: a profile's plain form, and its fields by name."""
     make_folder(path)
     arrays: dict[str, Any] = {}
-    record = profile.to_dict()
     # plain values lose what JSON has no word for: what does is kept a second time
-    kept = {name: exact(getattr(profile, name)) for name in _EXACT}
+    kept = {name: exact(values[name]) for name in _EXACT}
     record["exact"] = {name: value for name, value in kept.items() if value != record[name]}
-    for k, layer in enumerate(profile.layers):
-        record["layers"][k] |= _others(layer, profile.dtype)
+    for k, layer in enumerate(values["layers"]):
+        record["layers"][k] |= _others(layer, values["dtype"])
         for i, spectrum in enumerate(layer.spectra):
             if spectrum is not None:
                 arrays[f"{k}.{i}.sigma"] = np.ascontiguousarray(spectrum.singular_values)
@@ -53,8 +53,8 @@ def _others(layer: Layer, dtype: str) -> dict[str, Any]:
     return {"other_spectra": others} if others else {}
 
 
-def load(path: Path) -> JacobianProfile:
-    """What ``save`` wrote.
+def load_fields(path: Path) -> dict[str, Any]:
+    """The fields of the profile that ``save_fields`` wrote.
 
     Raises
     ------
@@ -78,12 +78,12 @@ def load(path: Path) -> JacobianProfile:
             f"profile.json and profile.safetensors in {str(folder)!r} were written by different runs; measure again"
         )
     try:
-        return _profile({**data, **data.get("exact", {})}, arrays)
+        return _fields({**data, **data.get("exact", {})}, arrays)
     except (KeyError, TypeError, ValueError, RankscopeError) as error:
         raise OutputError(f"the profile in {str(folder)!r} is damaged: {error}") from error
 
 
-def _profile(data: dict[str, Any], arrays: dict[str, Any]) -> JacobianProfile:
+def _fields(data: dict[str, Any], arrays: dict[str, Any]) -> dict[str, Any]:
     layers = []
     for k, entry in enumerate(data["layers"]):
         spectra: list[Spectrum | None] = []
@@ -104,7 +104,7 @@ def _profile(data: dict[str, Any], arrays: dict[str, Any]) -> JacobianProfile:
             sizes = tuple((int(a), int(b)) for a, b in entry["mixing_sizes"])
             mixes = Stretch(int(entry["mixing_operations"]), sizes)
         layers.append(Layer(entry["name"], entry["rows"], entry["columns"], entry["true_cut"], tuple(spectra), mixes))
-    return JacobianProfile(
+    return dict(
         **{k: data[k] for k in ("model", "weights", "background", "device", "dtype", "cut_points")},
         columns=_directions(data["columns"]),
         method=earlier.way(data["method"]),

@@ -2,57 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from rankscope.spectra import Spectrum, Tolerance, count_ranks
+from rankscope.jacobian.layer import Layer
+from rankscope.jacobian.layer_reading import LayerReading
+from rankscope.spectra import Tolerance
 
-if TYPE_CHECKING:
-    from rankscope.jacobian.profile import Layer
-
-__all__ = ["LayerReading", "Reading", "read_layer"]
-
-
-@dataclass(frozen=True, eq=False)
-class LayerReading:
-    """One cut point: an entry an image. Where an image was not measured, ranks are −1 and numbers NaN."""
-
-    rank: NDArray[np.int64]
-    lower: NDArray[np.int64]
-    upper: NDArray[np.int64]
-    threshold: NDArray[np.float64]
-    margin: NDArray[np.float64]
-    certified: NDArray[np.bool_]
-
-
-def read_layer(spectra: Sequence[Spectrum | None], tolerance: Tolerance) -> LayerReading:
-    """Every spectrum's rank; those of one shape and dtype together."""
-    count = len(spectra)
-    rank, lower, upper = (np.full(count, -1, dtype=np.int64) for _ in range(3))
-    threshold, margin = np.full(count, np.nan), np.full(count, np.nan)
-    certified = np.zeros(count, dtype=np.bool_)
-    groups: dict[tuple[tuple[int, int], str], list[int]] = {}
-    for place, spectrum in enumerate(spectra):
-        if spectrum is not None:
-            groups.setdefault((spectrum.shape, spectrum.dtype), []).append(place)
-    for (shape, dtype), places in groups.items():
-        chosen = [s for s in (spectra[p] for p in places) if s is not None]
-        found = count_ranks(
-            np.stack([s.singular_values for s in chosen]),
-            shape,
-            dtype,
-            np.array([s.error_bound for s in chosen], dtype=np.float64),
-            np.array([s.square_error for s in chosen], dtype=np.float64),
-            tolerance,
-        )
-        rank[places], lower[places], upper[places] = found.value, found.lower, found.upper
-        threshold[places], margin[places], certified[places] = found.threshold, found.margin, found.certified
-    return LayerReading(rank, lower, upper, threshold, margin, certified)
+__all__ = ["Reading"]
 
 
 @dataclass(frozen=True, eq=False)

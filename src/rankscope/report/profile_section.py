@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from rankscope.jacobian.text import flags
 from rankscope.report.figures import figure_of
 from rankscope.report.page import Page, Section, Table
 from rankscope.report.sentences import findings
 from rankscope.views.phrases import phrase
+from rankscope.views.profile_text import flags
 
 if TYPE_CHECKING:
     from rankscope.jacobian import JacobianProfile

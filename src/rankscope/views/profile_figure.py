@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from rankscope._base.style import COLOURS, TEXT_WIDTH, figure_style, new_axes, plain_text
+from rankscope.views.compared import Compared
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
-
-    from rankscope.jacobian.against_random import AgainstRandom
-    from rankscope.jacobian.profile import JacobianProfile
 
 __all__ = ["plot_against_random", "plot_profile"]
 
@@ -20,15 +19,20 @@ _RANDOM = "random layers, same widths"
 
 
 def plot_profile(
-    profile: JacobianProfile, *, ax: Axes | None = None, label: str | None = None, theory: bool = False
+    rows: Sequence[dict[str, Any]],
+    *,
+    label: str,
+    title: str,
+    images: int,
+    predicted: list[float] | None = None,
+    ax: Axes | None = None,
 ) -> Axes:
     """Function rank (line), median (dashed), range over the images (band), certified bounds (whiskers), rises (rings).
 
-    With ``theory`` the prediction for random layers (dotted).
+    With ``predicted`` the prediction for random layers (dotted).
 
     Draw a second profile into the same axes to compare; both need the same cut points.
     """
-    rows = list(profile.reading.rows)
     with figure_style():
         if ax is None:
             ax = new_axes(max(3.35, min(TEXT_WIDTH, 0.24 * len(rows) + 1.4)), 2.7)
@@ -37,11 +41,11 @@ def plot_profile(
         x = np.arange(len(rows))
         top = np.array([r["function_rank"]["value"] for r in rows], dtype=float)
         low = np.array([r["rank"]["min"] for r in rows], dtype=float)
-        text = plain_text(label or f"{profile.model} ({profile.tolerance.name})", 60)
+        text = plain_text(label, 60)
         marker = "osD^v"[number % 5]
         (line,) = ax.plot(x, top, marker=marker, color=colour, label=text, zorder=3, clip_on=False)
         line.set_gid("function rank")
-        if len(profile.images) > 1:
+        if images > 1:
             middle = np.array([r["rank"]["median"] for r in rows], dtype=float)
             ax.fill_between(x, low, top, color=colour, alpha=0.16, linewidth=0)
             ax.plot(x, middle, color=colour, linestyle=(0, (4, 2)), linewidth=0.9, zorder=2)
@@ -51,10 +55,10 @@ def plot_profile(
             upper = np.array([r["function_rank"]["upper"] for r in rows], dtype=float)
             error = np.where(certified, [top - lower, upper - top], 0.0)
             ax.errorbar(x, top, yerr=error, fmt="none", ecolor=colour, elinewidth=0.9, capsize=2, zorder=2)
-        if theory:
+        if predicted is not None:
             # one prediction is black; further ones take their profile's colour
             drawn = any(line.get_gid() == "random layers" for line in ax.lines)
-            _draw_random(ax, [x.predicted for x in profile.against_random().layers], colour if drawn else "#000000")
+            _draw_random(ax, predicted, colour if drawn else "#000000")
         rising = [i for i, r in enumerate(rows) if r["rises_by"]]
         if rising:
             ax.scatter(x[rising], top[rising], s=60, facecolors="none", edgecolors="#000000", linewidths=0.9, zorder=4)
@@ -62,27 +66,24 @@ def plot_profile(
         if branches:
             ax.scatter(x[branches], top[branches], marker="x", s=22, color="#000000", zorder=5, linewidths=0.9)
         _frame(ax, [r["name"] for r in rows], float(top.max(initial=1)))
-        _legend(ax, len(profile.images), rising=bool(rising), branches=bool(branches))
-        ax.set_title(plain_text(f"{profile.columns}, tolerance {profile.tolerance.name}", 80), loc="left")
+        _legend(ax, images, rising=bool(rising), branches=bool(branches))
+        ax.set_title(plain_text(title, 80), loc="left")
     return ax
 
 
-def plot_against_random(compared: AgainstRandom, *, ax: Axes | None = None) -> Axes:
+def plot_against_random(layers: Sequence[Compared], *, model: str, title: str, ax: Axes | None = None) -> Axes:
     """Measured function rank and the random chain's, over the cut points."""
-    layers = compared.layers
     with figure_style():
         if ax is None:
             ax = new_axes(max(3.35, min(TEXT_WIDTH, 0.24 * len(layers) + 1.4)), 2.7)
         x = np.arange(len(layers))
         top = [entry.measured for entry in layers]
-        (line,) = ax.plot(
-            x, top, marker="o", color=COLOURS[0], label=plain_text(compared.model, 60), zorder=3, clip_on=False
-        )
+        (line,) = ax.plot(x, top, marker="o", color=COLOURS[0], label=plain_text(model, 60), zorder=3, clip_on=False)
         line.set_gid("function rank")
         _draw_random(ax, [entry.predicted for entry in layers], "#000000")
         _frame(ax, [entry.name for entry in layers], max(top))
         _legend(ax, 1, rising=False, branches=False)
-        ax.set_title(f"{compared.columns:,} columns, tolerance {compared.tolerance.name}", loc="left")
+        ax.set_title(title, loc="left")
     return ax
 
 

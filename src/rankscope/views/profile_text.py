@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from collections.abc import Mapping, Sequence
+from typing import Any
 
+from rankscope._base.facts import Fact
 from rankscope.views.phrases import phrase
 from rankscope.views.sentences import note
-
-if TYPE_CHECKING:
-    from rankscope.jacobian.profile import JacobianProfile
 
 __all__ = ["flags", "profile_text"]
 
@@ -31,16 +30,22 @@ def flags(row: dict[str, Any]) -> str:
     return ", ".join(found)
 
 
-def profile_text(profile: JacobianProfile) -> str:
+def profile_text(
+    rows: Sequence[dict[str, Any]],
+    *,
+    head: Sequence[str],
+    certificate: Fact,
+    method: Fact,
+    adjoint_error: float | None,
+    kinks: Sequence[int],
+    unmeasured: Mapping[str, str],
+    skipped: Mapping[str, str],
+    facts: Sequence[Fact],
+) -> str:
     """Header, one line a cut point, and everything that could not be measured or must be known."""
-    rows = list(profile.reading.rows)
     width = max([len(r["name"]) for r in rows] + [5])
-    kind = "image" if len(profile.input_shape) == 3 else "sample"
-    count = f"{len(profile.images)} {kind}{'s' * (len(profile.images) != 1)}"
     lines = [
-        f"Jacobian rank of {profile.model} on {count}, {profile.columns}",
-        f"tolerance {profile.tolerance.name}, background {profile.background}, {profile.dtype} on {profile.device}, "
-        f"weights {profile.weights}",
+        *head,
         f"{'layer':<{width}}  {'rows':>9} {'min':>6} {'median':>7} {'max':>6}  {'bounds':<15} flags",
     ]
     for row in rows:
@@ -50,15 +55,12 @@ def profile_text(profile: JacobianProfile) -> str:
             f"{row['name']:<{width}}  {row['rows']:>9,} {rank['min']:>6} {rank['median']:>7g} {rank['max']:>6}  "
             f"{bounds:<15} {flags(row)}".rstrip()
         )
-    lines.append(
-        f"max = function rank, with its certified bounds ({phrase(profile.certificate)}). "
-        f"Method: {phrase(profile.method)}."
-    )
-    if profile.adjoint_error is not None:
-        lines.append(f"forward and reverse mode agree to {profile.adjoint_error:.1e}")
-    if any(profile.kinks):
-        lines.append(f"units within rounding of a kink: {max(profile.kinks)} at most in one image")
-    lines += [f"not measured: {name}: {why}" for name, why in profile.unmeasured.items()]
-    lines += [f"skipped: {name}: {why}" for name, why in profile.skipped.items()]
-    lines += map(note, profile.facts)
+    lines.append(f"max = function rank, with its certified bounds ({phrase(certificate)}). Method: {phrase(method)}.")
+    if adjoint_error is not None:
+        lines.append(f"forward and reverse mode agree to {adjoint_error:.1e}")
+    if any(kinks):
+        lines.append(f"units within rounding of a kink: {max(kinks)} at most in one image")
+    lines += [f"not measured: {name}: {why}" for name, why in unmeasured.items()]
+    lines += [f"skipped: {name}: {why}" for name, why in skipped.items()]
+    lines += map(note, facts)
     return "\n".join(lines)

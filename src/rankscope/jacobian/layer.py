@@ -1,0 +1,52 @@
+"""One measured cut point of a profile."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+
+from rankscope._base.records import ByValue
+from rankscope.jacobian.layer_reading import LayerReading, read_layer
+from rankscope.jacobian.soft_ranks import SoftRanks, soft_ranks
+from rankscope.slicing import Stretch
+from rankscope.spectra import RankEstimate, Spectrum, Tolerance
+
+__all__ = ["Layer"]
+
+
+@dataclass(frozen=True, eq=False)
+class Layer(ByValue):
+    """One measured cut point, with one spectrum an image; ``None`` where that image's Jacobian is not finite.
+
+    ``mixes`` is what mixes features (a matrix product, a convolution, …) between the true cut before it and it; a plain
+    truth value counts as one operation or none.
+    """
+
+    name: str
+    rows: int
+    columns: int
+    true_cut: bool
+    spectra: tuple[Spectrum | None, ...]
+    mixes: Stretch | bool = True
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "mixes", Stretch.of(self.mixes))
+
+    @cached_property
+    def soft(self) -> SoftRanks:
+        """What needs no threshold, one entry an image."""
+        return soft_ranks(self.spectra)
+
+    @cached_property
+    def _readings(self) -> dict[Tolerance, LayerReading]:
+        return {}
+
+    def reading(self, tolerance: Tolerance) -> LayerReading:
+        """Every image's rank as arrays; computed once for each tolerance."""
+        if tolerance not in self._readings:
+            self._readings[tolerance] = read_layer(self.spectra, tolerance)
+        return self._readings[tolerance]
+
+    def estimates(self, tolerance: Tolerance) -> list[RankEstimate]:
+        """Rank of every image that could be measured."""
+        return [s.rank(tolerance) for s in self.spectra if s is not None]
