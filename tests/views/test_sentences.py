@@ -13,6 +13,8 @@ from rankscope.views.sentences import note, sentence
 VALUES: dict[FactKind, dict[str, Any]] = {
     FactKind.NOTE: {"text": "The network was trained for 3 epochs."},
     FactKind.EARLIER_NOTE: {"text": "The network was trained for 3 epochs."},
+    FactKind.TRAINING_MODE: {},
+    FactKind.KEEPS_STATE: {"where": ("seen", "cache")},
     FactKind.PUSHED: {"name": "vmap(jvp)"},
     FactKind.LINEARISED: {"name": "vmap(jvp)", "difference": 5e-7},
     FactKind.KEPT_IMAGES: {},
