@@ -201,8 +201,12 @@ def _unmarked(data: Any) -> Any:
 
 @lru_cache(maxsize=256)
 def _hints(kind: type) -> dict[str, Any]:
-    """Types of the fields that ``__init__`` takes; a module must import at run time what its fields are declared as."""
-    known = get_type_hints(kind)
+    """Types of the fields that ``__init__`` takes; a module must import at run time what its fields are declared as.
+
+    What is too heavy for that the class gives by name in ``late_types``.
+    """
+    late = getattr(kind, "late_types", None)
+    known = get_type_hints(kind, localns=None if late is None else late())
     return {f.name: known[f.name] for f in fields(kind) if f.init}
 
 

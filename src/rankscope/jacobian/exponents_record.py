@@ -14,12 +14,13 @@ from numpy.typing import NDArray
 from rankscope._base.facts import Fact
 from rankscope._base.records import Record
 from rankscope._base.style import COLOURS, figure_style, new_axes, plain_text
-from rankscope.theory import LyapunovExponents
 from rankscope.views.sentences import note, sentence
 
 if TYPE_CHECKING:
     import pandas as pd
     from matplotlib.axes import Axes
+
+    from rankscope.theory import LyapunovExponents
 
 __all__ = ["ChainExponents"]
 
@@ -63,6 +64,13 @@ class ChainExponents(Record):
     facts: tuple[Fact, ...] = ()
     seconds: float = 0.0
     versions: Mapping[str, str] = field(default_factory=dict)
+
+    @staticmethod
+    def late_types() -> dict[str, type]:
+        """Types of fields that are imported only when a file is read: theory imports SciPy."""
+        from rankscope.theory import LyapunovExponents
+
+        return {"LyapunovExponents": LyapunovExponents}
 
     @property
     def notes(self) -> tuple[str, ...]:
