@@ -13,6 +13,7 @@ from rankscope._base.checks import device_of
 from rankscope._base.errors import DataError, UsageError
 from rankscope._base.files import make_folder, write_whole
 from rankscope._base.progress import progress_for
+from rankscope.cli.class_names import class_cautions
 from rankscope.cli.data import Data, calibrated, load_data
 from rankscope.cli.interrupted import InterruptedRunError
 from rankscope.cli.options import default_folder, parse_cut_points
@@ -95,6 +96,7 @@ def run_collect(
             )
         except KeyboardInterrupt:
             raise InterruptedRunError(_interrupted(out, len(data.dataset))) from None
+        cautions = class_cautions(found.labels, found.logits, data.class_names, loaded.class_names)
         about = {
             **found.to_dict(),
             "model": loaded.name,
@@ -104,7 +106,7 @@ def run_collect(
             "limit": source.limit,
             "class_names": None if data.class_names is None else list(data.class_names),
             "accuracy": float((found.logits.argmax(1) == found.labels).double().mean()),
-            "notes": list(notes),
+            "notes": [*cautions, *notes],
         }
         write_result(out, "collection", about, {"samples": _samples(found)}, None)
         profile = feature_rank(found, reduce="pool") if found.moments and len(found) > 1 else None
@@ -113,6 +115,8 @@ def run_collect(
     if as_json:
         print(as_json_text(about))
         return
+    for caution in cautions:
+        print(f"Caution: {caution}.")
     print(f"{loaded.name}, {loaded.weights}")
     print(found)
     print(f"accuracy {about['accuracy']:.2%}")
