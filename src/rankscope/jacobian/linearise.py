@@ -85,6 +85,9 @@ class TracedNetwork:
             read = [n for n in node.all_input_nodes if n.name in depends]
             if not read:
                 continue
+            if node.target == torch.ops.aten.alias.default:
+                # from torch 2.14 on a trace without gradients writes detach() so, as it does a view of the whole
+                raise NotImplementedError("the trace does not tell a detached value from a view of it (aten.alias)")
             if torch.Tag.data_dependent_output in tags:
                 raise NotImplementedError(f"the model reads a value that depends on the input ({node.target})")
             # the tag stands at every indexing; only masks among the indices make a size

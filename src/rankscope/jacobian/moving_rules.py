@@ -127,7 +127,6 @@ VIEWS: dict[Any, Callable[[Any, Any, Any], Push]] = {
     aten.slice.Tensor: _slice,
     aten.expand.default: _expand,
     aten.clone.default: _same,  # the trace is functional: no copy is ever written to
-    aten.alias.default: _same,
     aten.lift_fresh_copy.default: _same,
     aten.contiguous.default: _same,
     aten.detach.default: _zero,
