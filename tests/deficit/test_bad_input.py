@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
 
@@ -89,3 +90,14 @@ def test_a_class_without_samples_may_be_left_out(planted):
     y[y == 3] = 4
     table = independence_deficit(z, y, eta=0.2, classes=[0, 1], permutations=1)
     assert [r.index for r in table] == [0, 1]
+
+
+@pytest.mark.parametrize("labels", [["a"] * 12, [None] * 12, np.array(["a"] * 12)])
+def test_labels_that_are_no_numbers(labels):
+    with pytest.raises(DataError, match="labels cannot be read as numbers"):
+        independence_deficit(torch.randn(12, 4), labels)
+
+
+def test_logits_that_are_no_matrix():
+    with pytest.raises(DataError, match="logits cannot be read as numbers"):
+        independence_deficit([[1.0, 2.0], [1.0]], [0, 1])

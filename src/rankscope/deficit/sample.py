@@ -38,9 +38,16 @@ class Sample:
         return int(self.logits.shape[1])
 
 
+def _tensor(values: Any, what: str) -> torch.Tensor:
+    try:
+        return torch.as_tensor(values).detach()
+    except (TypeError, ValueError, RuntimeError) as error:  # texts, ragged lists, objects
+        raise DataError(f"{what} cannot be read as numbers ({error}); give an array or a tensor") from error
+
+
 def check_logits(logits: Any, labels: Any, what: str, device: torch.device | None) -> tuple[torch.Tensor, torch.Tensor]:
     """Both as tensors on one device: finite floating (N, c) and integers (N,) in 0…c−1, or an error that says where."""
-    z, y = torch.as_tensor(logits).detach(), torch.as_tensor(labels).detach()
+    z, y = _tensor(logits, what), _tensor(labels, "labels")
     if z.ndim != 2 or not z.is_floating_point():
         raise DataError(f"{what} must be a floating (samples, classes) matrix; this is {z.dtype} {tuple(z.shape)}")
     device = device or z.device
