@@ -23,7 +23,7 @@ __all__ = [
 
 # Private-use characters around a parameter in a message: whoever shows the message words it in the caller's terms.
 _OPEN, _VALUE, _CLOSE = "\ue000", "\ue001", "\ue002"
-_PARAMETER = re.compile(f"{_OPEN}(\\w+)(?:{_VALUE}([^{_CLOSE}]*))?{_CLOSE}")
+_PARAMETER = re.compile(f"{_OPEN}([^{_VALUE}{_CLOSE}]+)(?:{_VALUE}([^{_CLOSE}]*))?{_CLOSE}")
 
 
 class RankscopeError(Exception):
@@ -43,6 +43,8 @@ class RankscopeError(Exception):
         'there is no GPU; use device="cpu"'
         >>> error.worded({"device": "--device"}.get)
         'there is no GPU; use --device cpu'
+        >>> str(UsageError(f"{parameter('the width of init')} is 0"))  # a name of several words is one too
+        'the width of init is 0'
         """
 
         def shown(match: re.Match[str]) -> str:
