@@ -323,10 +323,15 @@ class BatchMeasurer:
             return result, found
         with self.runner.hooked():
             self._compare(sample)
-            if self.linearised is not None:  # rounding alone, as the model has it itself
+            if self._traced:  # rounding alone, as the model has it itself
                 return result, found
             sweep, result, probes = self._swept(sample)
         return result, self._certify(sample, sweep, result, probes)
+
+    @property
+    def _traced(self) -> bool:
+        """Whether a traced network is in use; a comparison may have dropped it since it was last asked."""
+        return self.linearised is not None
 
     @property
     def _probes_compare(self) -> bool:
