@@ -83,6 +83,7 @@ def read(hint: Any, data: Any) -> Any:
         When the data do not fit the type.
     """
     data = _unmarked(data)
+    hint = _without_alias(hint)
     origin, arguments = get_origin(hint), get_args(hint)
     if hint is Any or hint is object:
         return frozen(data)
@@ -97,6 +98,18 @@ def read(hint: Any, data: Any) -> Any:
     if origin is not None and isinstance(origin, type):
         return _collection(origin, arguments, data)
     return _single(hint, data)
+
+
+def _without_alias(hint: Any) -> Any:
+    """What a name made by the ``type`` statement stands for, as NumPy's ``NDArray`` is one from Python 3.12 on."""
+    while True:
+        alias = getattr(get_origin(hint), "__value__", None)
+        if alias is not None:
+            hint = alias[get_args(hint)]
+        elif type(hint).__name__ == "TypeAliasType":
+            hint = hint.__value__
+        else:
+            return hint
 
 
 def _single(hint: Any, data: Any) -> Any:
