@@ -84,7 +84,7 @@ def main() -> None:
         table = results[projection].curve_table()
         table.insert(0, "projection", projection)
         tables.append(table)
-    found = results["paper"]
+    found = results["uncentred"]
     small_head = found.head()
     with torch.no_grad():
         right = (small_head(measured.features).argmax(1) == measured.labels).double().mean()
