@@ -708,8 +708,6 @@ def test_the_same_images_in_every_form() -> None:
         torch.utils.data.DataLoader(torch.utils.data.TensorDataset(x, labels), batch_size=None),
         torch.utils.data.DataLoader([{"x": i, "label": 3} for i in x], batch_size=2),
         {"x": x, "labels": labels},
-        [i for i in x],  # noqa: C416  a list of images
-        iter(x),
         x.numpy(),
         [(i, 7) for i in x],
     ]
@@ -717,6 +715,9 @@ def test_the_same_images_in_every_form() -> None:
         found = measure(model, form, columns=rs.Patch(2), cut_points="blocks")
         assert len(found.images) == 3
         same(expected, found, 1e-6)
+    for loose in (list(x), iter(x)):  # each may be a sample or a batch
+        with pytest.raises(rs.UsageError, match="each a sample or a batch of them; give one tensor"):
+            measure(model, loose)
 
 
 def test_limit_names_and_progress() -> None:
