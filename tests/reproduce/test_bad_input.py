@@ -14,7 +14,7 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 from small_world import World
 
-from rankscope._base.errors import DataError, ModelError, UsageError
+from rankscope._base.errors import DataError, ModelError, NotFetchedError, UsageError
 from rankscope.cli import main
 from rankscope.loading import load_images, plain_preprocessing
 from rankscope.reproduce import reproduce
@@ -216,7 +216,7 @@ def test_a_download_that_fails_names_the_others_too(
     from rankscope.reproduce import fetching, networks
 
     def offline(spec: str, **_: Any) -> Any:
-        raise ModelError(f"weights of {spec} could not be fetched (no answer). Without a network: use --weights random")
+        raise NotFetchedError(f"weights of {spec} could not be fetched (no answer)", "use random ones")
 
     monkeypatch.setattr(networks, "load_model", offline)
     monkeypatch.setattr(fetching, "unreachable", lambda _: False)

@@ -13,6 +13,7 @@ __all__ = [
     "DeviceError",
     "MeasurementError",
     "ModelError",
+    "NotFetchedError",
     "OutputError",
     "PartlyDoneError",
     "RankscopeError",
@@ -72,6 +73,14 @@ class CutPointError(UsageError):
 
 class ModelError(RankscopeError):
     """The model cannot be built, loaded, or run."""
+
+
+class NotFetchedError(ModelError):
+    """Weights that are neither here nor within reach; ``reason`` says what could not be fetched and why."""
+
+    def __init__(self, reason: str, remedy: str) -> None:
+        self.reason = reason
+        super().__init__(f"{reason}. Without a network: {remedy}")
 
 
 class DataError(RankscopeError):

@@ -8,14 +8,14 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from urllib.parse import urlparse
 
-from rankscope._base.errors import ModelError, RankscopeError
+from rankscope._base.errors import NotFetchedError, RankscopeError
 
 __all__ = ["download", "unreachable"]
 
 
 @contextmanager
 def download(what: str, *, remedy: str, host: str | None = None) -> Iterator[None]:
-    """Around a step that may download: what fails inside becomes one ``ModelError`` saying what to do instead.
+    """Around a step that may download: what fails inside becomes one ``NotFetchedError`` saying what to do instead.
 
     ``what`` names the thing in the message, ``remedy`` is the sentence on what to do instead. Where ``host``'s name
     does not resolve, the Hugging Face client is set offline meanwhile: cached files still load, and a missing one
@@ -33,9 +33,7 @@ def download(what: str, *, remedy: str, host: str | None = None) -> Iterator[Non
     except Exception as error:
         text = str(error).strip()
         reason = text.splitlines()[0][:110] if text else "no reason given"
-        raise ModelError(
-            f"{what} could not be fetched ({type(error).__name__}: {reason}). Without a network: {remedy}"
-        ) from error
+        raise NotFetchedError(f"{what} could not be fetched ({type(error).__name__}: {reason})", remedy) from error
     finally:
         constants.HF_HUB_OFFLINE = offline
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from rankscope._base.errors import DataError, ModelError, UsageError, nearest
+from rankscope._base.errors import DataError, ModelError, NotFetchedError, UsageError, nearest
 from rankscope.loading import LoadedModel, load_model, read_weights
 from rankscope.reproduce.fetching import check_fetchable, how_to_fetch, is_kept
 from rankscope.reproduce.settings import Settings
@@ -137,12 +137,9 @@ def load(network: Network, classes: int, imagenet: Path, others: Sequence[Networ
     if network.file is None:
         try:
             loaded = load_model(network.spec)
-        except ModelError as error:
-            if "could not be fetched" not in str(error):
-                raise
-            reason = str(error).partition(" Without a network:")[0].rstrip(".")
+        except NotFetchedError as error:
             lacking = [n for n in others if n is not network and not is_kept(n.spec)]
-            raise ModelError(f"{reason}: {how_to_fetch(_wanted([network, *lacking]))}") from error
+            raise ModelError(f"{error.reason}: {how_to_fetch(_wanted([network, *lacking]))}") from error
         head: Any = find_head(loaded.model)[1]
         _check_head(int(head.weight.shape[0]), classes, network.name, imagenet)
         return loaded if network.note is None else replace(loaded, notes=(network.note, *loaded.notes))
