@@ -43,6 +43,7 @@ VALUES: dict[FactKind, dict[str, Any]] = {
     FactKind.SEVERAL_TENSORS: {"names": ("encoder",), "tensors": ("0", "hidden")},
     FactKind.LEFT_OUT: {"names": ("encoder", "decoder"), "what": ("1 text",)},
     FactKind.COMPLEX_ROWS: {"names": ("encoder",)},
+    FactKind.NOT_CALLED: {"names": ("experts.0", "experts.3"), "counts": (2, 1), "total": 4},
     FactKind.LEADING_EXPONENTS: {"tracked": 64, "width": 37632, "seed": 0},
     FactKind.SHORT_CHAIN: {"blocks": 12},
 }

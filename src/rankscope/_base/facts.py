@@ -56,6 +56,7 @@ class FactKind(StrEnum):
     # what cut points return
     SEVERAL_TENSORS = "several tensors together"  # names, tensors (paths)
     LEFT_OUT = "returned and not part of the cut point"  # names, what
+    NOT_CALLED = "not called by every sample"  # names, counts (samples that do not), total
     COMPLEX_ROWS = "real and imaginary parts as rows"  # names
     # chains of equal width
     LEADING_EXPONENTS = "leading exponents alone"  # tracked, width, seed

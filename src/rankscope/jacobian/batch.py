@@ -25,7 +25,7 @@ from rankscope.jacobian.finish import Finished, Finisher
 from rankscope.jacobian.linearise import Linearised, same_call
 from rankscope.jacobian.methods import METHODS, Method, choose_method
 from rankscope.jacobian.rounded import Rounded
-from rankscope.jacobian.runner import Runner
+from rankscope.jacobian.runner import NotCalledError, Runner
 from rankscope.jacobian.secant import FunctionCheck, against_the_function, secant_direction
 from rankscope.jacobian.sharing import APART, derivative_across, worst_gap
 from rankscope.jacobian.sweep import Push, Sweep, SweepResult
@@ -71,7 +71,13 @@ def _takes_tensors(sample: Sample) -> bool:
 class BatchMeasurer:
     """Use it inside ``measuring``. What the first sample shows (method, reference, sharing) holds for the others."""
 
-    def __init__(self, model: nn.Module, calls: Sequence[ModuleCall], settings: Settings) -> None:
+    def __init__(
+        self,
+        model: nn.Module,
+        calls: Sequence[ModuleCall],
+        settings: Settings,
+        finisher: Finisher | None = None,
+    ) -> None:
         self.settings, self.calls = settings, calls
         keys = [c.key for c in calls]
         self.runner = Runner(model, keys, settings.device, settings.dtype, through=settings.through)
@@ -83,7 +89,7 @@ class BatchMeasurer:
         self._exact_method: Method | None = None
         self._narrow = False
         self._rounded = False
-        self.finisher = Finisher(settings.device, settings.dtype)
+        self.finisher = finisher or Finisher(settings.device, settings.dtype)
         self.linearised: Linearised | None = None
         self.difference = 0.0
         self.failed_methods: list[str] = []
@@ -94,6 +100,7 @@ class BatchMeasurer:
         self._batch: int | None = None
         self._coupled = 0
         self._chunks: dict[tuple[int, ...], int] = {}
+        self._elsewhere: tuple[frozenset[int], BatchMeasurer] | None = None
 
     @property
     def way(self) -> Fact:
@@ -306,8 +313,46 @@ class BatchMeasurer:
         return lambda: [image for part in parts for image in part()]
 
     def _alone(self, sample: Sample) -> Callable[[], list[Finished]]:
-        result, found = self._swept_and_certified(sample)
+        try:
+            result, found = self._swept_and_certified(sample)
+        except NotCalledError:
+            absent = self._absent(sample)
+            if not absent:  # the other precision takes another path than this one: no number can be trusted
+                raise
+            return self._on_its_own_path(sample, absent)
         return self._submit(sample, result, found)
+
+    def _absent(self, sample: Sample) -> frozenset[int]:
+        """The cut points that one plain call with this sample does not reach."""
+        self.runner.rows = [None] * len(self.calls)
+        try:
+            with self.runner.hooked():
+                self.runner.outputs(sample, sample.x)
+        except NotCalledError as error:
+            return error.absent
+        return frozenset()
+
+    def _on_its_own_path(self, sample: Sample, absent: frozenset[int]) -> Callable[[], list[Finished]]:
+        """A sample that does not call some cut points: the others are measured, with every check made on this path.
+
+        One such measurer is kept, as each holds the weights in the certificate's precision.
+        """
+        count = len(self.calls)
+        places = [k for k in range(count) if k not in absent]
+        if not places:
+            return lambda: [Finished([None] * count, 0, tuple(range(count)))]
+        if self._elsewhere is None or self._elsewhere[0] != absent:
+            self._elsewhere = None  # before the next one takes its room
+            chosen = [self.calls[k] for k in places]
+            self._elsewhere = (absent, BatchMeasurer(self.runner.model, chosen, self.settings, self.finisher))
+        other = self._elsewhere[1]
+        other.batch_size(sample, 1)
+        done = other.measure([sample])
+        self.facts += [fact for fact in other.facts if fact not in self.facts]
+        self.failed_methods += [said for said in other.failed_methods if said not in self.failed_methods]
+        both = self.adjoint is not None and other.adjoint is not None
+        self.adjoint = worst(e for e in (self.adjoint, other.adjoint) if e is not None) if both else None
+        return lambda: [image.among(places, count) for image in done()]
 
     def _swept_and_certified(self, sample: Sample) -> tuple[SweepResult, Certified | None]:
         """One sweep and what the probes find of it; once more by the plain path where a trace is not the model here.
@@ -372,7 +417,7 @@ class BatchMeasurer:
                 sweep = self._sweep(sample)
                 if self.linearised is not None:
                     return sweep, sweep.run(sample, probes), probes
-            except torch.OutOfMemoryError:
+            except (torch.OutOfMemoryError, NotCalledError):
                 raise
             except Exception as error:  # a trace of these images runs the model's own code, which may raise anything
                 self._give_up_linearised((str(error).strip().splitlines() or [type(error).__name__])[0])

@@ -33,6 +33,7 @@ class Kept:
     spectra: list[Spectrum | None]
     kinks: int
     facts: tuple[Fact, ...]
+    uncalled: tuple[int, ...] = ()
 
     def agrees(self, spectra: Sequence[Spectrum | None], kinks: int) -> bool:
         """Whether a new measurement of the same image found the same, up to the error of both."""
@@ -92,7 +93,13 @@ class Checkpoint:
         return self.folder / f"image-{index:06d}.safetensors"
 
     def write(
-        self, index: int, sample: Sample, row: Sequence[Spectrum | None], kinks: int, facts: Sequence[Fact] = ()
+        self,
+        index: int,
+        sample: Sample,
+        row: Sequence[Spectrum | None],
+        kinks: int,
+        facts: Sequence[Fact] = (),
+        uncalled: Sequence[int] = (),
     ) -> None:
         """Keep one image's spectra.
 
@@ -112,6 +119,7 @@ class Checkpoint:
         self._here.add(file.name)
         arrays: dict[str, Any] = {}
         about: dict[str, Any] = {"kinks": kinks, "spectra": [], "facts": [fact.to_dict() for fact in facts]}
+        about["uncalled"] = list(uncalled)
         for k, s in enumerate(row):
             if s is None:
                 about["spectra"].append(None)
@@ -181,4 +189,5 @@ def _kept(arrays: Mapping[str, Any], about: Mapping[str, Any]) -> Kept:
             continue
         error, square = (float(v) for v in arrays[f"{k}.error"])
         row.append(Spectrum(arrays[f"{k}"], (entry[0], entry[1]), entry[2], error, square))
-    return Kept(row, int(about["kinks"]), tuple(Fact.from_dict(one) for one in about["facts"]))
+    uncalled = tuple(int(k) for k in about.get("uncalled", ()))  # absent from files of earlier versions
+    return Kept(row, int(about["kinks"]), tuple(Fact.from_dict(one) for one in about["facts"]), uncalled)

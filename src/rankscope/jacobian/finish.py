@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 
@@ -26,10 +26,23 @@ _CORES = 8  # from this many the host's cores together outrun the GPU's eigensol
 
 @dataclass(frozen=True)
 class Finished:
-    """One image: a spectrum a cut point (``None`` where its Jacobian is not finite), and units moved across a kink."""
+    """One image: a spectrum a cut point, and units moved across a kink.
+
+    There is no spectrum where the Jacobian is not finite, and at the places in ``uncalled``: the image calls nothing
+    there.
+    """
 
     spectra: list[Spectrum | None]
     kinks: int
+    uncalled: tuple[int, ...] = ()
+
+    def among(self, places: Sequence[int], count: int) -> Finished:
+        """The same image with these spectra at ``places`` of ``count`` cut points; it does not call the others."""
+        spectra: list[Spectrum | None] = [None] * count
+        for place, spectrum in zip(places, self.spectra, strict=True):
+            spectra[place] = spectrum
+        missing = set(range(count)) - {p for k, p in enumerate(places) if k not in self.uncalled}
+        return Finished(spectra, self.kinks, tuple(sorted(missing)))
 
 
 class Finisher:

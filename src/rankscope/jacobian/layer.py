@@ -16,7 +16,10 @@ __all__ = ["Layer"]
 
 @dataclass(frozen=True, eq=False)
 class Layer(ByValue):
-    """One measured cut point, with one spectrum an image; ``None`` where that image's Jacobian is not finite.
+    """One measured cut point, with one spectrum an image.
+
+    It is ``None`` where that image's Jacobian is not finite, and for the images numbered in ``uncalled``: their values
+    lead the model along another path, which does not call the cut point.
 
     ``mixes`` is what mixes features (a matrix product, a convolution, …) between the true cut before it and it; a plain
     truth value counts as one operation or none.
@@ -28,6 +31,7 @@ class Layer(ByValue):
     true_cut: bool
     spectra: tuple[Spectrum | None, ...]
     mixes: Stretch | bool = True
+    uncalled: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "mixes", Stretch.of(self.mixes))

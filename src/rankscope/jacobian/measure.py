@@ -230,23 +230,30 @@ def jacobian_rank(
                 measurer.finisher.close()
                 report.close()
     spectra, kinks = collected.spectra, collected.kinks
+    count = len(image_names)
+    uncalled = [tuple(i for i in range(count) if k in collected.uncalled[i]) for k in range(len(calls))]
 
     measured = []
     for k, call in enumerate(calls):
         row = tuple(spectra[i][k] for i in range(len(image_names)))
         if all(s is None for s in row):
-            unmeasured[call.name] = "its Jacobian has NaN or infinite entries on every image"
+            calling = " that calls it" if uncalled[k] else ""
+            unmeasured[call.name] = f"its Jacobian has NaN or infinite entries on every image{calling}"
             continue
-        measured.append((call, next(s.shape[0] for s in row if s is not None), row))
+        measured.append((call, next(s.shape[0] for s in row if s is not None), row, uncalled[k]))
     layers = [
-        Layer(call.name, rows, chosen.count(shape), call.true_cut, row, mixes)
-        for (call, rows, row), mixes in zip(measured, found.mixes([c for c, _, _ in measured]), strict=True)
+        Layer(call.name, rows, chosen.count(shape), call.true_cut, row, mixes, without)
+        for (call, rows, row, without), mixes in zip(measured, found.mixes([m[0] for m in measured]), strict=True)
     ]
     if not layers:
         raise MeasurementError(
             "no cut point could be measured: " + "; ".join(f"{k}: {v}" for k, v in unmeasured.items())
         )
-    output = found.stands_for_output([c for c, _, _ in measured])
+    output = found.stands_for_output([m[0] for m in measured])
+    missed = [(call.name, len(who)) for call, who in zip(calls, uncalled, strict=True) if who]
+    if missed:
+        names_of, counts = zip(*missed, strict=True)
+        facts.append(Fact(FactKind.NOT_CALLED, {"names": names_of, "counts": counts, "total": count}))
     return JacobianProfile(
         model=given.model or found.model,
         weights=given.weights,
@@ -283,11 +290,12 @@ class _Collected:
         self.measurer, self.store, self.done = measurer, store, done
         self.spectra: dict[int, list[Spectrum | None]] = {}
         self.kinks: dict[int, int] = {}
+        self.uncalled: dict[int, tuple[int, ...]] = {}
         self._waiting: list[tuple[int, Sample]] = []
         self._under_way: deque[tuple[list[tuple[int, Sample]], Callable[[], list[Finished]]]] = deque()
 
-    def keep(self, index: int, row: list[Spectrum | None], kinks: int) -> None:
-        self.spectra[index], self.kinks[index] = row, kinks
+    def keep(self, index: int, row: list[Spectrum | None], kinks: int, uncalled: tuple[int, ...]) -> None:
+        self.spectra[index], self.kinks[index], self.uncalled[index] = row, kinks, uncalled
         self.done(index)
 
     def restore(self, index: int, sample: Sample, name: str) -> bool:
@@ -302,7 +310,7 @@ class _Collected:
                 self._write(index, sample, again)
                 return True
             self.store.compared = True
-        self.keep(index, kept.spectra, kept.kinks)
+        self.keep(index, kept.spectra, kept.kinks, kept.uncalled)
         return True
 
     def _alone(self, sample: Sample) -> Finished:
@@ -338,8 +346,9 @@ class _Collected:
             self._write(index, sample, finished)
 
     def _write(self, index: int, sample: Sample, finished: Finished) -> None:
-        self.store.write(index, sample, finished.spectra, finished.kinks, self.measurer.facts)
-        self.keep(index, finished.spectra, finished.kinks)
+        spectra, kinks, uncalled = finished.spectra, finished.kinks, finished.uncalled
+        self.store.write(index, sample, spectra, kinks, self.measurer.facts, uncalled)
+        self.keep(index, spectra, kinks, uncalled)
 
 
 def _dtype(model: nn.Module, dtype: DtypeLike) -> tuple[torch.dtype, list[Fact]]:

@@ -33,6 +33,8 @@ def save_fields(record: dict[str, Any], values: dict[str, Any], path: Path) -> P
     record["exact"] = {name: value for name, value in kept.items() if value != record[name]}
     for k, layer in enumerate(values["layers"]):
         record["layers"][k] |= _others(layer, values["dtype"])
+        if layer.uncalled:
+            record["layers"][k]["uncalled"] = list(layer.uncalled)
         for i, spectrum in enumerate(layer.spectra):
             if spectrum is not None:
                 arrays[f"{k}.{i}.sigma"] = np.ascontiguousarray(spectrum.singular_values)
@@ -103,7 +105,9 @@ def _fields(data: dict[str, Any], arrays: dict[str, Any]) -> dict[str, Any]:
         if "mixing_operations" in entry:
             sizes = tuple((int(a), int(b)) for a, b in entry["mixing_sizes"])
             mixes = Stretch(int(entry["mixing_operations"]), sizes)
-        layers.append(Layer(entry["name"], entry["rows"], entry["columns"], entry["true_cut"], tuple(spectra), mixes))
+        uncalled = tuple(int(i) for i in entry.get("uncalled", ()))
+        sizes_and_place = (entry["name"], entry["rows"], entry["columns"], entry["true_cut"])
+        layers.append(Layer(*sizes_and_place, tuple(spectra), mixes, uncalled))
     return dict(
         **{k: data[k] for k in ("model", "weights", "background", "device", "dtype", "cut_points")},
         columns=_directions(data["columns"]),

@@ -76,7 +76,7 @@ class Reading:
         found: dict[str, int] = {}
         least: int | None = None
         for layer, rank in zip(self.layers, self.function_rank, strict=True):
-            if not layer.true_cut:
+            if not layer.true_cut or layer.uncalled:  # the images that go another way do not pass through it
                 continue
             if least is not None and rank > least:
                 found[layer.name] = rank - least
@@ -124,7 +124,8 @@ class Reading:
             "certified": certified,
             "error_bound": _float(np.max, soft.error_bound[seen]),
             "zero_images": int(soft.zero[seen].sum()),
-            "not_finite_images": int((~seen).sum()),
+            "not_finite_images": int((~seen).sum()) - len(layer.uncalled),
+            "uncalled_images": len(layer.uncalled),
             "rises_by": self.rises.get(layer.name, 0),
         }
 

@@ -16,11 +16,22 @@ from rankscope.slicing.capture import OUTPUT
 from rankscope.slicing.grad_mode import StaysOn, recording_through
 from rankscope.slicing.members import every_member, flat_rows, members
 
-__all__ = ["Runner"]
+__all__ = ["NotCalledError", "Runner"]
 
 
 def _version(tensor: Tensor) -> int:
     return 0 if tensor.is_inference() else tensor._version
+
+
+class NotCalledError(MeasurementError):
+    """A sample does not call some of the cut points; ``absent`` holds their places among the runner's keys."""
+
+    def __init__(self, name: str, absent: frozenset[int]) -> None:
+        super().__init__(
+            f"{name!r} was called when the model was traced but not now: the model's path depends on its input; leave "
+            "that layer out"
+        )
+        self.absent = absent
 
 
 class _Enough(BaseException):
@@ -158,12 +169,9 @@ class Runner:
         except _Enough:
             pass
         found = self._capture.outputs
-        absent = [name for name, index in self._places if (name, index) not in found]
+        absent = [call for call in self._places if call not in found]
         if absent:
-            raise MeasurementError(
-                f"{absent[0]!r} was called when the model was traced but not now: the model's path depends on its "
-                "input; leave that layer out"
-            )
+            raise NotCalledError(absent[0][0], frozenset(k for call in absent for k in self._places[call]))
         flat: list[Tensor] = [x] * len(self.keys)
         for call, places in self._places.items():
             for place, tensor in zip(places, found[call], strict=True):

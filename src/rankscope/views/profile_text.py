@@ -25,6 +25,8 @@ def flags(row: dict[str, Any]) -> str:
         found.append(f"zero on {row['zero_images']}")
     if row["not_finite_images"]:
         found.append(f"not finite on {row['not_finite_images']}")
+    if row["uncalled_images"]:
+        found.append(f"not called on {row['uncalled_images']}")
     if not row["true_cut"]:
         found.append("in a branch")
     return ", ".join(found)

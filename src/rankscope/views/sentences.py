@@ -132,6 +132,15 @@ def _function_unchecked(v: _Values) -> str:
     return f"The derivative was not checked against the function itself{at}: {v['reason']}."
 
 
+def _not_called(v: _Values) -> str:
+    each = [f"{name!r} ({count:,})" for name, count in zip(v["names"], v["counts"], strict=True)]
+    shown = ", ".join(each[:_NAMED]) + (f" and {len(each) - _NAMED} more" if len(each) > _NAMED else "")
+    return (
+        f"The model's path depends on its input. Of {v['total']:,} samples some do not call {shown}: there the numbers "
+        "are those of the samples that do."
+    )
+
+
 def _raised(v: _Values) -> str:
     return f"The model's weights are {_and(v['dtypes'])}. They were measured in float32."
 
@@ -211,6 +220,7 @@ _SENTENCES: dict[FactKind, Callable[[_Values], str]] = {
     FactKind.SEVERAL_TENSORS: _several_tensors,
     FactKind.LEFT_OUT: _left_out,
     FactKind.COMPLEX_ROWS: _complex_rows,
+    FactKind.NOT_CALLED: _not_called,
     FactKind.LEADING_EXPONENTS: _leading,
     FactKind.SHORT_CHAIN: _short_chain,
 }

@@ -1,0 +1,169 @@
+"""Models whose path depends on the values of a sample; against float64 reverse-mode rows of each sample alone."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+import rankscope as rs
+from rankscope._base.facts import FactKind, of_kind
+
+EPS32 = 2.0**-23
+
+
+class Routed(nn.Module):
+    """One of two experts for the whole sample, by the sign of its first value."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.head = nn.Linear(6, 6), nn.Linear(6, 5)
+        self.right, self.left = nn.Linear(6, 6), nn.Linear(6, 6)
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = torch.tanh(self.stem(x))
+        return self.head(torch.tanh(self.right(h) if bool(x.flatten()[0] > 0) else self.left(h)))
+
+
+class EachRouted(Routed):
+    """The same for every row by itself: an expert that no row chooses is not called."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = torch.tanh(self.stem(x))
+        out = torch.zeros_like(h)
+        for expert, chosen in ((self.right, x[:, 0] > 0), (self.left, x[:, 0] <= 0)):
+            if bool(chosen.any()):
+                out = out.index_put((chosen.nonzero().flatten(),), expert(h[chosen]))
+        return self.head(torch.tanh(out))
+
+
+class Looped(nn.Module):
+    """As many steps as the first value says."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.cell, self.head = nn.Linear(6, 6), nn.Linear(6, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = x
+        for _ in range(int(x.flatten()[0].abs())):
+            h = torch.tanh(self.cell(h))
+        return self.head(h)
+
+
+FIRST = {Routed: (1.0, -1.0, 2.0, -2.0), EachRouted: (1.0, -1.0, 2.0, -2.0), Looped: (3.5, 1.5, 2.5, 3.2)}
+
+
+def samples_of(kind: type[nn.Module], count: int) -> Tensor:
+    x = torch.randn(count, 6)
+    x[:, 0] = torch.tensor(FIRST[kind][:count])
+    return x
+
+
+def rows_alone(model: nn.Module, x: Tensor) -> dict[str, Tensor]:
+    """Each linear layer's Jacobian at one sample in float64, by reverse mode, by module and number of the call."""
+    model = model.double()
+    x = x[None].double().requires_grad_()
+    seen: dict[str, list[Tensor]] = {}
+    hooks = [
+        m.register_forward_hook(lambda _m, _i, out, name=name: seen.setdefault(name, []).append(out))
+        for name, m in model.named_modules()
+        if isinstance(m, nn.Linear)
+    ]
+    try:
+        model(x)
+        made = {}
+        for name, outs in seen.items():
+            for call, out in enumerate(outs, 1):
+                rows = [torch.autograd.grad(v, x, retain_graph=True)[0].flatten() for v in out.flatten()]
+                made[f"{name}#{call}"] = torch.stack(rows)
+            made[name] = made[f"{name}#1"]  # its name where the first sample calls it once
+        return made
+    finally:
+        for hook in hooks:
+            hook.remove()
+        model.float()
+
+
+def check(profile: Any, model: nn.Module, x: Tensor) -> dict[str, int]:
+    """Every spectrum beside the oracle's; returns how many samples do not call each cut point."""
+    missed: dict[str, int] = {}
+    for i, one in enumerate(x):
+        expected = rows_alone(model, one)
+        for layer in profile.layers:
+            found = layer.spectra[i]
+            if layer.name not in expected:
+                assert found is None, (layer.name, i)
+                assert i in layer.uncalled
+                missed[layer.name] = missed.get(layer.name, 0) + 1
+                continue
+            assert found is not None, (layer.name, i)
+            assert i not in layer.uncalled
+            sigma = torch.linalg.svdvals(expected[layer.name]).numpy()
+            # σ come from squares of float32 rows, whose error is a few roundings a layer, of at most eight here
+            bound = 64 * EPS32 * sigma[0] + (found.error_bound if np.isfinite(found.error_bound) else 0.0)
+            assert np.abs(np.asarray(found.singular_values)[: len(sigma)] - sigma).max() <= bound, (layer.name, i)
+    return missed
+
+
+@pytest.mark.parametrize("certify", [True, False])
+@pytest.mark.parametrize("count", [1, 4])
+@pytest.mark.parametrize("kind", [Routed, EachRouted, Looped])
+def test_a_sample_that_does_not_call_a_cut_point_has_no_spectrum_there(
+    kind: type[nn.Module], count: int, certify: bool
+) -> None:
+    torch.manual_seed(0)
+    model, x = kind().eval(), samples_of(kind, count)
+    profile = rs.jacobian_rank(model, x, cut_points="all", certify=certify)
+    missed = check(profile, model, x)
+    assert bool(missed) == (count > 1)
+    facts = of_kind(profile.facts, FactKind.NOT_CALLED)
+    assert [dict(zip(f["names"], f["counts"], strict=True)) for f in facts] == ([missed] if missed else [])
+    assert all(f["total"] == count for f in facts)
+    for layer in profile.layers:
+        row = profile.summary(layer)
+        assert (row["uncalled_images"], row["not_finite_images"]) == (missed.get(layer.name, 0), 0)
+        assert row["certified"] == certify  # of the samples that call it
+    if missed:
+        assert f"not called on {max(missed.values())}" in str(profile)
+        assert "not finite" not in str(profile)
+
+
+def test_uncalled_cut_points_come_back_from_files(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    model, x = Routed().eval(), samples_of(Routed, 4)
+    whole = rs.jacobian_rank(model, x, cut_points="all")
+    assert rs.JacobianProfile.load(whole.save(tmp_path / "saved")) == whole
+
+    folder = tmp_path / "kept"
+    rs.jacobian_rank(model, x, cut_points="all", limit=2, checkpoint=folder)
+    resumed = rs.jacobian_rank(model, x, cut_points="all", checkpoint=folder)
+    assert check(resumed, model, x) == {"right": 2}
+    again = rs.jacobian_rank(model, x, cut_points="all", checkpoint=folder)
+    assert check(again, model, x) == {"right": 2}
+    assert again["right"].uncalled == (1, 3)
+    assert of_kind(again.facts, FactKind.NOT_CALLED) == of_kind(whole.facts, FactKind.NOT_CALLED)
+
+
+def test_the_other_samples_of_one_that_calls_nothing_are_measured() -> None:
+    torch.manual_seed(0)
+    model, x = Routed().eval(), samples_of(Routed, 4)
+    profile = rs.jacobian_rank(model, x, cut_points=["right"])
+    assert check(profile, model, x) == {"right": 2}
+    assert profile["right"].spectra[1] is None
+
+
+def test_a_cut_that_some_samples_go_around_makes_no_rise() -> None:
+    torch.manual_seed(0)
+    model, x = Routed().eval(), samples_of(Routed, 2)
+    with torch.no_grad():
+        model.right.weight[1:] = 0  # rank 1 on the first sample, while the other keeps its rank
+    profile = rs.jacobian_rank(model, x, cut_points="all")
+    assert check(profile, model, x) == {"right": 1}
+    assert dict(zip([layer.name for layer in profile.layers], profile.function_rank, strict=True))["right"] == 1
+    assert profile["head"].true_cut
+    assert profile.rises() == {}
