@@ -108,22 +108,22 @@ def truth_of(
 
 @contextmanager
 def _plain() -> Iterator[None]:
-    """``no_grad`` without effect, and normalisation by kept statistics written out.
+    """``no_grad`` without effect, and batch and instance normalisation written out.
 
-    torch's backward kernel of the latter is wrong on the CPU for one image whose gradient is laid out channels-last.
+    torch's backward kernel of these is wrong on the CPU for one image whose gradient is laid out channels-last: it
+    differs from central differences by as much as the derivative itself.
     """
-    kernels = F.batch_norm, F.instance_norm
 
     def batch_norm(x: Tensor, mean: Any, var: Any, weight: Any = None, bias: Any = None, training: bool = False,
                    momentum: float = 0.1, eps: float = 1e-5) -> Tensor:  # fmt: skip
-        if training:
-            return kernels[0](x, mean, var, weight, bias, training, momentum, eps)
+        if training or mean is None:
+            return _by_own_statistics(x, [0, *range(2, x.ndim)], weight, bias, eps)
         return _by_statistics(x, mean, var, weight, bias, eps)
 
     def instance_norm(x: Tensor, mean: Any = None, var: Any = None, weight: Any = None, bias: Any = None,
                       use_input_stats: bool = True, momentum: float = 0.1, eps: float = 1e-5) -> Tensor:  # fmt: skip
-        if use_input_stats:
-            return kernels[1](x, mean, var, weight, bias, use_input_stats, momentum, eps)
+        if use_input_stats or mean is None:
+            return _by_own_statistics(x, [*range(2, x.ndim)], weight, bias, eps)
         return _by_statistics(x, mean, var, weight, bias, eps)
 
     with (
@@ -133,6 +133,14 @@ def _plain() -> Iterator[None]:
         mock.patch.object(F, "instance_norm", instance_norm),
     ):
         yield
+
+
+def _by_own_statistics(x: Tensor, over: list[int], weight: Any, bias: Any, eps: float) -> Tensor:
+    shape = (1, -1, *[1] * (x.ndim - 2))
+    centred = x - x.mean(over, keepdim=True)
+    out = centred * torch.rsqrt((centred * centred).mean(over, keepdim=True) + eps)
+    out = out if weight is None else out * weight.view(shape)
+    return out if bias is None else out + bias.view(shape)
 
 
 def _by_statistics(x: Tensor, mean: Tensor, var: Tensor, weight: Any, bias: Any, eps: float) -> Tensor:

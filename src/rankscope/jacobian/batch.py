@@ -95,6 +95,7 @@ class BatchMeasurer:
         self.failed_methods: list[str] = []
         self.facts: list[Fact] = []
         self.adjoint: float | None = None
+        self._in_doubt: int | None = None
         self.certificate = Fact(FactKind.KEPT_IMAGES if settings.certify else FactKind.NOT_CERTIFIED)
         self.chunk = 0
         self._batch: int | None = None
@@ -146,6 +147,9 @@ class BatchMeasurer:
         elif not self.adjoint <= ADJOINT_LIMIT:
             wrong = {"error": self.adjoint, "where": where}
             self.facts.append(Fact(FactKind.REVERSE_DISAGREES, wrong, caution=True))
+            # the probes are of one mode too, so they cannot tell which of the two is right: nothing from here on is
+            # certified
+            self._in_doubt = next(k for k, call in enumerate(self.calls) if where in (call.name, call.key[0]))
         if self.exact is not None:
             self._check_exact(sample, direction, out)
         if self.exact is not None:
@@ -460,6 +464,9 @@ class BatchMeasurer:
     def _submit(self, sample: Sample, result: SweepResult, found: Certified | None) -> Callable[[], list[Finished]]:
         columns = self.settings.columns.count(tuple(sample.x.shape[1:]))
         lengths, flips = (None, None) if found is None else (found.lengths, found.flips)
+        if lengths is not None and self._in_doubt is not None:
+            lengths = lengths.clone()
+            lengths[self._in_doubt :] = torch.nan
         return self.finisher.submit(result, lengths, flips, len(sample.x), columns)
 
     def _chunk(self, sample: Sample, columns: int) -> int:

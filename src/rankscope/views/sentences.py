@@ -87,7 +87,7 @@ def _reverse_unchecked(v: _Values) -> str:
 def _reverse_disagrees(v: _Values) -> str:
     return (
         f"Forward and reverse mode disagree by {v['error']:.1%} at {v['where']!r}. An operator has a wrong derivative, "
-        "or a tensor leaves the computation. Do not trust layers from there on."
+        "or its input is exactly at a kink. No rank from there on is certified."
     )
 
 
