@@ -5,7 +5,6 @@ from rankscope.slicing.capture import CallKey, Capture, capture, first_tensor
 from rankscope.slicing.columns import (
     All,
     Columns,
-    ColumnsByShape,
     ColumnsLike,
     Patch,
     Positions,
@@ -27,7 +26,6 @@ __all__ = [
     "CallKey",
     "Capture",
     "Columns",
-    "ColumnsByShape",
     "ColumnsLike",
     "CutPointsLike",
     "LayerTable",

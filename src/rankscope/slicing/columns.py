@@ -14,7 +14,7 @@ from torch import Tensor
 
 from rankscope._base.errors import UsageError, nearest
 
-__all__ = ["All", "Columns", "ColumnsByShape", "ColumnsLike", "Patch", "Positions", "Sketch", "as_columns"]
+__all__ = ["All", "Columns", "ColumnsLike", "Patch", "Positions", "Sketch", "as_columns"]
 
 Shape: TypeAlias = tuple[int, ...]
 
@@ -319,33 +319,3 @@ def as_columns(value: ColumnsLike, shape: Shape) -> Columns:
         raise UsageError(f"columns is {value!r}; give a Patch, Positions, a Sketch, 'all' or 'auto'")
     value.count(shape)
     return value
-
-
-@dataclass(frozen=True)
-class ColumnsByShape:
-    """The same choice for inputs of several shapes: ``"auto"`` is decided for each, and K differs between them.
-
-    >>> choice = ColumnsByShape("auto")
-    >>> choice.count((4, 8)), choice.count((100, 32))
-    (32, 768)
-    """
-
-    wanted: Any
-
-    def of(self, shape: Shape) -> Columns:
-        """The columns for one shape."""
-        return as_columns(self.wanted, shape)
-
-    def count(self, shape: Shape) -> int:
-        return self.of(shape).count(shape)
-
-    def coordinates(self, shape: Shape) -> Tensor | None:
-        return self.of(shape).coordinates(shape)
-
-    def tangents(self, shape: Shape, start: int, stop: int, device: torch.device, dtype: torch.dtype) -> Tensor:
-        return self.of(shape).tangents(shape, start, stop, device, dtype)
-
-    def describe(self) -> str:
-        if isinstance(self.wanted, str):
-            return "all input coordinates" if self.wanted == "all" else "columns by the size of the input"
-        return str(self.wanted.describe())
