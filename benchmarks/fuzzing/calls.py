@@ -149,7 +149,10 @@ def _given(
     elif form == "data set":
         inputs = _Items(list(x))
     elif form == "pairs":
-        inputs = TensorDataset(x, torch.arange(len(x)))
+        labels = torch.arange(len(x)) % 4
+        inputs = TensorDataset(x, labels)
+        if made.argument == "y":  # what ``forward`` accepts under the name of a label is passed to it
+            samples = [Alone(s.x, name, {"y": labels[i : i + 1]}) for i, s in enumerate(samples)]
     elif form == "loader":
         inputs = DataLoader(_Items(list(x)), batch_size=c.size(1, 4))
     if c.chance(0.1) and len(x) > 1:

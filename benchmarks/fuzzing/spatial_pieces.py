@@ -26,6 +26,7 @@ def convolution(c: Choices, shape: Shape) -> tuple[nn.Module, Shape]:
 @piece("depthwise convolution", 3, homogeneous=True, weight=0.7)
 def depthwise(c: Choices, shape: Shape) -> tuple[nn.Module, Shape]:
     mode = c.one(["zeros", "reflect", "circular"])
+    mode = "zeros" if min(shape[1:]) < 2 else mode  # one pixel has no reflection
     return nn.Conv2d(shape[0], shape[0], 3, padding=1, groups=shape[0], padding_mode=mode), shape
 
 
