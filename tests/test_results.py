@@ -51,12 +51,25 @@ def _singular() -> rs.ChainExponents:
     return rs.chain_exponents(model, _x(), progress=False)
 
 
+def _labelled() -> tuple[torch.Tensor, torch.Tensor]:
+    generator = torch.Generator().manual_seed(2)
+    y = torch.arange(90) % 3
+    return torch.randn(90, 3, generator=generator) + 3 * torch.eye(3)[y], y
+
+
+def _deficit() -> rs.DependencyTable:
+    return rs.independence_deficit(*_labelled(), permutations=2, path_points=3)
+
+
 MADE: dict[str, Callable[[], Record]] = {
     "JacobianProfile": lambda: rs.jacobian_rank(_model(), _x(), cut_points="all", progress=False),
     "AgainstRandom": lambda: rs.jacobian_rank(_model(), _x(), cut_points="all", progress=False).against_random(),
     "ChainExponents": _singular,
     "ChainProfile": lambda: rs.theory.deep_chain(width=6, depth=4, samples=20, seeds=(0, 1), activation="relu"),
     "FeatureProfile": _features,
+    "ClassificationDimension": lambda: rs.classification_dimension(*_labelled(), (torch.eye(3), None)),
+    "DependencyTable": _deficit,
+    "RegularisationPath": lambda: _deficit().path(0, points=4),
     "ProbeResult": lambda: rs.probe(nn.ReLU(), input_shape=(2, 3, 3), batch=30, device="cpu"),
     "ProbeResults": lambda: rs.probe_all({"a": nn.ReLU()}, input_shape=(2, 3, 3), batch=30, device="cpu"),
     "RemedyResult": lambda: rs.probe_remedies(["plain", "width"], width=6, depth=3, seeds=(0, 1)),
@@ -127,16 +140,8 @@ def _changed(value: Any) -> Any:
     return None
 
 
-def _labelled() -> tuple[torch.Tensor, torch.Tensor]:
-    generator = torch.Generator().manual_seed(2)
-    y = torch.arange(90) % 3
-    return torch.randn(90, 3, generator=generator) + 3 * torch.eye(3)[y], y
-
-
 DRAWN: dict[str, Callable[[], Any]] = {
     **{name: lambda made=made: made().plot() for name, made in MADE.items()},  # type: ignore[misc]
-    "ClassificationDimension": lambda: rs.classification_dimension(*_labelled(), (torch.eye(3), None)).plot(),
-    "DependencyTable": lambda: rs.independence_deficit(*_labelled(), eta=0.1).plot(0),
 }
 
 

@@ -6,6 +6,7 @@ import json
 
 import torch
 
+from rankscope._base.facts import Fact, FactKind
 from rankscope.cli import main
 from rankscope.cli.class_names import class_cautions
 
@@ -20,9 +21,7 @@ def logits_for(answers):
 def test_f13_folder_names_of_which_the_head_has_none_are_named():
     y = torch.arange(60) % 10
     (said,) = class_cautions(y, logits_for(y), WORDS, DIGITS)
-    assert said.startswith(
-        "none of the data's 10 class names (eight, five, four …) is a class of the model (0, 1, 2 …)"
-    )
+    assert said == Fact(FactKind.OTHER_CLASS_NAMES, {"data": WORDS, "model": DIGITS}, caution=True)
     assert class_cautions(y, logits_for(y), DIGITS, DIGITS) == ()
     assert class_cautions(y, logits_for(y), WORDS, None) == class_cautions(y, logits_for(y), None, DIGITS) == ()
 
@@ -36,8 +35,8 @@ def test_f13_imagenet_names_match_by_their_first_word():
 def test_f13_an_accuracy_at_chance_is_named():
     y = torch.arange(60) % 10
     names, chance = class_cautions(y, logits_for((y + 1) % 10), WORDS, DIGITS)
-    assert names.startswith("none of")
-    assert chance.startswith("accuracy is at chance: 0.00%, where always answering class 0 gives 10.00%")
+    assert names.kind is FactKind.OTHER_CLASS_NAMES
+    assert (chance.kind, chance["accuracy"], chance["share"], chance["answer"]) == (FactKind.AT_CHANCE, 0, 0.1, 0)
 
 
 def test_f13_collect_says_so_before_the_table(tmp_path, capsys):
@@ -54,5 +53,5 @@ def test_f13_collect_says_so_before_the_table(tmp_path, capsys):
     out = tmp_path / "out"
     assert main([str(v) for v in ("collect", "digits", "--data", tmp_path / "data", "--out", out)]) == 0
     first = capsys.readouterr().out.splitlines()[0]
-    assert first.startswith("Caution: none of the data's 10 class names (eight, five, four …)")
+    assert first.startswith("Caution: None of the data's 10 class names (eight, five, four …)")
     assert json.loads((out / "collection.json").read_text())["notes"][0] in first

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
+import re
 
 import numpy as np
 import pytest
@@ -13,8 +14,9 @@ from sklearn.linear_model import Lasso
 from sklearn.metrics import r2_score
 
 from rankscope._base.errors import OutputError, UsageError
+from rankscope._base.facts import FactKind
 from rankscope.deficit import DependencyTable, independence_deficit
-from rankscope.deficit.figure import draw_dependence
+from rankscope.views.deficit_figure import draw_dependence
 
 
 @pytest.fixture(scope="module")
@@ -188,7 +190,7 @@ def test_trivial_dependence_is_named(planted):
     assert [r.index for r in low if r.trivial == "logits"] == [4, 5, 6]
     named = independence_deficit(z, y, eta=0.2, feature_dimension=7, permutations=0)
     assert named[4].trivial == "features"
-    assert "3 of 8 classes are exact combinations of the others: features have 7 dimensions for 8" in str(named)
+    assert "3 of 8 classes are exact combinations of the others: the features have 7 dimensions for 8" in str(named)
     z, y = planted(40)
     assert independence_deficit(z, y, samples_used="reference", permutations=0, held_out=0)[0].trivial == "samples"
 
@@ -229,7 +231,7 @@ def test_f7_one_sample_a_class_has_no_null(dtype, seed):
     table = independence_deficit(z, torch.arange(n))
     assert {r.status for r in table} <= {"no null", "all zero", "no eta keeps accuracy", "not converged"}
     assert table.deficit(n) == 0
-    assert "no null can be had" in str(table)
+    assert re.search(r"^Caution: \d+ classes have no null", str(table), re.MULTILINE)
 
 
 def test_f7_logits_that_are_the_same_throughout_each_class_have_no_null():
@@ -417,18 +419,41 @@ def test_balanced_accuracy_counts_every_class_alike():
 def test_chance_is_named_before_anything_else():
     z, y = skewed()
     asked = independence_deficit(z, y, permutations=1)
-    first = str(asked).splitlines()[0]
-    assert first.startswith("Caution: the accuracy over all samples says little: always answering class 0 gives 94.00%")
-    assert 'accuracy="balanced"' in first
-    assert not independence_deficit(z, y, permutations=1, accuracy="balanced").notes
+    (said,) = asked.facts
+    assert (said.kind, said.caution, said["answer"]) == (FactKind.KEPT_BY_CHANCE, True, 0)
+    assert said["share"] == pytest.approx(0.94)
+    assert str(asked).splitlines()[0].startswith("Caution: Always answering class 0 gives an accuracy of 94.00%")
+    assert not independence_deficit(z, y, permutations=1, accuracy="balanced").facts
     shuffled = independence_deficit(z, y.roll(37), permutations=1, eta=0.5)
-    assert "accuracy is at chance" in str(shuffled).splitlines()[0]
+    assert (shuffled.facts[0].kind, shuffled.facts[0]["of"]) == (FactKind.AT_CHANCE, "logits")
     again = DependencyTable.from_dict(json.loads(json.dumps(shuffled.to_dict())))
-    assert again.notes == shuffled.notes
-    assert not independence_deficit(*evenly(), permutations=1).notes
+    assert again == shuffled
+    assert not independence_deficit(*evenly(), permutations=1).facts
 
 
 def evenly():
     z, y = skewed()
     keep = torch.cat([torch.arange(8), torch.arange(376, 400)])
     return z[keep], y[keep]
+
+
+def test_what_an_earlier_version_wrote_is_read_and_what_is_damaged_is_refused():
+    table = independence_deficit(*evenly(), permutations=1)
+    data = json.loads(json.dumps(table.to_dict()))
+    earlier = {k: v for k, v in data.items() if k != "facts"} | {"notes": ["accuracy is at chance"]}
+    (said,) = DependencyTable.from_dict(earlier).facts
+    assert (said.kind, said["text"], said.caution) == (FactKind.EARLIER_NOTE, "accuracy is at chance.", True)
+    with pytest.raises(OutputError, match="damaged"):
+        DependencyTable.from_dict({**data, "rows": [{"index": 0}]})
+
+
+def test_the_class_that_is_drawn_by_default_is_the_best_explained_beyond_the_null(tmp_path):
+    z, y = evenly()
+    table = independence_deficit(z, y, permutations=2)
+    best = table.best_explained()
+    beyond = [r for r in table if r.status == "dependent"]
+    assert best.r2 == max(r.r2 for r in (beyond or table))
+    assert table.plot().figure.texts[0].get_text() == table.plot(best.index).figure.texts[0].get_text()
+    again = DependencyTable.load(table.save(tmp_path / "deficit.json"))
+    with pytest.raises(UsageError, match="read back without its logits"):
+        again.path(best.index)

@@ -13,7 +13,8 @@ import torch
 from torch import nn
 
 from rankscope._base.errors import DataError, MeasurementError, ModelError, UsageError
-from rankscope.features import accuracy_curve, classification_dimension, sweep
+from rankscope._base.facts import Fact, FactKind
+from rankscope.features import ClassificationDimension, accuracy_curve, classification_dimension, sweep
 from rankscope.features.accuracy_curve import RankSweep, rank_of_label
 
 
@@ -125,7 +126,7 @@ def test_first_crossing_is_found_though_accuracy_falls_again():
     found = classification_dimension(x, y, head, bootstrap=0, retain=retain)
     assert found.dimension == peak + 1
     below = int((curve[peak:] < curve[peak] - 1e-12).sum())
-    assert any(f"{below} larger k fall below" in note for note in found.notes)
+    assert Fact(FactKind.NOT_MONOTONE, {"count": below}) in found.facts
 
 
 def test_planted_dimension_is_recovered():
@@ -482,10 +483,11 @@ def test_f14_the_majority_share_is_named_and_balanced_accuracy_offered():
     x, y, head = skewed()
     plain = classification_dimension(x, y, head)
     assert plain.dimension == 1
-    assert plain.notes[0].startswith(
-        "the dimension says little: always answering class 0 gives 95.00% of the samples, and 95.00%"
-    )
-    assert 'accuracy="balanced"' in plain.notes[0]
+    (said,) = plain.facts
+    assert (said.kind, said.caution) == (FactKind.KEPT_BY_CHANCE, True)
+    assert (said["share"], said["answer"], said["measure"]) == (0.95, 0, "overall")
+    assert said["kept"] == pytest.approx(0.95 * plain.full_accuracy)
+    assert 'accuracy="balanced"' in str(plain).splitlines()[0]
     found = classification_dimension(x, y, head, accuracy="balanced")
     sk = pytest.importorskip("sklearn.metrics").balanced_accuracy_score
     centred = x.double() - x.double().mean(0)
@@ -495,7 +497,7 @@ def test_f14_the_majority_share_is_named_and_balanced_accuracy_offered():
         assert found.curve[k - 1] == pytest.approx(sk(y, made), abs=1e-2)
     assert found.dimension >= 8
     assert found.interval[0] <= found.dimension <= found.interval[1]
-    assert found.notes == ()
+    assert found.facts == ()
     assert "balanced accuracy kept" in str(found)
 
 
@@ -504,10 +506,12 @@ def test_f13_an_accuracy_at_chance_is_named_first():
     x[:, 0] += 5 * y
     head = (torch.zeros(3, 6), torch.tensor([1.0, 0.0, 0.0]))
     found = classification_dimension(x, y, head)
-    assert found.notes[0].startswith("accuracy is at chance: 33.33%, where always answering class 0 gives 33.33%")
+    said = found.facts[0]
+    assert (said.kind, said.caution, said["of"], said["answer"]) == (FactKind.AT_CHANCE, True, "head", 0)
+    assert said["accuracy"] == said["share"] == pytest.approx(1 / 3)
     assert found.cautions == found.notes[:1]
     first, *rest = str(found).splitlines()
-    assert first.startswith("Caution: accuracy is at chance: 33.33%")
+    assert first.startswith("Caution: The accuracy is at chance: 33.33%")
     assert rest[0].startswith("classification dimension")
     assert "at chance" not in "".join(rest)
     with pytest.raises(UsageError, match="accuracy is 'balanced', but scorer= says"):
@@ -562,3 +566,12 @@ def test_extreme_features_with_a_scorer_and_a_folded_head():
         x, y, scorer=lambda rows, labels: float(((rows @ weight.T).argmax(1) == labels).double().mean())
     )
     assert scored.dimension == found.dimension
+
+
+def test_a_result_that_was_saved_still_gives_its_truncated_head(tmp_path):
+    x, y, head = planted(offset=3.0)
+    for projection in ("uncentred", "centred"):
+        found = classification_dimension(x, y, head, bootstrap=0, projection=projection)
+        again = ClassificationDimension.load(found.save(tmp_path / f"{projection}.json"))
+        # the same numbers in another memory layout: float32 sums of 24 products differ in their order alone
+        torch.testing.assert_close(again.head()(x), found.head()(x), rtol=24 * 2.0**-23, atol=24 * 2.0**-23 * 10)

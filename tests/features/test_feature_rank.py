@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from rankscope._base.errors import CutPointError, DataError, UsageError
+from rankscope._base.facts import Fact, FactKind
 from rankscope.features import CentredMoments, feature_rank, local_feature_rank
 from rankscope.features.accumulate import choose_accumulator, layer_features
 from rankscope.features.sketch import FrequentDirections, RowStore
@@ -99,13 +100,15 @@ def test_too_wide_for_memory_is_sketched_with_bounds_that_hold():
     profile = feature_rank({"a": x}, memory=300 * 8 * 4 * 40)
     layer = profile["a"]
     assert layer.method == "sketch"
-    assert "a: 300 dimensions: a covariance needs" in profile.notes[0]
-    assert "sketched with 40 directions" in profile.notes[0]
+    (said,) = profile.facts
+    assert said.kind is FactKind.SKETCHED_LAYER
+    asked = {"covariance": 8.0 * 300**2, "rows": 8.0 * 400 * 300 + 8.0 * 400**2, "memory": 300 * 8 * 4 * 40.0}
+    assert said.values == {"name": "a", "width": 300, "directions": 40, **asked}
     low, high = layer.pca_bounds
     assert low <= exact.pca_dimension <= high
     assert exact.pca_dimension == layer.pca_dimension
     assert layer.stable_rank == pytest.approx(exact.stable_rank, rel=1e-3)
-    assert f"{low}–{high}" in str(profile)
+    assert f"[{low}, {high}]" in str(profile)
     with pytest.raises(DataError, match=r'a: 300 dimensions: .*give more memory=, or reduce="pool"'):
         feature_rank({"a": x}, memory=1000)
 
@@ -117,7 +120,7 @@ def test_what_narrow_layers_leave_goes_to_wide_ones():
     names = ["0", "1", "2"]
     exact = feature_rank(net, x, cut_points=names, memory=wide + 2 * narrow)
     assert [layer.method for layer in exact] == ["covariance"] * 3
-    assert not exact.notes
+    assert not exact.facts
     short = feature_rank(net, x, cut_points=names, memory=wide + 2 * narrow - 1)
     assert [layer.method for layer in short] == ["covariance", "covariance", "sketch"]
 
@@ -167,9 +170,9 @@ def test_sketch_bounds_are_wide_when_its_error_is():
     ],
 )
 def test_choice_of_accumulator(width, samples, memory, kind):
-    chosen, note = choose_accumulator("a", width, samples=samples, memory=memory)
+    chosen, facts = choose_accumulator("a", width, samples=samples, memory=memory)
     assert type(chosen).__name__ == kind
-    assert bool(note) == (kind == "FrequentDirections")
+    assert bool(facts) == (kind == "FrequentDirections")
 
 
 def test_every_position_counts_as_a_sample_in_the_choice():
@@ -202,9 +205,9 @@ def test_the_rounding_of_a_mean_is_no_variance(kind):
 
 def test_the_smallest_sketch_has_eight_directions():
     """A sketch of k directions is given 32·k bytes a dimension."""
-    chosen, note = choose_accumulator("a", 300, samples=400, memory=32 * 300 * 8)
+    chosen, (said,) = choose_accumulator("a", 300, samples=400, memory=32 * 300 * 8)
     assert type(chosen).__name__ == "FrequentDirections"
-    assert "sketched with 8 directions" in note
+    assert (said.kind, said["directions"]) == (FactKind.SKETCHED_LAYER, 8)
     with pytest.raises(DataError, match="even a sketch of 8 directions"):
         choose_accumulator("a", 300, samples=400, memory=32 * 300 * 8 - 1)
 
@@ -373,9 +376,9 @@ def test_f9_bfloat16_features_with_a_mean_are_limited_by_precision():
     low, high = profile["a"].pca_bounds
     assert low <= 3 <= high
     assert profile["a"].limited_by == "precision"
-    assert "a: rounding of the features to their dtype" in profile.notes[0]
+    assert profile.facts == (Fact(FactKind.ROUNDED_LAYER, {"name": "a", "low": low, "high": high}),)
     exact = feature_rank({"a": x.double()})
-    assert (exact["a"].pca_bounds, exact["a"].limited_by, exact.notes) == ((3, 3), "network", ())
+    assert (exact["a"].pca_bounds, exact["a"].limited_by, exact.facts) == ((3, 3), "network", ())
 
 
 @pytest.mark.parametrize("mean", [0.0, 1e2])
@@ -425,7 +428,7 @@ def test_f11_a_constant_layer_among_others():
     assert [layer.pca_dimension for layer in profile] == [20, 0, 20]
     flat = profile["flat"]
     assert (flat.limited_by, flat.pca_bounds, flat.effective_rank, flat.stable_rank) == ("constant", (0, 0), 0, 0)
-    assert profile.notes == ("flat gives the same features for all 400 samples: its dimension is 0",)
+    assert profile.facts == (Fact(FactKind.CONSTANT_LAYER, {"name": "flat", "samples": 400}),)
     assert "constant" in str(profile)
     profile.plot()
     assert len(profile.table()) == 3

@@ -46,6 +46,22 @@ VALUES: dict[FactKind, dict[str, Any]] = {
     FactKind.NOT_CALLED: {"names": ("experts.0", "experts.3"), "counts": (2, 1), "total": 4},
     FactKind.LEADING_EXPONENTS: {"tracked": 64, "width": 37632, "seed": 0},
     FactKind.SHORT_CHAIN: {"blocks": 12},
+    FactKind.AT_CHANCE: {"accuracy": 0.1, "share": 0.1, "answer": 3, "measure": "overall", "of": "head"},
+    FactKind.KEPT_BY_CHANCE: {"kept": 0.9, "share": 0.95, "answer": 3, "measure": "overall"},
+    FactKind.OTHER_CLASS_NAMES: {"data": ("zero", "one"), "model": ("0", "1")},
+    FactKind.FULL_WIDTH_ALONE: {},
+    FactKind.NOT_MONOTONE: {"count": 2},
+    FactKind.FEW_DIRECTIONS: {"directions": 3},
+    FactKind.CONSTANT_LAYER: {"name": "fc", "samples": 400},
+    FactKind.ROUNDED_LAYER: {"name": "fc", "low": 3, "high": 16},
+    FactKind.SKETCHED_LAYER: {
+        "name": "fc",
+        "width": 300,
+        "directions": 40,
+        "covariance": 7e5,
+        "rows": None,
+        "memory": 4e5,
+    },
 }
 
 

@@ -4,7 +4,11 @@ from __future__ import annotations
 
 import torch
 
-__all__ = ["majority"]
+from rankscope._base.facts import Fact, FactKind
+
+__all__ = ["against_one_answer", "majority"]
+
+_ROUNDING = 1e-12  # of accuracies that are sums of up to 10⁶ weights
 
 
 def majority(labels: torch.Tensor, accuracy: str) -> tuple[float, int]:
@@ -18,3 +22,22 @@ def majority(labels: torch.Tensor, accuracy: str) -> tuple[float, int]:
     seen = torch.bincount(labels)
     most = int(seen.argmax())
     return (float(seen[most]) / len(labels) if accuracy == "overall" else 1 / int((seen > 0).sum())), most
+
+
+def against_one_answer(
+    labels: torch.Tensor, full: float, retain: float | None, measure: str, *, of: str
+) -> tuple[Fact, ...]:
+    """Whether always giving one answer is as good as the full accuracy, or as the share of it that is to be kept.
+
+    ``of`` is what the accuracy is of: ``head`` or ``logits``. ``retain`` None: nothing is to be kept.
+
+    >>> against_one_answer(torch.tensor([0, 1, 1, 1]), 0.75, None, "overall", of="head")[0].kind.name
+    'AT_CHANCE'
+    """
+    share, answer = majority(labels, measure)
+    about = {"share": share, "answer": answer, "measure": measure}
+    if full <= share + _ROUNDING:
+        return (Fact(FactKind.AT_CHANCE, {"accuracy": full, "of": of, **about}, caution=True),)
+    if retain is not None and retain * full <= share + _ROUNDING:
+        return (Fact(FactKind.KEPT_BY_CHANCE, {"kept": retain * full, **about}, caution=True),)
+    return ()

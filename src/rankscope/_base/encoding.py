@@ -39,7 +39,7 @@ def plain(value: Any) -> Any:
         return plain(value.tolist())
     if is_dataclass(value) and not isinstance(value, type):
         own = getattr(value, "to_dict", None)
-        return own() if own is not None else {f.name: plain(getattr(value, f.name)) for f in fields(value)}
+        return own() if own is not None else {f.name: plain(getattr(value, f.name)) for f in fields(value) if f.init}
     if isinstance(value, Mapping):
         return {str(k.value if isinstance(k, Enum) else k): plain(v) for k, v in value.items()}
     if isinstance(value, Sequence | set | frozenset):
@@ -54,7 +54,7 @@ def exact(value: Any) -> Any:
     if isinstance(value, np.ndarray):
         return _array(value)
     if is_dataclass(value) and not isinstance(value, type):
-        return {f.name: exact(getattr(value, f.name)) for f in fields(value)}
+        return {f.name: exact(getattr(value, f.name)) for f in fields(value) if f.init}
     if isinstance(value, Mapping):
         if all(isinstance(k, str) and not isinstance(k, Enum) and not k.startswith("$") for k in value):
             return {k: exact(v) for k, v in value.items()}

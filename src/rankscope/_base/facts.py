@@ -61,6 +61,16 @@ class FactKind(StrEnum):
     # chains of equal width
     LEADING_EXPONENTS = "leading exponents alone"  # tracked, width, seed
     SHORT_CHAIN = "rates of a finite chain"  # blocks
+    # features: measure is overall or balanced, answer a class
+    AT_CHANCE = "accuracy at chance"  # accuracy, share, answer, measure, of (head or logits)
+    KEPT_BY_CHANCE = "one answer for all keeps enough"  # kept, share, answer, measure
+    OTHER_CLASS_NAMES = "class names of the data are not those of the model"  # data, model
+    FULL_WIDTH_ALONE = "the threshold is reached at full width alone"
+    NOT_MONOTONE = "accuracy falls below the threshold again"  # count
+    FEW_DIRECTIONS = "components beyond the directions of variance"  # directions
+    CONSTANT_LAYER = "layer without variance"  # name, samples
+    ROUNDED_LAYER = "dimension open because of the dtype"  # name, low, high
+    SKETCHED_LAYER = "layer sketched"  # name, width, directions; bytes: covariance, rows (None unknown), memory
 
 
 @dataclass(frozen=True)

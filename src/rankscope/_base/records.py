@@ -60,7 +60,7 @@ class Record(ByValue):
     def to_dict(self) -> dict[str, Any]:
         """Plain values for JSON: the fields and what is derived from them; what is not finite is ``None``."""
         made = {"schema_version": self.schema_version, "kind": self.kind_name()}
-        made |= {f.name: plain(getattr(self, f.name)) for f in fields(self)}  # type: ignore[arg-type]
+        made |= {f.name: plain(getattr(self, f.name)) for f in fields(self) if f.init}  # type: ignore[arg-type]
         return made | {name: plain(getattr(self, name)) for name in self.derived}
 
     def to_json(self) -> str:

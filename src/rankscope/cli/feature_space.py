@@ -25,6 +25,7 @@ from rankscope.features.reduction import check_reduce
 from rankscope.features.shards import ShardStore
 from rankscope.features.sources import Skipped, batches, skipped_lines
 from rankscope.loading import load_model
+from rankscope.views.sentences import note, sentence
 
 __all__ = ["Source", "run_clsdim", "run_collect", "run_deficit", "run_features"]
 
@@ -106,7 +107,7 @@ def run_collect(
             "limit": source.limit,
             "class_names": None if data.class_names is None else list(data.class_names),
             "accuracy": float((found.logits.argmax(1) == found.labels).double().mean()),
-            "notes": [*cautions, *notes],
+            "notes": [*map(sentence, cautions), *notes],
         }
         write_result(out, "collection", about, {"samples": _samples(found)}, None)
         profile = feature_rank(found, reduce="pool") if found.moments and len(found) > 1 else None
@@ -116,7 +117,7 @@ def run_collect(
         print(as_json_text(about))
         return
     for caution in cautions:
-        print(f"Caution: {caution}.")
+        print(note(caution))
     print(f"{loaded.name}, {loaded.weights}")
     print(found)
     print(f"accuracy {about['accuracy']:.2%}")
@@ -296,8 +297,8 @@ def _files(name: str) -> list[str]:
 
 
 def _say_notes(notes: Iterable[str]) -> None:
-    for note in notes:
-        print(f"note: {note}")
+    for text in notes:
+        print(f"note: {text}")
 
 
 def _say_where(folder: Path, files: list[str]) -> None:

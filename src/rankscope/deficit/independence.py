@@ -9,19 +9,20 @@ from typing import Any
 
 import torch
 
-from rankscope._base.chance import majority
+from rankscope._base.chance import against_one_answer
 from rankscope._base.checks import choice_of
 from rankscope._base.errors import DataError, UsageError, nearest
 from rankscope._base.provenance import device_name, versions
 from rankscope.deficit.accuracy import Accuracies, Rivals, rivals
+from rankscope.deficit.dependency import ClassDependency, Exactness, PathPoint, Status
 from rankscope.deficit.moments import Moments, moments
 from rankscope.deficit.null import ENOUGH
-from rankscope.deficit.path import RegularisationPath, Walk, path_of, ratios, walk
+from rankscope.deficit.path import Walk, path_of, ratios, walk
 from rankscope.deficit.problem import SAMPLES_USED, Problem, problems
+from rankscope.deficit.regularisation_path import RegularisationPath
 from rankscope.deficit.sample import Sample, check_sample
-from rankscope.deficit.table import ClassDependency, DependencyTable, PathPoint
+from rankscope.deficit.table import DependencyTable
 from rankscope.spectra import spectrum_of_gram
-from rankscope.views.chance import at_chance, kept_by_chance
 
 __all__ = ["independence_deficit"]
 
@@ -107,7 +108,7 @@ def independence_deficit(
     >>> z[:, 0] = z[:, 1] - z[:, 2]
     >>> table = independence_deficit(z, z.argmax(1), eta=0.01, permutations=3)
     >>> table[0].depends_on, table[0].status
-    ((1, 2), 'dependent')
+    ((1, 2), <Status.DEPENDENT: 'dependent'>)
     """
     if samples_used not in SAMPLES_USED:
         raise UsageError(f"unknown samples_used {samples_used!r}; {nearest(str(samples_used), SAMPLES_USED)}")
@@ -161,11 +162,16 @@ def independence_deficit(
         seed=seed,
         unit=sample.unit,
         accuracy_kind=accuracy,
-        notes=_chance(sample, known, keep if eta is None else None, accuracy),
+        facts=against_one_answer(
+            sample.labels,
+            float(known.original(sample.classes[:1]).all),
+            keep if eta is None else None,
+            accuracy,
+            of="logits",
+        ),
         device=device_name(sample.logits.device),
         versions=versions(),
-        _follow=partial(_follow, sample, known, samples_used, fitted, tol),
-    )
+    ).following(partial(_follow, sample, known, samples_used, fitted, tol))
 
 
 def _dimension(features: Any, dimension: int | None, samples: int) -> int | None:
@@ -179,17 +185,6 @@ def _dimension(features: Any, dimension: int | None, samples: int) -> int | None
     if dimension is not None and dimension < 1:
         raise UsageError(f"feature_dimension is {dimension}; it must be at least 1")
     return dimension
-
-
-def _chance(sample: Sample, known: Rivals, keep: float | None, accuracy: str) -> tuple[str, ...]:
-    """Whether always giving one answer is as good as the logits, or as what is to be kept of them."""
-    share, most = majority(sample.labels, accuracy)
-    full = float(known.original(sample.classes[:1]).all)
-    if full <= share + 1e-12:
-        return (at_chance(full, share, most, accuracy, by="logits"),)
-    if keep is not None and keep * full <= share + 1e-12:
-        return (kept_by_chance(keep * full, share, most, accuracy, what="accuracy over all samples"),)
-    return ()
 
 
 def _in_units(eta: float, unit: float) -> float:
@@ -276,17 +271,17 @@ def _rows(
         beyond = r2 > limit + tol and (math.isnan(test) or test > mean)
         trivial = (
             None if not exact[b]
-            else "samples" if counts[b] < sample.width
-            else "features" if dimension is not None and dimension < sample.width
-            else "logits"
+            else Exactness.SAMPLES if counts[b] < sample.width
+            else Exactness.FEATURES if dimension is not None and dimension < sample.width
+            else Exactness.LOGITS
         )  # fmt: skip
         status = (
-            "not converged" if gap > tol
-            else "no eta keeps accuracy" if failed[b]
-            else "all zero" if not used
-            else "no null" if math.isnan(mean) or movable[b] < ENOUGH
-            else "dependent" if beyond
-            else "not beyond null"
+            Status.NOT_CONVERGED if gap > tol
+            else Status.NO_ETA_KEEPS if failed[b]
+            else Status.ALL_ZERO if not used
+            else Status.NO_NULL if math.isnan(mean) or movable[b] < ENOUGH
+            else Status.DEPENDENT if beyond
+            else Status.NOT_BEYOND_NULL
         )  # fmt: skip
         tried = [
             PathPoint(int(n), a, p)

@@ -1,4 +1,4 @@
-"""The regularisation path of one class, and the walk down it that keeps a share of the class's accuracy."""
+"""Down the regularisation path: all of it for one class, or until a share of the class's accuracy is kept."""
 
 from __future__ import annotations
 
@@ -6,50 +6,13 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import pandas as pd
 import torch
-from numpy.typing import NDArray
 
 from rankscope.deficit.accuracy import Accuracies, Rivals
 from rankscope.deficit.problem import Problem
+from rankscope.deficit.regularisation_path import RegularisationPath
 
-__all__ = ["RegularisationPath", "Walk", "path_of", "ratios", "walk"]
-
-
-@dataclass(frozen=True, eq=False)
-class RegularisationPath:
-    """Exact solutions of one class at falling η. Arrays have one entry an η; ``coefficients`` is (len(eta), c)."""
-
-    index: int
-    name: str
-    eta: NDArray[np.float64]
-    eta_max: float
-    coefficients: NDArray[np.float64]
-    r2: NDArray[np.float64]
-    r2_held_out: NDArray[np.float64]
-    duality_gap: NDArray[np.float64]
-    accuracy_replaced: NDArray[np.float64]
-    positive_accuracy_replaced: NDArray[np.float64]
-
-    @property
-    def n_dependencies(self) -> NDArray[np.int64]:
-        """Number of classes with a non-zero coefficient at each η."""
-        return np.count_nonzero(self.coefficients, axis=1)
-
-    def table(self) -> pd.DataFrame:
-        """One row an η."""
-        return pd.DataFrame(
-            {
-                "eta": self.eta,
-                "eta_over_eta_max": self.eta / self.eta_max if self.eta_max else np.full_like(self.eta, np.inf),
-                "n_dependencies": self.n_dependencies,
-                "r2": self.r2,
-                "r2_held_out": self.r2_held_out,
-                "duality_gap": self.duality_gap,
-                "accuracy_replaced": self.accuracy_replaced,
-                "positive_accuracy_replaced": self.positive_accuracy_replaced,
-            }
-        )
+__all__ = ["Walk", "path_of", "ratios", "walk"]
 
 
 @dataclass(frozen=True)

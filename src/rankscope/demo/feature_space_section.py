@@ -94,7 +94,7 @@ def classification_section(context: Context) -> Measured:
             Finding(
                 f"A head cut down to these {found.dimension} components classifies {right:.1%} of the held-out digits."
             ),
-            *[Finding(f"Mind the curve: {note}.", "caution") for note in found.notes],
+            *[Finding(note, "caution") for note in found.notes],
         ],
         figures=[
             figure_of(

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from typing import Any
 
 import torch
 
 from rankscope._base.errors import DataError
+from rankscope._base.facts import Fact, FactKind
 from rankscope.features.feature_profile import LayerFeatures, layer_of_eigenvalues
 from rankscope.features.moments import CentredMoments
 from rankscope.features.precision import check_scale, unit_roundoff
 from rankscope.features.sketch import FrequentDirections, RowStore
+from rankscope.views.feature_sentences import gigabytes
 
 __all__ = ["Accumulator", "choose_accumulator", "fair_shares", "layer_features"]
 
@@ -56,31 +57,27 @@ def fair_shares(
 
 def choose_accumulator(
     name: str, width: int, *, samples: int | None, memory: float, itemsize: int = 4, device: torch.device | str = "cpu"
-) -> tuple[Accumulator, str]:
-    """The exact accumulator that fits in ``memory`` bytes, else a sketch; with a sentence on what that costs, or "".
+) -> tuple[Accumulator, tuple[Fact, ...]]:
+    """The exact accumulator that fits in ``memory`` bytes, else a sketch, with the fact that it is one.
 
     A covariance takes 8·d² bytes and N·d² multiplications; all rows N·d entries, 8·N² bytes and N²·d multiplications.
     """
     covariance, rows = exact_bytes(width, samples, itemsize)
     if covariance <= memory and (samples is None or width <= samples or rows > memory):
-        return CentredMoments(width, name=name).to(device), ""
+        return CentredMoments(width, name=name).to(device), ()
     if rows <= memory:
-        return RowStore(width, name=name), ""
+        return RowStore(width, name=name), ()
     size = int(memory / (4 * 8.0 * width))
     if size < _LEAST_SKETCH:
         raise DataError(
-            f"{name}: {width:,} dimensions: a covariance needs {_gigabytes(covariance)}, all rows "
-            f"{_gigabytes(rows)}, and even a sketch of {_LEAST_SKETCH} directions {_gigabytes(least_bytes(width))} of "
-            f'{_gigabytes(memory)} allowed; give more memory=, or reduce="pool"'
+            f"{name}: {width:,} dimensions: a covariance needs {gigabytes(covariance)}, all rows "
+            f"{gigabytes(rows)}, and even a sketch of {_LEAST_SKETCH} directions {gigabytes(least_bytes(width))} of "
+            f'{gigabytes(memory)} allowed; give more memory=, or reduce="pool"'
         )
     size = min(size, 512)
-    note = (
-        f"{name}: {width:,} dimensions: a covariance needs {_gigabytes(covariance)}"
-        + ("" if samples is None else f", all rows {_gigabytes(rows)}")
-        + f" of {_gigabytes(memory)} allowed: sketched with {size} directions; read pca_bounds and "
-        "sketch_error, and take the soft ranks for those of the sketch"
-    )
-    return FrequentDirections(width, size=size, name=name), note
+    values = {"name": name, "width": width, "directions": size, "covariance": covariance, "memory": memory}
+    found = Fact(FactKind.SKETCHED_LAYER, {**values, "rows": None if samples is None else rows})
+    return FrequentDirections(width, size=size, name=name), (found,)
 
 
 def layer_features(
@@ -152,15 +149,3 @@ def layer_features(
         rounding=0.0 if constant and coarse <= _SINGLE else coarse * square**0.5,
         **more,
     )
-
-
-def _gigabytes(count: float) -> str:
-    """As "0.0077 GB", "3.2 GB" or "5,155 GB".
-
-    >>> _gigabytes(7.7e6), _gigabytes(5.155e12)
-    ('0.0077 GB', '5,155 GB')
-    """
-    value = count / 1e9
-    if not math.isfinite(value):
-        return "unknown"
-    return f"{value:,.0f} GB" if value >= 100 else f"{value:.2g} GB"

@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar, TypeAlias
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
 from rankscope._base.errors import UsageError
+from rankscope._base.facts import Fact
+from rankscope._base.records import ByValue, Record
 from rankscope.features.truncated_head import TruncatedHead
+from rankscope.views.feature_figure import plot_curves
+from rankscope.views.feature_text import classification_text
+from rankscope.views.sentences import sentence
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -19,18 +24,28 @@ if TYPE_CHECKING:
 __all__ = ["ClassificationDimension"]
 
 
-@dataclass(frozen=True)
-class FoldedHead:
-    """What a truncated classifier is made of: axes (d × d), weights on them (d × c), offset (c,), mean taken off."""
-
-    axes: torch.Tensor
-    folded: torch.Tensor
-    offset: torch.Tensor
-    mean: torch.Tensor
+_Floats: TypeAlias = NDArray[np.floating[Any]]
+_PRINTED = (
+    "dimension", "ambient", "interval", "accuracy", "full_accuracy", "accuracy_kind", "retain", "variance_kept",
+    "projection", "samples", "classes", "head_error",
+)  # fmt: skip
 
 
 @dataclass(frozen=True, eq=False)
-class ClassificationDimension:
+class FoldedHead(ByValue):
+    """What a truncated classifier is made of: axes (d × d), weights on them (d × c), offset (c,), mean taken off.
+
+    All in the dtype that was computed in, float32 or float64.
+    """
+
+    axes: _Floats
+    folded: _Floats
+    offset: _Floats
+    mean: _Floats
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class ClassificationDimension(Record):
     """How many principal components of the final features classification needs (paper §3.3, Eq. 6, Table 1).
 
     Attributes
@@ -53,11 +68,13 @@ class ClassificationDimension:
         The settings and sizes the number belongs to.
     variance_kept : float
         Share of the features' variance in the first ``dimension`` components.
-    notes, cautions : tuple of str
-        What was found besides; ``cautions`` are those of the notes that are to be read before the number.
+    facts : tuple of Fact
+        What was found besides; ``notes`` are their sentences, ``cautions`` those to be read before the number.
     head_error : float or None
         Largest difference between the head's logits and the stored ones, as a share of the largest; None unchecked.
     """
+
+    derived: ClassVar[tuple[str, ...]] = ("accuracy", "notes", "cautions")
 
     dimension: int
     ambient: int
@@ -73,8 +90,7 @@ class ClassificationDimension:
     variance_kept: float
     head_error: float | None = None
     accuracy_kind: str = "overall"
-    notes: tuple[str, ...] = ()
-    cautions: tuple[str, ...] = ()
+    facts: tuple[Fact, ...] = ()
     provenance: dict[str, Any] = field(default_factory=dict, repr=False)
     folded: FoldedHead | None = field(default=None, repr=False)
 
@@ -96,9 +112,10 @@ class ClassificationDimension:
             raise UsageError("only a linear head can be folded with the projection; this result used a callable")
         if not 1 <= k <= self.ambient:
             raise UsageError(f"k is {k}; a truncated head keeps 1 to {self.ambient} components")
-        axes, folded = self.folded.axes[:, :k], self.folded.folded[:k]
+        one = self.folded
+        axes, folded = torch.tensor(one.axes[:, :k]), torch.tensor(one.folded[:k])
         # the module sees features as they come: the projected mean, where one was taken off, moves into the bias
-        return TruncatedHead(axes, folded.T, self.folded.offset - self.folded.mean @ axes @ folded)
+        return TruncatedHead(axes, folded.T, torch.tensor(one.offset) - torch.tensor(one.mean) @ axes @ folded)
 
     def table(self) -> pd.DataFrame:
         """One row, as Table 1 of the paper with its uncertainty."""
@@ -129,56 +146,28 @@ class ClassificationDimension:
             columns["top5"] = self.top5
         return pd.DataFrame(columns)
 
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """The facts as sentences, for people."""
+        return tuple(map(sentence, self.facts))
+
+    @property
+    def cautions(self) -> tuple[str, ...]:
+        """Those of the notes that are to be read before the number."""
+        return tuple(sentence(fact) for fact in self.facts if fact.caution)
+
     def plot(self, *, label: str | None = None, ax: Axes | None = None) -> Axes:
         """Accuracy over k as Fig. 2 of the paper: a square-root axis of k, the crossing marked."""
-        from rankscope.features.figure import plot_curves
-
         return plot_curves([(label or "top-1", self)], ax=ax)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values for JSON; the folded head is left out."""
-        return {
-            "schema_version": 1,
-            "kind": "classification_dimension",
-            "dimension": self.dimension,
-            "interval": None if self.interval is None else list(self.interval),
-            "ambient": self.ambient,
-            "accuracy": self.accuracy,
-            "full_accuracy": self.full_accuracy,
-            "full_top5": self.full_top5,
-            "retain": self.retain,
-            "projection": self.projection,
-            "accuracy_kind": self.accuracy_kind,
-            "samples": self.samples,
-            "classes": self.classes,
-            "variance_kept": self.variance_kept,
-            "head_error": self.head_error,
-            "notes": list(self.notes),
-            "cautions": list(self.cautions),
-            "curve": self.curve.tolist(),
-            "top5": None if self.top5 is None else self.top5.tolist(),
-            "provenance": self.provenance,
-        }
+        made = super().to_dict()
+        del made["folded"]
+        return made
 
     def __repr__(self) -> str:
         return str(self)  # a notebook shows the table, not the arrays
 
     def __str__(self) -> str:
-        bounds = f"{self.interval[0]} … {self.interval[1]} (95 % bootstrap)" if self.interval else "not estimated"
-        rows = [
-            ("classification dimension", f"{self.dimension} of {self.ambient}"),
-            ("interval", bounds),
-            (
-                "accuracy kept" if self.accuracy_kind == "overall" else "balanced accuracy kept",
-                f"{self.accuracy:.4f} of {self.full_accuracy:.4f} (≥ {self.retain:g} ×)",
-            ),
-            ("variance kept", f"{self.variance_kept:.1%}"),
-            ("projection", self.projection),
-            ("samples", f"{self.samples:,}" + (f", {self.classes:,} classes" if self.classes else "")),
-        ]
-        if self.head_error is not None:
-            rows.append(("head against stored logits", f"differs by {self.head_error:.1e} of the largest logit"))
-        rows += [("note", note) for note in self.notes if note not in self.cautions]
-        width = max(len(name) for name, _ in rows)
-        first = [f"Caution: {caution}." for caution in self.cautions]
-        return "\n".join([*first, *(f"{name:<{width}}  {value}" for name, value in rows)])
+        return classification_text({name: getattr(self, name) for name in _PRINTED}, self.facts)

@@ -4,19 +4,25 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 import numpy as np
 
 from rankscope._base.errors import UsageError, nearest
+from rankscope._base.facts import Fact
 from rankscope._base.records import ByValue, Record
 from rankscope.spectra import Spectrum
+from rankscope.views.feature_figure import plot_layers
+from rankscope.views.feature_text import layers_text
+from rankscope.views.sentences import sentence
 
 if TYPE_CHECKING:
     import pandas as pd
     from matplotlib.axes import Axes
 
-__all__ = ["FeatureProfile", "LayerFeatures"]
+__all__ = ["FeatureProfile", "LayerFeatures", "Limit"]
+
+Limit: TypeAlias = Literal["constant", "sketch", "precision", "samples", "network"]
 
 # Share of the N − 1 directions that N samples can span, above which the samples and not the network set the number
 _LIMIT = 0.9
@@ -114,7 +120,7 @@ class LayerFeatures(ByValue):
         return self.trace / top if top else 0.0
 
     @property
-    def limited_by(self) -> str:
+    def limited_by(self) -> Limit:
         """What the dimension says nothing beyond.
 
         ``constant`` where all samples give the same features; ``sketch`` where only bounds of the dimension are known,
@@ -158,12 +164,13 @@ class LayerFeatures(ByValue):
 class FeatureProfile(Record):
     """Feature dimensions of the layers of a network, in order of depth; a sequence of ``LayerFeatures``.
 
-    Index it with a number or a layer's name. ``notes`` say what was approximated and why.
+    Index it with a number or a layer's name. ``facts`` are what was approximated or is to be known; ``notes`` are their
+    sentences.
     """
 
     layers: tuple[LayerFeatures, ...]
     kind: str = "feature_rank"
-    notes: tuple[str, ...] = ()
+    facts: tuple[Fact, ...] = ()
     provenance: dict[str, Any] = field(default_factory=dict, repr=False)
 
     def __len__(self) -> int:
@@ -192,11 +199,14 @@ class FeatureProfile(Record):
             rows.append(row)
         return pd.DataFrame(rows)
 
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """The facts as sentences, for people."""
+        return tuple(map(sentence, self.facts))
+
     def plot(self, *, ax: Axes | None = None) -> Axes:
         """Dimensions over depth; layers that the samples limit are crossed."""
-        from rankscope.features.figure import plot_profile
-
-        return plot_profile(self, ax=ax)
+        return plot_layers([layer.to_dict() for layer in self], ax=ax)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values for JSON."""
@@ -204,6 +214,7 @@ class FeatureProfile(Record):
             "schema_version": 1,
             "kind": self.kind,
             "layers": [layer.to_dict() for layer in self.layers],
+            "facts": [fact.to_dict() for fact in self.facts],
             "notes": list(self.notes),
             "provenance": self.provenance,
         }
@@ -212,44 +223,7 @@ class FeatureProfile(Record):
         return str(self)  # a notebook shows the table, not the arrays
 
     def __str__(self) -> str:
-        head = (
-            "layer",
-            "width",
-            "samples",
-            "PCA dim.",
-            "eff. rank",
-            "part. ratio",
-            "RankMe",
-            "stable rank",
-            "limited by",
-        )
-        body = [
-            (
-                layer.name,
-                f"{layer.width:,}",
-                f"{layer.samples:,}",
-                _dimension(layer),
-                *(
-                    f"{v:.1f}"
-                    for v in (layer.effective_rank, layer.participation_ratio, layer.rankme, layer.stable_rank)
-                ),
-                layer.limited_by,
-            )
-            for layer in self.layers
-        ]
-        widths = [max(len(row[i]) for row in (head, *body)) for i in range(len(head))]
-        lines = [
-            "  ".join(v.ljust(w) if i in (0, 8) else v.rjust(w) for i, (v, w) in enumerate(zip(r, widths, strict=True)))
-            for r in (head, *body)
-        ]
-        return "\n".join([line.rstrip() for line in lines] + [f"note: {note}" for note in self.notes])
-
-
-def _dimension(layer: LayerFeatures) -> str:
-    low, high = layer.pca_bounds
-    if layer.sketch_error:
-        return f"{low:,}–{high:,}"
-    return f"{layer.pca_dimension:,}" + (f" [{low:,}, {high:,}]" if layer.limited_by == "precision" else "")
+        return layers_text([layer.to_dict() for layer in self], self.facts)
 
 
 def layer_of_eigenvalues(

@@ -12,6 +12,7 @@ from torch import nn
 
 from rankscope._base.checks import count_of, number_of
 from rankscope._base.errors import CutPointError, DataError, UsageError
+from rankscope._base.facts import Fact, FactKind
 from rankscope._base.provenance import device_name, versions
 from rankscope.features.accumulate import (
     Accumulator,
@@ -25,7 +26,6 @@ from rankscope.features.cut_names import cut_names
 from rankscope.features.feature_profile import FeatureProfile, LayerFeatures
 from rankscope.features.hooks import inference, record_outputs
 from rankscope.features.moments import CentredMoments
-from rankscope.features.notes import constant_layer, rounded_layer
 from rankscope.features.precision import check_real, unit_roundoff
 from rankscope.features.reduction import Channels, Reduce, check_reduce, coarse_square, reduce_output
 from rankscope.slicing import CutPointsLike, Sample
@@ -115,7 +115,8 @@ def feature_rank(
         source = {"features": source}
     if not source:
         raise UsageError("no layers are given; name one array or CentredMoments or more")
-    layers, notes = [], []
+    layers: list[LayerFeatures] = []
+    facts: list[Fact] = []
     for name, values in source.items():
         if isinstance(values, CentredMoments):
             layers.append(layer_features(name, values, reduce))
@@ -129,8 +130,8 @@ def feature_rank(
         for part in rows.split(max(batch_size, 1024)):
             store.add({name: part}, len(part))
         layers.append(store.layer(name))
-        notes += store.notes
-    return _profile(layers, "feature_rank", notes, {})
+        facts += store.facts
+    return _profile(layers, "feature_rank", facts, {})
 
 
 def measured_features(
@@ -279,7 +280,7 @@ class _Store:
         self.rounding = rounding
         self.reduce, self.channels, self.samples, self.memory = reduce, channels, samples, memory
         self.input_shape = input_shape
-        self.notes: list[str] = []
+        self.facts: list[Fact] = []
         self._kept: dict[str, Accumulator] = {}
         self._roundoff: dict[str, float] = {}
         self._magnitude: dict[str, torch.Tensor] = {}
@@ -342,7 +343,7 @@ class _Store:
         wanted = {name: min(exact_bytes(p.shape[1], totals[name], p.element_size())) for name, p in rows.items()}
         shares = fair_shares(wanted, self.memory, {name: least_bytes(p.shape[1]) for name, p in rows.items()})
         for name, part in rows.items():
-            self._kept[name], note = choose_accumulator(
+            self._kept[name], found = choose_accumulator(
                 name,
                 part.shape[1],
                 samples=totals[name],
@@ -350,16 +351,16 @@ class _Store:
                 itemsize=part.element_size(),
                 device=part.device,
             )
-            self.notes += [note] if note else []
+            self.facts += found
 
     def profile(self, kind: str, provenance: dict[str, Any]) -> FeatureProfile:
         if not self._kept:
             raise DataError("the data hold no batch; give at least two samples")
-        return _profile([self.layer(name) for name in self._kept], kind, self.notes, provenance)
+        return _profile([self.layer(name) for name in self._kept], kind, self.facts, provenance)
 
 
 def _profile(
-    layers: Sequence[LayerFeatures], kind: str, notes: Sequence[str], provenance: dict[str, Any]
+    layers: Sequence[LayerFeatures], kind: str, facts: Sequence[Fact], provenance: dict[str, Any]
 ) -> FeatureProfile:
     """The record of all layers; constant ones are named, unless nothing varies at all.
 
@@ -374,6 +375,10 @@ def _profile(
             f"{layers[0].name}: the features are constant: all {layers[0].samples} samples give the same; check that "
             "inputs differ and that the layer lies on their way"
         )
-    said = [*notes, *(constant_layer(layer.name, layer.samples) for layer in constant)]
-    said += [rounded_layer(layer.name, *layer.pca_bounds) for layer in layers if layer.limited_by == "precision"]
-    return FeatureProfile(tuple(layers), kind, tuple(said), {"versions": versions(), **provenance})
+    found = list(facts)
+    found += [Fact(FactKind.CONSTANT_LAYER, {"name": one.name, "samples": one.samples}) for one in constant]
+    for layer in layers:
+        if layer.limited_by == "precision":
+            low, high = layer.pca_bounds
+            found.append(Fact(FactKind.ROUNDED_LAYER, {"name": layer.name, "low": low, "high": high}))
+    return FeatureProfile(tuple(layers), kind, tuple(found), {"versions": versions(), **provenance})

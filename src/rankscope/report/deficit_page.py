@@ -7,9 +7,12 @@ from collections import Counter
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
+from rankscope.deficit import Status
 from rankscope.report.figures import figure_of
 from rankscope.report.page import Page, Section, Table
 from rankscope.report.sentences import Finding
+from rankscope.views.deficit_text import exact_reasons
+from rankscope.views.sentences import sentence
 
 if TYPE_CHECKING:
     from rankscope.deficit import ClassDependency, DependencyTable
@@ -25,7 +28,7 @@ _HEAD = (
 
 def most_dependent(table: DependencyTable) -> ClassDependency:
     """The class that others explain best beyond the null; the best explained one where there is none."""
-    return max(table, key=lambda r: (r.status == "dependent", r.r2))
+    return table.best_explained()
 
 
 def deficit_page(table: DependencyTable, *, model: str | None = None, source: str | None = None) -> Page:
@@ -61,7 +64,7 @@ def deficit_section(
 def deficit_findings(table: DependencyTable) -> Iterator[Finding]:
     """What the table shows, one sentence a finding, then what limits it."""
     counts = Counter(r.status for r in table)
-    found = [r for r in table if r.status == "dependent"]
+    found = [r for r in table if r.status is Status.DEPENDENT]
     keep = table.keep if table.keep is not None else 0.9
     if found:
         best = most_dependent(table)
@@ -76,7 +79,7 @@ def deficit_findings(table: DependencyTable) -> Iterator[Finding]:
     yield Finding(
         f"At most five other classes determine {few:.0%} of the classes while {keep:.0%} of accuracy is kept."
     )
-    rest = {k: v for k, v in counts.items() if k != "dependent"}
+    rest = {k: v for k, v in counts.items() if k is not Status.DEPENDENT}
     if rest:
         yield Finding("The others: " + ", ".join(f"{v:,} {k}" for k, v in sorted(rest.items())) + ".", "meaning")
     if found and most_dependent(table).r2 < 0.5:
@@ -88,11 +91,9 @@ def deficit_findings(table: DependencyTable) -> Iterator[Finding]:
     if not table.permutations:
         yield Finding("No permutation null was run: a high R² may be nothing but class means.", "caution")
     trivial = Counter(r.trivial for r in table if r.trivial)
-    why = {
-        "features": f"the features have {table.feature_dimension} dimensions for {table.n_classes} classes",
-        "logits": f"the logits have numerical rank {table.logit_rank} for {table.n_classes} classes",
-        "samples": f"classes are fitted on fewer samples than {table.n_classes - 1} unknowns",
-    }
+    why = exact_reasons(table.n_classes, table.logit_rank, table.feature_dimension)
+    for fact in table.facts:
+        yield Finding(sentence(fact), "caution" if fact.caution else "meaning")
     for reason in sorted(trivial):
         yield Finding(
             f"{trivial[reason]} of {len(table)} classes are exact combinations of the others: {why[reason]}.", "caution"

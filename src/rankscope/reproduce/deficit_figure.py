@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 from rankscope._base.style import TEXT_WIDTH
 from rankscope.deficit import ClassDependency
-from rankscope.deficit.figure import draw_star
 from rankscope.reproduce.deficit_rows import ETA, PANELS, solution, which_eta
+from rankscope.views.deficit_figure import draw_star
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

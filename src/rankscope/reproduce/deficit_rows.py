@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from rankscope.deficit import ClassDependency, DependencyTable
+from rankscope.deficit import ClassDependency, DependencyTable, Status
 from rankscope.reproduce.measured import Prepared
 from rankscope.reproduce.outcome import Comparison
 
@@ -21,8 +21,8 @@ SOLVED: dict[str, tuple[str, float | None]] = {
 # Accuracy on positive samples with the logit replaced, in %: paper, caption of Fig. 4 (b, c, d). Of the classes in the
 # centre the text names one alone, of panel (c).
 PANELS = {"ResNet-50": ("b", 98.0, None), "GluMixer-24": ("c", 90.0, "junco"), "Swin-T": ("d", 82.0, None)}
-# what ClassDependency.status says where the smallest η tried is shown
-_NONE_KEEPS = ("no eta keeps accuracy", "not converged")
+# where the smallest η tried is shown
+_NONE_KEEPS = (Status.NO_ETA_KEEPS, Status.NOT_CONVERGED)
 _WHY = (
     "the text names the class of panel (c) alone, so ours is the class that others explain best; the authors' solver "
     "stops after 5,000 gradient steps, ours is exact"
@@ -48,7 +48,7 @@ def shown_class(table: DependencyTable, network: str) -> ClassDependency:
         if named is not None and row.name == named and row.n_dependencies:
             return row
     return max(
-        table, key=lambda r: (r.n_dependencies > 0, r.positive_accuracy > 0, r.status == "dependent", r.r2)
+        table, key=lambda r: (r.n_dependencies > 0, r.positive_accuracy > 0, r.status is Status.DEPENDENT, r.r2)
     )  # fmt: skip
 
 

@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from rankscope._base.facts import Fact, FactKind
+from rankscope.views.feature_sentences import FEATURE_SENTENCES
 from rankscope.views.phrases import PHRASES, phrase
 
 __all__ = ["note", "sentence"]
@@ -223,4 +224,5 @@ _SENTENCES: dict[FactKind, Callable[[_Values], str]] = {
     FactKind.NOT_CALLED: _not_called,
     FactKind.LEADING_EXPONENTS: _leading,
     FactKind.SHORT_CHAIN: _short_chain,
+    **FEATURE_SENTENCES,
 }

@@ -4,25 +4,57 @@ from __future__ import annotations
 
 import math
 import textwrap
-from typing import TYPE_CHECKING, Any
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, Protocol
 
-from matplotlib.figure import Figure
+import numpy as np
+from numpy.typing import NDArray
 
 from rankscope._base.errors import UsageError
-from rankscope._base.style import plain_text
-from rankscope.deficit.table import ClassDependency
+from rankscope._base.style import COLOURS, figure_style, new_axes, plain_text
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-__all__ = ["draw_dependence", "draw_star"]
+__all__ = ["Dependence", "draw_dependence", "draw_path", "draw_star"]
 
 # Okabe and Ito's blue and vermilion: apart for every common colour blindness; the sign is also in line style and text.
 _POSITIVE, _NEGATIVE = "#0072B2", "#D55E00"
 
 
-def draw_dependence(row: ClassDependency, *, most: int = 8) -> Axes:
+class Dependence(Protocol):
+    """What a class and its neighbours are drawn from."""
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def status(self) -> str: ...
+    @property
+    def names(self) -> tuple[str, ...]: ...
+    @property
+    def weights(self) -> tuple[float, ...]: ...
+    @property
+    def n_dependencies(self) -> int: ...
+    @property
+    def r2(self) -> float: ...
+    @property
+    def r2_held_out(self) -> float: ...
+    @property
+    def r2_null(self) -> float: ...
+    @property
+    def accuracy(self) -> float: ...
+    @property
+    def accuracy_replaced(self) -> float: ...
+    @property
+    def positive_accuracy(self) -> float: ...
+    @property
+    def positive_accuracy_replaced(self) -> float: ...
+
+
+def draw_dependence(row: Dependence, *, most: int = 8) -> Axes:
     """The figure at column width (3.4 inches): line width is |λ|, solid blue raises the logit, dashed red lowers it."""
+    from matplotlib.figure import Figure
+
     figure = Figure(figsize=(3.4, 3.5), dpi=200)
     axes = figure.add_axes((0.0, 0.12, 1.0, 0.85))
     count = draw_star(row, axes, most=most)
@@ -44,7 +76,7 @@ def draw_dependence(row: ClassDependency, *, most: int = 8) -> Axes:
     return axes
 
 
-def draw_star(row: ClassDependency, axes: Any, *, most: int = 8) -> int:
+def draw_star(row: Dependence, axes: Any, *, most: int = 8) -> int:
     """The class and its neighbours alone, on axes of the caller's; returns how many neighbours are drawn."""
     if most < 1:
         raise UsageError(f"most is {most}; show at least 1 class")
@@ -78,6 +110,30 @@ def draw_star(row: ClassDependency, axes: Any, *, most: int = 8) -> int:
     if not count:
         axes.text(0, -0.5, "all-zero solution:\nno other class is used", fontsize=7, ha="center", va="center")
     return count
+
+
+def draw_path(
+    eta_share: NDArray[np.float64],
+    lines: Sequence[tuple[str, NDArray[np.float64]]],
+    count: NDArray[np.int64],
+    name: str,
+) -> Axes:
+    """Shares between 0 and 1 (R², accuracies) over η/η_max, falling to the right, and how many classes are used."""
+    with figure_style():
+        ax = new_axes()
+        for number, (label, values) in enumerate(lines):
+            ax.plot(eta_share, values, marker="os^Dv"[number % 5], color=COLOURS[number % len(COLOURS)], label=label)
+        ax.set_xscale("log")
+        ax.invert_xaxis()
+        ax.set_xlabel("η / η_max")
+        ax.set_ylabel("R², accuracy")
+        beside: Any = ax.twinx()
+        beside.plot(eta_share, count, color="#777777", linestyle=":")
+        beside.set_ylabel("other classes used (dotted)")
+        beside.set_ylim(bottom=0)
+        ax.legend(loc="best")
+        ax.set_title(plain_text(name), loc="left")
+    return ax
 
 
 def _label(axes: object, x: float, y: float, name: str, colour: str, size: float) -> None:

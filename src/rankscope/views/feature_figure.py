@@ -2,25 +2,43 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
+from numpy.typing import NDArray
 
-from rankscope._base.style import plain_text
+from rankscope._base.style import COLOURS, plain_text
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-    from rankscope.features.classification_result import ClassificationDimension
-    from rankscope.features.feature_profile import FeatureProfile
+__all__ = ["Curve", "plot_curves", "plot_layers"]
 
-__all__ = ["COLOURS", "plot_curves", "plot_profile"]
-
-# Okabe and Ito (2008): distinct under every common form of colour blindness; lines differ in dash as well
-COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
+# lines differ in dash as well as in colour
 _DASHES = ("-", (0, (5, 2)), (0, (1, 1.5)), (0, (5, 1.5, 1, 1.5)))
 _WIDTH = 3.4  # inches: one column of a two-column paper
+
+
+class Curve(Protocol):
+    """What a curve of accuracies over components is drawn from; ``classes`` is None for scores."""
+
+    @property
+    def dimension(self) -> int: ...
+    @property
+    def curve(self) -> NDArray[np.float64]: ...
+    @property
+    def top5(self) -> NDArray[np.float64] | None: ...
+    @property
+    def interval(self) -> tuple[int, int] | None: ...
+    @property
+    def retain(self) -> float: ...
+    @property
+    def full_accuracy(self) -> float: ...
+    @property
+    def accuracy(self) -> float: ...
+    @property
+    def classes(self) -> int | None: ...
 
 
 def _axes(ax: Axes | None, height: float) -> Any:
@@ -40,7 +58,7 @@ def _tidy(ax: Any) -> None:
     ax.grid(axis="y", linewidth=0.4, alpha=0.4)
 
 
-def plot_curves(results: Sequence[tuple[str, ClassificationDimension]], *, ax: Axes | None = None) -> Axes:
+def plot_curves(results: Sequence[tuple[str, Curve]], *, ax: Axes | None = None) -> Axes:
     """Accuracy over the number of components for one or more results, on a square-root axis; crossings marked."""
     ax = _axes(ax, 2.5)
     scored = all(r.classes is None for _, r in results)
@@ -83,17 +101,17 @@ def plot_curves(results: Sequence[tuple[str, ClassificationDimension]], *, ax: A
     return ax
 
 
-def plot_profile(profile: FeatureProfile, *, ax: Axes | None = None) -> Axes:
+def plot_layers(rows: Sequence[Mapping[str, Any]], *, ax: Axes | None = None) -> Axes:
     """PCA dimension, effective rank and participation ratio over depth on a logarithmic axis."""
     ax = _axes(ax, 3.0)
-    names = [layer.name for layer in profile]
+    names = [row["name"] for row in rows]
     x = np.arange(len(names))
     for number, (label, values) in enumerate(
         (
-            ("width", [layer.width for layer in profile]),
-            ("PCA dimension", [layer.pca_dimension for layer in profile]),
-            ("effective rank", [layer.effective_rank for layer in profile]),
-            ("participation ratio", [layer.participation_ratio for layer in profile]),
+            ("width", [row["width"] for row in rows]),
+            ("PCA dimension", [row["pca_dimension"] for row in rows]),
+            ("effective rank", [row["effective_rank"] for row in rows]),
+            ("participation ratio", [row["participation_ratio"] for row in rows]),
         )
     ):
         style: Any = (
@@ -104,14 +122,14 @@ def plot_profile(profile: FeatureProfile, *, ax: Axes | None = None) -> Axes:
         ax.plot(
             x, np.clip(np.array(values, dtype=float), 0.5, None), label=label, linewidth=1.2, markersize=3.5, **style
         )
-    limited = [i for i, layer in enumerate(profile) if layer.limited_by == "samples"]
+    limited = [i for i, row in enumerate(rows) if row["limited_by"] == "samples"]
     if limited:
-        shown = [max(profile[i].pca_dimension, 0.5) for i in limited]
+        shown = [max(rows[i]["pca_dimension"], 0.5) for i in limited]
         ax.plot(limited, shown, "x", color="#000000", markersize=6, label="limited by samples")
     ax.set_yscale("log")
     from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
-    highest, lowest = max(layer.width for layer in profile), min(layer.participation_ratio for layer in profile)
+    highest, lowest = max(row["width"] for row in rows), min(row["participation_ratio"] for row in rows)
     narrow = highest < 300 * max(lowest, 0.5)  # under two and a half decades, powers of ten alone are too few labels
     ax.yaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0) if narrow else (1.0,)))
     ax.yaxis.set_major_formatter(FuncFormatter(lambda v, _: f"{v:,g}"))

@@ -1,0 +1,85 @@
+"""A head of any kind as one function from features to logits."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, TypeAlias
+
+import torch
+from torch import nn
+
+from rankscope._base.errors import DataError, ModelError, UsageError
+from rankscope.features.heads import evaluated_copy, find_head, linear_parts
+
+__all__ = ["Predict", "predictor"]
+
+Predict: TypeAlias = Callable[[torch.Tensor], torch.Tensor]
+
+
+def predictor(head: Any, x: torch.Tensor) -> tuple[Predict, tuple[torch.Tensor, torch.Tensor] | None, torch.dtype]:
+    """A function from features to logits, the (weight, bias) of a linear head, and the dtype to compute in."""
+    parts, called = linear_parts(head, x.shape[1]), head
+    if parts is None and isinstance(head, nn.Module):
+        called, trouble = evaluated_copy(head, x.dtype), None
+        try:
+            made = called(x[:2].to(_device_of(called, x)))
+            taken = isinstance(made, torch.Tensor) and made.ndim == 2 and len(made) == len(x[:2])
+        except Exception as error:  # whatever a model raises on what is not its input
+            taken, trouble = False, error
+        if not taken:  # not a head but a whole model: its last layer is
+            try:
+                parts = linear_parts(find_head(head)[1], x.shape[1])
+            except ModelError:
+                if trouble is None:
+                    raise
+                raise ModelError(
+                    f"the head does not take features of width {x.shape[1]}: {_first(trouble)}"
+                ) from trouble
+    if parts is not None:
+        dtype = torch.promote_types(parts[0].dtype, x.dtype)
+        weight, bias = (part.to(x.device, dtype) for part in parts)
+        return (lambda rows: torch.addmm(bias, rows.to(dtype), weight.T)), (weight, bias), dtype
+    if not callable(called):
+        raise UsageError(f"the head is a {type(head).__name__}; give an nn.Linear, (weight, bias), or a callable")
+    place = _device_of(called, x)
+
+    def predict(rows: torch.Tensor) -> torch.Tensor:
+        try:
+            made = called(rows.to(place))  # rows go to the head: a caller's module is not moved
+        except (RuntimeError, TypeError, ValueError, IndexError, AttributeError) as error:
+            raise ModelError(
+                f"the head fails on {str(rows.dtype)[6:]} features of shape {tuple(rows.shape)}: {_first(error)}"
+            ) from error
+        if not isinstance(made, torch.Tensor) or made.ndim != 2 or len(made) != len(rows):
+            shape = tuple(made.shape) if isinstance(made, torch.Tensor) else type(made).__name__
+            raise DataError(f"the head must return logits (samples × classes); for {len(rows)} samples it gave {shape}")
+        if made.is_complex():
+            raise DataError(f"the head gives {str(made.dtype)[6:]} logits; give a head whose logits are real")
+        return made.to(x.device, torch.promote_types(made.dtype, torch.float32))
+
+    if not isinstance(head, nn.Module):
+        _check_function(predict, x)
+    return predict, None, x.dtype
+
+
+def _check_function(predict: Predict, x: torch.Tensor) -> None:
+    """Raise ``ModelError`` for a function whose answer is random, or depends on the other samples of the batch."""
+    rows = x[: min(len(x), 256)]
+    first, again, alone = predict(rows), predict(rows), predict(rows[:2])
+    size = float(first.abs().nan_to_num(0.0, 0.0, 0.0).max()) or 1.0
+    for other, why in ((again, "differs from call to call"), (alone, "depends on the other samples of a batch")):
+        gap = (first[: len(other)] - other).abs().nan_to_num(0.0)
+        if float(gap.max()) > 1e-2 * size:
+            raise ModelError(
+                f"what the head function gives for a sample {why}; put the modules it calls into evaluation mode "
+                "(.eval()), or give the module itself"
+            )
+
+
+def _first(error: Exception) -> str:
+    return f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"[:200]
+
+
+def _device_of(head: Any, x: torch.Tensor) -> torch.device:
+    parameter = next(head.parameters(), None) if isinstance(head, nn.Module) else None
+    return x.device if parameter is None else parameter.device

@@ -1,0 +1,73 @@
+"""The least k that keeps a score of the caller's own, for tasks without logits."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import torch
+
+from rankscope._base.errors import DataError, MeasurementError
+from rankscope._base.provenance import device_name, versions
+from rankscope.features.classification_result import ClassificationDimension
+from rankscope.features.crossing import first_dimension, variance_kept
+from rankscope.features.principal import PrincipalAxes
+
+__all__ = ["by_score", "made_of"]
+
+
+def by_score(
+    x: torch.Tensor,
+    labels: Any,
+    scorer: Callable[[torch.Tensor, torch.Tensor], float],
+    basis: PrincipalAxes,
+    retain: float,
+    projection: str,
+) -> ClassificationDimension:
+    """The same for a task without logits: the scorer runs at every k."""
+    y = torch.as_tensor(np.asarray(labels) if not isinstance(labels, torch.Tensor) else labels).to(x.device)
+    if len(y) != len(x):
+        raise DataError(f"{len(y)} labels for {len(x)} samples; give one label a sample")
+    full = float(scorer(x, y))
+    if not full > 0 or not math.isfinite(full):
+        raise MeasurementError(f"the full score is {full:g}; a share of it is kept, so give a scorer that is positive")
+    mean = basis.mean.to(x.dtype) if projection == "centred" else torch.zeros_like(x[0])
+    axes = basis.axes.to(x.dtype)
+    coordinates = (x - mean) @ axes
+    projected = mean.expand_as(x).clone()
+    scores = torch.zeros(x.shape[1], dtype=torch.float64)
+    for k in range(x.shape[1]):
+        projected.addmm_(coordinates[:, k : k + 1], axes[:, k : k + 1].T)
+        score = float(scorer(projected.clone(), y))
+        scores[k] = score if not math.isnan(score) else -math.inf  # a NaN is no score: it never reaches the threshold
+    dimension, facts = first_dimension(scores, retain * full, basis)
+    return ClassificationDimension(
+        dimension=dimension,
+        ambient=x.shape[1],
+        full_accuracy=full,
+        curve=scores.numpy(),
+        top5=None,
+        full_top5=None,
+        interval=None,
+        retain=retain,
+        projection=projection,
+        samples=len(x),
+        classes=None,
+        variance_kept=variance_kept(basis, dimension),
+        facts=facts,
+        provenance=made_of(x, len(x)),
+    )
+
+
+def made_of(x: torch.Tensor, fitted: int, *, apart: bool = False, seed: int = 0, bootstrap: int = 0) -> dict[str, Any]:
+    """Provenance of a result on ``x``, whose axes come from ``fitted`` samples, of other data if ``apart``."""
+    return {
+        "versions": versions(),
+        "device": device_name(x.device),
+        "seed": seed,
+        "bootstrap": bootstrap,
+        "axes_from": f"{fitted} samples" + (" of fit_features" if apart else ", those measured on"),
+        "dtype": f"{str(x.dtype)[6:]} logits, float64 axes",
+    }

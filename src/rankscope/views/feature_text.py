@@ -1,0 +1,63 @@
+"""Feature dimensions and the classification dimension as text for the terminal."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from rankscope._base.facts import Fact
+from rankscope.views.sentences import note
+
+__all__ = ["classification_text", "layers_text"]
+
+_HEAD = ("layer", "width", "samples", "PCA dim.", "eff. rank", "part. ratio", "RankMe", "stable rank", "limited by")
+
+
+def layers_text(rows: Sequence[Mapping[str, Any]], facts: Sequence[Fact]) -> str:
+    """One line a layer, then what is to be known of them."""
+    body = [
+        (
+            row["name"],
+            f"{row['width']:,}",
+            f"{row['samples']:,}",
+            _dimension(row),
+            *(f"{row[name]:.1f}" for name in ("effective_rank", "participation_ratio", "rankme", "stable_rank")),
+            row["limited_by"],
+        )
+        for row in rows
+    ]
+    widths = [max(len(row[i]) for row in (_HEAD, *body)) for i in range(len(_HEAD))]
+    lines = [
+        "  ".join(v.ljust(w) if i in (0, 8) else v.rjust(w) for i, (v, w) in enumerate(zip(r, widths, strict=True)))
+        for r in (_HEAD, *body)
+    ]
+    return "\n".join([*(line.rstrip() for line in lines), *map(note, facts)])
+
+
+def _dimension(row: Mapping[str, Any]) -> str:
+    low, high = row["pca_bounds"]
+    if row["sketch_error"]:
+        return f"[{low:,}, {high:,}]"
+    return f"{row['pca_dimension']:,}" + (f" [{low:,}, {high:,}]" if row["limited_by"] == "precision" else "")
+
+
+def classification_text(found: Mapping[str, Any], facts: Sequence[Fact]) -> str:
+    """Cautions, the number with its interval and its settings, then what else was found."""
+    low_high = found["interval"]
+    bounds = f"[{low_high[0]}, {low_high[1]}] (95 % bootstrap)" if low_high else "not estimated"
+    kept = "accuracy kept" if found["accuracy_kind"] == "overall" else "balanced accuracy kept"
+    classes = f", {found['classes']:,} classes" if found["classes"] else ""
+    rows = [
+        ("classification dimension", f"{found['dimension']} of {found['ambient']}"),
+        ("interval", bounds),
+        (kept, f"{found['accuracy']:.4f} of {found['full_accuracy']:.4f} (≥ {found['retain']:g} ×)"),
+        ("variance kept", f"{found['variance_kept']:.1%}"),
+        ("projection", found["projection"]),
+        ("samples", f"{found['samples']:,}{classes}"),
+    ]
+    if found["head_error"] is not None:
+        rows.append(("head against stored logits", f"differs by {found['head_error']:.1e} of the largest logit"))
+    width = max(len(name) for name, _ in rows)
+    first = [note(fact) for fact in facts if fact.caution]
+    last = [note(fact) for fact in facts if not fact.caution]
+    return "\n".join([*first, *(f"{name:<{width}}  {value}" for name, value in rows), *last])
