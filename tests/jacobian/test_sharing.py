@@ -379,3 +379,46 @@ def test_fuzz_one_call_equals_each_image_alone(seed: int) -> None:
     kind = type("Random", (Random,), {"names": tuple(chosen)})
     images = int(torch.randint(1, 13, (1,), generator=generator))
     held_to_truth(kind().eval(), torch.randn(images, 8, generator=generator))
+
+
+# ---- the float64 passes of several images at once --------------------------------------------------------------------
+
+
+class BranchAlone(Net):
+    """A branch that each image decides for itself, which no transform of several images can take."""
+
+    def between(self, h: Tensor) -> Tensor:
+        return torch.cat([row.relu() if row.sum() > 0 else row.tanh() for row in h.split(1)])
+
+
+@pytest.mark.parametrize("kind", [Plain, WeightedConv, BranchAlone], ids=lambda k: k.__name__)
+def test_float64_passes_side_by_side_find_what_each_alone_finds(
+    kind: type[nn.Module], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Side by side where that runs, one at a time elsewhere; the model sees one image in either case."""
+    from rankscope.jacobian import reference
+
+    shapes = []
+    original = reference.Reference._compute
+
+    def counted(self: Any, x: Tensor, *rest: Tensor) -> Any:
+        shapes.append(tuple(x.shape))
+        return original(self, x, *rest)
+
+    monkeypatch.setattr(reference.Reference, "_compute", counted)
+    torch.manual_seed(7)
+    model = kind().eval()
+    width = 36 if kind is WeightedConv else 8
+    x = torch.randn(10, width)
+    together = held_to_truth(model, x)
+    assert set(shapes) == {(1, width)}, "the model never sees a second image"
+    assert len(shapes) == 1 or kind is BranchAlone
+    monkeypatch.setattr(reference, "vmap", lambda *_, **__: 1 / 0)
+    shapes.clear()
+    alone = held_to_truth(model, x)
+    assert len(shapes) == 10
+    for a, b in zip(together["last"].spectra, alone["last"].spectra, strict=True):
+        assert a is not None
+        assert b is not None
+        # both bounds are of float32's rounding, which float64's own (1e-16 of σ₁) does not reach
+        assert abs(a.error_bound - b.error_bound) <= 1e-13 * float(a.singular_values[0])

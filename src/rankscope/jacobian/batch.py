@@ -14,16 +14,11 @@ from torch.utils._pytree import tree_leaves
 from rankscope._base.errors import MeasurementError
 from rankscope._base.facts import Fact, FactKind
 from rankscope.jacobian.budget import bytes_per_tangent, chunk_for
-from rankscope.jacobian.checks import (
-    ADJOINT_LIMIT,
-    Certified,
-    Reference,
-    adjoint_error,
-    lower_precision_inside,
-)
+from rankscope.jacobian.checks import ADJOINT_LIMIT, adjoint_error, lower_precision_inside
 from rankscope.jacobian.finish import Finished, Finisher
 from rankscope.jacobian.linearise import Linearised, same_call
 from rankscope.jacobian.methods import METHODS, Method, choose_method
+from rankscope.jacobian.reference import Certified, Reference
 from rankscope.jacobian.rounded import Rounded
 from rankscope.jacobian.runner import NotCalledError, Runner
 from rankscope.jacobian.secant import FunctionCheck, against_the_function, secant_direction
@@ -38,6 +33,7 @@ _NAMED = 3  # of what a call changes
 _PROBES = 6  # the certificate's bound fails with probability 10^-6
 _AGREE = 1e-4  # of a cut point's largest entry; a kink on the other side would show as far more
 _MOST_IMAGES = 64
+_ABREAST = 16  # images whose float64 passes run together; more gain nothing
 _TRIES = 2  # batches that could not be swept together before none is tried any more
 _SHARE = 4  # of the budget's J storage, images that share a sweep take at most a quarter
 
@@ -294,12 +290,11 @@ class BatchMeasurer:
         single = self.runner.outputs(sample, sample.x)
         row = self.settings.columns.count(tuple(sample.x.shape[1:])) * sample.x.element_size()
         stored = sum(o.numel() for o in single) * row
-        fits = min(
-            self.settings.budget // _SHARE // max(stored, 1),
-            self.settings.budget
-            // 2
-            // bytes_per_tangent(self.runner, sample, linear=False),  # one tangent of every image
-        )
+        half = self.settings.budget // 2
+        each = bytes_per_tangent(self.runner, sample, linear=False)
+        fits = min(self.settings.budget // _SHARE // max(stored, 1), half // each)  # one tangent of every image
+        # in float64, all probes and the image itself
+        self.reference.abreast = max(min(half // (2 * (_PROBES + 1) * each), _ABREAST), 1)
         if fits < 2 or any(c.shape[:1] != (1,) for c in self.calls):
             return 1
         return int(min(fits, _MOST_IMAGES))

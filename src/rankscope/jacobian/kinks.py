@@ -160,21 +160,23 @@ class SamePiece:
         self.flips: Tensor | None = None
         self.apart: Tensor | None = None
 
-    def of_image(self, image: int, images: int, alone: Sequence[torch.Size]) -> SamePiece | None:
-        """One image's part of what a batch recorded, given the shapes of that image alone; ``None`` if none fits."""
+    def by_image(self, images: int, alone: Sequence[torch.Size]) -> list[tuple[Tensor, bool]] | None:
+        """What a batch recorded, with a first dimension that counts images where it is of the images (``True``).
+
+        ``alone`` are the shapes of one image alone; ``None`` where the batch does not fit them.
+        """
         if len(alone) != len(self.inputs):
             return None
-        piece = SamePiece()
+        found: list[tuple[Tensor, bool]] = []
         for whole, shape in zip(self.inputs, alone, strict=True):
             if whole.shape == shape:  # not of the images, say weights
-                piece.inputs.append(whole)
+                found.append((whole, False))
                 continue
             differ = [d for d, (n, m) in enumerate(zip(whole.shape, shape, strict=False)) if n != m]
             if whole.ndim != len(shape) or len(differ) != 1 or whole.shape[differ[0]] != images * shape[differ[0]]:
                 return None
-            size = shape[differ[0]]
-            piece.inputs.append(whole.narrow(differ[0], image * size, size))
-        return piece
+            found.append((whole.unflatten(differ[0], (images, shape[differ[0]])).movedim(differ[0], 0), True))
+        return found
 
     def recording(self) -> _Visit:
         """Around the forward pass in the working precision."""

@@ -212,8 +212,11 @@ def kept_state(model: nn.Module) -> Iterator[ModelState]:
 
 @contextmanager
 def outside_transforms() -> Iterator[None]:
-    """Plain tensor arithmetic inside, also while a trace records or a derivative is under way."""
-    with _disable_current_modes(), torch._C._DisableFuncTorch(), torch.no_grad():
+    """Plain tensor arithmetic inside, also while a trace records or a derivative is under way.
+
+    A mode for functions would see every question for a tensor's address or version, which costs more than the answer.
+    """
+    with _disable_current_modes(), torch._C._DisableFuncTorch(), torch._C.DisableTorchFunction(), torch.no_grad():
         yield
 
 

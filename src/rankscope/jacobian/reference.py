@@ -1,0 +1,217 @@
+"""The certificate's other precision: each image alone, on the linear piece that the sweep stood on."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.func import vmap
+
+from rankscope.jacobian.graphs import Replayed
+from rankscope.jacobian.kinks import SamePiece
+from rankscope.jacobian.methods import METHODS, Method
+from rankscope.jacobian.runner import Runner
+from rankscope.jacobian.sharing import gap
+from rankscope.jacobian.sweep import Sweep, SweepResult
+from rankscope.slicing import Sample
+from rankscope.spectra import scaled_norm
+
+__all__ = ["Certified", "Reference"]
+
+
+@dataclass
+class Certified:
+    """What the probes found of one batch.
+
+    ``lengths`` are ‖E·g‖ by cut point, probe and image, E being the sweep's error; ``flips`` the units that were moved
+    across their kink, by image. ``apart`` is the largest relative difference between the batch and the images alone,
+    of outputs, inputs of piecewise linear functions and tangents; 0 for one image. ``strayed`` is the largest relative
+    difference between what was swept and the model's own pass of the image: of the probes' tangents, and of the outputs
+    of a traced network.
+    """
+
+    lengths: Tensor
+    flips: Tensor
+    apart: float = 0.0
+    strayed: float = 0.0
+
+
+@dataclass
+class _Found:
+    """What the images from ``start`` on gave, each alone: everything has a first dimension that counts them."""
+
+    start: int
+    products: tuple[Tensor, ...]
+    flips: Tensor
+    outputs: tuple[Tensor, ...]
+    off: Tensor
+
+
+class Reference:
+    """Each image alone in the other precision, on the linear piece that the working precision is on.
+
+    Images that shared a sweep may share these passes through ``vmap``: the model still sees one image, and nothing that
+    it computes can reach another's. What does not run so (a branch on a value) runs one image at a time.
+    ``abreast`` is how many of them there is room for.
+    """
+
+    def __init__(
+        self,
+        runner: Runner,
+        exact: Runner,
+        method: Method,
+        work_method: Method,
+        *,
+        replay: bool,
+        arithmetic: Callable[[], AbstractContextManager[Any]] = nullcontext,
+    ) -> None:
+        self.runner, self.exact, self.method, self.work_method = runner, exact, method, work_method
+        self.arithmetic = arithmetic
+        self.abreast = 1
+        self._sample: Sample | None = None
+        self._alone = Replayed(self._compute, enabled=replay)
+        self._lanes = not replay and method.push is METHODS[0].push
+
+    def _compute(self, x: Tensor, exact_x: Tensor, tangents: Tensor, *recorded: Tensor) -> tuple[Any, ...]:
+        """One image: J₆₄·g of every cut point, flips, its outputs, and how far it was from the batch's piece."""
+        assert self._sample is not None
+        piece = SamePiece()
+        given = self._sample
+        one = Sample(exact_x, given.name, given.keyword, given.to(self.exact.device, self.exact.dtype).extra)
+        for each in (self.runner, self.exact):
+            each.rows = [None] * len(each.keys)
+        piece.inputs = list(recorded)
+        with self.runner.hooked(), piece.following() if recorded else piece.recording():
+            outputs = self.runner.outputs(replace(given, x=x), x)
+        with self.exact.hooked(), self.arithmetic():
+            with piece.aligning(1):
+                self.exact.outputs(one, exact_x)
+            with piece.replaying():
+                products = self.method(self.exact, one, tangents)
+        flips = piece.flips if piece.flips is not None else torch.zeros(1, dtype=torch.long, device=x.device)
+        return products, flips, outputs, piece.apart if piece.apart is not None else x.new_zeros(())
+
+    def certify(
+        self,
+        sample: Sample,
+        sweep: Sweep,
+        result: SweepResult,
+        probes: Tensor,
+        scale: float,
+        traced: tuple[Tensor, ...] | None = None,
+    ) -> Certified | None:
+        """Bounds for every image of a batch; ``None`` where the images alone do not run as they do together.
+
+        Rows that the sweep dropped count with their reference value, so a bound from these covers dropping them too.
+        ``scale`` says by how much the working precision errs less than the difference of the two precisions. ``traced``
+        are the outputs of a traced network that stood for the model in the sweep.
+        """
+        self._sample = sample
+        images = len(sample.x)
+        tangents = sweep.combine(probes)
+        batch: tuple[Tensor, ...] = ()
+        recorded: list[tuple[Tensor, bool]] | None = []
+        if images > 1:
+            batch, recorded = self._together(sample)
+            if recorded is None:
+                return None
+        lengths, flips = [], []
+        apart, strayed = [], []
+        for part in self._each(sample, tangents.to(self.exact.dtype), recorded):
+            here = slice(part.start, part.start + len(part.flips))
+            found, tops = self._errors(part, result, images)
+            top = tops.amax(1)
+            share = torch.where(top > 0, found.amax(1) / top, found.amax(1)).max().double()
+            strayed.append(share)
+            for out, other in zip(part.outputs, traced or (), strict=False):
+                strayed.append(gap(other.view(images, -1)[here], out, len(out)))
+            if images > 1:
+                apart += [share, part.off.max().double()]
+                apart += [gap(whole.view(images, -1)[here], out, len(out))
+                          for out, whole in zip(part.outputs, batch, strict=True)]  # fmt: skip
+            if images > 1 and scale != 1:  # the working precision alone, and then what sharing changes
+                found = scale * self._own_errors(sample, part, tangents) + found
+            else:
+                found = scale * found
+            lengths.append(found)
+            flips.append(part.flips.clone())
+        return Certified(torch.cat(lengths, 2), torch.cat(flips), _largest(apart), _largest(strayed))
+
+    def _each(self, sample: Sample, tangents: Tensor, recorded: list[tuple[Tensor, bool]]) -> Iterator[_Found]:
+        """Every image, several abreast where that runs. What is yielded is overwritten by the next."""
+        images = len(sample.x)
+        start = 0
+        while self._lanes and min(self.abreast, images) > 1 and start < images:
+            stop = min(start + self.abreast, images)
+            x = sample.x[start:stop, None].clone()
+            pieces = [whole[start:stop] if of_images else whole for whole, of_images in recorded]
+            dims = (0, 0, None, *(0 if of_images else None for _, of_images in recorded))
+            try:
+                run = vmap(self._compute, in_dims=dims, randomness="same")
+                products, flips, outputs, off = run(x, x.to(self.exact.dtype), tangents, *pieces)
+            except torch.OutOfMemoryError:
+                raise
+            except Exception:  # the model's own code may raise anything here; each image alone decides
+                self._lanes = False
+                break
+            yield _Found(start, products, flips[:, 0], outputs, off)
+            start = stop
+        # a recorded pass holds whatever else the call takes as constants
+        key = tuple((k, repr(v)) for k, v in sample.extra.items()) if self._alone.enabled else ()
+        for image in range(start, images):
+            x = sample.x if images == 1 else sample.x[image : image + 1].clone()
+            pieces = [whole[image] if of_images else whole for whole, of_images in recorded]
+            products, flips, outputs, off = self._alone(key, (x, x.to(self.exact.dtype), tangents, *pieces))
+            yield _Found(image, tuple(p[None] for p in products), flips, tuple(o[None] for o in outputs), off[None])
+
+    def _together(self, sample: Sample) -> tuple[tuple[Tensor, ...], list[tuple[Tensor, bool]] | None]:
+        """The batch's outputs and its piece by image."""
+        whole, first = SamePiece(), SamePiece()
+        self.runner.rows = [None] * len(self.runner.keys)
+        with self.runner.hooked():
+            with whole.recording():
+                outputs = self.runner.outputs(sample, sample.x)
+            with first.recording():
+                self.runner.outputs(sample, sample.x[:1])
+        return outputs, whole.by_image(len(sample.x), [t.shape for t in first.inputs])
+
+    def _own_errors(self, sample: Sample, part: _Found, tangents: Tensor) -> Tensor:
+        """‖(J₃₂ − J₆₄)·g‖ of each image alone, by cut point, probe and image."""
+        self.runner.rows = [None] * len(self.runner.keys)
+        found = []
+        with self.runner.hooked():
+            for place in range(len(part.flips)):
+                image = part.start + place
+                x = sample.x[image : image + 1].clone()
+                own = self.work_method(self.runner, replace(sample, x=x), tangents.to(self.runner.dtype))
+                pairs = zip(part.products, own, strict=True)
+                found.append(torch.stack([scaled_norm(p[place].double() - q.double(), dim=1) for p, q in pairs]))
+        return torch.stack(found, 2)
+
+    @staticmethod
+    def _errors(part: _Found, result: SweepResult, images: int) -> tuple[Tensor, Tensor]:
+        """‖(J − J₆₄)·g‖ and ‖J₆₄·g‖, by cut point, probe and image."""
+        lengths, tops = [], []
+        count = len(part.flips)
+        for k, full in enumerate(part.products):
+            rows = result.rows[k]
+            difference = full.transpose(0, 1).to(torch.float64, copy=True).contiguous()
+            tops.append(scaled_norm(difference, dim=2))
+            start = sum(result.kept[k][: part.start])
+            stop = start + sum(result.kept[k][part.start : part.start + count])
+            places = result.support[k][start:stop] - part.start * rows
+            difference.view(len(difference), -1)[:, places] -= result.products[k][:, start:stop]
+            lengths.append(scaled_norm(difference, dim=2))
+        return torch.stack(lengths), torch.stack(tops)
+
+
+def _largest(gaps: list[Tensor]) -> float:
+    """The largest of all, where NaN is larger than any number; 0 of none. One wait for the device."""
+    if not gaps:
+        return 0.0
+    far = torch.stack(gaps)
+    return float(torch.where(far.isnan(), torch.full_like(far, torch.inf), far).max())
