@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import numpy as np
@@ -154,3 +155,30 @@ def test_tensors_and_arrays_of_the_same_content_have_one_digest_and_every_byte_c
     assert files.digest_of_tensors([torch.tensor([1j]).conj()]) == files.digest_of_tensors(
         [torch.tensor([complex(0, -1)])]
     )
+
+
+def test_a_lock_that_is_lent(tmp_path: Path) -> None:
+    """What is called inside may take it again, in the same thread, and its end does not release the outer one."""
+    refused: list[str] = []
+
+    def other() -> None:
+        try:
+            lock.FolderLock(tmp_path).__enter__()
+        except OutputError as error:
+            refused.append(str(error))
+
+    def thread() -> None:
+        one = threading.Thread(target=other)
+        one.start()
+        one.join()
+
+    with lock.FolderLock(tmp_path, lend=True):
+        with lock.FolderLock(tmp_path):
+            thread()
+        thread()
+        with lock.FolderLock(tmp_path / "below"), pytest.raises(OutputError, match="in use"):
+            lock.FolderLock(tmp_path / "below").__enter__()
+    assert len(refused) == 2
+    assert all("is in use" in text for text in refused)
+    with lock.FolderLock(tmp_path), pytest.raises(OutputError, match="in use"):
+        lock.FolderLock(tmp_path).__enter__()

@@ -138,7 +138,11 @@ REFUSALS = {
     "unknown columns": (["FILE", "--columns", "some"], 2, "some"),
     "unknown option": (["FILE", "--tolerence", "paper"], 2, "--tolerence"),
     "channels and columns": (["FILE", "--channels", "0", "--columns", "all"], 2, "--columns all and --channels choose"),
-    "channels no numbers": (["FILE", "--patch", "4", "--channels", "red"], 2, "--channels 'red' names no channels"),
+    "channels no numbers": (
+        ["FILE", "--patch", "4", "--channels", "red"],
+        2,
+        "--channels 'red' is not a list of channels",
+    ),
     "channels outside": (["FILE", "--patch", "4", "--channels", "0,3"], 2, "give distinct 0…2"),
     "patch outside": (["FILE", "--patch", "8", "--patch-offset", "12,0"], 2, "outside the 16×16 image"),
     "sketch over the input": (["FILE", "--columns", "sketch:2000"], 2, "2000"),
@@ -250,9 +254,15 @@ def _one_at_a_time(original):
 
 
 def test_help_is_quick_and_needs_no_torch():
-    code = "import sys, rankscope.cli; print(any(m in sys.modules for m in ('timm', 'pandas', 'matplotlib')))"
-    shown = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert shown.stdout.strip() == "False"
+    heavy = ("torch", "numpy", "timm", "pandas", "matplotlib")
+    for command in ([], ["profile"], ["collect"], ["theory", "exponents"]):
+        code = (
+            f"import sys, rankscope.cli; rankscope.cli.main({[*command, '--help']}); "
+            f"print([m for m in {heavy} if m in sys.modules], file=sys.stderr)"
+        )
+        shown = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+        assert "Usage: rankscope" in shown.stdout
+        assert shown.stderr.strip() == "[]"
 
 
 def test_channels_of_a_patch(model_file: str, photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
@@ -267,4 +277,4 @@ def test_channels_of_a_patch(model_file: str, photos: Path, tmp_path: Path, caps
         # the first layer, a convolution to more channels, keeps every direction it is given
         assert profile["layers"][0]["rank"]["max"] == count
     assert main(["profile", model_file, "--channels", "0"]) == 2
-    assert "--channels 0 are those of a patch; add --patch 16" in capsys.readouterr().err
+    assert "--channels 0 needs a patch; add --patch 16" in capsys.readouterr().err

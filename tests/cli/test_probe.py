@@ -148,9 +148,9 @@ def test_evaluation_mode_is_asked_for(folder: Path, capsys: pytest.CaptureFixtur
         (["own_parts:pair"], 1, "returned a tuple of 2; wrap it"),
         ([" , "], 2, "names nothing"),
         (["relu", "--eval"], 2, "--eval is for a component of your own"),
-        (["relu", "--scale", "smal"], 2, "unknown scale 'smal'; did you mean 'small'"),
-        (["relu", "--input-shape", "4x"], 2, "--input-shape '4x' is none"),
-        (["relu", "--input-shape", "0x4x4"], 2, "--input-shape '0x4x4' is none"),
+        (["relu", "--scale", "smal"], 2, "unknown --scale 'smal'; did you mean 'small'"),
+        (["relu", "--input-shape", "4x"], 2, "--input-shape '4x' is not a shape"),
+        (["relu", "--input-shape", "0x4x4"], 2, "--input-shape '0x4x4' is not a shape"),
         (["relu", "--input-shape", "3x4x4"], 2, "divisible by 4"),
         (["relu", "--batch", "1"], 2, "batch is 1"),
         (["relu", "--seed", "-2"], 2, "seed is -2"),
@@ -177,8 +177,8 @@ def test_a_folder_that_cannot_be_written(tmp_path: Path, capsys: pytest.CaptureF
 
 def test_the_help_names_the_whole_standard_set() -> None:
     """Written out there, since building the set to read its names would cost every command a second."""
-    from rankscope.cli import paper_commands
+    from rankscope.cli.probe import probe_command
     from rankscope.probes import standard_components
 
-    argument = paper_commands.probe_command.__annotations__["component"]
+    argument = probe_command.__annotations__["component"]
     assert all(name in str(argument) for name in standard_components((4, 2, 2)))

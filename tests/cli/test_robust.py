@@ -81,12 +81,12 @@ def test_r6_foreign_exits_are_failures(
 def test_r11_remedies_are_the_commands_own(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    from rankscope.cli import feature_space
+    from rankscope.cli import run_data
 
     def full(*_: object, **__: object) -> None:
         raise RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried to allocate 8 bytes")
 
-    monkeypatch.setattr(feature_space, "read_run", full)
+    monkeypatch.setattr(run_data, "read_run", full)
     assert main(["deficit", str(tmp_path)]) == 1
     error = capsys.readouterr().err
     assert "fewer --classes or --device cpu" in error

@@ -87,7 +87,7 @@ def test_predict(capsys: pytest.CaptureFixture[str]):
         (["chain", "--depth", "0"], "depth is 0"),
         (["chain", "--init", "normal(-1)"], "the standard deviation of init is -1.0"),
         (["predict", "--width", "5", "--depth", "0"], "depth is 0"),
-        (["exponents", "digits", "--top", "0"], "--top is 0; at least one exponent is needed"),
+        (["exponents", "digits", "--top", "0"], "--top is 0; it must be a whole number of at least 1"),
         (["exponents", "digits", "--cut-points", "pool,fc"], "no chain of two blocks or more of one width"),
         (["exponents", "digits", "--cut-points", "layr1"], "layr1"),
         (["exponents", "digits", "--dtype", "float16"], "float16"),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import re
+import sys
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
@@ -18,12 +19,16 @@ __all__ = [
     "PartlyDoneError",
     "RankscopeError",
     "UsageError",
+    "first_line",
+    "is_out_of_memory",
     "nearest",
     "parameter",
 ]
 
 # Private-use characters around a parameter in a message: whoever shows the message words it in the caller's terms.
 _OPEN, _VALUE, _CLOSE = "\ue000", "\ue001", "\ue002"
+_CPU_ALLOCATOR = "DefaultCPUAllocator"
+_CUDA_MEMORY_ALLOCATION = 2  # cudaErrorMemoryAllocation
 _PARAMETER = re.compile(f"{_OPEN}([^{_VALUE}{_CLOSE}]+)(?:{_VALUE}([^{_CLOSE}]*))?{_CLOSE}")
 
 
@@ -136,3 +141,35 @@ def nearest(name: str, known: Iterable[str]) -> str:
         return f"did you mean {plain[close[0]]!r}?"
     shown = ", ".join(repr(n) for n in names[:8])
     return f"known are {shown}" + (f" and {len(names) - 8} more" if len(names) > 8 else "")
+
+
+def first_line(error: BaseException) -> str:
+    """The first line of an error's message, and at most 200 characters of it.
+
+    >>> first_line(ValueError("two lines\\nof text")), first_line(KeyError())
+    ('two lines', 'no message')
+    """
+    return (str(error).strip().splitlines() or ["no message"])[0][:200]
+
+
+def is_out_of_memory(error: BaseException | None) -> bool:
+    """Whether memory ran out: by the type of the error, or of one that caused it.
+
+    >>> is_out_of_memory(MemoryError()), is_out_of_memory(ValueError("CUDA out of memory"))
+    (True, False)
+    """
+    torch = sys.modules.get("torch")  # where it was not imported it raised nothing
+    while error is not None:
+        if isinstance(error, MemoryError) or (torch is not None and _torch_lacks_memory(torch, error)):
+            return True
+        error = error.__cause__
+    return False
+
+
+def _torch_lacks_memory(torch: Any, error: BaseException) -> bool:
+    if isinstance(error, torch.OutOfMemoryError):
+        return True
+    if isinstance(error, getattr(torch, "AcceleratorError", ())):  # a driver's call that failed, with its code
+        return getattr(error, "error_code", None) == _CUDA_MEMORY_ALLOCATION
+    # torch's allocator of the CPU has no type of its own: a bare RuntimeError that names the class of the allocator
+    return type(error) is RuntimeError and _CPU_ALLOCATOR in str(error)

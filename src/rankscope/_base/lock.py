@@ -7,6 +7,7 @@ import errno
 import os
 import platform
 import threading
+from contextvars import ContextVar, Token
 from pathlib import Path
 from types import ModuleType, TracebackType
 
@@ -22,6 +23,7 @@ __all__ = ["FolderLock"]
 
 _NAME = ".rankscope-lock"
 _HELD: set[tuple[int, str]] = set()  # (process, folder): a POSIX lock does not keep out its own process
+_LENT: ContextVar[frozenset[tuple[int, str]]] = ContextVar("_LENT", default=frozenset())
 _GUARD = threading.Lock()
 
 
@@ -29,6 +31,7 @@ class FolderLock:
     """``with FolderLock(folder):`` makes the folder, and raises ``OutputError`` where another run uses it.
 
     Inside, half-written files that an earlier run left behind are gone. A process that forks does not pass the lock on.
+    With ``lend`` what is called inside may lock the folder again, in the same thread alone.
 
     >>> import tempfile
     >>> with tempfile.TemporaryDirectory() as folder, FolderLock(folder):
@@ -39,8 +42,10 @@ class FolderLock:
     'FOLDER' is in use by another run (process PID); wait until it ends, or choose another output folder
     """
 
-    def __init__(self, folder: str | Path) -> None:
+    def __init__(self, folder: str | Path, *, lend: bool = False) -> None:
         self.folder = Path(folder)
+        self._lend = lend
+        self._lent: Token[frozenset[tuple[int, str]]] | None = None
         self._file: int | None = None
         self._path = self.folder / _NAME
         self._key = (0, "")
@@ -49,6 +54,8 @@ class FolderLock:
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
             self._key = (os.getpid(), str(self.folder.resolve()))
+            if self._key in _LENT.get():
+                return self
             with _GUARD:
                 if self._key in _HELD:
                     raise self._in_use(f"process {os.getpid()}")
@@ -64,6 +71,8 @@ class FolderLock:
             raise OutputError(
                 f"cannot write into {str(self.folder)!r}: {error.strerror or error}; choose another output folder"
             ) from error
+        if self._lend:
+            self._lent = _LENT.set(_LENT.get() | {self._key})
         for part in self.folder.glob(".*.part"):
             with contextlib.suppress(OSError):
                 part.unlink()
@@ -74,6 +83,9 @@ class FolderLock:
     ) -> None:
         if self._file is None or self._key[0] != os.getpid():
             return
+        if self._lent is not None:
+            _LENT.reset(self._lent)
+            self._lent = None
         with _GUARD:
             with contextlib.suppress(OSError):
                 self._path.unlink()  # before it is released: who opened it meanwhile sees that it is gone

@@ -1,17 +1,27 @@
-"""``rankscope demo``: progress and findings on the terminal."""
+"""``rankscope demo``: what ships with the package, measured offline."""
 
 from __future__ import annotations
 
 import sys
 from pathlib import Path
+from typing import Annotated
+
+import typer
 
 from rankscope._base.progress import progress_for
+from rankscope.cli.options import DebugOption
 
-__all__ = ["run"]
+__all__ = ["demo_command"]
 
 
-def run(out: Path, *, quiet: bool) -> None:
-    """Run the demo, print its findings, and last where the report lies."""
+def demo_command(
+    out: Annotated[Path, typer.Option(metavar="DIR", help="Folder for the report.")] = Path("rankscope-demo"),
+    quiet: Annotated[
+        bool, typer.Option("--quiet", help="No progress, no findings: only where the report lies.")
+    ] = False,
+    debug: DebugOption = False,
+) -> None:
+    """Measure what ships with rankscope, offline and on the CPU, and write one HTML report."""
     report = progress_for(False if quiet else None, "demo")
     report(0, None, "starting")
     try:

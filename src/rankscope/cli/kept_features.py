@@ -11,14 +11,14 @@ import torch
 from rankscope._base.errors import DataError, UsageError
 from rankscope._base.files import make_folder
 from rankscope.cli.array_files import ARRAY_FILES, read_arrays
-from rankscope.cli.results import as_json_text, write_result
+from rankscope.cli.results import as_json_text, print_notes, print_written, write_result
 from rankscope.cli.run_data import read_run
 from rankscope.features import feature_rank
 
-__all__ = ["run_kept_features"]
+__all__ = ["measure_kept"]
 
 
-def run_kept_features(
+def measure_kept(
     run: Path, *, unused: Sequence[str], reduce: Any, channels: Any, out: Path | None, as_json: bool
 ) -> None:
     """Read the moments of a collected run (reduced when they were collected), or the array ``features`` of a file.
@@ -64,9 +64,8 @@ def run_kept_features(
         return
     print(f"{about['model'] or run}; features: {profile[0].reduce}")
     print(profile)
-    for note in notes:
-        print(f"note: {note}")
-    print(f"written: {', '.join(f'features.{kind}' for kind in ('json', 'csv', 'png', 'svg'))} in {folder}")
+    print_notes(notes)
+    print_written(folder, "features")
 
 
 def _array(path: Path) -> torch.Tensor:

@@ -5,32 +5,42 @@ from __future__ import annotations
 import contextlib
 import json
 import sys
-from typing import Any
+from typing import Annotated
 
-__all__ = ["print_layers"]
+import typer
+
+from rankscope.cli.memory import saves_memory
+from rankscope.cli.options import ClassesOption, DebugOption, JsonOption, ModelArgument, SeedOption, WeightsKeyOption
+
+__all__ = ["layers_command"]
 
 
-def print_layers(
-    model: str, *, weights: str, weights_key: str | None, seed: int, num_classes: int | None, as_json: bool
+@saves_memory("--weights random", "a smaller model of the same family")
+def layers_command(
+    model: ModelArgument,
+    weights: Annotated[
+        str, typer.Option(help="pretrained, random or a FILE; the table does not depend on it.")
+    ] = "random",
+    weights_key: WeightsKeyOption = None,
+    seed: SeedOption = 0,
+    num_classes: ClassesOption = None,
+    as_json: JsonOption = False,
+    debug: DebugOption = False,
 ) -> None:
-    """Print the table of a model's cut points, or its JSON."""
+    """List every layer that can be a cut point, and whether all information passes through it."""
+    import torch
+
     from rankscope.loading import load_model
     from rankscope.slicing import layers
 
     # a user's file, or a package, may print while it builds the model; standard output belongs to the result
     with contextlib.redirect_stdout(sys.stderr):
         loaded = load_model(model, weights=weights, weights_key=weights_key, seed=seed, num_classes=num_classes)
-        table = layers(loaded.model, _example(loaded.input_size))
+        size = loaded.input_size
+        example = None if size is None else torch.randn(1, *size, generator=torch.Generator().manual_seed(0))
+        table = layers(loaded.model, example)
     if as_json:
         print(json.dumps({**table.to_dict(), "model": loaded.name, "default": list(table.default)}, indent=1))
     else:
         print(f"{loaded.name}, one forward pass on noise")
         print(table)
-
-
-def _example(size: tuple[int, int, int] | None) -> Any:
-    if size is None:
-        return None
-    import torch
-
-    return torch.randn(1, *size, generator=torch.Generator().manual_seed(0))

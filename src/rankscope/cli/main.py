@@ -10,28 +10,12 @@ from typing import Any
 
 import typer
 
-from rankscope._base.errors import ModelError, OutputError, RankscopeError
+from rankscope._base.errors import ModelError, OutputError, RankscopeError, first_line, is_out_of_memory
 from rankscope.cli.app import app
 from rankscope.cli.interrupted import InterruptedRunError
 from rankscope.cli.streams import tolerant_streams
 
 __all__ = ["main"]
-
-
-# What uses less memory, command by command: the options to lower or to change.
-_SAVES_MEMORY: dict[str, tuple[str, ...]] = {
-    "layers": ("--device cpu",),
-    "profile": ("a smaller --memory-budget", "a smaller --patch"),
-    "collect": ("a smaller --batch-size", "fewer --cut-points"),
-    "features": ("a smaller --batch-size", "fewer --cut-points", "--reduce pool"),
-    "clsdim": ("--device cpu", "a run that was collected with --limit"),
-    "deficit": ("fewer --classes", "--device cpu"),
-    "chain": ("a smaller --width", "fewer --samples"),
-    "exponents": ("a smaller --top", "a smaller --limit", "--dtype float32"),
-    "probe": ("--scale small", "a smaller --batch"),
-    "reproduce": ("--scale small", "a smaller --limit"),
-}
-_OUT_OF_MEMORY = ("out of memory", "can't allocate memory", "not enough memory")
 
 
 def main(args: Sequence[str] | None = None) -> int:
@@ -81,12 +65,13 @@ def _failed(error: BaseException, given: list[str]) -> int:
         text, code = error.worded(_options(given).get), error.exit_code
     elif usage is not None:
         text, code = f"{usage()} (rankscope --help shows the commands)", int(getattr(error, "exit_code", 2))
-    elif isinstance(error, MemoryError) or any(word in str(error).lower() for word in _OUT_OF_MEMORY):
-        command = next((word for word in given if word in _SAVES_MEMORY), None)
-        remedy = f"; give {' or '.join(_SAVES_MEMORY[command])}" if command is not None else ""
-        text, code = f"out of memory ({_first(error)}){remedy}", 1
+    elif is_out_of_memory(error):
+        text, code = f"out of memory ({first_line(error)})", 1
     else:
-        text, code = f"unexpected {type(error).__name__}: {_first(error)}; run again with --debug for the traceback", 1
+        text, code = (
+            f"unexpected {type(error).__name__}: {first_line(error)}; run again with --debug for the traceback",
+            1,
+        )
     print(f"error: {_one_line(text)}", file=sys.stderr)
     return code
 
@@ -97,10 +82,6 @@ def _options(given: list[str]) -> dict[str, str]:
     for word in given:
         command = getattr(command, "commands", {}).get(word, command)
     return {p.name: max(p.opts, key=len) for p in command.params if p.name and p.opts and p.opts[0].startswith("-")}
-
-
-def _first(error: BaseException) -> str:
-    return (str(error).strip().splitlines() or ["no message"])[0][:200]
 
 
 def _one_line(text: str) -> str:

@@ -6,37 +6,63 @@ import contextlib
 import re
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
-from rankscope._base.errors import UsageError, nearest
-from rankscope._base.files import make_folder
-from rankscope.cli.components import chosen_components
-from rankscope.cli.results import as_json_text, write_result
+import typer
+
+from rankscope._base.errors import UsageError
+from rankscope.cli.memory import saves_memory
+from rankscope.cli.options import DebugOption, DeviceOption, JsonOption, SeedOption, ToleranceOption
+from rankscope.cli.parsing import whole_number
 
 if TYPE_CHECKING:
     from rankscope.probes import ProbeResults, RemedyResult
 
-__all__ = ["parse_shape", "run_probe"]
+__all__ = ["probe_command"]
 
 
-def run_probe(
-    component: str | None,
-    *,
-    scale: str,
-    input_shape: str | None,
-    seed: int,
-    evaluation: bool,
-    remedies: bool,
-    out: Path,
-    as_json: bool,
-    **options: Any,
+@saves_memory("--scale small", "a smaller --batch")
+def probe_command(
+    component: Annotated[
+        str | None,
+        typer.Argument(
+            metavar="[COMPONENT|all]",
+            help="all, names of the standard set separated by commas (conv3x3, fc, relu, gelu, silu, maxpool, avgpool, "
+            "batchnorm_train, batchnorm_eval, instancenorm, layernorm, groupnorm, rmsnorm, attention, dropout, "
+            "upsample, downsample), or your own as package.module:Class or package.module:factory. Default: all; "
+            "with --remedies: none.",
+            show_default=False,
+        ),
+    ] = None,
+    scale: Annotated[str, typer.Option(help="small, or full: the paper's size, for a GPU.")] = "small",
+    input_shape: Annotated[
+        str | None, typer.Option(metavar="CxHxW", help="Sizes of one sample instead of the scale's, as 128x8x8.")
+    ] = None,
+    batch: Annotated[int | None, typer.Option(help="Samples behind the feature dimension.")] = None,
+    points: Annotated[int, typer.Option(help="Samples at which the Jacobian is taken.")] = 1,
+    tolerance: ToleranceOption = "paper",
+    front: Annotated[str, typer.Option(help="The random layer before it: gaussian or orthogonal.")] = "gaussian",
+    dtype: Annotated[str, typer.Option(help="float64 or float32.")] = "float64",
+    evaluation: Annotated[bool, typer.Option("--eval", help="Put your own component into evaluation mode.")] = False,
+    remedies: Annotated[
+        bool, typer.Option("--remedies", help="Compare remedies on one deep chain (skip, normalisation, width, …).")
+    ] = False,
+    seed: SeedOption = 0,
+    device: DeviceOption = "auto",
+    out: Annotated[Path, typer.Option(metavar="DIR", help="Folder for the results.")] = Path("runs/probe"),
+    as_json: JsonOption = False,
+    debug: DebugOption = False,
 ) -> None:
-    """Measure, write the files, print tables or JSON. ``component`` None: all, but with ``remedies`` none."""
+    """Measure what single components do to feature dimension and Jacobian rank (Fig. 3)."""
+    shape = None if input_shape is None else _shape(input_shape)
+
+    from rankscope._base.checks import choice_of
+    from rankscope._base.files import make_folder
+    from rankscope.cli.components import chosen_components
+    from rankscope.cli.results import as_json_text, print_written, write_result
     from rankscope.probes import SCALES, probe_all, probe_remedies
 
-    if scale not in SCALES:
-        raise UsageError(f"unknown scale {scale!r}; {nearest(scale, SCALES)}")
-    shape = None if input_shape is None else parse_shape(input_shape)
+    size: Any = choice_of(scale, "scale", SCALES)
     results: ProbeResults | None = None
     found: RemedyResult | None = None
     # what a component's own code prints must not mix with the result
@@ -44,19 +70,29 @@ def run_probe(
         if component is not None or not remedies:
             chosen = chosen_components(component or "all", seed=seed, evaluation=evaluation)
             make_folder(out)
-            results = probe_all(chosen, scale=scale, input_shape=shape, seed=seed, **options)  # type: ignore[arg-type]
+            results = probe_all(
+                chosen,
+                scale=size,
+                input_shape=shape,
+                batch=batch,
+                jacobian_points=points,
+                tolerance=tolerance,
+                front=front,
+                dtype=dtype,
+                seed=seed,
+                device=device,
+            )
             write_result(out, "probe", results.to_dict(), {"probe": results.table()}, results.plot())
         if remedies:
             make_folder(out)
             seeds = (seed, seed + 1, seed + 2)
-            found = probe_remedies(scale=scale, seeds=seeds, tolerance=options["tolerance"])  # type: ignore[arg-type]
+            found = probe_remedies(scale=size, seeds=seeds, tolerance=tolerance)
             write_result(out, "remedies", found.to_dict(), {"remedies": found.table()}, found.side_by_side())
     if as_json:
         print(as_json_text(_record(results, found)))
         return
     print("\n\n".join(str(part) for part in (results, found) if part is not None))
-    names = [name for name, part in (("probe", results), ("remedies", found)) if part is not None]
-    print(f"written: {', '.join(f'{n}.{kind}' for n in names for kind in ('json', 'csv', 'png', 'svg'))} in {out}")
+    print_written(out, *(name for name, part in (("probe", results), ("remedies", found)) if part is not None))
 
 
 def _record(results: ProbeResults | None, found: RemedyResult | None) -> dict[str, Any]:
@@ -69,13 +105,14 @@ def _record(results: ProbeResults | None, found: RemedyResult | None) -> dict[st
     return found.to_dict()
 
 
-def parse_shape(text: str) -> tuple[int, ...]:
+def _shape(text: str) -> tuple[int, ...]:
     """Sizes of one sample from text.
 
-    >>> parse_shape("128x8x8"), parse_shape("512")
+    >>> _shape("128x8x8"), _shape("512")
     ((128, 8, 8), (512,))
     """
     parts = re.split(r"\s*[x×,]\s*", text.strip())
-    if not all(part.isdigit() and int(part) for part in parts):
-        raise UsageError(f"--input-shape {text!r} is none; write the sizes of one sample, as 128x8x8")
-    return tuple(int(part) for part in parts)
+    sizes = [whole_number(part) or 0 for part in parts]
+    if not all(sizes):
+        raise UsageError(f"--input-shape {text!r} is not a shape; write the sizes of one sample, such as 128x8x8")
+    return tuple(sizes)

@@ -3,42 +3,133 @@
 from __future__ import annotations
 
 import contextlib
-import io
 import json
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
-from rankscope._base.errors import DataError
-from rankscope._base.files import FolderLock, write_whole
+import typer
+
+from rankscope._base.errors import UsageError
 from rankscope._base.progress import Reporter, progress_for
+from rankscope.cli.columns import parse_columns
 from rankscope.cli.interrupted import InterruptedRunError
-from rankscope.cli.options import Request
-from rankscope.jacobian import JacobianProfile, jacobian_rank
-from rankscope.loading import calibrate_batchnorm, load_images, load_model
+from rankscope.cli.memory import saves_memory
+from rankscope.cli.options import (
+    ClassesOption,
+    DebugOption,
+    DeviceOption,
+    JsonOption,
+    ModelArgument,
+    NetworkOutOption,
+    NetworkWeightsOption,
+    SeedOption,
+    ToleranceOption,
+    WeightsKeyOption,
+)
+from rankscope.cli.parsing import default_folder, parse_cut_points, whole_number
 
 if TYPE_CHECKING:
-    from rankscope.loading import Images, LoadedModel
+    from rankscope.cli.network import Network
+    from rankscope.jacobian import JacobianProfile
 
-__all__ = ["load", "measure", "run", "write"]
-
-_CALIBRATION = 32  # images a batch; BatchNorm statistics want at least 8
-_NOISE = 16
+__all__ = ["profile_command"]
 
 
-def run(request: Request, *, as_json: bool, quiet: bool, theory: bool = False) -> None:
-    """The whole command; ``theory`` lays random layers of the same widths over the figure and the output."""
+@saves_memory("a smaller --memory-budget", "a smaller --patch")
+def profile_command(
+    model: ModelArgument,
+    weights: NetworkWeightsOption = "pretrained",
+    weights_key: WeightsKeyOption = None,
+    seed: SeedOption = 0,
+    num_classes: ClassesOption = None,
+    images: Annotated[
+        str | None,
+        typer.Option(
+            help="photos (scikit-learn's two), digits, noise, a folder, or a file. "
+            "Default: photos; for a network of 8×8 digits, 32 of them.",
+            show_default=False,
+        ),
+    ] = None,
+    limit: Annotated[int | None, typer.Option(help="At most this many images, drawn at random from the seed.")] = None,
+    patch: Annotated[
+        str | None, typer.Option(metavar="SIZE", help="Columns of one patch: 16, or HEIGHTxWIDTH. Partial rank.")
+    ] = None,
+    patch_offset: Annotated[
+        str | None, typer.Option(metavar="ROW,COL", help="First pixel of the patch; default: at the centre.")
+    ] = None,
+    channels: Annotated[
+        str | None, typer.Option(metavar="LIST", help="Channels of the patch, as 0 or 0,2; default: all of them.")
+    ] = None,
+    columns: Annotated[
+        str | None,
+        typer.Option(
+            help="all, auto, sketch:K, or position:N (all coordinates of token N). auto: all up to 1,024 "
+            "inputs, else the central 16×16 patch."
+        ),
+    ] = None,
+    background: Annotated[str, typer.Option(help="Outside the patch: image, or zero.")] = "image",
+    tolerance: ToleranceOption = "paper",
+    cut_points: Annotated[
+        str, typer.Option(help="blocks, paper, all, or names and globs separated by commas.")
+    ] = "blocks",
+    dtype: Annotated[str | None, typer.Option(help="float32 or float64; default: the model's own.")] = None,
+    device: DeviceOption = "auto",
+    chunk_size: Annotated[str, typer.Option(help="Tangents pushed at once: auto, or a number.")] = "auto",
+    memory_budget: Annotated[
+        str | None, typer.Option(metavar="SIZE", help="Workspace, such as 2GB; default: 4 GiB or half of what is free.")
+    ] = None,
+    certify: Annotated[bool, typer.Option(help="Bound the error of every rank with float64 probes.")] = True,
+    theory: Annotated[
+        bool, typer.Option("--theory", help="Lay the prediction for random layers of the same widths over it.")
+    ] = False,
+    out: NetworkOutOption = None,
+    as_json: JsonOption = False,
+    quiet: Annotated[bool, typer.Option("--quiet", help="No table, no progress.")] = False,
+    debug: DebugOption = False,
+) -> None:
+    """Measure the Jacobian rank of every sub-network, print a table and write a report."""
+    # everything that can be refused without the model is refused before it is loaded
+    chosen = parse_columns(columns, patch, patch_offset, channels, seed)
+    if background == "zero" and columns is not None and columns.startswith("sketch"):
+        raise UsageError("--background zero needs a patch; random directions cover the whole image")
+    names = parse_cut_points(cut_points)
+    chunk = _chunk_size(chunk_size)
+
+    from rankscope._base.checks import budget_of, choice_of, device_of, dtype_of
+    from rankscope._base.lock import FolderLock
+    from rankscope.cli.network import Network
+    from rankscope.spectra import as_tolerance
+
+    where = device_of(device)
+    if memory_budget is not None:
+        budget_of(memory_budget, where)
+    if dtype is not None:
+        dtype_of(dtype)
+    asked = {
+        "cut_points": names,
+        "columns": chosen,
+        "background": choice_of(background, "background", ("image", "zero")),
+        "tolerance": as_tolerance(tolerance),
+        "dtype": dtype,
+        "chunk_size": chunk,
+        "memory_budget": memory_budget,
+        "certify": certify,
+        "device": where,
+    }
+    network = Network(model, weights, weights_key, seed, num_classes, images, limit)
+    folder = out if out is not None else default_folder(model)
     # the whole run has the folder for itself: another model's results may not appear in between
-    with FolderLock(request.out), contextlib.redirect_stdout(sys.stderr):
+    with FolderLock(folder), contextlib.redirect_stdout(sys.stderr):
         # what a model's own code prints must not mix with the result
         report = progress_for(False if quiet else None, "Jacobian rank")
         try:
-            profile = measure(request, report)
+            profile = _measure(network, asked, folder / "partial", report)
         finally:
             report.close()
-        write(profile, request.out, theory=theory)
-        _discard(request.out / "partial")
+        _write(profile, folder, theory=theory)
+        _discard(folder / "partial")
     if as_json:
         beside = {"against_random": profile.against_random().to_dict()} if theory else {}
         print(json.dumps(profile.to_dict() | beside, indent=1, allow_nan=False))
@@ -46,64 +137,37 @@ def run(request: Request, *, as_json: bool, quiet: bool, theory: bool = False) -
         print(profile)
         if theory:
             print(profile.against_random())
-        print(f"report: {request.out / 'report.html'}")
+        print(f"report: {folder / 'report.html'}")
 
 
-def measure(request: Request, report: Reporter) -> JacobianProfile:
-    """Load what the request names and measure it; on an interrupt say how much is kept."""
-    loaded, inputs, images, notes = load(request, report)
-    model = loaded.model.to(request.device)
+def _chunk_size(text: str) -> int | str:
+    number = whole_number(text)
+    if text != "auto" and not number:
+        raise UsageError(f"--chunk-size is {text!r}; give a positive number or auto")
+    return number or text
+
+
+def _measure(network: Network, asked: dict[str, Any], partial: Path, report: Reporter) -> JacobianProfile:
+    """Load the network and measure it; on an interrupt say how much is kept."""
+    from rankscope.jacobian import jacobian_rank
+
+    loaded, inputs, images, notes = network.load(report)
     provenance: dict[str, Any] = {
         "model": loaded.name,
         "weights": loaded.weights,
         "notes": (*loaded.notes, *notes),
         "skipped": {} if images is None else dict(images.skipped),
     }
-    partial = request.out / "partial"
     with _keeping(partial, report, None if images is None else len(images)) as counted:
         return jacobian_rank(
-            model,
+            loaded.model.to(asked["device"]),
             inputs,
-            cut_points=request.cut_points,
-            columns=request.columns,
-            background=request.background,
-            tolerance=request.tolerance,
-            dtype=request.dtype,
-            chunk_size=request.chunk_size,
-            memory_budget=request.memory_budget,
-            certify=request.certify,
-            device=request.device,
             progress=counted,
             checkpoint=partial,
             names=None if images is None else lambda i: images.names[i],
             provenance=provenance,
+            **asked,
         )
-
-
-def load(request: Request, report: Reporter | None = None) -> tuple[LoadedModel, Any, Images | None, list[str]]:
-    """The model, what to measure it on, the images that this consists of (``None`` for other inputs), and notes.
-
-    Random weights have seen the images, so that BatchNorm has statistics of them.
-    """
-
-    def say(text: str) -> None:
-        if report is not None:
-            report(0, None, text)
-
-    say(f"loading {request.model}")
-    loaded = load_model(
-        request.model,
-        weights=request.weights,
-        weights_key=request.weights_key,
-        seed=request.seed,
-        num_classes=request.num_classes,
-    )
-    say("reading images")
-    inputs, images, notes = _inputs(request, loaded)
-    if loaded.random and images is not None:
-        # on the CPU, where it repeats exactly: finished images are found again by the weights they belong to
-        notes += _calibrate(loaded, images, request.seed)
-    return loaded, inputs, images, notes
 
 
 @contextlib.contextmanager
@@ -129,53 +193,19 @@ def _keeping(partial: Path, report: Reporter, total: int | None) -> Iterator[Any
         ) from None
 
 
-def _inputs(request: Request, loaded: LoadedModel) -> tuple[Any, Images | None, list[str]]:
-    """What to measure on, the images it consists of (``None`` for other inputs), and notes."""
-    if loaded.preprocessing is None and request.images in (None, "noise"):
-        from rankscope.slicing import example_sample
-
-        sample = example_sample(loaded.model)
-        shape = "×".join(map(str, sample.x.shape[1:]))
-        note = f"the model names no image size: measured on one random example input of shape {shape}"
-        inputs = sample.x if sample.keyword is None else {sample.keyword: sample.x, **sample.extra}
-        return inputs, None, [note]
-    source, limit = request.images, request.limit
-    if source is None:
-        digits = loaded.input_size == (1, 8, 8)
-        source, limit = ("digits", limit or 32) if digits else ("photos", limit)
-    images = load_images(source, preprocessing=loaded.preprocessing, limit=limit, seed=request.seed)
-    return images, images, [f"images: {source}, {images.preprocessing}"]
-
-
-def _calibrate(loaded: LoadedModel, images: Images, seed: int) -> list[str]:
-    try:
-        note = calibrate_batchnorm(loaded.model, images.batches(_CALIBRATION))
-    except DataError:
-        # too few images for the statistics of a layer that sees one value a channel
-        noise = load_images("noise", preprocessing=loaded.preprocessing, limit=_NOISE, seed=seed)
-        note = calibrate_batchnorm(loaded.model, noise.batches(_NOISE))
-        note = None if note is None else f"{note} of noise, since {len(images)} image(s) do not suffice"
-    return [] if note is None else [note]
-
-
-def write(profile: JacobianProfile, out: Path, *, theory: bool = False) -> None:
+def _write(profile: JacobianProfile, out: Path, *, theory: bool) -> None:
     """``profile.json``, ``profile.safetensors``, ``profile.png``, ``profile.svg`` and ``report.html``.
 
     With ``theory`` also ``against-random.json``, and the prediction in the figure.
     """
-    from rankscope._base.style import figure_style
+    from rankscope._base.files import write_whole
+    from rankscope.cli.results import write_figure
     from rankscope.report import profile_page
 
     profile.save(out)
     if theory:
         write_whole(out / "against-random.json", profile.against_random().to_json() + "\n")
-    with figure_style():
-        figure: Any = profile.plot(theory=theory).figure
-        for kind in ("png", "svg"):
-            buffer = io.BytesIO()
-            # no date: the same profile gives the same file
-            figure.savefig(buffer, format=kind, metadata={"Date": None} if kind == "svg" else None)
-            write_whole(out / f"profile.{kind}", buffer.getvalue())
+    write_figure(out, "profile", lambda: profile.plot(theory=theory))
     write_whole(out / "report.html", profile_page(profile).html())
 
 

@@ -6,22 +6,79 @@ import contextlib
 import json
 import sys
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
+
+import typer
 
 from rankscope._base.errors import PartlyDoneError
 from rankscope._base.progress import Lines, progress_for
 from rankscope.cli.interrupted import InterruptedRunError
+from rankscope.cli.memory import saves_memory
+from rankscope.cli.options import DebugOption, DeviceOption, JsonOption, SeedOption
 
-__all__ = ["run"]
+__all__ = ["reproduce_command"]
 
 
-def run(name: str, *, out: Path | None, networks: str | None, only: str | None, as_json: bool, **options: Any) -> None:
-    """Measure, write, and print the comparison with the paper."""
+@saves_memory("--scale small", "a smaller --limit")
+def reproduce_command(
+    name: Annotated[
+        str,
+        typer.Argument(
+            metavar="NAME",
+            help="fig1a … fig1f, fig2, fig3, fig4, table1 (the networks), table2 (classification dimensions), or all.",
+            show_default=False,
+        ),
+    ],
+    convention: Annotated[
+        str, typer.Option("--as", help="paper (what the text says) or reference (what the authors' code does).")
+    ] = "paper",
+    imagenet: Annotated[
+        Path | None,
+        typer.Option(metavar="DIR", help="Validation folder, one subfolder a class. fig1d-f and fig3 need none."),
+    ] = None,
+    weights: Annotated[
+        Path | None,
+        typer.Option(metavar="DIR", help="Local weights, a file a network (resnet18.pth …); default: pretrained."),
+    ] = None,
+    networks: Annotated[
+        str | None,
+        typer.Option(metavar="NAMES", help="More models, by commas: timm:NAME, torchvision:NAME, hf:NAME, file.py:f."),
+    ] = None,
+    only: Annotated[
+        str | None,
+        typer.Option(metavar="NAMES", help="Of the paper's networks only these (ResNet-18,ViT-T), or none."),
+    ] = None,
+    images: Annotated[
+        int | None,
+        typer.Option(help="Images of fig1a-c, drawn at random from the seed; default 16.", show_default=False),
+    ] = None,
+    limit: Annotated[
+        int | None, typer.Option(help="For all else at most so many images of the folder, spread over its classes.")
+    ] = None,
+    device: DeviceOption = "auto",
+    seed: SeedOption = 0,
+    scale: Annotated[str, typer.Option(help="full, or small: sizes for tests, not the paper's.")] = "full",
+    workers: Annotated[int, typer.Option(help="Processes that read the images.", min=0)] = 0,
+    out: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="Folder for the files; default: runs/reproduce/NAME.")
+    ] = None,
+    as_json: JsonOption = False,
+    debug: DebugOption = False,
+) -> None:
+    """Measure a figure or table of the paper again and compare it with what the paper prints."""
     from rankscope.reproduce import reproduce, reproduce_all
 
     folder = out if out is not None else Path("runs/reproduce") / name
     asked: dict[str, Any] = {
-        **options,
+        "convention": convention,
+        "imagenet": imagenet,
+        "weights": weights,
+        "images": images,
+        "limit": limit,
+        "device": device,
+        "seed": seed,
+        "scale": scale,
+        "workers": workers,
         "out": folder,
         "networks": _listed(networks),
         "only": None if only is None else [n for n in _listed(only) if n != "none"],

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,7 +14,9 @@ from rankscope._base.style import figure_style, whole_figure
 if TYPE_CHECKING:
     import pandas as pd
 
-__all__ = ["as_json_text", "write_result"]
+__all__ = ["as_json_text", "print_notes", "print_written", "write_figure", "write_result"]
+
+_KINDS = ("json", "csv", "png", "svg")
 
 
 def as_json_text(record: Mapping[str, Any]) -> str:
@@ -36,12 +38,29 @@ def write_result(
     write_whole(folder / f"{name}.json", as_json_text(record) + "\n")
     for stem, table in tables.items():
         write_whole(folder / f"{stem}.csv", table.to_csv(index=index))
-    if axes is None:
-        return
-    figure = whole_figure(axes)
+    if axes is not None:
+        write_figure(folder, name, lambda: axes)
+
+
+def write_figure(folder: Path, name: str, plot: Callable[[], Any]) -> None:
+    """``name.png`` and ``name.svg`` of the axes, array of axes or figure that ``plot`` draws."""
     with figure_style():
+        figure = whole_figure(plot())
         for kind in ("png", "svg"):
             buffer = io.BytesIO()
             # no date: the same result gives the same file
             figure.savefig(buffer, format=kind, metadata={"Date": None} if kind == "svg" else None)
             write_whole(folder / f"{name}.{kind}", buffer.getvalue())
+
+
+def print_notes(notes: Iterable[str]) -> None:
+    """A line for each."""
+    for note in notes:
+        print(f"note: {note}")
+
+
+def print_written(folder: Path, *files: str) -> None:
+    """The last line of a result; a file without an ending has four kinds."""
+    names = [f"{file}.{kind}" for file in files for kind in _KINDS if "." not in file]
+    names += [file for file in files if "." in file]
+    print(f"written: {', '.join(names)} in {folder}")

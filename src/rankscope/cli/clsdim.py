@@ -1,0 +1,66 @@
+"""``rankscope clsdim``: how many principal components keep the accuracy."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from rankscope._base.errors import DataError
+from rankscope.cli.memory import saves_memory
+from rankscope.cli.options import DebugOption, DeviceOption, JsonOption, LabelsOption, ResultOption, RunArgument
+
+__all__ = ["clsdim_command"]
+
+
+@saves_memory("--device cpu", "a run that was collected with --limit")
+def clsdim_command(
+    run: RunArgument,
+    labels: LabelsOption = None,
+    head: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="weight and bias of the final layer, beside features.")
+    ] = None,
+    retain: Annotated[float, typer.Option(help="Share of the full accuracy to keep.")] = 0.95,
+    projection: Annotated[str, typer.Option(help="uncentred (as published), or centred.")] = "uncentred",
+    accuracy: Annotated[
+        str, typer.Option(help="overall, or balanced: the mean of the accuracies of the classes.")
+    ] = "overall",
+    allow_absent: Annotated[bool, typer.Option("--allow-absent", help="Accept classes without a sample.")] = False,
+    device: DeviceOption = "auto",
+    out: ResultOption = None,
+    as_json: JsonOption = False,
+    debug: DebugOption = False,
+) -> None:
+    """Find how many principal components of the final features keep the accuracy of a collected run."""
+    from rankscope._base.checks import device_of
+    from rankscope._base.files import make_folder
+    from rankscope.cli.results import as_json_text, print_written, write_result
+    from rankscope.cli.run_data import read_run
+    from rankscope.features import classification_dimension
+
+    where = device_of(device)
+    found = read_run(run, array="features", labels=labels, head=head)
+    assert found.features is not None  # what it was asked for
+    if found.head is None:
+        raise DataError(f"{run.name} holds no head; add --head FILE, a .safetensors or .npz with weight and bias")
+    folder = make_folder(out if out is not None else found.folder)
+    result = classification_dimension(
+        found.features,
+        found.labels,
+        found.head,
+        logits=found.logits,
+        retain=retain,
+        projection=projection,  # type: ignore[arg-type]
+        accuracy=accuracy,  # type: ignore[arg-type]
+        allow_absent=allow_absent,
+        device=where,
+    )
+    record = {**result.to_dict(), **found.about}
+    tables = {"clsdim": result.table(), "clsdim-curve": result.curve_table()}
+    write_result(folder, "clsdim", record, tables, result.plot())
+    if as_json:
+        print(as_json_text(record))
+        return
+    print(result)
+    print_written(folder, "clsdim", "clsdim-curve.csv")

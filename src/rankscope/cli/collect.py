@@ -1,0 +1,165 @@
+"""``rankscope collect``: one pass over a data set, kept for clsdim, deficit and features."""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from rankscope._base.lock import FolderLock
+from rankscope.cli.interrupted import InterruptedRunError
+from rankscope.cli.memory import saves_memory
+from rankscope.cli.options import (
+    BatchOption,
+    ChannelAxisOption,
+    ClassesOption,
+    DataLimitOption,
+    DataWeightsOption,
+    DebugOption,
+    DeviceOption,
+    JsonOption,
+    LabelsOption,
+    ModelArgument,
+    SeedOption,
+    WeightsKeyOption,
+)
+from rankscope.cli.parsing import parse_cut_points
+
+if TYPE_CHECKING:
+    from rankscope.features import Collection
+
+__all__ = ["collect_command"]
+
+
+@saves_memory("a smaller --batch-size", "fewer --cut-points")
+def collect_command(
+    model: ModelArgument,
+    data: Annotated[
+        str,
+        typer.Option(
+            metavar="DIR|digits|FILE",
+            help="A folder with one subfolder for each class, digits, or arrays: a .npy (see --labels), .npz or "
+            ".safetensors.",
+            show_default=False,
+        ),
+    ],
+    out: Annotated[Path, typer.Option(metavar="RUN", help="Folder for the shards.", show_default=False)],
+    labels: LabelsOption = None,
+    weights: DataWeightsOption = "pretrained",
+    weights_key: WeightsKeyOption = None,
+    seed: SeedOption = 0,
+    num_classes: ClassesOption = None,
+    cut_points: Annotated[
+        str | None,
+        typer.Option(
+            help="blocks, paper, or names and globs separated by commas. Default: the blocks that are narrow enough.",
+            show_default=False,
+        ),
+    ] = None,
+    channels: ChannelAxisOption = "auto",
+    batch_size: BatchOption = 64,
+    limit: DataLimitOption = None,
+    workers: Annotated[int, typer.Option(help="Processes that read the data.", min=0)] = 0,
+    shard_size: Annotated[
+        int | None,
+        typer.Option(
+            help="Samples a shard: so many at most are lost when the run is stopped. Default: 10,000, or a tenth of "
+            "the data (at least 256) where that is less.",
+            show_default=False,
+        ),
+    ] = None,
+    device: DeviceOption = "auto",
+    as_json: JsonOption = False,
+    debug: DebugOption = False,
+) -> None:
+    """Stream a data set through a model once and keep what clsdim, deficit and features need."""
+    wanted = None if cut_points is None else parse_cut_points(cut_points)
+
+    from rankscope._base.checks import count_of
+    from rankscope.cli.class_names import class_cautions
+    from rankscope.cli.results import as_json_text, print_notes, print_written, write_result
+    from rankscope.cli.source import Source, progress
+    from rankscope.features import collect, feature_rank
+    from rankscope.views.sentences import note, sentence
+
+    if shard_size is not None:
+        count_of(shard_size, "shard_size")
+    source = Source(model, data, labels, weights, weights_key, seed, num_classes, limit, device, batch_size)
+    # what a model's own code prints must not mix with the result; the lock also covers the files that follow the shards
+    with FolderLock(out, lend=True), contextlib.redirect_stdout(sys.stderr), progress("collect") as report:
+        loaded, read, notes = source.load()
+        try:
+            found = collect(
+                loaded.model,
+                read.dataset,
+                cut_points=wanted,
+                channels=channels,  # type: ignore[arg-type]
+                out=out,
+                batch_size=batch_size,
+                num_workers=workers,
+                shard_size=_shard_size(len(read.dataset)) if shard_size is None else shard_size,
+                progress=report,
+            )
+        except KeyboardInterrupt:
+            raise InterruptedRunError(_interrupted(out, len(read.dataset))) from None
+        cautions = class_cautions(found.labels, found.logits, read.class_names, loaded.class_names)
+        about = {
+            **found.to_dict(),
+            "model": loaded.name,
+            "weights": loaded.weights,
+            "data": data,
+            "seed": seed,
+            "limit": limit,
+            "class_names": None if read.class_names is None else list(read.class_names),
+            "accuracy": float((found.logits.argmax(1) == found.labels).double().mean()),
+            "notes": [*map(sentence, cautions), *notes],
+        }
+        write_result(out, "collection", about, {"samples": _samples(found)}, None)
+        profile = feature_rank(found, reduce="pool") if found.moments and len(found) > 1 else None
+        if profile is not None:
+            write_result(out, "features", profile.to_dict(), {"features": profile.table()}, profile.plot())
+    if as_json:
+        print(as_json_text(about))
+        return
+    for caution in cautions:
+        print(note(caution))
+    print(f"{loaded.name}, {loaded.weights}")
+    print(found)
+    print(f"accuracy {about['accuracy']:.2%}")
+    print_notes(notes)
+    if profile is not None:
+        print(profile)
+    print_written(out, "collection.json", "samples.csv", *(["features"] if profile is not None else []))
+
+
+def _shard_size(samples: int) -> int:
+    """About a tenth of the data, from 256 to 10,000 samples: so much at most is lost when a run is stopped."""
+    return min(10_000, max(256, -(-samples // 10)))
+
+
+def _interrupted(out: Path, total: int) -> str:
+    """What a stopped collection has on disk, counted there."""
+    from rankscope.features.shards import ShardStore
+
+    after = ShardStore(out, {}).progress()[0]
+    if not after:
+        return (
+            f"interrupted: no shard was whole, so 0 of {total:,} samples are kept; the same command starts again "
+            "(--shard-size N writes after every N samples)"
+        )
+    return f"interrupted: {after:,} of {total:,} samples are kept in {out}; the same command goes on after them"
+
+
+def _samples(found: Collection) -> Any:
+    import pandas as pd
+
+    return pd.DataFrame(
+        {
+            "index": found.indices.numpy(),
+            "label": found.labels.numpy(),
+            "predicted": found.logits.argmax(1).numpy(),
+        }
+    )

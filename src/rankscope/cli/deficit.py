@@ -1,0 +1,100 @@
+"""``rankscope deficit``: classes that others determine, with a page to search them."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from rankscope._base.errors import UsageError
+from rankscope.cli.memory import saves_memory
+from rankscope.cli.options import DebugOption, DeviceOption, JsonOption, LabelsOption, ResultOption, RunArgument
+from rankscope.cli.parsing import whole_number
+
+__all__ = ["deficit_command"]
+
+
+@saves_memory("fewer --classes", "--device cpu")
+def deficit_command(
+    run: RunArgument,
+    labels: LabelsOption = None,
+    eta: Annotated[
+        float | None,
+        typer.Option(
+            help="Penalty, on the scale of the squared logits. Default: the largest that keeps the accuracy (all), "
+            "20 (reference).",
+            show_default=False,
+        ),
+    ] = None,
+    samples_used: Annotated[str, typer.Option(help="all samples, or reference: the class's own.")] = "all",
+    accuracy: Annotated[str, typer.Option(help="overall, or balanced: every class counts alike.")] = "overall",
+    classes: Annotated[
+        str | None, typer.Option(help="Numbers, ranges as 10-20, or names, by commas; default: every class.")
+    ] = None,
+    keep: Annotated[float, typer.Option(help="Share of a class's accuracy to keep without --eta.")] = 0.9,
+    device: DeviceOption = "auto",
+    out: ResultOption = None,
+    as_json: JsonOption = False,
+    debug: DebugOption = False,
+) -> None:
+    """Find the classes of a collected run whose logits others determine, and write a page to search them."""
+    from rankscope._base.checks import device_of
+    from rankscope._base.files import make_folder, write_whole
+    from rankscope.cli.results import as_json_text, print_written, write_result
+    from rankscope.cli.run_data import read_run
+    from rankscope.deficit import independence_deficit
+    from rankscope.report.deficit_page import deficit_page, most_dependent
+
+    where = device_of(device)
+    found = read_run(run, array="logits", labels=labels)
+    assert found.logits is not None  # what it was asked for
+    folder = make_folder(out if out is not None else found.folder)
+    about = found.about
+    names = about["class_names"]
+    if names is not None and len(names) != found.logits.shape[1]:
+        names = None
+    table = independence_deficit(
+        found.logits,
+        found.labels,
+        eta=eta,
+        samples_used=samples_used,
+        accuracy=accuracy,
+        classes=None if classes is None else _classes(classes, names, found.logits.shape[1]),
+        class_names=names,
+        keep=keep,
+        feature_dimension=None if found.features is None else found.features.shape[1],
+        device=where,
+    )
+    record = {**table.to_dict(), **about}
+    shown = most_dependent(table)
+    write_result(folder, "deficit", record, {"deficit": table.table()}, table.plot(shown.index), index=True)
+    page = deficit_page(table, model=about["model"], source=str(about["data"]))
+    write_whole(folder / "deficit.html", page.html())
+    if as_json:
+        print(as_json_text(record))
+        return
+    print(table)
+    print_written(folder, "deficit", "deficit.html")
+    print(f"figure: class {shown.name}; search all classes in {folder / 'deficit.html'}")
+
+
+def _classes(text: str, names: list[str] | None, count: int) -> list[int]:
+    """Class indices from numbers, ranges (10-20) and names.
+
+    >>> _classes("0,2-3,cat", ["dog", "cat", "cow", "hen"], 4)
+    [0, 2, 3, 1]
+    """
+    chosen: list[int] = []
+    for part in (p.strip() for p in text.split(",") if p.strip()):
+        first, _, last = (whole_number(end) for end in part.partition("-"))
+        if names is not None and part in names:
+            chosen.append(names.index(part))
+        elif (index := whole_number(part)) is not None:
+            chosen.append(index)
+        elif first is not None and last is not None and first <= last < count:
+            chosen += range(first, last + 1)
+        else:
+            raise UsageError(f"--classes: {part!r} is no class; give numbers from 0 to {count - 1}, ranges or names")
+    if not chosen:
+        raise UsageError(f"--classes {text!r} names no class; give numbers, ranges as 10-20, or names")
+    return list(dict.fromkeys(chosen))

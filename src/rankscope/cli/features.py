@@ -1,0 +1,149 @@
+"""``rankscope features``: feature dimension of every layer, over a data set or of what is kept already."""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from rankscope._base.errors import DataError
+from rankscope.cli.memory import saves_memory
+from rankscope.cli.options import (
+    MODEL_HELP,
+    BatchOption,
+    ChannelAxisOption,
+    ClassesOption,
+    DataLimitOption,
+    DataWeightsOption,
+    DebugOption,
+    DeviceOption,
+    JsonOption,
+    LabelsOption,
+    SeedOption,
+    WeightsKeyOption,
+)
+from rankscope.cli.parsing import default_folder, parse_cut_points
+
+__all__ = ["features_command"]
+
+# options that mean something for a model alone
+_OF_A_MODEL = (
+    "labels",
+    "weights",
+    "weights_key",
+    "seed",
+    "num_classes",
+    "cut_points",
+    "batch_size",
+    "limit",
+    "device",
+)
+
+
+@saves_memory("a smaller --batch-size", "fewer --cut-points", "--reduce pool")
+def features_command(
+    context: typer.Context,
+    model: Annotated[
+        str,
+        typer.Argument(
+            metavar="MODEL|RUN",
+            help=f"{MODEL_HELP} Without --data: a folder that rankscope collect wrote, or a .npy, .npz or "
+            ".safetensors FILE of features.",
+            show_default=False,
+        ),
+    ],
+    data: Annotated[
+        str | None,
+        typer.Option(
+            metavar="DIR|digits|FILE",
+            help="For a model: a folder with one subfolder for each class, digits, or arrays (.npy, .npz, "
+            ".safetensors).",
+            show_default=False,
+        ),
+    ] = None,
+    labels: LabelsOption = None,
+    weights: DataWeightsOption = "pretrained",
+    weights_key: WeightsKeyOption = None,
+    seed: SeedOption = 0,
+    num_classes: ClassesOption = None,
+    cut_points: Annotated[str, typer.Option(help="blocks, paper, all, or names and globs.")] = "blocks",
+    reduce: Annotated[
+        str | None,
+        typer.Option(help="Feature maps to rows: flatten (default), pool or positions.", show_default=False),
+    ] = None,
+    channels: ChannelAxisOption = "auto",
+    batch_size: BatchOption = 64,
+    limit: DataLimitOption = None,
+    device: DeviceOption = "auto",
+    out: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="Folder for the results; default: RUN itself, or runs/MODEL.")
+    ] = None,
+    as_json: JsonOption = False,
+    debug: DebugOption = False,
+) -> None:
+    """Measure how many dimensions the features of every layer have, over a data set or in a collected run."""
+    if data is None:
+        from rankscope.cli.kept_features import measure_kept
+
+        given = [n for n in _OF_A_MODEL if getattr(context.get_parameter_source(n), "name", "") == "COMMANDLINE"]
+        measure_kept(Path(model), unused=given, reduce=reduce, channels=channels, out=out, as_json=as_json)
+        return
+    wanted = parse_cut_points(cut_points)
+
+    from rankscope._base.files import make_folder
+    from rankscope.cli.results import as_json_text, print_notes, print_written, write_result
+    from rankscope.cli.source import Source, progress
+    from rankscope.features.feature_rank import measured_features
+    from rankscope.features.reduction import check_reduce
+    from rankscope.features.sources import Skipped, batches, skipped_lines
+
+    chosen: Any = reduce or "flatten"
+    check_reduce(chosen, channels)
+    folder = make_folder(out if out is not None else default_folder(model))
+    source = Source(model, data, labels, weights, weights_key, seed, num_classes, limit, device, batch_size)
+    # what a model's own code prints must not mix with the result
+    with contextlib.redirect_stdout(sys.stderr), progress("features") as report:
+        loaded, read, notes = source.load(labelled=False)
+        dataset = read.dataset
+        skipped: list[Skipped] = []
+
+        def stream() -> Iterator[Any]:
+            for batch in batches(loaded.model, dataset, 0, batch_size=batch_size, num_workers=0, options={}):
+                report(batch.after, len(dataset), "measuring")
+                skipped.extend(batch.skipped)
+                if batch.call is not None:
+                    yield batch.call
+            if len(skipped) == len(dataset):
+                first = f"; the first: {skipped[0].name}: {skipped[0].reason}" if skipped else ""
+                raise DataError(f"the data hold no readable sample ({len(skipped)} skipped{first})")
+
+        profile = measured_features(
+            loaded.model,
+            stream(),
+            cut_points=wanted,
+            reduce=chosen,
+            channels=channels,  # type: ignore[arg-type]
+            samples=lambda: len(dataset),
+        )
+        record = {
+            **profile.to_dict(),
+            "model": loaded.name,
+            "weights": loaded.weights,
+            "data": data,
+            "skipped": [vars(one) for one in skipped],
+            "notes": [*profile.notes, *notes],
+        }
+        write_result(folder, "features", record, {"features": profile.table()}, profile.plot())
+    if as_json:
+        print(as_json_text(record))
+        return
+    print(f"{loaded.name}, {loaded.weights}; features: {chosen}")
+    print(profile)
+    print_notes(notes)
+    for line in skipped_lines(skipped):
+        print(line)
+    print_written(folder, "features")

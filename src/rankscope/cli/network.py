@@ -1,0 +1,88 @@
+"""The model of a command and the images that it is measured on."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from rankscope._base.checks import count_of
+from rankscope._base.errors import DataError
+from rankscope._base.progress import Reporter
+from rankscope.loading import Images, LoadedModel, calibrate_batchnorm, load_images, load_model
+from rankscope.slicing import example_sample
+
+__all__ = ["Network"]
+
+_CALIBRATION = 32  # images a batch; BatchNorm statistics want at least 8
+_NOISE = 16
+
+
+@dataclass(frozen=True)
+class Network:
+    """What the options name; nothing is loaded yet.
+
+    Raises
+    ------
+    UsageError
+        For a negative seed, or a limit below one.
+    """
+
+    model: str
+    weights: str
+    weights_key: str | None
+    seed: int
+    num_classes: int | None
+    images: str | None
+    limit: int | None
+
+    def __post_init__(self) -> None:
+        count_of(self.seed, "seed", least=0)
+        if self.limit is not None:
+            count_of(self.limit, "limit")
+
+    def load(self, report: Reporter | None = None) -> tuple[LoadedModel, Any, Images | None, list[str]]:
+        """The model, what to measure it on, the images that this consists of (``None`` for other inputs), and notes.
+
+        Random weights have seen the images, so that BatchNorm has statistics of them.
+        """
+        say = report if report is not None else Reporter()
+        say(0, None, f"loading {self.model}")
+        loaded = load_model(
+            self.model,
+            weights=self.weights,
+            weights_key=self.weights_key,
+            seed=self.seed,
+            num_classes=self.num_classes,
+        )
+        say(0, None, "reading images")
+        inputs, images, notes = self._inputs(loaded)
+        if loaded.random and images is not None:
+            # on the CPU, where it repeats exactly: finished images are found again by the weights they belong to
+            notes += _calibrate(loaded, images, self.seed)
+        return loaded, inputs, images, notes
+
+    def _inputs(self, loaded: LoadedModel) -> tuple[Any, Images | None, list[str]]:
+        """What to measure on, the images it consists of (``None`` for other inputs), and notes."""
+        if loaded.preprocessing is None and self.images in (None, "noise"):
+            sample = example_sample(loaded.model)
+            shape = "×".join(map(str, sample.x.shape[1:]))
+            note = f"the model names no image size: measured on one random example input of shape {shape}"
+            inputs = sample.x if sample.keyword is None else {sample.keyword: sample.x, **sample.extra}
+            return inputs, None, [note]
+        source, limit = self.images, self.limit
+        if source is None:
+            digits = loaded.input_size == (1, 8, 8)
+            source, limit = ("digits", limit or 32) if digits else ("photos", limit)
+        images = load_images(source, preprocessing=loaded.preprocessing, limit=limit, seed=self.seed)
+        return images, images, [f"images: {source}, {images.preprocessing}"]
+
+
+def _calibrate(loaded: LoadedModel, images: Images, seed: int) -> list[str]:
+    try:
+        note = calibrate_batchnorm(loaded.model, images.batches(_CALIBRATION))
+    except DataError:
+        # too few images for the statistics of a layer that sees one value a channel
+        noise = load_images("noise", preprocessing=loaded.preprocessing, limit=_NOISE, seed=seed)
+        note = calibrate_batchnorm(loaded.model, noise.batches(_NOISE))
+        note = None if note is None else f"{note} of noise, since {len(images)} image(s) do not suffice"
+    return [] if note is None else [note]

@@ -1,0 +1,49 @@
+"""Texts of the command line as values, where several commands read the same kind."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+from rankscope._base.errors import UsageError
+
+__all__ = ["default_folder", "parse_cut_points", "whole_number"]
+
+_CUT_POINT_KEYWORDS = ("all", "blocks", "paper")
+
+
+def whole_number(text: str) -> int | None:
+    """The number, or ``None`` where the text is none, or more than 18 digits long.
+
+    >>> whole_number("768"), whole_number("²"), whole_number("-1")
+    (768, None, None)
+    """
+    return int(text) if re.fullmatch("[0-9]{1,18}", text) else None
+
+
+def default_folder(model: str) -> Path:
+    """Where a model's results go.
+
+    >>> default_folder("timm:resnet18").as_posix(), default_folder("nets/mine.py:small").as_posix()
+    ('runs/timm-resnet18', 'runs/mine-small')
+    """
+    head, colon, name = model.rpartition(":")
+    text = f"{Path(head).stem}-{name}" if colon and head.endswith(".py") else model
+    return Path("runs") / (re.sub(r"[^\w.+-]+", "-", text).strip("-.") or "model")
+
+
+def parse_cut_points(text: str) -> str | list[str]:
+    """A keyword or one name as text, several as a list.
+
+    >>> parse_cut_points("layer1.*, fc")
+    ['layer1.*', 'fc']
+    """
+    names = [part.strip() for part in text.split(",") if part.strip()]
+    if not names:
+        raise UsageError(f"--cut-points {text!r} names no layer; give blocks, paper, all, names or globs")
+    if len(names) == 1:
+        return names[0]
+    mixed = [n for n in names if n in _CUT_POINT_KEYWORDS]
+    if mixed:
+        raise UsageError(f"--cut-points {text!r}: {mixed[0]!r} cannot stand beside names; give one or the other")
+    return names

@@ -1,0 +1,60 @@
+"""The model of a command and the data set that it streams."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from rankscope._base.checks import count_of, device_of
+from rankscope._base.progress import Reporter, progress_for
+from rankscope.cli.data import Data, calibrated, load_data
+from rankscope.loading import load_model
+
+__all__ = ["Source", "progress"]
+
+
+@dataclass(frozen=True)
+class Source:
+    """The model and the data of one command."""
+
+    model: str
+    data: str
+    labels: Path | None
+    weights: str
+    weights_key: str | None
+    seed: int
+    num_classes: int | None
+    limit: int | None
+    device: str
+    batch_size: int
+
+    def load(self, *, labelled: bool = True) -> tuple[Any, Data, tuple[str, ...]]:
+        """The loaded model on its device, the data, and notes on both; ``labelled`` as in ``load_data``."""
+        count_of(self.seed, "seed", least=0)
+        count_of(self.batch_size, "batch_size")
+        where = device_of(self.device)
+        loaded = load_model(
+            self.model,
+            weights=self.weights,
+            weights_key=self.weights_key,
+            seed=self.seed,
+            num_classes=self.num_classes,
+        )
+        data = load_data(self.data, loaded, labels=self.labels, limit=self.limit, seed=self.seed, labelled=labelled)
+        notes = (*loaded.notes, *data.notes, *calibrated(loaded, data.dataset))
+        loaded.model.to(where)
+        return loaded, data, notes
+
+
+@contextlib.contextmanager
+def progress(title: str) -> Iterator[Reporter]:
+    """A bar where standard error is a terminal, closed at the end."""
+    report = progress_for(None, title)
+    report(0, None, "loading")
+    try:
+        yield report
+    finally:
+        report.close()

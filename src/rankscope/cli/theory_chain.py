@@ -1,0 +1,79 @@
+"""``rankscope theory chain``: random deep chains measured beside the theory."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from rankscope._base.errors import UsageError
+from rankscope.cli.memory import saves_memory
+from rankscope.cli.options import DebugOption, JsonOption, ToleranceOption
+
+__all__ = ["theory_chain_command"]
+
+
+@saves_memory("a smaller --width", "fewer --samples")
+def theory_chain_command(
+    width: Annotated[int, typer.Option(help="Units per layer.")] = 1000,
+    depth: Annotated[int, typer.Option(help="Number of layers.")] = 50,
+    init: Annotated[str, typer.Option(help="normal(STD), kaiming_normal or xavier_normal.")] = "normal(0.02)",
+    seeds: Annotated[str, typer.Option(metavar="LIST", help="One chain for each, separated by commas.")] = "0",
+    tolerance: ToleranceOption = "paper",
+    activation: Annotated[str | None, typer.Option(help="relu, gelu or tanh; default: none.")] = None,
+    residual: Annotated[
+        str | None, typer.Option(metavar="SCALE", help="h + SCALE·block(h); default: no skip connection.")
+    ] = None,
+    normalisation: Annotated[str | None, typer.Option(help="layernorm or batchnorm; default: none.")] = None,
+    float32_stop: Annotated[
+        bool, typer.Option("--float32-stop", help="Stop where all of J is below float32's epsilon, as the paper does.")
+    ] = False,
+    samples: Annotated[int, typer.Option(help="Inputs behind the dimension of the features.")] = 5000,
+    out: Annotated[Path, typer.Option(metavar="DIR", help="Folder for the results.")] = Path("runs/chain"),
+    as_json: JsonOption = False,
+    debug: DebugOption = False,
+) -> None:
+    """Measure the Jacobian rank and the feature dimension of random deep chains beside the theory (Fig. 1 d-f)."""
+    each, scale = _seeds(seeds), _residual(residual)
+
+    from rankscope._base.files import make_folder
+    from rankscope.cli.results import print_written, write_result
+    from rankscope.theory import deep_chain
+
+    make_folder(out)
+    profile = deep_chain(
+        width=width,
+        depth=depth,
+        init=init,
+        seeds=each,
+        tolerance=tolerance,
+        activation=activation,  # type: ignore[arg-type]
+        residual=scale,
+        normalisation=normalisation,  # type: ignore[arg-type]
+        float32_stop=float32_stop,
+        samples=samples,
+    )
+    write_result(out, "chain", profile.to_dict(), {"chain": profile.table()}, profile.plot())
+    if as_json:
+        print(json.dumps(profile.to_dict(), indent=1, allow_nan=False))
+    else:
+        print(profile)
+        print_written(out, "chain")
+
+
+def _seeds(text: str) -> list[int]:
+    try:
+        return [int(part) for part in text.split(",")]
+    except ValueError:
+        raise UsageError(f"--seeds {text!r} is not a list of whole numbers; write 0 or 0,1,2") from None
+
+
+def _residual(text: str | None) -> float | bool:
+    if text is None:
+        return False
+    try:
+        return float(text)
+    except ValueError:
+        raise UsageError(f"--residual {text!r} is not a number; give the branch's scale, such as 1 or 0.14") from None

@@ -1,0 +1,83 @@
+"""``rankscope theory exponents``: Lyapunov exponents of a network's own chain."""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+from dataclasses import replace
+from typing import Annotated
+
+import typer
+
+from rankscope.cli.memory import saves_memory
+from rankscope.cli.options import (
+    ClassesOption,
+    DebugOption,
+    DeviceOption,
+    JsonOption,
+    ModelArgument,
+    NetworkOutOption,
+    NetworkWeightsOption,
+    SeedOption,
+    WeightsKeyOption,
+)
+from rankscope.cli.parsing import default_folder, parse_cut_points
+
+__all__ = ["theory_exponents_command"]
+
+
+@saves_memory("a smaller --top", "a smaller --limit", "--dtype float32")
+def theory_exponents_command(
+    model: ModelArgument,
+    weights: NetworkWeightsOption = "pretrained",
+    weights_key: WeightsKeyOption = None,
+    seed: SeedOption = 0,
+    num_classes: ClassesOption = None,
+    images: Annotated[
+        str | None,
+        typer.Option(help="photos, digits, noise, a folder, or a file; as rankscope profile.", show_default=False),
+    ] = None,
+    limit: Annotated[int | None, typer.Option(help="At most this many images, drawn at random from the seed.")] = None,
+    cut_points: Annotated[
+        str, typer.Option(help="Where blocks may end: blocks, or names and globs separated by commas.")
+    ] = "blocks",
+    top: Annotated[int, typer.Option(help="How many leading exponents.")] = 64,
+    dtype: Annotated[str, typer.Option(help="float64 or float32.")] = "float64",
+    device: DeviceOption = "auto",
+    out: NetworkOutOption = None,
+    as_json: JsonOption = False,
+    debug: DebugOption = False,
+) -> None:
+    """Measure the Lyapunov exponents of a network's own chain of equal-width blocks (transformers, mixers)."""
+    ends = parse_cut_points(cut_points)
+
+    from rankscope._base.checks import count_of, device_of, dtype_of
+    from rankscope._base.facts import as_facts
+    from rankscope._base.files import make_folder
+    from rankscope.cli.network import Network
+    from rankscope.cli.results import as_json_text, print_written, write_result
+    from rankscope.jacobian import chain_exponents
+
+    where = device_of(device)
+    dtype_of(dtype)
+    count_of(top, "top")
+    network = Network(model, weights, weights_key, seed, num_classes, images, limit)
+    folder = make_folder(out if out is not None else default_folder(model))
+    # what a model's own code prints must not mix with the result
+    with contextlib.redirect_stdout(sys.stderr):
+        loaded, inputs, measured, notes = network.load()
+        found = chain_exponents(
+            loaded.model.to(where), inputs, cut_points=ends, top=top, dtype=dtype, seed=seed, name=loaded.name
+        )
+        found = replace(
+            found,
+            images=found.images if measured is None else tuple(measured.names[: len(found.images)]),
+            facts=(*as_facts([f"weights: {loaded.weights}", *loaded.notes, *notes]), *found.facts),
+        )
+        tables = {"exponents": found.table(), "exponents-by-image": found.frame()}
+        write_result(folder, "exponents", found.to_dict(), tables, found.plot())
+    if as_json:
+        print(as_json_text(found.to_dict()))
+        return
+    print(found)
+    print_written(folder, "exponents", "exponents-by-image.csv")

@@ -1,0 +1,33 @@
+"""``rankscope theory predict``: the theory alone, in closed form."""
+
+from __future__ import annotations
+
+import json
+from typing import Annotated
+
+import typer
+
+from rankscope.cli.memory import saves_memory
+from rankscope.cli.options import DebugOption, JsonOption, ToleranceOption
+
+__all__ = ["theory_predict_command"]
+
+
+@saves_memory("a smaller --width", "a smaller --depth")
+def theory_predict_command(
+    width: Annotated[int, typer.Option(help="Units per layer.", show_default=False)],
+    depth: Annotated[int, typer.Option(help="Number of layers.", show_default=False)],
+    tolerance: ToleranceOption = "paper",
+    law: Annotated[
+        str,
+        typer.Option(help="auto (by depth, without a step), fuss-catalan (shallow), lyapunov (deep) or lyapunov-mean."),
+    ] = "auto",
+    as_json: JsonOption = False,
+    debug: DebugOption = False,
+) -> None:
+    """Predict the numerical rank of a product of random square layers, in closed form."""
+    from rankscope.theory import predicted_rank
+
+    # an unknown law is refused there, with the known ones named
+    found = predicted_rank(width, depth, tolerance, law=law)  # type: ignore[arg-type]
+    print(json.dumps(found.to_dict(), indent=1, allow_nan=False) if as_json else found)
