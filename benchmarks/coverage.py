@@ -37,14 +37,13 @@ import rankscope.jacobian
 from rankscope._base.facts import FactKind
 from rankscope.loading import calibrate_batchnorm, ensure_torchvision
 from rankscope.loading._random import open_branches, seeded
+from rankscope.views.sentences import sentence
 
 ensure_torchvision()
 
 import timm
 import transformers
 from timm.models import _registry
-
-from rankscope.views.sentences import sentence
 
 CERTIFICATES = {
     FactKind.PROBES: "float64",
@@ -243,7 +242,7 @@ def measure(source: str, name: str) -> dict[str, Any]:
         "unmeasured": dict(profile.unmeasured),
         "method": "linearised" if linearised else profile.method["name"],
         "difference": profile.method["difference"] if linearised else None,
-        "failed": list(profile.failed_methods),
+        "failed": [(fact["name"], fact.values.get("reason", sentence(fact))) for fact in profile.failed_methods],
         "certificate": CERTIFICATES[profile.certificate.kind],
         "adjoint": profile.adjoint_error,
         "ranks": [s["rank"]["max"] for s in summaries],
@@ -311,8 +310,7 @@ def note_of(row: dict[str, Any]) -> str:
     if "error" in row:
         return row["error"]
     failed: dict[str, list[str]] = {}
-    for text in row["failed"]:
-        method, _, reason = text.partition(": ")
+    for method, reason in row["failed"]:
         failed.setdefault(reason if len(reason) < 90 else reason[:90].rsplit(" ", 1)[0] + " …", []).append(method)
     notes = [f"{', '.join(methods)} failed: {reason}" for reason, methods in failed.items()]
     notes += [*(f"{k} not measured: {v}" for k, v in row["unmeasured"].items())]

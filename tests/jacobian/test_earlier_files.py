@@ -76,3 +76,8 @@ def test_columns_were_a_phrase(folder: Path, text: str, kind: str, count: int) -
     columns = rs.JacobianProfile.load(as_the_first_version_wrote(folder, columns=text)).columns
     assert (columns.kind, columns.count, str(columns)) == (kind, count, text)
     assert columns.random == (kind == "sketch")
+
+
+def test_failed_ways_were_sentences(folder: Path) -> None:
+    found = rs.JacobianProfile.load(as_the_first_version_wrote(folder, failed_methods=["vmap(jvp): no formula"]))
+    assert found.failed_methods == (Fact(FactKind.EARLIER_NOTE, {"text": "vmap(jvp): no formula"}),)

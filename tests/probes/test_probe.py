@@ -14,6 +14,7 @@ from matplotlib.colors import to_rgba
 from torch import Tensor, nn
 
 import rankscope as rs
+from rankscope._base.facts import Fact, FactKind
 from rankscope.probes import _bench, _products
 from rankscope.probes._bench import covariance_spectrum, matrix_spectrum
 from rankscope.probes._component import Prepared
@@ -116,7 +117,7 @@ def test_without_a_second_precision_nothing_is_certified() -> None:
     found = probe(OnlyDouble())
     assert not found.rank_after.certified
     assert not found.summary()["certified"]
-    assert found.certificate.startswith("none")
+    assert found.certificate == Fact(FactKind.NOT_IN_BOTH)
     assert (found.rank_after.lower, found.rank_after.upper) == (0, 64)
     assert "[?]" in str(found)
     both = rs.probe_all({"double": OnlyDouble(), "relu": nn.ReLU()}, input_shape=(4, 4, 4), batch=80, device="cpu")
@@ -184,8 +185,8 @@ class Cube(nn.Module):
 
 def test_fallbacks_agree() -> None:
     plain, reverse, looped = probe(Cube()), probe(Reverse()), probe(DataDependent())
-    assert plain.method == "vmap(jvp)"
-    assert reverse.method == "vmap(vjp) of every row"
+    assert plain.method["name"] == "vmap(jvp)"
+    assert reverse.method["name"] == "vmap(vjp) of every row"
     expected = plain.jacobian_after[0].singular_values
     for other in (reverse, looped):
         np.testing.assert_allclose(other.jacobian_after[0].singular_values, expected, rtol=1e-10)
@@ -209,19 +210,19 @@ class CentreBatch(nn.Module):
 
 def test_coupled_samples_are_found_and_said() -> None:
     found = probe(CentreBatch(), front="orthogonal", context=5)
-    assert "coupled" in found.mode
-    assert "batch of 5" in found.mode
+    assert found.facts == (Fact(FactKind.SAMPLES_COUPLED, {"context": 5}),)
+    assert "batch of 5 " in str(found)
     # the others are fixed: the sample's own derivative is I − I/5
     np.testing.assert_allclose(found.jacobian_after[0].singular_values, 0.8, rtol=1e-10)
     train = probe("batchnorm_train")
-    assert "batch of 24" in train.mode  # context=32 is cut to the batch
-    assert train.method == "vmap(jvp)"  # running statistics, updated in place, would forbid it
-    assert not probe("batchnorm_eval").mode
+    assert train.facts[0]["context"] == 24  # context=32 is cut to the batch
+    assert train.method["name"] == "vmap(jvp)"  # running statistics, updated in place, would forbid it
+    assert not probe("batchnorm_eval").facts
 
 
 def test_random_masks_are_said_and_repeat() -> None:
     found = probe(nn.Dropout(0.25))
-    assert "random" in found.mode
+    assert found.facts == (Fact(FactKind.RANDOM_MASKS),)
     np.testing.assert_array_equal(
         found.jacobian_after[0].singular_values, probe(nn.Dropout(0.25)).jacobian_after[0].singular_values
     )
@@ -231,12 +232,12 @@ def test_random_masks_are_said_and_repeat() -> None:
     single = probe(nn.Dropout(0.25), dtype="float32")
     assert single.rank_after.value == found.rank_after.value  # the same mask
     assert single.rank_after.certified
-    assert "random" in probe(nn.Dropout2d(0.5)).mode
+    assert probe(nn.Dropout2d(0.5)).facts == (Fact(FactKind.RANDOM_MASKS),)
     other = probe(Returns(lambda x: x * (torch.rand(x.shape, dtype=x.dtype) > 0.5)))
     assert not other.rank_after.certified  # two precisions, two masks: their difference is no rounding error
     assert not other.dimension_after.certified
     still = probe(nn.Dropout(0.25).eval())
-    assert not still.mode
+    assert not still.facts
     assert still.rank_after.value == still.rank_before.value
 
 
@@ -491,7 +492,7 @@ def test_rare_masks_are_seen_and_differ_from_point_to_point():
 
     for seed in range(4):
         found = rs.probe(DropRow(), input_shape=(2, 4, 4), batch=80, jacobian_points=20, seed=seed, device="cpu")
-        assert "random" in found.mode
+        assert found.facts == (Fact(FactKind.RANDOM_MASKS),)
         ranks = {s.rank("paper").value for s in found.jacobian_after}
         assert 0 in ranks  # of twenty points some lose their whole row; all keep it for one seed in eight
         assert max(ranks) > 20

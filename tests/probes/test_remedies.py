@@ -125,7 +125,7 @@ def test_record(result: rs.RemedyResult) -> None:
     assert record["seeds"] == [0, 1]
     assert record["samples"] == 120
     assert record["remedies"][1]["residual"] == 1.0
-    assert record["remedies"][5]["init"] == "<orthogonal>"
+    assert record["remedies"][5]["init"] == "orthogonal"
     assert record["remedies"][6]["units"] == 48
     assert record["remedies"][0]["jacobian_ranks"] == result["plain"].ranks.tolist()
     text = str(result)

@@ -221,7 +221,7 @@ def test_orthogonal_init_prevents_collapse():
         return np.linalg.qr(rng.standard_normal((40, 40)))[0]
 
     found = deep_chain(width=40, depth=100, init=orthogonal, samples=500)
-    assert found.init == "<orthogonal>"
+    assert found.init == "orthogonal"
     assert set(found.jacobian_ranks[0]) == {40}
     assert found.prediction.startswith("none")
     assert np.isnan(found.predicted[0]).all()

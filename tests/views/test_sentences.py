@@ -18,6 +18,13 @@ VALUES: dict[FactKind, dict[str, Any]] = {
     FactKind.PUSHED: {"name": "vmap(jvp)"},
     FactKind.LINEARISED: {"name": "vmap(jvp)", "difference": 5e-7},
     FactKind.KEPT_IMAGES: {},
+    FactKind.WAY_FAILED: {"name": "vmap(jvp)", "reason": "derivative for aten::x is not implemented"},
+    FactKind.WAY_DIFFERS: {"name": "linearised network", "other": "vmap(jvp)", "difference": 0.25},
+    FactKind.WAY_GIVEN_UP: {"name": "linearised network", "reason": "it differs from the model"},
+    FactKind.TWO_PRECISIONS: {"probes": 10, "failure": 1e-10},
+    FactKind.NOT_IN_BOTH: {},
+    FactKind.SAMPLES_COUPLED: {"context": 32},
+    FactKind.RANDOM_MASKS: {},
     FactKind.PROBES: {"probes": 6, "failure": 1e-6},
     FactKind.SCALED_PROBES: {"probes": 6},
     FactKind.NARROW_PROBES: {"probes": 6},
@@ -68,7 +75,7 @@ VALUES: dict[FactKind, dict[str, Any]] = {
 @pytest.mark.parametrize("kind", FactKind)
 def test_every_kind_has_its_sentence(kind: FactKind) -> None:
     text = sentence(Fact(kind, VALUES[kind]))
-    assert text[0].isupper() or text[0] == "'" or kind in PHRASES  # a name of the user's keeps its letters
+    assert text[0].isupper() or text.startswith(("'", "vmap")) or kind in PHRASES  # names and code keep their letters
     assert text.endswith(".")
     assert not text.endswith("..")
     assert "Caution" not in text

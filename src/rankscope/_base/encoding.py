@@ -121,6 +121,8 @@ def _single(hint: Any, data: Any) -> Any:
         if not isinstance(data, Mapping):
             raise TypeError(f"{type(data).__name__} where a {hint.__name__} belongs")
         known = _hints(hint)
+        now = getattr(hint, "from_earlier", None)  # a class that had other fields in files of earlier versions
+        data = data if now is None else now(data)
         return hint(**{name: read(kind, data[name]) for name, kind in known.items() if name in data})
     if isinstance(hint, type) and issubclass(hint, Enum):
         return hint(data)

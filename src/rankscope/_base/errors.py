@@ -19,6 +19,7 @@ __all__ = [
     "PartlyDoneError",
     "RankscopeError",
     "UsageError",
+    "closest",
     "first_line",
     "is_out_of_memory",
     "nearest",
@@ -126,6 +127,17 @@ def parameter(name: str, value: Any = None) -> str:
     return f"{_OPEN}{name}{_CLOSE}" if value is None else f"{_OPEN}{name}{_VALUE}{value}{_CLOSE}"
 
 
+def closest(name: str, known: Iterable[str]) -> str | None:
+    """The known value that a misspelt one was most likely meant to be; ``None`` when none is close.
+
+    >>> closest("papr", ["paper", "reference"]), closest("x", ["paper"])
+    ('paper', None)
+    """
+    plain = {n.casefold(): n for n in sorted(known, reverse=True)}
+    found = difflib.get_close_matches(name.casefold(), plain, n=1, cutoff=0.5)
+    return plain[found[0]] if found else None
+
+
 def nearest(name: str, known: Iterable[str]) -> str:
     """A sentence end that names the closest known value, or the known values when none is close.
 
@@ -135,10 +147,9 @@ def nearest(name: str, known: Iterable[str]) -> str:
     "did you mean 'fig1d'?"
     """
     names = sorted(known)
-    plain = {n.casefold(): n for n in reversed(names)}
-    close = difflib.get_close_matches(name.casefold(), plain, n=1, cutoff=0.5)
-    if close:
-        return f"did you mean {plain[close[0]]!r}?"
+    close = closest(name, names)
+    if close is not None:
+        return f"did you mean {close!r}?"
     shown = ", ".join(repr(n) for n in names[:8])
     return f"known are {shown}" + (f" and {len(names) - 8} more" if len(names) > 8 else "")
 

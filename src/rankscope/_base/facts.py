@@ -26,9 +26,14 @@ class FactKind(StrEnum):
     PUSHED = "tangents pushed through the model"  # name
     LINEARISED = "linearised network"  # name of the way it was compared with, difference
     KEPT_IMAGES = "read from kept images"
+    WAY_FAILED = "a faster way failed"  # name, reason
+    WAY_DIFFERS = "a faster way gave other derivatives"  # name, other, difference
+    WAY_GIVEN_UP = "a faster way was given up on a later image"  # name, reason
     PROBES = "float64 probes"  # probes, failure (probability)
     SCALED_PROBES = "float32 probes scaled to float64"  # probes
     NARROW_PROBES = "probes of a model that casts to lower precision"  # probes
+    TWO_PRECISIONS = "float32 against float64"  # probes, failure (probability)
+    NOT_IN_BOTH = "not certified: does not run in both precisions"
     NOT_IN_FLOAT64 = "not certified: does not run in float64"
     NOT_CERTIFIED = "not certified: not asked for"
     # what the model was called with
@@ -53,6 +58,9 @@ class FactKind(StrEnum):
     FUNCTION_UNCHECKED = "derivative unchecked against the function"  # reason, where (empty: everywhere)
     WEIGHTS_RAISED = "half precision raised to float32"  # dtypes
     NO_GRAPH = "no autograd graph"
+    # single components
+    SAMPLES_COUPLED = "samples are coupled"  # context: samples of the batch around the one that moves
+    RANDOM_MASKS = "random in training mode"
     # what cut points return
     SEVERAL_TENSORS = "several tensors together"  # names, tensors (paths)
     LEFT_OUT = "returned and not part of the cut point"  # names, what

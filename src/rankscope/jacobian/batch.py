@@ -31,6 +31,7 @@ __all__ = ["BatchMeasurer", "Settings", "join"]
 _CARRIED = 1e-2  # of the largest entry: rounding to float32 gives 1e-6, a range that is too small gives 1
 _NAMED = 3  # of what a call changes
 _PROBES = 6  # the certificate's bound fails with probability 10^-6
+_LINEARISED = "linearised network"  # its name among the ways to push tangents
 _AGREE = 1e-4  # of a cut point's largest entry; a kink on the other side would show as far more
 _MOST_IMAGES = 64
 _ABREAST = 16  # images whose float64 passes run together; more gain nothing
@@ -88,7 +89,7 @@ class BatchMeasurer:
         self.finisher = finisher or Finisher(settings.device, settings.dtype)
         self.linearised: Linearised | None = None
         self.difference = 0.0
-        self.failed_methods: list[str] = []
+        self.failed_methods: list[Fact] = []
         self.facts: list[Fact] = []
         self.adjoint: float | None = None
         self._in_doubt: int | None = None
@@ -177,20 +178,19 @@ class BatchMeasurer:
             found = fast(self.runner, sample, direction[None])
         except Exception as error:  # tracing runs the model's own code, which may raise anything
             reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-            self.failed_methods.append(f"linearised network: {reason[:200]}")
+            self.failed_methods.append(Fact(FactKind.WAY_FAILED, {"name": _LINEARISED, "reason": reason[:200]}))
             return
         self.difference = worst(worst_gap(a, b) for a, b in zip(found, expected, strict=True))
         if not self.difference <= _AGREE * (1 if self.settings.dtype == torch.float32 else 1e-7):
-            self.failed_methods.append(
-                f"linearised network: differs from {self.method.name} by {self.difference:.1e} of the largest entry"
-            )
+            differs = {"name": _LINEARISED, "other": self.method.name, "difference": self.difference}
+            self.failed_methods.append(Fact(FactKind.WAY_DIFFERS, differs))
             return
         self.linearised = fast
         self.push = fast
 
     def _give_up_linearised(self, reason: str) -> None:
         """A trace that was the model on the first image may not be on this one: the plain way is."""
-        self.failed_methods.append(f"linearised network, on a later image: {reason[:200]}")
+        self.failed_methods.append(Fact(FactKind.WAY_GIVEN_UP, {"name": _LINEARISED, "reason": reason[:200]}))
         self.linearised, self.push = None, self.method
 
     def _single_carries(self, sample: Sample, direction: Tensor, out: tuple[Tensor, ...]) -> bool:
@@ -348,7 +348,7 @@ class BatchMeasurer:
         other.batch_size(sample, 1)
         done = other.measure([sample])
         self.facts += [fact for fact in other.facts if fact not in self.facts]
-        self.failed_methods += [said for said in other.failed_methods if said not in self.failed_methods]
+        self.failed_methods += [fact for fact in other.failed_methods if fact not in self.failed_methods]
         both = self.adjoint is not None and other.adjoint is not None
         self.adjoint = worst(e for e in (self.adjoint, other.adjoint) if e is not None) if both else None
         return lambda: [image.among(places, count) for image in done()]

@@ -186,7 +186,7 @@ def chain_exponents(
         shape=chain.shape,
         images=tuple(f"sample {i}" for i in range(len(found))),
         per_image=tuple(found),
-        method=way.method.name,
+        method=Fact(FactKind.PUSHED, {"name": way.method.name}),
         dtype=str(work_dtype).removeprefix("torch."),
         device=device_name(where),
         failed_methods=tuple(way.failures),
@@ -286,7 +286,7 @@ class _Way:
     """How tangents are pushed: found at the first block, kept for all."""
 
     method: Method | None = None
-    failures: list[str] = field(default_factory=list)
+    failures: list[Fact] = field(default_factory=list)
 
     def push(self, runner: BlockRunner, point: Sample, tangents: Tensor) -> Tensor:
         if self.method is None:

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from rankscope._base.facts import Fact, FactKind, as_facts
 
-__all__ = ["certificate", "facts", "way"]
+__all__ = ["certificate", "facts", "failed", "way"]
 
 _KEPT = "read from finished images"
 _CERTIFICATES = {
@@ -37,6 +37,11 @@ def way(data: Mapping[str, Any] | str) -> Fact:
     if found:
         return Fact(FactKind.LINEARISED, {"name": found[2], "difference": float(found[1])})
     return Fact(FactKind.PUSHED, {"name": data})
+
+
+def failed(data: Iterable[Mapping[str, Any] | str]) -> tuple[Fact, ...]:
+    """Why faster ways were not used."""
+    return tuple(Fact(FactKind.EARLIER_NOTE, {"text": d}) if isinstance(d, str) else Fact.from_dict(d) for d in data)
 
 
 def certificate(data: Mapping[str, Any] | str) -> Fact:

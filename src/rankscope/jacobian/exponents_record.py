@@ -14,6 +14,8 @@ from numpy.typing import NDArray
 from rankscope._base.facts import Fact
 from rankscope._base.records import Record
 from rankscope._base.style import COLOURS, figure_style, new_axes, plain_text
+from rankscope.jacobian import earlier
+from rankscope.views.phrases import phrase
 from rankscope.views.sentences import note, sentence
 
 if TYPE_CHECKING:
@@ -43,9 +45,11 @@ class ChainExponents(Record):
         Names of the inputs.
     per_image : tuple of LyapunovExponents
         One record an input, exponents in nats per block.
-    method, dtype, device : str
-        How tangents were pushed, and what in.
-    failed_methods : tuple of str
+    method : Fact
+        How tangents were pushed: kind ``PUSHED``, the ``name`` of the way.
+    dtype, device : str
+        What was computed in, and where.
+    failed_methods : tuple of Fact
         Why faster ways were not used.
     facts : tuple of Fact
         What a reader has to know; ``notes`` are their sentences.
@@ -57,13 +61,19 @@ class ChainExponents(Record):
     shape: tuple[int, ...]
     images: tuple[str, ...]
     per_image: tuple[LyapunovExponents, ...]
-    method: str
+    method: Fact
     dtype: str
     device: str
-    failed_methods: tuple[str, ...] = ()
+    failed_methods: tuple[Fact, ...] = ()
     facts: tuple[Fact, ...] = ()
     seconds: float = 0.0
     versions: Mapping[str, str] = field(default_factory=dict)
+
+    @classmethod
+    def from_earlier(cls, data: Mapping[str, Any]) -> Mapping[str, Any]:
+        """Earlier files name the way, and say in words why faster ones were not used."""
+        facts = {"failed_methods": [earlier.failed([fact])[0].to_dict() for fact in data.get("failed_methods", ())]}
+        return {**data, "method": earlier.way(data["method"]).to_dict(), **facts}
 
     @staticmethod
     def late_types() -> dict[str, type]:
@@ -157,8 +167,8 @@ class ChainExponents(Record):
             "mean": _plain(self.mean),
             "spread": _plain(self.spread),
             "rank_drops": [list(drop) for drop in self.rank_drops],
-            "method": self.method,
-            "failed_methods": list(self.failed_methods),
+            "method": self.method.to_dict(),
+            "failed_methods": [fact.to_dict() for fact in self.failed_methods],
             "dtype": self.dtype,
             "device": self.device,
             "facts": [fact.to_dict() for fact in self.facts],
@@ -196,7 +206,7 @@ class ChainExponents(Record):
         lines = [
             f"{self.model}: {tracked} exponents of {chain} on {count}",
             f"from {self.start} through {self.blocks[0]} to {self.blocks[-1]}, {self.dtype} on {self.device}, "
-            f"{self.method}",
+            f"{phrase(self.method)}",
             f"{'k':>7} {'nats per block':>15} {'spread over inputs':>19}",
         ]  # fmt: skip
         last = len(mean)

@@ -18,6 +18,7 @@ from torch import Tensor
 from torch.func import jvp, vmap
 
 from rankscope._base.errors import MeasurementError
+from rankscope._base.facts import Fact, FactKind
 from rankscope.jacobian.reverse import reverse_mode
 from rankscope.jacobian.runner import Runner
 from rankscope.slicing import Sample, failing_module
@@ -128,12 +129,12 @@ METHODS = (
 
 def choose_method(
     runner: Runner, sample: Sample, tangents: Tensor, refuse: Callable[[Method, tuple[Tensor, ...]], str] | None = None
-) -> tuple[Method, tuple[Tensor, ...], list[str]]:
+) -> tuple[Method, tuple[Tensor, ...], list[Fact]]:
     """The first method that works on this sample, what it gave, and why each one before it did not.
 
     ``refuse`` may look at what a method gave and say why it must not be used.
     """
-    failures = []
+    failures: list[Fact] = []
     errors: list[Exception] = []
     for method in METHODS:
         try:
@@ -143,11 +144,12 @@ def choose_method(
             if isinstance(error, torch.OutOfMemoryError):
                 raise
             errors.append(error)
-            failures.append(f"{method.name}: {(str(error).strip().splitlines() or [type(error).__name__])[0][:200]}")
+            reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
+            failures.append(Fact(FactKind.WAY_FAILED, {"name": method.name, "reason": reason}))
         else:
             if not reason:
                 return method, out, failures
-            failures.append(f"{method.name}: {reason}")
+            failures.append(Fact(FactKind.WAY_FAILED, {"name": method.name, "reason": reason}))
     told = next((error for error in reversed(errors) if isinstance(error, MeasurementError)), None)
     if told is not None:  # it names a remedy of its own
         raise told
@@ -158,5 +160,5 @@ def choose_method(
     replace = "" if where is None else f"replace {where} by plain operations, or "
     raise MeasurementError(
         f"{replace}choose cut points before what has no derivative: no way to differentiate this model worked. "
-        + "; ".join(reasons or failures[:2])
+        + "; ".join(reasons or [f"{fact['name']}: {fact['reason']}" for fact in failures[:2]])
     )

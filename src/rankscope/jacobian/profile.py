@@ -53,7 +53,8 @@ class JacobianProfile(Record):
         The input directions: their kind, their number K, and words for them.
     method : Fact
         How tangents were pushed: kind ``PUSHED`` or ``LINEARISED`` with the ``name`` of the way, or ``KEPT_IMAGES``.
-        ``failed_methods`` says why faster ones were not used.
+    failed_methods : tuple of Fact
+        Why faster ways were not used: kinds ``WAY_FAILED``, ``WAY_DIFFERS``, ``WAY_GIVEN_UP``.
     certificate : Fact
         What bounds the error: kind ``PROBES``, an estimate, or that there is none.
     adjoint_error : float or None
@@ -79,7 +80,7 @@ class JacobianProfile(Record):
     input_shape: tuple[int, ...] = ()
     cut_points: str = "blocks"
     method: Fact = _KEPT
-    failed_methods: tuple[str, ...] = ()
+    failed_methods: tuple[Fact, ...] = ()
     unmeasured: Mapping[str, str] = field(default_factory=dict)
     output: str = ""
     skipped: Mapping[str, str] = field(default_factory=dict)
@@ -179,7 +180,7 @@ class JacobianProfile(Record):
             "device": self.device,
             "dtype": self.dtype,
             "method": self.method.to_dict(),
-            "failed_methods": list(self.failed_methods),
+            "failed_methods": [fact.to_dict() for fact in self.failed_methods],
             "certificate": self.certificate.to_dict(),
             "adjoint_error": _finite(self.adjoint_error),
             "kinks": list(self.kinks),

@@ -118,7 +118,7 @@ def _fields(data: dict[str, Any], arrays: dict[str, Any]) -> dict[str, Any]:
         tolerance=as_tolerance(data["tolerance"]),
         versions=data["versions"],
         input_shape=tuple(data["input_shape"]),
-        failed_methods=tuple(data["failed_methods"]),
+        failed_methods=earlier.failed(data["failed_methods"]),
         unmeasured=data["unmeasured"],
         output=data.get("output", ""),  # absent in files of earlier versions
         skipped=data["skipped"],

@@ -19,10 +19,10 @@ from rankscope.probes.components import Expectation
 from rankscope.slicing import LowerPrecision
 from rankscope.spectra import Spectrum, accumulate_gram, gram_square_error, norm_bound, spectrum_of_gram
 
-__all__ = ["Bench", "Measured", "covariance_spectrum", "matrix_spectrum"]
+__all__ = ["PROBES", "Bench", "Measured", "covariance_spectrum", "matrix_spectrum"]
 
 _SVD_LIMIT = 1024  # up to this side a float64 SVD costs a second and resolves σ to 1e-13·σ₁; a Gram matrix to 1e-6
-_PROBES = 10  # Gaussian tangents of the certificate: it fails with probability 1e-10
+PROBES = 10  # Gaussian tangents of the certificate: it fails with probability 1e-10
 _TO_FLOAT64 = 16 * 2.0**-29  # ratio of the unit roundoffs, with a factor of 16 to spare
 _CHUNK_BYTES = {"cpu": 2**27, "cuda": 2**31}
 _WORKSPACE = 8.0  # a forward-mode rule's intermediates, in outputs (LayerNorm keeps about six)
@@ -120,7 +120,7 @@ class Bench:
         noise = drawn(settings.batch)
         self.weight = weight
         self.features = (noise @ weight.T).view(settings.batch, *settings.input_shape)
-        self.probes = drawn(_PROBES)
+        self.probes = drawn(PROBES)
 
     @cached_property
     def features_before(self) -> Spectrum:

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from rankscope._base.errors import UsageError, nearest
+from rankscope._base.errors import UsageError, closest
 
 __all__ = ["Attention", "Component", "Expectation", "standard_components"]
 
@@ -243,9 +243,6 @@ _ALSO = {"softmax": "attention", "linear": "fc", "swish": "silu", "conv": "conv3
 
 
 def _no_component(name: str, known: list[str]) -> str:
-    also = _ALSO.get(name.lower().replace("_", "").removesuffix("2d"))
-    hint = f"did you mean {also!r}?" if also else nearest(name, known)
-    everything = f" The standard set is {', '.join(known)}." if hint.endswith("?") else ""
-    if hint.startswith("known are"):
-        hint = f"the standard set is {', '.join(known)}"
-    return f"there is no standard component {name!r}; {hint}{everything}"
+    meant = _ALSO.get(name.lower().replace("_", "").removesuffix("2d")) or closest(name, known)
+    hint = f"did you mean {meant!r}? The" if meant else "the"
+    return f"there is no standard component {name!r}; {hint} standard set is {', '.join(known)}"

@@ -11,9 +11,10 @@ from torch import nn
 
 from rankscope._base.checks import DeviceLike, DtypeLike, MemoryBudget, choice_of, device_of
 from rankscope._base.errors import UsageError, nearest
+from rankscope._base.facts import Fact, FactKind
 from rankscope._base.progress import Progress, progress_for
 from rankscope._base.provenance import device_name, versions
-from rankscope.probes._bench import Bench, Measured
+from rankscope.probes._bench import PROBES, Bench, Measured
 from rankscope.probes._settings import Front, Settings
 from rankscope.probes.components import Component, standard_components
 from rankscope.probes.result import ProbeResult, ProbeResults
@@ -26,7 +27,7 @@ SCALES: dict[str, tuple[tuple[int, int, int], int]] = {
     "full": ((128, 8, 8), 5000),  # paper, §6.1
     "small": ((32, 4, 4), 312),  # 512 dimensions, the same samples per dimension
 }
-_CERTIFICATE = "float32 against float64 on 10 Gaussian tangents; each bound fails with probability 1e-10"
+_CERTIFICATE = Fact(FactKind.TWO_PRECISIONS, {"probes": PROBES, "failure": 10.0**-PROBES})
 
 
 def probe(
@@ -202,16 +203,9 @@ class _Unknown:
         self.module = module
 
 
-def _mode(found: Measured, settings: Settings) -> str:
-    said = []
-    if found.coupled:
-        said.append(
-            f"samples are coupled through batch statistics; the Jacobian is of one sample in a batch of "
-            f"{settings.context} with the others fixed"
-        )
-    if found.random:
-        said.append("random in training mode; one mask a Jacobian, another for each sample of the features")
-    return "; ".join(said)
+def _facts(found: Measured, settings: Settings) -> tuple[Fact, ...]:
+    coupled = Fact(FactKind.SAMPLES_COUPLED, {"context": settings.context})
+    return (coupled,) * found.coupled + (Fact(FactKind.RANDOM_MASKS),) * found.random
 
 
 def _run(chosen: Sequence[Component | _Unknown], settings: Settings, progress: bool | Progress | None) -> ProbeResults:
@@ -267,12 +261,12 @@ def _result(
         front=settings.front,
         dtype=str(settings.dtype).removeprefix("torch."),
         device=device_name(settings.device),
-        method=found.method,
-        mode=_mode(found, settings),
+        method=Fact(FactKind.PUSHED, {"name": found.method}),
+        facts=_facts(found, settings),
         expected_exact=tuple(e[0] for e in found.expected),
         expected_numerical=tuple(e[1] for e in found.expected),
         expectation=part.expected.note if isinstance(part, Component) else "",
-        certificate=_CERTIFICATE if certified else "none: the component does not run in both precisions",
+        certificate=_CERTIFICATE if certified else Fact(FactKind.NOT_IN_BOTH),
         versions=versions(),
         seconds=seconds,
         peak_memory=peak,

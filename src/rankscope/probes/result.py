@@ -7,11 +7,14 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from rankscope._base.errors import UsageError, nearest
+from rankscope._base.facts import Fact, FactKind
 from rankscope._base.records import Record
+from rankscope.probes import earlier
 from rankscope.spectra import RankEstimate, Spectrum, Tolerance, ToleranceLike, as_tolerance
 from rankscope.views.probe_figure import plot_probes
 from rankscope.views.probe_text import probes_text
 from rankscope.views.probes import Bounded, ProbeRow, ProbesView
+from rankscope.views.sentences import sentence
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -20,6 +23,7 @@ if TYPE_CHECKING:
 __all__ = ["SCHEMA_VERSION", "ProbeResult", "ProbeResults"]
 
 SCHEMA_VERSION = 1
+_UNKNOWN, _UNCERTIFIED = Fact(FactKind.PUSHED, {"name": "vmap(jvp)"}), Fact(FactKind.NOT_CERTIFIED)
 
 
 @dataclass(frozen=True, eq=False)
@@ -38,10 +42,14 @@ class ProbeResult(Record):
         Rank of the component's own Jacobian at each point in real arithmetic, and without the directions that an ε
         shrinks; ``None`` where no exact value is known. The random layer is invertible, so the first is also the
         exact rank of component∘layer.
-    mode : str
-        How training mode was read where it couples samples or is random; else empty.
-    method : str
-        How tangents were pushed.
+    method : Fact
+        How tangents were pushed: kind ``PUSHED``, the ``name`` of the way.
+    certificate : Fact
+        What bounds the rounding error: kind ``TWO_PRECISIONS`` or ``NOT_IN_BOTH``.
+    facts : tuple of Fact
+        How training mode was read where it couples samples or is random; ``notes`` are their sentences.
+    expectation : str
+        Why the standard set expects these ranks; empty for a component of the user's.
     seconds : float
         For this component, without what it shares with others.
     peak_memory : int or None
@@ -62,15 +70,25 @@ class ProbeResult(Record):
     front: str
     dtype: str
     device: str
-    method: str = ""
-    mode: str = ""
+    method: Fact = _UNKNOWN
+    facts: tuple[Fact, ...] = ()
     expected_exact: tuple[int | None, ...] = ()
     expected_numerical: tuple[int | None, ...] = ()
     expectation: str = ""
-    certificate: str = ""
+    certificate: Fact = _UNCERTIFIED
     versions: Mapping[str, str] = field(default_factory=dict)
     seconds: float = 0.0
     peak_memory: int | None = None
+
+    @classmethod
+    def from_earlier(cls, data: Mapping[str, Any]) -> Mapping[str, Any]:
+        """Earlier files say in words what are facts today."""
+        return data if "mode" not in data else earlier.probe(data)
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """The facts as sentences, for people."""
+        return tuple(map(sentence, self.facts))
 
     @property
     def sample_limit(self) -> int:
@@ -169,9 +187,10 @@ class ProbeResult(Record):
             "points": len(self.jacobian_after),
             "tolerance": self.tolerance.to_dict(),
             "expectation": self.expectation,
-            "mode": self.mode,
-            "method": self.method,
-            "certificate": self.certificate,
+            "facts": [fact.to_dict() for fact in self.facts],
+            "notes": list(self.notes),
+            "method": self.method.to_dict(),
+            "certificate": self.certificate.to_dict(),
             "dtype": self.dtype,
             "device": self.device,
             "versions": dict(self.versions),
@@ -293,5 +312,5 @@ def _row(result: ProbeResult) -> ProbeRow:
         expected=(row["expected_exact"], row["expected_numerical"]),
         expectation=result.expectation,
         certificate=result.certificate,
-        mode=result.mode,
+        facts=result.facts,
     )

@@ -9,6 +9,7 @@ from rankscope.report.page import Page, Section, Table
 from rankscope.report.sentences import findings
 from rankscope.views.phrases import phrase
 from rankscope.views.profile_text import flags
+from rankscope.views.sentences import sentence
 
 if TYPE_CHECKING:
     from rankscope.jacobian import JacobianProfile
@@ -119,8 +120,8 @@ def provenance(profile: JacobianProfile) -> dict[str, str]:
     }
     if profile.peak_memory is not None:
         made["peak memory"] = f"{profile.peak_memory / 2**30:.2f} GiB"
-    for number, text in enumerate(profile.failed_methods, 1):
-        made[f"way not taken {number}"] = text
+    for number, fact in enumerate(profile.failed_methods, 1):
+        made[f"way not taken {number}"] = sentence(fact)
     for number, text in enumerate(profile.notes, 1):
         made[f"note {number}"] = text
     made |= {name: str(value) for name, value in profile.provenance.items() if name not in made}

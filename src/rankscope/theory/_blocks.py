@@ -21,6 +21,7 @@ __all__ = [
     "Block",
     "Init",
     "Normalisation",
+    "OutOfRangeError",
     "init_std",
     "sample_weights",
 ]
@@ -100,6 +101,14 @@ def _returned(
     return torch.from_numpy(weights)
 
 
+class OutOfRangeError(Exception):
+    """Features that the dtype cannot hold: they ``overflow``, or their products fall below its normal numbers."""
+
+    def __init__(self, *, overflow: bool) -> None:
+        super().__init__()
+        self.overflow = overflow
+
+
 @dataclass(frozen=True)
 class Block:
     """What every layer does around its weights.
@@ -159,13 +168,13 @@ class Block:
         largest, limits = float(product.abs().max()), torch.finfo(product.dtype)
         top = limits.max if self.normalisation is None else math.sqrt(limits.max / product.shape[1])
         if not largest <= top:
-            raise DataError("the features overflow")
+            raise OutOfRangeError(overflow=True)
         # beside a skip a small branch may vanish; a zero is one unless no factor is
         if self.residual is not None or largest >= least_size(product.dtype):
             return
         a, b = (float(factor.abs().max()) for factor in (batch, weights))
         if a > 0 and b > 0 and (largest > 0 or bool(((batch / a) @ (weights / b).T).any())):
-            raise DataError("the features underflow")
+            raise OutOfRangeError(overflow=False)
 
 
 def _activate(

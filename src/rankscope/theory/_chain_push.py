@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from rankscope._base.errors import DataError
-from rankscope.theory._blocks import Block, Init, sample_weights
+from rankscope.theory._blocks import Block, Init, OutOfRangeError, sample_weights
 
 __all__ = ["linear_states", "nonlinear_states"]
 
@@ -62,10 +62,11 @@ def nonlinear_states(
         weights = sample_weights(init, width, rng, layer, dtype)
         try:
             jacobian, point, batch = block.step(jacobian, point, batch, weights)
-        except DataError as error:
-            verb = "lower" if "overflow" in str(error) else "raise"
+        except OutOfRangeError as error:
+            how, verb = ("overflow", "lower") if error.overflow else ("underflow", "raise")
             raise DataError(
-                f"{error} {name} at layer {layer} (counted from 1); {verb} the init's scale, or take fewer layers"
+                f"the features {how} {name} at layer {layer} (counted from 1); {verb} the init's scale, or take fewer "
+                "layers"
             ) from None
         jacobian, size = _rescaled(jacobian, layer)
         log_scale += size

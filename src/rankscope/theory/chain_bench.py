@@ -138,7 +138,7 @@ def deep_chain(
         width=width,
         depth=depth,
         samples=samples,
-        init=init if isinstance(init, str) else f"<{getattr(init, '__name__', type(init).__name__).strip('<>')}>",
+        init=init if isinstance(init, str) else getattr(init, "__name__", type(init).__name__).strip("<>"),
         dtype=dtype,
         activation=activation,
         residual=block.residual,
@@ -148,6 +148,7 @@ def deep_chain(
         seconds=time.perf_counter() - started,
         provenance={**versions(), "device": device_name("cpu")},
         inputs=columns,
+        std=init_std(init, width) if isinstance(init, str) else None,
     )
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
@@ -74,6 +74,8 @@ class ChainProfile(Record):
         Units per layer, layers asked for, inputs behind the features.
     init, dtype : str
         Name of the initialisation (a callable's own name) and what was computed in.
+    std : float or None
+        Standard deviation of the Gaussian entries; ``None`` where a callable drew them.
     activation, residual, normalisation
         The block, as given to ``deep_chain``.
     tolerance : Tolerance
@@ -102,6 +104,15 @@ class ChainProfile(Record):
     seconds: float
     provenance: dict[str, str] = field(default_factory=dict)
     inputs: int | None = None
+    std: float | None = None
+
+    @classmethod
+    def from_earlier(cls, data: Mapping[str, Any]) -> Mapping[str, Any]:
+        """Earlier files have no ``std`` and put the name of a callable between angle brackets."""
+        if "std" in data:
+            return data
+        init, own = data["init"].strip("<>"), data["init"].startswith("<")
+        return {**data, "init": init, "std": None if own else init_std(init, data["width"])}
 
     @property
     def jacobian_ranks(self) -> NDArray[np.float64]:
@@ -129,8 +140,7 @@ class ChainProfile(Record):
     @property
     def law(self) -> Law:
         """Which law predicts this block, or why none does."""
-        std = self._std()
-        if std is None:
+        if self.std is None:
             return Law.OWN_ENTRIES
         if self.inputs not in (None, self.width):
             return Law.FEWER_INPUTS
@@ -176,7 +186,7 @@ class ChainProfile(Record):
         at the square root of the threshold, which holds for many more samples than units.
         """
         nothing = np.full(self.depth, np.nan)
-        shape, std = (self.width, self.width), self._std()
+        shape, std = (self.width, self.width), self.std
         if std is None or not self.law.predicts:
             return nothing, nothing.copy()
         jacobian, features = self.tolerance.relative(shape), float(np.sqrt(EPS32 * self.width))
@@ -239,6 +249,7 @@ class ChainProfile(Record):
             "depth": self.depth,
             "samples": self.samples,
             "init": self.init,
+            "std": self.std,
             "dtype": self.dtype,
             "activation": self.activation,
             "residual": self.residual,
@@ -309,14 +320,11 @@ class ChainProfile(Record):
                 found[s, step.depth - 1] = read(step)
         return found
 
-    def _std(self) -> float | None:
-        return init_std(self.init, self.width) if not self.init.startswith("<") else None
-
     @property
     def title(self) -> str:
         """Width, init and what stands around the layers, in one phrase."""
         fewer = "" if self.inputs in (None, self.width) else f" behind {self.inputs} inputs"
-        parts = [f"width {self.width}{fewer}", self.init.strip("<>")]
+        parts = [f"width {self.width}{fewer}", self.init]
         parts += [part for part in (self.activation, self.normalisation) if part]
         if self.residual is not None:
             parts.append(f"residual × {self.residual:.3g}")

@@ -32,6 +32,11 @@ PHRASES: dict[FactKind, Callable[[Mapping[str, Any]], str]] = {
     FactKind.NARROW_PROBES: lambda v: (
         f"an estimate: {v['probes']} probes, but the model casts to lower precision inside"
     ),
+    FactKind.TWO_PRECISIONS: lambda v: (
+        f"float32 against float64 on {v['probes']} Gaussian tangents; each bound fails with probability "
+        f"{_power(v['failure'])}"
+    ),
+    FactKind.NOT_IN_BOTH: lambda v: "none: the component does not run in both precisions",
     FactKind.NOT_IN_FLOAT64: lambda v: "none: the model does not run in float64",
     FactKind.NOT_CERTIFIED: lambda v: "not asked for",
 }

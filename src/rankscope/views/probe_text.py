@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 
+from rankscope.views.phrases import phrase
 from rankscope.views.probes import Bounded, ProbeRow, ProbesView, RemediesView
+from rankscope.views.sentences import sentence
 
 __all__ = ["probes_text", "remedies_text"]
 
@@ -52,8 +54,8 @@ def probes_text(found: ProbesView) -> str:
     told = list(dict.fromkeys(r.certificate for r in results))
     for said in told:
         of = "" if len(told) == 1 else f" of {', '.join(r.name for r in results if r.certificate == said)}"
-        lines.append(f"certificate{of}: {said}")
-    lines += [f"note: {r.name}: {r.mode}" for r in results if r.mode]
+        lines.append(f"certificate{of}: {phrase(said)}")
+    lines += [f"{r.name}: {sentence(fact)}" for r in results for fact in r.facts]
     return "\n".join(lines)
 
 

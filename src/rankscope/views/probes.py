@@ -7,6 +7,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from rankscope._base.facts import Fact
+
 __all__ = ["Bounded", "ProbeRow", "ProbesView", "RemediesView", "RemedyLine"]
 
 
@@ -35,8 +37,8 @@ class ProbeRow:
     exact_rank_at_least: int
     expected: tuple[int | None, int | None]
     expectation: str
-    certificate: str
-    mode: str
+    certificate: Fact
+    facts: tuple[Fact, ...]
 
 
 @dataclass(frozen=True)

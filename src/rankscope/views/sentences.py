@@ -34,6 +34,22 @@ def _text(v: _Values) -> str:
     return str(v["text"])
 
 
+def _way_failed(v: _Values) -> str:
+    return f"{_capital(v['name'])} was not used: {v['reason']}."
+
+
+def _way_differs(v: _Values) -> str:
+    return f"{_capital(v['name'])} was not used: it differs from {v['other']} by {v['difference']:.0e} of the largest."
+
+
+def _way_given_up(v: _Values) -> str:
+    return f"{_capital(v['name'])} was not used from a later image on: {v['reason']}."
+
+
+def _capital(text: str) -> str:
+    return text if "(" in text else text[:1].upper() + text[1:]  # code keeps its letters
+
+
 def _differentiated(v: _Values) -> str:
     own = f" Each sample has its own {_and(v['per_sample'])}." if v["per_sample"] else ""
     shared = f" All samples share {_and(v['shared'])}." if v["shared"] else ""
@@ -158,6 +174,20 @@ def _listed(names: Sequence[str]) -> str:
     return f"{shown} and {len(names) - _NAMED} more" if len(names) > _NAMED else shown
 
 
+def _coupled(v: _Values) -> str:
+    return (
+        "The samples of a batch are coupled. The Jacobian is that of one sample in a batch of "
+        f"{v['context']:,} of which the others are held fixed."
+    )
+
+
+def _masks(_: _Values) -> str:
+    return (
+        "The component is random in training mode. One mask is drawn for a Jacobian, another for each sample of the "
+        "features."
+    )
+
+
 def _several_tensors(v: _Values) -> str:
     names, tensors = v["names"], v["tensors"]
     verb, each = ("returns", "") if len(names) == 1 else ("return", " each")
@@ -199,6 +229,9 @@ def _and(names: tuple[str, ...]) -> str:
 _SENTENCES: dict[FactKind, Callable[[_Values], str]] = {
     FactKind.NOTE: _text,
     FactKind.EARLIER_NOTE: _text,
+    FactKind.WAY_FAILED: _way_failed,
+    FactKind.WAY_DIFFERS: _way_differs,
+    FactKind.WAY_GIVEN_UP: _way_given_up,
     FactKind.DIFFERENTIATED: _differentiated,
     FactKind.INPUT_LEFT_OUT: _input_left_out,
     FactKind.READ_BACK: _read_back,
@@ -218,6 +251,8 @@ _SENTENCES: dict[FactKind, Callable[[_Values], str]] = {
     FactKind.FUNCTION_UNCHECKED: _function_unchecked,
     FactKind.WEIGHTS_RAISED: _raised,
     FactKind.NO_GRAPH: _no_graph,
+    FactKind.SAMPLES_COUPLED: _coupled,
+    FactKind.RANDOM_MASKS: _masks,
     FactKind.SEVERAL_TENSORS: _several_tensors,
     FactKind.LEFT_OUT: _left_out,
     FactKind.COMPLEX_ROWS: _complex_rows,
