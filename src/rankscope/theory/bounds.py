@@ -3,20 +3,26 @@
 from __future__ import annotations
 
 import math
-from dataclasses import asdict, dataclass
-from typing import Any
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
 from rankscope._base.errors import DataError, UsageError
+from rankscope._base.records import Record
 from rankscope.spectra import Spectrum, Tolerance, ToleranceLike, as_tolerance
 from rankscope.theory._matrices import Matrix, as_matrix
+from rankscope.views.theory_figure import plot_bars
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from matplotlib.axes import Axes
 
 __all__ = ["CompositionBound", "composition_bound", "stability_radius"]
 
 
-@dataclass(frozen=True)
-class CompositionBound:
+@dataclass(frozen=True, eq=False)
+class CompositionBound(Record):
     """Both sides of Rank_{rtol·κ}(BA) ≤ Rank_rtol(A), κ = ‖A‖‖B‖/‖BA‖.
 
     Attributes
@@ -42,6 +48,8 @@ class CompositionBound:
     rtol: float
     tolerance: str
 
+    derived: ClassVar[tuple[str, ...]] = ("holds", "rose")
+
     @property
     def holds(self) -> bool:
         """Whether ``bounded`` ≤ ``before``; False only through rounding at the threshold."""
@@ -52,10 +60,18 @@ class CompositionBound:
         """Whether the numerical rank at one and the same rtol rose from A to BA, which it may."""
         return self.after > self.before
 
-    def to_dict(self) -> dict[str, Any]:
-        """Plain values for JSON; an infinite κ becomes None."""
-        kappa = self.kappa if math.isfinite(self.kappa) else None
-        return {"schema_version": 1, **asdict(self), "kappa": kappa, "holds": self.holds, "rose": self.rose}
+    def table(self) -> pd.DataFrame:
+        """One row: both ranks at the same rtol, the bounded one, κ, and whether the bound holds."""
+        import pandas as pd
+
+        names = ("before", "after", "bounded", "kappa", "rtol", "tolerance", "holds", "rose")
+        return pd.DataFrame([{name: getattr(self, name) for name in names}])
+
+    def plot(self, *, ax: Axes | None = None) -> Axes:
+        """The three ranks as bars."""
+        title = f"tolerance {self.tolerance}, κ = {self.kappa:.4g}"
+        names = ("A", "BA", "BA at κ·rtol")
+        return plot_bars(names, (self.before, self.after, self.bounded), title=title, ax=ax)
 
     def __str__(self) -> str:
         rise = " (a rise at equal rtol)" if self.rose else ""

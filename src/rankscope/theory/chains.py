@@ -14,14 +14,20 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from rankscope._base.errors import DataError, MeasurementError, UsageError
+from rankscope._base.records import Record
 from rankscope.spectra import ToleranceLike, as_tolerance
 from rankscope.theory._matrices import Matrix, as_matrix, qr_step
+from rankscope.views.theory_figure import plot_spectrum
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from matplotlib.axes import Axes
 
 __all__ = ["ChainSpectrum", "chain_singular_values"]
 
@@ -29,7 +35,7 @@ _SWEEPS = 60
 
 
 @dataclass(frozen=True, eq=False)
-class ChainSpectrum:
+class ChainSpectrum(Record):
     """Singular values of a product, as logarithms.
 
     Attributes
@@ -64,15 +70,17 @@ class ChainSpectrum:
         kept = logs > threshold if tol.strict else logs >= threshold
         return int((kept & np.isfinite(logs)).sum())
 
-    def to_dict(self) -> dict[str, Any]:
-        """Plain values for JSON; −inf becomes None."""
-        return {
-            "schema_version": 1,
-            "shape": list(self.shape),
-            "depth": self.depth,
-            "log_singular_values": [float(v) if math.isfinite(v) else None for v in self.log_singular_values],
-            "rank_drops": [list(drop) for drop in self.rank_drops],
-        }
+    def table(self) -> pd.DataFrame:
+        """One row a singular value: ``k``, ``log_singular_value``, ``exponent``."""
+        import pandas as pd
+
+        columns = {"log_singular_value": self.log_singular_values, "exponent": self.exponents}
+        return pd.DataFrame({"k": np.arange(1, len(self.exponents) + 1), **columns})
+
+    def plot(self, *, ax: Axes | None = None) -> Axes:
+        """Logarithms of the singular values by their index; those of lost directions are left out."""
+        title = f"{self.depth:,} factors, {self.shape[0]:,}×{self.shape[1]:,}"
+        return plot_spectrum(self.log_singular_values, label="log σ (nats)", title=title, ax=ax)
 
     def __repr__(self) -> str:
         rows, columns = self.shape

@@ -8,19 +8,25 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy.special import digamma, polygamma
 
 from rankscope._base.checks import count_of, number_of
+from rankscope._base.records import Record
+from rankscope.views.theory_figure import plot_spectrum
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from matplotlib.axes import Axes
 
 __all__ = ["GaussianExponents", "critical_std", "gaussian_exponents", "growth_rate"]
 
 
 @dataclass(frozen=True, eq=False)
-class GaussianExponents:
+class GaussianExponents(Record):
     """Lyapunov exponents of a chain of independent n × n matrices with entries N(0, std²).
 
     Attributes
@@ -49,15 +55,17 @@ class GaussianExponents:
         """Standard deviation of log σ_k/depth about λ_k, shape (n,)."""
         return np.sqrt(self.variances / count_of(depth, "depth"))
 
-    def to_dict(self) -> dict[str, Any]:
-        """Plain values for JSON."""
-        return {
-            "schema_version": 1,
-            "n": self.n,
-            "std": self.std,
-            "exponents": self.exponents.tolist(),
-            "variances": self.variances.tolist(),
-        }
+    def table(self) -> pd.DataFrame:
+        """One row an exponent: ``k``, ``exponent``, ``variance``, ``ratio``."""
+        import pandas as pd
+
+        columns = {"exponent": self.exponents, "variance": self.variances, "ratio": self.ratios}
+        return pd.DataFrame({"k": np.arange(1, self.n + 1), **columns})
+
+    def plot(self, *, ax: Axes | None = None) -> Axes:
+        """Exponents by their index."""
+        title = f"Gaussian layers of width {self.n:,}, entries N(0, {self.std:g}²)"
+        return plot_spectrum(self.exponents, label="exponent (nats per layer)", title=title, ax=ax)
 
     def __repr__(self) -> str:
         return (

@@ -4,13 +4,18 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy.special import digamma, ndtr, stdtrit
 
-from rankscope._base.records import ByValue
+from rankscope._base.records import Record
+from rankscope.views.theory_figure import plot_spectrum
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from matplotlib.axes import Axes
 
 __all__ = ["LyapunovExponents"]
 
@@ -20,7 +25,7 @@ _BATCHES = 8  # fewer batch means tell nothing of their own spread
 
 
 @dataclass(frozen=True, eq=False)
-class LyapunovExponents(ByValue):
+class LyapunovExponents(Record):
     """Exponents of a chain, their errors, and where the gaps of Theorem 4 fail.
 
     Attributes
@@ -59,6 +64,8 @@ class LyapunovExponents(ByValue):
     converged: bool | None
     exact_drops: tuple[int, ...] = ()
     batches: int = 0
+
+    derived: ClassVar[tuple[str, ...]] = ("gap", "has_gap", "unresolved_gaps")
 
     @property
     def gap(self) -> Literal["resolved", "absent", "not resolved"]:
@@ -99,28 +106,18 @@ class LyapunovExponents(ByValue):
         limits = np.maximum(_FLOOR, self._limit(np.nan_to_num(self.gap_errors)))
         return tuple(int(i) + 1 for i in np.flatnonzero(gaps <= limits))
 
-    def to_dict(self) -> dict[str, Any]:
-        """Plain values for JSON; −inf and NaN become None."""
+    def table(self) -> pd.DataFrame:
+        """One row an exponent: ``k``, ``exponent``, ``standard_error``."""
+        import pandas as pd
 
-        def plain(values: NDArray[np.float64]) -> list[float | None]:
-            return [float(v) if math.isfinite(v) else None for v in values]
+        columns = {"exponent": self.exponents, "standard_error": self.standard_errors}
+        return pd.DataFrame({"k": np.arange(1, len(self.exponents) + 1), **columns})
 
-        return {
-            "schema_version": 1,
-            "n": self.n,
-            "depth": self.depth,
-            "exponents": plain(self.exponents),
-            "standard_errors": plain(self.standard_errors),
-            "gap_errors": plain(self.gap_errors),
-            "gap": self.gap,
-            "has_gap": self.has_gap,
-            "spread_error": self.spread_error if math.isfinite(self.spread_error) else None,
-            "unresolved_gaps": list(self.unresolved_gaps),
-            "rank_drops": [list(drop) for drop in self.rank_drops],
-            "exact_drops": list(self.exact_drops),
-            "batches": self.batches,
-            "converged": self.converged,
-        }
+    def plot(self, *, ax: Axes | None = None) -> Axes:
+        """Finite exponents by their index, standard errors as whiskers."""
+        title = f"{len(self.exponents):,} of {self.n:,} exponents after {self.depth:,} layers"
+        errors, label = self.standard_errors, "exponent (nats per layer)"
+        return plot_spectrum(self.exponents, label=label, title=title, errors=errors, ax=ax)
 
     def __str__(self) -> str:
         lines = [f"{len(self.exponents)} of {self.n} Lyapunov exponents after {self.depth} layers, nats per layer"]

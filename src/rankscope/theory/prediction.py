@@ -22,8 +22,8 @@ Lyapunov mean.
 from __future__ import annotations
 
 import math
-from dataclasses import asdict, dataclass
-from typing import Any, Literal, TypeAlias
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, ClassVar, Literal, TypeAlias
 
 import numpy as np
 from scipy.interpolate import PchipInterpolator
@@ -32,7 +32,13 @@ from scipy.special import digamma, ndtr, polygamma
 
 from rankscope._base.checks import count_of
 from rankscope._base.errors import UsageError, nearest
+from rankscope._base.records import Record
 from rankscope.spectra import Tolerance, ToleranceLike, as_tolerance
+from rankscope.views.theory_figure import plot_depths
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from matplotlib.axes import Axes
 
 __all__ = [
     "CROSSOVER",
@@ -55,8 +61,8 @@ CROSSOVER = 4
 _BLEND = (1, 16)
 
 
-@dataclass(frozen=True)
-class RankPrediction:
+@dataclass(frozen=True, eq=False)
+class RankPrediction(Record):
     """A predicted numerical rank and whether the law that gave it may be used there.
 
     Attributes
@@ -87,6 +93,8 @@ class RankPrediction:
     depth_range: tuple[int, int | None]
     in_range: bool
 
+    derived: ClassVar[tuple[str, ...]] = ("rank", "laws")
+
     @property
     def rank(self) -> int:
         """``value`` rounded to the nearest whole number."""
@@ -100,10 +108,21 @@ class RankPrediction:
     def __int__(self) -> int:
         return self.rank
 
-    def to_dict(self) -> dict[str, Any]:
-        """Plain values for JSON, with what every law says."""
-        plain = {**asdict(self), "rank": self.rank, "depth_range": list(self.depth_range), "laws": self.laws}
-        return {"schema_version": 1, **plain}
+    def table(self) -> pd.DataFrame:
+        """One row: the prediction, what it is for, and what every law says."""
+        import pandas as pd
+
+        names = ("n", "depth", "rtol", "tolerance", "law", "value", "rank", "in_range")
+        first, last = self.depth_range
+        row = {name: getattr(self, name) for name in names} | {"first_depth": first, "last_depth": last}
+        return pd.DataFrame([{**row, **self.laws}])
+
+    def plot(self, *, ax: Axes | None = None) -> Axes:
+        """What every law predicts up to four times the depth, and this prediction as a point."""
+        depths = np.unique(np.geomspace(1, 4 * self.depth, 40).round().astype(np.int64))
+        laws = {name: np.array([_count(self.n, int(k), self.rtol, name) for k in depths]) for name in _LAWS[1:]}
+        title = f"Gaussian layers of width {self.n:,}, tolerance {self.tolerance}"
+        return plot_depths(depths, laws, (self.depth, self.value), title=title, ax=ax)
 
     def __str__(self) -> str:
         first, last = self.depth_range

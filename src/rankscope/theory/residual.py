@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,15 +25,21 @@ from scipy.special import digamma, gammaln, xlogy
 
 from rankscope._base.checks import count_of, number_of
 from rankscope._base.errors import UsageError
+from rankscope._base.records import Record
 from rankscope.spectra import ToleranceLike
 from rankscope.theory._matrices import generator
 from rankscope.theory.prediction import counts_nothing, relative_tolerance
+from rankscope.views.theory_figure import plot_spectrum
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from matplotlib.axes import Axes
 
 __all__ = ["ResidualExponents", "relu_width", "residual_exponents"]
 
 
 @dataclass(frozen=True, eq=False)
-class ResidualExponents:
+class ResidualExponents(Record):
     """Lyapunov exponents of a chain of layers I + t·G/√n.
 
     Attributes
@@ -46,15 +52,23 @@ class ResidualExponents:
         λ_1 ≥ … ≥ λ_n, nats per layer, float64, shape (n,).
     standard_errors : numpy.ndarray
         Sampling error of each; zero where the closed form was used.
-    method : str
-        ``"closed form"`` (error of order 1/n) or ``"sampled (N layers)"`` (exact but for the standard error).
+    samples : int or None
+        Independent layers that were sampled (exact but for the standard error); ``None`` for the closed form, whose
+        error is of order 1/n.
     """
 
     n: int
     t: float
     exponents: NDArray[np.float64]
     standard_errors: NDArray[np.float64]
-    method: str
+    samples: int | None
+
+    derived: ClassVar[tuple[str, ...]] = ("method",)
+
+    @property
+    def method(self) -> str:
+        """``samples`` in words."""
+        return "closed form" if self.samples is None else f"sampled ({self.samples} layers)"
 
     def rank(self, depth: int, tolerance: ToleranceLike = "paper") -> int:
         """Numerical rank after ``depth`` layers by these exponents: #{k : L(λ_1 − λ_k) ≤ log 1/rtol}, at least 1.
@@ -70,16 +84,18 @@ class ResidualExponents:
             return self.n
         return max(1, int((depth * (self.exponents[0] - self.exponents) <= -math.log(rtol)).sum()))
 
-    def to_dict(self) -> dict[str, Any]:
-        """Plain values for JSON."""
-        return {
-            "schema_version": 1,
-            "n": self.n,
-            "t": self.t,
-            "exponents": self.exponents.tolist(),
-            "standard_errors": self.standard_errors.tolist(),
-            "method": self.method,
-        }
+    def table(self) -> pd.DataFrame:
+        """One row an exponent: ``k``, ``exponent``, ``standard_error``."""
+        import pandas as pd
+
+        columns = {"exponent": self.exponents, "standard_error": self.standard_errors}
+        return pd.DataFrame({"k": np.arange(1, self.n + 1), **columns})
+
+    def plot(self, *, ax: Axes | None = None) -> Axes:
+        """Exponents by their index, standard errors as whiskers."""
+        title = f"Residual layers of width {self.n:,}, t = {self.t:g}"
+        errors, label = self.standard_errors, "exponent (nats per layer)"
+        return plot_spectrum(self.exponents, label=label, title=title, errors=errors, ax=ax)
 
     def __repr__(self) -> str:
         return (
@@ -128,7 +144,7 @@ def residual_exponents(n: int, t: float, *, samples: int | None = None, seed: in
         product = t**4 * share * (1 - share)
         w = np.where(1 + centre >= 0, (1 + centre + root) / 2, 2 * product / np.maximum(root - 1 - centre, 1e-300))
         exponents = 0.5 * np.log(w)
-    return ResidualExponents(n, t, exponents, np.zeros(n), "closed form")
+    return ResidualExponents(n, t, exponents, np.zeros(n), None)
 
 
 def relu_width(n: int) -> int:
@@ -153,7 +169,7 @@ def _sampled(n: int, t: float, samples: int, seed: int) -> ResidualExponents:
         r = np.linalg.qr(np.eye(n) + t / math.sqrt(n) * rng.standard_normal((n, n)), mode="r")
         row[:] = np.log(np.abs(np.diag(r)))
     errors = logs.std(axis=0, ddof=1) / math.sqrt(samples)
-    return ResidualExponents(n, t, logs.mean(axis=0), errors, f"sampled ({samples} layers)")
+    return ResidualExponents(n, t, logs.mean(axis=0), errors, samples)
 
 
 def _log_noncentral_chi2(degrees: int, noncentrality: float) -> float:
