@@ -72,6 +72,12 @@ MADE: dict[str, Callable[[], Record]] = {
     "RegularisationPath": lambda: _deficit().path(0, points=4),
     "ProbeResult": lambda: rs.probe(nn.ReLU(), input_shape=(2, 3, 3), batch=30, device="cpu"),
     "ProbeResults": lambda: rs.probe_all({"a": nn.ReLU()}, input_shape=(2, 3, 3), batch=30, device="cpu"),
+    "ChainSpectrum": lambda: rs.theory.chain_singular_values([[[1.0, 0.0], [0.0, 0.0]]] * 2),  # a log σ of −inf
+    "CompositionBound": lambda: rs.theory.composition_bound([[1.0, 0.0]], [[0.0], [0.0]]),  # κ is infinite
+    "GaussianExponents": lambda: rs.theory.gaussian_exponents(3, 0.5),
+    "LyapunovExponents": lambda: rs.theory.lyapunov_exponents([np.diag([1.0, 0.0])] * 3),
+    "RankPrediction": lambda: rs.theory.predicted_rank(6, 40),
+    "ResidualExponents": lambda: rs.theory.residual_exponents(4, 0.5, samples=3),
     "RemedyResult": lambda: rs.probe_remedies(["plain", "width"], width=6, depth=3, seeds=(0, 1)),
 }
 
@@ -120,10 +126,10 @@ def test_other_numbers_are_not_equal(name: str) -> None:
 def _changed(value: Any) -> Any:
     """The same with one number further off, or nothing where there is none to be found."""
     if isinstance(value, float | int) and not isinstance(value, bool):
-        return value + 1
+        return value + 1 if np.isfinite(value) else 1.5
     if isinstance(value, np.ndarray) and value.size and value.dtype.kind == "f":
         other = value.copy()
-        other.flat[0] = other.flat[0] + 1
+        other.flat[0] = other.flat[0] + 1 if np.isfinite(other.flat[0]) else 1.5
         return other
     if isinstance(value, rs.Spectrum):
         return replace(value, singular_values=value.singular_values + 1)
