@@ -6,7 +6,8 @@ takes the inputs that the two passes have on different pieces from the float32 p
 the units that had to be moved across their kink are counted by themselves.
 
 Only those units are moved. What rounding did to the others belongs to the error that the certificate measures: a
-square root behind a clamp is steep, and its derivative shows it.
+square root behind a clamp is steep, and its derivative shows it. Of a maximum, likewise, only the choice is taken over
+(``choices``), never the value.
 """
 
 from __future__ import annotations
@@ -19,6 +20,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 from torch.overrides import TorchFunctionMode
+
+from rankscope.jacobian.choices import CHOOSING, Choice
 
 __all__ = ["SamePiece"]
 
@@ -53,19 +56,6 @@ _SIGNED: tuple[Callable[..., Any], ...] = (
     Tensor.clip_,
     Tensor.abs,
 )
-_POOLS: tuple[Callable[..., Any], ...] = (
-    functional.max_pool1d,
-    functional.max_pool2d,
-    functional.max_pool3d,
-    functional.max_pool2d_with_indices,
-    functional.adaptive_max_pool1d,
-    functional.adaptive_max_pool2d,
-    torch.max_pool1d,
-    torch.max_pool2d,
-    torch.max_pool3d,
-    torch.amax,
-    Tensor.amax,
-)
 # whose only kink is at zero
 _AT_ZERO = frozenset(
     {
@@ -82,7 +72,7 @@ _AT_ZERO = frozenset(
         Tensor.abs,
     }
 )
-_KINKED = frozenset([*_SIGNED, *_POOLS])
+_KINKED = frozenset([*_SIGNED, *CHOOSING])
 # where the functions that can work in place without a name that says so take that argument
 _IN_PLACE = {
     functional.relu: 1,
@@ -117,7 +107,7 @@ class _Called:
         """
         if self.func in _AT_ZERO:
             return torch.sign(x) != torch.sign(wanted)
-        if self.func in _POOLS or x.dtype != torch.float64:
+        if x.dtype != torch.float64:
             return None
 
         def value(at: Tensor) -> Tensor:
@@ -132,10 +122,14 @@ class _Called:
         return (bend > rounding) | bend.isnan()
 
 
-class _Visit(TorchFunctionMode):
-    """Calls ``visit(position, call, input)`` before every piecewise linear function; it returns what to add."""
+_Move = Tensor | Choice | None
+"""What to add to a function's input, or the choice to make in its place."""
 
-    def __init__(self, visit: Callable[[int, _Called, Tensor], Tensor | None]) -> None:
+
+class _Visit(TorchFunctionMode):
+    """Calls ``visit(position, call, input)`` before every piecewise linear function and does what it says."""
+
+    def __init__(self, visit: Callable[[int, _Called, Tensor], _Move]) -> None:
         super().__init__()
         self.visit = visit
         self.position = 0
@@ -143,10 +137,12 @@ class _Visit(TorchFunctionMode):
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
         if func in _KINKED and args and isinstance(args[0], Tensor) and args[0].is_floating_point():
-            shift = self.visit(self.position, _Called(func, tuple(args[1:]), kwargs), args[0])
+            move = self.visit(self.position, _Called(func, tuple(args[1:]), kwargs), args[0])
             self.position += 1
-            if shift is not None:
-                first = args[0].add_(shift) if _works_in_place(func, args, kwargs) else args[0] + shift
+            if isinstance(move, Choice):
+                return move.of(args[0])
+            if move is not None:
+                first = args[0].add_(move) if _works_in_place(func, args, kwargs) else args[0] + move
                 args = (first, *args[1:])
         return func(*args, **kwargs)
 
@@ -156,7 +152,7 @@ class SamePiece:
 
     def __init__(self) -> None:
         self.inputs: list[Tensor] = []
-        self.shifts: list[Tensor | None] = []
+        self.moves: list[_Move] = []
         self.flips: Tensor | None = None
         self.apart: Tensor | None = None
 
@@ -208,30 +204,34 @@ class SamePiece:
         return _Visit(visit)
 
     def aligning(self, images: int) -> _Visit:
-        """Around the forward pass in the other precision: what to add to each input; counts flips by image."""
+        """Around the forward pass in the other precision: what keeps it on the piece; counts flips by image."""
 
-        def visit(position: int, called: _Called, x: Tensor) -> Tensor | None:
+        def visit(position: int, called: _Called, x: Tensor) -> _Move:
             if position >= len(self.inputs) or self.inputs[position].shape != x.shape:
-                self.shifts.append(None)
+                self.moves.append(None)
                 return None
             wanted = self.inputs[position]
             if called.func in _SIGNED and x.numel() % images == 0:
                 flipped = ((x > 0) != (wanted > 0)).reshape(images, -1).sum(1)
                 self.flips = flipped if self.flips is None else self.flips + flipped
-            wanted = wanted.to(x.dtype)
-            shift = wanted - x
-            moved = called.apart(x, wanted)
-            if moved is not None:
-                shift = torch.where(moved, shift, torch.zeros_like(shift))
-            self.shifts.append(shift)
-            return shift
+            move: _Move
+            if called.func in CHOOSING:
+                move = Choice.made(called.func, wanted, called.args, called.kwargs)
+            else:
+                wanted = wanted.to(x.dtype)
+                move = wanted - x
+                moved = called.apart(x, wanted)
+                if moved is not None:
+                    move = torch.where(moved, move, torch.zeros_like(move))
+            self.moves.append(move)
+            return move
 
         return _Visit(visit)
 
     def replaying(self) -> _Visit:
-        """Around passes under transforms: the same shifts, which carry no tangent, again in every pass."""
+        """Around passes under transforms: the same moves, which carry no tangent, again in every pass."""
 
-        def visit(position: int, called: _Called, x: Tensor) -> Tensor | None:
-            return self.shifts[position % len(self.shifts)] if self.shifts else None
+        def visit(position: int, called: _Called, x: Tensor) -> _Move:
+            return self.moves[position % len(self.moves)] if self.moves else None
 
         return _Visit(visit)
