@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import ast
+import re
+from collections.abc import Iterator
 from pathlib import Path
 
 import rankscope
@@ -73,3 +75,41 @@ def test_no_circles() -> None:
     graph = _graph()
     assert len(graph) > 150
     assert _circles(graph) == []
+
+
+FLAG = re.compile(r"(?<![\w-])--[a-z][a-z-]+")
+OTHER_PROGRAMS = ("hf download ", "pip install ")  # their options stay as they are, in a command to copy
+
+
+def _texts(tree: ast.Module) -> Iterator[str]:
+    """What a file may say: its text literals, those of an f-string together, without the docstrings."""
+    silent: set[ast.AST] = set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
+            first = node.body[0] if node.body else None
+            if isinstance(first, ast.Expr):
+                silent.add(first.value)
+        elif isinstance(node, ast.JoinedStr):
+            silent.update(node.values)
+            yield "…".join(str(part.value) for part in node.values if isinstance(part, ast.Constant))
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Constant) and isinstance(node.value, str) and node not in silent:
+            yield node.value
+
+
+def test_library_messages_name_no_flags() -> None:
+    """A caller of the library has parameters; the command line turns `parameter("limit")` into its own option."""
+    said = {
+        f"{file.relative_to(ROOT)}: {text}"
+        for file in ROOT.rglob("*.py")
+        if file.relative_to(ROOT).parts[0] != "cli"
+        for text in _texts(ast.parse(file.read_text()))
+        if FLAG.search(text) and not any(program in text for program in OTHER_PROGRAMS)
+    }
+    assert said == set()
+
+
+def test_the_search_sees_a_flag() -> None:
+    code = 'def f(x):\n    """Not --this."""\n    raise ValueError(f"give {x} a smaller --patch")\n'
+    assert [bool(FLAG.search(text)) for text in _texts(ast.parse(code))] == [True]
+    assert not FLAG.search("a --- b, x--y, 1 -- 2")

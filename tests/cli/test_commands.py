@@ -148,7 +148,7 @@ REFUSALS = {
     "sketch over the input": (["FILE", "--columns", "sketch:2000"], 2, "2000"),
     "chunk size": (["FILE", "--chunk-size", "0"], 2, "positive"),
     "memory budget": (["FILE", "--memory-budget", "lots"], 2, "4GB"),
-    "budget too small": (["FILE", "--memory-budget", "10"], 1, "raise memory_budget"),
+    "budget too small": (["FILE", "--memory-budget", "10"], 1, "raise --memory-budget"),
     "empty folder": (["FILE", "--images", "EMPTY"], 1, "EMPTY"),
     "no such folder": (["FILE", "--images", "/no/such/place"], 1, "/no/such/place"),
     "training mode": (["TRAINING"], None, ""),

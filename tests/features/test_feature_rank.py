@@ -109,7 +109,7 @@ def test_too_wide_for_memory_is_sketched_with_bounds_that_hold():
     assert exact.pca_dimension == layer.pca_dimension
     assert layer.stable_rank == pytest.approx(exact.stable_rank, rel=1e-3)
     assert f"[{low}, {high}]" in str(profile)
-    with pytest.raises(DataError, match=r'a: 300 dimensions: .*give more memory=, or reduce="pool"'):
+    with pytest.raises(DataError, match=r'a: 300 dimensions: .*give more memory, or reduce="pool"'):
         feature_rank({"a": x}, memory=1000)
 
 

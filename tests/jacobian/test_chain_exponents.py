@@ -386,7 +386,7 @@ class Constant(nn.Module):
 )
 def test_a_model_that_does_not_run_in_float64(make: Callable[[], nn.Module], cut_points: str | list[str]):
     model, x = make().eval(), torch.randn(1, 6)
-    with pytest.raises(rs.ModelError, match=r'does not run in float64: .*; pass dtype="float32"'):
+    with pytest.raises(rs.ModelError, match=r'does not run in float64: .*; give dtype="float32"'):
         rs.chain_exponents(model, x, cut_points=cut_points)
     assert rs.chain_exponents(model, x, cut_points=cut_points, dtype="float32").exponents.shape == (1, 6)
 

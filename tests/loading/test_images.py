@@ -261,5 +261,5 @@ def test_unknown_input_size_and_bad_limit() -> None:
         load_images("photos")
     with pytest.raises(DataError, match="noise needs the model's input size"):
         load_images("noise")
-    with pytest.raises(UsageError, match="limit=0; at least one image"):
+    with pytest.raises(UsageError, match="limit is 0; at least one image"):
         load_images("digits", limit=0)

@@ -206,7 +206,7 @@ def test_wrong_names(spec: str, message: str) -> None:
 def test_wrong_options() -> None:
     with pytest.raises(UsageError, match="weights 'randm' are neither 'pretrained', 'random' nor a file"):
         load_model("digits", weights="randm")
-    with pytest.raises(UsageError, match="num_classes=-1; give the number of classes, or 0 for the model without"):
+    with pytest.raises(UsageError, match="num_classes is -1; give the number of classes, or 0 for the model without"):
         load_model("timm:test_vit", weights="random", num_classes=-1)
     with pytest.raises(UsageError, match="num_classes=3 with pretrained weights"):
         load_model("timm:test_vit", num_classes=3)

@@ -66,11 +66,11 @@ def test_a_figure_without_networks_is_left_out_of_all(world: World, tmp_path: Pa
     found = reproduce_all(out=tmp_path / "out", progress=told, **given)
     assert list(found) == ["fig1d", "table1"]
     assert told.lines == [
-        "fig1b is skipped: it shows GluMixer-24, ResMLP-S24, --only names none of them, --networks adds none",
+        "fig1b is skipped: none of its networks (GluMixer-24, ResMLP-S24) was asked for, and none was added",
         "fig1d (1 of 2): linear chain, weights N(0, 0.02)",
         "table1 (2 of 2): the networks: layers, parameters, accuracy",
         "finished: fig1d, table1",
-        "skipped: fig1b, of whose networks --only names none",
+        "skipped: fig1b, since none of its networks was asked for",
     ]
 
 
@@ -158,14 +158,14 @@ def test_a_factory_brings_its_own_weights(world: World, tmp_path: Path) -> None:
     own, theirs = found.values.to_dict("records")
     assert (own["network"], theirs["network"]) == ("net3", "small")
     assert own["top1_percent"] == theirs["top1_percent"] > 90
-    note = f"net3: --weights {str(mine.weights)!r} has no net3.safetensors (or .pth): the weights are the factory's own"
+    note = f"net3: {str(mine.weights)!r} has no net3.safetensors (or .pth): the weights are the factory's own"
     assert note in found.notes
     assert [n for n in found.notes if "factory's own" in n] == [note]
     assert found.settings["networks"][0]["weights"] == "as tiny.py:net3 returns them"
     expected = (
         r"lacks resnet10t.safetensors \(or .pth\) for timm:resnet10t: put the files there, or drop added networks "
     )
-    with pytest.raises(ModelError, match=expected + r"from --networks$"):
+    with pytest.raises(ModelError, match=expected + r"from networks$"):
         reproduce("table1", out=tmp_path / "two", **options(mine, networks=["timm:resnet10t"]))
-    with pytest.raises(ModelError, match=r"or leave networks out with --only$"):
+    with pytest.raises(ModelError, match=r"or leave networks out with only$"):
         reproduce("table1", out=tmp_path / "two", **options(mine, networks=[], only=["ViT-T"]))

@@ -109,7 +109,7 @@ def test_another_seed_is_refused_over_the_parts_and_differs_elsewhere(chains: Pa
     settings = chains / "fig1f" / "parts" / "fig1f" / "seed-0" / "settings.json"
     kept = settings.read_text()
     settings.write_text(kept.replace('"width": 60', '"width": 61'))
-    with pytest.raises(OutputError, match=r"seed-0 was measured with width 61, now 60; give another --out, or delete"):
+    with pytest.raises(OutputError, match=r"seed-0 was measured with width 61, now 60; give another out, or delete"):
         reproduce("fig1f", out=chains / "fig1f", scale="small")
     settings.write_text(kept)
     other = reproduce("fig1f", out=tmp_path, scale="small", seed=7)
@@ -170,9 +170,9 @@ def test_unknown_names_and_options(tmp_path: Path) -> None:
         reproduce("FIG1D", out=tmp_path)
     with pytest.raises(UsageError, match="limit is 0; it must be a whole number of at least 1"):
         reproduce_all(out=tmp_path, limit=0)
-    with pytest.raises(UsageError, match="--as 'papr' is unknown; did you mean 'paper'"):
+    with pytest.raises(UsageError, match="unknown convention 'papr'; did you mean 'paper'"):
         reproduce("fig1d", out=tmp_path, convention="papr")
-    with pytest.raises(UsageError, match="--scale 'smal' is unknown; did you mean 'small'"):
+    with pytest.raises(UsageError, match="unknown scale 'smal'; did you mean 'small'"):
         reproduce("fig1d", out=tmp_path, scale="smal")
     with pytest.raises(UsageError, match="seed is -1; it must be a whole number of at least 0"):
         reproduce("fig1d", out=tmp_path, seed=-1)
@@ -183,12 +183,12 @@ def test_unknown_names_and_options(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", [n for n, e in EXPERIMENTS.items() if e.data])
 def test_without_data_one_line_says_what_to_fetch(name: str, tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match=rf"{name}: --imagenet DIR is needed: fetch .* fig1d, fig1e, fig1f, fig3 "):
+    with pytest.raises(UsageError, match=rf"{name}: imagenet=DIR is needed: fetch .* fig1d, fig1e, fig1f, fig3 "):
         reproduce(name, out=tmp_path / "out")
     assert not (tmp_path / "out").exists()
 
 
 def test_all_without_data_does_nothing(tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match="all: --imagenet DIR is needed"):
+    with pytest.raises(UsageError, match="all: imagenet=DIR is needed"):
         reproduce_all(out=tmp_path / "out")
     assert not (tmp_path / "out").exists()

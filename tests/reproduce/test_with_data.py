@@ -244,7 +244,7 @@ def test_parts_of_other_settings_are_refused(
     world: World, tmp_path: Path, name: str, more: dict[str, int], what: str
 ) -> None:
     reproduce(name, out=tmp_path, **options(world))
-    with pytest.raises(OutputError, match=rf"parts/small/.* was measured with {what}; give another --out, or delete"):
+    with pytest.raises(OutputError, match=rf"parts/small/.* was measured with {what}; give another out, or delete"):
         reproduce(name, out=tmp_path, **options(world, **more))
 
 

@@ -82,7 +82,7 @@ def test_the_papers_lists(name: str) -> None:
 def test_paper_knows_no_other_network() -> None:
     model = CASES["residual"].model()
     found = trace(model, example_sample(model, CASES["residual"].sample(1)))
-    with pytest.raises(rs.CutPointError, match=r"this ResidualCNN is none of them\. Use cut_points='blocks'"):
+    with pytest.raises(rs.CutPointError, match=r'this ResidualCNN is none of them\. Use cut_points="blocks"'):
         select(model, found, "paper")
     model, found = traced("resnet18")
     fewer = Trace(found.calls[:9], found.model, found.input_shape, True)

@@ -38,6 +38,11 @@ class RankscopeError(Exception):
 
     exit_code = 1
 
+    @property
+    def marked(self) -> str:
+        """The message with its parameters still marked, for use inside the message of another error."""
+        return super().__str__()
+
     def __str__(self) -> str:
         """The message in the terms of the library: ``device="cpu"``."""
         return self.worded(lambda name: None)
@@ -64,7 +69,7 @@ class RankscopeError(Exception):
             bare = not value or value.isupper() or value in ("True", "False", "None") or value.isdigit()
             return f"{name}={value}" if bare else f'{name}="{value}"'
 
-        return _PARAMETER.sub(shown, super().__str__())
+        return _PARAMETER.sub(shown, self.marked)
 
 
 class UsageError(RankscopeError, ValueError):
@@ -113,13 +118,14 @@ class PartlyDoneError(RankscopeError):
     finished : dict
         Every record that was made, by name.
     failed : dict
-        The message of every other experiment, by name.
+        The message of every other experiment, by name, in the terms of the library.
     """
 
     def __init__(self, finished: Mapping[str, Any], failed: Mapping[str, str]) -> None:
-        self.finished, self.failed = dict(finished), dict(failed)
+        self.finished = dict(finished)
+        self.failed = {name: str(RankscopeError(text)) for name, text in failed.items()}
         count = len(self.finished) + len(self.failed)
-        super().__init__(f"{len(self.failed)} of {count} experiments failed: {'; '.join(self.failed.values())}")
+        super().__init__(f"{len(self.failed)} of {count} experiments failed: {'; '.join(failed.values())}")
 
 
 def parameter(name: str, value: Any = None) -> str:

@@ -11,7 +11,7 @@ import torch
 
 from rankscope._base.chance import against_one_answer
 from rankscope._base.checks import choice_of
-from rankscope._base.errors import DataError, UsageError, nearest
+from rankscope._base.errors import DataError, UsageError, nearest, parameter
 from rankscope._base.provenance import device_name, versions
 from rankscope.deficit.accuracy import Accuracies, Rivals, rivals
 from rankscope.deficit.dependency import ClassDependency, Exactness, PathPoint, Status
@@ -199,7 +199,7 @@ def _in_units(eta: float, unit: float) -> float:
     if scaled < torch.finfo(torch.float64).tiny:
         raise UsageError(
             f"eta is {eta:g}, which is nothing beside the squares of logits that reach {unit:.1g}; divide the logits "
-            "by a power of two, or give eta=None under samples_used='all'"
+            f"by a power of two, or leave {parameter('eta')} out under {parameter('samples_used', 'all')}"
         )
     return scaled
 

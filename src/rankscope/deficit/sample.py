@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from rankscope._base.errors import DataError, DeviceError, UsageError
+from rankscope._base.errors import DataError, DeviceError, UsageError, parameter
 from rankscope.spectra.scale import power_of_two
 
 __all__ = ["Sample", "check_logits", "check_sample"]
@@ -52,7 +52,10 @@ def check_logits(logits: Any, labels: Any, what: str, device: torch.device | Non
         raise DataError(f"{what} must be a floating (samples, classes) matrix; this is {z.dtype} {tuple(z.shape)}")
     device = device or z.device
     if device.type not in ("cpu", "cuda"):
-        raise DeviceError(f"device {device} has no float64, which the exact solution needs; use device='cpu' or 'cuda'")
+        raise DeviceError(
+            f"device {device} has no float64, which the exact solution needs; use {parameter('device', 'cpu')} or "
+            f"{parameter('device', 'cuda')}"
+        )
     z, y = z.to(device), y.to(device)
     if y.shape != (z.shape[0],):
         raise DataError(f"labels have shape {tuple(y.shape)}; {what} of {z.shape[0]} samples need ({z.shape[0]},)")
@@ -116,8 +119,8 @@ def check_sample(
             missing = sum(not int(counts[k]) for k in chosen)
             others = f" ({missing} such classes)" if missing > 1 else ""
             raise DataError(
-                f"class {i} has no samples{others}; add samples of it, or name only classes that have some "
-                "(classes=[…], on the command line --classes)"
+                f"class {i} has no samples{others}; add samples of it, or list only classes that have some "
+                f"under {parameter('classes')}"
             )
     if isinstance(held_out, tuple | list):
         test_z, test_y = check_logits(held_out[0], held_out[1], "held-out logits", z.device)

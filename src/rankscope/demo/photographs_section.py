@@ -38,8 +38,7 @@ def photographs_section(context: Context) -> Measured:
         profile, title=f"{short} at {size} with random weights, on two photographs", name="photographs"
     )
     smaller = Finding(
-        f"The patch is {context.patch}×{context.patch} pixels, so that the demo stays short; the paper's is 16×16 "
-        f"(rankscope profile {loaded.name} --patch 16).",
+        f"The patch is {context.patch}×{context.patch} pixels, so that the demo stays short; the paper's is 16×16.",
         "meaning",
     )
     extra = [smaller] if context.patch < 16 else []

@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 
-from rankscope._base.errors import DataError
+from rankscope._base.errors import DataError, parameter
 from rankscope.slicing.values import as_tensor
 
 __all__ = ["as_labels", "as_matrix", "first_bad_row"]
@@ -88,6 +88,6 @@ def as_labels(
             shown = ", ".join(map(str, empty[:8])) + (" …" if len(empty) > 8 else "")
             raise DataError(
                 f"no sample of class {shown} ({len(empty)} of {count} classes are absent); give samples of every "
-                "class, or allow_absent=True to count those that occur"
+                f"class, or {parameter('allow_absent', True)} to count those that occur"
             )
     return labels

@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from rankscope._base.errors import DataError
+from rankscope._base.errors import DataError, parameter
 from rankscope._base.facts import Fact, FactKind
 from rankscope.features.feature_profile import LayerFeatures, layer_of_eigenvalues
 from rankscope.features.moments import CentredMoments
@@ -72,7 +72,7 @@ def choose_accumulator(
         raise DataError(
             f"{name}: {width:,} dimensions: a covariance needs {gigabytes(covariance)}, all rows "
             f"{gigabytes(rows)}, and even a sketch of {_LEAST_SKETCH} directions {gigabytes(least_bytes(width))} of "
-            f'{gigabytes(memory)} allowed; give more memory=, or reduce="pool"'
+            f"{gigabytes(memory)} allowed; give more {parameter('memory')}, or {parameter('reduce', 'pool')}"
         )
     size = min(size, 512)
     values = {"name": name, "width": width, "directions": size, "covariance": covariance, "memory": memory}

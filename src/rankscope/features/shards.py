@@ -116,10 +116,7 @@ class ShardStore:
         """The fingerprint a folder was written with."""
         path = folder / _MANIFEST
         if not path.exists():
-            raise OutputError(
-                f"{folder} holds no collected run (no {path.name}); make one with collect: "
-                f"rankscope collect MODEL --data DATA --out {folder}"
-            )
+            raise OutputError(f"{folder} holds no collected run (no {path.name}); make one with collect")
         try:
             plain = read_json(path)
             version, found = plain["schema_version"], dict(plain["fingerprint"])

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from rankscope._base.checks import DeviceLike, DtypeLike, count_of, device_of
-from rankscope._base.errors import CutPointError, DataError, ModelError
+from rankscope._base.errors import CutPointError, DataError, ModelError, is_out_of_memory, parameter
 from rankscope._base.facts import Fact, FactKind
 from rankscope._base.progress import Progress, progress_for
 from rankscope._base.provenance import device_name, versions
@@ -201,15 +201,16 @@ def _named_failure(model: str, dtype: torch.dtype) -> Iterator[None]:
     """torch's own errors as one that says what to do; running out of memory stays what it is."""
     try:
         yield
-    except torch.OutOfMemoryError:
-        raise
     except RuntimeError as error:
+        if is_out_of_memory(error):
+            raise
         width = str(dtype).removeprefix("torch.")
         words = (str(error).strip().splitlines() or [type(error).__name__])[0]
         # the model itself ran in its own dtype when it was traced
-        remedy = 'pass dtype="float32"' if dtype == torch.float64 else 'pass dtype="float64"'
+        remedy = parameter("dtype", "float32" if dtype == torch.float64 else "float64")
         raise ModelError(
-            f"{model} does not run in {width}: {words}; {remedy}, or dtype=None for the model's own"
+            f"{model} does not run in {width}: {words}; give {remedy}, or leave "
+            f"{parameter('dtype')} out for the model's own"
         ) from error
 
 
@@ -235,7 +236,8 @@ def _longest(found: Trace, calls: list[ModuleCall], *, merge: bool) -> _Chain:
             raise CutPointError(
                 f"{found.model} has no chain of two blocks or more: {_operations(plain)} recognised along its "
                 f"{len(plain) - 1} cut points of one width, and a block is one with all that follows it; to take each "
-                f"cut point as a block, name them: cut_points={[c.name for c, _ in plain if c is not None][:4]}"
+                f"cut point as a block, name them under {parameter('cut_points')}: "
+                f"{', '.join([c.name for c, _ in plain if c is not None][:4])}"
             )
         raise CutPointError(
             f"{found.model} has no chain of two blocks or more of one width along its true cuts: {seen}{more}; name "

@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_flatten
 
-from rankscope._base.errors import DeviceError
+from rankscope._base.errors import DeviceError, parameter
 from rankscope.jacobian.runner import Runner
 from rankscope.slicing import Sample
 
@@ -59,7 +59,7 @@ def chunk_for(columns: int, per_tangent: int, budget: int, device: torch.device,
     if fits < 1:
         raise DeviceError(
             f"the memory budget of {budget / 2**20:,.0f} MB is too small: one tangent needs about "
-            f"{per_tangent / 2**20:,.0f} MB; raise memory_budget or choose a smaller input"
+            f"{per_tangent / 2**20:,.0f} MB; raise {parameter('memory_budget')} or choose a smaller input"
         )
     chunk = min(int(fits), limit, columns)
     passes = -(-columns // chunk)

@@ -24,7 +24,7 @@ from rankscope._base.checks import (
     device_of,
     dtype_of,
 )
-from rankscope._base.errors import DataError, MeasurementError, ModelError, UsageError
+from rankscope._base.errors import DataError, MeasurementError, ModelError, UsageError, parameter
 from rankscope._base.facts import Fact, FactKind
 from rankscope._base.identity import Identity, identity_of
 from rankscope._base.progress import Progress, progress_for
@@ -184,7 +184,7 @@ def jacobian_rank(
     shape = tuple(first.x.shape[1:])
     chosen = as_columns(columns, shape)
     if background == "zero" and chosen.coordinates(shape) is None:
-        raise UsageError("background='zero' needs a patch; random directions cover the whole image")
+        raise UsageError(f"{parameter('background', 'zero')} needs a patch; random directions cover the whole image")
     if not found.structured:
         facts.append(Fact(FactKind.NO_GRAPH))
 

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 from torch.func import jvp, vmap
 
-from rankscope._base.errors import MeasurementError
+from rankscope._base.errors import MeasurementError, is_out_of_memory
 from rankscope._base.facts import Fact, FactKind
 from rankscope.jacobian.reverse import reverse_mode
 from rankscope.jacobian.runner import Runner
@@ -141,7 +141,7 @@ def choose_method(
             out = method(runner, sample, tangents)
             reason = refuse(method, out) if refuse is not None else ""
         except (RuntimeError, NotImplementedError, TypeError, ValueError, AttributeError, MeasurementError) as error:
-            if isinstance(error, torch.OutOfMemoryError):
+            if is_out_of_memory(error):
                 raise
             errors.append(error)
             reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:200]

@@ -13,7 +13,7 @@ from typing import Any
 
 from torch import nn
 
-from rankscope._base.errors import ModelError, RankscopeError, UsageError, nearest
+from rankscope._base.errors import ModelError, RankscopeError, UsageError, nearest, parameter
 from rankscope.loading._random import open_branches, seeded
 from rankscope.loading._torchvision import ensure_torchvision, misses_operator
 from rankscope.loading.built import check_built, size_lazy_layers
@@ -141,7 +141,9 @@ def _call(factory: Callable[..., Any], path: Path, name: str, num_classes: int |
         except TypeError as error:
             raise ModelError(f"{path.name}:{name} must be callable without arguments: {error}") from error
     if num_classes is not None and not options:
-        raise UsageError(f"num_classes={num_classes} was given, but {path.name}:{name} has no such parameter")
+        raise UsageError(
+            f"{parameter('num_classes', num_classes)} was given, but {path.name}:{name} has no such parameter"
+        )
     try:
         made = factory(**options)
     except RankscopeError:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 
-from rankscope._base.errors import DataError, UsageError
+from rankscope._base.errors import DataError, UsageError, parameter
 from rankscope.loading.preprocessing import Preprocessing, check_channels
 
 if TYPE_CHECKING:
@@ -94,7 +94,7 @@ def load_images(
     torch.Size([1, 3, 32, 32])
     """
     if limit is not None and limit < 1:
-        raise UsageError(f"limit={limit}; at least one image is needed")
+        raise UsageError(f"{parameter('limit')} is {limit}; at least one image is needed")
     text = str(source)
     if text == "noise":
         return _noise(preprocessing, limit or _NOISE, seed)

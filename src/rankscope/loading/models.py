@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from rankscope._base.errors import UsageError, nearest
+from rankscope._base.errors import UsageError, nearest, parameter
 from rankscope.loading._from_file import check_file, from_file
 from rankscope.loading._from_hf import from_hf
 from rankscope.loading._from_timm import check_timm, from_timm, is_timm
@@ -53,13 +53,19 @@ def load_model(
     """
     chosen = _check_weights(weights)
     if num_classes is not None and num_classes < 0:
-        raise UsageError(f"num_classes={num_classes}; give the number of classes, or 0 for the model without its head")
+        raise UsageError(
+            f"{parameter('num_classes')} is {num_classes}; give the number of classes, or 0 for the "
+            "model without its head"
+        )
     if weights_key is not None and chosen in ("pretrained", "random"):
-        raise UsageError(f"weights_key={weights_key!r} chooses a part of a file, but weights={chosen!r} is none")
+        raise UsageError(
+            f"{parameter('weights_key', weights_key)} chooses a part of a file, but "
+            f"{parameter('weights', chosen)} is none"
+        )
     if num_classes and chosen == "pretrained" and not _is_file_spec(spec):
         raise UsageError(
-            f"num_classes={num_classes} with pretrained weights would put a random layer on a trained network; "
-            f"use {RANDOM} or {FROM_FILE}"
+            f"{parameter('num_classes', num_classes)} with pretrained weights would put a random layer on a "
+            f"trained network; use {RANDOM} or {FROM_FILE}"
         )
     options: dict[str, Any] = {"weights": chosen, "seed": seed, "num_classes": num_classes, "weights_key": weights_key}
     loaded = _dispatch(spec, options)

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import nn
 
-from rankscope._base.errors import ModelError, UsageError, nearest
+from rankscope._base.errors import ModelError, UsageError, nearest, parameter
 from rankscope.loading.weight_files import few, read_file, same, tensors_by_name
 from rankscope.loading.weight_places import Names, Place, averaged, is_counter, places_of, without_wrappers
 
@@ -117,7 +117,9 @@ def _under(flat: dict[str, torch.Tensor], key: str, path: str | Path) -> dict[st
     if not found:
         known = {name.rpartition(".")[0] for name in flat}
         known |= {".".join(name.split(".")[:n]) for name in flat for n in (1, 2) if name.count(".") >= n}
-        raise UsageError(f"weights_key={key!r}: {str(path)!r} has no tensors under it; {nearest(key, known - {''})}")
+        raise UsageError(
+            f"{parameter('weights_key', key)}: {str(path)!r} has no tensors under it; {nearest(key, known - {''})}"
+        )
     return found
 
 
@@ -137,7 +139,7 @@ def _choose(fitting: list[Place], path: Path) -> tuple[Place, list[str]]:
         keys = [place.prefix.rstrip(".") for place in fitting]
         raise UsageError(
             f"weights file {str(path)!r} holds {len(keys)} sets of weights that fit the model: {few(map(repr, keys))}; "
-            f"choose one with weights_key={keys[0]!r}"
+            f"choose one with {parameter('weights_key', keys[0])}"
         )
     others = [place.prefix.rstrip(".") for place in fitting if not _alike(place, chosen)]
     return chosen, [
@@ -283,11 +285,13 @@ def _misfit(path: Path, place: Place, flat: Mapping[str, torch.Tensor], names: N
     remedy = "is it the right model?"
     sizes = {given[k].shape[0] for k in place.misshapen if given[k].ndim}
     if place.misshapen and not place.missing and not place.strange and len(sizes) == 1 and len(place.misshapen) <= 2:
-        remedy = f"for another number of classes give num_classes={sizes.pop()}"
+        remedy = f"for another number of classes give {parameter('num_classes', sizes.pop())}"
     where = f" under {place.prefix.rstrip('.')!r}" if place.prefix else ""
     groups = sorted({name.partition(".")[0] for name in flat if "." in name})
     if not given and key is None and len(groups) > 1:
-        remedy = f"it holds {few(map(repr, groups))}: weights_key={groups[0]!r} looks in one of them; {remedy}"
+        remedy = (
+            f"it holds {few(map(repr, groups))}: {parameter('weights_key', groups[0])} looks in one of them; {remedy}"
+        )
     return f"weights file {str(path)!r} does not fit the model{where}: {'; '.join(parts)}; {remedy}"
 
 

@@ -11,7 +11,7 @@ from functools import cached_property
 import torch
 from torch import Tensor, nn
 
-from rankscope._base.errors import DeviceError, MeasurementError, ModelError, RankscopeError
+from rankscope._base.errors import DeviceError, MeasurementError, ModelError, RankscopeError, parameter
 from rankscope.probes._component import Prepared, check_finite
 from rankscope.probes._products import choose_method, products, value
 from rankscope.probes._settings import Settings
@@ -266,5 +266,5 @@ class Bench:
             raise DeviceError(
                 f"the full Jacobian {what} and its spectrum need about {needed / 2**30:.1f} GB on "
                 f"{self.settings.device}, and the memory budget is {self.settings.budget / 2**30:.1f} GB; choose a "
-                "smaller input_shape or batch (scale='small'), or raise memory_budget"
+                f"smaller {parameter('input_shape')} or {parameter('batch')} ({parameter('scale', 'small')})"
             )

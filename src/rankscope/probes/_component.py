@@ -8,7 +8,7 @@ from collections.abc import Callable, Sized
 import torch
 from torch import Tensor, nn
 
-from rankscope._base.errors import MeasurementError, ModelError
+from rankscope._base.errors import MeasurementError, ModelError, parameter
 
 __all__ = ["Prepared", "check_finite"]
 
@@ -103,7 +103,7 @@ class Prepared:
         except Exception as error:
             raise ModelError(
                 f"{self.name} failed on features of shape {self.input_shape}: {_first_line(error)}; give the shape of "
-                "one sample that it takes as input_shape="
+                f"one sample that it takes as {parameter('input_shape')}"
             ) from error
         if not isinstance(output, Tensor):
             kind = f"{type(output).__name__} of {len(output)}" if isinstance(output, Sized) else type(output).__name__

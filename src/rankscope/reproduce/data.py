@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 from torch.utils.data import Dataset
 
-from rankscope._base.errors import DataError, UsageError
+from rankscope._base.errors import DataError, UsageError, parameter
 from rankscope.loading import (
     IMAGE_SUFFIXES,
     LoadedModel,
@@ -23,8 +23,8 @@ from rankscope.loading import (
 __all__ = ["VALIDATION", "ClassFolders", "LabelledImages", "read_class_folders"]
 
 _NEEDED = (
-    "--imagenet DIR is needed: fetch the ImageNet validation images (50,000), sort them into one folder a class "
-    "(DIR/n01440764/….JPEG, 1,000 folders) and give DIR"
+    f"{parameter('imagenet', 'DIR')} is needed: fetch the ImageNet validation images (50,000), sort them into one "
+    "folder for each class (DIR/n01440764/….JPEG, 1,000 folders) and give DIR"
 )
 _SHOWN = 3
 VALIDATION = 50_000
@@ -63,7 +63,9 @@ class ClassFolders:
         if limit is None or limit >= len(self.files):
             return list(self.files)
         if limit < len(self.classes):
-            raise UsageError(f"--limit {limit} leaves classes of {len(self.classes)} without an image; give more")
+            raise UsageError(
+                f"{parameter('limit')} {limit} leaves classes of {len(self.classes)} without an image; give more"
+            )
         order = torch.randperm(len(self.files), generator=torch.Generator().manual_seed(seed)).tolist()
         place: dict[int, tuple[int, int]] = {}
         taken = [0] * len(self.classes)
@@ -109,27 +111,27 @@ def read_class_folders(path: Path | None) -> ClassFolders:
     """
     if path is None:
         raise UsageError(_NEEDED)
-    root = str(path)
+    given = f"{parameter('imagenet')} {str(path)!r}"
     entries = sorted(os.scandir(path), key=lambda e: e.name)
     folders = [e for e in entries if e.is_dir() and not e.name.startswith(".")]
     loose = [e.name for e in entries if e.is_file() and Path(e.name).suffix.lower() in IMAGE_SUFFIXES]
     split = split_folder([f.name for f in folders])
     if split is not None:
-        raise DataError(f"--imagenet {root!r} holds splits, not classes; give {str(path / split)!r}")
+        raise DataError(f"{given} holds splits, not classes; give {str(path / split)!r}")
     if loose:
         raise DataError(
-            f"--imagenet {root!r} holds {len(loose):,} images outside class folders ({loose[0]}, …); sort them into "
+            f"{given} holds {len(loose):,} images outside class folders ({loose[0]}, …); sort them into "
             "one folder a class"
         )
     if len(folders) < 2:
-        raise DataError(f"--imagenet {root!r} has {len(folders)} class folders; it must hold one subfolder a class")
+        raise DataError(f"{given} has {len(folders)} class folders; it must hold one subfolder a class")
     order, names, _, said = class_order([f.name for f in folders])
     notes = list(said)
     held = {f.name: _images(f.path) for f in folders}
     empty = [name for name in order if not held[name]]
     if empty:
         shown = ", ".join(empty[:_SHOWN]) + (f" and {len(empty) - _SHOWN} more" if len(empty) > _SHOWN else "")
-        raise DataError(f"--imagenet {root!r}: {len(empty)} class folders hold no images: {shown}; fill or remove them")
+        raise DataError(f"{given}: {len(empty)} class folders hold no images: {shown}; fill or remove them")
     files = tuple((file, label) for label, name in enumerate(order) for file in held[name])
     imagenet = set(order) == set(imagenet_classes()[0])
     if not imagenet:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlparse
 
-from rankscope._base.errors import ModelError
+from rankscope._base.errors import ModelError, parameter
 from rankscope.loading import pretrained_choice, unreachable
 
 __all__ = ["check_fetchable", "how_to_fetch", "is_kept"]
@@ -40,8 +40,8 @@ def how_to_fetch(lacking: Iterable[tuple[str, str, str]]) -> str:
     """What to fetch for each of (name, spec, file name without suffix), and where to put it."""
     steps = "; ".join(f"{name}: {_step(spec)} as {stem}.pth" for name, spec, stem in lacking)
     return (
-        f"where there is a network: {steps}. Put the files into a folder and give --weights FOLDER, or leave networks "
-        "out with --only"
+        f"where there is a network: {steps}. Put the files into a folder and give {parameter('weights', 'FOLDER')}, or "
+        f"leave networks out with {parameter('only')}"
     )
 
 

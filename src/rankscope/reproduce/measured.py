@@ -85,7 +85,7 @@ class Prepared:
         ``data`` says whether other data than ImageNet's is the reason alone, also one, or none.
         """
         if self.network.paper is None:
-            given = "given by --networks, so the paper has no number of it"
+            given = "added by the user, so the paper has no number of it"
             return given if self.folders.imagenet or data == "not" else f"{given}; {self.folders.other_data}"
         if self.folders.imagenet or data == "not":
             return text

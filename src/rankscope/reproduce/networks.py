@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from rankscope._base.errors import DataError, ModelError, NotFetchedError, UsageError, nearest
+from rankscope._base.errors import DataError, ModelError, NotFetchedError, UsageError, nearest, parameter
 from rankscope.loading import LoadedModel, load_model, read_weights
 from rankscope.reproduce.fetching import check_fetchable, how_to_fetch, is_kept
 from rankscope.reproduce.settings import Settings
@@ -91,8 +91,8 @@ def choose(settings: Settings, names: Iterable[str] | None = None) -> tuple[Netw
     found = participants(settings, allowed)
     if not found:
         raise UsageError(
-            f"no network is left: this experiment has {', '.join(allowed)} and --only names none of them; "
-            "add one with --networks"
+            f"no network is left: this experiment has {', '.join(allowed)} and {parameter('only')} names none of them; "
+            f"add one with {parameter('networks')}"
         )
     if settings.weights is not None:
         return _local(found, settings.weights)
@@ -114,7 +114,9 @@ def participants(settings: Settings, names: Iterable[str] | None = None) -> list
         known = {_plain(p.name): p.name for p in PAPER_NETWORKS}
         for given in settings.only:
             if _plain(given) not in known:
-                raise UsageError(f"--only {given!r} is none of the paper's networks; {nearest(given, known.values())}")
+                raise UsageError(
+                    f"{parameter('only')} {given!r} is none of the paper's networks; {nearest(given, known.values())}"
+                )
         asked = {known[_plain(given)] for given in settings.only}
         wanted = tuple(name for name in allowed if name in asked)
     found = [Network(p.name, p.spec, p, None) for p in PAPER_NETWORKS if p.name in wanted]
@@ -159,14 +161,15 @@ def _wanted(networks: Iterable[Network]) -> list[tuple[str, str, str]]:
 
 
 def _check_head(head: int, classes: int, holder: str, imagenet: Path) -> None:
+    folder = f"{parameter('imagenet')} {str(imagenet)!r}"
     if head > classes:
         raise DataError(
-            f"--imagenet {str(imagenet)!r} has {classes} class folders, but the head of {holder} has {head} classes: "
+            f"{folder} has {classes} class folders, but the head of {holder} has {head} classes: "
             f"{head - classes} are missing; give the whole validation folder, one subfolder a class"
         )
     if head < classes:
         raise ModelError(
-            f"the head of {holder} has {head} classes, but --imagenet {str(imagenet)!r} has {classes} class folders; "
+            f"the head of {holder} has {head} classes, but {folder} has {classes} class folders; "
             "give weights that were trained on these classes"
         )
 
@@ -189,25 +192,25 @@ def _local(networks: list[Network], folder: Path) -> tuple[Network, ...]:
         fits = [f for f in files if any(f.stem == s or f.name.startswith((f"{s}-", f"{s}.")) for s in stems)]
         if len(fits) > 1:
             raise ModelError(
-                f"--weights {str(folder)!r} has {len(fits)} files for {network.name}: "
+                f"{parameter('weights')} {str(folder)!r} has {len(fits)} files for {network.name}: "
                 f"{', '.join(f.name for f in fits)}; leave one"
             )
         if not fits and network.spec.rpartition(":")[0].endswith(".py"):
-            note = (
-                f"--weights {str(folder)!r} has no {stems[0]}.safetensors (or .pth): the weights are the factory's own"
-            )
+            note = f"{str(folder)!r} has no {stems[0]}.safetensors (or .pth): the weights are the factory's own"
             found.append(replace(network, note=note))
             continue
         if not fits:
             missing.append(f"{stems[0]}.safetensors (or .pth) for {network.name}")
             remedies.add(
-                "drop added networks from --networks" if network.paper is None else "leave networks out with --only"
+                f"drop added networks from {parameter('networks')}"
+                if network.paper is None
+                else f"leave networks out with {parameter('only')}"
             )
             continue
         found.append(Network(network.name, network.spec, network.paper, fits[0]))
     if missing:
         raise ModelError(
-            f"--weights {str(folder)!r} lacks {'; '.join(missing)}: put the files there, or "
+            f"{parameter('weights')} {str(folder)!r} lacks {'; '.join(missing)}: put the files there, or "
             f"{' and '.join(sorted(remedies))}"
         )
     return tuple(found)

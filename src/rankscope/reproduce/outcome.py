@@ -147,7 +147,7 @@ class Reproduction:
     def markdown(self) -> str:
         """The comparison as a page."""
         head = ["quantity", "paper", "ours", "theory", "convention", "why they may differ"]
-        lines = [f"# {self.title}", "", f"Convention: `--as {self.convention}`.", "", _row(head), _row(["---"] * 6)]
+        lines = [f"# {self.title}", "", f"Convention: {self.convention}.", "", _row(head), _row(["---"] * 6)]
         for c in self.comparison:
             lines.append(_row([c.quantity, *map(_number, (c.paper, c.ours, c.theory)), c.convention, c.why]))
         lines += ["", "A dash under *paper*: it shows a curve or nothing at that place.", "", self.disagreement, ""]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rankscope._base.errors import UsageError
+from rankscope._base.errors import UsageError, parameter
 from rankscope._base.facts import FactKind
 from rankscope._base.provenance import device_name, versions
 from rankscope.jacobian import JacobianProfile, jacobian_rank
@@ -54,7 +54,9 @@ def enough_images(settings: Settings, root: Path, held: int, words: str = "") ->
     """Raise ``UsageError`` where the folder holds fewer images than are asked for."""
     images = settings.images or _SIZES[settings.scale][0]
     if held < images:
-        raise UsageError(f"--images {images}, but {str(root)!r} has {held:,}{words}; give a number up to that")
+        raise UsageError(
+            f"{parameter('images')} {images}, but {str(root)!r} has {held:,}{words}; give a number up to that"
+        )
 
 
 def partial_rank(name: str, settings: Settings) -> Reproduction:

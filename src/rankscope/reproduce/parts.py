@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from rankscope._base.errors import OutputError
+from rankscope._base.errors import OutputError, parameter
 from rankscope._base.files import make_folder, write_whole
 
 __all__ = ["Parts"]
@@ -54,7 +54,7 @@ class Parts:
             if kept.get(name) != wanted.get(name):
                 raise OutputError(
                     f"{folder} was measured with {name} {_short(kept.get(name))}, now {_short(wanted.get(name))}; give "
-                    "another --out, or delete that folder"
+                    f"another {parameter('out')}, or delete that folder"
                 )
 
 

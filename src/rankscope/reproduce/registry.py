@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+from rankscope._base.errors import parameter
 from rankscope.reproduce.chains import chain
 from rankscope.reproduce.components import components
 from rankscope.reproduce.data import ClassFolders
@@ -37,8 +38,8 @@ class Experiment:
             why = "it needs neither images nor networks"
             return dict.fromkeys(("imagenet", "weights", "networks", "only", "images", "limit"), why)
         if self.run is partial_rank:
-            return {"limit": "--images sets how many it measures"}
-        return {"images": "--limit sets how many of the folder it takes"}
+            return {"limit": f"{parameter('images')} sets how many it measures"}
+        return {"images": f"{parameter('limit')} sets how many of the folder it takes"}
 
 
 EXPERIMENTS = {

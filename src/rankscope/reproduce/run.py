@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from rankscope._base.errors import PartlyDoneError, RankscopeError, UsageError, nearest
+from rankscope._base.errors import PartlyDoneError, RankscopeError, UsageError, nearest, parameter
 from rankscope._base.files import make_folder
 from rankscope._base.progress import Progress, progress_for
 from rankscope.reproduce.data import read_class_folders
@@ -105,7 +105,7 @@ def reproduce(
     }
     for given, why in EXPERIMENTS[name].unused.items():
         if options[given] is not None and (given != "networks" or networks):
-            raise UsageError(f"{name} has no use for --{given}: {why}; leave it out")
+            raise UsageError(f"{name} has no use for {parameter(given)}: {why}; leave it out")
     return _run([name], folder, folder, options, progress)[name]
 
 
@@ -172,14 +172,14 @@ def _run(
                 if single is not None:
                     raise
                 failed[name], cause = told, cause or error
-                report.say(f"failed: {told}")
+                report.say(f"failed: {RankscopeError(told)}")
             finally:
                 settings.place.network = None
         if single is None:
             report.say(f"finished: {', '.join(found) or 'none'}")
             for name in names:
                 if name not in todo:
-                    report.say(f"skipped: {name}, of whose networks --only names none")
+                    report.say(f"skipped: {name}, since none of its networks was asked for")
         if failed:
             raise PartlyDoneError(found, failed) from cause
         return found
@@ -208,7 +208,7 @@ def _with_networks(names: list[str], settings: Settings, several: bool) -> list[
             todo.append(name)
         else:
             shown = ", ".join(experiment.networks or ("the paper's six"))
-            settings.report.say(f"{name} is skipped: it shows {shown}, --only names none of them, --networks adds none")
+            settings.report.say(f"{name} is skipped: none of its networks ({shown}) was asked for, and none was added")
     if several and participants(settings):
         choose(settings)  # every file that is missing at once
     return todo
@@ -220,5 +220,5 @@ def _told(error: Exception, name: str, settings: Settings) -> str:
     if not isinstance(error, RankscopeError):
         first = (str(error).strip().splitlines() or ["no message"])[0][:200]
         return f"{where}: unexpected {type(error).__name__}: {first}"
-    error.args = (f"{where}: {error}",)
-    return str(error)
+    error.args = (f"{where}: {error.marked}",)
+    return error.marked

@@ -9,8 +9,8 @@ from typing import Any, Literal
 
 import torch
 
-from rankscope._base.checks import count_of, device_of
-from rankscope._base.errors import DataError, ModelError, UsageError, nearest
+from rankscope._base.checks import choice_of, count_of, device_of
+from rankscope._base.errors import DataError, ModelError, parameter
 from rankscope._base.progress import Reporter
 from rankscope.loading import check_spec
 
@@ -97,10 +97,8 @@ class Settings:
         DataError, ModelError
             When a folder does not exist.
         """
-        if convention not in CONVENTIONS:
-            raise UsageError(f"--as {convention!r} is unknown; {nearest(str(convention), CONVENTIONS)}")
-        if scale not in _SCALES:
-            raise UsageError(f"--scale {scale!r} is unknown; {nearest(str(scale), _SCALES)}")
+        choice_of(convention, "convention", CONVENTIONS)
+        choice_of(scale, "scale", _SCALES)
         for name, size in (("images", images), ("limit", limit)):
             if size is not None:
                 count_of(size, name)
@@ -110,10 +108,14 @@ class Settings:
             check_spec(spec)
         data = None if imagenet is None else Path(imagenet).expanduser()
         if data is not None and not data.is_dir():
-            raise DataError(f"--imagenet {str(data)!r} is no folder; give the one that holds one subfolder a class")
+            raise DataError(
+                f"{parameter('imagenet')} {str(data)!r} is no folder; give the one that holds one subfolder a class"
+            )
         held = None if weights is None else Path(weights).expanduser()
         if held is not None and not held.is_dir():
-            raise ModelError(f"--weights {str(held)!r} is no folder; give the one that holds a file for each network")
+            raise ModelError(
+                f"{parameter('weights')} {str(held)!r} is no folder; give the one that holds a file for each network"
+            )
         chosen: Any = convention
         chosen_scale: Any = scale
         return cls(

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
-from rankscope._base.errors import DataError, ModelError, RankscopeError
+from rankscope._base.errors import DataError, ModelError, RankscopeError, is_out_of_memory
 from rankscope.slicing.calls import Call, Meaning
 from rankscope.slicing.reader import is_one_call, length_of, order_of, read_calls
 from rankscope.slicing.sample import Sample, call_model
@@ -142,9 +142,11 @@ def run_forward(model: nn.Module, sample: Sample, device: torch.device) -> Any:
     moved = sample.to(device, dtype_of_inputs(model, sample.x))
     try:
         return call_model(model, moved, moved.x)
-    except (RankscopeError, torch.OutOfMemoryError):
+    except RankscopeError:
         raise
     except Exception as error:  # whatever a model's own code raises
+        if is_out_of_memory(error):
+            raise
         reason = (str(error).splitlines() or [type(error).__name__])[0][:200]
         given = f"{moved.x.dtype} inputs of shape {tuple(moved.x.shape)}{_beside(moved.extra)}"
         raise ModelError(f"{type(model).__name__} does not take {given}: {reason}") from error

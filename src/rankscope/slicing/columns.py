@@ -12,7 +12,7 @@ from typing import Any, Literal, Protocol, TypeAlias
 import torch
 from torch import Tensor
 
-from rankscope._base.errors import UsageError, nearest
+from rankscope._base.errors import UsageError, nearest, parameter
 
 __all__ = ["All", "Columns", "ColumnsLike", "Patch", "Positions", "Sketch", "as_columns"]
 
@@ -120,7 +120,7 @@ class Patch:
         if len(shape) != 3:
             raise UsageError(
                 f"a patch needs inputs of shape (channels, height, width); these are {shape}. "
-                "Use columns='all', Sketch(k), or Patch(coordinates=...)"
+                f"Use {parameter('columns', 'all')}, a sketch, or explicit coordinates"
             )
         channels, image_height, image_width = shape
         height, width = self._extent()
@@ -252,7 +252,8 @@ class Sketch:
         size = math.prod(shape)
         if self.k > size:
             raise UsageError(
-                f"a sketch of {self.k} directions exceeds the input's {size} dimensions; use columns='all'"
+                f"a sketch of {self.k} directions exceeds the input's {size} dimensions; use "
+                f"{parameter('columns', 'all')}"
             )
         return self.k
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 
-from rankscope._base.errors import CutPointError
+from rankscope._base.errors import CutPointError, parameter
 from rankscope.slicing.trace import ModuleCall, Trace
 
 __all__ = ["paper_cut_points"]
@@ -44,6 +44,7 @@ def paper_cut_points(trace: Trace) -> list[ModuleCall]:
             return calls
     found = f" ({'; '.join(counts)})" if counts else ""
     raise CutPointError(
-        f"cut_points='paper' knows ResNet-18, ResNet-50, gmixer_24_224, resmlp_24_224, swin_tiny_patch4_window7_224 "
-        f"and vit_tiny_patch16_224; this {trace.model} is none of them{found}. Use cut_points='blocks'"
+        f"{parameter('cut_points', 'paper')} knows ResNet-18, ResNet-50, gmixer_24_224, resmlp_24_224, "
+        f"swin_tiny_patch4_window7_224 and vit_tiny_patch16_224; this "
+        f"{trace.model} is none of them{found}. Use {parameter('cut_points', 'blocks')}"
     )
