@@ -9,9 +9,10 @@ from typing import Any
 
 import torch
 
+from rankscope._base.arrays import dense
 from rankscope._base.chance import against_one_answer
-from rankscope._base.checks import choice_of
-from rankscope._base.errors import DataError, UsageError, nearest, parameter
+from rankscope._base.checks import choice_of, count_of, number_of
+from rankscope._base.errors import DataError, UsageError, parameter
 from rankscope._base.provenance import device_name, versions
 from rankscope.deficit.accuracy import Accuracies, Rivals, rivals
 from rankscope.deficit.dependency import ClassDependency, Exactness, PathPoint, Status
@@ -28,6 +29,7 @@ __all__ = ["independence_deficit"]
 
 _PAPER_ETA = 20.0  # paper §6.2; on the scale of the uncentred logits of positive samples
 _ACCURACIES = ("overall", "balanced")
+_LARGEST_GAP, _LARGEST_FLOOR = 0.5, 0.99  # at 1 nothing is solved, and the path has no length
 _NULLS = ("within_class", "free")
 # R² must exceed the null's mean by four standard deviations: of 1,000 independent classes 0.03 pass, were it Gaussian
 _SIGMAS = 4.0
@@ -110,21 +112,14 @@ def independence_deficit(
     >>> table[0].depends_on, table[0].status
     ((1, 2), <Status.DEPENDENT: 'dependent'>)
     """
-    if samples_used not in SAMPLES_USED:
-        raise UsageError(f"unknown samples_used {samples_used!r}; {nearest(str(samples_used), SAMPLES_USED)}")
-    if null not in _NULLS:
-        raise UsageError(f"unknown null {null!r}; {nearest(str(null), _NULLS)}")
+    choice_of(samples_used, "samples_used", SAMPLES_USED)
+    choice_of(null, "null", _NULLS)
     choice_of(accuracy, "accuracy", _ACCURACIES)
-    if eta is not None and not (math.isfinite(eta) and eta > 0):
-        raise UsageError(f"eta is {eta}; it must be positive and finite, or None to follow the path")
-    if permutations < 0:
-        raise UsageError(f"permutations is {permutations}; give 0 for no null, or how many to run")
-    if not 0 < keep <= 1:
-        raise UsageError(f"keep is {keep}; give a share above 0, at most 1")
-    if path_points < 1 or not 0 < path_floor < 1:
-        raise UsageError(f"path_points is {path_points}, path_floor {path_floor}; give from 1 on and between 0 and 1")
-    if not 0 < tol < 1:
-        raise UsageError(f"tol is {tol}; give a relative duality gap between 0 and 1")
+    eta = None if eta is None else number_of(eta, "eta", above=0)
+    permutations, seed = count_of(permutations, "permutations", least=0), count_of(seed, "seed", least=0)
+    keep, tol = number_of(keep, "keep", above=0, most=1), number_of(tol, "tol", above=0, most=_LARGEST_GAP)
+    path_points = count_of(path_points, "path_points")
+    path_floor = number_of(path_floor, "path_floor", above=0, most=_LARGEST_FLOOR)
     sample = check_sample(
         logits, labels, classes=classes, class_names=class_names, held_out=held_out, seed=seed, device=device
     )
@@ -176,15 +171,13 @@ def independence_deficit(
 
 def _dimension(features: Any, dimension: int | None, samples: int) -> int | None:
     if features is not None:
-        shape = tuple(features.shape)
+        shape = tuple(dense(features, "features").shape)
         if len(shape) != 2 or shape[0] != samples:
             raise DataError(f"features have shape {shape}; {samples} samples need ({samples}, dimensions)")
         if dimension is not None and dimension != shape[1]:
             raise UsageError(f"feature_dimension is {dimension}, but features have {shape[1]}; give one of them")
         dimension = int(shape[1])
-    if dimension is not None and dimension < 1:
-        raise UsageError(f"feature_dimension is {dimension}; it must be at least 1")
-    return dimension
+    return None if dimension is None else count_of(dimension, "feature_dimension")
 
 
 def _in_units(eta: float, unit: float) -> float:

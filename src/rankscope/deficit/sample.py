@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Iterable, Sequence, Sized
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 
+from rankscope._base.arrays import dense
+from rankscope._base.checks import count_of, device_of, number_of
 from rankscope._base.errors import DataError, DeviceError, UsageError, parameter
 from rankscope.spectra.scale import power_of_two
 
@@ -38,16 +41,9 @@ class Sample:
         return int(self.logits.shape[1])
 
 
-def _tensor(values: Any, what: str) -> torch.Tensor:
-    try:
-        return torch.as_tensor(values).detach()
-    except (TypeError, ValueError, RuntimeError) as error:  # texts, ragged lists, objects
-        raise DataError(f"{what} cannot be read as numbers ({error}); give an array or a tensor") from error
-
-
 def check_logits(logits: Any, labels: Any, what: str, device: torch.device | None) -> tuple[torch.Tensor, torch.Tensor]:
     """Both as tensors on one device: finite floating (N, c) and integers (N,) in 0…c−1, or an error that says where."""
-    z, y = _tensor(logits, what), _tensor(labels, "labels")
+    z, y = dense(logits, what), dense(labels, "labels")
     if z.ndim != 2 or not z.is_floating_point():
         raise DataError(f"{what} must be a floating (samples, classes) matrix; this is {z.dtype} {tuple(z.shape)}")
     device = device or z.device
@@ -56,6 +52,8 @@ def check_logits(logits: Any, labels: Any, what: str, device: torch.device | Non
             f"device {device} has no float64, which the exact solution needs; use {parameter('device', 'cpu')} or "
             f"{parameter('device', 'cuda')}"
         )
+    if z.dtype.itemsize < 2:  # torch's 8-bit numbers know no comparisons
+        z = z.float()
     z, y = z.to(device), y.to(device)
     if y.shape != (z.shape[0],):
         raise DataError(f"labels have shape {tuple(y.shape)}; {what} of {z.shape[0]} samples need ({z.shape[0]},)")
@@ -92,7 +90,7 @@ def check_sample(
     device: torch.device | str | None,
 ) -> Sample:
     """Validate everything the user gave about the data, and split it."""
-    z, y = check_logits(logits, labels, "logits", torch.device(device) if device is not None else None)
+    z, y = check_logits(logits, labels, "logits", None if device is None else device_of(device))
     width = z.shape[1]
     if len(z) < width:
         raise DataError(f"{len(z)} samples are fewer than {width} classes; every class is then determined by chance")
@@ -105,9 +103,11 @@ def check_sample(
             f"the logit of class {at} is {float(z[0, at]):g} for every sample ({len(constant)} such classes); "
             "remove it: nothing depends on a constant"
         )
+    if class_names is not None and (isinstance(class_names, str) or not isinstance(class_names, Sized)):
+        raise UsageError(f"class_names is {class_names!r}; give {width} names")
     if class_names is not None and len(class_names) != width:
         raise UsageError(f"{len(class_names)} class names were given for {width} classes")
-    chosen = list(range(width)) if classes is None else [int(i) for i in classes]
+    chosen = list(range(width)) if classes is None else _indices(classes)
     for i in chosen:
         if not 0 <= i < width:
             raise UsageError(f"class {i} is out of range; the logits have classes 0…{width - 1}")
@@ -123,13 +123,15 @@ def check_sample(
                 f"under {parameter('classes')}"
             )
     if isinstance(held_out, tuple | list):
+        if len(held_out) != 2:
+            raise UsageError(f"held_out has {len(held_out)} parts; give a share, or (logits, labels)")
         test_z, test_y = check_logits(held_out[0], held_out[1], "held-out logits", z.device)
         if test_z.shape[1] != width:
             raise DataError(f"held-out logits have {test_z.shape[1]} classes, the others {width}")
         fit, test = torch.arange(len(z), device=z.device), torch.arange(len(test_z), device=z.device)
     else:
         test_z, test_y = z, y
-        fit, test = _split(y, 0.0 if held_out is None else float(held_out), seed)
+        fit, test = _split(y, 0.0 if held_out is None else _share(held_out), seed)
     names = tuple(str(i) for i in range(width)) if class_names is None else tuple(str(n) for n in class_names)
     unit = power_of_two(max(float(z.abs().max()), float(test_z.abs().max()) if len(test_z) else 0.0))
     if unit != 1:
@@ -139,10 +141,28 @@ def check_sample(
     return Sample(z, y, fit, test, test_z, test_y, torch.tensor(chosen, device=z.device), names, unit)
 
 
+def _indices(classes: Any) -> list[int]:
+    """Whole numbers, one or more; Booleans are none."""
+    if isinstance(classes, str) or not isinstance(classes, Iterable):
+        raise UsageError(f"classes is {classes!r}; name at least one class by its index, each once")
+    return [count_of(i, "classes", least=0) for i in classes]
+
+
+def _share(held_out: Any) -> float:
+    try:
+        share = number_of(held_out, "held_out", least=0)
+    except UsageError:
+        share = math.nan
+    if not share < 1:
+        raise UsageError(
+            f"{parameter('held_out')} is {held_out!r}; give a share from 0 up to but not including 1, or "
+            "(logits, labels)"
+        )
+    return share
+
+
 def _split(labels: torch.Tensor, share: float, seed: int) -> tuple[torch.Tensor, torch.Tensor]:
     """Rows to fit and rows to hold out: the same share ⌊share·n⌋ of every class, chosen by the seed."""
-    if not 0 <= share < 1:
-        raise UsageError(f"held_out is {share}; give a share from 0 up to but not including 1, or (logits, labels)")
     y = labels.cpu()
     shuffled = torch.randperm(len(y), generator=torch.Generator().manual_seed(seed))
     order = shuffled[torch.argsort(y[shuffled], stable=True)]

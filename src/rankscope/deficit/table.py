@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import pandas as pd
 
+from rankscope._base.checks import count_of, number_of
 from rankscope._base.encoding import read
 from rankscope._base.errors import OutputError, RankscopeError, UsageError
 from rankscope._base.facts import Fact, FactKind
@@ -109,10 +110,7 @@ class DependencyTable(Record):
                 "no permutation null was run, so nothing tells dependence from noise; measure with permutations=5, or "
                 "ask for beyond_null=False"
             )
-        if k < 1:
-            raise UsageError(f"k is {k}; a class needs at least 1 other to be determined by")
-        if not 0 < keep <= 1:
-            raise UsageError(f"keep is {keep}; give a share above 0, at most 1")
+        k, keep = count_of(k, "k"), number_of(keep, "keep", above=0, most=1)
         if self.keep is not None and keep > self.keep:
             raise UsageError(
                 f"keep is {keep}, but the path was followed only until {self.keep} of the accuracy was kept; "
@@ -127,8 +125,9 @@ class DependencyTable(Record):
         self[index]
         if self._follow is None:
             raise UsageError("this table was read back without its logits; run independence_deficit again for a path")
-        if points < 1 or not 0 < floor < 1:
-            raise UsageError(f"points is {points} and floor {floor}; give points from 1 on and 0 < floor < 1")
+        points, floor = count_of(points, "points"), number_of(floor, "floor", above=0)
+        if floor >= 1:
+            raise UsageError(f"floor is {floor}; it must be below 1, where the path starts")
         return self._follow(index, points, floor)
 
     def plot(self, index: int | None = None, *, most: int = 8) -> Axes:
@@ -137,7 +136,7 @@ class DependencyTable(Record):
         By default the class that others explain best, beyond the null where there is one.
         """
         row = self.best_explained() if index is None else self[index]
-        return draw_dependence(row, most=most)
+        return draw_dependence(row, most=count_of(most, "most"))
 
     def best_explained(self) -> ClassDependency:
         """The class that others explain best beyond the null; the best explained one where there is none."""

@@ -6,8 +6,8 @@ from typing import Any
 
 import torch
 
+from rankscope._base.arrays import dense
 from rankscope._base.errors import DataError, parameter
-from rankscope.slicing.values import as_tensor
 
 __all__ = ["as_labels", "as_matrix", "first_bad_row"]
 
@@ -32,7 +32,7 @@ def as_matrix(values: Any, name: str, *, device: torch.device | str | None = Non
     DataError
         Not a matrix, no rows, or a NaN or infinite value (its sample is named).
     """
-    tensor = as_tensor(values, name)
+    tensor = dense(values, name)
     if tensor.ndim != 2:
         raise DataError(f"{name} must be a matrix (samples × dimensions); this has shape {tuple(tensor.shape)}")
     if min(tensor.shape) == 0:
@@ -61,10 +61,11 @@ def as_labels(
     DataError
         Whatever of the above does not hold; the message names the label, the sample or the class.
     """
-    labels = as_tensor(values, "labels")
+    labels = dense(values, "labels")
     if labels.ndim != 1 or labels.is_floating_point() or labels.is_complex():
         raise DataError(
             f"labels must be integers, one a sample; these are {labels.dtype} of shape {tuple(labels.shape)}"
+            + _remedy(labels, samples)
         )
     if len(labels) != samples:
         raise DataError(f"{len(labels)} labels for {samples} samples; give one label a sample")
@@ -91,3 +92,12 @@ def as_labels(
                 f"class, or {parameter('allow_absent', True)} to count those that occur"
             )
     return labels
+
+
+def _remedy(labels: torch.Tensor, samples: int) -> str:
+    """How labels of that kind become class indices, where there is one way."""
+    if labels.shape == (samples, 1):
+        return "; give labels[:, 0]"
+    if labels.ndim == 2:
+        return "; of one-hot labels give labels.argmax(1)"
+    return "; convert whole numbers with labels.long()" if labels.is_floating_point() and labels.ndim == 1 else ""

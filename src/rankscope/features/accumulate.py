@@ -11,7 +11,7 @@ from rankscope._base.errors import DataError, parameter
 from rankscope._base.facts import Fact, FactKind
 from rankscope.features.feature_profile import LayerFeatures, layer_of_eigenvalues
 from rankscope.features.moments import CentredMoments
-from rankscope.features.precision import check_scale, unit_roundoff
+from rankscope.features.precision import check_scale, underflow_roundoff, unit_roundoff
 from rankscope.features.sketch import FrequentDirections, RowStore
 from rankscope.views.feature_sentences import gigabytes
 
@@ -85,7 +85,7 @@ def layer_features(
     accumulated: Accumulator,
     reduce: str = "flatten",
     *,
-    roundoff: float = 0.0,
+    roundoff: float | None = None,
     magnitude: float | None = None,
     varies: bool | None = None,
     scale: float = 1.0,
@@ -94,8 +94,9 @@ def layer_features(
 
     Parameters
     ----------
-    roundoff : float
-        Unit roundoff of the dtype that the layer's output had.
+    roundoff : float, optional
+        Unit roundoff of the dtype that the layer's output had; 0 where the features are to be taken as they are. By
+        default that of the rows that came in.
     magnitude : float, optional
         ‖X‖²_F, where the output's entries were larger than those of the rows that came in (a mean over positions).
     varies : bool, optional
@@ -135,8 +136,10 @@ def layer_features(
     constant = not varies if varies is not None else trace <= 1e-28 * level * (count - 1) or trace == 0
     if constant:
         values, more = torch.zeros_like(values), {}
-    coarse = roundoff or getattr(accumulated, "roundoff", 0.0)
+    coarse = getattr(accumulated, "roundoff", 0.0) if roundoff is None else roundoff
     square = max(trace + count * level, getattr(accumulated, "magnitude", 0.0)) if magnitude is None else magnitude
+    # numbers below the normal ones are not rounded relative to their size, but to the distance of the smallest
+    underflow = underflow_roundoff(coarse, scale) * (count * width) ** 0.5
     return layer_of_eigenvalues(
         name,
         values.numpy(),
@@ -146,6 +149,6 @@ def layer_features(
         method=method,
         reduce=reduce,
         scale=scale,
-        rounding=0.0 if constant and coarse <= _SINGLE else coarse * square**0.5,
+        rounding=0.0 if constant and coarse <= _SINGLE else coarse * square**0.5 + underflow,
         **more,
     )

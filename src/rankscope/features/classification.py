@@ -7,8 +7,9 @@ from typing import Any, Literal, TypeAlias
 
 import torch
 
+from rankscope._base.arrays import dense
 from rankscope._base.chance import against_one_answer
-from rankscope._base.checks import choice_of
+from rankscope._base.checks import choice_of, count_of, device_of, number_of
 from rankscope._base.errors import DataError, MeasurementError, UsageError
 from rankscope.features._inputs import as_labels, as_matrix, first_bad_row
 from rankscope.features.accuracy_curve import RankSweep, rank_of_label
@@ -61,10 +62,11 @@ def classification_dimension(
         Final features: what goes into the classifier. float64 is kept; half precision is computed with in float32.
     labels : array, (N,)
         Class indices; for a ``scorer`` any labels it understands.
-    head : nn.Linear, 1×1 convolution, (weight, bias), callable (N, d) → (N, c), or the whole classifier
-        The classifier. Any callable works, at the price of running it at every k; a linear one is some hundred times
-        faster. Of a timm, torchvision or Hugging Face model the head is found (``find_head``); a module that takes the
-        features is itself the head. Modules are evaluated as a copy, in evaluation mode and in float32 or float64.
+    head : nn.Linear, 1×1 convolution, weight, (weight, bias), callable (N, d) → (N, c), or the whole classifier
+        The classifier; weights are (c, d). A linear one with one output is binary: it answers 1 where that is above 0.
+        Any callable works, at the price of running it at every k; a linear one is some hundred times faster. Of a timm,
+        torchvision or Hugging Face model the head is found (``find_head``); a module that takes the features is itself
+        the head. Modules are evaluated as a copy, in evaluation mode and in float32 or float64.
     retain : float
         Share of the full accuracy to keep, in (0, 1]; 0.95 in Table 1.
     projection : "uncentred" or "centred"
@@ -109,8 +111,10 @@ def classification_dimension(
     >>> found.dimension, found.ambient
     (1, 2)
     """
-    _check_options(retain, projection, accuracy, head, scorer, bootstrap)
-    x = as_matrix(features, "features", device=device)
+    _check_options(projection, accuracy, head, scorer)
+    retain = number_of(retain, "retain", above=0, most=1)
+    bootstrap, seed = count_of(bootstrap, "bootstrap", least=0), count_of(seed, "seed", least=0)
+    x = as_matrix(features, "features", device=None if device is None else device_of(device))
     fitted = x if fit_features is None else as_matrix(fit_features, "fit_features", device=x.device)
     if fitted.shape[1] != x.shape[1]:
         raise DataError(
@@ -129,7 +133,7 @@ def classification_dimension(
         y = as_labels(labels, len(x), classes, device=x.device, balanced=not allow_absent)
         error = None
         if logits is not None:
-            error = head_mismatch(predict, x, torch.as_tensor(logits))
+            error = head_mismatch(predict, x, dense(logits, "logits"))
         ranks = torch.cat(
             [
                 rank_of_label(_finite(predict(a), n), b)
@@ -185,17 +189,15 @@ def classification_dimension(
     )
 
 
-def _check_options(retain: float, projection: str, accuracy: str, head: Any, scorer: Any, bootstrap: int) -> None:
-    if not 0 < retain <= 1:
-        raise UsageError(f"retain is {retain}; it is the share of the full accuracy to keep, in (0, 1]")
+def _check_options(projection: str, accuracy: str, head: Any, scorer: Any) -> None:
     choice_of(projection, "projection", _PROJECTIONS)
     choice_of(accuracy, "accuracy", _ACCURACIES)
     if scorer is not None and accuracy != "overall":
         raise UsageError(f"accuracy is {accuracy!r}, but scorer= says how answers are scored; give one of them")
     if (head is None) == (scorer is None):
         raise UsageError("give either a head (features → logits) or scorer= (features, labels → float)")
-    if bootstrap < 0:
-        raise UsageError(f"bootstrap is {bootstrap}; it is a number of resamples, 0 for none")
+    if scorer is not None and not callable(scorer):
+        raise UsageError(f"scorer is a {type(scorer).__name__}; give a function (features, labels) → float")
 
 
 def _finite(logits: torch.Tensor, block: int) -> torch.Tensor:

@@ -54,8 +54,8 @@ class LayerFeatures(ByValue):
         RankMe of the feature matrix as it is, not centred (Garrido et al. 2023).
     rounding : float
         Bound on what storing the features in their dtype can have moved each singular value of ``matrix`` by: the
-        unit roundoff times ‖X‖_F. 0 where it is unknown, and for ``local_feature_rank``, whose definition takes the
-        rounding for part of the features.
+        unit roundoff times ‖X‖_F, and half the distance of the dtype's smallest numbers times √(N·d). 0 for
+        ``local_feature_rank``, whose definition takes the rounding for part of the features.
     scale : float
         Power of two that the features were divided by before squaring: 1 unless they are so large or so small that
         float64 could not hold their squares. Eigenvalues, ``matrix`` and ``rounding`` are of the divided ones.

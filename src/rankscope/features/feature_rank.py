@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from rankscope._base.arrays import dense
 from rankscope._base.checks import count_of, number_of
 from rankscope._base.errors import CutPointError, DataError, UsageError
 from rankscope._base.facts import Fact, FactKind
@@ -32,7 +33,7 @@ from rankscope.slicing import CutPointsLike, Sample
 from rankscope.slicing.batches import Batches, dtype_of_inputs, run_forward
 from rankscope.slicing.calls import Call, Meaning, can_be_repeated, repeated
 from rankscope.slicing.reader import Samples, meaning_of
-from rankscope.slicing.values import as_tensor, is_array
+from rankscope.slicing.values import is_array
 from rankscope.spectra.scale import power_of_two
 
 __all__ = ["feature_rank", "local_feature_rank", "measured_features"]
@@ -121,7 +122,7 @@ def feature_rank(
         if isinstance(values, CentredMoments):
             layers.append(layer_features(name, values, reduce))
             continue
-        rows = as_tensor(values, name)
+        rows = dense(values, name)
         if rows.ndim < 2 or not rows.numel():
             raise DataError(
                 f"{name} has shape {tuple(rows.shape)}; give (samples, ...) with at least one value a sample"
@@ -317,7 +318,9 @@ class _Store:
         first = self._first.setdefault(name, rows[:1].clone())
         differs = (rows != first).any()
         self._varies[name] = differs | self._varies[name] if name in self._varies else differs
-        self._roundoff[name] = max(unit_roundoff(output.dtype), self._roundoff.get(name, 0.0))
+        # float64, which integers are turned into, rounds those beyond 2⁵³
+        coarse = unit_roundoff(output.dtype) or unit_roundoff(torch.float64)
+        self._roundoff[name] = max(coarse, self._roundoff.get(name, 0.0))
         square = coarse_square(output, self.reduce, channels=self.channels, input_shape=self.input_shape)
         if square is not None:
             self._magnitude[name] = self._magnitude.get(name, torch.zeros_like(square)) + square

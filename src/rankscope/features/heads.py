@@ -9,8 +9,10 @@ from typing import Any
 import torch
 from torch import nn
 
+from rankscope._base.arrays import dense
 from rankscope._base.errors import DataError, ModelError
 from rankscope.features._inputs import first_bad_row
+from rankscope.slicing.values import is_array
 
 __all__ = ["evaluated_copy", "find_head", "head_mismatch", "linear_parts"]
 
@@ -83,7 +85,8 @@ def find_head(model: nn.Module) -> tuple[str, nn.Module]:
 def linear_parts(head: Any, width: int) -> tuple[torch.Tensor, torch.Tensor] | None:
     """(weight c × d, bias c) of a linear head, in float32 or float64, or None for a callable that is not one.
 
-    ``head`` may be a Linear, a 1×1 convolution, a (weight, bias) pair, or a model, whose head is then found.
+    ``head`` may be a Linear, a 1×1 convolution, a weight, or a (weight, bias) pair. One output becomes the two of a
+    binary classifier.
 
     Raises
     ------
@@ -92,7 +95,9 @@ def linear_parts(head: Any, width: int) -> tuple[torch.Tensor, torch.Tensor] | N
     """
     parts: tuple[torch.Tensor, torch.Tensor | None] | None = None
     if isinstance(head, tuple | list) and len(head) == 2:
-        parts = (torch.as_tensor(head[0]), None if head[1] is None else torch.as_tensor(head[1]))
+        parts = (dense(head[0], "the head's weight"), None if head[1] is None else dense(head[1], "the head's bias"))
+    elif is_array(head):
+        parts = (dense(head, "the head's weight"), None)
     elif isinstance(head, nn.Module) and _is_linear(head):
         weight: torch.Tensor = head.weight  # type: ignore[assignment]
         parts = (weight.flatten(1), head.bias)  # type: ignore[assignment]
@@ -114,7 +119,10 @@ def linear_parts(head: Any, width: int) -> tuple[torch.Tensor, torch.Tensor] | N
         if bad is not None:
             raise DataError(f"the head's {name} holds a NaN or infinite value (class {bad}); mend the head")
     dtype = torch.promote_types(torch.promote_types(weight.dtype, bias.dtype), torch.float32)
-    return weight.detach().to(dtype), bias.detach().to(dtype)
+    weight, bias = weight.detach().to(dtype), bias.detach().to(dtype)
+    if len(weight) == 1:  # class 0 has the logit 0: its odds against class 1 are what one output gives
+        weight, bias = torch.cat([torch.zeros_like(weight), weight]), torch.cat([torch.zeros_like(bias), bias])
+    return weight, bias
 
 
 def evaluated_copy(head: nn.Module, dtype: torch.dtype) -> nn.Module:
@@ -149,6 +157,10 @@ def head_mismatch(
         Above ``limit``: the head is not the one that made the logits (float32 alone explains about 1e-6, TF32 or
         half precision about 1e-3).
     """
+    if logits.ndim != 2 or logits.is_complex():
+        raise DataError(f"the stored logits are {logits.dtype} of shape {tuple(logits.shape)}; give (samples, classes)")
+    if logits.shape[1] == 1:
+        logits = torch.cat([torch.zeros_like(logits), logits], 1)  # as of a head with one output
     bad = first_bad_row(logits)
     if bad is not None:
         raise DataError(f"the stored logits of sample {bad} hold a NaN or infinite value; mend what computed them")

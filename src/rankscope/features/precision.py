@@ -6,7 +6,7 @@ import torch
 
 from rankscope._base.errors import DataError
 
-__all__ = ["check_real", "check_scale", "kept_whole", "unit_roundoff"]
+__all__ = ["check_real", "check_scale", "kept_whole", "underflow_roundoff", "unit_roundoff"]
 
 # Between these sizes squares, and their products with eps64, are normal float64 numbers
 _SMALLEST, _LARGEST = 1e-145, 1e152
@@ -24,6 +24,23 @@ def unit_roundoff(dtype: torch.dtype) -> float:
     (0.00390625, 0.0)
     """
     return torch.finfo(dtype).eps / 2 if dtype.is_floating_point else 0.0
+
+
+# The smallest normal number of a dtype, by its unit roundoff: no two dtypes share one
+_TINY = {
+    unit_roundoff(dtype): torch.finfo(dtype).tiny
+    for dtype in (torch.float64, torch.float32, torch.float16, torch.bfloat16, torch.float8_e4m3fn, torch.float8_e5m2)
+}
+
+
+def underflow_roundoff(roundoff: float, scale: float = 1.0) -> float:
+    """Largest error of rounding a number below the normal ones, in the dtype of this unit roundoff, over ``scale``.
+
+    >>> underflow_roundoff(unit_roundoff(torch.float16)) == 2.0**-25, underflow_roundoff(0.0)
+    (True, 0.0)
+    """
+    # divided first: half of float64's smallest number is none
+    return _TINY.get(roundoff, 0.0) / scale * roundoff
 
 
 def check_real(rows: torch.Tensor, name: str) -> None:

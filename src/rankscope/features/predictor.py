@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, TypeAlias
 
+import numpy as np
 import torch
 from torch import nn
 
+from rankscope._base.arrays import as_tensor
 from rankscope._base.errors import DataError, ModelError, UsageError
 from rankscope.features.heads import evaluated_copy, find_head, linear_parts
 
@@ -50,9 +52,16 @@ def predictor(head: Any, x: torch.Tensor) -> tuple[Predict, tuple[torch.Tensor, 
             raise ModelError(
                 f"the head fails on {str(rows.dtype)[6:]} features of shape {tuple(rows.shape)}: {_first(error)}"
             ) from error
+        if isinstance(made, np.ndarray):
+            made = as_tensor(made, "what the head returns")
         if not isinstance(made, torch.Tensor) or made.ndim != 2 or len(made) != len(rows):
             shape = tuple(made.shape) if isinstance(made, torch.Tensor) else type(made).__name__
             raise DataError(f"the head must return logits (samples × classes); for {len(rows)} samples it gave {shape}")
+        if made.shape[1] < 2:
+            raise DataError(
+                f"the head gives {made.shape[1]} number a sample, which may be a logit or a probability; give one that "
+                "returns a logit for each of two classes, such as torch.cat([-z, z], 1)"
+            )
         if made.is_complex():
             raise DataError(f"the head gives {str(made.dtype)[6:]} logits; give a head whose logits are real")
         return made.to(x.device, torch.promote_types(made.dtype, torch.float32))

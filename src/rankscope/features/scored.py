@@ -6,9 +6,9 @@ import math
 from collections.abc import Callable
 from typing import Any
 
-import numpy as np
 import torch
 
+from rankscope._base.arrays import dense
 from rankscope._base.errors import DataError, MeasurementError
 from rankscope._base.provenance import device_name, versions
 from rankscope.features.classification_result import ClassificationDimension
@@ -27,10 +27,10 @@ def by_score(
     projection: str,
 ) -> ClassificationDimension:
     """The same for a task without logits: the scorer runs at every k."""
-    y = torch.as_tensor(np.asarray(labels) if not isinstance(labels, torch.Tensor) else labels).to(x.device)
+    y = dense(labels, "labels").to(x.device)
     if len(y) != len(x):
         raise DataError(f"{len(y)} labels for {len(x)} samples; give one label a sample")
-    full = float(scorer(x, y))
+    full = _number(scorer(x, y))
     if not full > 0 or not math.isfinite(full):
         raise MeasurementError(f"the full score is {full:g}; a share of it is kept, so give a scorer that is positive")
     mean = basis.mean.to(x.dtype) if projection == "centred" else torch.zeros_like(x[0])
@@ -40,7 +40,7 @@ def by_score(
     scores = torch.zeros(x.shape[1], dtype=torch.float64)
     for k in range(x.shape[1]):
         projected.addmm_(coordinates[:, k : k + 1], axes[:, k : k + 1].T)
-        score = float(scorer(projected.clone(), y))
+        score = _number(scorer(projected.clone(), y))
         scores[k] = score if not math.isnan(score) else -math.inf  # a NaN is no score: it never reaches the threshold
     dimension, facts = first_dimension(scores, retain * full, basis)
     return ClassificationDimension(
@@ -59,6 +59,13 @@ def by_score(
         facts=facts,
         provenance=made_of(x, len(x)),
     )
+
+
+def _number(score: Any) -> float:
+    try:
+        return float(score)
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise DataError(f"scorer returns a {type(score).__name__}; it must return one number") from error
 
 
 def made_of(x: torch.Tensor, fitted: int, *, apart: bool = False, seed: int = 0, bootstrap: int = 0) -> dict[str, Any]:

@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from rankscope._base.arrays import as_tensor
 from rankscope._base.errors import DataError
 
 __all__ = ["as_input", "as_tensor", "is_array", "is_scalar_label", "numbers_of"]
@@ -16,33 +17,6 @@ __all__ = ["as_input", "as_tensor", "is_array", "is_scalar_label", "numbers_of"]
 def is_array(value: Any) -> bool:
     """A tensor, an array, or what converts itself into one (a data frame, a JAX array)."""
     return isinstance(value, Tensor | np.ndarray) or (hasattr(value, "__array__") and hasattr(value, "shape"))
-
-
-def as_tensor(value: Any, name: str) -> Tensor:
-    """The tensor behind a tensor, an array or a nested list of numbers; memory is shared where it can be.
-
-    >>> as_tensor([[1.0, 2.0]], "inputs").shape
-    torch.Size([1, 2])
-    """
-    if isinstance(value, Tensor):
-        return value.detach()
-    try:
-        array = np.asarray(value)
-    except (TypeError, ValueError) as error:  # nested lists of unequal length
-        raise DataError(f"{name} is a {type(value).__name__} of unequal parts; give a tensor or an array") from error
-    if array.dtype == object or array.dtype.kind in "USMmV":
-        held = {"U": "text", "S": "text", "M": "dates", "m": "durations", "V": "records"}.get(
-            array.dtype.kind, "objects"
-        )
-        what = f"a {type(value).__name__}" if array.ndim == 0 else f"an array of {held} (shape {array.shape})"
-        raise DataError(f"{name} is {what}, not numbers; give a tensor or an array of numbers")
-    native = array.dtype.newbyteorder("=")
-    if array.dtype != native or not array.flags.writeable or any(s < 0 for s in array.strides):
-        array = array.astype(native, copy=True, order="C")
-    try:
-        return torch.from_numpy(array)
-    except TypeError:
-        raise DataError(f"{name} has dtype {array.dtype}, which torch does not have; convert it to float32") from None
 
 
 def as_input(tensor: Tensor, name: str, *, floating: bool = True) -> Tensor:
