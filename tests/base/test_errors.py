@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from rankscope._base.checks import count_of, device_of
-from rankscope._base.errors import RankscopeError, UsageError, parameter
+from rankscope._base.errors import RankscopeError, UsageError, first_line, parameter
 from rankscope.cli.main import main
 
 RANDOM = parameter("weights", "random")
@@ -19,6 +19,12 @@ def test_one_message_in_two_terms() -> None:
     flags = {"weights": "--weights", "limit": "--limit"}
     assert error.worded(flags.get) == "no such file; use --weights random, --limit 3 or x"
     assert str(RankscopeError("plain")) == "plain"
+
+
+def test_the_first_line_is_short_and_ends_with_a_word() -> None:
+    assert first_line(ValueError("word " * 60 + "\nmore")) == "word " * 39 + "…"
+    assert first_line(ValueError("x" * 300)) == "x" * 198 + " …"
+    assert first_line(ValueError("short.")) == "short"
 
 
 def test_a_switch_has_no_value() -> None:

@@ -7,6 +7,7 @@ import torch
 from torch import nn
 
 from rankscope._base.errors import DataError, ModelError
+from rankscope._base.facts import Fact, FactKind
 from rankscope.loading import calibrate_batchnorm
 
 
@@ -19,8 +20,9 @@ def network() -> nn.Sequential:
 
 def test_first_layer_is_the_average_over_all_images() -> None:
     model, images = network(), torch.randn(10, 1, 8, 8)
-    note = calibrate_batchnorm(model, images.split([4, 4, 2]))
-    assert note == "running statistics of 2 BatchNorm layers set from 10 images"
+    fact = calibrate_batchnorm(model, images.split([4, 4, 2]))
+    values = {"layers": 2, "unused": 0, "images": 10, "source": "data"}
+    assert fact == Fact(FactKind.BATCHNORM_SET, values)
     features = model[0](images)
     norm = model[1]
     torch.testing.assert_close(norm.running_mean, features.mean((0, 2, 3)))
@@ -78,6 +80,8 @@ def test_no_images_too_few_and_not_finite_leave_the_statistics() -> None:
         calibrate_batchnorm(model, [])
     with pytest.raises(DataError, match=r"a batch of 1 is too small .*give 8 or more"):
         calibrate_batchnorm(model, torch.zeros(1, 2))
+    with pytest.raises(DataError, match=r"a batch of 1 is too small .*give 8 or more"):
+        calibrate_batchnorm(nn.Sequential(nn.AvgPool2d(4), nn.BatchNorm2d(2)).eval(), torch.zeros(1, 2, 4, 4))
     with pytest.raises(ModelError, match="BatchNorm layer '0' got NaN or infinite statistics from 3 images"):
         calibrate_batchnorm(model, torch.full((3, 2), float("nan")))
     assert model[0].running_mean.tolist() == [5, 5]

@@ -18,6 +18,7 @@ from safetensors.torch import save_file, save_model
 from torch import nn
 
 from rankscope._base.errors import ModelError, UsageError
+from rankscope._base.facts import Fact, FactKind, of_kind
 from rankscope.loading import load_model, load_weights, read_weights
 from rankscope.loading.weights import MisfitError
 
@@ -65,7 +66,8 @@ def test_c1_what_is_left_over_is_named(tmp_path: Path) -> None:
     found = load_weights(model, file)
     assert same(model, STATE)
     assert found.description == "file w.ckpt (9 tensors, from 'state_dict.model')"
-    assert found.notes == ("w.ckpt also holds 1 tensor that the model does not have: state_dict.criterion.pos_weight",)
+    left = {"file": "w.ckpt", "names": ("state_dict.criterion.pos_weight",)}
+    assert found.facts == (Fact(FactKind.FILE_LEFT_OVER, left),)
 
 
 # neighbours of C1: one wrapper more, the parts of a GAN, a model that wraps the network of the file
@@ -98,9 +100,10 @@ def test_a_model_that_wraps_the_network_of_the_file(tmp_path: Path) -> None:
 def test_c6_averaged_weights_beside_the_plain_ones(tmp_path: Path, average: str) -> None:
     file = save(tmp_path / "w.pth", {average: OTHER, "weights": STATE})
     model = network()
-    notes = load_weights(model, file).notes
+    fact = load_weights(model, file).facts[0]
     assert same(model, STATE)
-    assert f"{average!r}, which would fit as well: weights_key={average!r} takes it" in notes[0]
+    assert (fact.kind, fact["file"]) == (FactKind.FILE_ALSO_FITS, "w.pth")
+    assert fact["names"] == (average,)
     model = network()
     assert load_weights(model, file, key=average).description.endswith(f"from {average!r})")
     assert same(model, OTHER)
@@ -123,9 +126,9 @@ def test_c6_two_sets_are_ambiguous_and_the_key_chooses(tmp_path: Path) -> None:
 def test_names_that_are_the_models_own_win_over_a_copy_inside(tmp_path: Path) -> None:
     file = save(tmp_path / "w.pth", {"state_dict": {**STATE, **under("momentum.", OTHER)}})
     model = network()
-    notes = load_weights(model, file).notes
+    fact = load_weights(model, file).facts[0]
     assert same(model, STATE)
-    assert "'state_dict.momentum', which would fit as well" in notes[0]
+    assert fact["names"] == ("state_dict.momentum",)
 
 
 class Tied(nn.Module):
@@ -270,11 +273,10 @@ def test_torchscript_and_its_remedy(tmp_path: Path) -> None:
 def test_c5_a_backbone_without_its_head(tmp_path: Path, held: int | None) -> None:
     state = network(1, held).state_dict()
     model = network(0, None)
-    notes = load_weights(model, save(tmp_path / "w.pth", state)).notes
+    facts = load_weights(model, save(tmp_path / "w.pth", state)).facts
     assert same(model, state)
-    assert notes == (
-        () if held is None else ("w.pth also holds 2 tensors that the model does not have: head.weight, head.bias",)
-    )
+    left = {"file": "w.pth", "names": ("head.weight", "head.bias")}
+    assert facts == (() if held is None else (Fact(FactKind.FILE_LEFT_OVER, left),))
 
 
 @pytest.mark.parametrize(
@@ -287,7 +289,7 @@ def test_c5_num_classes_zero(spec: str, tmp_path: Path) -> None:
     file = save(tmp_path / "w.pth", whole.model.state_dict())
     loaded = load_model(spec, weights=file, num_classes=0)
     assert same(loaded.model, whole.model.state_dict())
-    assert any("also holds 2 tensors that the model does not have" in note for note in loaded.notes)
+    assert [len(f["names"]) for f in of_kind(loaded.facts, FactKind.FILE_LEFT_OVER)] == [2]
 
 
 def test_c5_negative_class_counts() -> None:
@@ -379,7 +381,9 @@ def test_c8_swins_original_names(tmp_path: Path) -> None:
     file = save(tmp_path / "w.pth", {"model": original})
     loaded = load_model("timm:swin_tiny_patch4_window7_224", weights=file, num_classes=3)
     assert same(loaded.model, source.state_dict())
-    assert any("translated by timm.models.swin_transformer.checkpoint_filter_fn" in note for note in loaded.notes)
+    assert [f["by"] for f in of_kind(loaded.facts, FactKind.FILE_TRANSLATED)] == [
+        "timm.models.swin_transformer.checkpoint_filter_fn"
+    ]
 
 
 def test_c8_what_timm_resamples_is_said(tmp_path: Path) -> None:
@@ -388,7 +392,7 @@ def test_c8_what_timm_resamples_is_said(tmp_path: Path) -> None:
     source = timm.create_model("test_vit", num_classes=3, img_size=96)
     file = save(tmp_path / "w.pth", source.state_dict())
     loaded = load_model("timm:test_vit", weights=file, num_classes=3)
-    assert any("1 of its tensors were resampled to the model's size: pos_embed" in note for note in loaded.notes)
+    assert [f["names"] for f in of_kind(loaded.facts, FactKind.FILE_RESAMPLED)] == [("pos_embed",)]
 
 
 LAZY = """
@@ -413,7 +417,7 @@ def test_c9_lazy_layers(tmp_path: Path) -> None:
         load_model(f"{tmp_path}/net.py:unknown", weights="random")
     loaded = load_model(f"{tmp_path}/net.py:known", weights="random", seed=1)
     assert loaded.model(torch.ones(1, 1, 4, 4)).shape == (1, 3)
-    assert any("sized by one forward pass on zeros of shape (1, 4, 4)" in note for note in loaded.notes)
+    assert [f["shape"] for f in of_kind(loaded.facts, FactKind.LAZY_SIZED)] == [(1, 4, 4)]
     again = load_model(f"{tmp_path}/net.py:known", weights="random", seed=1)
     assert same(again.model, loaded.model.state_dict())
     torch.save(nn.Sequential(nn.Flatten(), nn.Linear(5, 3)).state_dict(), tmp_path / "w.pth")
@@ -452,10 +456,8 @@ def test_r9_quantised_tensors(tmp_path: Path) -> None:
 
 def test_r9_rounding_is_said(tmp_path: Path) -> None:
     file = save(tmp_path / "w.pth", {k: v.double() if v.is_floating_point() else v for k, v in STATE.items()})
-    assert load_weights(network(), file).notes == (
-        "weights of the file in float64 were rounded to the model's float32",
-    )
-    assert load_weights(network().double(), file).notes == ()
+    assert load_weights(network(), file).facts == (Fact(FactKind.FILE_ROUNDED, {"given": "float64", "own": "float32"}),)
+    assert load_weights(network().double(), file).facts == ()
 
 
 def test_r9_whole_numbers_in_a_buffer(tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from rankscope._base.errors import ModelError, UsageError
+from rankscope._base.facts import FactKind, of_kind
 from rankscope.loading import load_images, load_model
 
 GOOD = """
@@ -73,7 +74,7 @@ def test_plain_module(file: Path) -> None:
     assert loaded.weights == "as net.py:plain returns them"
     assert loaded.preprocessing is None
     assert not loaded.model.training
-    assert "the factory returned the model in training mode; it was set to evaluation mode" in loaded.notes
+    assert of_kind(loaded.facts, FactKind.TRAINING_MODE)
 
 
 def test_the_seed_decides_and_the_global_state_is_left(file: Path) -> None:

@@ -14,6 +14,7 @@ import torch
 from torch import nn
 
 from rankscope._base.errors import ModelError, UsageError
+from rankscope._base.facts import Fact, FactKind, of_kind
 from rankscope.loading import LoadedModel, calibrate_batchnorm, ensure_torchvision, load_images, load_model
 from rankscope.loading._random import open_branches, seeded
 
@@ -58,7 +59,10 @@ def test_the_seed_decides(spec: str) -> None:
 
 def test_residual_branches_take_part() -> None:
     loaded = load_model("timm:test_resnet", weights="random")
-    assert loaded.notes == ("4 norm scales that start at zero were set to 1, so that the residual branches take part",)
+    assert loaded.facts == (
+        Fact(FactKind.RANDOM_WEIGHTS, {"seed": 0}, caution=True),
+        Fact(FactKind.NORMS_OPENED, {"count": 4}),
+    )
     import timm
 
     with torch.random.fork_rng(devices=[]):
@@ -69,14 +73,15 @@ def test_residual_branches_take_part() -> None:
 
 def test_a_zero_head_is_drawn_and_said() -> None:
     loaded = load_model("timm:gmixer_12_224", weights="random")
-    assert loaded.notes == ("1 linear or convolution weights that start at zero were drawn at random",)
+    assert loaded.facts[1:] == (Fact(FactKind.WEIGHTS_DRAWN, {"count": 1}),)
     assert bool(loaded.model.head.weight.any())  # type: ignore[union-attr]
 
 
 def test_layer_scales_that_all_but_close_their_branches_are_said() -> None:
     loaded = load_model("timm:test_convnext", weights="random")
-    assert len(loaded.notes) == 1
-    assert loaded.notes[0].startswith("9 layer scales start at 1e-06 or below: untrained, the branches behind them")
+    (fact,) = loaded.facts[1:]
+    assert (fact.kind, fact["count"]) == (FactKind.BRANCHES_NEARLY_CLOSED, 9)
+    assert fact["largest"] == pytest.approx(1e-6)
 
 
 class _Gains(nn.Module):
@@ -90,8 +95,9 @@ class _Gains(nn.Module):
 
 
 def test_one_number_or_none_is_no_layer_scale() -> None:
-    (note,) = open_branches(_Gains(), seed=0)
-    assert note.startswith("1 layer scales start at 1e-04 or below: untrained")
+    (fact,) = open_branches(_Gains(), seed=0)
+    assert (fact.kind, fact["count"]) == (FactKind.BRANCHES_NEARLY_CLOSED, 1)
+    assert fact["largest"] == pytest.approx(1e-4)
 
 
 @pytest.mark.parametrize("seed", [0, 5, 2**32 + 5, 2**62])
@@ -114,7 +120,8 @@ def test_class_count_and_names() -> None:
 def test_bare_name_is_taken_as_timms() -> None:
     loaded = load_model("test_vit", weights="random")
     assert loaded.name == "timm:test_vit"
-    assert loaded.notes[0] == "'test_vit' was taken as timm:test_vit"
+    taken = Fact(FactKind.TAKEN_AS, {"given": "test_vit", "taken": "timm:test_vit"})
+    assert of_kind(loaded.facts, FactKind.TAKEN_AS) == (taken,)
 
 
 def test_weights_from_a_file(tmp_path: Path) -> None:
@@ -296,8 +303,8 @@ def test_import_stays_light() -> None:
 def test_random_network_calibrated_on_photographs() -> None:
     loaded: LoadedModel = load_model("timm:test_resnet", weights="random")
     photos = load_images("photos", preprocessing=loaded.preprocessing)
-    note = calibrate_batchnorm(loaded.model, photos.batches(8))
-    assert note is not None
-    assert note.endswith("set from 2 images")
+    fact = calibrate_batchnorm(loaded.model, photos.batches(8))
+    assert fact is not None
+    assert (fact["images"], fact["unused"]) == (2, 0)
     norms = [m for m in loaded.model.modules() if isinstance(m, nn.BatchNorm2d)]
     assert all(bool(m.running_mean.any()) for m in norms if m.running_mean is not None)

@@ -46,8 +46,9 @@ def declared(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     return done
 
 
-def attempt(monkeypatch: pytest.MonkeyPatch, *errors: Exception) -> Imports:
+def attempt(monkeypatch: pytest.MonkeyPatch, *errors: Exception, absent: bool) -> Imports:
     imports = Imports(*errors)
+    monkeypatch.setattr(_torchvision, "_absent", lambda: ["nms"] if absent else [])
     monkeypatch.setattr(_torchvision.importlib, "import_module", imports)
     try:
         ensure_torchvision()
@@ -60,26 +61,44 @@ MISSING = RuntimeError("operator torchvision::nms does not exist")
 
 
 def test_nothing_is_done_where_it_imports(monkeypatch: pytest.MonkeyPatch, declared: list[str]) -> None:
-    assert attempt(monkeypatch).calls == 1
+    assert attempt(monkeypatch, absent=False).calls == 1
     assert declared == []
 
 
 def test_missing_operator_is_declared_once(monkeypatch: pytest.MonkeyPatch, declared: list[str]) -> None:
-    assert attempt(monkeypatch, MISSING).calls == 2
+    assert attempt(monkeypatch, MISSING, absent=True).calls == 2
     assert declared == ["declared", "torchvision", "timm"]
 
 
 @pytest.mark.parametrize(
-    "errors",
+    ("errors", "absent"),
     [
-        (RuntimeError("something else"),),
-        (RuntimeError("operator torchvision::unheard_of does not exist"),),
-        (ImportError("No module named 'torchvision'"),),
-        (MISSING, RuntimeError("operator torchvision::another does not exist")),
+        ((RuntimeError("something else"),), False),
+        ((MISSING,), False),  # what it says is not what decides
+        ((ImportError("No module named 'torchvision'"),), True),
+        ((MISSING, RuntimeError("operator torchvision::another does not exist")), True),
     ],
 )
 def test_other_failures_are_not_hidden(
-    monkeypatch: pytest.MonkeyPatch, declared: list[str], errors: tuple[Exception, ...]
+    monkeypatch: pytest.MonkeyPatch, declared: list[str], errors: tuple[Exception, ...], absent: bool
 ) -> None:
     with pytest.raises(ModelError, match=r"torchvision cannot be imported: .*Install a torchvision that fits torch"):
-        attempt(monkeypatch, *errors)
+        attempt(monkeypatch, *errors, absent=absent)
+
+
+def test_the_failure_counts_where_torchvision_raised_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    def raised(module: str, error: type[Exception]) -> Exception:
+        space = {"__name__": module, "error": error}
+        exec("def fail():\n    raise error('no such operator')", space)
+        with pytest.raises(error, match="no such operator") as caught:
+            space["fail"]()  # type: ignore[operator]
+        return caught.value
+
+    theirs = raised("torchvision._meta_registrations", RuntimeError)
+    monkeypatch.setattr(_torchvision, "_absent", lambda: ["nms"])
+    assert _torchvision.misses_operator(theirs)
+    assert not _torchvision.misses_operator(raised("torchvisions.net", RuntimeError))
+    assert not _torchvision.misses_operator(raised("torchvision.ops", TypeError))
+    assert not _torchvision.misses_operator(RuntimeError("operator torchvision::nms does not exist"))
+    monkeypatch.setattr(_torchvision, "_absent", list)
+    assert not _torchvision.misses_operator(theirs)

@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 import rankscope as rs
+from rankscope._base.facts import Fact, FactKind
 from rankscope.report import findings, profile_page
 
 
@@ -34,6 +35,7 @@ def test_cautions():
     changed = replace(
         base,
         weights="random, seed 0",
+        facts=(Fact(FactKind.RANDOM_WEIGHTS, {"seed": 0}, caution=True),),
         unmeasured={"head": "its output does not depend on the input"},
         skipped={"a.png": "truncated"},
         kinks=(0, 2),

@@ -28,6 +28,7 @@ __all__ = [
 
 # Private-use characters around a parameter in a message: whoever shows the message words it in the caller's terms.
 _OPEN, _VALUE, _CLOSE = "\ue000", "\ue001", "\ue002"
+_LONG = 200
 _CPU_ALLOCATOR = "DefaultCPUAllocator"
 _CUDA_MEMORY_ALLOCATION = 2  # cudaErrorMemoryAllocation
 _PARAMETER = re.compile(f"{_OPEN}([^{_VALUE}{_CLOSE}]+)(?:{_VALUE}([^{_CLOSE}]*))?{_CLOSE}")
@@ -161,12 +162,13 @@ def nearest(name: str, known: Iterable[str]) -> str:
 
 
 def first_line(error: BaseException) -> str:
-    """The first line of an error's message, and at most 200 characters of it.
+    """The first line of an error's message, and at most 200 characters of it, in whole words; or its type.
 
     >>> first_line(ValueError("two lines\\nof text")), first_line(KeyError())
-    ('two lines', 'no message')
+    ('two lines', 'KeyError')
     """
-    return (str(error).strip().splitlines() or ["no message"])[0][:200]
+    line = (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")
+    return line if len(line) <= _LONG else f"{line[: _LONG - 1].rpartition(' ')[0] or line[: _LONG - 2]} …"
 
 
 def is_out_of_memory(error: BaseException | None) -> bool:

@@ -79,6 +79,27 @@ class FactKind(StrEnum):
     CONSTANT_LAYER = "layer without variance"  # name, samples
     ROUNDED_LAYER = "dimension open because of the dtype"  # name, low, high
     SKETCHED_LAYER = "layer sketched"  # name, width, directions; bytes: covariance, rows (None unknown), memory
+    # how a model and its data were loaded
+    RANDOM_WEIGHTS = "random weights"  # seed
+    NORMS_OPENED = "norm scales set from zero to one"  # count
+    WEIGHTS_DRAWN = "weights drawn in place of zeros"  # count
+    BRANCHES_CLOSED = "gains at zero"  # count
+    BRANCHES_NEARLY_CLOSED = "layer scales near zero"  # count, largest
+    FACTORY_BUILT = "built by a factory under a seed"  # factory, seed
+    TAKEN_AS = "name taken as another"  # given, taken
+    LAZY_SIZED = "lazy layers sized"  # shape
+    FRESH_PARAMETERS = "parameters that the weights lack"  # count, names
+    FILE_ALSO_FITS = "another part of the file fits"  # file, names
+    FILE_LEFT_OVER = "tensors of the file not used"  # file, names
+    FILE_TRANSLATED = "names of the file translated"  # file, by
+    FILE_RESAMPLED = "tensors of the file resampled"  # file, names
+    FILE_ROUNDED = "tensors of the file rounded"  # file dtype, model dtype: given, own
+    BATCHNORM_SET = "BatchNorm statistics set"  # layers, unused, images, source ("data", "noise": too few images)
+    EXAMPLE_INPUT = "measured on one example input"  # shape
+    IMAGES = "images"  # source, preprocessing
+    FOLDER_ORDER = "order of class folders"  # rule: numbers or alphabet
+    FEWER_CLASSES = "classes without data"  # classes, found
+    FEWER_FOLDERS = "classes without a folder"  # classes, folders, labels, positions (counted from 0 for want of names)
 
 
 @dataclass(frozen=True)

@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 from rankscope._base.errors import DataError, ModelError
+from rankscope._base.facts import Fact, FactKind
 from rankscope.features import find_head
 from rankscope.loading import class_folders, class_order, imagenet_classes, is_image, split_folder
 
@@ -19,15 +20,13 @@ if TYPE_CHECKING:
 
 __all__ = ["FolderLabels", "check_labels", "folder_labels", "head_classes", "read_folder"]
 
-_SHOWN = 3
-
 
 class FolderLabels(NamedTuple):
-    """Class index by folder, one name for each class of the head, and notes."""
+    """Class index by folder, one name for each class of the head, and facts."""
 
     labels: dict[str, int]
     names: tuple[str, ...]
-    notes: tuple[str, ...]
+    facts: tuple[Fact, ...]
 
 
 def head_classes(model: nn.Module) -> int | None:
@@ -77,12 +76,12 @@ def folder_labels(path: Path, folders: Sequence[str], loaded: LoadedModel, class
         )
     own = loaded.class_names if loaded.class_names is not None and len(loaded.class_names) == count else None
     order = class_order(folders)
-    notes = order.notes
+    facts = order.facts
     index = {folder: label for label, folder in enumerate(order.folders)}
     synsets = imagenet_classes()[0]
     positions = False
     if own is not None and set(folders) <= set(own):
-        index, notes = {folder: own.index(folder) for folder in folders}, ()
+        index, facts = {folder: own.index(folder) for folder in folders}, ()
     elif order.rule == "imagenet" and count == len(synsets):
         index = {folder: synsets.index(folder) for folder in folders}
     elif order.rule == "numbers" and len(folders) < count and _are_indices(folders, count):
@@ -90,12 +89,12 @@ def folder_labels(path: Path, folders: Sequence[str], loaded: LoadedModel, class
     else:
         positions = True
     if len(folders) < count:
-        notes = (*notes, _subset(index, count, positions))
-    return FolderLabels(index, _names(order.folders, order.names, own, index, count), notes)
+        facts = (*facts, _subset(index, count, positions))
+    return FolderLabels(index, _names(order.folders, order.names, own, index, count), facts)
 
 
-def check_labels(labels: torch.Tensor, loaded: LoadedModel, classes: int | None) -> tuple[str, ...]:
-    """Labels of arrays against the head: an error where they lie outside, a note where classes are without a sample."""
+def check_labels(labels: torch.Tensor, loaded: LoadedModel, classes: int | None) -> tuple[Fact, ...]:
+    """Labels of arrays against the head: an error where they lie outside, a fact where classes are without a sample."""
     if classes is None or not len(labels):
         return ()
     low, high, found = int(labels.min()), int(labels.max()), len(labels.unique())
@@ -105,7 +104,7 @@ def check_labels(labels: torch.Tensor, loaded: LoadedModel, classes: int | None)
             f"(0…{classes - 1}); give labels that index the head, or a model with more (--num-classes {high + 1})"
         )
     if found < classes:
-        return (f"the head has {classes:,} classes, the labels name {found:,} of them",)
+        return (Fact(FactKind.FEWER_CLASSES, {"classes": classes, "found": found}),)
     return ()
 
 
@@ -114,11 +113,11 @@ def _are_indices(folders: Sequence[str], count: int) -> bool:
     return len(numbers) == len(folders) and max(numbers) < count
 
 
-def _subset(index: dict[str, int], count: int, positions: bool) -> str:
-    shown = [f"{folder} = {label}" for folder, label in sorted(index.items(), key=lambda one: one[1])]
-    more = f" and {len(shown) - _SHOWN:,} more" if len(shown) > _SHOWN else ""
-    text = f"the head has {count:,} classes, the folder {len(index):,} of them: {', '.join(shown[:_SHOWN])}{more}"
-    return f"{text} (counted from 0, since the names tell nothing of the head's order)" if positions else text
+def _subset(index: dict[str, int], count: int, positions: bool) -> Fact:
+    pairs = sorted(index.items(), key=lambda one: one[1])
+    folders, labels = zip(*pairs, strict=True)
+    values = {"classes": count, "folders": folders, "labels": labels, "positions": positions}
+    return Fact(FactKind.FEWER_FOLDERS, values)
 
 
 def _names(

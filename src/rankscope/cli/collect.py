@@ -80,7 +80,7 @@ def collect_command(
 
     from rankscope._base.checks import count_of
     from rankscope.cli.class_names import class_cautions
-    from rankscope.cli.results import as_json_text, print_notes, print_written, write_result
+    from rankscope.cli.results import as_json_text, print_facts, print_written, write_result
     from rankscope.cli.source import Source, progress
     from rankscope.features import collect, feature_rank
     from rankscope.views.sentences import note, sentence
@@ -90,7 +90,7 @@ def collect_command(
     source = Source(model, data, labels, weights, weights_key, seed, num_classes, limit, device, batch_size)
     # what a model's own code prints must not mix with the result; the lock also covers the files that follow the shards
     with FolderLock(out, lend=True), contextlib.redirect_stdout(sys.stderr), progress("collect") as report:
-        loaded, read, notes = source.load()
+        loaded, read, facts = source.load()
         try:
             found = collect(
                 loaded.model,
@@ -115,7 +115,7 @@ def collect_command(
             "limit": limit,
             "class_names": None if read.class_names is None else list(read.class_names),
             "accuracy": float((found.logits.argmax(1) == found.labels).double().mean()),
-            "notes": [*map(sentence, cautions), *notes],
+            "notes": [*map(sentence, (*cautions, *facts))],
         }
         write_result(out, "collection", about, {"samples": _samples(found)}, None)
         profile = feature_rank(found, reduce="pool") if found.moments and len(found) > 1 else None
@@ -129,7 +129,7 @@ def collect_command(
     print(f"{loaded.name}, {loaded.weights}")
     print(found)
     print(f"accuracy {about['accuracy']:.2%}")
-    print_notes(notes)
+    print_facts((*cautions, *facts))
     if profile is not None:
         print(profile)
     print_written(out, "collection.json", "samples.csv", *(["features"] if profile is not None else []))

@@ -10,6 +10,7 @@ import torch
 from torch.utils.data import TensorDataset
 
 from rankscope._base.errors import DataError, UsageError
+from rankscope._base.facts import Fact
 from rankscope.cli.array_files import class_indices, read_arrays, read_labels
 from rankscope.cli.class_data import check_labels, folder_labels, head_classes, read_folder
 from rankscope.loading import calibrate_batchnorm, load_images
@@ -25,11 +26,11 @@ _INPUTS, _LABELS = ("inputs", "images", "x", "data"), ("labels", "label", "y", "
 
 @dataclass(frozen=True, eq=False)
 class Data:
-    """A map-style data set of (input, label), a name for each class of the head where known, and notes."""
+    """A map-style data set of (input, label), a name for each class of the head where known, and facts."""
 
     dataset: Any
     class_names: tuple[str, ...] | None = None
-    notes: tuple[str, ...] = ()
+    facts: tuple[Fact, ...] = ()
 
 
 def load_data(
@@ -51,8 +52,8 @@ def load_data(
     classes = head_classes(loaded.model) if labelled else None
     if source == "digits":
         images = load_images("digits", preprocessing=loaded.preprocessing, limit=limit, seed=seed)
-        notes = check_labels(torch.arange(10), loaded, classes)
-        return Data(TensorDataset(images.tensor, torch.tensor(images.labels)), loaded.class_names, notes)
+        facts = check_labels(torch.arange(10), loaded, classes)
+        return Data(TensorDataset(images.tensor, torch.tensor(images.labels)), loaded.class_names, facts)
     path = Path(source)
     if path.is_dir():
         return _folder(path, loaded, limit, seed, classes, labelled)
@@ -61,22 +62,22 @@ def load_data(
     inputs, targets = _arrays(path, labels, labelled)
     if len(inputs) != len(targets):
         raise DataError(f"{len(targets)} labels for {len(inputs)} inputs; give one label an input")
-    notes = check_labels(targets, loaded, classes)
+    facts = check_labels(targets, loaded, classes)
     _check_shape(path, inputs, loaded)
     chosen = _drawn(len(inputs), limit, seed)
-    return Data(TensorDataset(inputs[chosen], targets[chosen]), loaded.class_names, notes)
+    return Data(TensorDataset(inputs[chosen], targets[chosen]), loaded.class_names, facts)
 
 
-def calibrated(loaded: LoadedModel, dataset: Any) -> tuple[str, ...]:
-    """BatchNorm statistics for random weights, of the first samples: a note on them, if any were needed."""
+def calibrated(loaded: LoadedModel, dataset: Any) -> tuple[Fact, ...]:
+    """BatchNorm statistics for random weights, of the first samples: a fact on them, if any were needed."""
     if not loaded.random:
         return ()
     from rankscope.features.sources import batches
 
     for batch in batches(loaded.model, dataset, 0, batch_size=_CALIBRATION, num_workers=0, options={}):
         if batch.call is not None and len(batch.indices) > 1:
-            note = calibrate_batchnorm(loaded.model, [batch.call.x])
-            return (note,) if note else ()
+            done = calibrate_batchnorm(loaded.model, [batch.call.x])
+            return () if done is None else (done,)
     return ()
 
 
@@ -95,12 +96,12 @@ def _folder(path: Path, loaded: LoadedModel, limit: int | None, seed: int, class
     dataset = read_folder(path)
     dataset.transform = loaded.preprocessing
     folders = list(dataset.classes)
-    index, names, notes = folder_labels(path, folders, loaded, classes)
+    index, names, facts = folder_labels(path, folders, loaded, classes)
     samples = [dataset.samples[int(i)] for i in _drawn(len(dataset.samples), limit, seed)]
     samples = [(file, index[folders[label]]) for file, label in samples]
     dataset.samples = dataset.imgs = samples
     dataset.targets = [label for _, label in samples]
-    return Data(dataset, names, notes) if labelled else Data(dataset)
+    return Data(dataset, names, facts) if labelled else Data(dataset)
 
 
 def _arrays(path: Path, labels: Path | None, labelled: bool) -> tuple[torch.Tensor, torch.Tensor]:

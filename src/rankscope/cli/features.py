@@ -95,11 +95,12 @@ def features_command(
     wanted = parse_cut_points(cut_points)
 
     from rankscope._base.files import make_folder
-    from rankscope.cli.results import as_json_text, print_notes, print_written, write_result
+    from rankscope.cli.results import as_json_text, print_facts, print_written, write_result
     from rankscope.cli.source import Source, progress
     from rankscope.features.feature_rank import measured_features
     from rankscope.features.reduction import check_reduce
     from rankscope.features.sources import Skipped, batches, skipped_lines
+    from rankscope.views.sentences import sentence
 
     chosen: Any = reduce or "flatten"
     check_reduce(chosen, channels)
@@ -107,7 +108,7 @@ def features_command(
     source = Source(model, data, labels, weights, weights_key, seed, num_classes, limit, device, batch_size)
     # what a model's own code prints must not mix with the result
     with contextlib.redirect_stdout(sys.stderr), progress("features") as report:
-        loaded, read, notes = source.load(labelled=False)
+        loaded, read, facts = source.load(labelled=False)
         dataset = read.dataset
         skipped: list[Skipped] = []
 
@@ -135,7 +136,7 @@ def features_command(
             "weights": loaded.weights,
             "data": data,
             "skipped": [vars(one) for one in skipped],
-            "notes": [*profile.notes, *notes],
+            "notes": [*profile.notes, *map(sentence, facts)],
         }
         write_result(folder, "features", record, {"features": profile.table()}, profile.plot())
     if as_json:
@@ -143,7 +144,7 @@ def features_command(
         return
     print(f"{loaded.name}, {loaded.weights}; features: {chosen}")
     print(profile)
-    print_notes(notes)
+    print_facts(facts)
     for line in skipped_lines(skipped):
         print(line)
     print_written(folder, "features")

@@ -9,9 +9,10 @@ from typing import Any
 import torch
 
 from rankscope._base.errors import DataError, UsageError
+from rankscope._base.facts import as_facts
 from rankscope._base.files import make_folder
 from rankscope.cli.array_files import ARRAY_FILES, read_arrays
-from rankscope.cli.results import as_json_text, print_notes, print_written, write_result
+from rankscope.cli.results import as_json_text, print_facts, print_written, write_result
 from rankscope.cli.run_data import read_run
 from rankscope.features import feature_rank
 
@@ -64,7 +65,7 @@ def measure_kept(
         return
     print(f"{about['model'] or run}; features: {profile[0].reduce}")
     print(profile)
-    print_notes(notes)
+    print_facts(as_facts(notes))
     print_written(folder, "features")
 
 

@@ -7,6 +7,7 @@ from typing import Any
 
 from rankscope._base.checks import count_of
 from rankscope._base.errors import DataError
+from rankscope._base.facts import Fact, FactKind
 from rankscope._base.progress import Reporter
 from rankscope.loading import Images, LoadedModel, calibrate_batchnorm, load_images, load_model
 from rankscope.slicing import example_sample
@@ -40,8 +41,8 @@ class Network:
         if self.limit is not None:
             count_of(self.limit, "limit")
 
-    def load(self, report: Reporter | None = None) -> tuple[LoadedModel, Any, Images | None, list[str]]:
-        """The model, what to measure it on, the images that this consists of (``None`` for other inputs), and notes.
+    def load(self, report: Reporter | None = None) -> tuple[LoadedModel, Any, Images | None, tuple[Fact, ...]]:
+        """The model, what to measure it on, the images that this consists of (``None`` for other inputs), and facts.
 
         Random weights have seen the images, so that BatchNorm has statistics of them.
         """
@@ -55,34 +56,34 @@ class Network:
             num_classes=self.num_classes,
         )
         say(0, None, "reading images")
-        inputs, images, notes = self._inputs(loaded)
+        inputs, images, facts = self._inputs(loaded)
         if loaded.random and images is not None:
             # on the CPU, where it repeats exactly: finished images are found again by the weights they belong to
-            notes += _calibrate(loaded, images, self.seed)
-        return loaded, inputs, images, notes
+            facts += _calibrate(loaded, images, self.seed)
+        return loaded, inputs, images, (*loaded.facts, *facts)
 
-    def _inputs(self, loaded: LoadedModel) -> tuple[Any, Images | None, list[str]]:
-        """What to measure on, the images it consists of (``None`` for other inputs), and notes."""
+    def _inputs(self, loaded: LoadedModel) -> tuple[Any, Images | None, list[Fact]]:
+        """What to measure on, the images it consists of (``None`` for other inputs), and facts."""
         if loaded.preprocessing is None and self.images in (None, "noise"):
             sample = example_sample(loaded.model)
-            shape = "×".join(map(str, sample.x.shape[1:]))
-            note = f"the model names no image size: measured on one random example input of shape {shape}"
+            found = Fact(FactKind.EXAMPLE_INPUT, {"shape": tuple(sample.x.shape[1:])})
             inputs = sample.x if sample.keyword is None else {sample.keyword: sample.x, **sample.extra}
-            return inputs, None, [note]
+            return inputs, None, [found]
         source, limit = self.images, self.limit
         if source is None:
             digits = loaded.input_size == (1, 8, 8)
             source, limit = ("digits", limit or 32) if digits else ("photos", limit)
         images = load_images(source, preprocessing=loaded.preprocessing, limit=limit, seed=self.seed)
-        return images, images, [f"images: {source}, {images.preprocessing}"]
+        about = Fact(FactKind.IMAGES, {"source": str(source), "preprocessing": str(images.preprocessing)})
+        return images, images, [about]
 
 
-def _calibrate(loaded: LoadedModel, images: Images, seed: int) -> list[str]:
+def _calibrate(loaded: LoadedModel, images: Images, seed: int) -> list[Fact]:
     try:
-        note = calibrate_batchnorm(loaded.model, images.batches(_CALIBRATION))
+        done = calibrate_batchnorm(loaded.model, images.batches(_CALIBRATION))
     except DataError:
         # too few images for the statistics of a layer that sees one value a channel
         noise = load_images("noise", preprocessing=loaded.preprocessing, limit=_NOISE, seed=seed)
-        note = calibrate_batchnorm(loaded.model, noise.batches(_NOISE))
-        note = None if note is None else f"{note} of noise, since {len(images)} image(s) do not suffice"
-    return [] if note is None else [note]
+        done = calibrate_batchnorm(loaded.model, noise.batches(_NOISE))
+        done = None if done is None else Fact(done.kind, {**done.values, "source": "noise"})
+    return [] if done is None else [done]

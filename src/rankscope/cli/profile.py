@@ -151,11 +151,11 @@ def _measure(network: Network, asked: dict[str, Any], partial: Path, report: Rep
     """Load the network and measure it; on an interrupt say how much is kept."""
     from rankscope.jacobian import jacobian_rank
 
-    loaded, inputs, images, notes = network.load(report)
+    loaded, inputs, images, facts = network.load(report)
     provenance: dict[str, Any] = {
         "model": loaded.name,
         "weights": loaded.weights,
-        "notes": (*loaded.notes, *notes),
+        "notes": facts,
         "skipped": {} if images is None else dict(images.skipped),
     }
     with _keeping(partial, report, None if images is None else len(images)) as counted:

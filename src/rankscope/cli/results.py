@@ -8,13 +8,15 @@ from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from rankscope._base.facts import Fact
 from rankscope._base.files import make_folder, write_whole
 from rankscope._base.style import figure_style, whole_figure
+from rankscope.views.sentences import note
 
 if TYPE_CHECKING:
     import pandas as pd
 
-__all__ = ["as_json_text", "print_notes", "print_written", "write_figure", "write_result"]
+__all__ = ["as_json_text", "print_facts", "print_written", "write_figure", "write_result"]
 
 _KINDS = ("json", "csv", "png", "svg")
 
@@ -53,10 +55,10 @@ def write_figure(folder: Path, name: str, plot: Callable[[], Any]) -> None:
             write_whole(folder / f"{name}.{kind}", buffer.getvalue())
 
 
-def print_notes(notes: Iterable[str]) -> None:
+def print_facts(facts: Iterable[Fact]) -> None:
     """A line for each."""
-    for note in notes:
-        print(f"note: {note}")
+    for fact in facts:
+        print(note(fact))
 
 
 def print_written(folder: Path, *files: str) -> None:

@@ -83,6 +83,11 @@ def _collected(run: Path) -> RunData:
             f"there is no collected run {str(run)!r}; make one with rankscope collect MODEL --data DATA --out {run}, "
             "or give a .npy, .npz or .safetensors file of arrays"
         )
+    if not (run / "manifest.json").is_file():
+        raise OutputError(
+            f"{run} holds no collected run (no manifest.json); make one with rankscope collect MODEL --data DATA "
+            f"--out {run}"
+        )
     found = Collection.load(run)
     about, notes = _about(run)
     return RunData(

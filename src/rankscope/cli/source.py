@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from rankscope._base.checks import count_of, device_of
+from rankscope._base.facts import Fact
 from rankscope._base.progress import Reporter, progress_for
 from rankscope.cli.data import Data, calibrated, load_data
 from rankscope.loading import load_model
@@ -31,8 +32,8 @@ class Source:
     device: str
     batch_size: int
 
-    def load(self, *, labelled: bool = True) -> tuple[Any, Data, tuple[str, ...]]:
-        """The loaded model on its device, the data, and notes on both; ``labelled`` as in ``load_data``."""
+    def load(self, *, labelled: bool = True) -> tuple[Any, Data, tuple[Fact, ...]]:
+        """The loaded model on its device, the data, and facts on both; ``labelled`` as in ``load_data``."""
         count_of(self.seed, "seed", least=0)
         count_of(self.batch_size, "batch_size")
         where = device_of(self.device)
@@ -44,9 +45,9 @@ class Source:
             num_classes=self.num_classes,
         )
         data = load_data(self.data, loaded, labels=self.labels, limit=self.limit, seed=self.seed, labelled=labelled)
-        notes = (*loaded.notes, *data.notes, *calibrated(loaded, data.dataset))
+        facts = (*loaded.facts, *data.facts, *calibrated(loaded, data.dataset))
         loaded.model.to(where)
-        return loaded, data, notes
+        return loaded, data, facts
 
 
 @contextlib.contextmanager

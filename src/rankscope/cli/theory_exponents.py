@@ -65,14 +65,14 @@ def theory_exponents_command(
     folder = make_folder(out if out is not None else default_folder(model))
     # what a model's own code prints must not mix with the result
     with contextlib.redirect_stdout(sys.stderr):
-        loaded, inputs, measured, notes = network.load()
+        loaded, inputs, measured, facts = network.load()
         found = chain_exponents(
             loaded.model.to(where), inputs, cut_points=ends, top=top, dtype=dtype, seed=seed, name=loaded.name
         )
         found = replace(
             found,
             images=found.images if measured is None else tuple(measured.names[: len(found.images)]),
-            facts=(*as_facts([f"weights: {loaded.weights}", *loaded.notes, *notes]), *found.facts),
+            facts=(*as_facts([f"weights: {loaded.weights}", *facts]), *found.facts),
         )
         tables = {"exponents": found.table(), "exponents-by-image": found.frame()}
         write_result(folder, "exponents", found.to_dict(), tables, found.plot())

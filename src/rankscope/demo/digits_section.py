@@ -7,12 +7,14 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from rankscope._base.errors import UsageError
+from rankscope._base.facts import Fact, FactKind, as_facts
 from rankscope.demo.context import Context, Measured
 from rankscope.demo.digits_network import DigitsNetwork, digits_network, digits_split
 from rankscope.jacobian import JacobianProfile, jacobian_rank
 from rankscope.loading import calibrate_batchnorm
 from rankscope.report import Figure, Finding, Section, figure_of, findings
 from rankscope.report.profile_section import conventions_table, image_table, provenance, rank_table
+from rankscope.views.sentences import sentence
 
 if TYPE_CHECKING:
     from rankscope.demo.digits_network import DigitsSplit
@@ -28,9 +30,12 @@ def digits_section(context: Context) -> Measured:
     networks = {"trained": digits_network("trained"), "untrained": digits_network("random", seed=0)}
     # a network that never saw data has BatchNorm statistics of none; these make the comparison a fair one
     calibrated = calibrate_batchnorm(networks["untrained"], split.train_images.split(256))
-    notes = {
-        "trained": ("trained by examples/digits/train.py; these images were held out",),
-        "untrained": (f"same architecture, PyTorch's initialisation with seed 0; {calibrated} of the training set",),
+    facts: dict[str, tuple[Fact, ...]] = {
+        "trained": as_facts("The network was trained by examples/digits/train.py. These images were held out."),
+        "untrained": (
+            Fact(FactKind.RANDOM_WEIGHTS, {"seed": 0}, caution=True),
+            *([calibrated] if calibrated is not None else []),
+        ),
     }
     weights = {"trained": "trained on scikit-learn's digits", "untrained": "random, seed 0"}
     profiles = {
@@ -40,7 +45,7 @@ def digits_section(context: Context) -> Measured:
             columns="all",
             progress=context.watch(f"digits, {name}"),
             names=lambda i: f"digit {i} (a {int(split.held_out_labels[i])})",
-            provenance={"model": f"digits, {name}", "weights": weights[name], "notes": notes[name]},
+            provenance={"model": f"digits, {name}", "weights": weights[name], "notes": facts[name]},
         )
         for name, network in networks.items()
     }
@@ -69,7 +74,7 @@ def digits_section(context: Context) -> Measured:
             image_table(trained, caption="Trained: rank on every image"),
             image_table(untrained, caption="Untrained: rank on every image"),
         ],
-        provenance=provenance(trained) | {"note on the untrained network": notes["untrained"][0]},
+        provenance=provenance(trained) | {"note on the untrained network": " ".join(map(sentence, facts["untrained"]))},
     )
     return Measured(
         section,

@@ -30,7 +30,7 @@ def photographs_section(context: Context) -> Measured:
         provenance={
             "model": loaded.name,
             "weights": loaded.weights,
-            "notes": (*loaded.notes, *([calibrated] if calibrated else []), f"images: {images.preprocessing}"),
+            "notes": (*loaded.facts, *([calibrated] if calibrated else []), f"Images: {images.preprocessing}."),
         },
     )
     size = "×".join(map(str, images.shape[1:]))

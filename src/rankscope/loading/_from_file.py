@@ -14,6 +14,7 @@ from typing import Any
 from torch import nn
 
 from rankscope._base.errors import ModelError, RankscopeError, UsageError, nearest, parameter
+from rankscope._base.facts import Fact, FactKind
 from rankscope.loading._random import open_branches, seeded
 from rankscope.loading._torchvision import ensure_torchvision, misses_operator
 from rankscope.loading.built import check_built, size_lazy_layers
@@ -44,23 +45,23 @@ def from_file(
             raise
         ensure_torchvision()
         model, transform = _build(path, factory_name, seed, num_classes)
-    notes: list[str] = []
+    facts: list[Fact] = []
     if weights in ("random", "pretrained"):
         # a file of weights brings the sizes itself
-        notes += size_lazy_layers(model, _known_size(model), seed=seed)
+        facts += size_lazy_layers(model, _known_size(model), seed=seed)
         check_built(model)
     if weights == "random":
-        notes.insert(0, f"built by {factory_name}() under seed {seed}; the file decides whether its weights are random")
-        notes += open_branches(model, seed=seed)
+        facts.insert(0, Fact(FactKind.FACTORY_BUILT, {"factory": factory_name, "seed": seed}))
+        facts += open_branches(model, seed=seed)
         described = f"random, seed {seed}"
     elif weights == "pretrained":
         described = f"as {path.name}:{factory_name} returns them"
     else:
         described, kept = load_weights(model, weights, key=weights_key)
-        notes += kept
+        facts += kept
         check_built(model)
     if model.training:
-        notes.append("the factory returned the model in training mode; it was set to evaluation mode")
+        facts.append(Fact(FactKind.TRAINING_MODE))
     preprocessing = _preprocessing(model, transform, spec)
     return LoadedModel(
         model=model.cpu().eval(),
@@ -70,7 +71,7 @@ def from_file(
         input_size=None if preprocessing is None else preprocessing.input_size,
         preprocessing=preprocessing,
         random=weights == "random",
-        notes=tuple(notes),
+        facts=tuple(facts),
     )
 
 

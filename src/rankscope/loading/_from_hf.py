@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from rankscope._base.errors import ModelError, UsageError, nearest
+from rankscope._base.facts import Fact, FactKind
 from rankscope.loading._hub import download
 from rankscope.loading._random import open_branches, seeded
 from rankscope.loading._remedies import RANDOM
@@ -48,23 +49,21 @@ def from_hf(
     with _quiet(transformers):
         config = _config(transformers, where, local=local, bare=bare, num_classes=num_classes)
         builder = _builder(transformers, config)
-        notes: list[str] = []
+        facts: list[Fact] = []
         if weights == "pretrained":
             model, found = _pretrained(builder, where, name, local=local)
             fresh = sorted(found["missing_keys"])
             if fresh:
-                notes.append(
-                    f"{len(fresh)} parameters are not in the weights and are random ({', '.join(fresh[:3])} …)"
-                )
+                facts.append(Fact(FactKind.FRESH_PARAMETERS, {"names": fresh}, caution=True))
             described = f"pretrained ({where})"
         else:
             model = _random_model(transformers, builder, config, name, seed)
             if weights == "random":
-                notes = open_branches(model, seed=seed)
+                facts = open_branches(model, seed=seed)
                 described = f"random, seed {seed}"
             else:
                 model, (described, kept) = _file_weights(builder, config, model, weights, weights_key)
-                notes = list(kept)
+                facts = list(kept)
         preprocessing = _preprocessing(transformers, model, config, where, local=local)
     trained = weights != "random" and num_classes is None
     return LoadedModel(
@@ -76,7 +75,7 @@ def from_hf(
         preprocessing=preprocessing,
         class_names=_class_names(model, config) if trained else None,
         random=weights == "random",
-        notes=tuple(notes),
+        facts=tuple(facts),
     )
 
 

@@ -7,6 +7,7 @@ from functools import cache
 from typing import Any
 
 from rankscope._base.errors import ModelError, UsageError, nearest
+from rankscope._base.facts import Fact
 from rankscope.loading._hub import download
 from rankscope.loading._random import open_branches, seeded
 from rankscope.loading._remedies import FROM_FILE, RANDOM
@@ -35,7 +36,7 @@ def from_timm(
 
     check_timm(name, pretrained=weights == "pretrained")
     options: dict[str, Any] = {} if num_classes is None else {"num_classes": num_classes}
-    notes: list[str] = []
+    facts: list[Fact] = []
     if weights == "pretrained":
         command = (
             f"import timm, torch; torch.save(timm.create_model('{name}', pretrained=True).state_dict(), 'FILE.pth')"
@@ -48,11 +49,11 @@ def from_timm(
     else:
         model = _build(name, options, seed)
         if weights == "random":
-            notes = open_branches(model, seed=seed)
+            facts = open_branches(model, seed=seed)
             described = f"random, seed {seed}"
         else:
             described, kept = load_weights(model, weights, key=weights_key, translate=_translation(model))
-            notes = list(kept)
+            facts = list(kept)
     model.eval()
     preprocessing = timm_preprocessing(model)
     names = None if weights == "random" or num_classes is not None else _class_names(model)
@@ -65,7 +66,7 @@ def from_timm(
         preprocessing=preprocessing,
         class_names=names,
         random=weights == "random",
-        notes=tuple(notes),
+        facts=tuple(facts),
     )
 
 

@@ -6,6 +6,7 @@ import warnings
 from typing import Any
 
 from rankscope._base.errors import ModelError, UsageError, nearest
+from rankscope._base.facts import Fact
 from rankscope.loading._hub import download
 from rankscope.loading._random import open_branches, seeded
 from rankscope.loading._remedies import FROM_FILE, RANDOM
@@ -33,7 +34,7 @@ def from_torchvision(
     base = name.partition(".")[0]
     chosen = check_torchvision(name)
     options: dict[str, Any] = {} if num_classes is None else {"num_classes": num_classes}
-    notes: list[str] = []
+    facts: list[Fact] = []
     if weights == "pretrained":
         remedy = f"use {RANDOM}, or fetch {chosen.url} where there is one and give {FROM_FILE}"
         with download(f"pretrained weights of torchvision:{name}", remedy=remedy, host="download.pytorch.org"):
@@ -44,11 +45,11 @@ def from_torchvision(
     else:
         model = _build(models, base, options, seed)
         if weights == "random":
-            notes = open_branches(model, seed=seed)
+            facts = open_branches(model, seed=seed)
             described = f"random, seed {seed}"
         else:
             described, kept = load_weights(model, weights, key=weights_key)
-            notes = list(kept)
+            facts = list(kept)
     preprocessing = _preprocessing(chosen)
     trained = weights != "random" and num_classes is None
     return LoadedModel(
@@ -60,7 +61,7 @@ def from_torchvision(
         preprocessing=preprocessing,
         class_names=tuple(chosen.meta["categories"]) if trained else None,
         random=weights == "random",
-        notes=tuple(notes),
+        facts=tuple(facts),
     )
 
 

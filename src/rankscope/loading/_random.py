@@ -11,6 +11,8 @@ import numpy as np
 import torch
 from torch import nn
 
+from rankscope._base.facts import Fact, FactKind
+
 __all__ = ["open_branches", "seeded"]
 
 # A layer scale that starts at this or less multiplies its branch by next to nothing; common values are 1e-6 to 1e-4.
@@ -34,8 +36,8 @@ def seeded(seed: int) -> Iterator[None]:
 
 
 @torch.no_grad()
-def open_branches(model: nn.Module, *, seed: int) -> list[str]:
-    """Replace weights that start at exactly zero, and say so in one sentence for each kind.
+def open_branches(model: nn.Module, *, seed: int) -> list[Fact]:
+    """Replace weights that start at exactly zero, with one fact for each kind.
 
     Many networks start with the last norm of each residual branch, or the last linear layer, at zero: good for
     training, but the Jacobian of the branch, or of all logits, is then exactly zero. Norm scales become 1 (timm's
@@ -67,16 +69,14 @@ def open_branches(model: nn.Module, *, seed: int) -> list[str]:
                     layers += 1
                 elif any(word in name for word in ("gain", "gamma", "scale", "alpha")):
                     gains += 1
-    notes = []
-    if norms:
-        notes.append(f"{norms} norm scales that start at zero were set to 1, so that the residual branches take part")
-    if layers:
-        notes.append(f"{layers} linear or convolution weights that start at zero were drawn at random")
-    if gains:
-        notes.append(f"{gains} gains or layer scales start at zero and were left: their branches add nothing yet")
+    found = []
+    for count, kind in (
+        (norms, FactKind.NORMS_OPENED),
+        (layers, FactKind.WEIGHTS_DRAWN),
+        (gains, FactKind.BRANCHES_CLOSED),
+    ):
+        if count:
+            found.append(Fact(kind, {"count": count}))
     if small:
-        notes.append(
-            f"{len(small)} layer scales start at {max(small):.0e} or below: untrained, the branches behind them change "
-            "next to nothing, and rank is nearly that of what comes before"
-        )
-    return notes
+        found.append(Fact(FactKind.BRANCHES_NEARLY_CLOSED, {"count": len(small), "largest": max(small)}))
+    return found

@@ -11,8 +11,8 @@ still fails with torch's own message.
 from __future__ import annotations
 
 import importlib
-import re
 import sys
+import traceback
 
 import torch
 
@@ -24,7 +24,6 @@ _SCHEMAS = {
     "nms": "nms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor",
     "qnms": "qnms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor",
 }
-_MISSING = re.compile(r"operator torchvision::(\w+) does not exist")
 
 # A Library takes its declarations back when it is collected: this list keeps it for the life of the process.
 _declared: list[torch.library.Library] = []
@@ -44,7 +43,7 @@ def ensure_torchvision() -> None:
     try:
         importlib.import_module("torchvision")
     except RuntimeError as error:
-        if not misses_operator(error):
+        if not _absent():
             raise ModelError(_message(error)) from error
         _declare_missing()
         _forget("torchvision")
@@ -58,20 +57,24 @@ def ensure_torchvision() -> None:
 
 
 def misses_operator(error: BaseException | None) -> bool:
-    """Whether this is the failure that ``ensure_torchvision`` mends, also when it met another importer first.
+    """Whether this is the failure that ``ensure_torchvision`` mends, when it met another importer first.
 
-    >>> misses_operator(RuntimeError("operator torchvision::nms does not exist"))
-    True
+    It was raised by torchvision's own code, and operators that its import needs are not there.
     """
-    found = _MISSING.search(str(error)) if isinstance(error, RuntimeError) else None
-    return found is not None and found[1] in _SCHEMAS
+    if not isinstance(error, RuntimeError) or not _absent():
+        return False
+    frames = (frame for frame, _ in traceback.walk_tb(error.__traceback__))
+    return any(str(frame.f_globals.get("__name__")).partition(".")[0] == "torchvision" for frame in frames)
+
+
+def _absent() -> list[str]:
+    return [name for name in _SCHEMAS if not hasattr(torch.ops.torchvision, name)]
 
 
 def _declare_missing() -> None:
     library = torch.library.Library("torchvision", "FRAGMENT")
-    for name, schema in _SCHEMAS.items():
-        if not hasattr(torch.ops.torchvision, name):
-            library.define(schema)
+    for name in _absent():
+        library.define(_SCHEMAS[name])
     _declared.append(library)
 
 

@@ -9,12 +9,13 @@ import torch
 from torch import nn
 
 from rankscope._base.errors import DataError, ModelError
+from rankscope._base.facts import Fact, FactKind
 
 __all__ = ["calibrate_batchnorm"]
 
 
 @torch.no_grad()
-def calibrate_batchnorm(model: nn.Module, batches: torch.Tensor | Iterable[torch.Tensor]) -> str | None:
+def calibrate_batchnorm(model: nn.Module, batches: torch.Tensor | Iterable[torch.Tensor]) -> Fact | None:
     """Set the running statistics of every BatchNorm of ``model`` to the averages over ``batches``.
 
     ``batches`` is one tensor (N, C, H, W) or several; every image counts alike, whatever the batch sizes. Only the
@@ -22,12 +23,12 @@ def calibrate_batchnorm(model: nn.Module, batches: torch.Tensor | Iterable[torch
     exception the old statistics too. The variance of a layer is the mean over the batches of the variance within a
     batch (what training itself accumulates), so use batches of at least 8.
 
-    Returns a sentence on what was done, or None where no BatchNorm keeps statistics. Raises ``DataError`` when there is
+    Returns a fact on what was done, or None where no BatchNorm keeps statistics. Raises ``DataError`` when there is
     no batch or a batch is too small, ``ModelError`` when the statistics come out not finite (names the layer).
 
     >>> network = nn.Sequential(nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4)).eval()
-    >>> calibrate_batchnorm(network, torch.randn(8, 1, 6, 6))
-    'running statistics of 1 BatchNorm layer set from 8 images'
+    >>> calibrate_batchnorm(network, torch.randn(8, 1, 6, 6))["images"]
+    8
     """
     layers = {
         name: module
@@ -68,14 +69,18 @@ def calibrate_batchnorm(model: nn.Module, batches: torch.Tensor | Iterable[torch
         for module, mode in modes.items():
             module.training = mode
     used = sum(count > 0 for count in seen.values())
-    unused = f" ({len(layers) - used} more never ran)" if used < len(layers) else ""
-    return f"running statistics of {used} BatchNorm layer{'s' * (used != 1)} set from {images} images{unused}"
+    values = {"layers": used, "unused": len(layers) - used, "images": images, "source": "data"}
+    return Fact(FactKind.BATCHNORM_SET, values)
 
 
 def _weigher(name: str, seen: dict[str, int]) -> Any:
     # momentum n/total makes the exponential average the plain average over samples, for repeated calls as well
     def weigh(layer: Any, inputs: tuple[torch.Tensor, ...]) -> None:
         count = int(inputs[0].shape[0])
+        if inputs[0].numel() == inputs[0].shape[1]:  # one value a channel has no variance, and torch refuses it
+            raise DataError(
+                f"a batch of {count} is too small to set the BatchNorm statistics from; give 8 or more at a time"
+            )
         seen[name] += count
         layer.momentum = count / seen[name]
 
@@ -86,11 +91,4 @@ def _forward(model: nn.Module, batch: torch.Tensor) -> None:
     parameter = next(model.parameters(), None)
     if parameter is not None:
         batch = batch.to(parameter.device, parameter.dtype)
-    try:
-        model(batch)
-    except ValueError as error:
-        if "more than 1 value per channel" not in str(error):
-            raise
-        raise DataError(
-            f"a batch of {batch.shape[0]} is too small to set the BatchNorm statistics from; give 8 or more at a time"
-        ) from error
+    model(batch)

@@ -6,15 +6,16 @@ import torch
 from torch import nn
 
 from rankscope._base.errors import ModelError
+from rankscope._base.facts import Fact, FactKind
 from rankscope.loading._random import seeded
 
 __all__ = ["check_built", "size_lazy_layers"]
 
 
-def size_lazy_layers(model: nn.Module, input_size: tuple[int, int, int] | None, *, seed: int) -> list[str]:
+def size_lazy_layers(model: nn.Module, input_size: tuple[int, int, int] | None, *, seed: int) -> list[Fact]:
     """Give ``nn.LazyLinear`` and its like their sizes by one forward pass, where the input's size is known.
 
-    Returns a note where that was done. A model of unknown input size is left as it is: see ``check_built``.
+    Returns a fact where that was done. A model of unknown input size is left as it is: see ``check_built``.
     """
     if input_size is None or not any(nn.parameter.is_lazy(t) for t in (*model.parameters(), *model.buffers())):
         return []
@@ -32,7 +33,7 @@ def size_lazy_layers(model: nn.Module, input_size: tuple[int, int, int] | None, 
     finally:
         for module, mode in training.items():
             module.training = mode
-    return [f"lazy layers were sized by one forward pass on zeros of shape {input_size}"]
+    return [Fact(FactKind.LAZY_SIZED, {"shape": input_size})]
 
 
 def check_built(model: nn.Module) -> None:

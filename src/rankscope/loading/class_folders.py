@@ -7,6 +7,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from rankscope._base.facts import Fact, FactKind
 from rankscope.loading._torchvision import ensure_torchvision
 from rankscope.loading.images import is_left_behind
 
@@ -17,12 +18,12 @@ _MOST_SPLITS = 4  # folders; a data set of more holds classes, one of which may 
 
 
 class ClassOrder(NamedTuple):
-    """Folders in the order of their labels, names to show, and notes; ``rule`` is imagenet, numbers or alphabet."""
+    """Folders in the order of their labels, names to show, and facts; ``rule`` is imagenet, numbers or alphabet."""
 
     folders: tuple[str, ...]
     names: tuple[str, ...]
     rule: str
-    notes: tuple[str, ...]
+    facts: tuple[Fact, ...]
 
 
 def class_folders(path: Path) -> list[str]:
@@ -43,9 +44,9 @@ def class_order(folders: Collection[str]) -> ClassOrder:
         return ClassOrder(order, tuple(described[s] for s in order), "imagenet", ())
     if all(name.isdecimal() for name in folders):
         order = tuple(sorted(folders, key=lambda name: (int(name), name)))
-        return ClassOrder(order, order, "numbers", ("the class folders are numbers and were taken in numerical order",))
+        return ClassOrder(order, order, "numbers", (Fact(FactKind.FOLDER_ORDER, {"rule": "numbers"}),))
     order = tuple(sorted(folders))
-    return ClassOrder(order, order, "alphabet", ("the class folders were taken in the order of the alphabet",))
+    return ClassOrder(order, order, "alphabet", (Fact(FactKind.FOLDER_ORDER, {"rule": "alphabet"}),))
 
 
 def split_folder(folders: Sequence[str]) -> str | None:

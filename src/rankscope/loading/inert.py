@@ -7,14 +7,16 @@ asks for, so that the unpickler never imports or calls anything of the file's ch
 
 from __future__ import annotations
 
+import pickletools
 import warnings
+import zipfile
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
 import torch
 
-__all__ = ["Inert", "foreign_globals", "hostile", "inert_globals"]
+__all__ = ["Inert", "foreign_globals", "holds_pickle", "hostile", "inert_globals"]
 
 # Nothing of these is data. They would stay inert too; a file that asks for them was made to run code.
 _HOSTILE = frozenset((
@@ -84,6 +86,26 @@ def foreign_globals(path: Path) -> list[str]:
             return list(torch.serialization.get_unsafe_globals_in_checkpoint(path))
     except Exception:  # the old format, or no pickle at all: the reading itself tells which
         return list(_USUAL)
+
+
+def holds_pickle(path: Path) -> bool:
+    """Whether torch's file holds a pickle that is whole, by its opcodes alone: nothing of it is run.
+
+    In a zip file it is ``data.pkl``; in the old format the first of several.
+    """
+    try:
+        if zipfile.is_zipfile(path):
+            with zipfile.ZipFile(path) as file:
+                names = [name for name in file.namelist() if name.rpartition("/")[2] == "data.pkl"]
+                for _ in pickletools.genops(file.read(names[0])):
+                    pass
+        else:
+            with open(path, "rb") as stream:
+                for _ in pickletools.genops(stream):
+                    pass
+    except (OSError, ValueError, IndexError, EOFError, zipfile.BadZipFile, NotImplementedError, RuntimeError):
+        return False
+    return True
 
 
 def inert_globals(names: Iterable[str]) -> list[Callable[..., Any] | tuple[Callable[..., Any], str]]:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from rankscope._base.errors import UsageError, nearest, parameter
+from rankscope._base.facts import Fact, FactKind
 from rankscope.loading._from_file import check_file, from_file
 from rankscope.loading._from_hf import from_hf
 from rankscope.loading._from_timm import check_timm, from_timm, is_timm
@@ -39,7 +40,7 @@ def load_model(
     ``spec``: ``timm:NAME``, ``torchvision:NAME``, ``hf:NAME`` (hub name, local folder, or with random weights a
     model type), ``path/to/file.py:factory``, ``digits`` (the trained network that ships with rankscope), or a bare
     name, which is tried as timm's. ``weights``: ``"pretrained"``, ``"random"`` (from ``seed``, the global random state
-    untouched, residual branches that start at zero switched on: see ``notes``), or a file or folder of weights, of
+    untouched, residual branches that start at zero switched on: see ``facts``), or a file or folder of weights, of
     which ``weights_key`` takes a part (``"teacher"``, ``"state_dict_ema"``) where several fit. ``num_classes`` sizes
     the last layer of random or file weights; 0 leaves it out.
 
@@ -69,6 +70,8 @@ def load_model(
         )
     options: dict[str, Any] = {"weights": chosen, "seed": seed, "num_classes": num_classes, "weights_key": weights_key}
     loaded = _dispatch(spec, options)
+    if loaded.random:
+        loaded = replace(loaded, facts=(Fact(FactKind.RANDOM_WEIGHTS, {"seed": seed}, caution=True), *loaded.facts))
     check_finite([*loaded.model.named_parameters(), *loaded.model.named_buffers()], f"model {loaded.name!r}")
     return loaded
 
@@ -92,7 +95,10 @@ def _dispatch(spec: str, options: dict[str, Any]) -> LoadedModel:
     if source == "file":
         return from_file(spec, **options)
     loaded = _SOURCES[source](name, **options)
-    return loaded if ":" in spec else replace(loaded, notes=(f"{spec!r} was taken as timm:{spec}", *loaded.notes))
+    if ":" in spec:
+        return loaded
+    taken = Fact(FactKind.TAKEN_AS, {"given": spec, "taken": f"timm:{spec}"})
+    return replace(loaded, facts=(taken, *loaded.facts))
 
 
 def _source(spec: str) -> tuple[str, str]:
@@ -151,10 +157,10 @@ def _digits(weights: str, seed: int, num_classes: int | None, weights_key: str |
     build = importlib.import_module(_DIGITS).digits_network
     trained = weights == "pretrained"
     model = build("trained" if trained else "random", seed=seed)
-    notes: tuple[str, ...] = ()
+    facts: tuple[Fact, ...] = ()
     described = "trained on scikit-learn's digits" if trained else f"random, seed {seed}"
     if weights not in ("pretrained", "random"):
-        described, notes = load_weights(model, weights, key=weights_key)
+        described, facts = load_weights(model, weights, key=weights_key)
     return LoadedModel(
         model=model,
         name="digits",
@@ -164,5 +170,5 @@ def _digits(weights: str, seed: int, num_classes: int | None, weights_key: str |
         preprocessing=plain_preprocessing((1, 8, 8)),
         class_names=tuple("0123456789"),
         random=weights == "random",
-        notes=notes,
+        facts=facts,
     )

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from torch import nn
 
+from rankscope._base.facts import Fact
 from rankscope.loading.preprocessing import Preprocessing
 
 __all__ = ["LoadedModel"]
@@ -19,7 +20,7 @@ class LoadedModel:
     ``file``, ``digits``. ``weights`` describes where the weights come from. ``input_size`` is (C, H, W) for models of
     pictures, else None. ``preprocessing`` turns a picture into the model's input, None where the model takes none.
     ``class_names`` are in the order of the logits, where known. ``random`` tells that nothing was trained.
-    ``notes`` are plain sentences on what was changed or assumed.
+    ``facts`` are what was changed or assumed.
     """
 
     model: nn.Module
@@ -30,4 +31,4 @@ class LoadedModel:
     preprocessing: Preprocessing | None = None
     class_names: tuple[str, ...] | None = None
     random: bool = False
-    notes: tuple[str, ...] = ()
+    facts: tuple[Fact, ...] = ()

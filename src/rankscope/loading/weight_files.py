@@ -11,8 +11,8 @@ from typing import Any
 
 import torch
 
-from rankscope._base.errors import ModelError
-from rankscope.loading.inert import Inert, foreign_globals, hostile, inert_globals
+from rankscope._base.errors import ModelError, first_line
+from rankscope.loading.inert import Inert, foreign_globals, holds_pickle, hostile, inert_globals
 
 __all__ = ["few", "read_file", "tensors_by_name"]
 
@@ -20,8 +20,8 @@ _SUFFIXES = (".safetensors", ".pt", ".pth", ".ckpt", ".bin", ".tar")
 _INDEX = ".index.json"
 _WHOLE = ("model.safetensors", "pytorch_model.bin", "diffusion_pytorch_model.safetensors")
 _SHOWN = 4
-_LONG = 160  # characters of another package's message
 _DEEP = 12  # mappings inside mappings
+_ZIP = b"PK\x03\x04"
 _AGAIN = "it is truncated or of another type: fetch or save it again"
 _OTHER = "weights are read from .safetensors, .pt, .pth, .ckpt, .bin and .index.json files"
 # What keeps the optimiser's tensors in a checkpoint; they are as many as the weights and fit no model.
@@ -117,7 +117,7 @@ def _shards(index: Path) -> dict[str, torch.Tensor]:
         named = json.loads(index.read_text(encoding="utf-8"))["weight_map"]
         wanted = {str(name): str(file) for name, file in named.items()}
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise ModelError(f"weights index {str(index)!r} cannot be read ({_first(error)}); {_AGAIN}") from error
+        raise ModelError(f"weights index {str(index)!r} cannot be read ({first_line(error)}); {_AGAIN}") from error
     outside = [file for file in wanted.values() if Path(file).name != file]
     if outside:
         raise ModelError(f"weights index {str(index)!r} names {outside[0]!r}, outside its folder; save it again")
@@ -150,19 +150,23 @@ def _safetensors(path: Path) -> dict[str, torch.Tensor]:
             return found
     except (SafetensorError, OSError, ValueError, AttributeError, KeyError) as error:
         raise ModelError(
-            f"weights file {str(path)!r} is no readable safetensors file ({_first(error)}); {_AGAIN}"
+            f"weights file {str(path)!r} is no readable safetensors file ({first_line(error)}); {_AGAIN}"
         ) from error
 
 
 def _torch(path: Path) -> Any:
+    with open(path, "rb") as file:
+        started = file.read(len(_ZIP)) == _ZIP
+    if started and not zipfile.is_zipfile(path):
+        raise ModelError(f"weights file {str(path)!r} cannot be read (its end is missing); {_AGAIN}")
     script = _script(path)
     if script is not None:
         raise ModelError(f"weights file {str(path)!r} {script}")
     try:
         return torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as first:
-        if not _refused(first):  # torch gives the same class to bytes that are no pickle at all
-            raise ModelError(f"weights file {str(path)!r} cannot be read ({_first(first)}); {_AGAIN}") from first
+        if not holds_pickle(path):  # torch gives the same class to bytes that are no pickle at all
+            raise ModelError(f"weights file {str(path)!r} cannot be read (it is no whole pickle); {_AGAIN}") from first
         names = foreign_globals(path)
         bad = [name for name in names if hostile(name)]
         if bad:
@@ -180,14 +184,9 @@ def _torch(path: Path) -> Any:
                 f'running code of the file. Where you trust it, run python -c "{again}" and give weights.pth'
             ) from error
         except Exception as error:
-            raise ModelError(f"weights file {str(path)!r} cannot be read ({_first(error)}); {_AGAIN}") from error
+            raise ModelError(f"weights file {str(path)!r} cannot be read ({first_line(error)}); {_AGAIN}") from error
     except Exception as error:  # damaged files make torch raise nearly anything
-        raise ModelError(f"weights file {str(path)!r} cannot be read ({_first(error)}); {_AGAIN}") from error
-
-
-def _refused(error: Exception) -> bool:
-    words = ("GLOBAL", "is blocked", "Can only create new object", "Can only build", "must be imported to load")
-    return any(word in str(error) for word in words)
+        raise ModelError(f"weights file {str(path)!r} cannot be read ({first_line(error)}); {_AGAIN}") from error
 
 
 def _script(path: Path) -> str | None:
@@ -210,14 +209,3 @@ def few(items: Iterable[str]) -> str:
     listed = list(items)
     more = f" and {len(listed) - _SHOWN} more" if len(listed) > _SHOWN else ""
     return ", ".join(listed[:_SHOWN]) + more
-
-
-def _first(error: BaseException) -> str:
-    text = str(error).rpartition("WeightsUnpickler error:")[2].strip()
-    if not text:
-        return type(error).__name__
-    line = text.splitlines()[0]
-    if len(line) > _LONG:  # whole sentences, or whole words where the first sentence alone is longer
-        whole = line[: _LONG + 1].rpartition(". ")[0]
-        line = whole or line[:_LONG].rpartition(" ")[0] + " …"
-    return line.rstrip(".")

@@ -9,7 +9,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import nn
 
-from rankscope._base.errors import ModelError, UsageError, nearest, parameter
+from rankscope._base.errors import ModelError, UsageError, first_line, nearest, parameter
+from rankscope._base.facts import Fact, FactKind
 from rankscope.loading.weight_files import few, read_file, same, tensors_by_name
 from rankscope.loading.weight_places import Names, Place, averaged, is_counter, places_of, without_wrappers
 
@@ -19,10 +20,10 @@ Translation = Callable[[dict[str, Any], nn.Module], Mapping[str, Any]]
 
 
 class Weights(NamedTuple):
-    """What was loaded: one line for the record, and notes on what was chosen, left over or rounded."""
+    """What was loaded: one line for the record, and facts on what was chosen, left over or rounded."""
 
     description: str
-    notes: tuple[str, ...] = ()
+    facts: tuple[Fact, ...] = ()
 
 
 class MisfitError(ModelError):
@@ -51,8 +52,8 @@ def load_weights(
     """Put the weights of a file into ``model``; every tensor that the model saves must be in the file, in its shape.
 
     The weights may be nested (``state_dict``, ``model``, ``encoder`` …), carry a prefix (``model.``, ``backbone.``),
-    and have other parts beside them (a criterion, a head that the model lacks): the notes name what was left over.
-    Where several parts of the file fit, those that are not averaged (``ema``, ``swa``) are taken and the note says so;
+    and have other parts beside them (a criterion, a head that the model lacks): the facts name what was left over.
+    Where several parts of the file fit, those that are not averaged (``ema``, ``swa``) are taken and a fact says so;
     where that leaves several, ``key`` has to choose. ``translate`` maps names of another code base, as timm's
     ``checkpoint_filter_fn`` does; it is asked where the names as they are do not fit.
 
@@ -66,32 +67,32 @@ def load_weights(
     names = Names(model)
     places = places_of(flat, names)
     fitting = [place for place in places if place.fits]
-    notes: list[str] = []
+    facts: list[Fact] = []
     used: Mapping[str, torch.Tensor]
     if fitting:
         place, said = _choose(fitting, path)
-        notes += said
+        facts += said
         _check(place.given, names, path)
-        notes += _put(model, place.given, names)
+        facts += _put(model, place.given, names)
         used = place.given
         beside = place.beside
         where = place.prefix.rstrip(".")
     else:
+        failures: list[str] = []
         done = _through_torch(model, flat, places, names, path) or _translated(
-            model, flat, places, names, path, translate
+            model, flat, places, names, path, translate, failures
         )
         if done is None:
-            raise MisfitError(_misfit(path, places[0], flat, names, key))
+            raise MisfitError("; ".join([_misfit(path, places[0], flat, names, key), *dict.fromkeys(failures)]))
         used, beside, where, said = done
-        notes += said
+        facts += said
     if beside:
-        count = f"{len(beside)} tensor{'s' * (len(beside) != 1)}"
-        notes.append(f"{path.name} also holds {count} that the model does not have: {few(beside)}")
+        facts.append(Fact(FactKind.FILE_LEFT_OVER, {"file": path.name, "names": tuple(beside)}))
     kinds = {_kind(v) for v in used.values() if v.is_floating_point()}
     stored = "" if kinds <= {"float32"} else f", stored as {', '.join(sorted(kinds))}"
     under = ".".join(p for p in (key, where) if p)
     chosen = f", from {under!r}" if under else ""
-    return Weights(f"file {path.name} ({len(used)} tensors{stored}{chosen})", tuple(notes))
+    return Weights(f"file {path.name} ({len(used)} tensors{stored}{chosen})", tuple(facts))
 
 
 def check_finite(tensors: Iterable[tuple[str, torch.Tensor]], holder: str) -> None:
@@ -123,8 +124,8 @@ def _under(flat: dict[str, torch.Tensor], key: str, path: str | Path) -> dict[st
     return found
 
 
-def _choose(fitting: list[Place], path: Path) -> tuple[Place, list[str]]:
-    """The one place that is meant, and a note where another would fit as well."""
+def _choose(fitting: list[Place], path: Path) -> tuple[Place, list[Fact]]:
+    """The one place that is meant, and a fact where another would fit as well."""
     first = fitting[0]
     different = [place for place in fitting if not _alike(place, first)]
     if not different:
@@ -142,9 +143,7 @@ def _choose(fitting: list[Place], path: Path) -> tuple[Place, list[str]]:
             f"choose one with {parameter('weights_key', keys[0])}"
         )
     others = [place.prefix.rstrip(".") for place in fitting if not _alike(place, chosen)]
-    return chosen, [
-        f"{path.name} also holds {few(map(repr, others))}, which would fit as well: weights_key={others[0]!r} takes it"
-    ]
+    return chosen, [Fact(FactKind.FILE_ALSO_FITS, {"file": path.name, "names": others})]
 
 
 def _alike(one: Place, other: Place) -> bool:
@@ -189,17 +188,17 @@ def _check(given: Mapping[str, torch.Tensor], names: Names, path: Path) -> None:
             )
 
 
-def _put(model: nn.Module, given: Mapping[str, torch.Tensor], names: Names) -> list[str]:
+def _put(model: nn.Module, given: Mapping[str, torch.Tensor], names: Names) -> list[Fact]:
     model.load_state_dict({names.actual[own]: tensor for own, tensor in given.items()}, strict=False)
     wider = {
         (_kind(tensor), _kind(names.tensors[own]))
         for own, tensor in given.items()
         if tensor.is_floating_point() and tensor.dtype.itemsize > names.tensors[own].dtype.itemsize
     }
-    return [f"weights of the file in {given} were rounded to the model's {own}" for given, own in sorted(wider)]
+    return [Fact(FactKind.FILE_ROUNDED, {"given": given, "own": own}) for given, own in sorted(wider)]
 
 
-Done = tuple[Mapping[str, torch.Tensor], tuple[str, ...], str, list[str]]
+Done = tuple[Mapping[str, torch.Tensor], tuple[str, ...], str, list[Fact]]
 
 
 def _through_torch(
@@ -244,8 +243,9 @@ def _translated(
     names: Names,
     path: Path,
     translate: Translation | None,
+    failures: list[str],
 ) -> Done | None:
-    """Names of another code base, through the model's own translation."""
+    """Names of another code base, through the model's own translation; ``failures`` takes what that raises."""
     if translate is None:
         return None
     for place in places:
@@ -253,19 +253,20 @@ def _translated(
         try:
             with torch.no_grad():
                 made = {k: v for k, v in translate(dict(inside), model).items() if isinstance(v, torch.Tensor)}
-        except Exception:  # it was written for other files than this one
+        except Exception as error:  # it was written for other files than this one, and may raise anything
+            failures.append(f"{_called(translate)} cannot translate it ({type(error).__name__}: {first_line(error)})")
             continue
         fit = next((p for p in places_of(made, names) if p.fits and not p.prefix), None)
         if fit is None:
             continue
         _check(fit.given, names, path)
-        notes = [f"names of {path.name} were translated by {translate.__module__}.{translate.__name__}"]
+        facts = [Fact(FactKind.FILE_TRANSLATED, {"file": path.name, "by": _called(translate)})]
         sizes = [k for k, v in made.items() if k in inside and inside[k].numel() != v.numel()]
         if sizes:
-            notes.append(f"{len(sizes)} of its tensors were resampled to the model's size: {few(sizes)}")
-        notes += _put(model, fit.given, names)
+            facts.append(Fact(FactKind.FILE_RESAMPLED, {"file": path.name, "names": sizes}))
+        facts += _put(model, fit.given, names)
         beside = (*fit.beside, *(n for n in flat if not n.startswith(place.prefix)))
-        return fit.given, beside, place.prefix.rstrip("."), notes
+        return fit.given, beside, place.prefix.rstrip("."), facts
     return None
 
 
@@ -293,6 +294,10 @@ def _misfit(path: Path, place: Place, flat: Mapping[str, torch.Tensor], names: N
             f"it holds {few(map(repr, groups))}: {parameter('weights_key', groups[0])} looks in one of them; {remedy}"
         )
     return f"weights file {str(path)!r} does not fit the model{where}: {'; '.join(parts)}; {remedy}"
+
+
+def _called(translate: Any) -> str:
+    return f"{translate.__module__}.{translate.__name__}"
 
 
 def _kind(tensor: torch.Tensor) -> str:

@@ -8,8 +8,10 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any, Literal
 
+from rankscope._base.facts import FactKind, of_kind
 from rankscope.jacobian.against_random import MEANING
 from rankscope.views.phrases import phrase
+from rankscope.views.sentences import sentence
 
 if TYPE_CHECKING:
     from rankscope.jacobian import JacobianProfile
@@ -98,11 +100,7 @@ def _conventions(profile: JacobianProfile) -> list[str]:
 
 
 def _cautions(profile: JacobianProfile, rows: list[dict[str, Any]]) -> Iterator[str]:
-    if profile.weights.startswith("random"):
-        yield (
-            "The weights are random: nothing here was learned. This shows what the architecture and its "
-            "initialisation do, not what a trained network of this kind does."
-        )
+    yield from map(sentence, of_kind(profile.facts, FactKind.RANDOM_WEIGHTS))
     rises = profile.rises()
     if rises:
         text = _list([f"{k} (by {v:,})" for k, v in rises.items()])

@@ -31,7 +31,12 @@ def converted_images(root: Path, files: Iterable[str], channels: int) -> list[li
         try:
             with PIL.Image.open(file) as image:
                 mode = image.mode
-        except Exception:  # decoders raise nearly anything on damaged files
+        except (
+            OSError,
+            ValueError,
+            EOFError,
+            PIL.Image.DecompressionBombError,
+        ):  # what opening raises; told by reading
             continue
         if mode != own:
             found.setdefault(mode, [mode, 0, os.path.relpath(file, root)])[1] += 1

@@ -19,6 +19,7 @@ from rankscope.loading import (
     imagenet_classes,
     split_folder,
 )
+from rankscope.views.sentences import sentence
 
 __all__ = ["VALIDATION", "ClassFolders", "LabelledImages", "read_class_folders"]
 
@@ -126,7 +127,7 @@ def read_class_folders(path: Path | None) -> ClassFolders:
     if len(folders) < 2:
         raise DataError(f"{given} has {len(folders)} class folders; it must hold one subfolder a class")
     order, names, _, said = class_order([f.name for f in folders])
-    notes = list(said)
+    notes = list(map(sentence, said))
     held = {f.name: _images(f.path) for f in folders}
     empty = [name for name in order if not held[name]]
     if empty:

@@ -40,8 +40,8 @@ def deficit(name: str, settings: Settings) -> Reproduction:
         label = one.network.name
         try:
             tables = {c: DependencyTable.from_dict(_solved(one, c)) for c in SOLVED}
-        except DataError as error:  # what a remedy for arrays says is not for someone who gives networks
-            left_out.append(f"{label}: {str(error).partition(';')[0]}")
+        except DataError as error:
+            left_out.append(f"{label}: {error}")
             continue
         for convention, table in tables.items():
             frame = table.table().reset_index().drop(columns=["trivial"])

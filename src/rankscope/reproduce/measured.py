@@ -19,6 +19,7 @@ from rankscope.reproduce.data import ClassFolders, LabelledImages, dataset_of, r
 from rankscope.reproduce.networks import Network, choose, load
 from rankscope.reproduce.parts import Parts
 from rankscope.reproduce.settings import Settings
+from rankscope.views.sentences import sentence
 
 __all__ = [
     "BOOTSTRAP",
@@ -66,7 +67,7 @@ class Prepared:
 
     def notes(self) -> list[str]:
         """What to know of the folder and of this network, its name in front."""
-        return [*self.folders.notes, *(f"{self.network.name}: {note}" for note in self.loaded.notes)]
+        return [*self.folders.notes, *(f"{self.network.name}: {sentence(fact)}" for fact in self.loaded.facts)]
 
     @cached_property
     def fingerprint(self) -> str:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from rankscope._base.errors import DataError, ModelError, NotFetchedError, UsageError, nearest, parameter
+from rankscope._base.facts import as_facts
 from rankscope.loading import LoadedModel, load_model, read_weights
 from rankscope.reproduce.fetching import check_fetchable, how_to_fetch, is_kept
 from rankscope.reproduce.settings import Settings
@@ -144,7 +145,7 @@ def load(network: Network, classes: int, imagenet: Path, others: Sequence[Networ
             raise ModelError(f"{error.reason}: {how_to_fetch(_wanted([network, *lacking]))}") from error
         head: Any = find_head(loaded.model)[1]
         _check_head(int(head.weight.shape[0]), classes, network.name, imagenet)
-        return loaded if network.note is None else replace(loaded, notes=(network.note, *loaded.notes))
+        return loaded if network.note is None else replace(loaded, facts=(*as_facts([network.note]), *loaded.facts))
     skeleton = load_model(network.spec, weights="random")
     held = _head_rows(network.file, find_head(skeleton.model)[0])
     if held is None:  # nothing of that name: let the loader say all that does not fit

@@ -7,6 +7,7 @@ from typing import Any
 
 from rankscope._base.facts import Fact, FactKind
 from rankscope.views.feature_sentences import FEATURE_SENTENCES
+from rankscope.views.loading_sentences import LOADING_SENTENCES
 from rankscope.views.phrases import PHRASES, phrase
 
 __all__ = ["note", "sentence"]
@@ -260,4 +261,5 @@ _SENTENCES: dict[FactKind, Callable[[_Values], str]] = {
     FactKind.LEADING_EXPONENTS: _leading,
     FactKind.SHORT_CHAIN: _short_chain,
     **FEATURE_SENTENCES,
+    **LOADING_SENTENCES,
 }
