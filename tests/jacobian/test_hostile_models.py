@@ -176,3 +176,112 @@ class Caches(nn.Linear):
 def test_k10_a_cache_is_no_state() -> None:
     profile = rs.jacobian_rank(nn.Sequential(Caches(6, 6)).eval(), torch.randn(2, 6), progress=False)
     assert profile.facts == ()
+
+
+def test_k8_weights_that_are_no_normal_numbers() -> None:
+    """Weights of 1e-42 have ten bits; their rank is that of the stored numbers, and the check was not made."""
+    torch.manual_seed(0)
+    layer = nn.Linear(4, 4, bias=False)
+    layer.weight.data *= 1e-42 / float(layer.weight.data.abs().max())
+    truth = torch.linalg.svdvals(layer.weight.detach().double() * 2.0**140)
+    exact = int((truth >= EPS32 * 4 * truth[0]).sum())
+    profile = rs.jacobian_rank(nn.Sequential(layer).eval(), torch.randn(2, 4), progress=False)
+    for spectrum in profile.layers[-1].spectra:
+        assert spectrum is not None
+        estimate = spectrum.rank("paper")
+        assert estimate.lower <= exact <= estimate.upper
+        assert estimate.value == exact
+    kinds = {f.kind for f in profile.facts}
+    assert {FactKind.REVERSE_UNCHECKED, FactKind.UNDERFLOW} <= kinds
+    assert not [f for f in profile.facts if f.caution]
+
+
+@pytest.mark.parametrize("images", [1, 3])
+@pytest.mark.parametrize(
+    ("scales", "dtype", "kind", "where"),
+    [
+        ([1e-30, 1e-30], torch.float32, FactKind.UNDERFLOW, "1"),  # zero from there on
+        ([1e-30, 1e-30, 1e30], torch.float32, FactKind.UNDERFLOW, "1"),
+        ([1e-36], torch.float32, FactKind.UNDERFLOW, "0"),  # less than 24 bits are left of small entries
+        ([1e30, 1e30], torch.float32, FactKind.OVERFLOW, "1"),
+        ([1e-200, 1e-105], torch.float64, FactKind.UNDERFLOW, "1"),
+        ([1e-20, 1e20], torch.float32, None, ""),
+        ([1e-200], torch.float64, None, ""),
+    ],
+)
+def test_products_out_of_range_are_said(
+    scales: list[float], dtype: torch.dtype, kind: FactKind | None, where: str, images: int
+) -> None:
+    torch.manual_seed(0)
+    layers = [nn.Linear(4, 4, bias=False).to(dtype) for _ in scales]
+    for layer, scale in zip(layers, scales, strict=True):
+        layer.weight.data *= scale
+    # an input that large numbers do not carry over the range by themselves
+    x = torch.zeros(images, 4, dtype=dtype)
+    profile = rs.jacobian_rank(nn.Sequential(*layers).eval(), x, cut_points="all", progress=False)
+    said = [f for f in profile.facts if f.kind in (FactKind.UNDERFLOW, FactKind.OVERFLOW)]
+    assert [(f.kind, f.values["where"]) for f in said] == ([] if kind is None else [(kind, where)])
+    assert ("so small that" in str(profile) or "too large for" in str(profile)) == bool(said)
+
+
+class Spectral(nn.Module):
+    """A Fourier transform, which no processor has in half precision; and a table beside the parameters."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.last = nn.Linear(6, 6), nn.Linear(6, 6)
+        self.table = torch.linspace(1, 2, 6)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.last(torch.fft.rfft(self.first(x) * self.table).abs()[..., :3].repeat(1, 2))
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_operators_that_half_precision_lacks_are_measured(dtype: torch.dtype) -> None:
+    torch.manual_seed(3)
+    model = Spectral().to(dtype).eval()
+    model.table = model.table.to(dtype)
+    before = {name: (p, p.data_ptr(), p.dtype, p.detach().clone()) for name, p in model.named_parameters()}
+    table = model.table
+    x = torch.randn(2, 6)
+    profile = rs.jacobian_rank(model, x, cut_points=["last"], progress=False)
+    for name, p in model.named_parameters():
+        same, place, kind, values = before[name]
+        assert p is same
+        assert (p.data_ptr(), p.dtype) == (place, kind)
+        assert torch.equal(p, values)
+    assert model.table is table
+    assert table.dtype == dtype
+    wide = copy.deepcopy(model).double()
+    wide.table = table.double()
+    for image, spectrum in zip(x, profile["last"].spectra, strict=True):
+        assert spectrum is not None
+        truth = sigma(wide, image)
+        exact = int((truth >= EPS32 * 6 * truth[0]).sum())
+        assert spectrum.rank().lower <= exact <= spectrum.rank().upper
+    assert FactKind.WEIGHTS_RAISED in {f.kind for f in profile.facts}
+
+
+class Alternating(nn.Module):
+    """Seed 32189: the state that a call leaves sends the next one past an expert."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("seen", torch.zeros(()))
+        self.expert, self.last = nn.Linear(4, 4), nn.Linear(4, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = self.expert(x) if float(self.seen) == 0 else x
+        self.seen += 1
+        return self.last(h)
+
+
+@pytest.mark.parametrize("images", [1, 3])
+def test_a_state_that_skips_a_cut_point_on_the_next_call(images: int) -> None:
+    torch.manual_seed(4)
+    model = Alternating().eval()
+    profile = rs.jacobian_rank(model, torch.randn(images, 4), cut_points="all", progress=False)
+    truth = torch.linalg.matrix_rank(model.last.weight.detach().double() @ model.expert.weight.detach().double())
+    assert profile.function_rank[-1] == int(truth) == 4
+    assert FactKind.KEEPS_STATE in {f.kind for f in profile.facts}
+    assert float(model.seen) == 0

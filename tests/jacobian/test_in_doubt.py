@@ -67,3 +67,32 @@ def test_inputs_exactly_at_a_kink() -> None:
         assert certified(profile)[1:] == [False, False]
     else:  # a torch whose modes agree at a tie
         assert all(certified(profile))
+
+
+@pytest.mark.parametrize("certain", [True, False], ids=["swept together", "each alone"])
+def test_a_later_image_at_a_kink(certain: bool) -> None:
+    """Only that image loses its certificate: each one's two modes are compared."""
+    model = nn.Sequential(nn.Identity(), nn.PReLU(init=0.25), nn.Linear(6, 6)).eval()
+    if not certain:  # a branch on the values of each image alone
+
+        class Branching(nn.Module):
+            def forward(self, x: Tensor) -> Tensor:
+                return x * 2 if len(x) > 1 else x
+
+        model = nn.Sequential(Branching(), *list(model)[1:]).eval()
+    torch.manual_seed(0)
+    x = torch.randn(5, 6)
+    x[3, 2] = x[3, 4] = 0.0
+    profile = rs.jacobian_rank(model, x, progress=False)
+    found = [[s.rank().certified for s in layer.spectra if s is not None] for layer in profile.layers]
+    leaf = torch.zeros((), requires_grad=True)
+    reverse = float(torch.autograd.grad(nn.functional.prelu(leaf[None], torch.tensor([0.25])), leaf)[0])
+    forward = float(torch.func.jvp(model[1], (torch.zeros(1),), (torch.ones(1),))[1].detach())
+    facts = {fact.kind for fact in profile.facts}
+    if reverse != forward:
+        assert found == [[True] * 5, [True] * 3 + [False, True], [True] * 3 + [False, True]]
+        assert FactKind.SOME_DISAGREE in facts
+        assert "exactly at a kink" in str(profile)
+    else:  # a torch whose modes agree at a tie
+        assert found == [[True] * 5] * 3
+        assert FactKind.SOME_DISAGREE not in facts

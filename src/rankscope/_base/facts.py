@@ -49,6 +49,9 @@ class FactKind(StrEnum):
     # the derivative and its certificate
     REVERSE_UNCHECKED = "reverse mode unchecked"  # reason
     REVERSE_DISAGREES = "reverse mode disagrees"  # error, where
+    UNDERFLOW = "products underflow"  # where, dtype
+    OVERFLOW = "products overflow"  # where, dtype
+    SOME_DISAGREE = "reverse mode disagrees on some"  # error, where
     NO_FLOAT64 = "no float64 reference"  # reason
     CASTS_DOWN = "casts to lower precision"
     LEAVES_COMPUTATION = "a tensor leaves the computation"  # where, gap

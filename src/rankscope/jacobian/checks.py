@@ -12,10 +12,10 @@ from rankscope.jacobian.runner import Runner
 from rankscope.slicing import LowerPrecision, Sample
 from rankscope.spectra import scaled_norm
 
-__all__ = ["ADJOINT_LIMIT", "adjoint_error", "lower_precision_inside"]
+__all__ = ["ADJOINT_LIMIT", "FAINT", "adjoint_error", "lower_precision_inside"]
 
 ADJOINT_LIMIT = 1e-3
-_FAINT = {torch.float32: 1e-34, torch.float64: 1e-300}  # some 10^4 above the smallest normal number
+FAINT = {torch.float32: 1e-34, torch.float64: 1e-300}  # some 10^4 above the smallest normal number
 _UNDERFLOW = 1e-30  # products of float32 numbers below this may be zero in one mode and not in the other
 
 
@@ -74,7 +74,7 @@ def adjoint_error(
                 return None, f"reverse mode gives NaN or infinite numbers at {runner.keys[unknown[0]][0]!r}"
             live = known
             # beside denormal numbers a relative difference says nothing
-            faint = [k for k in live if gaps[k] > ADJOINT_LIMIT and lengths[k] < _FAINT[runner.dtype]]
+            faint = [k for k in live if gaps[k] > ADJOINT_LIMIT and lengths[k] < FAINT[runner.dtype]]
             if faint and all(gaps[k] <= ADJOINT_LIMIT for k in live if k not in faint):
                 width = str(runner.dtype).removeprefix("torch.")
                 return None, f"the derivative at {runner.keys[faint[0]][0]!r} is too small for {width}"

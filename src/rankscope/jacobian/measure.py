@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from itertools import chain
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -29,8 +29,9 @@ from rankscope._base.facts import Fact, FactKind
 from rankscope._base.identity import Identity, identity_of
 from rankscope._base.progress import Progress, progress_for
 from rankscope._base.provenance import device_name, versions
-from rankscope.jacobian.batch import BatchMeasurer, Settings
+from rankscope.jacobian.batch import BatchMeasurer
 from rankscope.jacobian.checkpoint import Checkpoint
+from rankscope.jacobian.derivative import Settings
 from rankscope.jacobian.directions import Directions
 from rankscope.jacobian.finish import Finished
 from rankscope.jacobian.given import Given
@@ -49,11 +50,13 @@ from rankscope.slicing import (
     select,
     trace,
 )
+from rankscope.slicing.precision import NARROW, widened
 from rankscope.spectra import Spectrum, ToleranceLike, as_tolerance
 
 __all__ = ["Background", "jacobian_rank"]
 
 Background = Literal["image", "zero"]
+_Answer = TypeVar("_Answer")
 _AHEAD = 2  # batches whose eigenvalues may still be under way beside a GPU
 
 
@@ -175,7 +178,7 @@ def jacobian_rank(
     facts += samples.facts()
     found = _traced(model, first)
     calls = select(model, found, cut_points)
-    unmeasured, ends = without_derivative(model, _at_home(model, first), calls)
+    unmeasured, ends = _as_measured(model, first, lambda s: without_derivative(model, s, calls))
     calls = [c for c in calls if c.depends]
     if not calls:
         remedy = f"{ends}; " if ends else ""
@@ -267,14 +270,14 @@ def jacobian_rank(
         versions=versions(),
         input_shape=shape,
         cut_points=cut_points if isinstance(cut_points, str) else ", ".join(cut_points),
-        method=measurer.way,
-        failed_methods=tuple(measurer.failed_methods),
+        method=measurer.derivative.way,
+        failed_methods=tuple(measurer.derivative.failed_methods),
         unmeasured=unmeasured,
         output="" if output is None else output.name,
-        adjoint_error=measurer.adjoint,
+        adjoint_error=measurer.derivative.adjoint,
         kinks=tuple(kinks[i] for i in range(len(image_names))) if certify else (),
-        certificate=measurer.certificate,
-        facts=(*given.facts, *facts, *store.with_kept(measurer.facts), *store.facts(len(image_names))),
+        certificate=measurer.derivative.certificate,
+        facts=(*given.facts, *facts, *store.with_kept(measurer.derivative.facts), *store.facts(len(image_names))),
         seconds=time.perf_counter() - started,
         chunk_size=measurer.chunk,
         peak_memory=torch.cuda.max_memory_allocated(where) if where.type == "cuda" else None,
@@ -347,7 +350,7 @@ class _Collected:
 
     def _write(self, index: int, sample: Sample, finished: Finished) -> None:
         spectra, kinks, uncalled = finished.spectra, finished.kinks, finished.uncalled
-        self.store.write(index, sample, spectra, kinks, self.measurer.facts, uncalled)
+        self.store.write(index, sample, spectra, kinks, self.measurer.derivative.facts, uncalled)
         self.keep(index, spectra, kinks, uncalled)
 
 
@@ -363,8 +366,24 @@ def _dtype(model: nn.Module, dtype: DtypeLike) -> tuple[torch.dtype, list[Fact]]
 
 
 def _traced(model: nn.Module, first: Sample) -> Trace:
-    """The model's calls on the first input, on the device and in the dtype that the model itself has."""
-    return trace(model, _at_home(model, first))
+    """The model's calls on the first input."""
+    return _as_measured(model, first, lambda sample: trace(model, sample))
+
+
+def _as_measured(model: nn.Module, first: Sample, ask: Callable[[Sample], _Answer]) -> _Answer:
+    """What ``ask`` says of the first input on the model's device, in its dtype or the one that it is raised to.
+
+    Weights in half precision are raised for the measurement. So they are here, where some operators (an FFT) would
+    refuse them and a branch may be taken otherwise.
+    """
+    own = _at_home(model, first)
+    if own.x.dtype in NARROW:
+        try:
+            with widened(model):
+                return ask(own.to(own.x.device, torch.float32))
+        except ModelError:
+            pass  # it names its own dtype inside
+    return ask(own)
 
 
 def _at_home(model: nn.Module, first: Sample) -> Sample:

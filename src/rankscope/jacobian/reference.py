@@ -31,11 +31,15 @@ class Certified:
     across their kink, by image. ``apart`` is the largest relative difference between the batch and the images alone,
     of outputs, inputs of piecewise linear functions and tangents; 0 for one image. ``strayed`` is the largest relative
     difference between what was swept and the model's own pass of the image: of the probes' tangents, and of the outputs
-    of a traced network.
+    of a traced network. ``tangent`` is the first probe as a direction of the input. ``small`` and ``large`` say by cut
+    point whether the working precision's range is too small for J·g on some image.
     """
 
     lengths: Tensor
     flips: Tensor
+    tangent: Tensor
+    small: Tensor
+    large: Tensor
     apart: float = 0.0
     strayed: float = 0.0
 
@@ -121,10 +125,16 @@ class Reference:
                 return None
         lengths, flips = [], []
         apart, strayed = [], []
+        small, large = [], []
         for part in self._each(sample, tangents.to(self.exact.dtype), recorded):
             here = slice(part.start, part.start + len(part.flips))
             found, tops = self._errors(part, result, images)
             top = tops.amax(1)
+            zero, whole_range = self._range(part, result, images)
+            limits = torch.finfo(self.runner.dtype)
+            faint = top + found.amax(1) < limits.tiny / limits.eps
+            small.append(((top > 0) & (zero | faint)).any(1))
+            large.append((torch.isfinite(top) & ~whole_range).any(1))
             share = torch.where(top > 0, found.amax(1) / top, found.amax(1)).max().double()
             strayed.append(share)
             for out, other in zip(part.outputs, traced or (), strict=False):
@@ -139,7 +149,15 @@ class Reference:
                 found = scale * found
             lengths.append(found)
             flips.append(part.flips.clone())
-        return Certified(torch.cat(lengths, 2), torch.cat(flips), _largest(apart), _largest(strayed))
+        return Certified(
+            torch.cat(lengths, 2),
+            torch.cat(flips),
+            tangents[0],
+            torch.stack(small).any(0),
+            torch.stack(large).any(0),
+            _largest(apart),
+            _largest(strayed),
+        )
 
     def _each(self, sample: Sample, tangents: Tensor, recorded: list[tuple[Tensor, bool]]) -> Iterator[_Found]:
         """Every image, several abreast where that runs. What is yielded is overwritten by the next."""
@@ -191,6 +209,21 @@ class Reference:
                 pairs = zip(part.products, own, strict=True)
                 found.append(torch.stack([scaled_norm(p[place].double() - q.double(), dim=1) for p, q in pairs]))
         return torch.stack(found, 2)
+
+    @staticmethod
+    def _range(part: _Found, result: SweepResult, images: int) -> tuple[Tensor, Tensor]:
+        """Whether the swept J·g is all zero, and whether all of it is finite, by cut point and image."""
+        zero, finite = [], []
+        count = len(part.flips)
+        for k, rows in enumerate(result.rows):
+            start = sum(result.kept[k][: part.start])
+            stop = start + sum(result.kept[k][part.start : part.start + count])
+            image = result.support[k][start:stop] // max(rows, 1) - part.start
+            found = result.products[k][:, start:stop]
+            none = torch.zeros(count, dtype=torch.float64, device=found.device)
+            zero.append(none.index_add(0, image, (found != 0).any(0).double()) == 0)
+            finite.append(none.index_add(0, image, (~torch.isfinite(found)).any(0).double()) == 0)
+        return torch.stack(zero), torch.stack(finite)
 
     @staticmethod
     def _errors(part: _Found, result: SweepResult, images: int) -> tuple[Tensor, Tensor]:

@@ -109,6 +109,26 @@ def _reverse_disagrees(v: _Values) -> str:
     )
 
 
+def _some_disagree(v: _Values) -> str:
+    return (
+        f"On some samples forward and reverse mode disagree, by {v['error']:.1%} at {v['where']!r} on the first. The "
+        "input of an operator is exactly at a kink there, or an operator has a wrong derivative. No rank of these "
+        "samples from there on is certified."
+    )
+
+
+def _underflow(v: _Values) -> str:
+    return f"The derivative at {v['where']!r} is so small that {v['dtype']} loses digits of it or all of it.{_wider(v)}"
+
+
+def _overflow(v: _Values) -> str:
+    return f"The derivative at {v['where']!r} is too large for {v['dtype']}.{_wider(v)}"
+
+
+def _wider(v: _Values) -> str:
+    return " float64 has the range for it." if v["dtype"] == "float32" else ""
+
+
 def _no_float64(v: _Values) -> str:
     return f"No rank is certified, because the model does not run in float64: {v['reason']}."
 
@@ -243,6 +263,9 @@ _SENTENCES: dict[FactKind, Callable[[_Values], str]] = {
     FactKind.KEPT_INCOMPARABLE: _kept_incomparable,
     FactKind.REVERSE_UNCHECKED: _reverse_unchecked,
     FactKind.REVERSE_DISAGREES: _reverse_disagrees,
+    FactKind.SOME_DISAGREE: _some_disagree,
+    FactKind.UNDERFLOW: _underflow,
+    FactKind.OVERFLOW: _overflow,
     FactKind.NO_FLOAT64: _no_float64,
     FactKind.CASTS_DOWN: _casts_down,
     FactKind.LEAVES_COMPUTATION: _leaves,

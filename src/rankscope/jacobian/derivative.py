@@ -1,0 +1,308 @@
+"""How tangents are pushed through one model, as its first sample shows, and what the checks of it found."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves
+
+from rankscope._base.errors import MeasurementError
+from rankscope._base.facts import Fact, FactKind
+from rankscope.jacobian.checks import ADJOINT_LIMIT, adjoint_error, lower_precision_inside
+from rankscope.jacobian.linearise import Linearised
+from rankscope.jacobian.methods import METHODS, Method, choose_method
+from rankscope.jacobian.reference import Reference
+from rankscope.jacobian.rounded import Rounded
+from rankscope.jacobian.runner import Runner
+from rankscope.jacobian.secant import FunctionCheck, against_the_function, length_of, secant_direction
+from rankscope.jacobian.sharing import APART, worst_gap
+from rankscope.jacobian.sweep import Push
+from rankscope.slicing import Columns, ModuleCall, Sample, guarded
+
+__all__ = ["PROBES", "Derivative", "Settings", "takes_tensors"]
+
+PROBES = 6  # the certificate's bound fails with probability 10^-6
+_CARRIED = 1e-2  # of the largest entry: rounding to float32 gives 1e-6, a range that is too small gives 1
+_LINEARISED = "linearised network"  # its name among the ways to push tangents
+_NAMED = 3  # of what a call changes
+_AGREE = 1e-4  # of a cut point's largest entry; a kink on the other side would show as far more
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What does not change from image to image."""
+
+    chunk_size: int | Literal["auto"]
+    budget: int
+    certify: bool
+    device: torch.device
+    dtype: torch.dtype
+    columns: Columns
+    through: bool = False
+    """Whether the model turns gradients off inside (``Trace.through``)."""
+
+
+def takes_tensors(sample: Sample) -> bool:
+    """Whether the call takes tensors beside the one that is differentiated."""
+    return any(isinstance(v, Tensor) for v in tree_leaves(dict(sample.extra)))
+
+
+class Derivative:
+    """The derivative of one model's cut points. What the first sample shows holds for the others, unless they differ.
+
+    ``prepare`` chooses the method, traces the network where that is faster, compares the two modes of differentiation
+    and the function itself, and sets up the float64 reference. ``facts`` say what it found.
+    """
+
+    def __init__(self, model: nn.Module, calls: Sequence[ModuleCall], settings: Settings) -> None:
+        self.settings, self.calls = settings, calls
+        keys = [c.key for c in calls]
+        self.runner = Runner(model, keys, settings.device, settings.dtype, through=settings.through)
+        other = torch.float64 if settings.dtype == torch.float32 else torch.float32
+        self.exact = Runner(model, keys, settings.device, other, through=settings.through) if settings.certify else None
+        self.method: Method | None = None
+        self.push: Push | None = None
+        self.reference: Reference | None = None
+        self.linearised: Linearised | None = None
+        self.difference = 0.0
+        self.lengths: list[float] = []
+        """About how long J·v is at each cut point."""
+        self.failed_methods: list[Fact] = []
+        self.facts: list[Fact] = []
+        self.adjoint: float | None = None
+        self.in_doubt: int | None = None
+        """The first cut point that is not to be certified on any image."""
+        self.certificate = Fact(FactKind.KEPT_IMAGES if settings.certify else FactKind.NOT_CERTIFIED)
+        self._exact_method: Method | None = None
+        self._narrow = False
+        self._rounded = False
+
+    @property
+    def way(self) -> Fact:
+        """How tangents were pushed."""
+        if self.method is None:
+            return Fact(FactKind.KEPT_IMAGES)
+        if self.linearised is not None:
+            return Fact(FactKind.LINEARISED, {"name": self.method.name, "difference": self.difference})
+        return Fact(FactKind.PUSHED, {"name": self.method.name})
+
+    @property
+    def traced(self) -> bool:
+        """Whether a traced network is in use; a comparison may have dropped it since it was last asked."""
+        return self.linearised is not None
+
+    @property
+    def probes_compare(self) -> bool:
+        """Whether float64 probes of the model itself watch over every image."""
+        return self.reference is not None and self.settings.dtype == torch.float32 and not self._narrow
+
+    @property
+    def scale(self) -> float:
+        """By how much the working precision errs less than the difference of the two precisions.
+
+        A float64 sweep is compared with float32, which errs by 2^29 more; 16 for what need not scale exactly. Where the
+        model casts down inside, its error is that of what it casts to.
+        """
+        if self.settings.dtype != torch.float64 or self._narrow:
+            return 1.0
+        # rounding each result leaves out what sums within an operator lose: 2^9 for √(2^18) terms
+        return 2.0**-20 if self._rounded else 2.0**-25
+
+    def prepare(self, sample: Sample) -> None:
+        """On the first sample: the method, the adjoint check, and whether a float64 reference exists."""
+        direction = secant_direction(sample.x[0])
+        self.runner.rows = [None] * len(self.calls)
+
+        def refuse(method: Method, out: tuple[Tensor, ...]) -> str:
+            """Second derivatives of a custom backward can be zero without an error; reverse mode itself tells."""
+            if not method.twice:
+                return ""
+            with method.kernels():
+                error, where = adjoint_error(self.runner, sample, direction, out)
+            wrong = error is None or not error <= ADJOINT_LIMIT
+            return (
+                f"disagrees with reverse mode at {where!r}: a backward formula is not differentiable" if wrong else ""
+            )
+
+        self.method, out, self.failed_methods = choose_method(self.runner, sample, direction[None], refuse)
+        self.push = self.method
+        self.lengths = [length_of(o) for o in out]
+        replay = self.settings.device.type == "cuda" and not takes_tensors(sample)
+        self._linearise(sample, direction, out, replay)
+        with self.method.kernels():
+            self.adjoint, where = adjoint_error(self.runner, sample, direction, out)
+        if self.adjoint is None:
+            self.facts.append(Fact(FactKind.REVERSE_UNCHECKED, {"reason": where}))
+        elif not self.adjoint <= ADJOINT_LIMIT:
+            wrong = {"error": self.adjoint, "where": where}
+            self.facts.append(Fact(FactKind.REVERSE_DISAGREES, wrong, caution=True))
+            # the probes are of one mode too, so they cannot tell which of the two is right: nothing from here on is
+            # certified
+            self.in_doubt = next(k for k, call in enumerate(self.calls) if where in (call.name, call.key[0]))
+        if self.exact is not None:
+            self._check_exact(sample, direction, out)
+        if self.exact is not None:
+            self.reference = self._reference(sample, replay)
+        self._check_secant(sample, direction, out)
+        self._check_state(sample)
+
+    def _check_state(self, sample: Sample) -> None:
+        """Whether what a call leaves in the model changes the next one; a cache does not."""
+        state = guarded(self.runner.model)
+        if state is None or not state.changed:
+            return
+        self.runner.rows = [None] * len(self.calls)
+        first, again = (self.runner.outputs(sample, sample.x) for _ in range(2))
+        try:
+            second = self.runner.outputs(sample, sample.x, fresh=False)
+            other = worst(worst_gap(a, b) for a, b in zip(second, first, strict=True)) > APART
+        except Exception:  # from the state that a call leaves, the next may take any path
+            other = True
+        finally:
+            state.restore()
+        same = worst(worst_gap(a, b) for a, b in zip(again, first, strict=True)) == 0
+        if same and other:
+            named = tuple(sorted(state.changed))
+            self.facts.append(Fact(FactKind.KEEPS_STATE, {"where": named[:_NAMED]}))
+
+    def _linearise(self, sample: Sample, direction: Tensor, expected: tuple[Tensor, ...], replay: bool) -> None:
+        """Take the faster path where it gives what the plain one gave; say why where it does not."""
+        assert self.method is not None
+        fast = Linearised(self.runner, self.method, replay=replay)
+        try:
+            found = fast(self.runner, sample, direction[None])
+        except Exception as error:  # tracing runs the model's own code, which may raise anything
+            reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+            self.failed_methods.append(Fact(FactKind.WAY_FAILED, {"name": _LINEARISED, "reason": reason[:200]}))
+            return
+        self.difference = worst(worst_gap(a, b) for a, b in zip(found, expected, strict=True))
+        if not self.difference <= _AGREE * (1 if self.settings.dtype == torch.float32 else 1e-7):
+            differs = {"name": _LINEARISED, "other": self.method.name, "difference": self.difference}
+            self.failed_methods.append(Fact(FactKind.WAY_DIFFERS, differs))
+            return
+        self.linearised = fast
+        self.push = fast
+
+    def give_up_linearised(self, reason: str) -> None:
+        """A trace that was the model on the first image may not be on this one: the plain way is."""
+        self.failed_methods.append(Fact(FactKind.WAY_GIVEN_UP, {"name": _LINEARISED, "reason": reason[:200]}))
+        self.linearised, self.push = None, self.method
+
+    def compare(self, sample: Sample) -> None:
+        """Outputs and one tangent of the traced network beside the model's own, for every image."""
+        assert self.linearised is not None
+        assert self.method is not None
+        images = len(sample.x)
+        direction = secant_direction(sample.x[0])[None]
+        self.runner.rows = [None] * len(self.calls)
+        outputs = self.runner.outputs(sample, sample.x)
+        expected = self.method(self.runner, sample, direction)
+        found = self.linearised(self.runner, sample, direction)
+        single = self.settings.dtype == torch.float32
+        values = worst(worst_gap(a, b, images) for a, b in zip(self.linearised.outputs, outputs, strict=True))
+        tangents = worst(worst_gap(a, b, images) for a, b in zip(found, expected, strict=True))
+        if not values <= (APART if single else APART * 1e-7):
+            self.give_up_linearised(f"its outputs differ from the model's by {values:.1e} of the largest entry")
+        elif not tangents <= (_AGREE if single else _AGREE * 1e-7):
+            self.give_up_linearised(f"differs from {self.method.name} by {tangents:.1e} of the largest entry")
+        else:
+            self.difference = max(self.difference, tangents)
+
+    def _single_carries(self, sample: Sample, direction: Tensor, out: tuple[Tensor, ...]) -> bool:
+        """Whether float32 gives about what float64 gave: its range may be too small, or a constant be of float64."""
+        assert self.exact is not None
+        assert self.method is not None
+        self.exact.rows = [None] * len(self.calls)
+        try:
+            with self.exact.hooked():
+                one = sample.to(self.settings.device, torch.float32)
+                found = self.method(self.exact, one, direction[None].to(one.x))
+        except (RuntimeError, TypeError, ValueError, MeasurementError):
+            return False
+        gaps = [worst_gap(a.double(), b.reshape(a.shape)) for a, b in zip(found, out, strict=True)]
+        return bool(worst(gaps) <= _CARRIED)
+
+    def _check_exact(self, sample: Sample, direction: Tensor, out: tuple[Tensor, ...]) -> None:
+        assert self.exact is not None
+        down = self.settings.dtype == torch.float64
+        if down and not self._single_carries(sample, direction, out):
+            self._rounded = True
+            self.exact = Runner(self.runner.model, self.runner.keys, self.settings.device, torch.float64)
+        try:
+            with self.exact.hooked():
+                one = sample.to(self.settings.device, self.exact.dtype)
+                self._narrow = lower_precision_inside(
+                    self.runner if down else self.exact, sample.to(self.settings.device, torch.float64)
+                )
+                self._exact_method = self._works_in(self.exact, one)
+        except (RuntimeError, TypeError, ValueError, MeasurementError) as error:
+            reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+            self.facts.append(Fact(FactKind.NO_FLOAT64, {"reason": reason}, caution=True))
+            self.certificate = Fact(FactKind.NOT_IN_FLOAT64)
+            self.exact = None
+            return
+        if down and not self._narrow:
+            self.certificate = Fact(FactKind.SCALED_PROBES, {"probes": PROBES})
+        elif self._narrow:
+            self.certificate = Fact(FactKind.NARROW_PROBES, {"probes": PROBES})
+            self.facts.append(Fact(FactKind.CASTS_DOWN, caution=True))
+        else:
+            self.certificate = Fact(FactKind.PROBES, {"probes": PROBES, "failure": 10.0**-PROBES})
+
+    def _check_secant(self, sample: Sample, direction: Tensor, out: tuple[Tensor, ...]) -> None:
+        """Whether the derivative is the function's own: in float64 where that is at hand, else by wider steps."""
+        double = self.settings.dtype == torch.float64
+        runner, method, narrow = self.runner, self.method, not double
+        if not double and self.exact is not None and self._exact_method is not None:
+            runner, method, narrow = self.exact, self._exact_method, False
+        assert method is not None
+        one = sample.to(self.settings.device, runner.dtype)
+        found, why = FunctionCheck("unclear"), "float32 alone resolves no step that is short enough"
+        try:
+            with nullcontext() if runner is self.runner else runner.hooked():
+                # with a certificate this same pass in float64 has been made for it
+                if not narrow and (self._narrow if self.exact is not None else lower_precision_inside(runner, one)):
+                    narrow, why = True, "the model casts to lower precision inside, which drowns a short step"
+                if not narrow:
+                    why = "the function bends or jumps within every step that rounding leaves room for"
+                found = against_the_function(runner, method, one, direction, out, narrow=narrow)
+        except (RuntimeError, TypeError, ValueError, MeasurementError) as error:
+            why = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        if found.verdict == "leaves":
+            leak = {"where": found.where, "gap": found.gap}
+            self.facts.append(Fact(FactKind.LEAVES_COMPUTATION, leak, caution=True))
+        elif found.verdict == "random":
+            # two draws are not one function
+            self.facts = [f for f in self.facts if f.kind is not FactKind.REVERSE_DISAGREES]
+            self.facts.append(Fact(FactKind.RANDOM_MODEL, {"where": found.where}, caution=True))
+        elif found.verdict == "unclear":
+            self.facts.append(Fact(FactKind.FUNCTION_UNCHECKED, {"where": found.where or "", "reason": why}))
+
+    def _works_in(self, exact: Runner, sample: Sample) -> Method:
+        """How to push tangents in the other precision: the plain way where it works there too (kernels differ)."""
+        assert self.method is not None
+        direction = torch.ones_like(sample.x[:1])
+        exact.rows = [None] * len(self.calls)
+        try:
+            self.method(exact, sample, direction)
+        except (RuntimeError, TypeError, ValueError):
+            return choose_method(exact, sample, direction)[0]
+        return self.method
+
+    def _reference(self, sample: Sample, replay: bool) -> Reference:
+        assert self.exact is not None
+        assert self._exact_method is not None
+        replay = replay and self._exact_method is METHODS[0]
+        assert self.method is not None
+        arithmetic = Rounded if self._rounded else nullcontext
+        return Reference(self.runner, self.exact, self._exact_method, self.method, replay=replay, arithmetic=arithmetic)
+
+
+def worst(gaps: Iterable[float]) -> float:
+    """The largest, where NaN is larger than any number; 0 of none."""
+    return max(gaps, key=lambda g: float("inf") if g != g else g, default=0.0)
