@@ -43,10 +43,10 @@ def counted(sigma: list[float], shape: tuple[int, int], dtype: str, e: float, sq
         "paper": 2.0**-23 * min(shape),
         "reference": math.sqrt(2.0**-23 * shape[1]),
         "torch": (2.0**-23 if dtype == "float32" else 2.0**-52) * max(shape),
-    }.get(tol.convention, tol.rtol or 0.0)
+    }.get(tol.rule, tol.rtol or 0.0)
     top = sigma[0]
     tau = max(rtol * top, tol.atol or 0.0)
-    strict = tol.convention in ("reference", "torch")
+    strict = tol.rule in ("reference", "torch")
     value = sum((s > tau if strict else s >= tau) and s > 0 for s in sigma)
     if math.isnan(e):
         return value, 0, min(shape), tau

@@ -306,7 +306,7 @@ def test_record() -> None:
     assert record["kind"] == "probe_all"
     one = record["components"][1]
     assert one["expected_exact"] == 63
-    assert one["tolerance"]["convention"] == "paper"
+    assert one["tolerance"]["rule"] == "paper"
     assert one["sample_limit"] == 23
     assert one["dtype"] == "float64"
     assert one["versions"]["torch"]

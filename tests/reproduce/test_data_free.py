@@ -83,7 +83,7 @@ def test_files_and_the_two_sentences(chains: Path) -> None:
 
 def test_as_reference_reads_the_same_parts(chains: Path) -> None:
     before = {f: f.stat().st_mtime_ns for f in (chains / "fig1d" / "parts").rglob("*.json")}
-    found = reproduce("fig1d", out=chains / "fig1d", scale="small", convention="reference")
+    found = reproduce("fig1d", out=chains / "fig1d", scale="small", as_printed="reference")
     assert {f: f.stat().st_mtime_ns for f in before} == before
     at_8 = found.values[found.values["depth"] == 8]
     assert found.comparison[2].quantity == "Jacobian rank at layer 8"
@@ -94,7 +94,7 @@ def test_as_reference_reads_the_same_parts(chains: Path) -> None:
 @pytest.mark.parametrize(("convention", "curves"), [("paper", 2), ("reference", 1)])
 def test_one_theory_is_drawn_once(chains: Path, convention: str, curves: int) -> None:
     """Under the reference tolerance rank and feature dimension share their prediction."""
-    ax = reproduce("fig1d", out=chains / "fig1d", scale="small", convention=convention).plot()
+    ax = reproduce("fig1d", out=chains / "fig1d", scale="small", as_printed=convention).plot()
     assert len([line for line in ax.lines if line.get_gid() == "theory"]) == curves
     measured = [line for line in ax.lines if line.get_label() in ("Jacobian", "feature")]
     assert [line.get_color() for line in measured] == ["#0072B2", "#D55E00"]
@@ -138,7 +138,7 @@ def test_one_chain_is_no_mean(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -
     for count, words in ((1, "one chain"), (2, "mean of 2 chains")):
         monkeypatch.setitem(chains._SIZES, "small", (30, 4, 40, count))
         found = reproduce("fig1e", out=tmp_path / str(count), scale="small")
-        assert found.comparison[0].convention == f"tolerance paper, {words}"
+        assert found.comparison[0].how == f"tolerance paper, {words}"
 
 
 def test_a_damaged_part_is_named(tmp_path: Path) -> None:
@@ -170,8 +170,8 @@ def test_unknown_names_and_options(tmp_path: Path) -> None:
         reproduce("FIG1D", out=tmp_path)
     with pytest.raises(UsageError, match="limit is 0; it must be a whole number of at least 1"):
         reproduce_all(out=tmp_path, limit=0)
-    with pytest.raises(UsageError, match="unknown convention 'papr'; did you mean 'paper'"):
-        reproduce("fig1d", out=tmp_path, convention="papr")
+    with pytest.raises(UsageError, match="unknown as_printed 'papr'; did you mean 'paper'"):
+        reproduce("fig1d", out=tmp_path, as_printed="papr")
     with pytest.raises(UsageError, match="unknown scale 'smal'; did you mean 'small'"):
         reproduce("fig1d", out=tmp_path, scale="smal")
     with pytest.raises(UsageError, match="seed is -1; it must be a whole number of at least 0"):

@@ -42,17 +42,17 @@ def test_the_smallest_eta_is_not_called_the_largest_that_keeps(tables: dict[str,
     said = f"the smallest η tried, {alone.eta:.2g}: none keeps 90 % of the accuracy"
     rows = compare(one("ResNet-50"), tables["alone"], alone, "largest-eta")
     of_class, of_all = rows[:3], rows[3:]
-    assert all("largest" not in row.quantity + row.convention for row in of_class)
+    assert all("largest" not in row.quantity + row.how for row in of_class)
     assert rows[0].quantity.startswith("ResNet-50 at the smallest η tried: ")
-    assert said in rows[0].convention
+    assert said in rows[0].how
     kept = compare(one("ResNet-50"), tables["tied"], tied, "largest-eta")
     assert kept[0].quantity.startswith("ResNet-50 at its largest η: ")
-    assert f"the largest η that keeps 90 % of the accuracy, {tied.eta:.2g}" in kept[0].convention
+    assert f"the largest η that keeps 90 % of the accuracy, {tied.eta:.2g}" in kept[0].how
     # every class has its own η there: the summary must not carry the one of the class that is shown
     low, high = (f(r.eta for r in tables["alone"]) for f in (min, max))
     own = f"each class at its own η ({low:.2g}…{high:.2g}): the largest that keeps 90 %, else the smallest tried"
     assert len(of_all) == 6
-    assert all(own in row.convention and "each class's own η" in row.quantity for row in of_all)
+    assert all(own in row.how and "each class's own η" in row.quantity for row in of_all)
 
 
 def test_panels_say_the_same_and_carry_the_papers_letters(tables: dict[str, DependencyTable]) -> None:
@@ -142,7 +142,7 @@ def test_fewer_features_than_logits_are_told(
     table = replace(tables["tied"], feature_dimension=features).to_dict()
     for name, found in {"prepared": [given], "pass_over": {}, "_solved": table, "data_notes": []}.items():
         monkeypatch.setattr(module, name, lambda *_, found=found: found)
-    settings: Any = SimpleNamespace(convention="paper", scale="small", device=torch.device("cpu"), to_dict=dict)
+    settings: Any = SimpleNamespace(as_printed="paper", scale="small", device=torch.device("cpu"), to_dict=dict)
     notes = module.deficit("fig4", settings).notes
     exact = f"net: {features} features make 6 logits, so exact dependences exist whatever was learned"
     assert (exact in notes) == told
@@ -170,7 +170,7 @@ def test_ranks_beside_the_paper_are_those_of_the_first_and_the_last_layer(papers
         "net: rises along the depth": (0 if papers else None, 1),
     }
     how = "tolerance reference, background zero, largest of 2 images"
-    assert rows["net: rank at the last layer"].convention == how
+    assert rows["net: rank at the last layer"].how == how
 
 
 def test_a_class_without_a_right_image_decides_nothing() -> None:

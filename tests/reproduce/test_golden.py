@@ -50,7 +50,7 @@ def test_the_columns_are_those_of_record(ours: Frames, record: Frames) -> None:
 def test_partial_ranks(ours: Frames, record: Frames) -> None:
     """A rank may move as far as the bounds allow that the measurement itself gives, either way."""
     mine, theirs = ours["fig1a"], record["fig1a"]
-    exact = ["network", "convention", "index", "layer", "rows", "columns", "true_cut", "images"]
+    exact = ["network", "as_printed", "index", "layer", "rows", "columns", "true_cut", "images"]
     pd.testing.assert_frame_equal(mine[exact], theirs[exact])
     within = (mine["lower"] <= theirs["rank"]) & (theirs["rank"] <= mine["upper"])
     assert (within | ((theirs["lower"] <= mine["rank"]) & (mine["rank"] <= theirs["upper"]))).all()
@@ -106,7 +106,7 @@ def test_the_networks(ours: Frames, record: Frames) -> None:
     ],
 )
 def test_deficit(ours: Frames, record: Frames, convention: str, penalty: float, explained: float) -> None:
-    mine, theirs = (f["fig4"][f["fig4"]["convention"] == convention].reset_index() for f in (ours, record))
+    mine, theirs = (f["fig4"][f["fig4"]["as_printed"] == convention].reset_index() for f in (ours, record))
     assert list(mine["name"]) == list(theirs["name"])
     np.testing.assert_allclose(mine["eta_max"], theirs["eta_max"], rtol=penalty)
     for column, atol in (("accuracy", ONE), ("positive_accuracy", OWN)):

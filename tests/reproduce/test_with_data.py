@@ -20,6 +20,7 @@ from safetensors.numpy import load_file
 from small_world import EACH, World
 
 from rankscope._base.errors import OutputError
+from rankscope._base.frames import Frame
 from rankscope.cli import main
 from rankscope.deficit import independence_deficit
 from rankscope.features import classification_dimension, find_head
@@ -102,7 +103,7 @@ def test_partial_ranks_are_those_of_jacobian_rank(
 ) -> None:
     _, found = everything
     drawn = load_images(world.images, preprocessing=direct["loaded"].preprocessing, limit=2, seed=0)
-    assert found["fig1a"].settings["networks"][0]["images"] == list(drawn.names)
+    assert found["fig1a"].settings["networks"][0]["images"] == tuple(drawn.names)
     for convention, background in (("paper", "image"), ("reference", "zero")):
         profile = jacobian_rank(
             direct["model"],
@@ -112,7 +113,7 @@ def test_partial_ranks_are_those_of_jacobian_rank(
             tolerance=convention,
         )
         rows = found["fig1b"].values
-        rows = rows[rows["convention"] == convention]
+        rows = rows[rows["as_printed"] == convention]
         assert tuple(rows["rank"]) == profile.function_rank
         assert list(rows["layer"]) == [layer.name for layer in profile.layers]
         smallest = [min(e.value for e in layer.estimates(profile.tolerance)) for layer in profile.layers]
@@ -138,9 +139,9 @@ def test_the_zero_background_is_really_measured(
         np.testing.assert_allclose(kept[name][:10], exact, atol=1e-5 * exact[0])
     assert np.abs(kept["image"] - kept["zero"]).max() > 1e-3 * kept["image"].max()
     # singular values over six decades: the two tolerances must tell
-    ranks = found["fig1a"].values.groupby("convention")["rank"]
+    ranks = found["fig1a"].values.groupby("as_printed")["rank"]
     assert (ranks.get_group("reference").to_numpy() < ranks.get_group("paper").to_numpy()).any()
-    last = found["fig1a"].values.groupby("convention")["rank"].last()
+    last = found["fig1a"].values.groupby("as_printed")["rank"].last()
     assert f"small {last['paper']} against {last['reference']}." in found["fig1a"].disagreement
 
 
@@ -184,7 +185,7 @@ def test_deficit_is_that_of_the_plain_run(
         table = independence_deficit(
             direct["logits"], direct["labels"], eta=eta, samples_used=name, permutations=1, feature_dimension=24
         )
-        rows = values[values["convention"] == convention]
+        rows = values[values["as_printed"] == convention]
         assert list(rows["n_dependencies"]) == [r.n_dependencies for r in table]
         np.testing.assert_allclose(rows["r2_uncentred"], [r.r2_uncentred for r in table], atol=1e-5)
 
@@ -316,12 +317,12 @@ def test_bars_have_whole_layers_whiskers_that_show_and_a_title_of_their_own(
     found = everything[1]["fig1a"]
     assert found.title.endswith(", added networks")
     index = np.arange(1, 20)
-    rows = {"network": "ResNet-50", "convention": "paper", "index": index, "rank": 100 - index, "min": 100 - index}
+    rows = {"network": "ResNet-50", "as_printed": "paper", "index": index, "rank": 100 - index, "min": 100 - index}
     same = pd.DataFrame(rows)
     one = same.assign(min=np.where(index == 4, 90, same["min"]))
     both = pd.concat([same, one.assign(network="mine")])
     for values, title, whiskers in ((same, "ResNets", []), (one, "ResNets", [4]), (both, "ResNets and added net", [4])):
-        ax = replace(found, values=values).plot()
+        ax = replace(found, numbers=Frame.of(values)).plot()
         assert ax.get_title(loc="left").startswith(f"(a) {title}")
         assert ax.get_xlabel().startswith(f"the i-th layer of {title}")
         ax.figure.canvas.draw()
@@ -354,7 +355,7 @@ def test_from_the_command_line(world: World, tmp_path: Path, capsys: pytest.Capt
     assert f"in {tmp_path}" in text
     assert main([str(g) for g in [*given, "--json", "--as", "reference"]]) == 0
     record = json.loads(capsys.readouterr().out)
-    assert (record["name"], record["convention"]) == ("table2", "reference")
+    assert (record["name"], record["as_printed"]) == ("table2", "reference")
     rows = list(csv.DictReader((tmp_path / "comparison.csv").open()))
     assert rows[0]["quantity"] == "small: classification dimension"
     assert main(["reproduce", "fig2"]) == 2

@@ -92,8 +92,8 @@ def test_unknown_name_with_the_nearest(value: str) -> None:
         ({"rtol": -1.0}, "rtol is -1.0; it must be finite and not negative"),
         ({"atol": math.nan}, "atol is nan"),
         ({"rtol": math.inf}, "rtol is inf"),
-        ({"convention": "paper", "rtol": 1e-3}, "sets its own threshold"),
-        ({"convention": "ppaer"}, "unknown tolerance 'ppaer'; did you mean 'paper'"),
+        ({"rule": "paper", "rtol": 1e-3}, "sets its own threshold"),
+        ({"rule": "ppaer"}, "unknown tolerance 'ppaer'; did you mean 'paper'"),
     ],
 )
 def test_invalid(arguments: dict[str, float], message: str) -> None:

@@ -124,6 +124,9 @@ def _single(hint: Any, data: Any) -> Any:
         now = getattr(hint, "from_earlier", None)  # a class that had other fields in files of earlier versions
         data = data if now is None else now(data)
         return hint(**{name: read(kind, data[name]) for name, kind in known.items() if name in data})
+    if isinstance(hint, type) and issubclass(hint, tuple) and hasattr(hint, "_fields"):  # a named tuple
+        known = get_type_hints(hint)
+        return hint(*(read(known[name], one) for name, one in zip(known, data, strict=True)))
     if isinstance(hint, type) and issubclass(hint, Enum):
         return hint(data)
     if hint in (bool, str) or (isinstance(hint, type) and issubclass(hint, np.bool_)):

@@ -29,7 +29,7 @@ def reproduce_command(
             show_default=False,
         ),
     ],
-    convention: Annotated[
+    as_printed: Annotated[
         str, typer.Option("--as", help="paper (what the text says) or reference (what the authors' code does).")
     ] = "paper",
     imagenet: Annotated[
@@ -70,7 +70,7 @@ def reproduce_command(
 
     folder = out if out is not None else Path("runs/reproduce") / name
     asked: dict[str, Any] = {
-        "convention": convention,
+        "as_printed": as_printed,
         "imagenet": imagenet,
         "weights": weights,
         "images": images,

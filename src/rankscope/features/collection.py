@@ -3,26 +3,32 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
 from rankscope._base.errors import OutputError
 from rankscope._base.facts import Fact
 from rankscope._base.files import digest_of_tensors
+from rankscope._base.records import Record
 from rankscope.features.moments import CentredMoments
 from rankscope.features.reduction import Reduce
 from rankscope.features.shards import ShardStore
 from rankscope.features.sources import Skipped, skipped_lines
+from rankscope.views.bars_figure import plot_bars
 from rankscope.views.sentences import note
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from matplotlib.axes import Axes
 
 __all__ = ["Collection", "joined", "restored"]
 
 
-@dataclass(frozen=True, eq=False)
-class Collection:
+@dataclass(frozen=True, eq=False, repr=False)
+class Collection(Record):
     """What one pass over the data left behind.
 
     Attributes
@@ -56,10 +62,10 @@ class Collection:
     moments: dict[str, CentredMoments]
     head: tuple[torch.Tensor, torch.Tensor]
     skipped: tuple[Skipped, ...]
-    folder: Path
-    resumed: int = 0
+    folder: Path = field(compare=False)
+    resumed: int = field(default=0, compare=False)
     reduce: Reduce = "pool"
-    facts: tuple[Fact, ...] = ()
+    facts: tuple[Fact, ...] = field(default=(), compare=False)
 
     def __eq__(self, other: object) -> bool:
         """Whether the same was collected; where it lies, and in how many runs it was made, do not count."""
@@ -78,8 +84,37 @@ class Collection:
     def __len__(self) -> int:
         return len(self.labels)
 
+    def save(self, path: str | Path) -> Path:
+        """Copy what was collected into another folder (made if absent); returns that folder.
+
+        Raises
+        ------
+        OutputError
+            When that folder holds a collection already, or a file cannot be read or written.
+        """
+        target = Path(path)
+        if target.resolve() != self.folder.resolve():
+            ShardStore(self.folder, ShardStore.read_manifest(self.folder)).copy_to(target)
+        return target
+
+    def table(self) -> pd.DataFrame:
+        """One row a cut point: ``layer``, ``width``, ``rows``, and ``variance``, the total over all coordinates."""
+        import pandas as pd
+
+        rows = [
+            (name, m.width, int(m.count), float(m.scatter.trace()) / max(int(m.count) - 1, 1))
+            for name, m in self.moments.items()
+        ]
+        return pd.DataFrame(rows, columns=["layer", "width", "rows", "variance"])
+
+    def plot(self, *, ax: Axes | None = None) -> Axes:
+        """Samples of every class."""
+        counts = torch.bincount(self.labels[self.labels >= 0], minlength=self.logits.shape[1]).tolist()
+        title = f"{len(self):,} samples"
+        return plot_bars(list(map(str, range(len(counts)))), counts, quantity="samples", title=title, ax=ax)
+
     @classmethod
-    def load(cls, folder: str | Path) -> Collection:
+    def load(cls, path: str | Path) -> Collection:
         """What ``collect`` left in a folder, without model or data.
 
         Raises
@@ -87,13 +122,13 @@ class Collection:
         OutputError
             No collection there, one that was never finished, or damaged files.
         """
-        path = Path(folder)
-        store = ShardStore(path, ShardStore.read_manifest(path))
+        folder = Path(path)
+        store = ShardStore(folder, ShardStore.read_manifest(folder))
         whole = store.whole()
         after, total = store.progress()
         if not whole or after < total:
             raise OutputError(
-                f"the collection in {path} is not finished ({after:,} of {total:,} samples); collect again "
+                f"the collection in {folder} is not finished ({after:,} of {total:,} samples); collect again "
                 "with the same arguments to go on"
             )
         moments, head = restored(store, whole - 1, json.loads(store.fingerprint["setting"])["cut_points"])

@@ -64,6 +64,20 @@ class ShardStore:
         self._remove_all_but({*(self._shard(k) for k in range(whole)), self._moments(whole - 1)})
         return whole
 
+    def copy_to(self, folder: Path) -> None:
+        """Every whole shard, the moments after the last, and at the end the manifest, into another folder."""
+        make_folder(folder)
+        if (folder / _MANIFEST).exists() or any(folder.glob("shard-*.safetensors")):
+            raise OutputError(f"{folder} holds a collection already; give another folder")
+        whole = self.whole()
+        last = [self._moments(whole - 1)] if whole else []
+        for file in (*map(self._shard, range(whole)), *last, self.folder / _MANIFEST):
+            try:
+                content = file.read_bytes()
+            except OSError as error:
+                raise OutputError(f"{file} cannot be read ({error.strerror or error}); collect again") from error
+            write_whole(folder / file.name, content)
+
     def clear(self) -> None:
         """Begin again: no shard, and the manifest of this run."""
         self._remove_all_but(set())

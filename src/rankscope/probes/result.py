@@ -107,8 +107,8 @@ class ProbeResult(Record):
 
     @property
     def _of_eigenvalues(self) -> Tolerance:
-        """PCA dimensions count λ ≥ eps32·d·λ₁ under every named convention; a constant is taken as it is."""
-        return self.tolerance if self.tolerance.convention == "constant" else Tolerance.paper()
+        """PCA dimensions count λ ≥ eps32·d·λ₁ under every named rule; a constant is taken as it is."""
+        return self.tolerance if self.tolerance.rule == "constant" else Tolerance.paper()
 
     @property
     def rank_before(self) -> RankEstimate:

@@ -1,7 +1,8 @@
 """The paper's figures and tables by name: measured again, written in its form, compared with what it prints."""
 
+from rankscope.reproduce.comparison import Comparison
 from rankscope.reproduce.networks import PAPER_NETWORKS, PaperNetwork
-from rankscope.reproduce.outcome import Comparison, Reproduction
+from rankscope.reproduce.outcome import Reproduction
 from rankscope.reproduce.registry import EXPERIMENTS, Experiment
 from rankscope.reproduce.run import reproduce, reproduce_all
 

@@ -8,16 +8,17 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from rankscope._base.frames import Frame
 from rankscope._base.provenance import versions
-from rankscope._base.style import COLOURS, COLUMN_WIDTH, new_axes, whole_ticks
-from rankscope.reproduce.outcome import Comparison, Reproduction
+from rankscope.reproduce.comparison import Comparison
+from rankscope.reproduce.outcome import Reproduction
 from rankscope.reproduce.parts import Parts
+from rankscope.reproduce.pictures import Picture
 from rankscope.reproduce.settings import Settings
 from rankscope.theory import deep_chain, predicted_rank
 
 if TYPE_CHECKING:
     import pandas as pd
-    from matplotlib.figure import Figure
 
 __all__ = ["CHAINS", "Chain", "chain"]
 
@@ -62,7 +63,7 @@ def chain(name: str, settings: Settings) -> Reproduction:
         frames.append(pd.DataFrame(found["steps"]))
         stopped.append(found["stopped_at"])
     values = pd.concat(frames, ignore_index=True)
-    tolerance = settings.convention
+    tolerance = settings.as_printed
     column = f"jacobian_rank_{tolerance}"
     rows = []
     last = int(values["depth"].max())
@@ -96,12 +97,12 @@ def chain(name: str, settings: Settings) -> Reproduction:
     return Reproduction(
         name=name,
         title=f"Fig. 1 ({panel.letter}): linear chain, {panel.title}",
-        convention=settings.convention,
-        values=values,
+        as_printed=settings.as_printed,
+        numbers=Frame.of(values),
         comparison=tuple(rows),
         disagreement=_disagreement(values, min(last, 20), width),
         settings={
-            "as": settings.convention,
+            "as_printed": settings.as_printed,
             "scale": settings.scale,
             "init": panel.init,
             "width": width,
@@ -115,7 +116,9 @@ def chain(name: str, settings: Settings) -> Reproduction:
         },
         provenance=versions(),
         notes=tuple(notes),
-        _draw=lambda v: _draw(v, panel, tolerance, width),
+        picture=Picture(
+            "chain", {"letter": panel.letter, "title": panel.title, "tolerance": tolerance, "width": width}
+        ),
     )
 
 
@@ -165,37 +168,3 @@ def _disagreement(values: pd.DataFrame, at: int, width: int) -> str:
         f"authors' code takes the default rank of the float32 Gram matrix, which on J means √(eps32·{width}) = "
         f"{threshold['reference']:.2e}. At layer {at} that is rank {paper:.1f} against {code:.1f} of {width} here."
     )
-
-
-def _draw(values: pd.DataFrame, panel: Chain, tolerance: str, width: int) -> Figure:
-    ax = new_axes(COLUMN_WIDTH, 2.6)
-    groups = values.groupby("depth")
-    depths = np.unique(values["depth"].to_numpy())
-    theories: list[Any] = []
-    for column, theory, colour, marker, label in (
-        (f"jacobian_rank_{tolerance}", f"predicted_{tolerance}", COLOURS[0], "o", "Jacobian"),
-        ("feature_dimension", "predicted_features", COLOURS[1], "s", "feature"),
-    ):
-        low, mean, high = (getattr(groups[column], how)().to_numpy() for how in ("min", "mean", "max"))
-        ax.fill_between(depths, low, high, color=colour, alpha=0.25, linewidth=0)
-        every = max(1, len(depths) // 12)
-        # the markers at both ends whole, above the axes' lines
-        ax.plot(depths, mean, color=colour, marker=marker, markevery=every, label=label, clip_on=False, zorder=3)
-        predicted = groups[theory].first().to_numpy()
-        if any(np.allclose(predicted, other, rtol=1e-6) for other in theories):
-            continue  # one law for both, as under the reference tolerance
-        theories.append(predicted)
-        dashes: Any = (0, (4, 2)) if marker == "o" else ":"
-        ax.plot(depths, predicted, color="black", linewidth=0.8, linestyle=dashes, gid="theory", zorder=4)
-    names = ("theory",) if len(theories) == 1 else ("theory, Jacobian", "theory, feature")
-    for name, dashes in zip(names, ((0, (4, 2)), ":"), strict=False):
-        ax.plot([], [], color="black", linewidth=0.8, linestyle=dashes, label=name)
-    ax.set_xlim(1, max(depths[-1], 2))
-    whole_ticks(ax)
-    ax.set_ylim(0, width * 1.03)
-    ax.set_xlabel("number of FC layers")
-    ax.set_ylabel("rank or dimension")
-    ax.set_title(f"({panel.letter}) {panel.title}", loc="left")
-    ax.legend(title=f"tolerance {tolerance}", title_fontsize=7)
-    figure: Any = ax.figure
-    return figure

@@ -7,16 +7,17 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from rankscope._base.frames import Frame
 from rankscope._base.provenance import device_name, versions
-from rankscope._base.style import COLOURS, TEXT_WIDTH, new_axes
 from rankscope.probes import SCALES, probe_all, standard_components
-from rankscope.reproduce.outcome import Comparison, Reproduction
+from rankscope.reproduce.comparison import Comparison
+from rankscope.reproduce.outcome import Reproduction
 from rankscope.reproduce.parts import Parts
+from rankscope.reproduce.pictures import Picture
 from rankscope.reproduce.settings import Settings
 
 if TYPE_CHECKING:
-    import pandas as pd
-    from matplotlib.figure import Figure
+    pass
 
 __all__ = ["components"]
 
@@ -51,7 +52,7 @@ def components(name: str, settings: Settings) -> Reproduction:
         }
         rows += parts.keep(f"components/{start:02d}-{group[0]}", given, lambda _, g=group: _measure(g, settings))  # type: ignore[misc]
     values = pd.DataFrame(rows)
-    tolerance = settings.convention
+    tolerance = settings.as_printed
     comparison = []
     for row in rows:
         if row["component"] not in _PAPER:
@@ -82,12 +83,12 @@ def components(name: str, settings: Settings) -> Reproduction:
     return Reproduction(
         name=name,
         title="Fig. 3: dimension and rank before and after components",
-        convention=settings.convention,
-        values=values,
+        as_printed=settings.as_printed,
+        numbers=Frame.of(values),
         comparison=tuple(comparison),
         disagreement=_disagreement(rows, int(np.prod(shape))),
         settings={
-            "as": settings.convention,
+            "as_printed": settings.as_printed,
             "scale": settings.scale,
             "input_shape": list(shape),
             "batch": batch,
@@ -99,7 +100,7 @@ def components(name: str, settings: Settings) -> Reproduction:
         },
         provenance={**versions(), "device": device_name(settings.device)},
         notes=tuple(notes),
-        _draw=lambda v: _draw(v, tolerance, batch - 1),
+        picture=Picture("components", {"tolerance": tolerance, "limit": batch - 1}),
     )
 
 
@@ -145,28 +146,3 @@ def _disagreement(rows: list[dict[str, Any]], size: int) -> str:
         f"matrix, which the authors' code takes, from √(eps32·{size}) on. Jacobian rank after the component, text "
         f"against code: {pairs}."
     )
-
-
-def _draw(values: pd.DataFrame, tolerance: str, limit: int) -> Figure:
-    ax = new_axes(TEXT_WIDTH, 2.9)
-    x = np.arange(len(values), dtype=float)
-    bars = (
-        ("dimension_before", "PCA dimension before", 1, 0.45),
-        ("dimension_after", "after", 1, 1.0),
-        (f"rank_before_{tolerance}", "Jacobian rank before", 0, 0.45),
-        (f"rank_after_{tolerance}", "after", 0, 1.0),
-    )
-    for place, (column, label, colour, alpha) in enumerate(bars):
-        heights = values[column].to_numpy(dtype=float)
-        ax.bar(
-            x + (place - 1.5) * 0.2, heights, width=0.19, color=COLOURS[colour], alpha=alpha, label=label, linewidth=0
-        )
-    ax.axhline(limit, color="black", linewidth=0.7, linestyle=(0, (4, 3)), label=f"samples − 1 = {limit:,}")
-    ax.set_xticks(x, list(values["label"]), rotation=40, ha="right")
-    ax.tick_params(axis="x", length=0)
-    ax.set_xlim(-0.6, len(values) - 0.4)
-    ax.set_ylabel("dimensions")
-    ax.set_title(f"tolerance {tolerance}", loc="left")
-    ax.legend(ncols=5, loc="lower right", bbox_to_anchor=(1.0, 1.0), columnspacing=0.9, handlelength=1.2)
-    figure: Any = ax.figure
-    return figure

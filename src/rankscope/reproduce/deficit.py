@@ -6,12 +6,13 @@ from pathlib import Path
 from typing import Any
 
 from rankscope._base.errors import DataError
+from rankscope._base.frames import Frame
 from rankscope._base.provenance import device_name, versions
 from rankscope.deficit import ClassDependency, DependencyTable, independence_deficit
-from rankscope.reproduce.deficit_figure import draw_deficit
 from rankscope.reproduce.deficit_rows import ETA, KEEP, PANELS, SOLVED, compare, shown_class, solution, which_eta
 from rankscope.reproduce.measured import Prepared, collection, data_notes, pass_over, prepared
 from rankscope.reproduce.outcome import Reproduction
+from rankscope.reproduce.pictures import Picture
 from rankscope.reproduce.settings import Settings
 
 __all__ = ["DEFICIT_NETWORKS", "deficit"]
@@ -43,12 +44,12 @@ def deficit(name: str, settings: Settings) -> Reproduction:
         except DataError as error:
             left_out.append(f"{label}: {error}")
             continue
-        for convention, table in tables.items():
+        for as_printed, table in tables.items():
             frame = table.table().reset_index().drop(columns=["trivial"])
-            frame.insert(0, "convention", convention)
+            frame.insert(0, "as_printed", as_printed)
             frame.insert(0, "network", label)
             frames.append(frame)
-        chosen = tables[settings.convention]
+        chosen = tables[settings.as_printed]
         gap = chosen.tol
         row = shown_class(chosen, label)
         largest = shown_class(tables["largest-eta"], label)
@@ -58,12 +59,12 @@ def deficit(name: str, settings: Settings) -> Reproduction:
             f"{label} {len(used['paper'])} against {len(used['reference'])} of {chosen.n_classes}"
             f" (median number of others {_median(used['paper'])} against {_median(used['reference'])})"
         )
-        comparison += compare(one, chosen, row, settings.convention)
+        comparison += compare(one, chosen, row, settings.as_printed)
         comparison += compare(one, tables["largest-eta"], largest, "largest-eta")
         notes += data_notes(one, over)
         if not row.n_dependencies:
             notes.append(
-                f"{label}: at η = {ETA:g} every solution is zero under {settings.convention}, η_max is at most "
+                f"{label}: at η = {ETA:g} every solution is zero under {settings.as_printed}, η_max is at most "
                 f"{max(r.eta_max for r in chosen):.3g}: the penalty outweighs all that the logits share; "
                 f"the lower panel shows {which_eta(largest)}"
             )
@@ -81,8 +82,8 @@ def deficit(name: str, settings: Settings) -> Reproduction:
     return Reproduction(
         name=name,
         title="Fig. 4: independence deficit",
-        convention=settings.convention,
-        values=values,
+        as_printed=settings.as_printed,
+        numbers=Frame.of(values),
         comparison=tuple(comparison),
         disagreement=(
             "The text takes the mean over all images (here with an intercept, which Eq. 12 lacks), the authors' code "
@@ -92,8 +93,8 @@ def deficit(name: str, settings: Settings) -> Reproduction:
         settings={
             **settings.to_dict(),
             "eta": ETA,
-            "solved": SOLVED[settings.convention][0],
-            "on": solution(settings.convention),
+            "solved": SOLVED[settings.as_printed][0],
+            "on": solution(settings.as_printed),
             "keep": KEEP,
             "tolerance": gap,
             "permutations": _PERMUTATIONS[settings.scale],
@@ -101,12 +102,12 @@ def deficit(name: str, settings: Settings) -> Reproduction:
         },
         provenance={**versions(), "device": device_name(settings.device)},
         notes=tuple(dict.fromkeys(notes)),
-        _draw=lambda _: draw_deficit(drawn, settings.convention),
+        picture=Picture.of_deficit(drawn, settings.as_printed),
     )
 
 
-def _solved(one: Prepared, convention: str) -> dict[str, Any]:
-    name, eta = SOLVED[convention]
+def _solved(one: Prepared, as_printed: str) -> dict[str, Any]:
+    name, eta = SOLVED[as_printed]
 
     def compute(_: Path) -> dict[str, Any]:
         found = collection(one)
@@ -125,7 +126,7 @@ def _solved(one: Prepared, convention: str) -> dict[str, Any]:
         return table.to_dict()
 
     given = {**one.identity(), "eta": eta, "samples": pass_over(one)["samples"], "classes": list(one.folders.names)}
-    found: dict[str, Any] = one.parts.keep(f"deficit-{convention}", given, compute)
+    found: dict[str, Any] = one.parts.keep(f"deficit-{as_printed}", given, compute)
     return found
 
 

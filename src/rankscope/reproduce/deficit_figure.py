@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 __all__ = ["draw_deficit"]
 
 
-def draw_deficit(drawn: list[tuple[str, ClassDependency, ClassDependency]], convention: str) -> Figure:
+def draw_deficit(drawn: list[tuple[str, ClassDependency, ClassDependency]], as_printed: str) -> Figure:
     """A column a network; a second row at the largest η, where the first has an all-zero solution."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
@@ -29,20 +29,20 @@ def draw_deficit(drawn: list[tuple[str, ClassDependency, ClassDependency]], conv
     panels = figure.subplots(down, across, squeeze=False)
     for k, (name, row, largest) in enumerate(drawn):
         letter = PANELS[name][0] if name in PANELS else ""
-        _panel(panels[0][k], row, [f"{f'({letter}) ' if letter else ''}{name}, η = {ETA:g}, {convention}:"], convention)
+        _panel(panels[0][k], row, [f"{f'({letter}) ' if letter else ''}{name}, η = {ETA:g}, {as_printed}:"], as_printed)
         if more:
-            # this row is rankscope's own, whichever convention the first one has
+            # this row is rankscope's own, whichever reading the first one has
             _panel(
                 panels[1][k], largest, textwrap.wrap(f"{name}: {which_eta(largest)};", 40), "largest-eta"
             )  # fmt: skip
     return figure
 
 
-def _panel(ax: Any, row: ClassDependency, title: list[str], convention: str) -> None:
+def _panel(ax: Any, row: ClassDependency, title: list[str], as_printed: str) -> None:
     count = draw_star(row, ax, most=6)
     more = f", {row.n_dependencies - count} more not shown" if row.n_dependencies > count else ""
     replaced = f"replaced {row.positive_accuracy_replaced:.0%}, " if row.n_dependencies else ""
-    ax.set_title("\n".join([*title, solution(convention)]), loc="left", fontsize=7)
+    ax.set_title("\n".join([*title, solution(as_printed)]), loc="left", fontsize=7)
     ax.text(
         0.5,
         -0.02,

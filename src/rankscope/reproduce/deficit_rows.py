@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from rankscope.deficit import ClassDependency, DependencyTable, Status
+from rankscope.reproduce.comparison import Comparison
 from rankscope.reproduce.measured import Prepared
-from rankscope.reproduce.outcome import Comparison
 
 __all__ = ["ETA", "KEEP", "MANY", "PANELS", "SOLVED", "compare", "shown_class", "solution", "which_eta"]
 
@@ -29,13 +29,13 @@ _WHY = (
 )
 
 
-def solution(convention: str) -> str:
+def solution(as_printed: str) -> str:
     """On what a solution of ``SOLVED`` is fitted.
 
     >>> solution("reference"), solution("largest-eta")
     ('positive images, no intercept', 'all images, intercept')
     """
-    return "positive images, no intercept" if SOLVED[convention][0] == "reference" else "all images, intercept"
+    return "positive images, no intercept" if SOLVED[as_printed][0] == "reference" else "all images, intercept"
 
 
 def shown_class(table: DependencyTable, network: str) -> ClassDependency:
@@ -59,18 +59,18 @@ def which_eta(row: ClassDependency) -> str:
     return f"the largest η that keeps 90 % of the accuracy, {row.eta:.2g}"
 
 
-def compare(one: Prepared, table: DependencyTable, row: ClassDependency, convention: str) -> list[Comparison]:
+def compare(one: Prepared, table: DependencyTable, row: ClassDependency, as_printed: str) -> list[Comparison]:
     """The class that is shown, then all classes: how many of them a few others determine."""
     label = one.network.name
     letter, positive, _ = PANELS.get(label, ("", None, None))
     panel = f" (panel {letter})" if letter else ""
     replaced = 100 * row.positive_accuracy_replaced if row.n_dependencies else None
-    how = f"class {row.name!r}, {f'η = {ETA:g}' if convention != 'largest-eta' else which_eta(row)}"
+    how = f"class {row.name!r}, {f'η = {ETA:g}' if as_printed != 'largest-eta' else which_eta(row)}"
     at = ""
-    if convention == "largest-eta":
+    if as_printed == "largest-eta":
         at = f" at {'the smallest η tried' if row.status in _NONE_KEEPS else 'its largest η'}"
         panel, positive = "", None
-    how = f"{how}, {solution(convention)}"
+    how = f"{how}, {solution(as_printed)}"
     why = one.why(_WHY, data="also") if replaced is not None else "at this η no other class is used at all"
     return [
         Comparison(f"{label}{at}{panel}: accuracy on positives, replaced (%)", positive, replaced, None, how, why),
@@ -82,14 +82,14 @@ def compare(one: Prepared, table: DependencyTable, row: ClassDependency, convent
             f"{label}{at}{panel}: other classes used", None, float(row.n_dependencies), None, how,
             one.why("the text says k ≪ 1000; gradient steps never reach exact zeros", data="also"),
         ),
-        *_deficits(one, table, convention),
+        *_deficits(one, table, as_printed),
     ]  # fmt: skip
 
 
-def _deficits(one: Prepared, table: DependencyTable, convention: str) -> list[Comparison]:
+def _deficits(one: Prepared, table: DependencyTable, as_printed: str) -> list[Comparison]:
     """The share of classes that at most k others determine, beyond the null and whatever it says."""
     label = one.network.name
-    if convention == "largest-eta":
+    if as_printed == "largest-eta":
         low, high = min(r.eta for r in table), max(r.eta for r in table)
         label = f"{label} at each class's own η"
         eta = f"each class at its own η ({low:.2g}…{high:.2g}): the largest that keeps 90 %, else the smallest tried"
@@ -104,7 +104,7 @@ def _deficits(one: Prepared, table: DependencyTable, convention: str) -> list[Co
                 f"{label}: deficit({k}){words} (% of {len(table)} classes)",
                 None, 100 * table.deficit(k, KEEP, beyond_null=beyond), None,
                 f"at most {k} other{' keeps' if k == 1 else 's keep'} {KEEP:.0%} of the class's accuracy and of that "
-                f"on all images; {eta}, {solution(convention)}; {null}",
+                f"on all images; {eta}, {solution(as_printed)}; {null}",
                 why,
             )
             for k in MANY

@@ -176,18 +176,18 @@ def clsdim(one: Prepared) -> dict[str, Any]:
     def compute(_: Path) -> dict[str, Any]:
         found = collection(one)
         made: dict[str, Any] = {}
-        for convention in ("paper", "centred"):
+        for projection in ("paper", "centred"):
             result = classification_dimension(
                 found.features,
                 found.labels,
                 found.head,
-                projection="uncentred" if convention == "paper" else "centred",
+                projection="uncentred" if projection == "paper" else "centred",
                 bootstrap=BOOTSTRAP[one.settings.scale],
                 seed=one.settings.seed,
                 allow_absent=len(found) <= found.features.shape[1] or not full,
                 device=one.settings.device,
             )
-            made[convention] = {
+            made[projection] = {
                 "dimension": result.dimension,
                 "interval": None if result.interval is None else list(result.interval),
                 "ambient": result.ambient,

@@ -5,91 +5,78 @@ from __future__ import annotations
 import io
 import json
 import math
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 
+from rankscope._base.encoding import exact, frozen, plain
+from rankscope._base.errors import OutputError
 from rankscope._base.files import make_folder, write_whole
+from rankscope._base.frames import Frame
+from rankscope._base.records import Record
 from rankscope._base.style import figure_style, whole_figure
+from rankscope.reproduce.comparison import Comparison
+from rankscope.reproduce.pictures import Picture, draw
 
 if TYPE_CHECKING:
     import pandas as pd
     from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
     from numpy.typing import NDArray
 
-__all__ = ["SCHEMA_VERSION", "Comparison", "Reproduction"]
-
-SCHEMA_VERSION = 1
+__all__ = ["Reproduction"]
 
 
-@dataclass(frozen=True)
-class Comparison:
-    """One number of ours beside the paper's.
-
-    Attributes
-    ----------
-    quantity : str
-        What is compared, with the network or layer it belongs to.
-    paper : float or None
-        What the paper prints; None where it shows a curve alone.
-    ours : float or None
-        What was measured; None where it could not be.
-    theory : float or None
-        What a closed form or an exact count gives, where there is one.
-    convention : str
-        How ours was counted.
-    why : str
-        Why the two may differ.
-    """
-
-    quantity: str
-    paper: float | None
-    ours: float | None
-    theory: float | None
-    convention: str
-    why: str
-
-
-@dataclass(frozen=True, eq=False)
-class Reproduction:
-    """One figure or table of the paper, measured again.
+@dataclass(frozen=True, eq=False, repr=False)
+class Reproduction(Record):
+    """One figure or table of the paper, measured again. Equal to itself after a file.
 
     Attributes
     ----------
     name, title : str
         As in ``EXPERIMENTS``, and the paper's own caption in short.
-    convention : str
-        ``paper`` or ``reference``: which of the two is drawn and compared.
-    values : pandas.DataFrame
-        Every number, under both conventions where they differ.
+    as_printed : str
+        ``paper`` (the text) or ``reference`` (the authors' code): which of the two is drawn and compared.
+    numbers : Frame
+        Every number, under both where they differ; ``values`` is the table.
     comparison : tuple of Comparison
         Beside the paper.
     disagreement : str
         Two sentences: where the text and the authors' code differ, and by how much here.
     settings, provenance : mapping
         Everything that decides the numbers; versions and device.
+    picture : Picture
+        Which figure ``plot`` draws.
     notes : tuple of str
         What a reader has to know to trust the numbers.
     """
 
     name: str
     title: str
-    convention: str
-    values: pd.DataFrame
+    as_printed: str
+    numbers: Frame
     comparison: tuple[Comparison, ...]
     disagreement: str
     settings: Mapping[str, Any]
     provenance: Mapping[str, Any]
+    picture: Picture
     notes: tuple[str, ...] = ()
-    _draw: Callable[[pd.DataFrame], Figure] | None = field(default=None, repr=False)
+
+    def __post_init__(self) -> None:
+        for name in ("settings", "provenance"):
+            object.__setattr__(self, name, frozen(dict(getattr(self, name))))
+
+    @cached_property
+    def values(self) -> pd.DataFrame:
+        """Every number that was measured, as a table."""
+        return self.numbers.pandas()
 
     def table(self) -> pd.DataFrame:
-        """Every number that was measured."""
-        return self.values
+        """Every number that was measured; a copy of ``values``."""
+        return self.values.copy()
 
     def comparison_table(self) -> pd.DataFrame:
         """One row a comparison."""
@@ -100,35 +87,34 @@ class Reproduction:
 
     def plot(self) -> Axes | NDArray[Any]:
         """The figure in the paper's form: its Axes, or an array of them where it has several."""
-        assert self._draw is not None
         with figure_style():
-            axes = self._draw(self.values).axes
+            axes = draw(self.picture, self.values).axes
         return axes[0] if len(axes) == 1 else np.array(axes, dtype=object)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values for JSON: everything but the numbers themselves, which the CSV holds."""
         return {
-            "schema_version": SCHEMA_VERSION,
-            "kind": "reproduction",
+            "schema_version": self.schema_version,
+            "kind": self.kind_name(),
             "name": self.name,
             "title": self.title,
-            "convention": self.convention,
-            "settings": dict(self.settings),
+            "as_printed": self.as_printed,
+            "settings": plain(self.settings),
             "comparison": [asdict(c) for c in self.comparison],
             "disagreement": self.disagreement,
             "notes": list(self.notes),
-            "provenance": dict(self.provenance),
+            "provenance": plain(self.provenance),
         }
 
-    def to_json(self) -> str:
-        """``to_dict`` as text; the same measurements give the same text."""
-        return json.dumps(self.to_dict(), indent=1, allow_nan=False, ensure_ascii=False) + "\n"
+    def save(self, path: str | Path) -> Path:
+        """Write ``NAME.json``, CSV, figures and the comparison into a folder (made if absent); returns the folder.
 
-    def save(self, folder: str | Path) -> tuple[str, ...]:
-        """Write every file into ``folder`` and return their names. The same measurements give the same bytes."""
-        where = make_folder(Path(folder))
+        The same measurements give the same bytes. ``load`` reads the JSON, which holds every number exactly.
+        """
+        where = make_folder(Path(path))
+        record = {**self.to_dict(), "record": exact(self)}
         written: dict[str, bytes | str] = {
-            f"{self.name}.json": self.to_json(),
+            f"{self.name}.json": json.dumps(record, indent=1, allow_nan=False, ensure_ascii=False) + "\n",
             f"{self.name}.csv": self.values.to_csv(index=False),
             "comparison.csv": self.comparison_table().to_csv(index=False),
             "comparison.md": self.markdown(),
@@ -142,21 +128,38 @@ class Reproduction:
                 written[f"{self.name}.{kind}"] = buffer.getvalue()
         for name, content in written.items():
             write_whole(where / name, content)
-        return tuple(written)
+        return where
+
+    @classmethod
+    def load(cls, path: str | Path) -> Self:
+        """Read back what ``save`` wrote: the folder or its ``NAME.json``.
+
+        Raises
+        ------
+        OutputError
+            When the file is missing, damaged, or of an earlier or later version.
+        """
+        found = Path(path)
+        if found.is_dir():
+            inside = sorted(found.glob("*.json"))
+            if len(inside) != 1:
+                raise OutputError(f"{str(found)!r} has {len(inside)} JSON files; give the one of the figure or table")
+            found = inside[0]
+        return super().load(found)
 
     def markdown(self) -> str:
         """The comparison as a page."""
-        head = ["quantity", "paper", "ours", "theory", "convention", "why they may differ"]
-        lines = [f"# {self.title}", "", f"Convention: {self.convention}.", "", _row(head), _row(["---"] * 6)]
+        head = ["quantity", "paper", "ours", "theory", "how", "why they may differ"]
+        lines = [f"# {self.title}", "", f"As printed: {self.as_printed}.", "", _row(head), _row(["---"] * 6)]
         for c in self.comparison:
-            lines.append(_row([c.quantity, *map(_number, (c.paper, c.ours, c.theory)), c.convention, c.why]))
+            lines.append(_row([c.quantity, *map(_number, (c.paper, c.ours, c.theory)), c.how, c.why]))
         lines += ["", "A dash under *paper*: it shows a curve or nothing at that place.", "", self.disagreement, ""]
         lines += [f"- {note}" for note in self.notes]
         return "\n".join(lines).rstrip() + "\n"
 
     def __str__(self) -> str:
         width = max([8, *(len(c.quantity) for c in self.comparison)])
-        lines = [f"{self.title} (as {self.convention})", f"{'':<{width}} {'paper':>9} {'ours':>9} {'theory':>9}"]
+        lines = [f"{self.title} (as {self.as_printed})", f"{'':<{width}} {'paper':>9} {'ours':>9} {'theory':>9}"]
         for c in self.comparison:
             cells = " ".join(f"{_number(v):>9}" for v in (c.paper, c.ours, c.theory))
             lines.append(f"{c.quantity:<{width}} {cells}")

@@ -7,14 +7,17 @@ from typing import TYPE_CHECKING, Any
 
 from rankscope._base.errors import UsageError, parameter
 from rankscope._base.facts import FactKind
+from rankscope._base.frames import Frame
 from rankscope._base.provenance import device_name, versions
 from rankscope.jacobian import JacobianProfile, jacobian_rank
 from rankscope.loading import load_images
+from rankscope.reproduce.comparison import Comparison
 from rankscope.reproduce.converted import converted_images, converted_note
 from rankscope.reproduce.measured import Prepared, prepared, skipped_notes
 from rankscope.reproduce.networks import PAPER_NETWORKS
-from rankscope.reproduce.outcome import Comparison, Reproduction
-from rankscope.reproduce.partial_rank_figure import called, draw_ranks
+from rankscope.reproduce.outcome import Reproduction
+from rankscope.reproduce.partial_rank_figure import called
+from rankscope.reproduce.pictures import Picture
 from rankscope.reproduce.settings import Settings
 from rankscope.slicing import Patch
 from rankscope.views.phrases import phrase
@@ -71,11 +74,11 @@ def partial_rank(name: str, settings: Settings) -> Reproduction:
     images, side = _SIZES[settings.scale]
     images = settings.images or images
     for one in prepared(settings, panel_networks(name)):
-        found = {convention: _measured(one, convention, images, side) for convention in BACKGROUNDS}
-        for convention, part in found.items():
-            rows += [{"network": one.network.name, "convention": convention, **row} for row in part["layers"]]
-        chosen = found[settings.convention]
-        comparison += _compare(one, chosen, settings.convention)
+        found = {as_printed: _measured(one, as_printed, images, side) for as_printed in BACKGROUNDS}
+        for as_printed, part in found.items():
+            rows += [{"network": one.network.name, "as_printed": as_printed, **row} for row in part["layers"]]
+        chosen = found[settings.as_printed]
+        comparison += _compare(one, chosen, settings.as_printed)
         about.append({**one.about(), **_where(one, side), "images": chosen["images"], "method": chosen["method"]})
         notes += one.notes() + [f"{one.network.name}: {note}" for note in chosen["notes"]]
         notes += skipped_notes(one.network.name, chosen["skipped"])
@@ -86,8 +89,8 @@ def partial_rank(name: str, settings: Settings) -> Reproduction:
     return Reproduction(
         name=name,
         title=f"Fig. 1 ({letter}): partial rank of the Jacobian, {called(list(values['network']), words)}",
-        convention=settings.convention,
-        values=values,
+        as_printed=settings.as_printed,
+        numbers=Frame.of(values),
         comparison=tuple(comparison),
         disagreement=_disagreement(values, side),
         settings={
@@ -95,14 +98,22 @@ def partial_rank(name: str, settings: Settings) -> Reproduction:
             "patch": side,
             "patch_position": "centre of the image, all channels",
             "images": images,
-            "background": BACKGROUNDS[settings.convention],
-            "tolerance": settings.convention,
-            "threshold": _THRESHOLDS[settings.convention],
+            "background": BACKGROUNDS[settings.as_printed],
+            "tolerance": settings.as_printed,
+            "threshold": _THRESHOLDS[settings.as_printed],
             "networks": about,
         },
         provenance={**versions(), "device": device_name(settings.device)},
         notes=tuple(dict.fromkeys(notes)),
-        _draw=lambda v: draw_ranks(v, letter, words, settings.convention, BACKGROUNDS[settings.convention]),
+        picture=Picture(
+            "ranks",
+            {
+                "letter": letter,
+                "words": words,
+                "as_printed": settings.as_printed,
+                "background": BACKGROUNDS[settings.as_printed],
+            },
+        ),
     )
 
 
@@ -113,8 +124,8 @@ def _where(one: Prepared, side: int) -> dict[str, Any]:
     return {"patch_rows": [top, top + side], "patch_columns": [left, left + side]}
 
 
-def _measured(one: Prepared, convention: str, images: int, side: int) -> dict[str, Any]:
-    background = BACKGROUNDS[convention]
+def _measured(one: Prepared, as_printed: str, images: int, side: int) -> dict[str, Any]:
+    background = BACKGROUNDS[as_printed]
     data = load_images(
         one.folders.root, preprocessing=one.loaded.preprocessing, limit=images, seed=one.settings.seed
     )  # fmt: skip
@@ -128,7 +139,7 @@ def _measured(one: Prepared, convention: str, images: int, side: int) -> dict[st
             cut_points=one.network.cut_points,
             columns=Patch(side),
             background="image" if background == "image" else "zero",
-            tolerance=convention,
+            tolerance=as_printed,
             device=one.settings.device,
             checkpoint=folder / "images",
             names=lambda i: data.names[i],
@@ -178,9 +189,9 @@ def _plain(profile: JacobianProfile, skipped: tuple[tuple[str, str], ...]) -> di
     }
 
 
-def _compare(one: Prepared, found: dict[str, Any], convention: str) -> list[Comparison]:
+def _compare(one: Prepared, found: dict[str, Any], as_printed: str) -> list[Comparison]:
     name, paper, layers = one.network.name, one.network.paper, found["layers"]
-    how = f"tolerance {convention}, background {BACKGROUNDS[convention]}, largest of {len(found['images'])} images"
+    how = f"tolerance {as_printed}, background {BACKGROUNDS[as_printed]}, largest of {len(found['images'])} images"
     rises, why = len(found["rises"]), one.why(_WHY, data="also")
     return [
         Comparison(
@@ -205,7 +216,7 @@ def _compare(one: Prepared, found: dict[str, Any], convention: str) -> list[Comp
 
 
 def _disagreement(values: pd.DataFrame, side: int) -> str:
-    last = values.groupby(["network", "convention"], sort=False).last()["rank"].unstack("convention")
+    last = values.groupby(["network", "as_printed"], sort=False).last()["rank"].unstack("as_printed")
     pairs = ", ".join(f"{name} {int(r['paper'])} against {int(r['reference'])}" for name, r in last.iterrows())
     return (
         f"The text measures at the image and counts singular values from eps32·min(d, {3 * side * side}) of the "

@@ -26,9 +26,9 @@ def called(names: Sequence[str], words: str) -> str:
     return " and ".join(parts)
 
 
-def draw_ranks(values: pd.DataFrame, letter: str, words: str, convention: str, background: str) -> Figure:
+def draw_ranks(values: pd.DataFrame, letter: str, words: str, as_printed: str, background: str) -> Figure:
     """A bar is the largest rank over the images, its whisker reaches down to the smallest."""
-    shown = values[values["convention"] == convention]
+    shown = values[values["as_printed"] == as_printed]
     names = list(dict.fromkeys(shown["network"]))
     words = called(names, words)
     ax = new_axes(TEXT_WIDTH * 0.7, 2.6)
@@ -48,7 +48,7 @@ def draw_ranks(values: pd.DataFrame, letter: str, words: str, convention: str, b
             spread_drawn = True
     ax.set_xlabel(f"the i-th layer of {words}")
     ax.set_ylabel("partial rank")
-    ax.set_title(f"({letter}) {words}, tolerance {convention}, background {background}", loc="left")
+    ax.set_title(f"({letter}) {words}, tolerance {as_printed}, background {background}", loc="left")
     ax.set_xlim(0.4, shown["index"].max() + 0.6)
     whole_ticks(ax)
     ax.set_ylim(0, shown["rank"].max() * 1.22 + 1)

@@ -24,7 +24,7 @@ def reproduce(
     name: str,
     *,
     out: str | Path | None = None,
-    convention: str = "paper",
+    as_printed: str = "paper",
     imagenet: str | Path | None = None,
     weights: str | Path | None = None,
     networks: Sequence[str] = (),
@@ -40,7 +40,7 @@ def reproduce(
     """Measure one figure or table of the paper again and write it.
 
     Each finished measurement is kept under ``out/parts``: the same call goes on after an interruption and leaves the
-    same files. Both conventions are measured; ``convention`` decides which is drawn and compared.
+    same files. Both are measured; ``as_printed`` decides which is drawn and compared.
 
     Parameters
     ----------
@@ -48,7 +48,7 @@ def reproduce(
         One of ``EXPERIMENTS``.
     out : path, optional
         Folder for the files; default ``runs/reproduce/NAME``.
-    convention : "paper" or "reference"
+    as_printed : "paper" or "reference"
         What the text says, or what the authors' code does.
     imagenet : path, optional
         Validation folder with one subfolder a class; experiments with ``data`` need it.
@@ -91,7 +91,7 @@ def reproduce(
         raise UsageError(f"there is no {name!r} to reproduce; {nearest(name, [*EXPERIMENTS, 'all'])}")
     folder = Path(out) if out is not None else Path("runs/reproduce") / name
     options: dict[str, Any] = {
-        "convention": convention,
+        "as_printed": as_printed,
         "imagenet": imagenet,
         "weights": weights,
         "networks": networks,
@@ -125,7 +125,7 @@ def reproduce_all(
     """
     folder = Path(out) if out is not None else Path("runs/reproduce/all")
     defaults: dict[str, Any] = {
-        "convention": "paper",
+        "as_printed": "paper",
         "imagenet": None,
         "weights": None,
         "networks": (),

@@ -14,11 +14,11 @@ from rankscope._base.errors import DataError, ModelError, parameter
 from rankscope._base.progress import Reporter
 from rankscope.loading import check_spec
 
-__all__ = ["CONVENTIONS", "Convention", "Scale", "Settings"]
+__all__ = ["AS_PRINTED", "AsPrinted", "Scale", "Settings"]
 
-Convention = Literal["paper", "reference"]
+AsPrinted = Literal["paper", "reference"]
 Scale = Literal["full", "small"]
-CONVENTIONS = ("paper", "reference")
+AS_PRINTED = ("paper", "reference")
 _SCALES = ("full", "small")
 
 
@@ -35,7 +35,7 @@ class Settings:
 
     Attributes
     ----------
-    convention : "paper" or "reference"
+    as_printed : "paper" or "reference"
         What the text says, or what the authors' code does. Both are measured; this one is drawn and compared.
     imagenet, weights : Path, optional
         Folder with one subfolder a class; folder with one weights file a network.
@@ -51,7 +51,7 @@ class Settings:
         Folder that keeps each measurement as it finishes.
     """
 
-    convention: Convention
+    as_printed: AsPrinted
     imagenet: Path | None
     weights: Path | None
     networks: tuple[str, ...]
@@ -74,7 +74,7 @@ class Settings:
     def of(
         cls,
         *,
-        convention: str,
+        as_printed: str,
         imagenet: str | Path | None,
         weights: str | Path | None,
         networks: Sequence[str],
@@ -97,7 +97,7 @@ class Settings:
         DataError, ModelError
             When a folder does not exist.
         """
-        choice_of(convention, "convention", CONVENTIONS)
+        choice_of(as_printed, "as_printed", AS_PRINTED)
         choice_of(scale, "scale", _SCALES)
         for name, size in (("images", images), ("limit", limit)):
             if size is not None:
@@ -116,10 +116,10 @@ class Settings:
             raise ModelError(
                 f"{parameter('weights')} {str(held)!r} is no folder; give the one that holds a file for each network"
             )
-        chosen: Any = convention
+        chosen: Any = as_printed
         chosen_scale: Any = scale
         return cls(
-            convention=chosen,
+            as_printed=chosen,
             imagenet=data,
             weights=held,
             networks=tuple(dict.fromkeys(networks)),
@@ -137,7 +137,7 @@ class Settings:
     def to_dict(self) -> dict[str, Any]:
         """Plain values for JSON."""
         return {
-            "as": self.convention,
+            "as_printed": self.as_printed,
             "imagenet": None if self.imagenet is None else str(self.imagenet),
             "weights": None if self.weights is None else str(self.weights),
             "networks": list(self.networks),

@@ -7,13 +7,15 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from rankscope._base.frames import Frame
 from rankscope._base.provenance import device_name, versions
 from rankscope.loading import imagenet_classes
+from rankscope.reproduce.comparison import Comparison
 from rankscope.reproduce.data import VALIDATION
 from rankscope.reproduce.measured import BOOTSTRAP, Prepared, clsdim, data_notes, pass_over, prepared
-from rankscope.reproduce.outcome import Comparison, Reproduction
+from rankscope.reproduce.outcome import Reproduction
+from rankscope.reproduce.pictures import Picture
 from rankscope.reproduce.settings import Settings
-from rankscope.reproduce.tables_figure import draw_curves, draw_table
 from rankscope.slicing import Sample, select, trace
 
 if TYPE_CHECKING:
@@ -72,9 +74,9 @@ def networks_table(name: str, settings: Settings) -> Reproduction:
         about.append(one.about())
     return _made(
         name, "Table 1 (submission): the networks", settings, pd.DataFrame(rows), comparison,
-        "Neither the tolerance nor the background of the patch enters these numbers, so the two conventions agree. "
+        "Neither the tolerance nor the background of the patch enters these numbers, so text and code agree. "
         f"Under both, {_best(rows)}.",
-        notes, about, lambda v: draw_table(v[["network", "layers", "parameters_millions", "top1_percent"]]),
+        notes, about, Picture("table", {"columns": ("network", "layers", "parameters_millions", "top1_percent")}),
     )  # fmt: skip
 
 
@@ -144,7 +146,7 @@ def _dimensions(name: str, title: str, settings: Settings) -> Reproduction:
     pairs = ", ".join(f"{r['network']} {r['centred']} instead of {r['classification_dimension']}" for r in rows)
     said = (
         "The text (Eq. 6) does not say whether the mean is taken off before projecting; the authors' code leaves it "
-        "in, and so do both conventions here. Taking it off and adding it back after the projection would give "
+        "in, and so does rankscope here. Taking it off and adding it back after the projection would give "
         f"{pairs}."
     )
     plots = name == "fig2"
@@ -152,7 +154,7 @@ def _dimensions(name: str, title: str, settings: Settings) -> Reproduction:
     marks = {r["network"]: r for r in rows}
     return _made(
         name, title, settings, frame, comparison, said, notes, about,
-        (lambda v: draw_curves(v, marks)) if plots else (lambda v: draw_table(v[_TABLE_2])),
+        Picture("curves", {"marks": marks}) if plots else Picture("table", {"columns": _TABLE_2}),
     )  # fmt: skip
 
 
@@ -161,7 +163,7 @@ _TABLE_2 = ["network", "classification_dimension", "ambient", "paper"]
 
 def _made(
     name: str, title: str, settings: Settings, values: pd.DataFrame, comparison: list[Comparison], said: str,
-    notes: list[str], about: list[dict[str, Any]], draw: Any,
+    notes: list[str], about: list[dict[str, Any]], picture: Picture,
 ) -> Reproduction:  # fmt: skip
     # the networks alone have no projection
     measured = {} if name == "table1" else {"retain": 0.95, "centred": False, "bootstrap": BOOTSTRAP[settings.scale]}
@@ -169,14 +171,14 @@ def _made(
     return Reproduction(
         name=name,
         title=title,
-        convention=settings.convention,
-        values=values,
+        as_printed=settings.as_printed,
+        numbers=Frame.of(values),
         comparison=tuple(comparison),
         disagreement=said,
         settings={**settings.to_dict(), **measured, "networks": about},
         provenance={**versions(), "device": device_name(settings.device)},
         notes=tuple(dict.fromkeys([*notes, *small])),
-        _draw=draw,
+        picture=picture,
     )
 
 

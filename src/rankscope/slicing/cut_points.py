@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fnmatch
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeAlias
@@ -11,13 +12,16 @@ import torch
 from torch import nn
 
 from rankscope._base.errors import CutPointError, nearest
+from rankscope._base.records import Record
 from rankscope.slicing.blocks import default_blocks
 from rankscope.slicing.example import example_sample
 from rankscope.slicing.paper_networks import paper_cut_points
 from rankscope.slicing.trace import ModuleCall, Trace, trace
+from rankscope.views.bars_figure import plot_bars
 
 if TYPE_CHECKING:
     import pandas as pd
+    from matplotlib.axes import Axes
 
 __all__ = ["CutPointsLike", "LayerTable", "layers", "select"]
 
@@ -82,8 +86,8 @@ def _match(model: nn.Module, found: Trace, name: str) -> list[ModuleCall]:
     raise CutPointError(f"there is no module {name!r}; {nearest(name, names)}")
 
 
-@dataclass(frozen=True)
-class LayerTable:
+@dataclass(frozen=True, eq=False, repr=False)
+class LayerTable(Record):
     """Every module call of a model that can be a cut point, in depth order, and its output. Prints as a table.
 
     Attributes
@@ -118,7 +122,17 @@ class LayerTable:
     def to_dict(self) -> dict[str, Any]:
         """Plain values for JSON."""
         rows = self.table().to_dict("records")
-        return {"schema_version": 1, "model": self.model, "layers": [{**r, "shape": list(r["shape"])} for r in rows]}
+        about = {"schema_version": self.schema_version, "kind": self.kind_name(), "model": self.model}
+        return {**about, "layers": [{**r, "shape": list(r["shape"])} for r in rows]}
+
+    def plot(self, *, ax: Axes | None = None) -> Axes:
+        """Numbers in every output, without the batch dimension, on a logarithmic scale."""
+        sizes = [math.prod(c.shape[1:]) for c in self.calls]
+        names = [c.name for c in self.calls]
+        return plot_bars(names, sizes, quantity="outputs", title=self.model, log=True, ax=ax)
+
+    def __repr__(self) -> str:
+        return str(self)  # a notebook shows the table
 
     def __str__(self) -> str:
         width = max([len(c.name) for c in self.calls] + [5])

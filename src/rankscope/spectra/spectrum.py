@@ -37,7 +37,7 @@ class RankEstimate:
     near : int
         Singular values that the error could carry across the threshold: ``upper - lower``.
     tolerance : str
-        Name of the convention that set τ.
+        Name of the tolerance that set τ.
     dtype : str
         What the matrix was computed in.
     certified : bool

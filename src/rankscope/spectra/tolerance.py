@@ -6,18 +6,19 @@ The choice of threshold moves a rank by hundreds, so a tolerance is a named valu
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal, TypeAlias
+from typing import Any, Literal, TypeAlias
 
 from torch import dtype as TorchDtype
 from torch import finfo, float32
 
 from rankscope._base.errors import UsageError, nearest
 
-__all__ = ["EPS32", "Convention", "Tolerance", "ToleranceLike", "as_tolerance"]
+__all__ = ["EPS32", "Rule", "Tolerance", "ToleranceLike", "as_tolerance"]
 
 EPS32 = 1.1920928955078125e-07  # float32 machine epsilon, 2**-23, whatever the dtype computed in
-Convention = Literal["paper", "reference", "torch", "constant"]
+Rule = Literal["paper", "reference", "torch", "constant"]
 _NAMES = ("paper", "reference", "torch")
 
 
@@ -52,16 +53,20 @@ class Tolerance:
 
     rtol: float | None = None
     atol: float | None = None
-    convention: Convention = "constant"
+    rule: Rule = "constant"
+
+    @classmethod
+    def from_earlier(cls, data: Mapping[str, Any]) -> Mapping[str, Any]:
+        """Earlier files call the rule a convention."""
+        return {**data, "rule": data["convention"]} if "convention" in data else data
 
     def __post_init__(self) -> None:
-        if self.convention not in (*_NAMES, "constant"):
-            raise UsageError(f"unknown tolerance {self.convention!r}; {nearest(str(self.convention), _NAMES)}")
-        if self.convention != "constant":
+        if self.rule not in (*_NAMES, "constant"):
+            raise UsageError(f"unknown tolerance {self.rule!r}; {nearest(str(self.rule), _NAMES)}")
+        if self.rule != "constant":
             if self.rtol is not None or self.atol is not None:
                 raise UsageError(
-                    f"the tolerance {self.convention!r} sets its own threshold; "
-                    "give rtol or atol alone for a constant one"
+                    f"the tolerance {self.rule!r} sets its own threshold; give rtol or atol alone for a constant one"
                 )
             return
         if self.rtol is None and self.atol is None:
@@ -73,39 +78,39 @@ class Tolerance:
     @classmethod
     def paper(cls) -> Tolerance:
         """τ = eps32 · min(rows, columns) · σ₁, with σ ≥ τ: what the paper's submission states."""
-        return cls(convention="paper")
+        return cls(rule="paper")
 
     @classmethod
     def reference(cls) -> Tolerance:
         """τ = √(eps32 · columns) · σ₁, with σ > τ: what the authors' code computes."""
-        return cls(convention="reference")
+        return cls(rule="reference")
 
     @classmethod
     def torch(cls) -> Tolerance:
         """τ = eps(dtype) · max(rows, columns) · σ₁, with σ > τ. It grows with the layer's size: for comparison only."""
-        return cls(convention="torch")
+        return cls(rule="torch")
 
     @property
     def strict(self) -> bool:
         """Whether a singular value exactly at the threshold is left out."""
-        return self.convention in ("reference", "torch")
+        return self.rule in ("reference", "torch")
 
     @property
     def name(self) -> str:
         """The name that results carry; a constant tolerance names its values."""
-        if self.convention != "constant":
-            return self.convention
+        if self.rule != "constant":
+            return self.rule
         parts = [f"{k}={v:g}" for k, v in (("rtol", self.rtol), ("atol", self.atol)) if v is not None]
         return f"constant ({', '.join(parts)})"
 
     def relative(self, shape: tuple[int, int], dtype: TorchDtype = float32) -> float:
         """rtol for a matrix of this shape: the part of τ that scales with σ₁ (0 for a pure ``atol``)."""
         rows, columns = shape
-        if self.convention == "paper":
+        if self.rule == "paper":
             return EPS32 * min(rows, columns)
-        if self.convention == "reference":
+        if self.rule == "reference":
             return math.sqrt(EPS32 * columns)
-        if self.convention == "torch":
+        if self.rule == "torch":
             return finfo(dtype).eps * max(rows, columns)
         return self.rtol or 0.0
 
@@ -115,7 +120,7 @@ class Tolerance:
 
     def to_dict(self) -> dict[str, float | str | None]:
         """Plain values for JSON; ``as_tolerance`` reads them back."""
-        return {"name": self.name, "convention": self.convention, "rtol": self.rtol, "atol": self.atol}
+        return {"name": self.name, "rule": self.rule, "rtol": self.rtol, "atol": self.atol}
 
     def __str__(self) -> str:
         return self.name
@@ -125,18 +130,19 @@ ToleranceLike: TypeAlias = Tolerance | str | float | dict[str, float | str | Non
 
 
 def as_tolerance(value: ToleranceLike) -> Tolerance:
-    """A ``Tolerance`` from itself, a convention's name, an rtol as a number, or what ``to_dict`` wrote.
+    """A ``Tolerance`` from itself, a rule's name, an rtol as a number, or what ``to_dict`` wrote.
 
-    >>> as_tolerance("reference").convention
+    >>> as_tolerance("reference").rule
     'reference'
     """
     if isinstance(value, Tolerance):
         return value
     if isinstance(value, dict):
-        return Tolerance(rtol=value["rtol"], atol=value["atol"], convention=value["convention"])  # type: ignore[arg-type]
+        known = {**value, "rule": value.get("rule", value.get("convention"))}  # its name in earlier versions
+        return Tolerance(rtol=known["rtol"], atol=known["atol"], rule=known["rule"])  # type: ignore[arg-type]
     if isinstance(value, str):
         if value in _NAMES:
-            return Tolerance(convention=value)  # type: ignore[arg-type]
+            return Tolerance(rule=value)  # type: ignore[arg-type]
         try:
             return Tolerance(rtol=float(value))
         except ValueError as error:

@@ -12,7 +12,7 @@ from rankscope._base.errors import DataError, UsageError
 from rankscope._base.records import Record
 from rankscope.spectra import Spectrum, Tolerance, ToleranceLike, as_tolerance
 from rankscope.theory._matrices import Matrix, as_matrix
-from rankscope.views.theory_figure import plot_bars
+from rankscope.views.bars_figure import plot_bars
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -38,7 +38,7 @@ class CompositionBound(Record):
     rtol : float
         The threshold on σ/σ_1 of A.
     tolerance : str
-        Name of the convention that set ``rtol``.
+        Name of the tolerance that set ``rtol``.
     """
 
     before: int
@@ -71,7 +71,7 @@ class CompositionBound(Record):
         """The three ranks as bars."""
         title = f"tolerance {self.tolerance}, κ = {self.kappa:.4g}"
         names = ("A", "BA", "BA at κ·rtol")
-        return plot_bars(names, (self.before, self.after, self.bounded), title=title, ax=ax)
+        return plot_bars(names, (self.before, self.after, self.bounded), quantity="rank", title=title, ax=ax)
 
     def __str__(self) -> str:
         rise = " (a rise at equal rtol)" if self.rose else ""

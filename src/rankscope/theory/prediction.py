@@ -74,7 +74,7 @@ class RankPrediction(Record):
     rtol : float
         Threshold on σ/σ_1.
     tolerance : str
-        Name of the convention that set ``rtol``.
+        Name of the tolerance that set ``rtol``.
     law : str
         ``"fuss-catalan"``, ``"lyapunov"`` (a whole number), ``"lyapunov-mean"`` (an expectation) or, for depths where
         ``"auto"`` leads from the first to the last, ``"between"``.

@@ -1,8 +1,8 @@
-"""Exponents, singular values and predictions of the theory as figures: numbers over an index, or a few bars."""
+"""Exponents, singular values and predictions of the theory as figures: numbers over an index or over depth."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -13,7 +13,7 @@ from rankscope._base.style import COLOURS, figure_style, new_axes, plain_text, w
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-__all__ = ["plot_bars", "plot_depths", "plot_spectrum"]
+__all__ = ["plot_depths", "plot_spectrum"]
 
 _FEW = 40  # values that are marked one by one
 
@@ -64,15 +64,4 @@ def plot_depths(
         ax.set_ylabel("predicted rank")
         ax.set_title(plain_text(title, 60), loc="left")
         ax.legend()
-    return ax
-
-
-def plot_bars(names: Sequence[str], values: Sequence[float], *, title: str, ax: Axes | None = None) -> Axes:
-    """A few named counts as bars."""
-    with figure_style():
-        ax = new_axes() if ax is None else ax
-        ax.bar(np.arange(len(values)), values, color=COLOURS[0], width=0.6)
-        ax.set_xticks(np.arange(len(values)), [plain_text(name) for name in names])
-        ax.set_ylabel("rank")
-        ax.set_title(plain_text(title, 60), loc="left")
     return ax
