@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from typing import Any, Protocol
+from typing import Any
 
 __all__ = ["Walk", "node", "text"]
 
@@ -20,7 +20,9 @@ def text(value: str) -> bytes:
     return value.encode("utf-8", "surrogatepass")
 
 
-class Walk(Protocol):
+class Walk:
     """What digests any object: each part of it asks the whole for the digests of what it finds."""
 
-    def of(self, value: Any) -> bytes: ...
+    def of(self, value: Any) -> bytes:
+        """The digest of any object."""
+        raise NotImplementedError
