@@ -17,8 +17,7 @@ from rankscope.features.heads import head_mismatch, linear_parts
 )
 def test_timm(name, expected):
     timm = pytest.importorskip("timm")
-    with torch.device("meta"):
-        model = timm.create_model(name)
+    model = timm.create_model(name)  # not on the meta device: timm 1.0.20 reads numbers of tensors while it builds
     found, head = find_head(model)
     assert found == expected
     assert head.out_features == 1000

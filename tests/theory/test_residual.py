@@ -77,9 +77,9 @@ def test_one_residual_layer_by_its_stieltjes_transform():
     # (s − 1)(1 − s²x) = t²s as a cubic in s = 1 + t²m
     density = np.array([np.roots([-x, x, 1 - t**2, -1]).imag.max() for x in grid]) / (math.pi * t**2)
     edge = grid[density > 1e-6][-1]
-    assert np.trapezoid(density, grid) == pytest.approx(1, abs=2e-3)
+    assert trapezoid(density, grid) == pytest.approx(1, abs=2e-3)
     for rtol in (0.05, 0.2, 0.6):
-        share = np.trapezoid(density * (grid >= rtol**2 * edge), grid)
+        share = trapezoid(density * (grid >= rtol**2 * edge), grid)
         assert residual_chain_rank(1000, t, 1, rtol) / 1000 == pytest.approx(share, abs=2e-3)
 
 
