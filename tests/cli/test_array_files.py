@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from packaging.version import Version
 from safetensors.torch import save_file
 
 from rankscope._base.errors import DataError
@@ -47,6 +49,8 @@ def test_f18_labels_that_are_no_integers_are_refused(tmp_path: Path, labels: np.
     elif suffix == ".safetensors":
         if labels.dtype == np.complex128:  # safetensors holds the smaller one alone
             labels, kind = labels.astype(np.complex64), "complex64"
+        if labels.dtype in (np.complex64, np.uint64) and Version(version("safetensors")) < Version("0.5"):
+            pytest.skip("this version of safetensors cannot write these numbers")
         save_file({"features": torch.from_numpy(values), "labels": torch.from_numpy(labels).contiguous()}, path)
     else:
         np.save(path, values)

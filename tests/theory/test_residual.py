@@ -8,6 +8,7 @@ import math
 import mpmath
 import numpy as np
 import pytest
+from scipy.integrate import trapezoid
 
 from rankscope import UsageError
 from rankscope.theory import (

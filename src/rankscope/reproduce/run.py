@@ -154,7 +154,7 @@ def _run(
                 folders = read_class_folders(settings.imagenet)
             except UsageError as error:
                 free = ", ".join(name for name, e in EXPERIMENTS.items() if not e.data)
-                raise UsageError(f"{names[0] if single else 'all'}: {error}; {free} need no data") from None
+                raise UsageError(f"{names[0] if single else 'all'}: {error.marked}; {free} need no data") from None
             check_counts(settings, folders, names)
         todo = _with_networks(names, settings, single is None)
         make_folder(root)
