@@ -113,3 +113,34 @@ def test_the_search_sees_a_flag() -> None:
     code = 'def f(x):\n    """Not --this."""\n    raise ValueError(f"give {x} a smaller --patch")\n'
     assert [bool(FLAG.search(text)) for text in _texts(ast.parse(code))] == [True]
     assert not FLAG.search("a --- b, x--y, 1 -- 2")
+
+
+def _checks(node: ast.AST, helpers: set[str]) -> bool:
+    """Whether a function asserts something, raises, or calls what does."""
+    for step in ast.walk(node):
+        if isinstance(step, ast.Assert | ast.Raise):
+            return True
+        if isinstance(step, ast.Call):
+            name = step.func.attr if isinstance(step.func, ast.Attribute) else getattr(step.func, "id", "")
+            if name in helpers or name in ("raises", "warns", "fail") or name.startswith("assert"):
+                return True
+    return False
+
+
+def test_every_test_asserts_and_every_exception_is_matched() -> None:
+    functions: list[tuple[Path, ast.FunctionDef]] = []
+    loose = []
+    for file in Path(__file__).parent.rglob("*.py"):
+        for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.FunctionDef):
+                functions.append((file, node))
+            elif isinstance(node, ast.Call) and ast.unparse(node.func) in ("pytest.raises", "pytest.warns"):
+                if not any(k.arg == "match" for k in node.keywords):
+                    loose.append(f"{file.name}:{node.lineno}")
+    helpers: set[str] = set()
+    for _ in range(3):  # helpers of helpers
+        helpers |= {f.name for _, f in functions if not f.name.startswith("test") and _checks(f, helpers)}
+    empty = [
+        f"{file.name}:{f.lineno}" for file, f in functions if f.name.startswith("test") and not _checks(f, helpers)
+    ]
+    assert (loose, empty) == ([], [])

@@ -94,7 +94,7 @@ def test_a_users_error_is_one_line(script, arguments, message, tmp_path, monkeyp
     ],
 )
 def test_options_out_of_range_are_usage_errors(script, arguments, message, monkeypatch, capsys):
-    with pytest.raises(SystemExit) as stopped:
+    with pytest.raises(SystemExit, match="2") as stopped:
         run(monkeypatch, script, *arguments)
     assert stopped.value.code == 2
     assert message in capsys.readouterr().err

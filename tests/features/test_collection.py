@@ -90,7 +90,7 @@ class Counting(Dataset):
 
     def __getitem__(self, i):
         if i == self.stop:
-            raise KeyboardInterrupt
+            raise KeyboardInterrupt("stopped here")
         self.read.append(i)
         return self.inner[i]
 
@@ -98,7 +98,7 @@ class Counting(Dataset):
 @pytest.mark.parametrize("stop", [3, 17, 33, 49])
 def test_it_goes_on_after_the_last_whole_shard(tmp_path, stop):
     whole = collect(network(), Counting(data()), cut_points=["0"], out=tmp_path / "whole", shard_size=16, batch_size=8)
-    with pytest.raises(KeyboardInterrupt):
+    with pytest.raises(KeyboardInterrupt, match="stopped here"):
         collect(network(), Counting(data(), stop), cut_points=["0"], out=tmp_path / "a", shard_size=16, batch_size=8)
     rest = Counting(data())
     found = collect(network(), rest, cut_points=["0"], out=tmp_path / "a", shard_size=16, batch_size=8)
@@ -120,7 +120,7 @@ def test_half_written_files_are_dropped(tmp_path):
     (tmp_path / "moments-00003.safetensors").rename(tmp_path / "moments-00002.safetensors")
     (tmp_path / ".part-shard-00004.safetensors").write_bytes(b"x")
     # as if stopped between a shard and its moments: what counts are the moments after shard 2
-    with pytest.raises(KeyboardInterrupt):
+    with pytest.raises(KeyboardInterrupt, match="stopped here"):
         collect(network(), Counting(data(), 49), cut_points=["0"], out=tmp_path / "c", shard_size=16, batch_size=8)
     (tmp_path / "moments-00002.safetensors").write_bytes((tmp_path / "c" / "moments-00002.safetensors").read_bytes())
     manifest = (tmp_path / "c" / "manifest.json").read_bytes()
@@ -326,7 +326,7 @@ def test_a_collection_is_read_back_without_model_or_data(tmp_path):
     assert list(found.moments) == ["4", "0"]
     assert torch.equal(found.moments["0"].compute(), made.moments["0"].compute())
     assert all(torch.equal(a, b) for a, b in zip(found.head, made.head, strict=True))
-    with pytest.raises(KeyboardInterrupt):
+    with pytest.raises(KeyboardInterrupt, match="stopped here"):
         collect(network(), Counting(data(), 40), cut_points=["0"], out=tmp_path / "part", shard_size=16, batch_size=8)
     with pytest.raises(OutputError, match=r"is not finished \(32 of 50 samples\)"):
         Collection.load(tmp_path / "part")
@@ -412,7 +412,7 @@ def test_working_beside_a_device_changes_nothing(tmp_path, monkeypatch, stop):
     whole = collect(network(), Counting(data()), out=tmp_path / "whole", **options)
     monkeypatch.setattr("rankscope.features.collecting._works_beside", lambda device: True)
     if stop is not None:
-        with pytest.raises(KeyboardInterrupt):
+        with pytest.raises(KeyboardInterrupt, match="stopped here"):
             collect(network(), Counting(data(), stop), out=tmp_path / "a", **options)
     found = collect(network(), Counting(data()), out=tmp_path / "a", **options)
     assert found.resumed == (0 if stop is None else 32)
@@ -475,7 +475,7 @@ def test_the_caller_finds_model_flags_and_random_state_as_they_were(tmp_path, wh
     }[what]
     try:
         if broken:
-            with pytest.raises(DataError):
+            with pytest.raises(DataError, match="NaN"):
                 run()
         else:
             run()

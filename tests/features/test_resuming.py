@@ -72,9 +72,9 @@ def run(folder, model=None, data=None, **options):
 def stopped(folder, after, **options):
     def stop(done, *_):
         if done == after:
-            raise KeyboardInterrupt
+            raise KeyboardInterrupt("stopped here")
 
-    with pytest.raises(KeyboardInterrupt):
+    with pytest.raises(KeyboardInterrupt, match="stopped here"):
         run(folder, progress=stop, **options)
 
 

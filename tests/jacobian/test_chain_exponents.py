@@ -244,7 +244,7 @@ def test_the_model_is_left_as_it_was():
     assert all(torch.equal(v, before[k]) and v.dtype == torch.float32 for k, v in model.state_dict().items())
     assert torch.equal(image, kept)
     assert not any(m._forward_hooks for m in model.modules())
-    with pytest.raises(rs.UsageError):
+    with pytest.raises(rs.UsageError, match="float16"):
         rs.chain_exponents(model, image, dtype="float16")
     assert not any(m._forward_hooks for m in model.modules())
 

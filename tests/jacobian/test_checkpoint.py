@@ -59,9 +59,9 @@ def same_numbers(one: JacobianProfile, other: JacobianProfile) -> None:
 def stopped(model: nn.Module, x: Tensor, folder: Path, after: int) -> None:
     def stop(done: int, *_: Any) -> None:
         if done == after:
-            raise KeyboardInterrupt
+            raise KeyboardInterrupt("stopped here")
 
-    with pytest.raises(KeyboardInterrupt):
+    with pytest.raises(KeyboardInterrupt, match="stopped here"):
         measure(model, x, checkpoint=folder, progress=stop)
 
 

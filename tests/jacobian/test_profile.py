@@ -264,7 +264,7 @@ class Counted(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         self.calls += 1
         if self.stop_at is not None and bool((x.detach() == self.stop_at).any()):
-            raise KeyboardInterrupt
+            raise KeyboardInterrupt("stopped here")
         return self.layer(x - x.mean(0, keepdim=True) * (len(x) - 1))
 
 
@@ -283,13 +283,13 @@ def test_a_stopped_run_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
 
     def counted(self: BatchMeasurer, samples: Any) -> Any:
         if len(measured) == 2 and not (tmp_path / "resumed").exists():
-            raise KeyboardInterrupt
+            raise KeyboardInterrupt("stopped here")
         measured.extend(sample.name for sample in samples)
         return plain(self, samples)
 
     monkeypatch.setattr(BatchMeasurer, "measure", counted)
     monkeypatch.setattr(BatchMeasurer, "_shared", lambda *_: 1)
-    with pytest.raises(KeyboardInterrupt):
+    with pytest.raises(KeyboardInterrupt, match="stopped here"):
         run(model, x, tmp_path)
     assert measured == ["sample 0", "sample 1"]
     assert len(list(tmp_path.glob("image-*.safetensors"))) == 2
@@ -316,7 +316,7 @@ def test_an_interrupt_inside_the_model(tmp_path: Path) -> None:
     x[3, 0] = model_stop = 77.0
     run(model, x[:3], tmp_path)
     model.stop_at = model_stop
-    with pytest.raises(KeyboardInterrupt):
+    with pytest.raises(KeyboardInterrupt, match="stopped here"):
         measure(model.eval(), x[3:], checkpoint=tmp_path)
     assert len(list(tmp_path.glob("image-*.safetensors"))) == 3
     assert not list(tmp_path.glob("*.part"))

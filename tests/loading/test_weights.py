@@ -134,7 +134,7 @@ def test_misfits_are_named_and_change_nothing(tmp_path: Path) -> None:
     state["head.weight"] = torch.zeros(2)
     torch.save(state, tmp_path / "w.pt")
     model = network()
-    with pytest.raises(ModelError) as caught:
+    with pytest.raises(ModelError, match="1 of another shape") as caught:
         load_weights(model, tmp_path / "w.pt")
     text = str(caught.value)
     assert "1 of another shape: 0.weight is (3, 1, 5, 5) in the file, (3, 1, 3, 3) in the model" in text

@@ -104,7 +104,7 @@ def test_a_failure_is_named_and_the_others_go_on(
     monkeypatch.setitem(run.EXPERIMENTS, "fig1b", broken(kind))
     message = f"fig1b, net3: {words}the logit of class 0 is 0 for every sample"
     told = Told()
-    with pytest.raises(PartlyDoneError) as caught:
+    with pytest.raises(PartlyDoneError, match="fig1b") as caught:
         reproduce_all(out=tmp_path / "out", progress=told, **options(world))
     assert list(caught.value.finished) == ["fig1d", "table1"]
     assert caught.value.failed == {"fig1b": message}

@@ -119,9 +119,9 @@ def test_another_seed_is_refused_over_the_parts_and_differs_elsewhere(chains: Pa
 def test_interrupted_and_started_again_gives_the_same_bytes(chains: Path, tmp_path: Path) -> None:
     def stop(_: int, __: int | None, text: str) -> None:
         if text == "chain 2 of 2":
-            raise KeyboardInterrupt
+            raise KeyboardInterrupt("stopped here")
 
-    with pytest.raises(KeyboardInterrupt):
+    with pytest.raises(KeyboardInterrupt, match="stopped here"):
         reproduce("fig1e", out=tmp_path, scale="small", progress=stop)
     first = tmp_path / "parts" / "fig1e" / "seed-0" / "result.json"
     made = first.stat().st_mtime_ns

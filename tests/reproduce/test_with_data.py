@@ -206,9 +206,9 @@ def test_interrupted_and_started_again_gives_the_same_bytes(
 
     def stop(done: int, _: int | None, text: str) -> None:
         if text == at and done >= 1:
-            raise KeyboardInterrupt
+            raise KeyboardInterrupt("stopped here")
 
-    with pytest.raises(KeyboardInterrupt):
+    with pytest.raises(KeyboardInterrupt, match="stopped here"):
         reproduce(name, out=tmp_path, progress=stop, **options(world))
     kept = {f: f.stat().st_mtime_ns for f in tmp_path.rglob("result.json")}
     assert files(tmp_path) == {}

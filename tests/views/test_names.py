@@ -72,7 +72,7 @@ def test_r5_any_name_is_drawn_and_printed(name: str) -> None:
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Glyph")
         profile_page(made).html().encode()
-    str(made)
+    assert f"{name}2 " in str(made)  # the last layer's line
 
 
 @pytest.mark.parametrize("name", [r"$\frac{a$", r"$\frac{a}{b$ x $", "$x$", "<b>", "a & b", "слой"])
