@@ -1,8 +1,7 @@
-"""Random calls of the feature rooms against NumPy and scikit-learn: dimension, classification, deficit, bad input."""
+"""Random calls of the feature rooms against NumPy and scikit-learn: feature dimensions, and bad input of all rooms."""
 
 from __future__ import annotations
 
-import inspect
 import time
 import warnings
 from typing import Any
@@ -10,11 +9,11 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from sklearn.linear_model import Lasso
 from torch import nn
 
 import rankscope as rs
 from fuzzing.choices import Choices
+from fuzzing.class_calls import classification, deficit
 from fuzzing.outcome import Outcome, Status
 from rankscope.features import CentredMoments
 
@@ -22,9 +21,6 @@ __all__ = ["run"]
 
 EPS32 = 2.0**-23
 _HALF = {torch.bfloat16: 2.0**-9, torch.float16: 2.0**-12}  # unit roundoff
-_SAMPLES_USED = next(
-    name for name in ("samples_used", "convention") if name in inspect.signature(rs.independence_deficit).parameters
-)
 Matrix = NDArray[np.float64]
 Verdict = tuple[Status, str]
 
@@ -33,7 +29,7 @@ def run(seed: int, *, verbose: bool = False) -> Outcome:
     """One random call. Never raises."""
     started = time.process_time()
     c = Choices(seed)
-    call = c.one([_dimension, _dimension, _classification, _deficit, _bad])
+    call = c.one([_dimension, _dimension, classification, deficit, _bad])
     c.use(call.__name__.lstrip("_"))
     try:
         with warnings.catch_warnings():
@@ -49,8 +45,8 @@ def run(seed: int, *, verbose: bool = False) -> Outcome:
     return Outcome(seed, status, tuple(c.used), detail[:600], {status: 1}, seconds)
 
 
-def _features(c: Choices, generator: np.random.Generator) -> Matrix:
-    """Rows of generic spread in some directions, with a mean, at some scale."""
+def _features(c: Choices, generator: np.random.Generator) -> tuple[Matrix, float]:
+    """Rows of generic spread in some directions, with a mean, and a scale for them."""
     count, width = c.size(3, 40), c.size(2, 24)
     inner = c.size(1, width)
     rows = generator.standard_normal((count, inner)) @ generator.standard_normal((inner, width))
@@ -62,10 +58,19 @@ def _features(c: Choices, generator: np.random.Generator) -> Matrix:
     if c.chance(0.4):
         c.use("large mean")
         rows = rows + c.one([3.0, 100.0, 1e4]) * generator.standard_normal(width)
-    scale = 10.0 ** c.one([0, 0, 0, -20, 15])
+    if c.chance(0.15):
+        c.use("constant column")
+        rows[:, c.size(0, width - 1)] = 5.0
+    if c.chance(0.15):
+        c.use("repeated rows")
+        rows = rows[generator.integers(max(2, count // 3), size=count)]
+    if c.chance(0.15):
+        c.use("whole numbers")
+        return np.round(3 * rows / (np.abs(rows).max() or 1.0)), 1.0
+    scale = 10.0 ** c.one([0, 0, 0, -20, 15, -43, -160, -300, 150, 290])
     if scale != 1:
         c.use("scaled")
-    return rows * scale
+    return rows, scale
 
 
 def _spread(rows: Matrix) -> Matrix:
@@ -84,13 +89,19 @@ def _between(values: Matrix, slack: float) -> tuple[int, int]:
 
 def _dimension(c: Choices) -> Verdict:
     generator = np.random.default_rng(c.seed)
-    exact = _features(c, generator)
+    exact, scale = _features(c, generator)
     dtype = c.one([torch.float32, torch.float64, torch.bfloat16, torch.float16], [4, 3, 1, 1])
-    if dtype == torch.float16 and not 1e-2 < np.abs(exact).max() < 1e3:
-        dtype = torch.float32
+    if dtype == torch.float16:  # its range is small; below 1e-5 numbers are not normal
+        scale = c.one([1.0, 1e-6]) * min(1.0, 1e3 / np.abs(exact).max())
+    if not 1e-44 < scale < 1e30:
+        dtype = torch.float64
+    if "whole numbers" in c.used:
+        dtype = c.one([torch.int32, torch.int8, torch.bool, torch.float32])
+        exact = exact != 0 if dtype == torch.bool else exact
     c.use(str(dtype).removeprefix("torch."))
-    given = torch.tensor(exact).to(dtype)
+    given = torch.tensor(exact * scale).to(dtype)
     stored = given.double().numpy()
+    exact = np.asarray(exact, dtype=np.float64)
     if not (stored != stored[0]).any():
         c.use("constant")
         try:
@@ -100,8 +111,10 @@ def _dimension(c: Choices) -> Verdict:
         return ("measured" if found.pca_dimension == 0 else "wrong"), f"{found.pca_dimension} where nothing varies"
     source: Any = given
     form = c.one(["tensor", "mapping", "array", "moments", "model"])
-    if form in ("array", "model") and dtype in _HALF:
+    if (form in ("array", "model") and dtype in _HALF) or (form == "model" and not dtype.is_floating_point):
         form = "tensor"
+    if form == "moments" and not 1e-100 < scale < 1e100:
+        form = "tensor"  # moments hold squares: they refuse such numbers
     c.use(form)
     if form == "mapping":
         source = {"layer": given}
@@ -117,20 +130,21 @@ def _dimension(c: Choices) -> Verdict:
     low, high = found.pca_bounds
     values = _spread(stored)
     # float64 sums of N squares about a shifted mean: what is lost of λ_1 grows with (mean / spread)²
-    centre = np.abs(stored.mean(0)).max() / (np.abs(stored - stored.mean(0)).max() or 1.0)
+    unit = stored / np.abs(stored).max()
+    centre = np.abs(unit.mean(0)).max() / (np.abs(unit - unit.mean(0)).max() or 1.0)
     slack = 1e-13 * len(stored) * (1 + centre**2)
     wanted = _between(values, slack)
-    if dtype in _HALF:
-        ideal = _between(_spread(exact), 1e-12)
-        wanted = min(wanted[0], ideal[0]), max(wanted[1], ideal[1])
-        inside = low <= ideal[1] and high >= ideal[0]
-    else:
-        inside = low <= wanted[1] and high >= wanted[0]
+    # what the features were before they were rounded to their dtype is within the bounds as well
+    ideal = _between(_spread(exact), 1e-12 * (1 + centre**2))
+    inside = all(low <= most and high >= least for least, most in (wanted, ideal))
+    wanted = min(wanted[0], ideal[0]), max(wanted[1], ideal[1])
     detail = (
         f"[{low}, {high}] where {wanted[0]} to {wanted[1]} is right, N × d = {stored.shape}, mean / spread {centre:.2g}"
     )
     if not inside:
         return "wrong", detail
+    if low > found.pca_dimension or high < found.pca_dimension:
+        return "wrong", f"the dimension {found.pca_dimension} is not within its bounds; {detail}"
     return ("wide" if high - low > max(1, 0.05 * high) else "measured"), detail
 
 
@@ -139,113 +153,6 @@ def _moments(c: Choices, rows: torch.Tensor) -> CentredMoments:
     for part in rows.split(c.size(1, 9)):
         moments.update(part)
     return moments
-
-
-def _classification(c: Choices) -> Verdict:
-    generator = np.random.default_rng(c.seed)
-    classes, width = c.size(2, 12), c.size(2, 20)
-    count = classes * c.size(2, 12)
-    labels = np.arange(count) % classes
-    means = generator.standard_normal((classes, width)) * c.one([0.5, 1.0, 3.0])
-    rows = means[labels] + generator.standard_normal((count, width)) * np.linspace(1, 0.2, width)
-    if c.chance(0.4):
-        c.use("large mean")
-        rows = rows + 20 * generator.standard_normal(width)
-    rows = rows.astype(np.float32).astype(np.float64)
-    weight = (means - means.mean(0)).astype(np.float32).astype(np.float64)
-    bias = (-weight @ rows.mean(0) * c.one([0, 1])).astype(np.float32).astype(np.float64)
-    retain, convention = c.one([0.95, 0.8, 1.0]), c.one(["uncentred", "centred"])
-    c.use(convention)
-    head: Any = (torch.tensor(weight).float(), torch.tensor(bias).float())
-    kind = c.one(["pair", "layer", "callable"])
-    c.use(kind)
-    if kind != "pair":
-        layer = nn.Linear(width, classes)
-        with torch.no_grad():
-            layer.weight.copy_(head[0])
-            layer.bias.copy_(head[1])
-        head = layer if kind == "layer" else lambda x: layer(x.to(layer.weight.dtype))
-    given: Any = torch.tensor(rows).to(c.one([torch.float32, torch.float64]))
-    found = rs.classification_dimension(given, labels, head, retain=retain, projection=convention, bootstrap=0)
-    mean = rows.mean(0)
-    axes = np.linalg.svd(rows - mean, full_matrices=True)[2].T
-    full = _correct(rows @ weight.T + bias, labels)
-    needed = retain * full[0] / count, retain * full[1] / count
-    first: list[int] = []
-    for low_first in (True, False):  # the earliest and the latest k that rounding allows
-        for k in range(1, width + 1):
-            shift = mean if convention == "centred" else 0.0
-            kept = (rows - shift) @ axes[:, :k] @ axes[:, :k].T + shift
-            few, many = _correct(kept @ weight.T + bias, labels)
-            if (many / count >= needed[0] - 1e-12) if low_first else (few / count >= needed[1] - 1e-12):
-                first.append(k)
-                break
-        else:
-            first.append(width)
-    detail = (
-        f"{found.dimension} of {found.ambient} where {first[0]} to {first[1]} is right, accuracy {full[0] / count:.3f}"
-    )
-    spread = np.linalg.svd(rows - mean, compute_uv=False)
-    varied = int((spread > 1e-7 * spread[0]).sum())
-    # axes without variance may be turned at will, and the mean has a share in them: no k beyond is more right
-    if min(found.dimension, first[1]) <= varied and not first[0] <= found.dimension <= first[1]:
-        return "wrong", detail
-    if not full[0] / count - 1e-6 <= found.full_accuracy <= full[1] / count + 1e-6:
-        return "wrong", f"accuracy {found.full_accuracy} where {full[0] / count} is right"
-    return "measured", detail
-
-
-def _correct(logits: Matrix, labels: NDArray[np.int64]) -> tuple[int, int]:
-    """Correct samples, as the least and the most that float32 logits allow."""
-    slack = 3e-6 * np.abs(logits).max()
-    own = logits[np.arange(len(labels)), labels]
-    others = logits.copy()
-    others[np.arange(len(labels)), labels] = -np.inf
-    gap = own - others.max(1)
-    return int((gap > slack).sum()), int((gap > -slack).sum())
-
-
-def _deficit(c: Choices) -> Verdict:
-    generator = np.random.default_rng(c.seed)
-    classes = c.size(3, 8)
-    count = classes * c.size(6, 20)
-    labels = np.arange(count) % classes
-    logits = generator.standard_normal((count, classes)) + 2 * np.eye(classes)[labels]
-    if c.chance(0.4):
-        c.use("dependent class")
-        logits[:, 0] = logits[:, 1] - 0.5 * logits[:, 2] + 0.01 * generator.standard_normal(count)
-    scale = 10.0 ** c.one([0, 0, 3, -3])
-    convention = c.one(["all", "all", "reference"])
-    c.use(convention)
-    logits = logits * scale
-    eta = scale**2 * c.one([0.01, 0.1, 0.5])
-    found = rs.independence_deficit(
-        torch.tensor(logits), labels, eta=eta, held_out=0, permutations=0, **{_SAMPLES_USED: convention}
-    )
-    for k in range(classes):
-        entry = found[k]
-        if entry.status == "not converged":
-            return "uncertified", f"class {k} has not converged"
-        rows = logits if convention == "all" else logits[labels == k]
-        others = np.delete(rows, k, 1)
-        model = Lasso(alpha=eta / 2 / scale**2, fit_intercept=convention == "all", tol=1e-12, max_iter=200_000)
-        model.fit(others / scale, rows[:, k] / scale)
-        weights = np.zeros(classes)
-        weights[list(entry.depends_on)] = entry.weights
-        ours = _objective(rows, k, weights, entry.intercept, eta)
-        theirs = _objective(rows, k, np.insert(model.coef_, k, 0.0), model.intercept_ * scale, eta)
-        if ours > theirs * (1 + 1e-5) + 1e-12 * scale**2:  # ten times the duality gap that counts as converged
-            return "wrong", f"class {k}: objective {ours:.10g} where scikit-learn reaches {theirs:.10g}"
-        residual = rows[:, k] - rows @ weights - entry.intercept
-        r2 = 1 - residual.var() / rows[:, k].var() if convention == "all" else entry.r2
-        if abs(r2 - entry.r2) > 1e-6:
-            return "wrong", f"class {k}: R² {entry.r2} where its own weights give {r2}"
-    return "measured", ""
-
-
-def _objective(rows: Matrix, k: int, weights: Matrix, intercept: float, eta: float) -> float:
-    residual = rows[:, k] - rows @ weights - intercept
-    return float((residual**2).mean() + eta * np.abs(weights).sum())
 
 
 def _bad(c: Choices) -> Verdict:
@@ -271,6 +178,15 @@ def _bad(c: Choices) -> Verdict:
         "NaN logits": lambda: rs.independence_deficit(nan, torch.arange(12) % 4),
         "one class": lambda: rs.independence_deficit(x, torch.zeros(12, dtype=torch.long)),
         "NaN eta": lambda: rs.independence_deficit(x, torch.arange(12) % 4, eta=float("nan")),
+        "hidden entries": lambda: rs.feature_rank(np.ma.masked_array(x.numpy(), x.numpy() > 0)),
+        "sparse": lambda: rs.feature_rank(x.to_sparse()),
+        "whole floats as labels": lambda: rs.classification_dimension(x, labels.float(), (weight, None)),
+        "one-hot labels": lambda: rs.classification_dimension(x, torch.eye(3)[labels], (weight, None)),
+        "labels of -1": lambda: rs.classification_dimension(x, labels - 1, (weight, None)),
+        "one class alone": lambda: rs.classification_dimension(x, labels * 0, (weight, None)),
+        "probability": lambda: rs.classification_dimension(x, labels % 2, lambda r: r[:, :1].sigmoid()),
+        "text as eta": lambda: rs.independence_deficit(x, torch.arange(12) % 4, eta="a"),
+        "half a permutation": lambda: rs.independence_deficit(x, torch.arange(12) % 4, permutations=2.5),
         "text labels": lambda: rs.independence_deficit(x, ["a"] * 12),
     }
     name = c.one(list(calls))

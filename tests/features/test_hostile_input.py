@@ -158,8 +158,9 @@ HEADS: dict[str, Any] = {
 
 
 @pytest.mark.parametrize("name", HEADS)
-def test_every_form_of_a_head_gives_the_same(name: str) -> None:
-    found = rs.classification_dimension(X, Y, HEADS[name](), bootstrap=0)
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_every_form_of_a_head_gives_the_same(name: str, dtype: Any) -> None:
+    found = rs.classification_dimension(X.astype(dtype), Y, HEADS[name](), bootstrap=0)
     assert (found.dimension, found.full_accuracy) == pytest.approx(crossing(X, Y, W, B))
 
 

@@ -125,8 +125,8 @@ def linear_parts(head: Any, width: int) -> tuple[torch.Tensor, torch.Tensor] | N
     return weight, bias
 
 
-def evaluated_copy(head: nn.Module, dtype: torch.dtype) -> nn.Module:
-    """A copy in evaluation mode, its floating parameters in ``dtype`` or wider; the caller's stays as it is.
+def evaluated_copy(head: nn.Module, dtype: torch.dtype) -> tuple[nn.Module, torch.dtype]:
+    """A copy in evaluation mode, its floating parameters in ``dtype`` or wider, and that dtype; the caller's stays.
 
     A bfloat16 head on float32 features is computed with in float32, and dropout and batch statistics are off.
     """
@@ -139,7 +139,7 @@ def evaluated_copy(head: nn.Module, dtype: torch.dtype) -> nn.Module:
     held = [t.dtype for t in (*made.parameters(), *made.buffers()) if t.is_floating_point()]
     for other in held:
         dtype = torch.promote_types(dtype, other)
-    return made.to(dtype).eval()
+    return made.to(dtype).eval(), dtype
 
 
 def head_mismatch(

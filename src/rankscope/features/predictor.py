@@ -20,11 +20,12 @@ Predict: TypeAlias = Callable[[torch.Tensor], torch.Tensor]
 
 def predictor(head: Any, x: torch.Tensor) -> tuple[Predict, tuple[torch.Tensor, torch.Tensor] | None, torch.dtype]:
     """A function from features to logits, the (weight, bias) of a linear head, and the dtype to compute in."""
-    parts, called = linear_parts(head, x.shape[1]), head
+    parts, called, held = linear_parts(head, x.shape[1]), head, x.dtype
     if parts is None and isinstance(head, nn.Module):
-        called, trouble = evaluated_copy(head, x.dtype), None
+        trouble: Exception | None = None
+        called, held = evaluated_copy(head, x.dtype)
         try:
-            made = called(x[:2].to(_device_of(called, x)))
+            made = called(x[:2].to(_device_of(called, x), held))
             taken = isinstance(made, torch.Tensor) and made.ndim == 2 and len(made) == len(x[:2])
         except Exception as error:  # whatever a model raises on what is not its input
             taken, trouble = False, error
@@ -47,7 +48,7 @@ def predictor(head: Any, x: torch.Tensor) -> tuple[Predict, tuple[torch.Tensor, 
 
     def predict(rows: torch.Tensor) -> torch.Tensor:
         try:
-            made = called(rows.to(place))  # rows go to the head: a caller's module is not moved
+            made = called(rows.to(place, held))  # rows go to the head: a caller's module is not moved
         except (RuntimeError, TypeError, ValueError, IndexError, AttributeError) as error:
             raise ModelError(
                 f"the head fails on {str(rows.dtype)[6:]} features of shape {tuple(rows.shape)}: {_first(error)}"
@@ -68,7 +69,7 @@ def predictor(head: Any, x: torch.Tensor) -> tuple[Predict, tuple[torch.Tensor, 
 
     if not isinstance(head, nn.Module):
         _check_function(predict, x)
-    return predict, None, x.dtype
+    return predict, None, held
 
 
 def _check_function(predict: Predict, x: torch.Tensor) -> None:
