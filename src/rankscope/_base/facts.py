@@ -13,7 +13,7 @@ from typing import Any
 
 from rankscope._base.encoding import exact, frozen, read
 
-__all__ = ["Fact", "FactKind", "as_facts", "of_kind"]
+__all__ = ["Fact", "FactKind", "as_facts", "gist", "of_kind"]
 
 
 class FactKind(StrEnum):
@@ -39,6 +39,7 @@ class FactKind(StrEnum):
     # what the model was called with
     DIFFERENTIATED = "differentiated input"  # name, per_sample, shared: names of the other inputs
     INPUT_LEFT_OUT = "input left out"  # name, reason
+    SEVERAL_SIZES = "samples of several shapes"  # shapes (without the batch dimension), least, most (columns K)
     # what an earlier run of the same command kept
     READ_BACK = "read back from an earlier run"  # kept, total, unit
     KEPT_DAMAGED = "kept results are damaged"  # count, unit
@@ -167,3 +168,12 @@ def as_facts(found: Iterable[Fact | str], kind: FactKind = FactKind.NOTE) -> tup
 def of_kind(facts: Iterable[Fact], kind: FactKind) -> tuple[Fact, ...]:
     """Those of one kind, in order."""
     return tuple(fact for fact in facts if fact.kind is kind)
+
+
+def gist(fact: Fact) -> tuple[Any, ...]:
+    """What is equal for two facts that differ by rounding at most.
+
+    >>> gist(Fact("linearised network", {"difference": 1e-7})) == gist(Fact("linearised network", {"difference": 2e-7}))
+    True
+    """
+    return fact.kind, tuple(sorted((k, str(v)) for k, v in fact.values.items() if not isinstance(v, float)))

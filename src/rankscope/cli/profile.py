@@ -128,6 +128,7 @@ def profile_command(
             profile = _measure(network, asked, folder / "partial", report)
         finally:
             report.close()
+        theory = theory and profile.comparable  # else the profile's own facts say why
         _write(profile, folder, theory=theory)
         _discard(folder / "partial")
     if as_json:

@@ -151,7 +151,8 @@ def against_random(reading: Reading, *, model: str, dtype: str, inputs: int | No
     Raises
     ------
     UsageError
-        When the tolerance has an absolute part: a random chain has no scale of its own.
+        When the tolerance has an absolute part, as a random chain has no scale of its own; where the samples have
+        several shapes, as the chain has one width at its start.
     """
     import torch
 
@@ -160,6 +161,11 @@ def against_random(reading: Reading, *, model: str, dtype: str, inputs: int | No
         raise UsageError(
             f"the tolerance {tolerance.name} has an absolute part, and random layers have no scale of their own; read "
             "the profile with a relative one, as profile.with_tolerance('paper')"
+        )
+    if not reading.one_size:
+        raise UsageError(
+            "the samples have several shapes, and a chain of random layers has one width at its start; measure samples "
+            "of one shape together"
         )
     known = any(layer.true_cut for layer in reading.layers)
     torch_dtype = getattr(torch, dtype)

@@ -12,7 +12,7 @@ from rankscope._base.errors import MeasurementError
 from rankscope._base.facts import Fact, FactKind
 from rankscope.jacobian.both_modes import doubts
 from rankscope.jacobian.budget import bytes_per_tangent, chunk_for
-from rankscope.jacobian.derivative import PROBES, Derivative, Settings, takes_tensors, worst
+from rankscope.jacobian.derivative import PROBES, Derivative, Runners, Settings, takes_tensors, worst
 from rankscope.jacobian.finish import Finished, Finisher
 from rankscope.jacobian.linearise import same_call
 from rankscope.jacobian.reference import Certified
@@ -46,9 +46,10 @@ class BatchMeasurer:
         calls: Sequence[ModuleCall],
         settings: Settings,
         finisher: Finisher | None = None,
+        runners: Runners | None = None,
     ) -> None:
         self.settings, self.calls = settings, calls
-        self.derivative = Derivative(model, calls, settings)
+        self.derivative = Derivative(model, calls, settings, runners)
         self.runner = self.derivative.runner
         self.finisher = finisher or Finisher(settings.device, settings.dtype)
         self.chunk = 0
@@ -61,7 +62,10 @@ class BatchMeasurer:
         """How many images share a sweep."""
         if self._batch is None:
             with self.runner.hooked():
-                self.derivative.prepare(sample)
+                try:
+                    self.derivative.prepare(sample)
+                except NotCalledError:  # the first of its shape may take another path: it is swept on that
+                    return 1
                 self._batch = self._shared(sample)
         return max(min(self._batch, remaining), 1)
 
@@ -96,6 +100,9 @@ class BatchMeasurer:
 
     def _alone(self, sample: Sample) -> Callable[[], list[Finished]]:
         try:
+            if self.derivative.method is None:
+                with self.runner.hooked():
+                    self.derivative.prepare(sample)
             result, found = self._swept_and_certified(sample)
         except NotCalledError:
             absent = self._absent(sample)

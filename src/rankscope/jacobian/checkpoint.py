@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from rankscope._base.errors import OutputError, RankscopeError
-from rankscope._base.facts import Fact, FactKind
+from rankscope._base.facts import Fact, FactKind, gist
 from rankscope._base.files import FolderLock, digest_of_bytes, read_arrays, write_arrays
 from rankscope._base.identity import Identity, identity_of
 from rankscope._base.provenance import versions
@@ -152,8 +152,8 @@ class Checkpoint:
 
     def with_kept(self, found: Sequence[Fact]) -> list[Fact]:
         """What was found out when the kept images were measured, and what this run found beside it."""
-        known = {_gist(fact) for fact in self._facts}
-        return [*self._facts, *(fact for fact in found if _gist(fact) not in known)]
+        known = {gist(fact) for fact in self._facts}
+        return [*self._facts, *(fact for fact in found if gist(fact) not in known)]
 
     def facts(self, total: int) -> list[Fact]:
         """What was read back from an earlier run, of ``total`` images, and what was measured again and why."""
@@ -169,11 +169,6 @@ class Checkpoint:
         if self._differs:
             found.append(Fact(FactKind.KEPT_DIFFERS, {"where": self._differs, "unit": "image"}, caution=True))
         return found
-
-
-def _gist(fact: Fact) -> tuple[Any, ...]:
-    """Two facts with one gist differ by rounding at most."""
-    return fact.kind, tuple(sorted((k, str(v)) for k, v in fact.values.items() if not isinstance(v, float)))
 
 
 def _image(sample: Sample) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, TypeAlias
 
 import torch
 from torch import Tensor, nn
@@ -24,7 +24,7 @@ from rankscope.jacobian.sharing import APART, worst_gap
 from rankscope.jacobian.sweep import Push
 from rankscope.slicing import Columns, ModuleCall, Sample, guarded
 
-__all__ = ["PROBES", "Derivative", "Settings", "takes_tensors"]
+__all__ = ["PROBES", "Derivative", "Runners", "Settings", "in_both_precisions", "takes_tensors"]
 
 PROBES = 6  # the certificate's bound fails with probability 10^-6
 _CARRIED = 1e-2  # of the largest entry: rounding to float32 gives 1e-6, a range that is too small gives 1
@@ -52,6 +52,17 @@ def takes_tensors(sample: Sample) -> bool:
     return any(isinstance(v, Tensor) for v in tree_leaves(dict(sample.extra)))
 
 
+Runners: TypeAlias = tuple[Runner, Runner | None]
+
+
+def in_both_precisions(model: nn.Module, calls: Sequence[ModuleCall], settings: Settings) -> Runners:
+    """The sub-networks in the working precision and, for the certificate, in the other."""
+    keys, where = [c.key for c in calls], settings.device
+    other = torch.float64 if settings.dtype == torch.float32 else torch.float32
+    runner = Runner(model, keys, where, settings.dtype, through=settings.through)
+    return runner, Runner(model, keys, where, other, through=settings.through) if settings.certify else None
+
+
 class Derivative:
     """The derivative of one model's cut points. What the first sample shows holds for the others, unless they differ.
 
@@ -59,12 +70,11 @@ class Derivative:
     and the function itself, and sets up the float64 reference. ``facts`` say what it found.
     """
 
-    def __init__(self, model: nn.Module, calls: Sequence[ModuleCall], settings: Settings) -> None:
+    def __init__(
+        self, model: nn.Module, calls: Sequence[ModuleCall], settings: Settings, runners: Runners | None = None
+    ) -> None:
         self.settings, self.calls = settings, calls
-        keys = [c.key for c in calls]
-        self.runner = Runner(model, keys, settings.device, settings.dtype, through=settings.through)
-        other = torch.float64 if settings.dtype == torch.float32 else torch.float32
-        self.exact = Runner(model, keys, settings.device, other, through=settings.through) if settings.certify else None
+        self.runner, self.exact = runners or in_both_precisions(model, calls, settings)
         self.method: Method | None = None
         self.push: Push | None = None
         self.reference: Reference | None = None

@@ -21,6 +21,7 @@ class Layer(ByValue):
     It is ``None`` where that image's Jacobian is not finite, and for the images numbered in ``uncalled``: their values
     lead the model along another path, which does not call the cut point.
 
+    ``rows`` and ``columns`` are the largest sizes of any image; each spectrum has its own in ``Spectrum.shape``.
     ``mixes`` is what mixes features (a matrix product, a convolution, …) between the true cut before it and it; a plain
     truth value counts as one operation or none.
     """
@@ -35,6 +36,18 @@ class Layer(ByValue):
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "mixes", Stretch.of(self.mixes))
+
+    @cached_property
+    def least(self) -> tuple[int, int]:
+        """The smallest numbers of rows and of columns that any image has."""
+        shapes = [s.shape for s in self.spectra if s is not None] or [(self.rows, self.columns)]
+        return min(rows for rows, _ in shapes), min(columns for _, columns in shapes)
+
+    @property
+    def room(self) -> tuple[int, int]:
+        """The smallest and the largest rank that an image's Jacobian could have: min(rows, columns)."""
+        shapes = [s.shape for s in self.spectra if s is not None] or [(self.rows, self.columns)]
+        return min(map(min, shapes)), max(map(min, shapes))
 
     @cached_property
     def soft(self) -> SoftRanks:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import sys
 import time
-from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from itertools import chain
@@ -24,40 +23,42 @@ from rankscope._base.checks import (
     device_of,
     dtype_of,
 )
-from rankscope._base.errors import DataError, MeasurementError, ModelError, UsageError, parameter
+from rankscope._base.errors import MeasurementError, ModelError, UsageError, parameter
 from rankscope._base.facts import Fact, FactKind
 from rankscope._base.identity import Identity, identity_of
 from rankscope._base.progress import Progress, progress_for
 from rankscope._base.provenance import device_name, versions
-from rankscope.jacobian.batch import BatchMeasurer
 from rankscope.jacobian.checkpoint import Checkpoint
+from rankscope.jacobian.collected import Collected
 from rankscope.jacobian.derivative import Settings
-from rankscope.jacobian.directions import Directions
-from rankscope.jacobian.finish import Finished
+from rankscope.jacobian.directions import Directions, several_sizes
 from rankscope.jacobian.given import Given
+from rankscope.jacobian.later_calls import LaterCalls
+from rankscope.jacobian.measurers import Measurers
 from rankscope.jacobian.profile import JacobianProfile, Layer
+from rankscope.jacobian.reading import Reading
 from rankscope.jacobian.returned import returned_facts, without_derivative
+from rankscope.jacobian.runner import NotCalledError
 from rankscope.slicing import (
-    Columns,
+    ColumnsByShape,
     ColumnsLike,
     CutPointsLike,
     Sample,
     Trace,
-    as_columns,
     measuring,
     mode_facts,
     read_samples,
     select,
     trace,
 )
+from rankscope.slicing.batches import run_forward
 from rankscope.slicing.precision import NARROW, widened
-from rankscope.spectra import Spectrum, ToleranceLike, as_tolerance
+from rankscope.spectra import ToleranceLike, as_tolerance
 
 __all__ = ["Background", "jacobian_rank"]
 
 Background = Literal["image", "zero"]
 _Answer = TypeVar("_Answer")
-_AHEAD = 2  # batches whose eigenvalues may still be under way beside a GPU
 
 
 def jacobian_rank(
@@ -184,10 +185,9 @@ def jacobian_rank(
         remedy = f"{ends}; " if ends else ""
         raise MeasurementError(f"{remedy}no requested cut point depends on the input: {', '.join(unmeasured)}")
     facts += returned_facts(calls)
-    shape = tuple(first.x.shape[1:])
-    chosen = as_columns(columns, shape)
-    if background == "zero" and chosen.coordinates(shape) is None:
-        raise UsageError(f"{parameter('background', 'zero')} needs a patch; random directions cover the whole image")
+    labels = names or (lambda i: f"image {i}" if first.x.ndim == 4 else f"sample {i}")
+    choice = ColumnsByShape(columns)
+    _fits(choice, first, labels(0), background)
     if not found.structured:
         facts.append(Fact(FactKind.NO_GRAPH))
 
@@ -198,40 +198,50 @@ def jacobian_rank(
         certify=certify,
         device=where,
         dtype=work_dtype,
-        columns=chosen,
+        columns=choice,
         through=found.through,
     )
     total = samples.total
-    labels = names or (lambda i: f"image {i}" if len(shape) == 3 else f"sample {i}")
     question = {
         "calls": [c.name for c in calls],
-        "columns": repr(chosen),
+        "columns": repr(choice.of(tuple(first.x.shape[1:])) if columns == "auto" else columns),
         "background": background,
         "dtype": str(work_dtype),
         "certify": certify,
     }
     store = Checkpoint(checkpoint, identity, question)
     report = progress_for(progress, "Jacobian rank")
+    later = LaterCalls(model, _at_home(model, first), found, cut_points)
     image_names: list[str] = []
+    shapes: list[tuple[int, ...]] = []
     if where.type == "cuda":
         torch.cuda.reset_peak_memory_stats(where)
     with store, measuring(model, where):
-        measurer = BatchMeasurer(model, calls, settings)
-        collected = _Collected(measurer, store, lambda i: report(len(collected.spectra), total, labels(i)))
+        measurers = Measurers(model, calls, settings)
+        collected = Collected(measurers, store, lambda i: report(len(collected.spectra), total, labels(i)))
         try:
             for index, raw in enumerate(chain([first], samples)):
-                sample = _prepared(raw, shape, chosen, background).to(where, work_dtype)
+                shapes.append(_fits(choice, raw, labels(index), background))
+                prepared = _prepared(raw, choice, background)
+                sample = prepared.to(where, work_dtype)
                 image_names.append(labels(index))
+                at_home = _at_home(model, prepared)
+                if shapes[-1] not in shapes[:-1] and index and at_home.x.dtype not in NARROW:
+                    run_forward(model, at_home, at_home.x.device)  # another shape than the model takes: said at once
+                later.look(index, at_home, sample)
                 if not collected.restore(index, sample, image_names[-1]):
                     # of unknown length: the last, shorter batch is swept when the samples end
                     collected.add(index, sample, sys.maxsize if total is None else total - index - 1)
             collected.sweep()
+            collected.finish()
+            later.measure(measurers)
         finally:
             try:
                 collected.finish()  # also after Ctrl-C: what was swept is kept
             finally:
-                measurer.finisher.close()
+                measurers.close()
                 report.close()
+    measurers.gather()
     spectra, kinks = collected.spectra, collected.kinks
     count = len(image_names)
     uncalled = [tuple(i for i in range(count) if k in collected.uncalled[i]) for k in range(len(calls))]
@@ -239,119 +249,59 @@ def jacobian_rank(
     measured = []
     for k, call in enumerate(calls):
         row = tuple(spectra[i][k] for i in range(len(image_names)))
+        if len(uncalled[k]) == count:  # its own calls change its path, and no sample stands for it
+            raise NotCalledError(call.name, frozenset([k]))
         if all(s is None for s in row):
             calling = " that calls it" if uncalled[k] else ""
             unmeasured[call.name] = f"its Jacobian has NaN or infinite entries on every image{calling}"
             continue
-        measured.append((call, next(s.shape[0] for s in row if s is not None), row, uncalled[k]))
+        measured.append((call, max(s.shape[0] for s in row if s is not None), row, uncalled[k]))
+    directions = Directions.of(choice, shapes)
     layers = [
-        Layer(call.name, rows, chosen.count(shape), call.true_cut, row, mixes, without)
+        Layer(call.name, rows, directions.count, call.true_cut, row, mixes, without)
         for (call, rows, row, without), mixes in zip(measured, found.mixes([m[0] for m in measured]), strict=True)
     ]
+    layers = later.placed(layers, count, directions.count)
+    unmeasured |= {name: why for name, why in later.unmeasured.items() if name not in {x.name for x in layers}}
     if not layers:
         raise MeasurementError(
             "no cut point could be measured: " + "; ".join(f"{k}: {v}" for k, v in unmeasured.items())
         )
     output = found.stands_for_output([m[0] for m in measured])
-    missed = [(call.name, len(who)) for call, who in zip(calls, uncalled, strict=True) if who]
+    missed = [(layer.name, len(layer.uncalled)) for layer in layers if layer.uncalled]
     if missed:
         names_of, counts = zip(*missed, strict=True)
         facts.append(Fact(FactKind.NOT_CALLED, {"names": names_of, "counts": counts, "total": count}))
+    if len(set(shapes)) > 1 or not Reading(tuple(layers), tol).one_size:
+        facts.append(several_sizes(directions, shapes))
     return JacobianProfile(
         model=given.model or found.model,
         weights=given.weights,
         layers=tuple(layers),
         images=tuple(image_names),
         tolerance=tol,
-        columns=Directions.of(chosen, shape),
+        columns=directions,
         background=background,
         device=device_name(where),
         dtype=str(work_dtype).removeprefix("torch."),
         versions=versions(),
-        input_shape=shape,
+        input_shape=shapes[0],
+        input_shapes=tuple(shapes) if len(set(shapes)) > 1 else (),
         cut_points=cut_points if isinstance(cut_points, str) else ", ".join(cut_points),
-        method=measurer.derivative.way,
-        failed_methods=tuple(measurer.derivative.failed_methods),
+        method=measurers.way,
+        failed_methods=tuple(measurers.failed_methods),
         unmeasured=unmeasured,
         output="" if output is None else output.name,
-        adjoint_error=measurer.derivative.adjoint,
-        kinks=tuple(kinks[i] for i in range(len(image_names))) if certify else (),
-        certificate=measurer.derivative.certificate,
-        facts=(*given.facts, *facts, *store.with_kept(measurer.derivative.facts), *store.facts(len(image_names))),
+        adjoint_error=measurers.adjoint,
+        kinks=tuple(max(kinks[i], later.kinks.get(i, 0)) for i in range(len(image_names))) if certify else (),
+        certificate=measurers.certificate,
+        facts=(*given.facts, *facts, *store.with_kept(measurers.facts), *store.facts(len(image_names))),
         seconds=time.perf_counter() - started,
-        chunk_size=measurer.chunk,
+        chunk_size=measurers.chunk,
         peak_memory=torch.cuda.max_memory_allocated(where) if where.type == "cuda" else None,
         skipped=given.skipped,
         provenance=given.kept,
     )
-
-
-class _Collected:
-    """Results by image index; a few batches may still be under way while the next is swept."""
-
-    def __init__(self, measurer: BatchMeasurer, store: Checkpoint, done: Callable[[int], None]) -> None:
-        self.measurer, self.store, self.done = measurer, store, done
-        self.spectra: dict[int, list[Spectrum | None]] = {}
-        self.kinks: dict[int, int] = {}
-        self.uncalled: dict[int, tuple[int, ...]] = {}
-        self._waiting: list[tuple[int, Sample]] = []
-        self._under_way: deque[tuple[list[tuple[int, Sample]], Callable[[], list[Finished]]]] = deque()
-
-    def keep(self, index: int, row: list[Spectrum | None], kinks: int, uncalled: tuple[int, ...]) -> None:
-        self.spectra[index], self.kinks[index], self.uncalled[index] = row, kinks, uncalled
-        self.done(index)
-
-    def restore(self, index: int, sample: Sample, name: str) -> bool:
-        """Take over what an earlier run kept of this image. The first such image is measured again and compared."""
-        kept = self.store.read(index, sample)
-        if kept is None:
-            return False
-        if not self.store.compared:
-            again = self._alone(sample)
-            if not kept.agrees(again.spectra, again.kinks):
-                self.store.distrust(name)
-                self._write(index, sample, again)
-                return True
-            self.store.compared = True
-        self.keep(index, kept.spectra, kept.kinks, kept.uncalled)
-        return True
-
-    def _alone(self, sample: Sample) -> Finished:
-        self.sweep()
-        self.finish()
-        self.measurer.batch_size(sample, 1)
-        return self.measurer.measure([sample])()[0]
-
-    def add(self, index: int, sample: Sample, more: int) -> None:
-        """Take one image; sweep when enough wait for one sweep, with ``more`` still to come."""
-        self._waiting.append((index, sample))
-        if len(self._waiting) >= self.measurer.batch_size(sample, len(self._waiting) + more):
-            self.sweep()
-
-    def sweep(self) -> None:
-        """Sweep the images that wait, and take in batches that were swept before."""
-        if not self._waiting:
-            return
-        batch, self._waiting = self._waiting, []
-        result = self.measurer.measure([s for _, s in batch])
-        self._under_way.append((batch, result))
-        while len(self._under_way) > (_AHEAD if self.measurer.settings.device.type == "cuda" else 0):
-            self._take_in()
-
-    def finish(self) -> None:
-        """Take in everything that was swept."""
-        while self._under_way:
-            self._take_in()
-
-    def _take_in(self) -> None:
-        batch, result = self._under_way.popleft()
-        for (index, sample), finished in zip(batch, result(), strict=True):
-            self._write(index, sample, finished)
-
-    def _write(self, index: int, sample: Sample, finished: Finished) -> None:
-        spectra, kinks, uncalled = finished.spectra, finished.kinks, finished.uncalled
-        self.store.write(index, sample, spectra, kinks, self.measurer.derivative.facts, uncalled)
-        self.keep(index, spectra, kinks, uncalled)
 
 
 def _dtype(model: nn.Module, dtype: DtypeLike) -> tuple[torch.dtype, list[Fact]]:
@@ -417,19 +367,26 @@ def _constants(model: nn.Module) -> set[str]:
     return {name for name, _ in model.named_buffers() if not name.endswith(("running_mean", "running_var"))}
 
 
-def _prepared(sample: Sample, shape: tuple[int, ...], columns: Columns, background: str) -> Sample:
-    if tuple(sample.x.shape[1:]) != shape:
-        raise DataError(
-            f"{sample.name} has shape {tuple(sample.x.shape[1:])} where the first has {shape}; "
-            "give inputs of one shape (resize, crop or pad them)"
-        )
+def _fits(choice: ColumnsByShape, sample: Sample, name: str, background: str) -> tuple[int, ...]:
+    """The sample's shape, which the columns have to fit; where they do not, the error names the sample."""
+    shape = tuple(sample.x.shape[1:])
+    try:
+        directions = choice.of(shape)
+    except UsageError as error:
+        raise UsageError(f"{name}: {error.args[0]}") from error
+    if background == "zero" and directions.coordinates(shape) is None:
+        raise UsageError(f"{parameter('background', 'zero')} needs a patch; random directions cover the whole image")
+    return shape
+
+
+def _prepared(sample: Sample, columns: ColumnsByShape, background: str) -> Sample:
     # Inference tensors carry no derivatives. A tangent of a view may be allocated as large as all that it views: one
     # image of a batch gets storage of its own.
     if sample.x.is_inference() or sample.x.untyped_storage().nbytes() > sample.x.nbytes:
         sample = replace(sample, x=sample.x.clone())
     if background == "image":
         return sample
-    coordinates = columns.coordinates(shape)
+    coordinates = columns.coordinates(tuple(sample.x.shape[1:]))
     assert coordinates is not None
     kept = torch.zeros_like(sample.x).flatten(1)
     kept[:, coordinates] = sample.x.flatten(1)[:, coordinates]

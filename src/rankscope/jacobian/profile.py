@@ -50,7 +50,10 @@ class JacobianProfile(Record):
     output : str
         The layer that holds what the network returns, empty where it was not measured; ``profile["output"]`` is it.
     columns : Directions
-        The input directions: their kind, their number K, and words for them.
+        The input directions: their kind, their number K (``columns.counts``: that of each sample, where they differ),
+        and words for them.
+    input_shapes : tuple of shapes
+        That of every sample without the batch dimension, where they differ; else empty. ``input_shape`` is the first's.
     method : Fact
         How tangents were pushed: kind ``PUSHED`` or ``LINEARISED`` with the ``name`` of the way, or ``KEPT_IMAGES``.
     failed_methods : tuple of Fact
@@ -92,6 +95,7 @@ class JacobianProfile(Record):
     seconds: float = 0.0
     chunk_size: int = 0
     peak_memory: int | None = None
+    input_shapes: tuple[tuple[int, ...], ...] = ()
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "provenance", frozen(dict(self.provenance)))
@@ -151,7 +155,10 @@ class JacobianProfile(Record):
         return pd.DataFrame(rows)
 
     def per_image(self, tolerance: ToleranceLike | None = None) -> pd.DataFrame:
-        """One row a cut point and image: ``layer``, ``image``, ``rank``, ``lower``, ``upper``, ``margin``."""
+        """One row a cut point and image: ``layer``, ``image``, ``rank``, ``lower``, ``upper``, ``margin``.
+
+        Where samples have several shapes, also their own ``rows``, ``columns`` (K) and ``threshold`` (τ).
+        """
         import pandas as pd
 
         found = (self if tolerance is None else self.with_tolerance(tolerance)).reading
@@ -159,7 +166,12 @@ class JacobianProfile(Record):
         ranks = {name: getattr(found, name).astype(object) for name in ("rank", "lower", "upper", "margin")}
         for values in ranks.values():
             values[~seen] = None
-        flat = {name: values.ravel().tolist() for name, values in ranks.items()}
+        if not found.one_size:
+            ranks |= {"threshold": np.where(seen, found.threshold.astype(object), None)}
+        flat: dict[str, Any] = {name: values.ravel().tolist() for name, values in ranks.items()}
+        if not found.one_size:
+            shapes = [(None, None) if s is None else s.shape for layer in self.layers for s in layer.spectra]
+            flat |= {"rows": [rows for rows, _ in shapes], "columns": [columns for _, columns in shapes]}
         names = [layer.name for layer in self.layers]
         frame = {"layer": np.repeat(names, len(self.images)), "image": list(self.images) * len(names), **flat}
         return pd.DataFrame(frame)
@@ -172,6 +184,7 @@ class JacobianProfile(Record):
             "model": self.model,
             "weights": self.weights,
             "input_shape": list(self.input_shape),
+            **({"input_shapes": [list(shape) for shape in self.input_shapes]} if self.input_shapes else {}),
             "images": list(self.images),
             "cut_points": self.cut_points,
             "tolerance": plain(self.tolerance.to_dict()),
@@ -210,9 +223,14 @@ class JacobianProfile(Record):
     def against_random(self) -> AgainstRandom:
         """This profile beside the Gaussian prediction for a chain of the same widths and mixing layers.
 
-        Raises ``UsageError`` when the tolerance has an absolute part.
+        Raises ``UsageError`` when the tolerance has an absolute part, and where samples have several shapes.
         """
         return self._against_random
+
+    @property
+    def comparable(self) -> bool:
+        """Whether ``against_random`` has an answer: the tolerance is relative, and all samples have one shape."""
+        return not self.tolerance.atol and self.reading.one_size
 
     @cached_property
     def _against_random(self) -> AgainstRandom:

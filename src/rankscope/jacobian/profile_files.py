@@ -118,6 +118,7 @@ def _fields(data: dict[str, Any], arrays: dict[str, Any]) -> dict[str, Any]:
         tolerance=as_tolerance(data["tolerance"]),
         versions=data["versions"],
         input_shape=tuple(data["input_shape"]),
+        input_shapes=tuple(tuple(shape) for shape in data.get("input_shapes", ())),
         failed_methods=earlier.failed(data["failed_methods"]),
         unmeasured=data["unmeasured"],
         output=data.get("output", ""),  # absent in files of earlier versions

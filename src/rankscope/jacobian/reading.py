@@ -29,6 +29,11 @@ class Reading:
     tolerance: Tolerance
 
     @cached_property
+    def one_size(self) -> bool:
+        """Whether every cut point's Jacobians have one shape: samples of several lengths have several."""
+        return all(len({s.shape for s in layer.spectra if s is not None}) < 2 for layer in self.layers)
+
+    @cached_property
     def _each(self) -> tuple[LayerReading, ...]:
         return tuple(layer.reading(self.tolerance) for layer in self.layers)
 
@@ -97,10 +102,13 @@ class Reading:
         rank, lower, upper = self.rank[k][seen], self.lower[k][seen], self.upper[k][seen]
         certified = bool(seen.any()) and bool(self.certified[k][seen].all())
         soft = layer.soft
+        rows, columns = layer.least
+        own = {} if self.one_size else {"least_rows": rows, "least_columns": columns, "room": list(layer.room)}
         return {
             "name": layer.name,
             "rows": layer.rows,
             "columns": layer.columns,
+            **own,
             "rank": {
                 "min": _int(np.min, rank),
                 "median": _float(np.median, rank),

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 from rankscope.report.figures import figure_of
 from rankscope.report.page import Page, Section, Table
 from rankscope.report.sentences import findings
-from rankscope.views.phrases import phrase
+from rankscope.views.phrases import phrase, shapes_of, span
 from rankscope.views.profile_text import flags
 from rankscope.views.sentences import sentence
 
@@ -28,7 +28,7 @@ def profile_page(profile: JacobianProfile) -> Page:
 
 def profile_section(profile: JacobianProfile, *, title: str | None = None, name: str = "profile") -> Section:
     """Sentences, the figure with the random layers laid over it, and every table of one profile."""
-    theory = not profile.tolerance.atol
+    theory = profile.comparable
     dotted = "Dotted: expected rank of random layers of the same widths. " if theory else ""
     caption = (
         f"Function rank (line) and range over the images (band) of every sub-network; whiskers are certified bounds. "
@@ -51,7 +51,7 @@ def rank_table(profile: JacobianProfile, *, caption: str = "Rank of every sub-ne
         rank, function = row["rank"], row["function_rank"]
         bounds = f"{function['lower']:,} … {function['upper']:,}" if row["certified"] else "none"
         rows.append(
-            (row["name"], row["rows"], min(row["rows"], row["columns"]), rank["min"], rank["median"], rank["max"],
+            (row["name"], *_sizes(row), rank["min"], rank["median"], rank["max"],
              bounds, row["effective_rank"], row["stable_rank"], flags(row))
         )  # fmt: skip
     head = ("layer", "outputs", "possible", "min", "median", "max", "bounds", "effective", "stable", "flags")
@@ -60,6 +60,13 @@ def rank_table(profile: JacobianProfile, *, caption: str = "Rank of every sub-ne
         "effective and stable rank are medians and need no threshold."
     )
     return Table(caption, head, rows, note=note)
+
+
+def _sizes(row: dict[str, Any]) -> tuple[Any, Any]:
+    """Outputs, and the rank that is possible: a range where samples have several shapes."""
+    if "room" not in row:
+        return row["rows"], min(row["rows"], row["columns"])
+    return span(row["least_rows"], row["rows"]), span(*row["room"])
 
 
 def conventions_table(profile: JacobianProfile, *, caption: str = "The same spectra under each tolerance") -> Table:
@@ -77,9 +84,9 @@ def conventions_table(profile: JacobianProfile, *, caption: str = "The same spec
         cells: list[Any] = [layer.name]
         for reading in readings:
             rank = reading.reading.rows[k]["rank"]
-            shape = (layer.rows, layer.columns)
-            relative = reading.tolerance.relative(shape, _torch_dtype(profile.dtype))
-            cells += [rank["median"], rank["max"], f"{relative:.1e}" if relative else "–"]
+            shapes = {s.shape for s in layer.spectra if s is not None} or {(layer.rows, layer.columns)}
+            relative = sorted(reading.tolerance.relative(shape, _torch_dtype(profile.dtype)) for shape in shapes)
+            cells += [rank["median"], rank["max"], span(relative[0], relative[-1], ".1e") if relative[-1] else "–"]
         rows.append(cells)
     note = (
         "torch's threshold grows with the number of outputs, so it can show a rise that is none: for comparison only."
@@ -91,10 +98,12 @@ def image_table(profile: JacobianProfile, *, caption: str = "Rank on every image
     """One row an image, one column a layer."""
     rows = []
     for i, image in enumerate(profile.images[:_MOST_IMAGES]):
-        rows.append((image, *(int(n) if n >= 0 else None for n in profile.reading.rank[:, i])))
+        own = (profile.columns.counts[i],) if profile.columns.counts else ()
+        rows.append((image, *own, *(int(n) if n >= 0 else None for n in profile.reading.rank[:, i])))
     more = len(profile.images) - _MOST_IMAGES
     note = f"The first {_MOST_IMAGES}; {more:,} more are in profile.safetensors." if more > 0 else ""
-    return Table(caption, ("image", *(x.name for x in profile.layers)), rows, folded=True, note=note)
+    sizes = ("columns",) if profile.columns.counts else ()
+    return Table(caption, ("image", *sizes, *(x.name for x in profile.layers)), rows, folded=True, note=note)
 
 
 def provenance(profile: JacobianProfile) -> dict[str, str]:
@@ -102,7 +111,7 @@ def provenance(profile: JacobianProfile) -> dict[str, str]:
     made = {
         "model": profile.model,
         "weights": profile.weights,
-        "input": "×".join(map(str, profile.input_shape)),
+        "input": shapes_of(dict.fromkeys(profile.input_shapes or (profile.input_shape,))),
         "images": f"{len(profile.images)}",
         "cut points": profile.cut_points,
         "columns": str(profile.columns),

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from rankscope._base.facts import FactKind, of_kind
 from rankscope.jacobian.against_random import MEANING
-from rankscope.views.phrases import phrase
+from rankscope.views.phrases import phrase, span
 from rankscope.views.sentences import sentence
 
 if TYPE_CHECKING:
@@ -46,9 +46,10 @@ def _results(profile: JacobianProfile, rows: list[dict[str, Any]]) -> Iterator[s
         f"Function rank (largest over {count}, tolerance {profile.tolerance.name}) starts at "
         f"{_of(first)} at {first['name']} and ends at {_of(last)} at {last['name']}."
     )
-    yield from _loss(rows)
+    if profile.reading.one_size:  # what is lost between two layers is that of one and the same sample
+        yield from _loss(rows)
     yield from _spread(profile, rows)
-    if not profile.tolerance.atol:
+    if profile.comparable:
         yield profile.against_random().sentence
     others = _conventions(profile)
     if others:
@@ -146,25 +147,29 @@ def _cautions(profile: JacobianProfile, rows: list[dict[str, Any]]) -> Iterator[
 
 
 def _meanings(profile: JacobianProfile) -> Iterator[str]:
-    inputs = math.prod(profile.input_shape)
-    columns = profile.layers[0].columns
-    if columns < inputs:
+    inputs = [math.prod(shape) for shape in profile.input_shapes or (profile.input_shape,)]
+    counts = profile.columns.counts or (profile.columns.count,) * len(inputs)
+    if any(columns < size for columns, size in zip(counts, inputs, strict=True)):
         yield (
-            f"These are partial ranks: {columns:,} of {inputs:,} input directions. A fall with depth is evidence "
-            "that the full rank falls, not proof: the paper's Lemma 2 holds for exact rank at one input, not for "
-            "numerical rank or for the maximum over inputs."
+            f"These are partial ranks: {span(min(counts), max(counts))} of {span(min(inputs), max(inputs))} input "
+            "directions. A fall with depth is evidence that the full rank falls, not proof: the paper's Lemma 2 holds "
+            "for exact rank at one input, not for numerical rank or for the maximum over inputs."
         )
-    yield (
-        f"No random layers are laid over the measurement: {profile.tolerance.name} has an absolute part, and they have "
-        "no scale of their own."
-        if profile.tolerance.atol
-        else MEANING
-    )
+    if profile.comparable:
+        yield MEANING
+    elif profile.tolerance.atol:
+        yield (
+            f"No random layers are laid over the measurement: {profile.tolerance.name} has an absolute part, and they "
+            "have no scale of their own."
+        )
+    yield from map(sentence, of_kind(profile.facts, FactKind.SEVERAL_SIZES))
     if profile.background == "zero":
         yield "Outside the patch the image was set to zero, as the authors' code does; the ranks hold at that input."
 
 
 def _room(row: dict[str, Any]) -> int:
+    if "room" in row:
+        return int(row["room"][1])
     return min(row["rows"], row["columns"])
 
 

@@ -1,10 +1,12 @@
 """A model becomes sub-networks at named cut points; patches and sketches restrict its input."""
 
 from rankscope.slicing.blocked import derivative_ends, failing_module, unmoved
+from rankscope.slicing.called import called
 from rankscope.slicing.capture import CallKey, Capture, capture, first_tensor
 from rankscope.slicing.columns import (
     All,
     Columns,
+    ColumnsByShape,
     ColumnsLike,
     Patch,
     Positions,
@@ -26,6 +28,7 @@ __all__ = [
     "CallKey",
     "Capture",
     "Columns",
+    "ColumnsByShape",
     "ColumnsLike",
     "CutPointsLike",
     "LayerTable",
@@ -41,6 +44,7 @@ __all__ = [
     "Trace",
     "as_columns",
     "call_model",
+    "called",
     "capture",
     "derivative_ends",
     "evaluation_mode",

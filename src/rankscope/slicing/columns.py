@@ -14,7 +14,7 @@ from torch import Tensor
 
 from rankscope._base.errors import UsageError, nearest, parameter
 
-__all__ = ["All", "Columns", "ColumnsLike", "Patch", "Positions", "Sketch", "as_columns"]
+__all__ = ["All", "Columns", "ColumnsByShape", "ColumnsLike", "Patch", "Positions", "Sketch", "as_columns"]
 
 Shape: TypeAlias = tuple[int, ...]
 
@@ -320,3 +320,35 @@ def as_columns(value: ColumnsLike, shape: Shape) -> Columns:
         raise UsageError(f"columns is {value!r}; give a Patch, Positions, a Sketch, 'all' or 'auto'")
     value.count(shape)
     return value
+
+
+class ColumnsByShape:
+    """One choice for inputs of several shapes: ``"auto"`` is decided for each, and K differs between them.
+
+    >>> choice = ColumnsByShape("auto")
+    >>> choice.count((4, 8)), choice.count((100, 32))
+    (32, 768)
+    """
+
+    def __init__(self, wanted: ColumnsLike) -> None:
+        self.wanted = wanted
+        self._made: dict[Shape, Columns] = {}
+
+    def of(self, shape: Shape) -> Columns:
+        """The columns for one shape; raises ``UsageError`` where the choice does not fit it."""
+        if shape not in self._made:
+            self._made[shape] = as_columns(self.wanted, shape)
+        return self._made[shape]
+
+    def count(self, shape: Shape) -> int:
+        return self.of(shape).count(shape)
+
+    def coordinates(self, shape: Shape) -> Tensor | None:
+        return self.of(shape).coordinates(shape)
+
+    def tangents(self, shape: Shape, start: int, stop: int, device: torch.device, dtype: torch.dtype) -> Tensor:
+        return self.of(shape).tangents(shape, start, stop, device, dtype)
+
+    def describe(self) -> str:
+        """The phrases of all that were made so far."""
+        return ", or ".join(dict.fromkeys(made.describe() for made in self._made.values()))

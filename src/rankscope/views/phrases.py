@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from rankscope._base.facts import Fact, FactKind
 
-__all__ = ["PHRASES", "phrase"]
+__all__ = ["PHRASES", "phrase", "shapes_of", "span"]
 
 
 def phrase(fact: Fact) -> str:
@@ -44,3 +44,24 @@ PHRASES: dict[FactKind, Callable[[Mapping[str, Any]], str]] = {
 
 def _power(value: float) -> str:
     return f"{value:.0e}".replace("e-0", "e-")
+
+
+def span(least: float, most: float, form: str = ",") -> str:
+    """One number, or the smallest and the largest of several.
+
+    >>> span(24, 24), span(24, 1060)
+    ('24', '24–1,060')
+    """
+    return format(most, form) if least == most else f"{least:{form}}–{most:{form}}"
+
+
+def shapes_of(shapes: Iterable[Sequence[int]]) -> str:
+    """Shapes in words; of more than three the first and how many more.
+
+    >>> shapes_of([(5, 8), (7, 8)])
+    '5×8 and 7×8'
+    """
+    each = ["×".join(map(str, shape)) for shape in shapes]
+    if len(each) > 3:
+        return f"{', '.join(each[:2])} and {len(each) - 2:,} more"
+    return " and ".join([", ".join(each[:-1]), each[-1]]) if len(each) > 1 else "".join(each)

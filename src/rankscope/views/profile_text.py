@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from rankscope._base.facts import Fact
-from rankscope.views.phrases import phrase
+from rankscope.views.phrases import phrase, span
 from rankscope.views.sentences import note
 
 __all__ = ["flags", "profile_text"]
@@ -46,15 +46,17 @@ def profile_text(
 ) -> str:
     """Header, one line a cut point, and everything that could not be measured or must be known."""
     width = max([len(r["name"]) for r in rows] + [5])
+    sizes = [span(row.get("least_rows", row["rows"]), row["rows"]) for row in rows]
+    room = max([len(size) for size in sizes] + [9])
     lines = [
         *head,
-        f"{'layer':<{width}}  {'rows':>9} {'min':>6} {'median':>7} {'max':>6}  {'bounds':<15} flags",
+        f"{'layer':<{width}}  {'rows':>{room}} {'min':>6} {'median':>7} {'max':>6}  {'bounds':<15} flags",
     ]
-    for row in rows:
+    for row, size in zip(rows, sizes, strict=True):
         rank, function = row["rank"], row["function_rank"]
         bounds = f"[{function['lower']}, {function['upper']}]" if row["certified"] else "none"
         lines.append(
-            f"{row['name']:<{width}}  {row['rows']:>9,} {rank['min']:>6} {rank['median']:>7g} {rank['max']:>6}  "
+            f"{row['name']:<{width}}  {size:>{room}} {rank['min']:>6} {rank['median']:>7g} {rank['max']:>6}  "
             f"{bounds:<15} {flags(row)}".rstrip()
         )
     lines.append(f"max = function rank, with its certified bounds ({phrase(certificate)}). Method: {phrase(method)}.")

@@ -8,7 +8,7 @@ from typing import Any
 from rankscope._base.facts import Fact, FactKind
 from rankscope.views.feature_sentences import FEATURE_SENTENCES
 from rankscope.views.loading_sentences import LOADING_SENTENCES
-from rankscope.views.phrases import PHRASES, phrase
+from rankscope.views.phrases import PHRASES, phrase, shapes_of, span
 
 __all__ = ["note", "sentence"]
 
@@ -59,6 +59,17 @@ def _differentiated(v: _Values) -> str:
 
 def _input_left_out(v: _Values) -> str:
     return f"The model is called without {v['name']}: {v['reason']}."
+
+
+def _several_sizes(v: _Values) -> str:
+    if len(v["shapes"]) > 1:
+        what = f"The samples have shapes {shapes_of(v['shapes'])}. "
+    else:
+        what = "The cut points have other numbers of outputs for other samples. "
+    own = (
+        f"Each has its own K ({span(v['least'], v['most'])}) and its own threshold. " if v["least"] != v["most"] else ""
+    )
+    return f"{what}{own}No comparison with random layers is made, since that needs one size."
 
 
 def _read_back(v: _Values) -> str:
@@ -255,6 +266,7 @@ _SENTENCES: dict[FactKind, Callable[[_Values], str]] = {
     FactKind.WAY_GIVEN_UP: _way_given_up,
     FactKind.DIFFERENTIATED: _differentiated,
     FactKind.INPUT_LEFT_OUT: _input_left_out,
+    FactKind.SEVERAL_SIZES: _several_sizes,
     FactKind.READ_BACK: _read_back,
     FactKind.KEPT_DAMAGED: _kept_damaged,
     FactKind.KEPT_OTHER: _kept_other,

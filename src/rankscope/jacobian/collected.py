@@ -1,0 +1,87 @@
+"""What the samples of one measurement leave, by number: swept in batches, read back, kept."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable
+
+from rankscope.jacobian.checkpoint import Checkpoint
+from rankscope.jacobian.finish import Finished
+from rankscope.jacobian.measurers import Measurers, layout
+from rankscope.slicing import Sample
+from rankscope.spectra import Spectrum
+
+__all__ = ["Collected"]
+
+_AHEAD = 2  # batches whose eigenvalues may still be under way beside a GPU
+
+
+class Collected:
+    """Results by image index; a few batches may still be under way while the next is swept."""
+
+    def __init__(self, measurers: Measurers, store: Checkpoint, done: Callable[[int], None]) -> None:
+        self.measurers, self.store, self.done = measurers, store, done
+        self.spectra: dict[int, list[Spectrum | None]] = {}
+        self.kinks: dict[int, int] = {}
+        self.uncalled: dict[int, tuple[int, ...]] = {}
+        self._waiting: list[tuple[int, Sample]] = []
+        self._under_way: deque[tuple[list[tuple[int, Sample]], Callable[[], list[Finished]]]] = deque()
+
+    def keep(self, index: int, row: list[Spectrum | None], kinks: int, uncalled: tuple[int, ...]) -> None:
+        self.spectra[index], self.kinks[index], self.uncalled[index] = row, kinks, uncalled
+        self.done(index)
+
+    def restore(self, index: int, sample: Sample, name: str) -> bool:
+        """Take over what an earlier run kept of this image. The first such image is measured again and compared."""
+        kept = self.store.read(index, sample)
+        if kept is None:
+            return False
+        if not self.store.compared:
+            again = self._alone(sample)
+            if not kept.agrees(again.spectra, again.kinks):
+                self.store.distrust(name)
+                self._write(index, sample, again)
+                return True
+            self.store.compared = True
+        self.keep(index, kept.spectra, kept.kinks, kept.uncalled)
+        return True
+
+    def _alone(self, sample: Sample) -> Finished:
+        self.sweep()
+        self.finish()
+        measurer = self.measurers.of(sample)
+        measurer.batch_size(sample, 1)
+        return measurer.measure([sample])()[0]
+
+    def add(self, index: int, sample: Sample, more: int) -> None:
+        """Take one image; sweep when enough wait for one sweep, with ``more`` still to come."""
+        if self._waiting and layout(self._waiting[0][1]) != layout(sample):
+            self.sweep()
+        self._waiting.append((index, sample))
+        if len(self._waiting) >= self.measurers.of(sample).batch_size(sample, len(self._waiting) + more):
+            self.sweep()
+
+    def sweep(self) -> None:
+        """Sweep the images that wait, and take in batches that were swept before."""
+        if not self._waiting:
+            return
+        batch, self._waiting = self._waiting, []
+        result = self.measurers.of(batch[0][1]).measure([s for _, s in batch])
+        self._under_way.append((batch, result))
+        while len(self._under_way) > (_AHEAD if self.measurers.settings.device.type == "cuda" else 0):
+            self._take_in()
+
+    def finish(self) -> None:
+        """Take in everything that was swept."""
+        while self._under_way:
+            self._take_in()
+
+    def _take_in(self) -> None:
+        batch, result = self._under_way.popleft()
+        for (index, sample), finished in zip(batch, result(), strict=True):
+            self._write(index, sample, finished)
+
+    def _write(self, index: int, sample: Sample, finished: Finished) -> None:
+        spectra, kinks, uncalled = finished.spectra, finished.kinks, finished.uncalled
+        self.store.write(index, sample, spectra, kinks, self.measurers.facts, uncalled)
+        self.keep(index, spectra, kinks, uncalled)

@@ -1,0 +1,119 @@
+"""Cut points that only later samples call: the first sample's path does not lead to them.
+
+What a name such as ``"all"`` stands for is resolved over all samples. One plain pass of each sample says which calls it
+makes; those that the first sample does not make are traced and measured on the samples that make them.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from torch import nn
+
+from rankscope._base.errors import CutPointError
+from rankscope.jacobian.layer import Layer
+from rankscope.jacobian.measurers import Measurers
+from rankscope.jacobian.returned import without_derivative
+from rankscope.slicing import CutPointsLike, ModuleCall, Sample, Stretch, Trace, called, select, trace
+from rankscope.spectra import Spectrum
+
+__all__ = ["LaterCalls"]
+
+_Key = tuple[str, int]
+
+
+@dataclass
+class _Found:
+    """One cut point: its call, what mixes before it, the name of the cut point before it, and its spectra."""
+
+    call: ModuleCall
+    mixes: Stretch
+    before: str
+    spectra: dict[int, Spectrum | None] = field(default_factory=dict)
+
+
+class LaterCalls:
+    """``look`` at every sample, then ``measure`` those that lead elsewhere, then put the ``layers`` in their places."""
+
+    def __init__(self, model: nn.Module, first: Sample, found: Trace, wanted: CutPointsLike) -> None:
+        names = [wanted] if isinstance(wanted, str) else list(wanted)
+        # a dotted name is that of one module, which the first sample calls or the name is refused
+        self._open = any(name in ("all", "blocks") or any(letter in name for letter in "*?[") for name in names)
+        self.model, self.found, self.wanted = model, found, wanted
+        self.known = called(model, first, found) if self._open else frozenset()
+        self._groups: dict[frozenset[_Key], list[tuple[int, Sample, Sample]]] = {}
+        self._calls: dict[tuple[object, ...], _Found] = {}
+        self._output_of: dict[int, str] = {}  # by sample, the cut point that returned the network's output
+        self.unmeasured: dict[str, str] = {}
+        self.kinks: dict[int, int] = {}
+
+    def look(self, index: int, at_home: Sample, sample: Sample) -> None:
+        """Remember a sample that makes calls of its own; ``sample`` is it as it is measured."""
+        if not self._open or index == 0:
+            return
+        new = called(self.model, at_home, self.found) - self.known
+        if new:
+            self._groups.setdefault(new, []).append((index, at_home, sample))
+
+    def measure(self, measurers: Measurers) -> None:
+        """Measure the calls found, each on the samples that make it; use it inside ``measuring``."""
+        for new, samples in self._groups.items():
+            path = trace(self.model, samples[0][1])
+            try:
+                every = [c for c in select(self.model, path, self.wanted) if c.depends]
+            except CutPointError:  # a glob may match nothing on this path
+                continue
+            output = path.stands_for_output(every)
+            self._output_of |= {index: "" if output is None else output.name for index, _, _ in samples}
+            chosen = [c for c in every if (c.key.module, c.key.call) in new]
+            if not chosen:
+                continue
+            self.unmeasured |= without_derivative(self.model, samples[0][1], chosen)[0]
+            for call, mixes, k in zip(every, path.mixes(every), range(len(every)), strict=True):
+                if call in chosen:
+                    before = every[k - 1].name if k else ""
+                    self._calls.setdefault(_identity(call), _Found(call, mixes, before))
+            own = Measurers(self.model, chosen, measurers.settings, measurers.finisher)
+            for index, _, sample in samples:
+                measurer = own.of(sample)
+                measurer.batch_size(sample, 1)
+                finished = measurer.measure([sample])()[0]
+                self.kinks[index] = finished.kinks
+                for k, call in enumerate(chosen):
+                    if k not in finished.uncalled:
+                        self._calls[_identity(call)].spectra[index] = finished.spectra[k]
+            measurers.join(own)
+
+    def placed(self, layers: list[Layer], count: int, columns: int) -> list[Layer]:
+        """The measured layers with those of later samples among them, each behind the one it follows."""
+        placed = list(layers)
+        for one in sorted(self._calls.values(), key=lambda one: one.call.of_network):
+            if one.call.of_network and not one.call.part:
+                self._complete(one, placed, count)
+            row = tuple(one.spectra.get(i) for i in range(count))
+            if all(s is None for s in row):
+                calling = " that calls it" if len(one.spectra) < count else ""
+                self.unmeasured.setdefault(
+                    one.call.name, f"its Jacobian has NaN or infinite entries on every image{calling}"
+                )
+                continue
+            rows = max(s.shape[0] for s in row if s is not None)
+            without = tuple(i for i in range(count) if i not in one.spectra)
+            layer = Layer(one.call.name, rows, columns, one.call.true_cut, row, one.mixes, without)
+            names = [x.name for x in placed]
+            behind = names.index(one.before) + 1 if one.before in names else 0
+            placed.insert(len(names) if one.call.of_network else behind, layer)
+        return placed
+
+    def _complete(self, one: _Found, layers: list[Layer], count: int) -> None:
+        """Of other samples the network's output is what some module returned, and was measured there."""
+        stands = self.found.stands_for_output(self.found.calls)
+        by_name = {layer.name: layer for layer in layers}
+        for index in range(count):
+            layer = by_name.get(self._output_of.get(index, "" if stands is None else stands.name))
+            if index not in one.spectra and layer is not None and index not in layer.uncalled:
+                one.spectra[index] = layer.spectra[index]
+
+
+def _identity(call: ModuleCall) -> tuple[object, ...]:
+    return tuple(call.key)

@@ -1,0 +1,131 @@
+"""One ``BatchMeasurer`` for samples of each shape: what a first sample shows holds for its own shape alone."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves
+
+from rankscope._base.facts import Fact, FactKind, gist
+from rankscope.jacobian.batch import BatchMeasurer
+from rankscope.jacobian.derivative import Settings, in_both_precisions, worst
+from rankscope.jacobian.finish import Finisher
+from rankscope.slicing import ModuleCall, Sample
+
+__all__ = ["Measurers", "layout"]
+
+_KEPT = 4  # shapes whose traced networks and recorded passes stay at hand
+_WEAKEST = (FactKind.PROBES, FactKind.SCALED_PROBES, FactKind.NARROW_PROBES, FactKind.NOT_IN_FLOAT64)
+
+
+def layout(sample: Sample) -> tuple[Any, ...]:
+    """The shapes of all tensors of a call: samples of one layout can be measured alike.
+
+    >>> layout(Sample(torch.zeros(1, 5, 2), "text 0", extra={"mask": torch.ones(1, 5)}))
+    ((1, 5, 2), ('mask', (1, 5)))
+    """
+    beside = (
+        (k, *(tuple(v.shape) for v in tree_leaves(value) if isinstance(v, Tensor))) for k, value in _extra(sample)
+    )
+    return (tuple(sample.x.shape), *(entry for entry in beside if len(entry) > 1))
+
+
+def _extra(sample: Sample) -> list[tuple[str, Any]]:
+    return sorted(sample.extra.items(), key=lambda item: item[0])
+
+
+class Measurers:
+    """Use it inside ``measuring``; ``close`` waits for what is under way."""
+
+    def __init__(
+        self, model: nn.Module, calls: Sequence[ModuleCall], settings: Settings, finisher: Finisher | None = None
+    ) -> None:
+        self.model, self.calls, self.settings = model, calls, settings
+        self.finisher = finisher or Finisher(settings.device, settings.dtype)
+        self._runners = in_both_precisions(model, calls, settings)  # shared by all shapes
+        self._at_hand: dict[tuple[Any, ...], BatchMeasurer] = {}
+        self._facts: list[Fact] = []
+        self.failed_methods: list[Fact] = []
+        self.chunk = 0
+        self._ways: list[Fact] = []
+        self._certificates: list[Fact] = []
+        self._adjoint: list[float | None] = []
+
+    def of(self, sample: Sample) -> BatchMeasurer:
+        """The one for this sample's shape, with all its checks made on the first sample of that shape."""
+        key = layout(sample)
+        found = self._at_hand.pop(key, None)
+        if found is None:
+            found = BatchMeasurer(self.model, self.calls, self.settings, self.finisher, self._runners)
+            while len(self._at_hand) >= _KEPT:
+                self._take_in(self._at_hand.pop(next(iter(self._at_hand))))
+        self._at_hand[key] = found  # the latest stands last
+        return found
+
+    def _take_in(self, one: BatchMeasurer) -> None:
+        """What this one found out belongs to the result."""
+        known = {gist(fact) for fact in self._facts}
+        self._facts += [fact for fact in one.derivative.facts if gist(fact) not in known]
+        known = {gist(fact) for fact in self.failed_methods}
+        self.failed_methods += [fact for fact in one.derivative.failed_methods if gist(fact) not in known]
+        self.chunk = max(self.chunk, one.chunk)
+        if one.derivative.method is not None:
+            self._ways.append(one.derivative.way)
+            self._adjoint.append(one.derivative.adjoint)
+            self._certificates.append(one.derivative.certificate)
+
+    def gather(self) -> None:
+        """Take in what every shape has shown; afterwards the properties below are complete."""
+        for one in self._at_hand.values():
+            self._take_in(one)
+        self._at_hand.clear()
+
+    def join(self, other: Measurers) -> None:
+        """Take over what the measurers of other cut points have shown."""
+        other.gather()
+        known = {gist(fact) for fact in self._facts}
+        self._facts += [fact for fact in other._facts if gist(fact) not in known]
+        known = {gist(fact) for fact in self.failed_methods}
+        self.failed_methods += [fact for fact in other.failed_methods if gist(fact) not in known]
+        self._ways += other._ways
+        self._adjoint += other._adjoint
+        self._certificates += other._certificates
+
+    @property
+    def facts(self) -> list[Fact]:
+        """What was found out so far."""
+        found = list(self._facts)
+        for one in self._at_hand.values():
+            known = {gist(fact) for fact in found}
+            found += [fact for fact in one.derivative.facts if gist(fact) not in known]
+        return found
+
+    @property
+    def way(self) -> Fact:
+        """How tangents were pushed: the way of the first shape, with the largest difference of all."""
+        if not self._ways:
+            return Fact(FactKind.KEPT_IMAGES)
+        first = self._ways[0]
+        if first.kind is not FactKind.LINEARISED:
+            return first
+        same = [w["difference"] for w in self._ways if w.kind is FactKind.LINEARISED]
+        return Fact(FactKind.LINEARISED, {"name": first["name"], "difference": worst(same)})
+
+    @property
+    def adjoint(self) -> float | None:
+        """The largest disagreement of both modes; ``None`` where reverse mode fails for some shape."""
+        known = [e for e in self._adjoint if e is not None]
+        return worst(known) if known and len(known) == len(self._adjoint) else None
+
+    @property
+    def certificate(self) -> Fact:
+        """What bounds the error, at the shape where it is weakest."""
+        if not self._certificates:
+            return Fact(FactKind.KEPT_IMAGES if self.settings.certify else FactKind.NOT_CERTIFIED)
+        return max(self._certificates, key=lambda f: _WEAKEST.index(f.kind) if f.kind in _WEAKEST else -1)
+
+    def close(self) -> None:
+        """Wait for the decompositions under way."""
+        self.finisher.close()
