@@ -742,7 +742,7 @@ BAD_INPUTS = [
     (torch.cat([torch.zeros(1, 8), NAN]), {}, rs.DataError, "sample 1 has 2 NaN"),
     (torch.zeros(2, 8, dtype=torch.long), {}, rs.DataError, r"dtype torch.int64, which cannot be differentiated"),
     (torch.zeros(8), {}, rs.DataError, r"shape \(8,\); its first dimension counts samples"),
-    ([(torch.zeros(8), 0), (torch.zeros(7), 0)], {}, rs.ModelError, r"does not take torch.float32 inputs of shape \(1, 7\)"),
+    ([(torch.zeros(8), 0), (torch.zeros(7), 0)], {}, rs.ModelError, r"does not take .*shape \(1, 7\)"),
     ({"ids": torch.zeros(1, 8, dtype=torch.long)}, {}, rs.DataError, "no floating-point input .*int64"),
     (["a"], {}, rs.DataError, "a list holds a str"),
     (7, {}, rs.UsageError, "inputs is a int; give a tensor"),

@@ -93,7 +93,8 @@ OTHERWISE = {
     "layers": EXAMPLE.layers[:2], "tolerance": rs.Tolerance.paper(), "columns": Directions("sketch", 2, "2"),
     "method": Fact(FactKind.KEPT_IMAGES), "certificate": Fact(FactKind.NOT_CERTIFIED), "facts": (), "provenance": {},
     "versions": {}, "unmeasured": {}, "skipped": {"fifth": "?"}, "adjoint_error": None, "kinks": (1, 0, 3),
-    "input_shape": (3, 4), "input_shapes": ((3, 4), (2, 4)), "images": ("", "", "c"), "failed_methods": (), "seconds": 1.0, "chunk_size": 6,
+    "input_shape": (3, 4), "input_shapes": ((3, 4), (2, 4)), "images": ("", "", "c"), "failed_methods": (),
+    "seconds": 1.0, "chunk_size": 6,
     "peak_memory": None,
 }  # fmt: skip
 
