@@ -9,7 +9,9 @@ from rankscope._base.checks import count_of
 from rankscope._base.errors import DataError
 from rankscope._base.facts import Fact, FactKind
 from rankscope._base.progress import Reporter
+from rankscope.cli.texts import check_texts, model_texts
 from rankscope.loading import Images, LoadedModel, calibrate_batchnorm, load_images, load_model
+from rankscope.loading.texts import Texts
 from rankscope.slicing import example_sample
 
 __all__ = ["Network"]
@@ -35,11 +37,13 @@ class Network:
     num_classes: int | None
     images: str | None
     limit: int | None
+    texts: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         count_of(self.seed, "seed", least=0)
         if self.limit is not None:
             count_of(self.limit, "limit")
+        check_texts(self.texts, self.model, images=self.images)
 
     def load(self, report: Reporter | None = None) -> tuple[LoadedModel, Any, Images | None, tuple[Fact, ...]]:
         """The model, what to measure it on, the images that this consists of (``None`` for other inputs), and facts.
@@ -55,6 +59,10 @@ class Network:
             seed=self.seed,
             num_classes=self.num_classes,
         )
+        if self.texts:
+            found = model_texts(loaded.model, self.model, self.texts)
+            kept = found if self.limit is None else Texts(found.texts[: self.limit], found.items[: self.limit])
+            return loaded, kept, None, loaded.facts
         say(0, None, "reading images")
         inputs, images, facts = self._inputs(loaded)
         if loaded.random and images is not None:

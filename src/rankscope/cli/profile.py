@@ -52,6 +52,14 @@ def profile_command(
             show_default=False,
         ),
     ] = None,
+    text: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="TEXT|FILE",
+            help="For hf: models with a tokenizer: a sentence, or a file with one text a line. May be repeated.",
+            show_default=False,
+        ),
+    ] = None,
     limit: Annotated[int | None, typer.Option(help="At most this many images, drawn at random from the seed.")] = None,
     patch: Annotated[
         str | None, typer.Option(metavar="SIZE", help="Columns of one patch: 16, or HEIGHTxWIDTH. Partial rank.")
@@ -118,7 +126,7 @@ def profile_command(
         "certify": certify,
         "device": where,
     }
-    network = Network(model, weights, weights_key, seed, num_classes, images, limit)
+    network = Network(model, weights, weights_key, seed, num_classes, images, limit, tuple(text or ()))
     folder = out if out is not None else default_folder(model)
     # the whole run has the folder for itself: another model's results may not appear in between
     with FolderLock(folder), contextlib.redirect_stdout(sys.stderr):
@@ -165,7 +173,7 @@ def _measure(network: Network, asked: dict[str, Any], partial: Path, report: Rep
             inputs,
             progress=counted,
             checkpoint=partial,
-            names=None if images is None else lambda i: images.names[i],
+            names=(lambda i: f"text {i}") if network.texts else None if images is None else lambda i: images.names[i],
             provenance=provenance,
             **asked,
         )

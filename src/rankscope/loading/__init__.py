@@ -10,6 +10,7 @@ from rankscope.loading.images import IMAGE_SUFFIXES, Images, image_files, is_ima
 from rankscope.loading.models import check_spec, load_model
 from rankscope.loading.preprocessing import Preprocessing, plain_preprocessing
 from rankscope.loading.record import LoadedModel
+from rankscope.loading.texts import Texts, load_tokenizer, read_texts
 from rankscope.loading.weights import check_finite, load_weights, read_weights
 
 __all__ = [
@@ -18,6 +19,7 @@ __all__ = [
     "Images",
     "LoadedModel",
     "Preprocessing",
+    "Texts",
     "calibrate_batchnorm",
     "check_finite",
     "check_spec",
@@ -29,9 +31,11 @@ __all__ = [
     "is_image",
     "load_images",
     "load_model",
+    "load_tokenizer",
     "load_weights",
     "plain_preprocessing",
     "pretrained_choice",
+    "read_texts",
     "read_weights",
     "resolve_device",
     "split_folder",

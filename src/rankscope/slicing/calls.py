@@ -96,6 +96,11 @@ class Call:
     def __len__(self) -> int:
         return len(self.x)
 
+    @property
+    def embedded(self) -> bool:
+        """Whether what is differentiated are embeddings of tokens, and not what a user may take for the input."""
+        return self.keyword == "inputs_embeds"
+
     def rows(self, start: int, stop: int, name: str) -> Sample:
         """Samples start … stop − 1 as one ``Sample``."""
         own = {k: v[start:stop] for k, v in self.per_sample.items()}

@@ -130,7 +130,7 @@ def facts_of(call: Call) -> tuple[Fact, ...]:
     """What a reader has to know of how a call was read."""
     facts = []
     own, shared = tuple(call.per_sample), tuple(k for k in call.shared if k != "use_cache")
-    if own or shared:
+    if own or shared or call.embedded:
         facts.append(Fact(FactKind.DIFFERENTIATED, {"name": call.name, "per_sample": own, "shared": shared}))
     facts += [Fact(FactKind.INPUT_LEFT_OUT, {"name": k, "reason": v}) for k, v in call.dropped.items()]
     return tuple(facts)

@@ -1,0 +1,56 @@
+"""``--text``: a sentence, or a file with one text a line."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from rankscope._base.errors import DataError, UsageError
+from rankscope.loading.texts import Texts, load_tokenizer, read_texts
+
+__all__ = ["check_texts", "model_texts", "texts_of"]
+
+
+def check_texts(given: Sequence[str], model: str, **others: Any) -> None:
+    """Refuse ``--text`` for a model without a tokenizer, and beside other inputs; ``others`` by option."""
+    if not given:
+        return
+    if not model.startswith("hf:"):
+        raise UsageError(f"--text needs a model of Hugging Face with its tokenizer (hf:FOLDER); {model!r} has none")
+    for option, value in others.items():
+        if value is not None:
+            raise UsageError(f"--text and --{option} both say what to measure on; give one of them")
+
+
+def texts_of(given: Sequence[str]) -> list[str]:
+    """The texts that the options stand for, in order."""
+    found: list[str] = []
+    for value in given:
+        found += _lines(Path(value)) if _is_file(value) else [value]
+    return found
+
+
+def _is_file(value: str) -> bool:
+    try:
+        return Path(value).is_file()
+    except (OSError, ValueError):  # a sentence that is too long for a path, or holds what no path may
+        return False
+
+
+def _lines(path: Path) -> list[str]:
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise DataError(f"{path.name} cannot be read as UTF-8 text: {error}") from error
+    if not lines:
+        raise DataError(f"{path.name} holds no text; write one a line")
+    blank = next((k for k, line in enumerate(lines, 1) if not line.strip()), None)
+    if blank is not None:
+        raise DataError(f"line {blank} of {path.name} is blank; write one text a line")
+    return lines
+
+
+def model_texts(model: Any, spec: str, given: Sequence[str]) -> Texts:
+    """The texts through the tokenizer of ``hf:FOLDER``."""
+    return read_texts(model, load_tokenizer(spec.removeprefix("hf:")), texts_of(given))

@@ -1,0 +1,162 @@
+"""Texts through a model's own tokenizer, beside plain autograd of the embeddings in float64."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+import rankscope as rs
+from rankscope._base.facts import FactKind, of_kind
+from rankscope.cli.main import main
+from rankscope.loading import read_texts
+
+transformers = pytest.importorskip("transformers")
+tokenizers = pytest.importorskip("tokenizers")
+
+WORDS = ["[UNK]", "the", "cat", "sat", "on", "a", "mat"]
+TEXTS = ["the cat sat", "a mat", "the cat sat on the mat", "cat"]
+COUNTS = (3, 2, 6, 1)
+
+
+def tokenizer() -> Any:
+    made = tokenizers.Tokenizer(
+        tokenizers.models.WordLevel({word: k for k, word in enumerate(WORDS)}, unk_token="[UNK]")
+    )
+    made.pre_tokenizer = tokenizers.pre_tokenizers.Whitespace()
+    return transformers.PreTrainedTokenizerFast(tokenizer_object=made, unk_token="[UNK]")
+
+
+def bert() -> Any:
+    config = transformers.BertConfig(
+        vocab_size=7, hidden_size=8, num_hidden_layers=2, num_attention_heads=2, intermediate_size=12,
+        max_position_embeddings=8,
+    )  # fmt: skip
+    config._attn_implementation = "eager"
+    return transformers.BertModel(config, add_pooling_layer=False).eval()
+
+
+def gpt() -> Any:
+    config = transformers.GPT2Config(vocab_size=7, n_embd=8, n_layer=2, n_head=2, n_positions=8)
+    config._attn_implementation = "eager"
+    return transformers.GPT2Model(config).eval()
+
+
+@pytest.fixture(params=[bert, gpt])
+def model(request: pytest.FixtureRequest) -> Any:
+    torch.manual_seed(0)
+    return request.param()
+
+
+def truth(model: Any, text: str) -> np.ndarray[Any, Any]:
+    """The output's Jacobian with respect to the token embeddings; positions are the model's own."""
+    model = model.double()
+    ids = torch.tensor([[WORDS.index(word) for word in text.split()]])
+    embeds = model.get_input_embeddings()(ids).detach()
+
+    def run(x: torch.Tensor) -> torch.Tensor:
+        return model(inputs_embeds=x, use_cache=False).last_hidden_state
+
+    found = torch.autograd.functional.jacobian(run, embeds)
+    model.float()
+    return found.reshape(-1, embeds.numel()).numpy()
+
+
+def test_each_text_has_its_own_jacobian(model: Any) -> None:
+    profile = rs.jacobian_rank(model, read_texts(model, tokenizer(), TEXTS), cut_points="output", columns="all")
+    assert profile.columns.counts == tuple(8 * n for n in COUNTS)
+    for text, n, spectrum in zip(TEXTS, COUNTS, profile.layers[0].spectra, strict=True):
+        assert spectrum is not None
+        assert spectrum.shape == (8 * n, 8 * n)
+        sigma = np.linalg.svd(truth(model, text), compute_uv=False)
+        # float32 through a few layers of width 8: far below 1e-4; without squares, values under 1e-3 are rougher
+        np.testing.assert_allclose(spectrum.singular_values, sigma, atol=1e-4 * sigma[0])
+    (fact,) = of_kind(profile.facts, FactKind.DIFFERENTIATED)
+    assert fact["name"] == "inputs_embeds"
+
+
+def test_all_coordinates_of_one_token(model: Any) -> None:
+    profile = rs.jacobian_rank(
+        model, read_texts(model, tokenizer(), TEXTS[::2]), cut_points="output", columns=rs.Positions([2])
+    )
+    assert profile.columns.count == 8
+    for text, spectrum in zip(TEXTS[::2], profile.layers[0].spectra, strict=True):
+        assert spectrum is not None
+        sigma = np.linalg.svd(truth(model, text)[:, 16:24], compute_uv=False)
+        np.testing.assert_allclose(spectrum.singular_values, sigma, atol=1e-4 * sigma[0])
+
+
+def test_ids_without_a_mask_are_named_too() -> None:
+    profile = rs.jacobian_rank(bert(), read_texts(bert(), lambda text: {"input_ids": [1, 2]}, ["a b"]))
+    assert [f["name"] for f in of_kind(profile.facts, FactKind.DIFFERENTIATED)] == ["inputs_embeds"]
+
+
+@pytest.mark.parametrize(
+    ("texts", "match"),
+    [
+        ([], "there is no text"),
+        (["a mat", "  "], "text 1 is empty"),
+        (["the " * 9], "text 0 has 9 tokens, and the model takes at most 8"),
+        ([3], "text 0 is a int"),
+    ],
+)
+def test_texts_that_cannot_be_read(texts: list[Any], match: str) -> None:
+    with pytest.raises(rs.DataError, match=match):
+        read_texts(bert(), tokenizer(), texts)
+
+
+def test_tokens_that_the_model_does_not_know() -> None:
+    with pytest.raises(rs.DataError, match="token 7, and the model knows 7"):
+        read_texts(bert(), lambda text: {"input_ids": [1, 7]}, "a b")
+
+
+def test_models_that_take_no_single_text() -> None:
+    config = transformers.T5Config(vocab_size=7, d_model=8, d_kv=4, d_ff=8, num_layers=1, num_heads=2)
+    with pytest.raises(rs.UsageError, match="encoder–decoder, which needs a second text"):
+        read_texts(transformers.T5ForConditionalGeneration(config), tokenizer(), "a mat")
+    with pytest.raises(rs.UsageError, match="no model of Hugging Face"):
+        read_texts(torch.nn.Linear(2, 2), tokenizer(), "a mat")
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    torch.manual_seed(0)
+    bert().save_pretrained(tmp_path / "net")
+    tokenizer().save_pretrained(tmp_path / "net")
+    return tmp_path / "net"
+
+
+def test_the_command_reads_sentences_and_files(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "more.txt").write_text("a mat\nthe cat sat on the mat\n")
+    args = ["profile", f"hf:{folder}", "--text", "the cat sat", "--text", str(tmp_path / "more.txt"), "--device", "cpu"]
+    assert main([*args, "--out", str(tmp_path / "run"), "--theory", "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["images"] == ["text 0", "text 1", "text 2"]
+    assert found["columns"]["counts"] == [24, 16, 48]
+    assert (tmp_path / "run" / "report.html").exists()
+    assert main([*args, "--out", str(tmp_path / "run"), "--columns", "position:2"]) == 2
+    assert re.search(r"^error: text 1: position 2 lies outside an input of 2 positions", capsys.readouterr().err, re.M)
+
+
+def test_the_command_refuses_in_one_line(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "blank.txt").write_text("a mat\n\nthe cat\n")
+    (tmp_path / "none.txt").write_text("")
+    bert().save_pretrained(tmp_path / "bare")
+    for args, code, match in (
+        ([f"hf:{folder}", "--text", tmp_path / "blank.txt"], 1, "line 2 of blank.txt is blank"),
+        ([f"hf:{folder}", "--text", tmp_path / "none.txt"], 1, "none.txt holds no text"),
+        ([f"hf:{folder}", "--text", " "], 1, "text 0 is empty"),
+        ([f"hf:{tmp_path / 'bare'}", "--text", "a mat"], 1, "holds no tokenizer"),
+        (["digits", "--text", "a mat"], 2, "--text needs a model of Hugging Face"),
+        ([f"hf:{folder}", "--text", "a", "--images", "noise"], 2, "--text and --images both say"),
+    ):
+        assert main(["profile", *map(str, args), "--out", str(tmp_path / "run"), "--device", "cpu"]) == code
+        lines = capsys.readouterr().err.strip().splitlines()
+        assert re.match(rf"error: .*{re.escape(match)}", lines[-1]), lines
