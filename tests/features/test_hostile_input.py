@@ -92,6 +92,16 @@ def test_the_neighbourhood_takes_features_as_they_come_whatever_way_they_are_kep
         assert layer.pca_bounds == (layer.pca_dimension, layer.pca_dimension)
 
 
+def test_moments_read_rows_as_everything_else_does() -> None:
+    moments = rs.features.CentredMoments(8)
+    moments.update(LOW.tolist())
+    np.testing.assert_allclose(moments.compute().numpy(), np.cov(LOW.T), rtol=1e-12, atol=1e-12)
+    with pytest.raises(DataError, match="sparse or quantised"):
+        moments.update(torch.tensor(LOW).to_sparse())
+    with pytest.raises(DataError, match="masked array are hidden"):
+        moments.update(np.ma.masked_array(LOW, LOW > 1))
+
+
 REFUSED: dict[str, tuple[Any, str]] = {
     "hidden entries": (lambda: np.ma.masked_array(LOW, LOW > 1), "entries of this masked array are hidden"),
     "sparse": (lambda: torch.tensor(LOW).to_sparse(), "sparse or quantised"),

@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 
+from rankscope._base.arrays import dense
 from rankscope._base.errors import DataError, UsageError
 from rankscope.features._inputs import first_bad_row
 from rankscope.features.precision import check_real, unit_roundoff
@@ -99,6 +100,7 @@ class CentredMoments(Metric):
 
     def update(self, rows: torch.Tensor) -> None:
         """Add (n, d) rows of any real dtype."""
+        rows = dense(rows, self.name)
         if rows.ndim != 2 or rows.shape[1] != self.width:
             raise DataError(f"{self.name}: rows of shape {tuple(rows.shape)}; (n, {self.width}) are expected")
         check_real(rows, self.name)
