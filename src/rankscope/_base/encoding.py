@@ -174,8 +174,11 @@ def _one_of(choices: tuple[Any, ...], data: Any) -> Any:
     if data is None and type(None) in choices:
         return None
     failures = []
-    # text is read as text before anything that could be made of it, whole numbers before others
-    for choice in sorted(choices, key=lambda c: (c is not type(data), c is not str, c is not bool, c is not int)):
+    # text is read as text before anything that could be made of it, whole numbers before others, a list as a list:
+    # what was an array is one again before it comes here
+    known = isinstance(data, np.ndarray)
+    plainest = (type(data), str, bool, int)
+    for choice in sorted(choices, key=lambda c: (_is_array(c) is not known, *(c is not kind for kind in plainest))):
         if choice is type(None):
             continue
         try:
@@ -183,6 +186,11 @@ def _one_of(choices: tuple[Any, ...], data: Any) -> Any:
         except (TypeError, ValueError, KeyError) as error:
             failures.append(str(error))
     raise ValueError("; ".join(failures))
+
+
+def _is_array(hint: Any) -> bool:
+    hint = _without_alias(hint)
+    return hint is np.ndarray or get_origin(hint) is np.ndarray
 
 
 def _as_array(hint: Any, data: Any) -> np.ndarray[Any, Any]:

@@ -10,6 +10,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from rankscope._base.records import Record
+from rankscope._base.text import one_line
 from rankscope.views.deficit_figure import draw_path
 
 if TYPE_CHECKING:
@@ -74,4 +75,4 @@ class RegularisationPath(Record):
         return str(self)  # a notebook shows the table, not the arrays
 
     def __str__(self) -> str:
-        return f"Class {self.name}: {len(self.eta)} values of eta\n{self.table().to_string(index=False)}"
+        return f"Class {one_line(self.name)}: {len(self.eta)} values of eta\n{self.table().to_string(index=False)}"

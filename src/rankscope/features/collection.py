@@ -13,6 +13,7 @@ from rankscope._base.errors import OutputError
 from rankscope._base.facts import Fact
 from rankscope._base.files import digest_of_tensors
 from rankscope._base.records import Record
+from rankscope._base.text import one_line
 from rankscope.features.moments import CentredMoments
 from rankscope.features.reduction import Reduce
 from rankscope.features.shards import ShardStore
@@ -158,7 +159,7 @@ class Collection(Record):
             f"{len(self):,} samples, features of width {self.features.shape[1]:,}, {self.logits.shape[1]:,} classes "
             f"in {self.folder}"
         ]
-        lines += [f"moments of {name} ({m.width:,} wide)" for name, m in self.moments.items()]
+        lines += [f"moments of {one_line(name)} ({m.width:,} wide)" for name, m in self.moments.items()]
         lines += skipped_lines(self.skipped)
         lines += map(note, self.facts)
         return "\n".join(lines)

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from rankscope._base.facts import Fact
 from rankscope._base.records import Record
 from rankscope._base.style import COLOURS, figure_style, new_axes, plain_text
+from rankscope._base.text import one_line
 from rankscope.jacobian import earlier
 from rankscope.views.phrases import phrase
 from rankscope.views.sentences import note, sentence
@@ -204,9 +205,11 @@ class ChainExponents(Record):
         tracked = f"all {len(mean)}" if self.complete else f"{len(mean)} leading"
         chain = f"{len(self.blocks)} blocks of width {self.width:,} ({size})"
         lines = [
-            f"{self.model}: {tracked} exponents of {chain} on {count}",
-            f"from {self.start} through {self.blocks[0]} to {self.blocks[-1]}, {self.dtype} on {self.device}, "
-            f"{phrase(self.method)}",
+            f"{one_line(self.model)}: {tracked} exponents of {chain} on {count}",
+            one_line(
+                f"from {self.start} through {self.blocks[0]} to {self.blocks[-1]}, {self.dtype} on {self.device}, "
+                f"{phrase(self.method)}"
+            ),
             f"{'k':>7} {'nats per block':>15} {'spread over inputs':>19}",
         ]  # fmt: skip
         last = len(mean)
@@ -216,7 +219,7 @@ class ChainExponents(Record):
             deviation = "-" if np.isnan(spread[k - 1]) else f"{spread[k - 1]:.2g}"
             lines.append(f"{k:>7} {mean[k - 1]:>15.5g} {deviation:>19}")
         for image, block, rank in self.rank_drops[:4]:
-            lines.append(f"{block} is singular on {image}: rank {rank} of the frame is left")
+            lines.append(one_line(f"{block} is singular on {image}: rank {rank} of the frame is left"))
         if len(self.rank_drops) > 4:
             lines.append(f"and {len(self.rank_drops) - 4} more such drops")
         return "\n".join([*lines, *map(note, self.facts)])

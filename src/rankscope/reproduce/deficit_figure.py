@@ -5,7 +5,7 @@ from __future__ import annotations
 import textwrap
 from typing import TYPE_CHECKING, Any
 
-from rankscope._base.style import TEXT_WIDTH
+from rankscope._base.style import TEXT_WIDTH, plain_text
 from rankscope.deficit import ClassDependency
 from rankscope.reproduce.deficit_rows import ETA, PANELS, solution, which_eta
 from rankscope.views.deficit_figure import draw_star
@@ -42,7 +42,7 @@ def _panel(ax: Any, row: ClassDependency, title: list[str], as_printed: str) -> 
     count = draw_star(row, ax, most=6)
     more = f", {row.n_dependencies - count} more not shown" if row.n_dependencies > count else ""
     replaced = f"replaced {row.positive_accuracy_replaced:.0%}, " if row.n_dependencies else ""
-    ax.set_title("\n".join([*title, solution(as_printed)]), loc="left", fontsize=7)
+    ax.set_title("\n".join(plain_text(line, 80) for line in (*title, solution(as_printed))), loc="left", fontsize=7)
     ax.text(
         0.5,
         -0.02,

@@ -19,6 +19,7 @@ from rankscope._base.files import make_folder, write_whole
 from rankscope._base.frames import Frame
 from rankscope._base.records import Record
 from rankscope._base.style import figure_style, whole_figure
+from rankscope._base.text import one_line
 from rankscope.reproduce.comparison import Comparison
 from rankscope.reproduce.pictures import Picture, draw
 
@@ -150,26 +151,35 @@ class Reproduction(Record):
     def markdown(self) -> str:
         """The comparison as a page."""
         head = ["quantity", "paper", "ours", "theory", "how", "why they may differ"]
-        lines = [f"# {self.title}", "", f"As printed: {self.as_printed}.", "", _row(head), _row(["---"] * 6)]
+        lines = [f"# {one_line(self.title)}", "", f"As printed: {self.as_printed}.", "", _row(head), _row(["---"] * 6)]
         for c in self.comparison:
             lines.append(_row([c.quantity, *map(_number, (c.paper, c.ours, c.theory)), c.how, c.why]))
-        lines += ["", "A dash under *paper*: it shows a curve or nothing at that place.", "", self.disagreement, ""]
-        lines += [f"- {note}" for note in self.notes]
+        lines += [
+            "",
+            "A dash under *paper*: it shows a curve or nothing at that place.",
+            "",
+            one_line(self.disagreement),
+            "",
+        ]
+        lines += [one_line(f"- {note}") for note in self.notes]
         return "\n".join(lines).rstrip() + "\n"
 
     def __str__(self) -> str:
-        width = max([8, *(len(c.quantity) for c in self.comparison)])
-        lines = [f"{self.title} (as {self.as_printed})", f"{'':<{width}} {'paper':>9} {'ours':>9} {'theory':>9}"]
+        width = max([8, *(len(one_line(c.quantity)) for c in self.comparison)])
+        lines = [
+            f"{one_line(self.title)} (as {self.as_printed})",
+            f"{'':<{width}} {'paper':>9} {'ours':>9} {'theory':>9}",
+        ]
         for c in self.comparison:
             cells = " ".join(f"{_number(v):>9}" for v in (c.paper, c.ours, c.theory))
-            lines.append(f"{c.quantity:<{width}} {cells}")
-        return "\n".join([*lines, self.disagreement, *(f"note: {note}" for note in self.notes)])
+            lines.append(f"{one_line(c.quantity):<{width}} {cells}")
+        return "\n".join([*lines, one_line(self.disagreement), *(one_line(f"note: {note}") for note in self.notes)])
 
     __repr__ = __str__
 
 
 def _row(cells: Sequence[str]) -> str:
-    return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"
+    return "| " + " | ".join(one_line(cell).replace("|", "\\|") for cell in cells) + " |"
 
 
 def _number(value: float | None) -> str:

@@ -39,6 +39,8 @@ def draw_table(values: pd.DataFrame) -> Figure:
 def _cell(value: Any) -> str:
     if value is None or (isinstance(value, float) and not np.isfinite(value)):
         return "–"
+    if isinstance(value, str):
+        return plain_text(value)
     return f"{value:.1f}" if isinstance(value, float) and value != int(value) else str(value).removesuffix(".0")
 
 

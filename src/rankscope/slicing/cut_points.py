@@ -13,6 +13,7 @@ from torch import nn
 
 from rankscope._base.errors import CutPointError, nearest
 from rankscope._base.records import Record
+from rankscope._base.text import one_line
 from rankscope.slicing.blocks import default_blocks
 from rankscope.slicing.example import example_sample
 from rankscope.slicing.paper_networks import paper_cut_points
@@ -135,14 +136,14 @@ class LayerTable(Record):
         return str(self)  # a notebook shows the table
 
     def __str__(self) -> str:
-        width = max([len(c.name) for c in self.calls] + [5])
+        width = max([len(one_line(c.name)) for c in self.calls] + [5])
         lines = [f"{'layer':<{width}}  {'module':<22} {'output':<20} cut"]
         chosen = set(self.default)
         for c in self.calls:
             cut = "true cut" if c.true_cut else "in a branch" if c.depends else "independent of the input"
             mark = "  *" if c.name in chosen else ""
             shape = "×".join(map(str, c.shape[1:])) or ("scalar" if not c.shape else str(c.shape[0]))
-            lines.append(f"{c.name:<{width}}  {c.kind:<22} {shape:<20} {cut}{mark}")
+            lines.append(f"{one_line(c.name):<{width}}  {one_line(c.kind):<22} {shape:<20} {cut}{mark}")
             if c.tensors:
                 lines[-1] += f"  ({len(c.tensors)} tensors: {', '.join(c.tensors)})"
         same = f"; output = {self.output}" if self.output not in ("", "output") else ""

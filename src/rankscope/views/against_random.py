@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from rankscope._base.text import one_line
 from rankscope.views.compared import Compared
 
 __all__ = ["comparison_sentence", "comparison_text"]
@@ -19,21 +20,21 @@ def comparison_sentence(chain: Sequence[Compared], judged: Sequence[Compared], v
     joined = max((x.joined for x in judged), default=0)
     if joined > 1:
         said += f", each block of up to {joined} mixing operations counted as one layer"
-    return said + "."
+    return one_line(said) + "."
 
 
 def comparison_text(layers: Sequence[Compared], *, head: str, sentence: str) -> str:
     """Header, one line a cut point, and the sentence."""
-    width = max([len(x.name) for x in layers] + [5])
+    width = max([len(one_line(x.name)) for x in layers] + [5])
     lines = [
-        head,
+        one_line(head),
         f"{'layer':<{width}}  {'depth':>5} {'outputs':>9} {'measured':>8} {'random':>8}  difference",
     ]
     for x in layers:
         mark = "" if x.verdict in ("same", "none") else x.verdict
         branch = "" if x.true_cut else "in a branch"
         lines.append(
-            f"{x.name:<{width}}  {x.depth:>5} {x.rows:>9,} {x.measured:>8} {x.predicted:>8.1f}  "
+            f"{one_line(x.name):<{width}}  {x.depth:>5} {x.rows:>9,} {x.measured:>8} {x.predicted:>8.1f}  "
             f"{x.difference:>+10.1f} {mark:<9} {branch}".rstrip()
         )
     return "\n".join([*lines, sentence])

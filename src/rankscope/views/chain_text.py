@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
+from rankscope._base.text import one_line
 from rankscope.views.chains import ChainView
 
 __all__ = ["chain_text"]
@@ -13,7 +14,7 @@ __all__ = ["chain_text"]
 def chain_text(chains: ChainView) -> str:
     """Header, ranks and predictions at a dozen depths, and what has to be known to read them."""
     lines = [
-        f"{chains.title}, {len(chains.seeds)} seed{'s' * (len(chains.seeds) > 1)}, {chains.dtype}, "
+        f"{one_line(chains.title)}, {len(chains.seeds)} seed{'s' * (len(chains.seeds) > 1)}, {chains.dtype}, "
         f"tolerance {chains.tolerance}, {chains.samples} samples, {chains.seconds:.1f} s",
         f"{'depth':>6} {'Jacobian rank':>16} {'predicted':>10} {'features (PCA)':>16} {'predicted':>10}",
     ]

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from rankscope._base.facts import Fact
+from rankscope._base.text import one_line
 from rankscope.views.sentences import note
 
 if TYPE_CHECKING:
@@ -62,6 +63,7 @@ def dependency_text(
             + "."
         )
     shown = table[list(_COLUMNS)].head(_SHOWN).rename(columns=_COLUMNS)
+    shown[["name", "top"]] = shown[["name", "top"]].map(one_line)
     lines.append(shown.to_string(float_format=lambda v: f"{v:.3g}"))
     if len(table) > _SHOWN:
         lines.append(f"… {len(table) - _SHOWN} more classes in .table()")

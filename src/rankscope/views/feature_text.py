@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from rankscope._base.facts import Fact
+from rankscope._base.text import one_line
 from rankscope.views.sentences import note
 
 __all__ = ["classification_text", "layers_text"]
@@ -17,7 +18,7 @@ def layers_text(rows: Sequence[Mapping[str, Any]], facts: Sequence[Fact]) -> str
     """One line a layer, then what is to be known of them."""
     body = [
         (
-            row["name"],
+            one_line(row["name"]),
             f"{row['width']:,}",
             f"{row['samples']:,}",
             _dimension(row),

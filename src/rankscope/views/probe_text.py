@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from rankscope._base.text import one_line
 from rankscope.views.phrases import phrase
 from rankscope.views.probes import Bounded, ProbeRow, ProbesView, RemediesView
 from rankscope.views.sentences import sentence
@@ -32,7 +33,7 @@ def probes_text(found: ProbesView) -> str:
     """Header, one line a component, and what has to be known to read it."""
     results, first = found.rows, found.rows[0]
     shape = "×".join(map(str, found.input_shape))
-    width = max([len(r.name) for r in results] + [9])
+    width = max([len(one_line(r.name)) for r in results] + [9])
     lines = [
         f"Gaussian input of {shape}, {found.batch:,} samples, behind a random {found.front} layer of "
         f"{found.units:,} units",
@@ -44,7 +45,7 @@ def probes_text(found: ProbesView) -> str:
     for r in results:
         mark = "*" if r.at_sample_limit else " "
         lines.append(
-            f"{r.name:<{width}}  {r.outputs:>7}  {_shown(r.dimension_after) + mark:>16}  "
+            f"{one_line(r.name):<{width}}  {r.outputs:>7}  {_shown(r.dimension_after) + mark:>16}  "
             f"{_shown(r.rank_after):>16}  {r.exact_rank_at_least:>7}  {_expected(r):>13}"
         )
     if any(r.at_sample_limit for r in results) or first.dimension_before.value >= found.sample_limit:
@@ -53,9 +54,9 @@ def probes_text(found: ProbesView) -> str:
     lines.append("bounds in brackets where rounding could change the count; [?]: not certified")
     told = list(dict.fromkeys(r.certificate for r in results))
     for said in told:
-        of = "" if len(told) == 1 else f" of {', '.join(r.name for r in results if r.certificate == said)}"
+        of = "" if len(told) == 1 else f" of {', '.join(one_line(r.name) for r in results if r.certificate == said)}"
         lines.append(f"certificate{of}: {phrase(said)}")
-    lines += [f"{r.name}: {sentence(fact)}" for r in results for fact in r.facts]
+    lines += [f"{one_line(r.name)}: {sentence(fact)}" for r in results for fact in r.facts]
     return "\n".join(lines)
 
 
@@ -63,7 +64,7 @@ def remedies_text(result: RemediesView) -> str:
     """Header, and for each quantity one line a remedy with medians over the seeds at some depths."""
     depth = len(result.depths)
     shown = sorted({1, depth, *np.linspace(1, depth, 7).round().astype(int).tolist()})
-    wide = max(len(c.label) for c in result.curves)
+    wide = max(len(one_line(c.label)) for c in result.curves)
     seeds = f"{result.seeds} seed{'s' * (result.seeds > 1)}"
     lines = [
         f"{result.activation or 'linear'} chain of {depth} layers, {result.width} inputs, {seeds} (medians), "
@@ -76,8 +77,8 @@ def remedies_text(result: RemediesView) -> str:
         lines += [title, f"{'layers':<{wide}}" + "".join(f"{k:>8}" for k in shown)]
         for curve in result.curves:
             middle = np.median(getattr(curve, name), axis=0)
-            lines.append(f"{curve.label:<{wide}}" + "".join(f"{middle[k - 1]:>8g}" for k in shown))
-    doubtful = [c.label for c in result.curves if not c.certain]
+            lines.append(f"{one_line(curve.label):<{wide}}" + "".join(f"{middle[k - 1]:>8g}" for k in shown))
+    doubtful = [one_line(c.label) for c in result.curves if not c.certain]
     if doubtful:
         lines.append(f"rounding could change some of these ranks: {', '.join(doubtful)}")
     if any(c.batchnorm for c in result.curves):

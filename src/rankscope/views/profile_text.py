@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from rankscope._base.facts import Fact
+from rankscope._base.text import one_line
 from rankscope.views.phrases import phrase, span
 from rankscope.views.sentences import note
 
@@ -45,18 +46,18 @@ def profile_text(
     facts: Sequence[Fact],
 ) -> str:
     """Header, one line a cut point, and everything that could not be measured or must be known."""
-    width = max([len(r["name"]) for r in rows] + [5])
+    width = max([len(one_line(r["name"])) for r in rows] + [5])
     sizes = [span(row.get("least_rows", row["rows"]), row["rows"]) for row in rows]
     room = max([len(size) for size in sizes] + [9])
     lines = [
-        *head,
+        *map(one_line, head),
         f"{'layer':<{width}}  {'rows':>{room}} {'min':>6} {'median':>7} {'max':>6}  {'bounds':<15} flags",
     ]
     for row, size in zip(rows, sizes, strict=True):
-        rank, function = row["rank"], row["function_rank"]
+        name, rank, function = one_line(row["name"]), row["rank"], row["function_rank"]
         bounds = f"[{function['lower']}, {function['upper']}]" if row["certified"] else "none"
         lines.append(
-            f"{row['name']:<{width}}  {size:>{room}} {rank['min']:>6} {rank['median']:>7g} {rank['max']:>6}  "
+            f"{name:<{width}}  {size:>{room}} {rank['min']:>6} {rank['median']:>7g} {rank['max']:>6}  "
             f"{bounds:<15} {flags(row)}".rstrip()
         )
     lines.append(f"max = function rank, with its certified bounds ({phrase(certificate)}). Method: {phrase(method)}.")
@@ -64,7 +65,7 @@ def profile_text(
         lines.append(f"forward and reverse mode agree to {adjoint_error:.1e}")
     if any(kinks):
         lines.append(f"units within rounding of a kink: {max(kinks)} at most in one image")
-    lines += [f"not measured: {name}: {why}" for name, why in unmeasured.items()]
-    lines += [f"skipped: {name}: {why}" for name, why in skipped.items()]
+    lines += [one_line(f"not measured: {name}: {why}") for name, why in unmeasured.items()]
+    lines += [one_line(f"skipped: {name}: {why}") for name, why in skipped.items()]
     lines += map(note, facts)
     return "\n".join(lines)

@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from rankscope._base.facts import Fact, FactKind
+from rankscope._base.text import one_line
 from rankscope.views.feature_sentences import FEATURE_SENTENCES
 from rankscope.views.loading_sentences import LOADING_SENTENCES
 from rankscope.views.phrases import PHRASES, phrase, shapes_of, span
@@ -22,8 +23,8 @@ def sentence(fact: Fact) -> str:
     'Autograd gave no graph of the model. True cuts are therefore unknown, and rises are not marked.'
     """
     if fact.kind in PHRASES:
-        return f"{phrase(fact)}."
-    return _SENTENCES[fact.kind](fact.values)
+        return one_line(f"{phrase(fact)}.")
+    return one_line(_SENTENCES[fact.kind](fact.values))
 
 
 def note(fact: Fact) -> str:
