@@ -553,7 +553,7 @@ def test_f8_shards_cut_to_float32_by_an_earlier_run_are_measured_again(tmp_path,
     from rankscope.features import collection_run, resuming
 
     x, y = torch.randn(40, 6).double(), torch.arange(40) % 3
-    net = Level(0.0, torch.float64)
+    net = Level(0.0, torch.float64).eval()
     with monkeypatch.context() as patch:
         patch.setattr(collection_run, "kept_whole", lambda values: values.float())
         assert collect(net, (x, y), out=tmp_path).features.dtype == torch.float32

@@ -114,7 +114,7 @@ def test_too_wide_for_memory_is_sketched_with_bounds_that_hold():
 
 
 def test_what_narrow_layers_leave_goes_to_wide_ones():
-    net = nn.Sequential(nn.Linear(8, 8), nn.Linear(8, 8), nn.Linear(8, 200))
+    net = nn.Sequential(nn.Linear(8, 8), nn.Linear(8, 8), nn.Linear(8, 200)).eval()
     x = data(1000, 8)
     wide, narrow = 8 * 200**2, 8 * 8**2
     names = ["0", "1", "2"]
@@ -301,7 +301,7 @@ def test_bad_input_is_named():
 
 
 def test_profile_prints_tabulates_draws_and_turns_to_json(tmp_path):
-    profile = feature_rank(network(), data(), cut_points=["0", "1", "4"])
+    profile = feature_rank(network().eval(), data(), cut_points=["0", "1", "4"])
     assert len(profile) == 3
     assert profile.table()["pca_dimension"].tolist() == [16, 5, profile["4"].pca_dimension]
     assert profile.table()["pca_low"].tolist() == profile.table()["pca_high"].tolist()

@@ -121,7 +121,9 @@ def layer_features(
         check_scale(max(float(mean.abs().max()), float(scatter.diagonal().max()) ** 0.5), name)
         values = torch.linalg.eigvalsh(scatter).clamp_min(0).cpu()
         raw = torch.linalg.eigvalsh(scatter + count * torch.outer(mean, mean)).clamp_min(0).cpu()
-        level, method, trace = float(mean.square().sum()), "covariance", float(values.sum())
+        # summed on the host from what is kept: moments of a GPU and the same read back give the same rounding
+        level, method = float(mean.cpu().square().sum()), "covariance"
+        trace = float(scatter.diagonal().cpu().sum())
     elif isinstance(accumulated, RowStore):
         check_scale(float(accumulated.rows.abs().max()), name)
         values, raw = (found.cpu() for found in accumulated.both_eigenvalues())

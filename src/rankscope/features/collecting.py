@@ -25,7 +25,7 @@ from rankscope.features.reduction import Channels, Reduce, check_reduce, coarse_
 from rankscope.features.resuming import Resumed, begin
 from rankscope.features.shards import ShardStore
 from rankscope.features.sources import as_dataset, batches, first_call
-from rankscope.slicing import CutPointsLike
+from rankscope.slicing import CutPointsLike, mode_facts
 from rankscope.slicing.batches import run_forward
 from rankscope.slicing.calls import Call
 
@@ -190,7 +190,7 @@ def _collect(
     finally:
         report.close()
         taken.run.close()
-    return run.result(resumed, tuple(taken.facts))
+    return run.result(resumed, (*mode_facts(model), *taken.facts))
 
 
 def _refuse_incomparable(out: Path, owner: str, identity: Identity) -> None:

@@ -29,7 +29,7 @@ from rankscope.features.hooks import inference, record_outputs
 from rankscope.features.moments import CentredMoments
 from rankscope.features.precision import check_real, unit_roundoff
 from rankscope.features.reduction import Channels, Reduce, check_reduce, coarse_square, reduce_output
-from rankscope.slicing import CutPointsLike, Sample
+from rankscope.slicing import CutPointsLike, Sample, mode_facts
 from rankscope.slicing.batches import Batches, dtype_of_inputs, run_forward
 from rankscope.slicing.calls import Call, Meaning, can_be_repeated, repeated
 from rankscope.slicing.reader import Samples, meaning_of
@@ -152,6 +152,7 @@ def measured_features(
         raise DataError("the data hold no sample; give at least two")
     names = cut_names(model, first.rows(0, 1, "the first sample"), cut_points)
     store = _Store(reduce, channels, samples(), memory, first.x.shape)
+    store.facts += mode_facts(model)
     with inference(model) as device, record_outputs(model, names) as outputs:
         for call in chain([first], passing):
             outputs.clear()
@@ -231,6 +232,7 @@ def local_feature_rank(
     # what half precision rounds away is no part of what was published, and noise of this size is lost in it
     coarse = unit_roundoff(dtype) > unit_roundoff(torch.float32)
     store = _Store(reduce, channels, samples, memory, sample.x.shape, rounding=coarse)
+    store.facts += mode_facts(model)
     together = batch_size if can_be_repeated(model, sample) else 1
     with inference(model) as device, record_outputs(model, names) as outputs:
         for start in range(0, samples, together):

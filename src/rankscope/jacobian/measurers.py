@@ -23,6 +23,7 @@ _WEAKEST = (FactKind.PROBES, FactKind.SCALED_PROBES, FactKind.NARROW_PROBES, Fac
 def layout(sample: Sample) -> tuple[Any, ...]:
     """The shapes of all tensors of a call: samples of one layout can be measured alike.
 
+    >>> import torch
     >>> layout(Sample(torch.zeros(1, 5, 2), "text 0", extra={"mask": torch.ones(1, 5)}))
     ((1, 5, 2), ('mask', (1, 5)))
     """
