@@ -167,7 +167,8 @@ class JacobianProfile(Record):
         for values in ranks.values():
             values[~seen] = None
         if not found.one_size:
-            ranks |= {"threshold": np.where(seen, found.threshold.astype(object), None)}
+            ranks["threshold"] = found.threshold.astype(object)
+            ranks["threshold"][~seen] = None
         flat: dict[str, Any] = {name: values.ravel().tolist() for name, values in ranks.items()}
         if not found.one_size:
             shapes = [(None, None) if s is None else s.shape for layer in self.layers for s in layer.spectra]
