@@ -52,6 +52,29 @@ VALUES: dict[FactKind, dict[str, Any]] = {
     FactKind.LEFT_OUT: {"names": ("encoder", "decoder"), "what": ("1 text",)},
     FactKind.COMPLEX_ROWS: {"names": ("encoder",)},
     FactKind.NOT_CALLED: {"names": ("experts.0", "experts.3"), "counts": (2, 1), "total": 4},
+    FactKind.UNDERFLOW: {"where": "layer1.0", "dtype": "float32"},
+    FactKind.OVERFLOW: {"where": "layer1.0", "dtype": "float32"},
+    FactKind.SOME_DISAGREE: {"error": 0.25, "where": "layer1.0"},
+    FactKind.RANDOM_WEIGHTS: {"seed": 0},
+    FactKind.NORMS_OPENED: {"count": 2},
+    FactKind.WEIGHTS_DRAWN: {"count": 2},
+    FactKind.BRANCHES_CLOSED: {"count": 2},
+    FactKind.BRANCHES_NEARLY_CLOSED: {"count": 2, "largest": 1e-5},
+    FactKind.FACTORY_BUILT: {"factory": "net.py:small", "seed": 0},
+    FactKind.TAKEN_AS: {"given": "resnet18", "taken": "timm:resnet18"},
+    FactKind.LAZY_SIZED: {"shape": (3, 8, 8)},
+    FactKind.FRESH_PARAMETERS: {"count": 2, "names": ("a", "b")},
+    FactKind.FILE_ALSO_FITS: {"file": "W.pt", "names": ("a", "b")},
+    FactKind.FILE_LEFT_OVER: {"file": "W.pt", "names": ("a", "b")},
+    FactKind.FILE_TRANSLATED: {"file": "W.pt", "by": "timm"},
+    FactKind.FILE_RESAMPLED: {"file": "W.pt", "names": ("pos_embed",)},
+    FactKind.FILE_ROUNDED: {"file": "W.pt", "given": "float32", "own": "float16"},
+    FactKind.BATCHNORM_SET: {"layers": 2, "unused": 0, "images": 8, "source": "data"},
+    FactKind.EXAMPLE_INPUT: {"shape": (3, 8, 8)},
+    FactKind.IMAGES: {"source": "photos", "preprocessing": "resize to 8"},
+    FactKind.FOLDER_ORDER: {"rule": "numbers"},
+    FactKind.FEWER_CLASSES: {"classes": 3, "found": 2},
+    FactKind.FEWER_FOLDERS: {"classes": 3, "folders": ("a", "b"), "labels": (1, 2), "positions": False},
     FactKind.LEADING_EXPONENTS: {"tracked": 64, "width": 37632, "seed": 0},
     FactKind.SHORT_CHAIN: {"blocks": 12},
     FactKind.AT_CHANCE: {"accuracy": 0.1, "share": 0.1, "answer": 3, "measure": "overall", "of": "head"},
@@ -76,7 +99,9 @@ VALUES: dict[FactKind, dict[str, Any]] = {
 @pytest.mark.parametrize("kind", FactKind)
 def test_every_kind_has_its_sentence(kind: FactKind) -> None:
     text = sentence(Fact(kind, VALUES[kind]))
-    assert text[0].isupper() or text.startswith(("'", "vmap")) or kind in PHRASES  # names and code keep their letters
+    assert (
+        text[0].isupper() or text[0].isdigit() or text.startswith(("'", "vmap")) or kind in PHRASES
+    )  # names and code keep their letters
     assert text.endswith(".")
     assert not text.endswith("..")
     assert "Caution" not in text
