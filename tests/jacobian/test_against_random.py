@@ -382,3 +382,28 @@ def test_gaussian_chains_are_alike_at_every_tolerance(widths: list[int]):
             assert found.verdict == "alike", (seed, tolerance, found.sentence)
             outer += any(abs(x.difference) > 3 + 0.01 * x.possible for x in found.layers)
     assert outer > 0
+
+
+class OtherWords:
+    """Row J8: the tangents of a sketch under a class and a description of its own."""
+
+    def __init__(self, sketch: rs.Sketch) -> None:
+        self.sketch = sketch
+
+    def __getattr__(self, name):
+        return getattr(self.sketch, name)
+
+    def describe(self):
+        return "probes of mine"
+
+
+def test_j8_a_description_decides_no_prediction():
+    torch.manual_seed(0)
+    net = torch.nn.Sequential(*(torch.nn.Linear(48, 48) for _ in range(3))).eval()
+    x = torch.randn(1, 48)
+    own, named = (
+        rs.jacobian_rank(net, x, columns=c, progress=False).against_random()
+        for c in (rs.Sketch(24), OtherWords(rs.Sketch(24)))
+    )
+    assert [(a.depth, a.predicted) for a in own.layers] == [(b.depth, b.predicted) for b in named.layers]
+    assert own.layers[0].depth == 2, "the directions are a layer of their own"

@@ -118,11 +118,12 @@ class Reference:
         images = len(sample.x)
         tangents = sweep.combine(probes)
         batch: tuple[Tensor, ...] = ()
-        recorded: list[tuple[Tensor, bool]] | None = []
+        recorded: list[tuple[Tensor, bool]] = []
         if images > 1:
-            batch, recorded = self._together(sample)
-            if recorded is None:
+            batch, pieces = self._together(sample)
+            if pieces is None:
                 return None
+            recorded = pieces
         lengths, flips = [], []
         apart, strayed = [], []
         small, large = [], []
