@@ -735,6 +735,9 @@ def test_limit_names_and_progress() -> None:
 
 
 NAN = torch.tensor([[float("nan"), 1.0, float("inf"), 0, 0, 0, 0, 0]])
+STACKED = torch.utils.data.DataLoader(
+    list(torch.zeros(4, 8)), batch_size=2, collate_fn=lambda rows: torch.stack(rows, 1)
+)
 BAD_INPUTS = [
     (torch.zeros(0, 8), {}, rs.DataError, "there is no sample to measure"),
     ([], {}, rs.DataError, "there is no sample to measure"),
@@ -747,6 +750,8 @@ BAD_INPUTS = [
     (["a"], {}, rs.DataError, "a list holds a str"),
     (7, {}, rs.UsageError, "inputs is a int; give a tensor"),
     (torch.zeros(1, 7), {}, rs.ModelError, r"Sequential failed on an input of shape \(1, 7\)"),
+    (torch.zeros(8, 3), {}, rs.ModelError, r"\(the input has shape \(8, 3\), whose first dimension counts samples\)$"),
+    (STACKED, {}, rs.ModelError, r"\(the first batch has shape \(8, 2\), whose first dimension counts samples\)$"),
     (torch.zeros(1, 8), {"limit": 0}, rs.UsageError, "limit is 0; it must be a whole number of at least 1"),
     (torch.zeros(1, 8), {"limit": -1}, rs.UsageError, "limit is -1"),
     (torch.zeros(1, 8), {"background": "zeros"}, rs.UsageError, "unknown background 'zeros'; did you mean 'zero'"),

@@ -11,6 +11,9 @@ import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.masked import masked_tensor
+from torch.nn.utils.rnn import pack_sequence
 from torch.utils.data import BatchSampler, DataLoader, Dataset, IterableDataset, SequentialSampler, TensorDataset
 
 import rankscope as rs
@@ -368,6 +371,8 @@ def test_two_samples_in_a_tuple_are_no_pair() -> None:
 
 # ---- what is refused -------------------------------------------------------------------------------------------------
 
+HIDDEN = np.ma.masked_array(np.ones((3, 4)), mask=np.eye(3, 4) * [1, 1, 0, 0])
+
 REFUSED: dict[str, tuple[Any, type[Exception], str]] = {
     "objects": (
         np.array([None, "a"], dtype=object),
@@ -392,6 +397,18 @@ REFUSED: dict[str, tuple[Any, type[Exception], str]] = {
     "splits": ({"train": Pairs(), "test": Pairs()}, rs.UsageError, "inputs is a dict of train, test; give one of them"),
     "items without numbers": (Bare(["a"]), rs.DataError, "sample 0 is a str, not numbers"),
     "not finite": ({"input": torch.full((2, 4), torch.nan)}, rs.DataError, "sample 0 has 4 NaN or infinite values"),
+    "meta": (X.to("meta"), rs.DataError, "the input is on the meta device and holds no numbers"),
+    "meta in a mapping": ({"input": X.to("meta")}, rs.DataError, "'input' is on the meta device"),
+    "meta in items": ([(X[0].to("meta"), 1)], rs.DataError, "sample 0 is on the meta device"),
+    "fake": (FakeTensorMode().from_tensor(torch.zeros(3, 4)), rs.DataError, "holds no numbers; give a tensor with"),
+    "nested": (torch.nested.nested_tensor([X[0], X[1]]), rs.DataError, r"a nested tensor; give .* \(x.unbind\(\)\)"),
+    "jagged": (torch.nested.nested_tensor([X[0], X[1]], layout=torch.jagged), rs.DataError, "is a nested tensor"),
+    "nested in a mapping": ({"input": torch.nested.nested_tensor([X[0]])}, rs.DataError, "'input' is a nested tensor"),
+    "masked array": (HIDDEN, rs.DataError, "the input: 2 entries of this masked array are hidden"),
+    "masked items": ([(HIDDEN[0], 1)], rs.DataError, "sample 0: 1 entries of this masked array are hidden"),
+    "masked tensor": (masked_tensor(X, X > 0), rs.DataError, "the input is a masked tensor; give a plain one"),
+    "eight bits": (X.to(torch.float8_e4m3fn), rs.DataError, "float8_e4m3fn, which torch only stores; convert it"),
+    "packed": (pack_sequence([X, X[:1]]), rs.DataError, r"is a PackedSequence; give .* \(unpack_sequence\(x\)\)"),
     "ragged": ([[1.0, 2.0], [3.0]], rs.UsageError, "a list of lists, each a sample or a batch"),
 }
 

@@ -7,6 +7,8 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensor
+from torch.masked import MaskedTensor
 
 from rankscope._base.errors import DataError
 
@@ -18,9 +20,19 @@ def as_tensor(value: Any, name: str) -> Tensor:
 
     >>> as_tensor([[1.0, 2.0]], "inputs").shape
     torch.Size([1, 2])
+
+    Raises
+    ------
+    DataError
+        What holds no numbers (meta and fake tensors), hides some (masked arrays and tensors), or is no array (nested
+        tensors, text, objects).
     """
     if isinstance(value, Tensor):
+        _with_values(value, name)
         return value.detach()
+    hidden = _hidden(value)
+    if hidden:
+        raise DataError(f"{name}: {hidden} entries of this masked array are hidden; leave their samples out")
     try:
         array = np.asarray(value)
     except (TypeError, ValueError) as error:  # nested lists of unequal length
@@ -46,14 +58,26 @@ def dense(values: Any, name: str) -> Tensor:
     Raises
     ------
     DataError
-        Sparse, quantised and meta tensors, and arrays of which entries are masked.
+        Sparse and quantised tensors, and whatever ``as_tensor`` refuses.
     """
-    if np.ma.is_masked(values):
-        hidden = int(np.ma.count_masked(values))
-        raise DataError(f"{name}: {hidden} entries of this masked array are hidden; leave their samples out")
     tensor = as_tensor(values, name)
     if tensor.layout != torch.strided or tensor.is_quantized:
         raise DataError(f"{name} is sparse or quantised; give a dense tensor (x.to_dense() or x.dequantize())")
-    if tensor.is_meta:
-        raise DataError(f"{name} is on the meta device and holds no numbers; give a tensor with values")
     return tensor
+
+
+def _with_values(tensor: Tensor, name: str) -> None:
+    """Refuse tensors that hold no numbers, hide some, or have no one shape."""
+    if tensor.is_meta or isinstance(tensor, FakeTensor):
+        raise DataError(f"{name} is on the meta device and holds no numbers; give a tensor with values")
+    if tensor.is_nested:
+        raise DataError(f"{name} is a nested tensor; give a Dataset whose items are its parts (x.unbind())")
+    if isinstance(tensor, MaskedTensor):
+        raise DataError(f"{name} is a masked tensor; give a plain one (x.to_tensor(0.0)) with the mask beside it")
+
+
+def _hidden(values: Any) -> int:
+    """How many entries of a masked array are hidden, also of one within a list, which numpy would uncover."""
+    if isinstance(values, list | tuple):
+        return sum(map(_hidden, values))
+    return int(np.ma.count_masked(values)) if np.ma.is_masked(values) else 0

@@ -177,7 +177,10 @@ def jacobian_rank(
     )
     first = next(samples)
     facts += samples.facts()
-    found = _traced(model, first)
+    try:
+        found = _traced(model, first)
+    except ModelError as error:
+        raise ModelError(f"{error.marked}{samples.counted()}") from error
     calls = select(model, found, cut_points)
     unmeasured, ends = _as_measured(model, first, lambda s: without_derivative(model, s, calls))
     calls = [c for c in calls if c.depends]

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.utils.data import BatchSampler, DataLoader, IterableDataset, SequentialSampler, default_collate
 
 from rankscope._base.checks import count_of, names_of
@@ -16,6 +16,7 @@ from rankscope._base.errors import DataError, UsageError
 from rankscope._base.facts import Fact, FactKind
 from rankscope.slicing.calls import Call, How, Meaning, read_call
 from rankscope.slicing.sample import Sample
+from rankscope.slicing.sequences import check_samples_first
 from rankscope.slicing.signature import Signature, signature_of
 from rankscope.slicing.values import as_tensor, is_array, is_scalar_label, numbers_of
 
@@ -101,6 +102,13 @@ class Samples(Iterator[Sample]):
     def __next__(self) -> Sample:
         return next(self._samples)
 
+    def counted(self) -> str:
+        """What an error adds about the dimension that counts samples, where it is another than a user may expect."""
+        if self.call is None or len(self.call) < 2:
+            return ""
+        what = "the input" if self._whole else "the first batch"
+        return f" ({what} has shape {tuple(self.call.x.shape)}, whose first dimension counts samples)"
+
     def facts(self) -> tuple[Fact, ...]:
         """What was differentiated and shared, and what was left out: nothing for a call with a single tensor."""
         return () if self.call is None else facts_of(self.call)
@@ -138,6 +146,7 @@ def facts_of(call: Call) -> tuple[Fact, ...]:
 
 def read_calls(model: nn.Module, inputs: Any, meaning: Meaning) -> Iterator[Call]:
     """One call for each piece of the data: the whole of a tensor or mapping, an item, a batch."""
+    check_samples_first(model, inputs)
     signature = signature_of(model)
     for index, (content, how) in enumerate(_contents(inputs, signature)):
         place = "the input" if is_one_call(inputs) else f"{'sample' if how is How.ITEM else 'batch'} {index}"
@@ -147,6 +156,8 @@ def read_calls(model: nn.Module, inputs: Any, meaning: Meaning) -> Iterator[Call
 def length_of(inputs: Any) -> int | None:
     """How many samples there are, where that can be told without reading."""
     if is_array(inputs):
+        if isinstance(inputs, Tensor) and inputs.is_nested:  # it has no shape; the reader refuses it
+            return None
         return len(inputs) if len(inputs.shape) else None
     if is_one_call(inputs) or isinstance(inputs, DataLoader | IterableDataset | Mapping):
         return None

@@ -25,6 +25,8 @@ def as_input(tensor: Tensor, name: str, *, floating: bool = True) -> Tensor:
         raise DataError(f"{name} has dtype {tensor.dtype}; give real inputs (torch.view_as_real splits complex ones)")
     if tensor.layout != torch.strided or tensor.is_quantized:
         raise DataError(f"{name} is sparse or quantised; give a dense tensor (x.to_dense() or x.dequantize())")
+    if tensor.is_floating_point() and tensor.element_size() < 2:  # torch computes nothing in eight bits
+        raise DataError(f"{name} has dtype {tensor.dtype}, which torch only stores; convert it (x.float())")
     if floating and not tensor.is_floating_point():
         raise DataError(
             f"{name} has dtype {tensor.dtype}, which cannot be differentiated; give floating-point inputs "
