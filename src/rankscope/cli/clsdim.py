@@ -19,14 +19,19 @@ def clsdim_command(
     run: RunArgument,
     labels: LabelsOption = None,
     head: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="weight and bias of the final layer, beside features.")
+        Path | None,
+        typer.Option(
+            metavar="FILE", help="File with weight and bias of the final layer, for an array file of features."
+        ),
     ] = None,
-    retain: Annotated[float, typer.Option(help="Share of the full accuracy to keep.")] = 0.95,
-    projection: Annotated[str, typer.Option(help="uncentred (as published), or centred.")] = "uncentred",
+    retain: Annotated[float, typer.Option(help="Share of the full accuracy that has to be kept.")] = 0.95,
+    projection: Annotated[
+        str, typer.Option(help="How features are projected: uncentred (as published) or centred.")
+    ] = "uncentred",
     accuracy: Annotated[
-        str, typer.Option(help="overall, or balanced: the mean of the accuracies of the classes.")
+        str, typer.Option(help="overall, or balanced (the mean of the accuracies of the classes).")
     ] = "overall",
-    allow_absent: Annotated[bool, typer.Option("--allow-absent", help="Accept classes without a sample.")] = False,
+    allow_absent: Annotated[bool, typer.Option("--allow-absent", help="Accept classes that have no sample.")] = False,
     device: DeviceOption = "auto",
     out: ResultOption = None,
     as_json: JsonOption = False,

@@ -55,19 +55,21 @@ def collect_command(
     cut_points: Annotated[
         str | None,
         typer.Option(
-            help="blocks, paper, or names and globs separated by commas. Default: the blocks that are narrow enough.",
+            help="Layers to keep moments of: blocks, paper, or names and globs separated by commas. Default: the "
+            "blocks "
+            "that are narrow enough.",
             show_default=False,
         ),
     ] = None,
     channels: ChannelAxisOption = "auto",
     batch_size: BatchOption = 64,
     limit: DataLimitOption = None,
-    workers: Annotated[int, typer.Option(help="Processes that read the data.", min=0)] = 0,
+    workers: Annotated[int, typer.Option(help="Number of processes that read the data.", min=0)] = 0,
     shard_size: Annotated[
         int | None,
         typer.Option(
-            help="Samples a shard: so many at most are lost when the run is stopped. Default: 10,000, or a tenth of "
-            "the data (at least 256) where that is less.",
+            help="Number of samples in a shard. A run that is stopped loses at most one shard. Default: 10,000, or a "
+            "tenth of the data (at least 256) if that is less.",
             show_default=False,
         ),
     ] = None,
@@ -75,7 +77,7 @@ def collect_command(
     as_json: JsonOption = False,
     debug: DebugOption = False,
 ) -> None:
-    """Stream a data set through a model once and keep what clsdim, deficit and features need."""
+    """Pass a data set through a model once and keep what clsdim, deficit and features need."""
     wanted = None if cut_points is None else parse_cut_points(cut_points)
 
     from rankscope._base.checks import count_of

@@ -21,23 +21,31 @@ def deficit_command(
     eta: Annotated[
         float | None,
         typer.Option(
-            help="Penalty, on the scale of the squared logits. Default: the largest that keeps the accuracy (all), "
-            "20 (reference).",
+            help="Penalty on the weights, in units of the squared logits. Default: the largest that keeps the "
+            "accuracy; "
+            "20 with --samples-used reference.",
             show_default=False,
         ),
     ] = None,
-    samples_used: Annotated[str, typer.Option(help="all samples, or reference: the class's own.")] = "all",
-    accuracy: Annotated[str, typer.Option(help="overall, or balanced: every class counts alike.")] = "overall",
+    samples_used: Annotated[str, typer.Option(help="all, or reference (only the samples of the class).")] = "all",
+    accuracy: Annotated[
+        str, typer.Option(help="overall, or balanced (the mean of the accuracies of the classes).")
+    ] = "overall",
     classes: Annotated[
-        str | None, typer.Option(help="Numbers, ranges as 10-20, or names, by commas; default: every class.")
+        str | None,
+        typer.Option(
+            help="Classes to measure: numbers, ranges such as 10-20, or names, separated by commas. Default: all."
+        ),
     ] = None,
-    keep: Annotated[float, typer.Option(help="Share of a class's accuracy to keep without --eta.")] = 0.9,
+    keep: Annotated[
+        float, typer.Option(help="Share of the accuracy of a class that has to be kept, without --eta.")
+    ] = 0.9,
     device: DeviceOption = "auto",
     out: ResultOption = None,
     as_json: JsonOption = False,
     debug: DebugOption = False,
 ) -> None:
-    """Find the classes of a collected run whose logits others determine, and write a page to search them."""
+    """Find the classes of a collected run whose logits other classes determine, and write a page to search them."""
     from rankscope._base.checks import device_of
     from rankscope._base.files import make_folder, write_whole
     from rankscope.cli.results import as_json_text, print_written, write_result

@@ -16,12 +16,10 @@ __all__ = ["demo_command"]
 
 def demo_command(
     out: Annotated[Path, typer.Option(metavar="DIR", help="Folder for the report.")] = Path("rankscope-demo"),
-    quiet: Annotated[
-        bool, typer.Option("--quiet", help="No progress, no findings: only where the report lies.")
-    ] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", help="Print only the path of the report.")] = False,
     debug: DebugOption = False,
 ) -> None:
-    """Measure what ships with rankscope, offline and on the CPU, and write one HTML report."""
+    """Measure the networks and data that rankscope contains, offline on the CPU, and write one HTML report."""
     report = progress_for(False if quiet else None, "demo")
     report(0, None, "starting")
     try:

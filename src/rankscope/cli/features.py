@@ -70,17 +70,19 @@ def features_command(
     weights_key: WeightsKeyOption = None,
     seed: SeedOption = 0,
     num_classes: ClassesOption = None,
-    cut_points: Annotated[str, typer.Option(help="blocks, paper, all, or names and globs.")] = "blocks",
+    cut_points: Annotated[
+        str, typer.Option(help="Layers to measure: blocks, paper, all, or names and globs separated by commas.")
+    ] = "blocks",
     reduce: Annotated[
         str | None,
-        typer.Option(help="Feature maps to rows: flatten (default), pool or positions.", show_default=False),
+        typer.Option(help="How feature maps become rows: flatten (default), pool or positions.", show_default=False),
     ] = None,
     channels: ChannelAxisOption = "auto",
     batch_size: BatchOption = 64,
     limit: DataLimitOption = None,
     device: DeviceOption = "auto",
     out: Annotated[
-        Path | None, typer.Option(metavar="DIR", help="Folder for the results; default: RUN itself, or runs/MODEL.")
+        Path | None, typer.Option(metavar="DIR", help="Folder for the results. Default: RUN itself, or runs/MODEL.")
     ] = None,
     as_json: JsonOption = False,
     debug: DebugOption = False,

@@ -19,7 +19,7 @@ __all__ = ["layers_command"]
 def layers_command(
     model: ModelArgument,
     weights: Annotated[
-        str, typer.Option(help="pretrained, random or a FILE; the table does not depend on it.")
+        str, typer.Option(help="pretrained, random, or a FILE of weights. The table does not depend on them.")
     ] = "random",
     weights_key: WeightsKeyOption = None,
     seed: SeedOption = 0,
@@ -27,7 +27,7 @@ def layers_command(
     as_json: JsonOption = False,
     debug: DebugOption = False,
 ) -> None:
-    """List every layer that can be a cut point, and whether all information passes through it."""
+    """List every layer that can be a cut point and show whether all information passes through it."""
     import torch
 
     from rankscope.loading import load_model

@@ -29,12 +29,13 @@ __all__ = [
 ]
 
 # of every command
-JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON alone to standard output.")]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print only JSON to standard output.")]
 DebugOption = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")]
-DeviceOption = Annotated[str, typer.Option("--device", help="auto, cpu, cuda or cuda:N.")]
+DeviceOption = Annotated[str, typer.Option("--device", help="Device to run on: auto, cpu, cuda or cuda:N.")]
 SeedOption = Annotated[int, typer.Option("--seed", help="Seed of random weights, noise, sketches and drawn images.")]
 ToleranceOption = Annotated[
-    str, typer.Option("--tolerance", help="paper, reference, torch, or a number: a constant rtol.")
+    str,
+    typer.Option("--tolerance", help="Threshold of the rank: paper, reference, torch, or a number (a constant rtol)."),
 ]
 
 # the model
@@ -43,31 +44,32 @@ ModelArgument = Annotated[str, typer.Argument(metavar="MODEL", help=MODEL_HELP, 
 NetworkWeightsOption = Annotated[
     str, typer.Option("--weights", help="pretrained, random, or a .safetensors or .pt FILE.")
 ]
-DataWeightsOption = Annotated[str, typer.Option("--weights", help="pretrained, random, or a FILE.")]
+DataWeightsOption = Annotated[str, typer.Option("--weights", help="pretrained, random, or a FILE of weights.")]
 WeightsKeyOption = Annotated[
     str | None,
     typer.Option(
         "--weights-key",
         metavar="NAME",
-        help="Part of the weights FILE to load, such as teacher or state_dict_ema.",
+        help="Name of the part of the weights FILE to load, such as teacher or state_dict_ema.",
         show_default=False,
     ),
 ]
 ClassesOption = Annotated[
-    int | None, typer.Option("--num-classes", help="Size of the last layer, for random weights or a FILE.")
+    int | None,
+    typer.Option("--num-classes", help="Number of classes of the last layer, for random weights or a FILE of weights."),
 ]
 NetworkOutOption = Annotated[
-    Path | None, typer.Option("--out", metavar="RUN", help="Folder for the results; default: runs/MODEL.")
+    Path | None, typer.Option("--out", metavar="RUN", help="Folder for the results. Default: runs/MODEL.")
 ]
 
 # data sets
 LabelsOption = Annotated[
-    Path | None, typer.Option("--labels", metavar="FILE", help="Labels of a .npy, one for each sample.")
+    Path | None, typer.Option("--labels", metavar="FILE", help="File of labels for a .npy, one for each sample.")
 ]
 DataLimitOption = Annotated[
     int | None, typer.Option("--limit", help="At most this many samples, drawn at random from the seed.")
 ]
-BatchOption = Annotated[int, typer.Option("--batch-size", help="Samples in one forward pass.")]
+BatchOption = Annotated[int, typer.Option("--batch-size", help="Number of samples in one forward pass.")]
 ChannelAxisOption = Annotated[
     str,
     typer.Option(
@@ -86,5 +88,5 @@ RunArgument = Annotated[
     ),
 ]
 ResultOption = Annotated[
-    Path | None, typer.Option("--out", metavar="DIR", help="Folder for the results; default: RUN itself, or runs/FILE.")
+    Path | None, typer.Option("--out", metavar="DIR", help="Folder for the results. Default: RUN itself, or runs/FILE.")
 ]

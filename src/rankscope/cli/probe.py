@@ -29,21 +29,22 @@ def probe_command(
             metavar="[COMPONENT|all]",
             help="all, names of the standard set separated by commas (conv3x3, fc, relu, gelu, silu, maxpool, avgpool, "
             "batchnorm_train, batchnorm_eval, instancenorm, layernorm, groupnorm, rmsnorm, attention, dropout, "
-            "upsample, downsample), or your own as package.module:Class or package.module:factory. Default: all; "
-            "with --remedies: none.",
+            "upsample, downsample), or your own as package.module:Class or package.module:factory. Default: all, "
+            "or none with --remedies.",
             show_default=False,
         ),
     ] = None,
-    scale: Annotated[str, typer.Option(help="small, or full: the paper's size, for a GPU.")] = "small",
+    scale: Annotated[str, typer.Option(help="small, or full (the size of the paper, for a GPU).")] = "small",
     input_shape: Annotated[
-        str | None, typer.Option(metavar="CxHxW", help="Sizes of one sample instead of the scale's, as 128x8x8.")
+        str | None,
+        typer.Option(metavar="CxHxW", help="Shape of one sample, such as 128x8x8. Default: that of --scale."),
     ] = None,
-    batch: Annotated[int | None, typer.Option(help="Samples behind the feature dimension.")] = None,
-    points: Annotated[int, typer.Option(help="Samples at which the Jacobian is taken.")] = 1,
+    batch: Annotated[int | None, typer.Option(help="Number of samples for the feature dimension.")] = None,
+    points: Annotated[int, typer.Option(help="Number of samples at which the Jacobian is measured.")] = 1,
     tolerance: ToleranceOption = "paper",
-    front: Annotated[str, typer.Option(help="The random layer before it: gaussian or orthogonal.")] = "gaussian",
+    front: Annotated[str, typer.Option(help="Random layer before the component: gaussian or orthogonal.")] = "gaussian",
     dtype: Annotated[str, typer.Option(help="float64 or float32.")] = "float64",
-    evaluation: Annotated[bool, typer.Option("--eval", help="Put your own component into evaluation mode.")] = False,
+    evaluation: Annotated[bool, typer.Option("--eval", help="Measure your own component in evaluation mode.")] = False,
     remedies: Annotated[
         bool, typer.Option("--remedies", help="Compare remedies on one deep chain (skip, normalisation, width, …).")
     ] = False,
@@ -53,7 +54,7 @@ def probe_command(
     as_json: JsonOption = False,
     debug: DebugOption = False,
 ) -> None:
-    """Measure what single components do to feature dimension and Jacobian rank (Fig. 3)."""
+    """Measure how single components change feature dimension and Jacobian rank (Fig. 3)."""
     shape = None if input_shape is None else _shape(input_shape)
 
     from rankscope._base.checks import choice_of

@@ -47,8 +47,8 @@ def profile_command(
     images: Annotated[
         str | None,
         typer.Option(
-            help="photos (scikit-learn's two), digits, noise, a folder, or a file. "
-            "Default: photos; for a network of 8×8 digits, 32 of them.",
+            help="photos (the two photographs of scikit-learn), digits, noise, a folder, or a file. Default: photos, "
+            "or 32 digits for a network of 8×8 digits.",
             show_default=False,
         ),
     ] = None,
@@ -62,42 +62,51 @@ def profile_command(
     ] = None,
     limit: Annotated[int | None, typer.Option(help="At most this many images, drawn at random from the seed.")] = None,
     patch: Annotated[
-        str | None, typer.Option(metavar="SIZE", help="Columns of one patch: 16, or HEIGHTxWIDTH. Partial rank.")
+        str | None,
+        typer.Option(metavar="SIZE", help="Measure the partial rank of one patch. SIZE is 16, or HEIGHTxWIDTH."),
     ] = None,
     patch_offset: Annotated[
-        str | None, typer.Option(metavar="ROW,COL", help="First pixel of the patch; default: at the centre.")
+        str | None, typer.Option(metavar="ROW,COL", help="First pixel of the patch. Default: the patch is central.")
     ] = None,
     channels: Annotated[
-        str | None, typer.Option(metavar="LIST", help="Channels of the patch, as 0 or 0,2; default: all of them.")
+        str | None, typer.Option(metavar="LIST", help="Channels of the patch, such as 0 or 0,2. Default: all of them.")
     ] = None,
     columns: Annotated[
         str | None,
         typer.Option(
-            help="all, auto, sketch:K, or position:N (all coordinates of token N). auto: all up to 1,024 "
-            "inputs, else the central 16×16 patch."
+            help="Columns of the Jacobian: all, auto, sketch:K (K random directions), or position:N (all coordinates "
+            "of "
+            "token N). auto takes all columns of up to 1,024 inputs, else the central 16×16 patch."
         ),
     ] = None,
-    background: Annotated[str, typer.Option(help="Outside the patch: image, or zero.")] = "image",
+    background: Annotated[str, typer.Option(help="What surrounds the patch: image or zero.")] = "image",
     tolerance: ToleranceOption = "paper",
     cut_points: Annotated[
-        str, typer.Option(help="blocks, paper, all, or names and globs separated by commas.")
+        str, typer.Option(help="Layers to measure: blocks, paper, all, or names and globs separated by commas.")
     ] = "blocks",
-    dtype: Annotated[str | None, typer.Option(help="float32 or float64; default: the model's own.")] = None,
+    dtype: Annotated[str | None, typer.Option(help="float32 or float64. Default: the dtype of the model.")] = None,
     device: DeviceOption = "auto",
-    chunk_size: Annotated[str, typer.Option(help="Tangents pushed at once: auto, or a number.")] = "auto",
+    chunk_size: Annotated[str, typer.Option(help="Number of tangents pushed at once, or auto.")] = "auto",
     memory_budget: Annotated[
-        str | None, typer.Option(metavar="SIZE", help="Workspace, such as 2GB; default: 4 GiB or half of what is free.")
+        str | None,
+        typer.Option(
+            metavar="SIZE",
+            help="Memory to work in, such as 2GB. Default: 4 GiB, or half of the free memory if that is less.",
+        ),
     ] = None,
     certify: Annotated[bool, typer.Option(help="Bound the error of every rank with float64 probes.")] = True,
     theory: Annotated[
-        bool, typer.Option("--theory", help="Lay the prediction for random layers of the same widths over it.")
+        bool,
+        typer.Option(
+            "--theory", help="Compare with random layers of the same widths, in the figure and in the output."
+        ),
     ] = False,
     out: NetworkOutOption = None,
     as_json: JsonOption = False,
-    quiet: Annotated[bool, typer.Option("--quiet", help="No table, no progress.")] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", help="Print neither the table nor progress.")] = False,
     debug: DebugOption = False,
 ) -> None:
-    """Measure the Jacobian rank of every sub-network, print a table and write a report."""
+    """Measure the Jacobian rank from the input to every layer, print a table and write a report."""
     # everything that can be refused without the model is refused before it is loaded
     chosen = parse_columns(columns, patch, patch_offset, channels, seed)
     if background == "zero" and columns is not None and columns.startswith("sketch"):

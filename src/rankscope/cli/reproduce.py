@@ -34,38 +34,49 @@ def reproduce_command(
     ] = "paper",
     imagenet: Annotated[
         Path | None,
-        typer.Option(metavar="DIR", help="Validation folder, one subfolder a class. fig1d-f and fig3 need none."),
+        typer.Option(
+            metavar="DIR", help="Validation folder with one subfolder for each class. fig1d-f and fig3 need none."
+        ),
     ] = None,
     weights: Annotated[
         Path | None,
-        typer.Option(metavar="DIR", help="Local weights, a file a network (resnet18.pth …); default: pretrained."),
+        typer.Option(
+            metavar="DIR", help="Folder of weights, one file for each network (resnet18.pth …). Default: pretrained."
+        ),
     ] = None,
     networks: Annotated[
         str | None,
-        typer.Option(metavar="NAMES", help="More models, by commas: timm:NAME, torchvision:NAME, hf:NAME, file.py:f."),
+        typer.Option(
+            metavar="NAMES", help="More models, separated by commas: timm:NAME, torchvision:NAME, hf:NAME, file.py:f."
+        ),
     ] = None,
     only: Annotated[
         str | None,
-        typer.Option(metavar="NAMES", help="Of the paper's networks only these (ResNet-18,ViT-T), or none."),
+        typer.Option(
+            metavar="NAMES", help="The paper's networks to measure, such as ResNet-18,ViT-T, or none. Default: all."
+        ),
     ] = None,
     images: Annotated[
         int | None,
-        typer.Option(help="Images of fig1a-c, drawn at random from the seed; default 16.", show_default=False),
+        typer.Option(
+            help="Number of images for fig1a-c, drawn at random from the seed. Default: 16.", show_default=False
+        ),
     ] = None,
     limit: Annotated[
-        int | None, typer.Option(help="For all else at most so many images of the folder, spread over its classes.")
+        int | None,
+        typer.Option(help="For other figures and tables: at most this many images, spread evenly over the classes."),
     ] = None,
     device: DeviceOption = "auto",
     seed: SeedOption = 0,
-    scale: Annotated[str, typer.Option(help="full, or small: sizes for tests, not the paper's.")] = "full",
-    workers: Annotated[int, typer.Option(help="Processes that read the images.", min=0)] = 0,
+    scale: Annotated[str, typer.Option(help="full, or small (sizes for tests, not those of the paper).")] = "full",
+    workers: Annotated[int, typer.Option(help="Number of processes that read the images.", min=0)] = 0,
     out: Annotated[
-        Path | None, typer.Option(metavar="DIR", help="Folder for the files; default: runs/reproduce/NAME.")
+        Path | None, typer.Option(metavar="DIR", help="Folder for the files. Default: runs/reproduce/NAME.")
     ] = None,
     as_json: JsonOption = False,
     debug: DebugOption = False,
 ) -> None:
-    """Measure a figure or table of the paper again and compare it with what the paper prints."""
+    """Measure a figure or table of the paper again and compare it with the printed values."""
     from rankscope.reproduce import reproduce, reproduce_all
 
     folder = out if out is not None else Path("runs/reproduce") / name

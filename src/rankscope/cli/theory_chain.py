@@ -17,25 +17,31 @@ __all__ = ["theory_chain_command"]
 
 @saves_memory("a smaller --width", "fewer --samples")
 def theory_chain_command(
-    width: Annotated[int, typer.Option(help="Units per layer.")] = 1000,
+    width: Annotated[int, typer.Option(help="Number of units in a layer.")] = 1000,
     depth: Annotated[int, typer.Option(help="Number of layers.")] = 50,
-    init: Annotated[str, typer.Option(help="normal(STD), kaiming_normal or xavier_normal.")] = "normal(0.02)",
-    seeds: Annotated[str, typer.Option(metavar="LIST", help="One chain for each, separated by commas.")] = "0",
+    init: Annotated[
+        str, typer.Option(help="Initialisation: normal(STD), kaiming_normal or xavier_normal.")
+    ] = "normal(0.02)",
+    seeds: Annotated[str, typer.Option(metavar="LIST", help="Seeds separated by commas. Each gives one chain.")] = "0",
     tolerance: ToleranceOption = "paper",
-    activation: Annotated[str | None, typer.Option(help="relu, gelu or tanh; default: none.")] = None,
+    activation: Annotated[str | None, typer.Option(help="relu, gelu or tanh. Default: none.")] = None,
     residual: Annotated[
-        str | None, typer.Option(metavar="SCALE", help="h + SCALE·block(h); default: no skip connection.")
+        str | None,
+        typer.Option(metavar="SCALE", help="Scale of the branch in h + SCALE·block(h). Default: no skip connection."),
     ] = None,
-    normalisation: Annotated[str | None, typer.Option(help="layernorm or batchnorm; default: none.")] = None,
+    normalisation: Annotated[str | None, typer.Option(help="layernorm or batchnorm. Default: none.")] = None,
     float32_stop: Annotated[
-        bool, typer.Option("--float32-stop", help="Stop where all of J is below float32's epsilon, as the paper does.")
+        bool,
+        typer.Option(
+            "--float32-stop", help="Stop when all entries of J are below the epsilon of float32, as the paper does."
+        ),
     ] = False,
-    samples: Annotated[int, typer.Option(help="Inputs behind the dimension of the features.")] = 5000,
+    samples: Annotated[int, typer.Option(help="Number of inputs for the feature dimension.")] = 5000,
     out: Annotated[Path, typer.Option(metavar="DIR", help="Folder for the results.")] = Path("runs/chain"),
     as_json: JsonOption = False,
     debug: DebugOption = False,
 ) -> None:
-    """Measure the Jacobian rank and the feature dimension of random deep chains beside the theory (Fig. 1 d-f)."""
+    """Measure the Jacobian rank and feature dimension of random deep chains and compare with theory (Fig. 1 d-f)."""
     each, scale = _seeds(seeds), _residual(residual)
 
     from rankscope._base.files import make_folder

@@ -35,13 +35,13 @@ def theory_exponents_command(
     num_classes: ClassesOption = None,
     images: Annotated[
         str | None,
-        typer.Option(help="photos, digits, noise, a folder, or a file; as rankscope profile.", show_default=False),
+        typer.Option(help="photos, digits, noise, a folder, or a file, as in rankscope profile.", show_default=False),
     ] = None,
     limit: Annotated[int | None, typer.Option(help="At most this many images, drawn at random from the seed.")] = None,
     cut_points: Annotated[
         str, typer.Option(help="Where blocks may end: blocks, or names and globs separated by commas.")
     ] = "blocks",
-    top: Annotated[int, typer.Option(help="How many leading exponents.")] = 64,
+    top: Annotated[int, typer.Option(help="Number of leading exponents.")] = 64,
     dtype: Annotated[str, typer.Option(help="float64 or float32.")] = "float64",
     device: DeviceOption = "auto",
     out: NetworkOutOption = None,

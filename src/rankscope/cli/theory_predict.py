@@ -15,12 +15,12 @@ __all__ = ["theory_predict_command"]
 
 @saves_memory("a smaller --width", "a smaller --depth")
 def theory_predict_command(
-    width: Annotated[int, typer.Option(help="Units per layer.", show_default=False)],
+    width: Annotated[int, typer.Option(help="Number of units in a layer.", show_default=False)],
     depth: Annotated[int, typer.Option(help="Number of layers.", show_default=False)],
     tolerance: ToleranceOption = "paper",
     law: Annotated[
         str,
-        typer.Option(help="auto (by depth, without a step), fuss-catalan (shallow), lyapunov (deep) or lyapunov-mean."),
+        typer.Option(help="auto (chosen smoothly by depth), fuss-catalan (shallow), lyapunov (deep) or lyapunov-mean."),
     ] = "auto",
     as_json: JsonOption = False,
     debug: DebugOption = False,
