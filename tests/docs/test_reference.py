@@ -148,10 +148,8 @@ def test_the_command_reference_holds_every_option() -> None:
 
 def test_defaults_and_calls_are_told() -> None:
     made = extension("commands").reference()
-    assert (
-        "| `--tolerance TOLERANCE` | Threshold of the rank: paper, reference, torch, or a number (a constant rtol). | `paper` |"
-        in made
-    )
+    words = "Threshold of the rank: paper, reference, torch, or a number (a constant rtol)."
+    assert f"| `--tolerance TOLERANCE` | {words} | `paper` |" in made
     assert "| `--certify`, `--no-certify` | Bound the error of every rank with float64 probes. | `--certify` |" in made
     assert r"| `--data DIR\|digits\|FILE` |" in made
     assert "rankscope collect MODEL --data DIR|digits|FILE --out RUN [OPTIONS]" in made
