@@ -158,6 +158,14 @@ REFUSALS = {
     "folder not writable": (["FILE", "--out", "/proc/rankscope"], 1, "/proc/rankscope"),
     "no factory": (["NOFACTORY"], 2, "smal"),
     "limit": (["FILE", "--limit", "0"], 2, "--limit is 0"),
+    "seed below zero": (["FILE", "--seed", "-1"], 2, "--seed is -1"),
+    "seed beyond torch's": (
+        ["FILE", "--seed", str(2**64)],
+        2,
+        "--seed is 18,446,744,073,709,551,616; it must be at most",
+    ),
+    "digits that are no number": (["FILE", "--columns", "sketch:²"], 2, "write sketch:K"),
+    "chunk size in digits that are no number": (["FILE", "--chunk-size", "²"], 2, "--chunk-size is '²'"),
 }
 
 

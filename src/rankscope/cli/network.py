@@ -40,7 +40,7 @@ class Network:
     texts: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        count_of(self.seed, "seed", least=0)
+        count_of(self.seed, "seed", least=0, most=2**64 - 1)
         if self.limit is not None:
             count_of(self.limit, "limit")
         check_texts(self.texts, self.model, images=self.images)

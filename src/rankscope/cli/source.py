@@ -34,7 +34,7 @@ class Source:
 
     def load(self, *, labelled: bool = True) -> tuple[Any, Data, tuple[Fact, ...]]:
         """The loaded model on its device, the data, and facts on both; ``labelled`` as in ``load_data``."""
-        count_of(self.seed, "seed", least=0)
+        count_of(self.seed, "seed", least=0, most=2**64 - 1)
         count_of(self.batch_size, "batch_size")
         where = device_of(self.device)
         loaded = load_model(
