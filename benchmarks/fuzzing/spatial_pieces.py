@@ -62,7 +62,9 @@ def upsample(c: Choices, shape: Shape) -> tuple[nn.Module, Shape]:
 
 @piece("group or instance norm", 3)
 def group_norm(c: Choices, shape: Shape) -> tuple[nn.Module, Shape]:
-    groups = [g for g in (1, 2, 3, 4) if shape[0] % g == 0]
+    groups = [g for g in (1, 2, 3, 4) if shape[0] % g == 0 and int(torch.Size(shape).numel()) > g]
+    if not groups:  # one number has no variance
+        return nn.Identity(), shape
     options = [nn.GroupNorm(c.one(groups), shape[0], eps=1e-2)]
     if shape[1] * shape[2] > 1:
         options += [nn.InstanceNorm2d(shape[0], affine=True, eps=1e-2)]

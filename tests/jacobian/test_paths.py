@@ -167,3 +167,60 @@ def test_a_cut_that_some_samples_go_around_makes_no_rise() -> None:
     assert dict(zip([layer.name for layer in profile.layers], profile.function_rank, strict=True))["right"] == 1
     assert profile["head"].true_cut
     assert profile.rises() == {}
+
+
+class Remembers(nn.Module):
+    """What the last call left behind moves the next, then one of two layers by the sign of the first value."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.inner, self.back = nn.Linear(6, 6), nn.Linear(6, 6)
+        self.right, self.left = nn.Linear(6, 4), nn.Linear(6, 5)
+        self.state: Tensor | None = None
+
+    def forward(self, x: Tensor) -> Tensor:
+        out = self.inner(x)
+        if self.state is not None:
+            out = out + self.back(self.state.mean(0, keepdim=True).mean(-2, keepdim=True))
+        self.state = torch.tanh(3 * out)
+        return self.right(self.state) if bool(x.flatten()[0] > 0) else self.left(self.state)
+
+
+@pytest.mark.parametrize("lengths", [(1, 1, 1, 1), (1, 2, 1, 3)], ids=["one shape", "several shapes"])
+def test_what_an_earlier_sample_left_behind_reaches_no_later_one(lengths: tuple[int, ...]) -> None:
+    """In another dtype than the model's: the weights and attributes that are converted are those of the first call."""
+    torch.manual_seed(3)
+    model = Remembers()
+    samples = [torch.randn(n, 6) * 2 for n in lengths]
+    for sample, sign in zip(samples, (1, -1, 1, -1), strict=True):
+        sample[0, 0] = sign * sample[0, 0].abs()
+
+    class Rows(torch.utils.data.Dataset):
+        def __len__(self) -> int:
+            return len(samples)
+
+        def __getitem__(self, i: int) -> Tensor:
+            return samples[i]
+
+    profile = rs.jacobian_rank(model, Rows(), cut_points="all", dtype=torch.float64, progress=False)
+    assert model.state is None
+    exact = Remembers().double()
+    exact.load_state_dict(model.state_dict())
+    for name, taken in (("right", (0, 2)), ("left", (1, 3)), ("inner", (0, 1, 2, 3))):
+        spectra = profile[name].spectra
+        for i in range(4):
+            if i not in taken:
+                assert spectra[i] is None
+                continue
+
+            def of_layer(x: Tensor, name: str = name) -> Tensor:
+                h = exact.inner(x)
+                return h if name == "inner" else getattr(exact, name)(torch.tanh(3 * h))
+
+            x = samples[i].double()
+            truth = torch.autograd.functional.jacobian(of_layer, x).reshape(-1, x.numel())
+            sigma = np.linalg.svd(truth.numpy(), compute_uv=False)
+            assert spectra[i] is not None
+            found = np.asarray(spectra[i].singular_values)[: len(sigma)]
+            # both float64, sums of a few tens of products
+            np.testing.assert_allclose(found, sigma[: len(found)], atol=1e-7 * sigma[0])

@@ -62,6 +62,9 @@ class Runner:
         for i, key in enumerate(self.keys):
             self._places.setdefault((key.module, key.call), []).append(i)
         self._images = 1
+        state = guarded(model)
+        if state is not None:
+            state.restore()  # what the last call left behind is not what the model was given with
         self._state = self._converted()
         self._capture: Capture | None = None
         self._missing = 0
