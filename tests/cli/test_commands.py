@@ -281,7 +281,7 @@ def test_channels_of_a_patch(model_file: str, photos: Path, tmp_path: Path, caps
         profile = json.loads(capsys.readouterr().out)
         which = "" if chosen is None else f", channels [{chosen}]"
         words = f"4×4 patch at the centre{which}"
-        assert profile["columns"] == {"kind": "patch", "count": count, "words": words}
+        assert profile["columns"] == {"kind": "patch", "count": count, "counts": [], "words": words}
         # the first layer, a convolution to more channels, keeps every direction it is given
         assert profile["layers"][0]["rank"]["max"] == count
     assert main(["profile", model_file, "--channels", "0"]) == 2

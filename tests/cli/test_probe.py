@@ -127,7 +127,8 @@ def test_components_of_ones_own(component: str, rank: int, folder: Path, capsys:
 def test_evaluation_mode_is_asked_for(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for extra, random in (([], True), (["--eval"], False)):
         assert main(["probe", "own_parts:drop", *TINY, *extra, "--json", "--out", "out"]) == 0
-        assert ("random" in json.loads(capsys.readouterr().out)["components"][0]["mode"]) is random
+        kinds = {fact["kind"] for fact in json.loads(capsys.readouterr().out)["components"][0]["facts"]}
+        assert ("random in training mode" in kinds) is random
 
 
 @pytest.mark.parametrize(
