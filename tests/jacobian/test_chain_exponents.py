@@ -397,7 +397,7 @@ def test_where_nothing_mixes_it_says_so():
         rs.CutPointError, match=r"no operation that mixes features .*was recognised along its 2 cut"
     ) as e:
         rs.chain_exponents(net, torch.randn(1, 6))
-    assert str(e.value).endswith("cut_points=['0', '1']")
+    assert str(e.value).endswith("name them under cut_points: 0, 1")
     assert len(rs.chain_exponents(net, torch.randn(1, 6), cut_points=["0", "1"]).blocks) == 2
     net = nn.Sequential(nn.Linear(6, 6), nn.LayerNorm(6)).eval()
     with pytest.raises(rs.CutPointError, match="only one operation that mixes features was recognised along"):

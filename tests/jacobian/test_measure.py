@@ -428,10 +428,10 @@ def test_a_leak_among_ties_is_noticed(how: str) -> None:
 
 
 def test_ties_cost_one_pass_of_forward_mode(monkeypatch: pytest.MonkeyPatch) -> None:
-    from rankscope.jacobian import batch
+    from rankscope.jacobian import derivative
 
     calls = []
-    original = batch.against_the_function
+    original = derivative.against_the_function
 
     def counted(runner: Any, method: Any, *rest: Any, narrow: bool) -> Any:
         def push(*given: Any) -> Any:
@@ -440,7 +440,7 @@ def test_ties_cost_one_pass_of_forward_mode(monkeypatch: pytest.MonkeyPatch) -> 
 
         return original(runner, push, *rest, narrow=narrow)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(batch, "against_the_function", counted)
+    monkeypatch.setattr(derivative, "against_the_function", counted)
     options: dict[str, Any] = {"columns": rs.Patch(4)}
     measure(Pooled().eval(), torch.randn(3, 1, 16, 16), **options)
     assert calls == []

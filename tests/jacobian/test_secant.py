@@ -104,12 +104,12 @@ def test_what_could_not_be_checked_is_said(options: dict[str, Any], why: str) ->
 
 
 def test_a_model_that_fails_in_the_check_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
-    from rankscope.jacobian import batch
+    from rankscope.jacobian import derivative
 
     def fails(*_: Any, **__: Any) -> None:
         raise RuntimeError("no such kernel\nmore")
 
-    monkeypatch.setattr(batch, "against_the_function", fails)
+    monkeypatch.setattr(derivative, "against_the_function", fails)
     assert facts(around(leak)) == [Fact(FactKind.FUNCTION_UNCHECKED, {"where": "", "reason": "no such kernel"})]
 
 
