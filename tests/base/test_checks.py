@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
-from rankscope._base.checks import budget_of, choice_of, count_of, dtype_of, names_of, number_of, shape_of
+from rankscope._base.checks import budget_of, choice_of, count_of, dtype_of, names_of, number_of, path_of, shape_of
 from rankscope._base.errors import UsageError
 
 CPU = torch.device("cpu")
@@ -33,6 +34,11 @@ def test_bounds_of_a_count() -> None:
         count_of(-1, "seed", least=0)
     with pytest.raises(UsageError, match="samples is 2,000; it must be at most 1,000"):
         count_of(2000, "samples", most=1000)
+    assert count_of(2**63 - 1, "seed") == 2**63 - 1
+    with pytest.raises(UsageError, match="seed is a whole number of 64 bits; it must be at most 9,223,372,036,854"):
+        count_of(2**63, "seed")
+    with pytest.raises(UsageError, match="samples is a whole number of 20001 bits; it must be at most"):
+        count_of(2**20000, "samples")  # more digits than Python turns into text
 
 
 @pytest.mark.parametrize("value", [2, 2.0, np.float32(2), torch.tensor(2.0), np.array(2)])
@@ -51,6 +57,15 @@ def test_bounds_of_a_number() -> None:
         number_of(1.5, "retain", above=0, most=1)
     with pytest.raises(UsageError, match=r"eta is -1; it must be a finite number of at least 0"):
         number_of(-1, "eta", least=0)
+    with pytest.raises(UsageError, match=r"eta is a whole number of 1329 bits; it must be a finite number above 0"):
+        number_of(10**400, "eta", above=0)
+
+
+@pytest.mark.parametrize("value", [None, 3, b"runs", "a\0b", ["runs"]], ids=repr)
+def test_what_is_no_path(value: Any) -> None:
+    assert path_of("runs", "out") == path_of(Path("runs"), "out") == Path("runs")
+    with pytest.raises(UsageError, match=r"out is .*; give the path of a file or folder as text or Path"):
+        path_of(value, "out")
 
 
 def test_choices() -> None:

@@ -308,3 +308,20 @@ def test_a_collection_of_an_earlier_version_loads_and_is_not_continued(tmp_path)
     shutil.copytree(GOLDEN / "collection", tmp_path / "c")
     with pytest.raises(OutputError, match=r"collected by an earlier version of rankscope, .* give another folder"):
         run(tmp_path / "c")
+
+
+def test_settings_that_are_no_settings_and_a_folder_in_a_shards_place(tmp_path):
+    folder = tmp_path / "run"
+    run(folder)
+    manifest = folder / "manifest.json"
+    whole = manifest.read_text()
+    manifest.write_text(whole.replace('\\"channels\\":', '\\"channels\\";'))
+    assert manifest.read_text() != whole
+    with pytest.raises(OutputError, match=r"manifest.json cannot be read .*; collect again into another folder"):
+        Collection.load(folder)
+    manifest.write_text(whole)
+    shard = next(folder.glob("shard-*"))
+    shard.unlink()
+    shard.mkdir()
+    with pytest.raises(OutputError, match=r"cannot be removed \(.*\); give another folder, or delete this one"):
+        run(folder)

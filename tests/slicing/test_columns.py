@@ -173,3 +173,33 @@ def test_positions_that_do_not_fit(positions: list[int], message: str) -> None:
 def test_what_are_no_positions(positions: list[Any]) -> None:
     with pytest.raises(rs.UsageError, match=r"positions is .*; give whole numbers"):
         rs.Positions(positions)
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: rs.Sketch(1.5), "k is 1.5; it must be a whole number"),
+        (lambda: rs.Sketch(True), "k is True; it must be a whole number"),
+        (lambda: rs.Sketch(3, seed=-1), "seed is -1; it must be a whole number of at least 0"),
+        (lambda: rs.Sketch(3, seed=2**70), "seed is a whole number of 71 bits; it must be at most"),
+        (lambda: rs.Sketch(3, seed="a"), "seed is 'a'; it must be a whole number"),
+        (lambda: rs.Patch(2.5), "size is 2.5; give 1 or 2 whole numbers"),
+        (lambda: rs.Patch((2, 3, 4)), r"size is \(2, 3, 4\); give 1 or 2 whole numbers"),
+        (lambda: rs.Patch(2, offset=(0, 1.5)), r"offset is \(0, 1.5\); give 2 whole numbers"),
+        (lambda: rs.Patch(2, centre=3), "centre is 3; give 2 whole numbers"),
+        (lambda: rs.Patch(2, channels=[True]), r"channels is \[True\]; give whole numbers"),
+        (lambda: rs.Patch(2, channels="01"), "channels is '01'; give whole numbers"),
+        (lambda: rs.Patch(coordinates=[1.5]), "coordinates is 1.5; give whole numbers"),
+        (lambda: rs.Positions(1.5), "positions is 1.5; give whole numbers"),
+        (lambda: rs.Positions("0"), "positions is '0'; give whole numbers"),
+    ],
+)
+def test_what_counts_nothing(make: Any, message: str) -> None:
+    with pytest.raises(rs.UsageError, match=message):
+        make()
+
+
+def test_numbers_of_numpy_are_plain_in_the_record() -> None:
+    assert repr(rs.Sketch(np.int64(3))) == "Sketch(k=3, seed=0)"
+    assert rs.Patch(torch.tensor([2, 5]), channels=np.array([0])) == rs.Patch((2, 5), channels=[0])
+    assert rs.Sketch(2, seed=2**38).tangents((4,), 0, 2, CPU, torch.float32).shape == (2, 4)

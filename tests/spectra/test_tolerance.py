@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import numpy as np
 import pytest
@@ -89,7 +90,7 @@ def test_unknown_name_with_the_nearest(value: str) -> None:
     ("arguments", "message"),
     [
         ({}, "needs rtol=, atol=, or both"),
-        ({"rtol": -1.0}, "rtol is -1.0; it must be finite and not negative"),
+        ({"rtol": -1.0}, "rtol is -1.0; it must be a finite number of at least 0"),
         ({"atol": math.nan}, "atol is nan"),
         ({"rtol": math.inf}, "rtol is inf"),
         ({"rule": "paper", "rtol": 1e-3}, "sets its own threshold"),
@@ -104,3 +105,42 @@ def test_invalid(arguments: dict[str, float], message: str) -> None:
 def test_negative_number_in_a_text() -> None:
     with pytest.raises(rs.UsageError, match=r"rtol is -0\.5"):
         as_tolerance("-0.5")
+
+
+@pytest.mark.parametrize(
+    "value", [None, True, [0.1], 1j, b"paper", 10**400, torch.ones(2)], ids=lambda v: type(v).__name__
+)
+def test_what_is_no_tolerance(value: Any) -> None:
+    with pytest.raises(rs.UsageError, match=r"^tolerance is "):
+        as_tolerance(value)
+
+
+def test_a_number_of_any_type_is_kept_as_a_plain_one() -> None:
+    for value in (np.float32(0.5), torch.tensor(0.5), {"rtol": 0.5}, {"rtol": 0.5, "atol": None, "rule": "constant"}):
+        found = as_tolerance(value)
+        assert found == rs.Tolerance(rtol=0.5)
+        assert type(found.rtol) is float
+    with pytest.raises(rs.UsageError, match="needs rtol=, atol=, or both"):
+        as_tolerance({})
+
+
+def test_a_matrix_whose_numbers_are_not_there() -> None:
+    held = torch.eye(2)
+    for matrix, reason in (
+        (held.to("meta"), "meta device"),
+        (held.to_sparse(), "sparse"),
+        (np.ma.masked_array(np.eye(2), mask=np.eye(2) > 0), "2 entries of this masked array are hidden"),
+        (torch.nested.nested_tensor([held[0], held[1]]), "nested tensor"),
+    ):
+        with pytest.raises(rs.DataError, match=reason):
+            rs.Spectrum.of(matrix)
+        with pytest.raises(rs.DataError, match=reason):
+            rs.theory.chain_singular_values([matrix])
+        with pytest.raises(rs.DataError, match=reason):
+            rs.theory.stability_radius(held, direction=matrix)
+        with pytest.raises(rs.DataError, match=reason):
+            rs.feature_rank(matrix)
+    half = torch.tensor([[1.5, 0.25], [0.0, 2.0]])  # numbers that bfloat16 holds exactly
+    exact = np.log(np.linalg.svd(half.double().numpy(), compute_uv=False))
+    found = rs.theory.chain_singular_values([half.bfloat16()]).log_singular_values
+    np.testing.assert_allclose(found, exact, atol=4 * 2**-52)

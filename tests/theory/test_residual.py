@@ -221,3 +221,16 @@ def test_record():
 def test_bad_input(call, message: str):
     with pytest.raises(UsageError, match=message):
         call()
+
+
+@pytest.mark.parametrize("t", [1e29, 1e31, 1e80, 1e300])
+def test_a_step_of_any_size(t: float) -> None:
+    """Where the identity is lost, the layers are t·G/√n: log t + ½(ψ((n − k + 1)/2) + log(2/n)), here by mpmath."""
+    n = 6
+    exact = [
+        float(mpmath.log(t) + (mpmath.digamma(mpmath.mpf(n - k) / 2) + mpmath.log(2 / mpmath.mpf(n))) / 2)
+        for k in range(n)
+    ]
+    np.testing.assert_allclose(
+        residual_exponents(n, t).exponents, exact, rtol=1e-14
+    )  # a few roundings of a sum near 690

@@ -7,10 +7,12 @@ from __future__ import annotations
 
 import math
 import operator
+import os
 import re
 from collections.abc import Iterable, Sequence
 from itertools import chain
 from numbers import Real
+from pathlib import Path
 from typing import Any, TypeAlias
 
 import psutil
@@ -30,6 +32,7 @@ __all__ = [
     "dtype_of",
     "names_of",
     "number_of",
+    "path_of",
     "shape_of",
 ]
 
@@ -38,6 +41,7 @@ DtypeLike: TypeAlias = torch.dtype | str | None
 MemoryBudget: TypeAlias = int | float | str | None
 
 _DTYPES = {"float32": torch.float32, "float64": torch.float64}
+_WORD = 2**63 - 1
 _UNITS = {"": 1, "K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
 _DEFAULT_BUDGET = 4 * 2**30  # measured: larger chunks gain nothing on the networks of the paper
 
@@ -123,13 +127,17 @@ def _remedy(name: str, count: int) -> str:
 
 def _shown(value: Any) -> str:
     """A value as an error names it: short, and one line."""
+    if isinstance(value, int) and abs(value) > _WORD:  # Python itself refuses to print one of thousands of digits
+        return f"a whole number of {value.bit_length()} bits"
     text = repr(str(value)) if isinstance(value, torch.device | torch.dtype) else repr(value)
     text = " ".join(text.split())
     return text if len(text) <= 60 else f"a {type(value).__name__}"
 
 
-def count_of(value: Any, name: str, *, least: int = 1, most: int | None = None) -> int:
+def count_of(value: Any, name: str, *, least: int = 1, most: int | None = _WORD) -> int:
     """``value`` as a whole number of at least ``least``; a float such as ``5e3`` is taken where it is whole.
+
+    By default at most what 64 bits hold: sizes, counts and seeds of torch go no further.
 
     >>> count_of(5e3, "batch_size")
     5000
@@ -138,7 +146,8 @@ def count_of(value: Any, name: str, *, least: int = 1, most: int | None = None) 
     if number is None or number < least:
         raise UsageError(f"{parameter(name)} is {_shown(value)}; it must be a whole number of at least {least}")
     if most is not None and number > most:
-        raise UsageError(f"{parameter(name)} is {number:,}; it must be at most {most:,}")
+        shown = f"{number:,}" if number <= _WORD else _shown(value)
+        raise UsageError(f"{parameter(name)} is {shown}; it must be at most {most:,}")
     return number
 
 
@@ -167,7 +176,7 @@ def number_of(
     if not _is_bool(value) and (isinstance(value, Real) or (hasattr(value, "__float__") and not _sized(value))):
         try:
             number = float(value)
-        except (TypeError, ValueError, RuntimeError):
+        except (TypeError, ValueError, RuntimeError, OverflowError):
             number = math.nan
     inside = math.isfinite(number)
     inside = inside and (above is None or number > above)
@@ -243,6 +252,17 @@ def budget_of(
             raise UsageError(f"{parameter(name)} is {memory_budget!r}; it must be at least one byte, and finite")
         return int(number)
     return int(number_of(memory_budget, name, least=1))
+
+
+def path_of(value: Any, name: str) -> Path:
+    """``value`` as a path.
+
+    >>> path_of("runs/first", "out").name
+    'first'
+    """
+    if not isinstance(value, str | os.PathLike) or "\0" in str(value) or not isinstance(os.fspath(value), str):
+        raise UsageError(f"{parameter(name)} is {_shown(value)}; give the path of a file or folder as text or Path")
+    return Path(value)
 
 
 def shape_of(sizes: Any, name: str) -> tuple[int, ...]:

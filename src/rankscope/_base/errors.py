@@ -141,7 +141,7 @@ def closest(name: str, known: Iterable[str]) -> str | None:
     ('paper', None)
     """
     plain = {n.casefold(): n for n in sorted(known, reverse=True)}
-    found = difflib.get_close_matches(name.casefold(), plain, n=1, cutoff=0.5)
+    found = difflib.get_close_matches(str(name).casefold(), plain, n=1, cutoff=0.5)
     return plain[found[0]] if found else None
 
 

@@ -9,6 +9,7 @@ from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
+from rankscope._base.checks import path_of
 from rankscope._base.encoding import exact, plain, read, same
 from rankscope._base.errors import OutputError, RankscopeError
 from rankscope._base.files import write_whole
@@ -73,7 +74,7 @@ class Record(ByValue):
         Raises ``OutputError`` when it cannot be written.
         """
         made = {"schema_version": self.schema_version, "kind": self.kind_name(), "record": exact(self)}
-        target = Path(path)
+        target = path_of(path, "path")
         write_whole(target, json.dumps(made, indent=1, allow_nan=False) + "\n")
         return target
 
@@ -83,8 +84,9 @@ class Record(ByValue):
 
         Raises ``OutputError`` when the file is missing, damaged, of another kind or of a later version.
         """
+        place = path_of(path, "path")
         try:
-            data = json.loads(Path(path).read_text(encoding="utf-8"))
+            data = json.loads(place.read_text(encoding="utf-8"))
         except (OSError, ValueError) as error:
             raise OutputError(f"cannot read a {cls.kind_name()} from {str(path)!r}: {error}") from error
         about = data if isinstance(data, dict) else {}

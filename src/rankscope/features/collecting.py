@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from rankscope._base.checks import count_of
+from rankscope._base.checks import count_of, path_of
 from rankscope._base.errors import CutPointError, ModelError, OutputError
 from rankscope._base.files import FolderLock
 from rankscope._base.identity import Identity, identity_of
@@ -102,6 +102,7 @@ def collect(
     check_reduce(reduce, channels)
     shard_size, batch_size = count_of(shard_size, "shard_size"), count_of(batch_size, "batch_size")
     num_workers = count_of(num_workers, "num_workers", least=0)
+    folder = path_of(out, "out")
     dataset, options = as_dataset(data)
     name, layer = find_head(model) if head is None else (head, dict(model.named_modules()).get(head))
     if layer is None:
@@ -109,14 +110,14 @@ def collect(
     cut_points = _cut_points(model, dataset, options, cut_points, reduce, channels)
     about = identity_of(model), data_identity(dataset, options.get("collate_fn"))
     for owner, identity in zip(("model", "data set"), about, strict=True):
-        _refuse_incomparable(Path(out), owner, identity)
+        _refuse_incomparable(folder, owner, identity)
     fingerprint = {
         "model": f"{type(model).__name__} {about[0].key}",
         "data set": f"{type(dataset).__name__} of {len(dataset)} {about[1].key}",
         "setting": setting_fingerprint(cut_points=cut_points, reduce=reduce, channels=channels, head=name),
     }
-    with FolderLock(out):
-        taken = begin(ShardStore(Path(out), fingerprint), cut_points, len(dataset))
+    with FolderLock(folder):
+        taken = begin(ShardStore(folder, fingerprint), cut_points, len(dataset))
         return _collect(
             model,
             dataset,

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from rankscope._base.checks import path_of
 from rankscope._base.errors import OutputError
 from rankscope._base.facts import Fact
 from rankscope._base.files import digest_of_tensors
@@ -93,7 +94,7 @@ class Collection(Record):
         OutputError
             When that folder holds a collection already, or a file cannot be read or written.
         """
-        target = Path(path)
+        target = path_of(path, "path")
         if target.resolve() != self.folder.resolve():
             ShardStore(self.folder, ShardStore.read_manifest(self.folder)).copy_to(target)
         return target
@@ -123,7 +124,7 @@ class Collection(Record):
         OutputError
             No collection there, one that was never finished, or damaged files.
         """
-        folder = Path(path)
+        folder = path_of(path, "path")
         store = ShardStore(folder, ShardStore.read_manifest(folder))
         whole = store.whole()
         after, total = store.progress()

@@ -7,7 +7,7 @@ from torch import nn
 
 from rankscope._base.errors import CutPointError
 from rankscope.features.hooks import inference
-from rankscope.slicing import CutPointsLike, ModuleCall, Sample, select, trace
+from rankscope.slicing import CutPointsLike, ModuleCall, Sample, check_names, select, trace
 from rankscope.slicing.batches import dtype_of_inputs
 from rankscope.slicing.calls import differentiable
 
@@ -16,6 +16,7 @@ __all__ = ["chosen_calls", "cut_names", "is_plain", "layer_names"]
 
 def is_plain(model: nn.Module, wanted: CutPointsLike) -> bool:
     """Whether ``wanted`` is a list of names without globs or call numbers: no forward pass is needed to read it."""
+    check_names(wanted)
     if isinstance(wanted, str):
         return wanted in dict(model.named_modules())
     return not any(set(name) & set("*?[#") for name in wanted)

@@ -95,7 +95,12 @@ class ShardStore:
     def _remove_all_but(self, keep: set[Path]) -> None:
         for path in self.folder.iterdir():
             if path not in keep and path.name.startswith(("shard-", "moments-", ".part-")):
-                path.unlink()
+                try:
+                    path.unlink()
+                except OSError as error:
+                    raise OutputError(
+                        f"{path} cannot be removed ({error.strerror or error}); give another folder, or delete this one"
+                    ) from error
 
     @property
     def key(self) -> str:
@@ -134,6 +139,7 @@ class ShardStore:
         try:
             plain = read_json(path)
             version, found = plain["schema_version"], dict(plain["fingerprint"])
+            json.loads(found.get("setting", "{}"))  # which a reader of the collection asks for its cut points
         except OutputError as error:
             raise OutputError(f"{error}; collect again into another folder") from error
         except (ValueError, KeyError, TypeError) as error:

@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from rankscope._base.checks import path_of
 from rankscope._base.errors import OutputError, RankscopeError
 from rankscope._base.facts import Fact, FactKind, gist
 from rankscope._base.files import FolderLock, digest_of_bytes, read_arrays, write_arrays
@@ -64,7 +65,7 @@ class Checkpoint:
     """
 
     def __init__(self, path: str | Path | None, model: Identity, settings: Mapping[str, Any]) -> None:
-        self.folder = None if path is None else Path(path)
+        self.folder = None if path is None else path_of(path, "checkpoint")
         plain = {**settings, "rankscope": versions().get("rankscope"), "model": model.key}
         self.key = digest_of_bytes(json.dumps(plain, sort_keys=True, default=repr))
         self.unreadable = model.unreadable

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from rankscope._base.checks import path_of
 from rankscope._base.encoding import frozen, plain
 from rankscope._base.errors import UsageError, nearest
 from rankscope._base.facts import Fact, FactKind
@@ -214,12 +215,12 @@ class JacobianProfile(Record):
 
     def save(self, path: str | Path) -> Path:
         """Write ``profile.json`` and ``profile.safetensors`` into a folder (made if absent); returns the folder."""
-        return save_fields(self.to_dict(), {f.name: getattr(self, f.name) for f in fields(self)}, Path(path))
+        return save_fields(self.to_dict(), {f.name: getattr(self, f.name) for f in fields(self)}, path_of(path, "path"))
 
     @classmethod
     def load(cls, path: str | Path) -> JacobianProfile:
         """Read back what ``save`` wrote: the folder or its ``profile.json``."""
-        return cls(**load_fields(Path(path)))
+        return cls(**load_fields(path_of(path, "path")))
 
     def against_random(self) -> AgainstRandom:
         """This profile beside the Gaussian prediction for a chain of the same widths and mixing layers.

@@ -13,7 +13,7 @@ from rankscope.slicing.columns import (
     Sketch,
     as_columns,
 )
-from rankscope.slicing.cut_points import CutPointsLike, LayerTable, layers, select
+from rankscope.slicing.cut_points import CutPointsLike, LayerTable, check_names, layers, select
 from rankscope.slicing.example import example_sample
 from rankscope.slicing.guard import evaluation_mode, full_precision, measuring, mode_facts, observing
 from rankscope.slicing.mixing import Stretch
@@ -46,6 +46,7 @@ __all__ = [
     "call_model",
     "called",
     "capture",
+    "check_names",
     "derivative_ends",
     "evaluation_mode",
     "example_sample",

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from numbers import Integral
+from numbers import Integral, Real
 from typing import Any, Literal, Protocol, TypeAlias
 
 import torch
 from torch import Tensor
 
+from rankscope._base.checks import count_of
 from rankscope._base.errors import UsageError, nearest, parameter
 
 __all__ = ["All", "Columns", "ColumnsByShape", "ColumnsLike", "Patch", "Positions", "Sketch", "as_columns"]
@@ -97,14 +98,16 @@ class Patch:
         if centre is not None and offset is not None:
             raise UsageError(f"give a patch's centre {tuple(centre)} or its offset {tuple(offset)}, not both")
         set_ = object.__setattr__
-        set_(self, "size", int(size) if isinstance(size, Integral) else (int(size[0]), int(size[1])))  # type: ignore[index]
-        set_(self, "centre", None if centre is None else (int(centre[0]), int(centre[1])))
-        set_(self, "offset", None if offset is None else (int(offset[0]), int(offset[1])))
-        set_(self, "channels", None if channels is None else tuple(int(c) for c in channels))
+        sizes = _whole(size, "size", (1, 2))
+        set_(self, "size", sizes[0] if len(sizes) == 1 else sizes)
+        set_(self, "centre", None if centre is None else _whole(centre, "centre", (2,)))
+        set_(self, "offset", None if offset is None else _whole(offset, "offset", (2,)))
+        set_(self, "channels", None if channels is None else _whole(channels, "channels"))
         explicit = None
         if coordinates is not None:
             explicit = tuple(
-                int(c) if isinstance(c, Integral) else tuple(int(i) for i in c) for c in _plain(coordinates)
+                _whole(c, "coordinates")[0] if isinstance(c, Real) else _whole(c, "coordinates")
+                for c in _plain(coordinates)
             )
         set_(self, "coordinates_", explicit)
         height, width = self._extent()
@@ -178,7 +181,19 @@ class Patch:
 
 
 def _plain(values: Any) -> list[Any]:
-    return values.tolist() if hasattr(values, "tolist") else list(values)
+    """The values of a sequence, array or tensor; one value alone is a list of itself."""
+    listed = values.tolist() if hasattr(values, "tolist") else values
+    return list(listed) if isinstance(listed, Iterable) and not isinstance(listed, str | bytes) else [listed]
+
+
+def _whole(values: Any, name: str, lengths: tuple[int, ...] = ()) -> tuple[int, ...]:
+    """Whole numbers, of either sign, and as many as one of ``lengths``."""
+    found = _plain(values)
+    wrong = any(isinstance(i, bool) or not isinstance(i, Integral) for i in found)
+    if wrong or (lengths and len(found) not in lengths):
+        count = f"{' or '.join(map(str, lengths))} " if lengths else ""
+        raise UsageError(f"{parameter(name)} is {' '.join(repr(values).split())}; give {count}whole numbers")
+    return tuple(int(i) for i in found)
 
 
 @dataclass(frozen=True)
@@ -201,7 +216,7 @@ class Positions:
     positions: tuple[int, ...]
 
     def __init__(self, positions: int | Sequence[int]) -> None:
-        listed = [positions] if isinstance(positions, Integral) else _plain(positions)
+        listed = _plain(positions)
         wrong = [p for p in listed if isinstance(p, bool) or not isinstance(p, Integral)]
         if wrong or not listed:
             raise UsageError(f"positions is {positions!r}; give whole numbers, such as [3] or [0, -1]")
@@ -245,8 +260,10 @@ class Sketch:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        if self.k < 1:
+        if isinstance(self.k, Real) and self.k < 1:
             raise UsageError(f"a sketch of {self.k} directions is empty; give k of at least 1")
+        object.__setattr__(self, "k", count_of(self.k, "k", most=2**24))  # each direction has its own seed
+        object.__setattr__(self, "seed", count_of(self.seed, "seed", least=0, most=2**38))
 
     def count(self, shape: Shape) -> int:
         size = math.prod(shape)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import fnmatch
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeAlias
 
@@ -24,9 +24,22 @@ if TYPE_CHECKING:
     import pandas as pd
     from matplotlib.axes import Axes
 
-__all__ = ["CutPointsLike", "LayerTable", "layers", "select"]
+__all__ = ["CutPointsLike", "LayerTable", "check_names", "layers", "select"]
 
 CutPointsLike: TypeAlias = str | Sequence[str]
+
+
+def check_names(wanted: Any) -> None:
+    """Refuse what is neither one name or glob nor several: ``CutPointError``.
+
+    >>> check_names("blocks"), check_names(["0", "layer*"])
+    (None, None)
+    """
+    several = isinstance(wanted, Iterable) and not isinstance(wanted, bytes | Iterator)
+    if not isinstance(wanted, str) and not (several and all(isinstance(name, str) for name in wanted)):
+        raise CutPointError(
+            f"cut_points is {one_line(wanted)}; give 'blocks', 'paper', 'all', a name, a glob, or a list of these"
+        )
 
 
 def select(model: nn.Module, found: Trace, wanted: CutPointsLike) -> list[ModuleCall]:
@@ -43,6 +56,7 @@ def select(model: nn.Module, found: Trace, wanted: CutPointsLike) -> list[Module
     CutPointError
         For a name that no module has (with the nearest), and for one that is never called.
     """
+    check_names(wanted)
     if wanted == "blocks":
         return default_blocks(model, found)
     if wanted == "paper":

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from rankscope._base.arrays import dense
 from rankscope._base.errors import DataError, UsageError
 from rankscope._base.records import ByValue
 from rankscope.spectra import measures
@@ -69,8 +70,8 @@ class RankEstimate:
 
 def _tensor(matrix: Any) -> torch.Tensor:
     """Lists become float64, not torch's default float32: 1e-60 is not zero."""
-    if isinstance(matrix, torch.Tensor):
-        return matrix.detach()
+    if isinstance(matrix, torch.Tensor) or np.ma.is_masked(matrix):
+        return dense(matrix, "the matrix")
     try:
         array = np.asarray(matrix)
         if array.dtype == object:

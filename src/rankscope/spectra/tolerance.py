@@ -13,6 +13,7 @@ from typing import Any, Literal, TypeAlias
 from torch import dtype as TorchDtype
 from torch import finfo, float32
 
+from rankscope._base.checks import number_of
 from rankscope._base.errors import UsageError, nearest
 
 __all__ = ["EPS32", "Rule", "Tolerance", "ToleranceLike", "as_tolerance"]
@@ -72,8 +73,8 @@ class Tolerance:
         if self.rtol is None and self.atol is None:
             raise UsageError("a constant tolerance needs rtol=, atol=, or both")
         for name, value in (("rtol", self.rtol), ("atol", self.atol)):
-            if value is not None and not (math.isfinite(value) and value >= 0):
-                raise UsageError(f"{name} is {value}; it must be finite and not negative")
+            if value is not None:
+                object.__setattr__(self, name, number_of(value, name, least=0))
 
     @classmethod
     def paper(cls) -> Tolerance:
@@ -138,8 +139,8 @@ def as_tolerance(value: ToleranceLike) -> Tolerance:
     if isinstance(value, Tolerance):
         return value
     if isinstance(value, dict):
-        known = {**value, "rule": value.get("rule", value.get("convention"))}  # its name in earlier versions
-        return Tolerance(rtol=known["rtol"], atol=known["atol"], rule=known["rule"])  # type: ignore[arg-type]
+        rule: Any = value.get("rule", value.get("convention", "constant"))  # the latter: its name in earlier versions
+        return Tolerance(rtol=value.get("rtol"), atol=value.get("atol"), rule=rule)  # type: ignore[arg-type]
     if isinstance(value, str):
         if value in _NAMES:
             return Tolerance(rule=value)  # type: ignore[arg-type]
@@ -151,4 +152,7 @@ def as_tolerance(value: ToleranceLike) -> Tolerance:
             raise UsageError(
                 f"unknown tolerance {value!r}; {nearest(value, _NAMES)}, or give a number for a constant rtol"
             ) from None
-    return Tolerance(rtol=float(value))
+    if value is None or isinstance(value, bool):
+        names = ", ".join(map(repr, _NAMES))
+        raise UsageError(f"tolerance is {value!r}; give one of {names}, a number for a constant rtol, or a Tolerance")
+    return Tolerance(rtol=number_of(value, "tolerance", least=0))

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from rankscope._base.arrays import dense
 from rankscope._base.checks import count_of
 from rankscope._base.errors import DataError, UsageError
 
@@ -33,7 +34,7 @@ def generator(seed: Any) -> np.random.Generator:
     >>> generator(3).integers(10) == generator(3).integers(10)
     np.True_
     """
-    return np.random.default_rng(count_of(seed, "seed", least=0))
+    return np.random.default_rng(count_of(seed, "seed", least=0, most=None))
 
 
 def takes_generator(name: str, function: Callable[..., Any]) -> None:
@@ -60,14 +61,15 @@ def as_matrix(value: Any, name: str) -> Matrix:
     >>> as_matrix([[1, 2]], "layer 1").shape
     (1, 2)
     """
-    if isinstance(value, torch.Tensor):
-        value = value.detach().to("cpu").numpy()
+    if isinstance(value, torch.Tensor) or np.ma.is_masked(value):
+        held = dense(value, name)
+        value = held.to("cpu", torch.complex128 if held.is_complex() else torch.float64).numpy()
     array = np.asarray(value)
     if np.iscomplexobj(array):
         raise DataError(f"{name} is complex; only real matrices have the exponents given here")
     try:
         array = array.astype(np.float64)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         raise DataError(f"{name} is a {type(value).__name__}, which is neither a matrix nor has matmat") from None
     if array.ndim != 2 or 0 in array.shape:
         raise DataError(f"{name} has shape {array.shape}; a matrix with at least one row and column is needed")

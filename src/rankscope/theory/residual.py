@@ -138,6 +138,8 @@ def residual_exponents(n: int, t: float, *, samples: int | None = None, seed: in
         # 1 − c as the geometric mean of χ²_{n−k+1}/n: (n − k)/n but for the last few k, where it keeps the exponent
         # finite and makes the limit of large t exact (Theorem 5).
         share = 2 * np.exp(digamma((n - np.arange(n)) / 2)) / n
+        if t > 1e30:  # t⁴ leaves the range of float64 beyond 1e77, and the identity is lost long before
+            return ResidualExponents(n, t, math.log(t) + 0.5 * np.log(share), np.zeros(n), None)
         centre = t**2 * (2 * share - 1)
         root = np.sqrt(1 + 2 * centre + t**4)
         # ½(1 + centre + root), written without cancellation where 1 + centre < 0
