@@ -273,3 +273,58 @@ def test_weights_without_values_are_refused() -> None:
 def test_a_head_that_fails_is_named() -> None:
     with pytest.raises(ModelError, match="the head fails on"):
         rs.classification_dimension(X, Y, lambda rows: rows @ torch.zeros(5, 3, dtype=rows.dtype))
+
+
+def test_a_function_that_writes_into_its_features_changes_nothing() -> None:
+    """A scorer that scales in place: the score at each k is that of the projection, and the caller's array is kept."""
+    rows = torch.from_numpy(LOW).float() + 1
+    before, labels = rows.clone(), torch.arange(50) % 2
+
+    def writes(features: torch.Tensor, labels: torch.Tensor) -> float:
+        labels.zero_()
+        return float((features.mul_(0.5) ** 2).sum())
+
+    def plain(features: torch.Tensor, labels: torch.Tensor) -> float:
+        return float(((features * 0.5) ** 2).sum())
+
+    first = rs.classification_dimension(rows, labels, scorer=writes)
+    assert torch.equal(rows, before)
+    assert torch.equal(labels, torch.arange(50) % 2)
+    # the score is a quarter of the sum of squares: by NumPy, from the axes of the centred covariance
+    values = before.double().numpy()
+    axes = np.linalg.eigh(np.cov(values.T))[1][:, ::-1]
+    scores = [((values @ axes[:, :k] @ axes[:, :k].T) ** 2).sum() / 4 for k in (1, 2, 3)]
+    np.testing.assert_allclose(first.curve[:3], scores, rtol=1e-4)  # float32 sums of 400 squares
+    second = rs.classification_dimension(rows, labels, scorer=plain)
+    np.testing.assert_array_equal(first.curve, second.curve)
+    weight = torch.from_numpy(RNG.standard_normal((2, 8))).float()
+    answers = (rows @ weight.T).argmax(1)
+    found = rs.classification_dimension(rows, answers, lambda x: x.mul_(2) @ weight.T, bootstrap=0)
+    assert torch.equal(rows, before)
+    assert found.full_accuracy == 1
+
+
+def test_a_function_that_fails_is_named_in_one_line() -> None:
+    labels = torch.arange(50) % 2
+    with pytest.raises(ModelError, match=r"^the head fails on .*\(50, 8\): KeyError: 'gone'$"):
+        rs.classification_dimension(LOW, labels, lambda x: {}["gone"])
+    with pytest.raises(DataError, match=r"^scorer fails on features of shape \(50, 8\): ZeroDivisionError: division"):
+        rs.classification_dimension(LOW, labels, scorer=lambda x, y: 1 / 0)
+
+
+@pytest.mark.parametrize(
+    "names", [5, [5], b"0", iter(["0"]), None], ids=["number", "numbers", "bytes", "iterator", "none"]
+)
+def test_cut_points_that_are_no_names(names: Any, tmp_path: Any) -> None:
+    model, rows = nn.Sequential(nn.Linear(8, 4), nn.Linear(4, 2)), torch.from_numpy(LOW).float()
+    said = r"cut_points is .*; give 'blocks'|needs data, and cut_points|no cut_points are given"
+    for measure in (
+        lambda: rs.feature_rank(model, rows, cut_points=names),
+        lambda: rs.local_feature_rank(model, rows[:1], cut_points=names, samples=20),
+        lambda: rs.jacobian_rank(model, rows[:1], cut_points=names),
+    ):
+        with pytest.raises(rs.RankscopeError, match=said):
+            measure()
+    if names is not None:
+        with pytest.raises(rs.RankscopeError, match=said):
+            rs.collect(model, (rows, torch.arange(50) % 2), cut_points=names, out=tmp_path)

@@ -48,8 +48,9 @@ def predictor(head: Any, x: torch.Tensor) -> tuple[Predict, tuple[torch.Tensor, 
 
     def predict(rows: torch.Tensor) -> torch.Tensor:
         try:
-            made = called(rows.to(place, held))  # rows go to the head: a caller's module is not moved
-        except (RuntimeError, TypeError, ValueError, IndexError, AttributeError) as error:
+            # rows go to the head: a caller's module is not moved. A copy, as a function may write into what it is given
+            made = called(rows.to(place, held, copy=True))
+        except Exception as error:  # whatever a caller's function raises
             raise ModelError(
                 f"the head fails on {str(rows.dtype)[6:]} features of shape {tuple(rows.shape)}: {_first(error)}"
             ) from error

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from rankscope._base.arrays import dense
-from rankscope._base.errors import DataError, MeasurementError
+from rankscope._base.errors import DataError, MeasurementError, first_line
 from rankscope._base.provenance import device_name, versions
 from rankscope.features.classification_result import ClassificationDimension
 from rankscope.features.crossing import first_dimension, variance_kept
@@ -30,7 +30,7 @@ def by_score(
     y = dense(labels, "labels").to(x.device)
     if len(y) != len(x):
         raise DataError(f"{len(y)} labels for {len(x)} samples; give one label a sample")
-    full = _number(scorer(x, y))
+    full = _scored(scorer, x, y)
     if not full > 0 or not math.isfinite(full):
         raise MeasurementError(f"the full score is {full:g}; a share of it is kept, so give a scorer that is positive")
     mean = basis.mean.to(x.dtype) if projection == "centred" else torch.zeros_like(x[0])
@@ -40,7 +40,7 @@ def by_score(
     scores = torch.zeros(x.shape[1], dtype=torch.float64)
     for k in range(x.shape[1]):
         projected.addmm_(coordinates[:, k : k + 1], axes[:, k : k + 1].T)
-        score = _number(scorer(projected.clone(), y))
+        score = _scored(scorer, projected, y)
         scores[k] = score if not math.isnan(score) else -math.inf  # a NaN is no score: it never reaches the threshold
     dimension, facts = first_dimension(scores, retain * full, basis)
     return ClassificationDimension(
@@ -59,6 +59,17 @@ def by_score(
         facts=facts,
         provenance=made_of(x, len(x)),
     )
+
+
+def _scored(scorer: Callable[[torch.Tensor, torch.Tensor], float], x: torch.Tensor, y: torch.Tensor) -> float:
+    """The score of copies: a function may write into what it is given."""
+    try:
+        score = scorer(x.clone(), y.clone())
+    except Exception as error:  # whatever a caller's function raises
+        raise DataError(
+            f"scorer fails on features of shape {tuple(x.shape)}: {type(error).__name__}: {first_line(error)}"
+        ) from error
+    return _number(score)
 
 
 def _number(score: Any) -> float:
