@@ -6,7 +6,7 @@ import torch
 from torch import nn
 
 from rankscope._base.facts import FactKind
-from rankscope.slicing.calls import Meaning
+from rankscope.slicing.meaning import Meaning
 from rankscope.slicing.reader import Samples
 
 

@@ -31,7 +31,8 @@ from rankscope.features.precision import check_real, unit_roundoff
 from rankscope.features.reduction import Channels, Reduce, check_reduce, coarse_square, reduce_output
 from rankscope.slicing import CutPointsLike, Sample, mode_facts
 from rankscope.slicing.batches import Batches, dtype_of_inputs, run_forward
-from rankscope.slicing.calls import Call, Meaning, can_be_repeated, repeated
+from rankscope.slicing.calls import Call, can_be_repeated, repeated
+from rankscope.slicing.meaning import Meaning
 from rankscope.slicing.reader import Samples, meaning_of
 from rankscope.slicing.values import is_array
 from rankscope.spectra.scale import power_of_two

@@ -22,7 +22,8 @@ from torch.utils.data import (
 )
 
 from rankscope._base.errors import DataError, UsageError
-from rankscope.slicing.calls import LABELS, PREFERRED, Call, How, Meaning, read_call
+from rankscope.slicing.calls import Call, read_call
+from rankscope.slicing.meaning import LABELS, PREFERRED, How, Meaning
 from rankscope.slicing.reader import order_of
 from rankscope.slicing.signature import Signature, is_hugging_face, signature_of
 from rankscope.slicing.values import as_tensor, is_array, is_scalar_label, numbers_of

@@ -10,7 +10,9 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from rankscope._base.errors import DataError, ModelError, RankscopeError, is_out_of_memory
-from rankscope.slicing.calls import Call, Meaning
+from rankscope.slicing.calls import Call
+from rankscope.slicing.meaning import Meaning
+from rankscope.slicing.ragged import rows_apart
 from rankscope.slicing.reader import is_one_call, length_of, order_of, read_calls
 from rankscope.slicing.sample import Sample, call_model
 from rankscope.slicing.values import is_array
@@ -28,6 +30,7 @@ class Batches(Iterator[Call]):
 
     def __init__(self, model: nn.Module, inputs: Any, batch_size: int, meaning: Meaning = _FORWARD) -> None:
         self.call: Call | None = None
+        inputs = rows_apart(model, inputs, meaning)
         self.total = _length(inputs)
         self._calls = self._read(model, inputs, batch_size, meaning)
 
@@ -68,17 +71,7 @@ def _length(inputs: Any) -> int | None:
 
 
 def _split(call: Call, size: int) -> list[Call]:
-    return [
-        Call(
-            call.x[a : a + size],
-            call.name,
-            call.keyword,
-            {k: v[a : a + size] for k, v in call.per_sample.items()},
-            call.shared,
-            call.dropped,
-        )
-        for a in range(0, len(call), size)
-    ]
+    return [call.part(a, a + size) for a in range(0, len(call), size)]
 
 
 def _alike(a: Call, b: Call) -> bool:

@@ -7,79 +7,26 @@ where that is certain by rule; what could be either is refused, with both spelli
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from enum import Enum
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from rankscope._base.errors import DataError, UsageError, nearest
+from rankscope._base.errors import DataError, UsageError
+from rankscope.slicing.belonging import belongs_to_samples, same_for_all
+from rankscope.slicing.meaning import BESIDE, LABELS, MAIN, NOT_BATCHED, PREFERRED, How, Meaning
 from rankscope.slicing.sample import Sample
 from rankscope.slicing.signature import Signature, is_hugging_face
 from rankscope.slicing.values import as_input, as_tensor, is_array, is_scalar_label, numbers_of
 
 __all__ = [
-    "LABELS",
-    "PREFERRED",
     "Call",
-    "How",
-    "Meaning",
     "can_be_repeated",
     "differentiable",
     "read_call",
     "repeated",
 ]
-
-# what the differentiated input is called where several could be it
-PREFERRED = (
-    "inputs_embeds", "pixel_values", "input_values", "input_features", "x", "input", "inputs", "image", "images",
-)  # fmt: skip
-LABELS = ("label", "labels", "y", "target", "targets")
-# beside the batch's own input: batch first by Hugging Face's documentation, and never what is differentiated
-_BESIDE = (
-    "attention_mask", "token_type_ids", "position_ids", "decoder_input_ids", "decoder_attention_mask", "pixel_mask",
-    "decoder_position_ids", "bool_masked_pos", "decoder_inputs_embeds", "head_mask",
-)  # fmt: skip
-_NOT_BATCHED = ("head_mask",)
-_MAIN = ("input_ids", "inputs_embeds", "pixel_values", "input_values", "input_features")
-
-
-class How(Enum):
-    """What the first dimension of a content's tensors is."""
-
-    ITEM = "one sample of a data set, without a batch dimension"
-    COLLATED = "a batch that torch's own collation stacked: everything in it is per sample"
-    GIVEN = "what the model is called with"
-
-
-@dataclass(frozen=True)
-class Meaning:
-    """What the caller said about the inputs' names; ``floating`` is false where nothing is differentiated."""
-
-    differentiate: str | None = None
-    shared: tuple[str, ...] = ()
-    per_sample: tuple[str, ...] = ()
-    floating: bool = True
-
-    def __post_init__(self) -> None:
-        both = set(self.shared) & set(self.per_sample)
-        if both:
-            raise UsageError(f"{min(both)!r} is in shared and in per_sample; it can be one of them")
-        if self.differentiate is not None and not isinstance(self.differentiate, str):
-            raise UsageError(
-                f'differentiate is {self.differentiate!r}; give the name of one input, as differentiate="x"'
-            )
-        if self.differentiate in self.shared:
-            raise UsageError(f"differentiate={self.differentiate!r} is also in shared; its rows count the samples")
-
-    def check_names(self, known: Sequence[str]) -> None:
-        """Refuse names that the inputs do not hold."""
-        given = {"differentiate": (self.differentiate,) if self.differentiate else ()}
-        for option, names in (given | {"shared": self.shared, "per_sample": self.per_sample}).items():
-            for name in names:
-                if name not in known:
-                    raise UsageError(f"{option} names {name!r}, which the inputs do not hold; {nearest(name, known)}")
 
 
 @dataclass(frozen=True)
@@ -100,6 +47,11 @@ class Call:
     def embedded(self) -> bool:
         """Whether what is differentiated are embeddings of tokens, and not what a user may take for the input."""
         return self.keyword == "inputs_embeds"
+
+    def part(self, start: int, stop: int) -> Call:
+        """The call for samples start … stop − 1 alone."""
+        own = {k: v[start:stop] for k, v in self.per_sample.items()}
+        return replace(self, x=self.x[start:stop], per_sample=own)
 
     def rows(self, start: int, stop: int, name: str) -> Sample:
         """Samples start … stop − 1 as one ``Sample``."""
@@ -236,10 +188,10 @@ def _named(
     shared: dict[str, Any] = {}
     for other, value in kept.items():
         if other in meaning.shared:
-            shared[other] = value
+            shared[other] = same_for_all(other, value) if how is How.COLLATED else value
         elif how is How.ITEM and isinstance(value, Tensor):
             own[other] = value[None]
-        elif how is not How.ITEM and _belongs_to_samples(model, other, value, x, name, how, meaning):
+        elif how is not How.ITEM and belongs_to_samples(model, other, value, x, name, how, meaning):
             own[other] = value if isinstance(value, Tensor) else as_tensor(value, repr(other))
         else:
             shared[other] = value
@@ -251,7 +203,7 @@ def _value(model: nn.Module, name: str, value: Any, how: How) -> Any:
         return as_tensor(value, repr(name)) if not is_scalar_label(value) or isinstance(value, Tensor) else value
     if how is How.ITEM and isinstance(value, int | float) and not isinstance(value, bool):
         return torch.tensor(value)
-    if how is How.ITEM or (is_hugging_face(model) and name in (*_MAIN, *_BESIDE)):
+    if how is How.ITEM or (is_hugging_face(model) and name in (*MAIN, *BESIDE)):
         numbers = numbers_of(value)
         return value if numbers is None else numbers
     return value
@@ -298,7 +250,7 @@ def _differentiated(
             name
             for name, value in among.items()
             if isinstance(value, Tensor)
-            and name not in (*meaning.shared, *_BESIDE)
+            and name not in (*meaning.shared, *BESIDE)
             and (value.is_floating_point() or not meaning.floating or (name == "input_ids" and is_hugging_face(model)))
         ]
 
@@ -318,7 +270,8 @@ def _differentiated(
             f"no floating-point input to differentiate in {place} ({kinds}); give inputs_embeds or another float tensor"
         )
     listed = " or ".join(f'differentiate="{name}"' for name in found)
-    raise UsageError(f"{len(found)} inputs could be differentiated ({', '.join(found)}); choose with {listed}")
+    what = "be differentiated" if meaning.floating else "count the samples"
+    raise UsageError(f"{len(found)} inputs could {what} ({', '.join(found)}); choose with {listed}")
 
 
 def differentiable(model: nn.Module, sample: Sample) -> Sample:
@@ -331,7 +284,7 @@ def differentiable(model: nn.Module, sample: Sample) -> Sample:
 def can_be_repeated(model: nn.Module, sample: Sample) -> bool:
     """Whether several copies of ``sample`` can share a pass: what stands beside its input is known to have rows."""
     beside = [k for k, v in sample.extra.items() if not isinstance(v, bool | int | float | str | None)]
-    return not beside or (is_hugging_face(model) and all(k in _BESIDE and k not in _NOT_BATCHED for k in beside))
+    return not beside or (is_hugging_face(model) and all(k in BESIDE and k not in NOT_BATCHED for k in beside))
 
 
 def repeated(sample: Sample, x: Tensor) -> Sample:
@@ -352,55 +305,3 @@ def _embedded(model: nn.Module, ids: Any) -> Tensor:
     weight = next(table.parameters())
     with torch.no_grad():
         return table(ids.to(weight.device)).detach()
-
-
-def _belongs_to_samples(
-    model: nn.Module, name: str, value: Any, x: Tensor, counted: str, how: How, meaning: Meaning
-) -> bool:
-    """Whether rows of ``value`` belong to the samples, by rule: refused where both could be."""
-    samples = len(x)
-    if name in meaning.per_sample:
-        if not hasattr(value, "__len__") or len(value) != samples:
-            size = f"shape {tuple(value.shape)}" if isinstance(value, Tensor) else type(value).__name__
-            raise UsageError(f"per_sample names {name!r}, which has {size} beside {samples} samples of {counted!r}")
-        return True
-    if not isinstance(value, Tensor):
-        if _holds_rows(value, samples):
-            raise UsageError(_both(name, f"holds {samples} values or tensors of so many rows", samples, counted))
-        return False
-    if value.ndim == 0 or samples == 1:
-        return False  # of one sample everything is its own and shared alike
-    if how is How.COLLATED:
-        return len(value) == samples
-    if len(value) != samples:
-        if value.ndim > 2 and value.shape[1] == samples:  # states of recurrent layers: (layers, samples, width)
-            raise UsageError(_both(name, f"has shape {tuple(value.shape)}", samples, counted, transposed=True))
-        return False
-    if name in LABELS and (value.ndim == 1 or value.numel() == samples):
-        return True
-    if is_hugging_face(model) and name in (*_MAIN, *_BESIDE) and name not in _NOT_BATCHED:
-        return True
-    same = value.shape == x.shape[:2] and samples != x.shape[1]
-    if same and name in ("attention_mask", "token_type_ids", "position_ids"):
-        return True
-    raise UsageError(_both(name, f"has shape {tuple(value.shape)}", samples, counted))
-
-
-def _holds_rows(value: Any, samples: int) -> bool:
-    """Whether a list or mapping could hold something for each of several samples."""
-    if samples == 1 or not isinstance(value, list | tuple | Mapping):
-        return False
-    members = list(value.values()) if isinstance(value, Mapping) else list(value)
-    if any(isinstance(m, Tensor) and m.ndim and samples in m.shape[:2] for m in members):
-        return True
-    return isinstance(value, list | tuple) and len(value) == samples
-
-
-def _both(name: str, what: str, samples: int, counted: str, *, transposed: bool = False) -> str:
-    own = f'per_sample=("{name}",) if each sample has its own row'
-    if transposed:
-        own = "one sample at a time if its second dimension counts samples"
-    return (
-        f"{name!r} {what} beside {samples} samples of {counted!r}, so it could belong to all of them or to each: give "
-        f'shared=("{name}",) if every sample is called with all of it, or {own}'
-    )

@@ -9,7 +9,8 @@ import torch
 from torch import nn
 
 from rankscope._base.errors import UsageError
-from rankscope.slicing.calls import How, Meaning, read_call
+from rankscope.slicing.calls import read_call
+from rankscope.slicing.meaning import How, Meaning
 from rankscope.slicing.reader import read_samples
 from rankscope.slicing.sample import Sample
 from rankscope.slicing.signature import is_hugging_face, signature_of

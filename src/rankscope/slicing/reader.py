@@ -14,7 +14,9 @@ from torch.utils.data import BatchSampler, DataLoader, IterableDataset, Sequenti
 from rankscope._base.checks import count_of, names_of
 from rankscope._base.errors import DataError, UsageError
 from rankscope._base.facts import Fact, FactKind
-from rankscope.slicing.calls import Call, How, Meaning, read_call
+from rankscope.slicing.calls import Call, read_call
+from rankscope.slicing.meaning import How, Meaning
+from rankscope.slicing.ragged import rows_apart
 from rankscope.slicing.sample import Sample
 from rankscope.slicing.sequences import check_samples_first
 from rankscope.slicing.signature import Signature, signature_of
@@ -89,6 +91,7 @@ class Samples(Iterator[Sample]):
     def __init__(self, model: nn.Module, inputs: Any, limit: int | None, meaning: Meaning) -> None:
         self.limit, self.meaning = limit, meaning
         self.call: Call | None = None
+        inputs = rows_apart(model, inputs, meaning)
         self._whole = is_one_call(inputs)
         self._known = length_of(inputs)
         self._samples = self._read(model, inputs)
@@ -252,6 +255,8 @@ def _listed(inputs: list[Any], signature: Signature) -> Iterator[tuple[Any, How]
     if arrays and len(inputs) == 2 and _are_labels(inputs[1], inputs[0]):
         yield tuple(inputs), How.GIVEN
         return
+    if arrays and len({tuple(part.shape) for part in inputs}) > 1:
+        raise UsageError(_unequal(inputs, signature))
     for item in inputs:
         yield _certain_item(item, "a list"), How.ITEM
 
@@ -268,6 +273,17 @@ def _certain_item(item: Any, what: str) -> Any:
     if not any(is_scalar_label(member) for member in members):
         raise UsageError(f"inputs is {what} of {_kind(item)}, each a sample or a batch of them; {_LOOSE}")
     return item
+
+
+def _unequal(inputs: list[Any], signature: Signature) -> str:
+    """Tensors of unequal shapes fit into no tensor; a data set may hold them."""
+    first, other = (tuple(part.shape) for part in (inputs[0], next(p for p in inputs if p.shape != inputs[0].shape)))
+    name = next(iter(signature.positional), "x")
+    return (
+        f"inputs is a list of tensors of unequal shapes ({first}, {other}), each a sample or a batch of them; of "
+        f"samples give torch.utils.data.StackDataset({name}=inputs), or another Dataset (of texts, "
+        "rankscope.loading.read_texts)"
+    )
 
 
 def _kind(item: Any) -> str:

@@ -1,0 +1,82 @@
+"""Which inputs of a call belong to its samples, and which to all of them: by rule, refused where both could be."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from rankscope._base.errors import UsageError
+from rankscope.slicing.meaning import BESIDE, LABELS, MAIN, NOT_BATCHED, How, Meaning
+from rankscope.slicing.signature import is_hugging_face
+
+__all__ = ["belongs_to_samples", "either_way", "same_for_all"]
+
+
+def belongs_to_samples(
+    model: nn.Module, name: str, value: Any, x: Tensor, counted: str, how: How, meaning: Meaning
+) -> bool:
+    """Whether rows of ``value`` belong to the samples, by rule: refused where both could be."""
+    samples = len(x)
+    if name in meaning.per_sample:
+        if not hasattr(value, "__len__") or len(value) != samples:
+            size = f"shape {tuple(value.shape)}" if isinstance(value, Tensor) else type(value).__name__
+            raise UsageError(f"per_sample names {name!r}, which has {size} beside {samples} samples of {counted!r}")
+        return True
+    if not isinstance(value, Tensor):
+        if _holds_rows(value, samples):
+            raise UsageError(either_way(name, f"holds {samples} values or tensors of so many rows", samples, counted))
+        return False
+    if value.ndim == 0 or samples == 1:
+        return False  # of one sample everything is its own and shared alike
+    if how is How.COLLATED:
+        return len(value) == samples
+    if len(value) != samples:
+        if value.ndim > 2 and value.shape[1] == samples:  # states of recurrent layers: (layers, samples, width)
+            raise UsageError(either_way(name, f"has shape {tuple(value.shape)}", samples, counted, transposed=True))
+        return False
+    if name in LABELS and (value.ndim == 1 or value.numel() == samples):
+        return True
+    if is_hugging_face(model) and name in (*MAIN, *BESIDE) and name not in NOT_BATCHED:
+        return True
+    same = value.shape == x.shape[:2] and samples != x.shape[1]
+    if same and name in ("attention_mask", "token_type_ids", "position_ids"):
+        return True
+    raise UsageError(either_way(name, f"has shape {tuple(value.shape)}", samples, counted))
+
+
+def _holds_rows(value: Any, samples: int) -> bool:
+    """Whether a list or mapping could hold something for each of several samples."""
+    if samples == 1 or not isinstance(value, list | tuple | Mapping):
+        return False
+    members = list(value.values()) if isinstance(value, Mapping) else list(value)
+    if any(isinstance(m, Tensor) and m.ndim and samples in m.shape[:2] for m in members):
+        return True
+    return isinstance(value, list | tuple) and len(value) == samples
+
+
+def either_way(name: str, what: str, samples: int, counted: str, *, transposed: bool = False) -> str:
+    own = f'per_sample=("{name}",) if each sample has its own row'
+    if transposed:
+        own = "one sample at a time if its second dimension counts samples"
+    return (
+        f"{name!r} {what} beside {samples} samples of {counted!r}, so it could belong to all of them or to each: give "
+        f'shared=("{name}",) if every sample is called with all of it, or {own}'
+    )
+
+
+def same_for_all(name: str, value: Any) -> Any:
+    """What a loader stacked, once for each sample, as the one value that they share.
+
+    Raises
+    ------
+    UsageError
+        Where the samples' values differ.
+    """
+    if not isinstance(value, Tensor) or not value.ndim or not len(value):
+        return value
+    if any(not torch.equal(row, value[0]) for row in value[1:]):
+        raise UsageError(f"shared names {name!r}, which differs between the samples; leave it out of shared")
+    return value[0]
