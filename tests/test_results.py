@@ -125,9 +125,11 @@ def test_files_of_an_earlier_version_load(name: str, tmp_path: Path) -> None:
 def test_what_earlier_files_said_in_words() -> None:
     chain = rs.theory.ChainProfile.load(OLD / "ChainProfile.json")
     assert (chain.init, chain.std, chain.tolerance) == ("orthogonal", None, rs.Tolerance.paper())
+    assert chain.input_width == 4  # "inputs" there
     remedies = rs.RemedyResult.load(OLD / "RemedyResult.json")
     assert remedies["plain"].chain.std == pytest.approx((2 / 4) ** 0.5)
     assert remedies["plain"].chain.law.predicts
+    assert {one.chain.input_width for one in remedies.curves} == {4, remedies.width}
     probe = rs.ProbeResult.load(OLD / "ProbeResult.json")
     assert probe.method == Fact(FactKind.PUSHED, {"name": "vmap(jvp)"})
     assert probe.certificate.kind is FactKind.TWO_PRECISIONS

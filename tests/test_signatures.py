@@ -18,13 +18,33 @@ ONE: dict[str, set[str]] = {
     "memory_budget": {"MemoryBudget"},
     "progress": {"bool | Progress | None"},
     "seed": {"int"},
+    "device": {"DeviceLike"},
+    "scale": {"Scale"},
+    "accuracy": {"Accuracy"},
+    "inputs": {"Any"},
+    "shared": {"str | Sequence[str]"},
+    "per_sample": {"str | Sequence[str]"},
     "seeds": {"int | Sequence[int]"},
     "tolerance": {"ToleranceLike"},
     "as_printed": {"str"},
     "differentiate": {"str | None"},
     "cut_points": {"CutPointsLike", "CutPointsLike | None"},
 }
-GONE = {"convention", "chunk", "n_samples", "num_images", "max_images", "verbose", "rng", "random_state"}
+# option → its only default, where it has one
+DEFAULT: dict[str, Any] = {
+    "batch_size": 64,
+    "memory_budget": None,
+    "progress": None,
+    "seed": 0,
+    "scale": "full",
+    "shared": (),
+    "per_sample": (),
+    "tolerance": "paper",
+    "accuracy": "overall",
+    "limit": None,
+    "differentiate": None,
+}
+GONE = {"memory", "convention", "chunk", "n_samples", "num_images", "max_images", "verbose", "rng", "random_state"}
 
 
 def _functions() -> Iterator[tuple[str, Callable[..., Any]]]:
@@ -44,8 +64,10 @@ def test_an_option_means_the_same_everywhere(name: str) -> None:
     assert not GONE & options.keys()
     for option in ONE.keys() & options.keys():
         assert options[option].annotation in ONE[option], (name, option)
+    for option in DEFAULT.keys() & options.keys():
+        assert options[option].default in (inspect.Parameter.empty, DEFAULT[option]), (name, option)
 
 
 def test_the_options_are_there() -> None:
     used = {option for function in FUNCTIONS.values() for option in inspect.signature(function).parameters}
-    assert ONE.keys() <= used
+    assert ONE.keys() | DEFAULT.keys() <= used

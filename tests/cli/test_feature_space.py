@@ -122,6 +122,16 @@ def test_features(reduce: str, tmp_path: Path, capsys: pytest.CaptureFixture[str
     assert len(json.loads(capsys.readouterr().out)["layers"]) == 9  # the blocks
 
 
+def test_a_memory_budget_decides_what_is_sketched(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    command = ("features", "digits", "--data", "digits", "--limit", 300, "--cut-points", "layer3.1", "--out", tmp_path)
+    # 256 dimensions: a covariance of 512 KiB, sketches of 8 KiB a direction
+    for size, method in (("1MB", "covariance"), ("128KB", "sketch")):
+        assert run(*command, "--memory-budget", size, "--json") == 0
+        assert json.loads(capsys.readouterr().out)["layers"][0]["method"] == method
+    refused(capsys, 1, "give a larger --memory-budget, or --reduce pool", *command, "--memory-budget", "32KB")
+    refused(capsys, 2, "--memory-budget 'much' is not a size", *command, "--memory-budget", "much")
+
+
 def test_folder_of_classes_and_arrays(tmp_path: Path):
     split = digits_split()
     images, labels = split.held_out_images[:60], split.held_out_labels[:60]

@@ -97,7 +97,7 @@ def test_too_wide_for_memory_is_sketched_with_bounds_that_hold():
     g = torch.Generator().manual_seed(0)
     x = torch.randn(400, 300, generator=g, dtype=torch.float64) * 0.3 ** torch.arange(300) + 3
     exact = feature_rank({"a": x})["a"]
-    profile = feature_rank({"a": x}, memory=300 * 8 * 4 * 40)
+    profile = feature_rank({"a": x}, memory_budget=300 * 8 * 4 * 40)
     layer = profile["a"]
     assert layer.method == "sketch"
     (said,) = profile.facts
@@ -109,8 +109,8 @@ def test_too_wide_for_memory_is_sketched_with_bounds_that_hold():
     assert exact.pca_dimension == layer.pca_dimension
     assert layer.stable_rank == pytest.approx(exact.stable_rank, rel=1e-3)
     assert f"[{low}, {high}]" in str(profile)
-    with pytest.raises(DataError, match=r'a: 300 dimensions: .*give more memory, or reduce="pool"'):
-        feature_rank({"a": x}, memory=1000)
+    with pytest.raises(DataError, match=r'a: 300 dimensions: .*give a larger memory_budget, or reduce="pool"'):
+        feature_rank({"a": x}, memory_budget=1000)
 
 
 def test_what_narrow_layers_leave_goes_to_wide_ones():
@@ -118,10 +118,10 @@ def test_what_narrow_layers_leave_goes_to_wide_ones():
     x = data(1000, 8)
     wide, narrow = 8 * 200**2, 8 * 8**2
     names = ["0", "1", "2"]
-    exact = feature_rank(net, x, cut_points=names, memory=wide + 2 * narrow)
+    exact = feature_rank(net, x, cut_points=names, memory_budget=wide + 2 * narrow)
     assert [layer.method for layer in exact] == ["covariance"] * 3
     assert not exact.facts
-    short = feature_rank(net, x, cut_points=names, memory=wide + 2 * narrow - 1)
+    short = feature_rank(net, x, cut_points=names, memory_budget=wide + 2 * narrow - 1)
     assert [layer.method for layer in short] == ["covariance", "covariance", "sketch"]
 
 
@@ -131,22 +131,32 @@ def test_a_wide_layer_gets_its_least_sketch_before_narrow_ones_are_exact():
     sketch, exact = 4 * 8 * 8 * 2000, 8 * 60**2
     # an equal share for each of the three would leave the widest without even a sketch of eight directions
     for memory in (sketch + 2 * exact, sketch + 1.2 * exact):
-        found = feature_rank(net, x, cut_points=names, memory=memory)
+        found = feature_rank(net, x, cut_points=names, memory_budget=memory)
         assert found["2"].method == "sketch"
     with pytest.raises(DataError, match=r"even a sketch of 8 directions 0\.00051 GB of 0\.\d+ GB allowed"):
-        feature_rank(net, x, cut_points=names, memory=sketch / 2)
+        feature_rank(net, x, cut_points=names, memory_budget=sketch / 2)
 
 
-@pytest.mark.parametrize("memory", [float("nan"), 0, -1.0, "1e9", True])
-def test_memory_is_a_number_of_bytes(memory):
-    with pytest.raises(UsageError, match=r"memory is .*; give a number of bytes above 0"):
-        feature_rank({"a": data(10, 3)}, memory=memory)
+@pytest.mark.parametrize("budget", [float("nan"), float("inf"), 0, -1.0, "1e9", "much", True, [4]])
+def test_a_memory_budget_is_a_size(budget):
+    with pytest.raises(UsageError, match=r"memory_budget (is .*; it must be a finite number|'.*' is not a size)"):
+        feature_rank({"a": data(10, 3)}, memory_budget=budget)
+    with pytest.raises(UsageError, match=r"memory_budget (is .*; it must be a finite number|'.*' is not a size)"):
+        local_feature_rank(nn.Linear(3, 3), data(1, 3), cut_points=[""], memory_budget=budget)
+
+
+def test_a_memory_budget_is_read_as_everywhere():
+    x = data(400, 300)
+    found = [feature_rank({"a": x}, memory_budget=size) for size in ("320KB", 320 * 1024, 320 * 1024.0)]
+    (said,) = {one.facts for one in found}
+    assert said[0]["memory"] == 320 * 1024
+    assert feature_rank({"a": x}, memory_budget="4GB")["a"].method == feature_rank({"a": x})["a"].method == "covariance"
 
 
 def test_sketch_bounds_are_wide_when_its_error_is():
     x = data(400, 100)
     exact = feature_rank({"a": x})["a"]
-    layer = feature_rank({"a": x}, memory=100 * 8 * 4 * 10)["a"]
+    layer = feature_rank({"a": x}, memory_budget=100 * 8 * 4 * 10)["a"]
     assert layer.sketch_error > 0
     low, high = layer.pca_bounds
     assert low <= exact.pca_dimension <= high == 100
@@ -353,7 +363,7 @@ def test_scale_does_not_matter(scale, samples, memory):
     """Covariance, Gram matrix and sketch; a power of two before any square."""
     g = torch.Generator().manual_seed(0)
     x = torch.randn(samples, 5, dtype=torch.float64, generator=g) @ torch.randn(5, 60, dtype=torch.float64, generator=g)
-    one, other = (feature_rank({"a": x * s}, memory=memory)["a"] for s in (1.0, scale))
+    one, other = (feature_rank({"a": x * s}, memory_budget=memory)["a"] for s in (1.0, scale))
     assert one.pca_dimension == other.pca_dimension == 5
     assert one.pca_bounds == other.pca_bounds
     for name in ("effective_rank", "participation_ratio", "stable_rank", "rankme"):
@@ -447,7 +457,7 @@ def test_f11_a_constant_layer_of_a_model():
 def test_f11_features_that_vary_little_about_a_large_mean_are_not_constant():
     x = 1e14 + torch.randn(100, 4, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
     assert not feature_rank({"a": x})["a"].constant
-    assert not feature_rank({"a": x}, memory=8.0 * 4 * 50)["a"].constant
+    assert not feature_rank({"a": x}, memory_budget=8.0 * 4 * 50)["a"].constant
 
 
 def test_f20_rankme_is_not_centred():
@@ -481,7 +491,7 @@ def test_f20_rankme_under_a_large_mean(samples):
     moments.update(x)
     for source in (x, moments):
         assert feature_rank({"a": source})["a"].rankme == pytest.approx(truth, rel=1e-6)
-    sketched = feature_rank({"a": x}, memory=8.0 * 4 * 40 * 8)["a"]
+    sketched = feature_rank({"a": x}, memory_budget=8.0 * 4 * 40 * 8)["a"]
     assert sketched.method == "sketch"
     assert sketched.rankme == pytest.approx(truth, rel=0.2)
 

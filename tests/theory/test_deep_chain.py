@@ -59,7 +59,7 @@ def test_fewer_inputs_than_units(activation: str | None):
     width, inputs, depth, samples = 20, 8, 6, 60
     init = Recorded(width, 0.3)
     found = deep_chain(
-        width=width, inputs=inputs, depth=depth, init=init, samples=samples, seeds=1, activation=activation
+        width=width, input_width=inputs, depth=depth, init=init, samples=samples, seeds=1, activation=activation
     )
     rng = np.random.default_rng(1)
     features, point = rng.standard_normal((samples, inputs)), rng.standard_normal(inputs)
@@ -78,18 +78,18 @@ def test_fewer_inputs_than_units(activation: str | None):
         )
         eigenvalues = np.sort(np.linalg.eigvalsh(np.cov(features.T)))[::-1]
         assert step.features.rank("paper").value == paper_rank(eigenvalues, width)
-    assert found.to_dict()["inputs"] == inputs
-    assert deep_chain(width=4, depth=1, samples=9).to_dict()["inputs"] == 4
-    named = deep_chain(width=width, inputs=inputs, depth=2, samples=samples)
+    assert found.to_dict()["input_width"] == inputs
+    assert deep_chain(width=4, depth=1, samples=9).to_dict()["input_width"] == 4
+    named = deep_chain(width=width, input_width=inputs, depth=2, samples=samples)
     assert named.prediction.startswith("none: the input has fewer dimensions")
     assert np.isnan(named.predicted[0]).all()
     assert "width 20 behind 8 inputs" in str(named)
 
 
 @pytest.mark.parametrize("inputs", [0, -1, 2.5, 21])
-def test_inputs_out_of_range(inputs: float):
-    with pytest.raises(UsageError, match=f"inputs is {inputs}"):
-        deep_chain(width=20, inputs=inputs, depth=1, samples=9)  # type: ignore[arg-type]
+def test_an_input_width_out_of_range(inputs: float):
+    with pytest.raises(UsageError, match=f"input_width is {inputs}"):
+        deep_chain(width=20, input_width=inputs, depth=1, samples=9)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("activation", [None, "relu", "gelu", "tanh"])

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+from typing import Literal, TypeAlias
+
 import torch
 
 from rankscope._base.facts import Fact, FactKind
 
-__all__ = ["against_one_answer", "majority"]
+__all__ = ["ACCURACIES", "Accuracy", "against_one_answer", "majority"]
+
+Accuracy: TypeAlias = Literal["overall", "balanced"]
+ACCURACIES = ("overall", "balanced")
 
 _ROUNDING = 1e-12  # of accuracies that are sums of up to 10⁶ weights
 

@@ -13,7 +13,7 @@ from collections.abc import Iterable, Sequence
 from itertools import chain
 from numbers import Real
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any, Literal, TypeAlias
 
 import psutil
 import torch
@@ -25,6 +25,7 @@ __all__ = [
     "DeviceLike",
     "DtypeLike",
     "MemoryBudget",
+    "Scale",
     "budget_of",
     "choice_of",
     "count_of",
@@ -39,6 +40,7 @@ __all__ = [
 DeviceLike: TypeAlias = torch.device | str | int | None
 DtypeLike: TypeAlias = torch.dtype | str | None
 MemoryBudget: TypeAlias = int | float | str | None
+Scale: TypeAlias = Literal["full", "small"]
 
 _DTYPES = {"float32": torch.float32, "float64": torch.float64}
 _WORD = 2**63 - 1

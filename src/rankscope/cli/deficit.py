@@ -66,7 +66,7 @@ def deficit_command(
         found.labels,
         eta=eta,
         samples_used=samples_used,
-        accuracy=accuracy,
+        accuracy=accuracy,  # type: ignore[arg-type]
         classes=None if classes is None else _classes(classes, names, found.logits.shape[1]),
         class_names=names,
         keep=keep,

@@ -39,12 +39,13 @@ _OF_A_MODEL = (
     "num_classes",
     "cut_points",
     "batch_size",
+    "memory_budget",
     "limit",
     "device",
 )
 
 
-@saves_memory("a smaller --batch-size", "fewer --cut-points", "--reduce pool")
+@saves_memory("a smaller --batch-size", "a smaller --memory-budget", "fewer --cut-points", "--reduce pool")
 def features_command(
     context: typer.Context,
     model: Annotated[
@@ -79,6 +80,12 @@ def features_command(
     ] = None,
     channels: ChannelAxisOption = "auto",
     batch_size: BatchOption = 64,
+    memory_budget: Annotated[
+        str | None,
+        typer.Option(
+            metavar="SIZE", help="Of the covariances, such as 2GB; what is wider is sketched. Default: 4e9 bytes."
+        ),
+    ] = None,
     limit: DataLimitOption = None,
     device: DeviceOption = "auto",
     out: Annotated[
@@ -96,6 +103,9 @@ def features_command(
         return
     wanted = parse_cut_points(cut_points)
 
+    import torch
+
+    from rankscope._base.checks import budget_of
     from rankscope._base.files import make_folder
     from rankscope.cli.results import as_json_text, print_facts, print_written, write_result
     from rankscope.cli.source import Source, progress
@@ -106,6 +116,8 @@ def features_command(
 
     chosen: Any = reduce or "flatten"
     check_reduce(chosen, channels)
+    if memory_budget is not None:
+        budget_of(memory_budget, torch.device("cpu"))
     folder = make_folder(out if out is not None else default_folder(model))
     source = Source(model, data, labels, weights, weights_key, seed, num_classes, limit, device, batch_size)
     # what a model's own code prints must not mix with the result
@@ -131,6 +143,7 @@ def features_command(
             reduce=chosen,
             channels=channels,  # type: ignore[arg-type]
             samples=lambda: len(dataset),
+            memory_budget=memory_budget,
         )
         record = {
             **profile.to_dict(),

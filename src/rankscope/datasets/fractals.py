@@ -15,7 +15,7 @@ from typing import Literal, get_args
 import torch
 from torch.utils.data import Dataset
 
-from rankscope._base.checks import count_of, device_of
+from rankscope._base.checks import DeviceLike, count_of, device_of
 from rankscope._base.errors import DataError, UsageError, nearest
 from rankscope.datasets._hashing import keys
 from rankscope.datasets._rendering import perturb, render
@@ -104,7 +104,7 @@ def fractal_images(
     indices: torch.Tensor | Sequence[int],
     *,
     split: Split = "test",
-    device: torch.device | str = "cpu",
+    device: DeviceLike = "cpu",
 ) -> torch.Tensor:
     """Images (B, 3, size, size) float32 of classes ``labels`` (B,) and numbers ``indices`` (B,) on ``device``.
 
@@ -167,7 +167,7 @@ class FractalBatches:
     """
 
     def __init__(
-        self, spec: FractalSpec, batch_size: int, *, device: torch.device | str = "cpu", split: Split = "train"
+        self, spec: FractalSpec, batch_size: int, *, device: DeviceLike = "cpu", split: Split = "train"
     ) -> None:
         batch_size = count_of(batch_size, "batch_size")
         self.spec, self.batch_size, self.device, self.split = spec, batch_size, device_of(device, float64=False), split
@@ -216,7 +216,7 @@ class FractalTestSet(Dataset[tuple[torch.Tensor, int]]):
         return images[0], int(labels[0])
 
     def test_batches(
-        self, device: torch.device | str = "cpu", batch_size: int = 500
+        self, device: DeviceLike = "cpu", batch_size: int = 500
     ) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
         """All images once in the order of the items, as (images (B, 3, size, size), labels (B,)) on ``device``."""
         batch_size = count_of(batch_size, "batch_size")

@@ -10,8 +10,8 @@ from typing import Any
 import torch
 
 from rankscope._base.arrays import dense
-from rankscope._base.chance import against_one_answer
-from rankscope._base.checks import choice_of, count_of, number_of
+from rankscope._base.chance import ACCURACIES, Accuracy, against_one_answer
+from rankscope._base.checks import DeviceLike, choice_of, count_of, number_of
 from rankscope._base.errors import DataError, UsageError, parameter
 from rankscope._base.provenance import device_name, versions
 from rankscope.deficit.accuracy import Accuracies, Rivals, rivals
@@ -28,7 +28,6 @@ from rankscope.spectra import spectrum_of_gram
 __all__ = ["independence_deficit"]
 
 _PAPER_ETA = 20.0  # paper §6.2; on the scale of the uncentred logits of positive samples
-_ACCURACIES = ("overall", "balanced")
 _LARGEST_GAP, _LARGEST_FLOOR = 0.5, 0.99  # at 1 nothing is solved, and the path has no length
 _NULLS = ("within_class", "free")
 # R² must exceed the null's mean by four standard deviations: of 1,000 independent classes 0.03 pass, were it Gaussian
@@ -49,12 +48,12 @@ def independence_deficit(
     permutations: int = 5,
     null: str = "within_class",
     keep: float = 0.9,
-    accuracy: str = "overall",
+    accuracy: Accuracy = "overall",
     path_points: int = 16,
     path_floor: float = 1e-2,
     tol: float = 1e-6,
     seed: int = 0,
-    device: torch.device | str | None = None,
+    device: DeviceLike = None,
 ) -> DependencyTable:
     """Solve min_λ mean (z_i − Σ_{j≠i} λ_j z_j)² + η‖λ‖₁ exactly for every class i (paper, Eq. 11 and 12).
 
@@ -114,7 +113,7 @@ def independence_deficit(
     """
     choice_of(samples_used, "samples_used", SAMPLES_USED)
     choice_of(null, "null", _NULLS)
-    choice_of(accuracy, "accuracy", _ACCURACIES)
+    choice_of(accuracy, "accuracy", ACCURACIES)
     eta = None if eta is None else number_of(eta, "eta", above=0)
     permutations, seed = count_of(permutations, "permutations", least=0), count_of(seed, "seed", least=0)
     keep, tol = number_of(keep, "keep", above=0, most=1), number_of(tol, "tol", above=0, most=_LARGEST_GAP)

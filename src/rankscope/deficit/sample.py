@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from rankscope._base.arrays import dense
-from rankscope._base.checks import count_of, device_of, number_of
+from rankscope._base.checks import DeviceLike, count_of, device_of, number_of
 from rankscope._base.errors import DataError, DeviceError, UsageError, parameter
 from rankscope.spectra.scale import power_of_two
 
@@ -87,7 +87,7 @@ def check_sample(
     class_names: Sequence[str] | None,
     held_out: Any,
     seed: int,
-    device: torch.device | str | None,
+    device: DeviceLike,
 ) -> Sample:
     """Validate everything the user gave about the data, and split it."""
     z, y = check_logits(logits, labels, "logits", None if device is None else device_of(device))

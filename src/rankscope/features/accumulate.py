@@ -72,7 +72,7 @@ def choose_accumulator(
         raise DataError(
             f"{name}: {width:,} dimensions: a covariance needs {gigabytes(covariance)}, all rows "
             f"{gigabytes(rows)}, and even a sketch of {_LEAST_SKETCH} directions {gigabytes(least_bytes(width))} of "
-            f"{gigabytes(memory)} allowed; give more {parameter('memory')}, or {parameter('reduce', 'pool')}"
+            f"{gigabytes(memory)} allowed; give a larger {parameter('memory_budget')}, or {parameter('reduce', 'pool')}"
         )
     size = min(size, 512)
     values = {"name": name, "width": width, "directions": size, "covariance": covariance, "memory": memory}

@@ -8,8 +8,8 @@ from typing import Any, Literal, TypeAlias
 import torch
 
 from rankscope._base.arrays import dense
-from rankscope._base.chance import against_one_answer
-from rankscope._base.checks import choice_of, count_of, device_of, number_of
+from rankscope._base.chance import ACCURACIES, Accuracy, against_one_answer
+from rankscope._base.checks import DeviceLike, choice_of, count_of, device_of, number_of
 from rankscope._base.errors import DataError, MeasurementError, UsageError
 from rankscope.features._inputs import as_labels, as_matrix, first_bad_row
 from rankscope.features.accuracy_curve import RankSweep, rank_of_label
@@ -25,9 +25,7 @@ from rankscope.features.sweep import Resampling, sweep_callable, sweep_linear
 __all__ = ["classification_dimension"]
 
 Projection: TypeAlias = Literal["uncentred", "centred"]
-Accuracy: TypeAlias = Literal["overall", "balanced"]
 _PROJECTIONS = ("uncentred", "centred")
-_ACCURACIES = ("overall", "balanced")
 _ROWS = 4096
 
 
@@ -46,7 +44,7 @@ def classification_dimension(
     seed: int = 0,
     stop_at_crossing: bool = False,
     allow_absent: bool = False,
-    device: torch.device | str | None = None,
+    device: DeviceLike = None,
 ) -> ClassificationDimension:
     """Least k for which the projection on the top k principal components keeps ``retain`` × the full accuracy.
 
@@ -191,7 +189,7 @@ def classification_dimension(
 
 def _check_options(projection: str, accuracy: str, head: Any, scorer: Any) -> None:
     choice_of(projection, "projection", _PROJECTIONS)
-    choice_of(accuracy, "accuracy", _ACCURACIES)
+    choice_of(accuracy, "accuracy", ACCURACIES)
     if scorer is not None and accuracy != "overall":
         raise UsageError(f"accuracy is {accuracy!r}, but scorer= says how answers are scored; give one of them")
     if (head is None) == (scorer is None):

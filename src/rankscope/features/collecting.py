@@ -44,7 +44,7 @@ def collect(
     shard_size: int = 10_000,
     batch_size: int = 64,
     num_workers: int = 0,
-    progress: bool | Progress | None = False,
+    progress: bool | Progress | None = None,
 ) -> Collection:
     """Stream ``data`` through ``model`` once; keep final features, logits, labels, and moments of the cut points.
 
@@ -75,7 +75,7 @@ def collect(
     batch_size, num_workers : int
         For the loader; a DataLoader brings its own.
     progress : bool or callable, optional
-        A bar: ``True`` always, ``None`` on a terminal, ``False`` (default) never. Or a function,
+        A bar: ``True`` always, ``None`` (default) on a terminal, ``False`` never. Or a function,
         called with (samples done, samples in all, text) after every batch.
 
     Raises

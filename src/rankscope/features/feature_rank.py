@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import chain, islice
-from numbers import Real
 from typing import Any
 
 import torch
 from torch import nn
 
 from rankscope._base.arrays import dense
-from rankscope._base.checks import count_of, number_of
+from rankscope._base.checks import MemoryBudget, budget_of, count_of, number_of
 from rankscope._base.errors import CutPointError, DataError, UsageError
 from rankscope._base.facts import Fact, FactKind
 from rankscope._base.provenance import device_name, versions
@@ -53,9 +52,9 @@ def feature_rank(
     channels: Channels = "auto",
     samples: int | None = None,
     batch_size: int = 64,
-    memory: float = _MEMORY,
-    shared: Any = (),
-    per_sample: Any = (),
+    memory_budget: MemoryBudget = None,
+    shared: str | Sequence[str] = (),
+    per_sample: str | Sequence[str] = (),
 ) -> FeatureProfile:
     """How many dimensions the features of each layer have: PCA dimension and soft ranks (paper §6.1).
 
@@ -74,9 +73,9 @@ def feature_rank(
         Number of samples when ``data`` cannot tell: it decides between covariance and Gram matrix, never the result.
     batch_size : int
         Samples in one forward pass; a DataLoader brings its own.
-    memory : float
-        Bytes that the accumulators may take together. What does not fit is sketched, with bounds, the widest layers
-        first.
+    memory_budget : int or str, optional
+        Bytes, or a text such as ``"4GB"``, for all accumulators together; default: 4e9 bytes on every machine,
+        since it decides what is sketched. What does not fit is sketched, with bounds, the widest layers first.
     shared, per_sample : names, optional
         Inputs of a mapping that every sample is called with, and inputs whose rows belong to the samples, where the
         shape leaves it open.
@@ -98,6 +97,7 @@ def feature_rank(
     check_reduce(reduce, channels)
     batch_size = count_of(batch_size, "batch_size")
     samples = None if samples is None else count_of(samples, "samples")
+    budget = _budget(memory_budget)
     if isinstance(source, nn.Module):
         if data is None or not cut_points:
             raise UsageError("a model needs data, and cut_points (blocks, names or globs) to be measured at")
@@ -109,7 +109,7 @@ def feature_rank(
             reduce=reduce,
             channels=channels,
             samples=lambda: samples or batches.total,
-            memory=memory,
+            memory_budget=memory_budget,
         )
     if hasattr(source, "moments") and not isinstance(source, Mapping):
         reduce, source = source.reduce, source.moments
@@ -128,7 +128,7 @@ def feature_rank(
             raise DataError(
                 f"{name} has shape {tuple(rows.shape)}; give (samples, ...) with at least one value a sample"
             )
-        store = _Store(reduce, channels, len(rows), memory)
+        store = _Store(reduce, channels, len(rows), budget)
         for part in rows.split(max(batch_size, 1024)):
             store.add({name: part}, len(part))
         layers.append(store.layer(name))
@@ -144,7 +144,7 @@ def measured_features(
     reduce: Reduce,
     channels: Channels,
     samples: Callable[[], int | None],
-    memory: float = _MEMORY,
+    memory_budget: MemoryBudget = None,
 ) -> FeatureProfile:
     """The features that ``calls`` leave at each cut point; ``samples`` is asked once the first call has come."""
     passing = iter(calls)
@@ -152,7 +152,7 @@ def measured_features(
     if first is None:
         raise DataError("the data hold no sample; give at least two")
     names = cut_names(model, first.rows(0, 1, "the first sample"), cut_points)
-    store = _Store(reduce, channels, samples(), memory, first.x.shape)
+    store = _Store(reduce, channels, samples(), _budget(memory_budget), first.x.shape)
     store.facts += mode_facts(model)
     with inference(model) as device, record_outputs(model, names) as outputs:
         for call in chain([first], passing):
@@ -174,7 +174,7 @@ def local_feature_rank(
     channels: Channels = "auto",
     batch_size: int = 64,
     seed: int = 0,
-    memory: float = _MEMORY,
+    memory_budget: MemoryBudget = None,
     differentiate: str | None = None,
 ) -> FeatureProfile:
     """Feature dimensions around one input: over x + noise·Gaussian, as the published code measures them.
@@ -201,8 +201,8 @@ def local_feature_rank(
         Copies a forward pass; the noise of a copy does not depend on it.
     seed : int
         Of the noise.
-    memory : float
-        Bytes that the accumulators may take together, as in ``feature_rank``.
+    memory_budget : int or str, optional
+        What the accumulators may take together, as in ``feature_rank``.
     differentiate : str, optional
         The name of the input that gets the noise, where several could.
 
@@ -223,6 +223,7 @@ def local_feature_rank(
     """
     check_reduce(reduce, channels)
     samples, batch_size = count_of(samples, "samples", least=2), count_of(batch_size, "batch_size")
+    budget = _budget(memory_budget)
     noise, seed = number_of(noise, "noise", above=0), count_of(seed, "seed", least=0)
     if not cut_points:
         raise UsageError("no cut_points are given; name one layer or more")
@@ -232,7 +233,7 @@ def local_feature_rank(
     dtype = dtype_of_inputs(model, sample.x)
     # what half precision rounds away is no part of what was published, and noise of this size is lost in it
     coarse = unit_roundoff(dtype) > unit_roundoff(torch.float32)
-    store = _Store(reduce, channels, samples, memory, sample.x.shape, rounding=coarse)
+    store = _Store(reduce, channels, samples, budget, sample.x.shape, rounding=coarse)
     store.facts += mode_facts(model)
     together = batch_size if can_be_repeated(model, sample) else 1
     with inference(model) as device, record_outputs(model, names) as outputs:
@@ -262,9 +263,8 @@ def _all_called(cut_points: Sequence[str], outputs: Mapping[str, torch.Tensor]) 
         raise CutPointError(f"layer {missing[0]!r} is never called in the forward pass; choose another cut point")
 
 
-def _check_memory(memory: Any) -> None:
-    if isinstance(memory, bool) or not isinstance(memory, Real) or not float(memory) > 0:
-        raise UsageError(f"memory is {memory!r}; give a number of bytes above 0, such as 4e9")
+def _budget(memory_budget: MemoryBudget) -> float:
+    return _MEMORY if memory_budget is None else budget_of(memory_budget, torch.device("cpu"))
 
 
 class _Store:
@@ -280,7 +280,6 @@ class _Store:
         *,
         rounding: bool = True,
     ) -> None:
-        _check_memory(memory)
         self.rounding = rounding
         self.reduce, self.channels, self.samples, self.memory = reduce, channels, samples, memory
         self.input_shape = input_shape

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import nn
 
-from rankscope._base.checks import DeviceLike, DtypeLike, MemoryBudget, choice_of, device_of
+from rankscope._base.checks import DeviceLike, DtypeLike, MemoryBudget, Scale, choice_of, device_of
 from rankscope._base.errors import UsageError, nearest
 from rankscope._base.facts import Fact, FactKind
 from rankscope._base.progress import Progress, progress_for
@@ -123,7 +123,7 @@ def probe(
 def probe_all(
     components: Iterable[str] | Mapping[str, nn.Module] | None = None,
     *,
-    scale: Literal["full", "small"] = "full",
+    scale: Scale = "full",
     input_shape: Sequence[int] | None = None,
     batch: int | None = None,
     progress: bool | Progress | None = None,

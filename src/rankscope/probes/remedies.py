@@ -10,7 +10,7 @@ from typing import Any, Literal, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from rankscope._base.checks import choice_of, count_of
+from rankscope._base.checks import Scale, choice_of, count_of
 from rankscope._base.errors import UsageError, nearest
 from rankscope._base.progress import Progress, progress_for
 from rankscope.probes.remedy_result import RemedyCurve, RemedyResult
@@ -37,7 +37,7 @@ REMEDY_SCALES: dict[str, tuple[int, int]] = {"full": (256, 50), "small": (128, 4
 def probe_remedies(
     remedies: Iterable[str] | None = None,
     *,
-    scale: Literal["full", "small"] = "full",
+    scale: Scale = "full",
     width: int | None = None,
     depth: int | None = None,
     activation: ChainActivation | None = "relu",
@@ -102,7 +102,7 @@ def probe_remedies(
     factor = count_of(width_factor, "width_factor", least=2)
     common: dict[str, Any] = {
         "depth": layers,
-        "inputs": n,
+        "input_width": n,
         "activation": activation,
         "init": "kaiming_normal" if activation == "relu" else "xavier_normal",
         "samples": count_of(5 * n if samples is None else samples, "samples", least=2),

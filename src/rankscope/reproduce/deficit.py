@@ -77,7 +77,7 @@ def deficit(name: str, settings: Settings) -> Reproduction:
     if not drawn:
         settings.place.network = None
         raise DataError(f"no network is left: {'; '.join(left_out)}; give weights of trained networks")
-    notes += [f"{told}: left out, since nothing can be solved for" for told in left_out]
+    notes += [f"left out: {told}" for told in left_out]
     values = pd.concat(frames, ignore_index=True)
     return Reproduction(
         name=name,

@@ -6,8 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import torch
-
+from rankscope._base.checks import DeviceLike, Scale
 from rankscope._base.errors import PartlyDoneError, RankscopeError, UsageError, nearest, parameter
 from rankscope._base.files import make_folder
 from rankscope._base.progress import Progress, progress_for
@@ -31,9 +30,9 @@ def reproduce(
     only: Sequence[str] | None = None,
     images: int | None = None,
     limit: int | None = None,
-    device: str | torch.device = "auto",
+    device: DeviceLike = "auto",
     seed: int = 0,
-    scale: str = "full",
+    scale: Scale = "full",
     workers: int = 0,
     progress: bool | Progress | None = None,
 ) -> Reproduction:

@@ -9,15 +9,14 @@ from typing import Any, Literal
 
 import torch
 
-from rankscope._base.checks import choice_of, count_of, device_of
+from rankscope._base.checks import DeviceLike, Scale, choice_of, count_of, device_of
 from rankscope._base.errors import DataError, ModelError, parameter
 from rankscope._base.progress import Reporter
 from rankscope.loading import check_spec
 
-__all__ = ["AS_PRINTED", "AsPrinted", "Scale", "Settings"]
+__all__ = ["AS_PRINTED", "AsPrinted", "Settings"]
 
 AsPrinted = Literal["paper", "reference"]
-Scale = Literal["full", "small"]
 AS_PRINTED = ("paper", "reference")
 _SCALES = ("full", "small")
 
@@ -81,9 +80,9 @@ class Settings:
         only: Sequence[str] | None,
         images: int | None,
         limit: int | None,
-        device: str | torch.device,
+        device: DeviceLike,
         seed: int,
-        scale: str,
+        scale: Scale,
         workers: int,
         parts: Path,
         report: Reporter,
@@ -117,7 +116,6 @@ class Settings:
                 f"{parameter('weights')} {str(held)!r} is no folder; give the one that holds a file for each network"
             )
         chosen: Any = as_printed
-        chosen_scale: Any = scale
         return cls(
             as_printed=chosen,
             imagenet=data,
@@ -128,7 +126,7 @@ class Settings:
             limit=limit,
             device=device_of(device),
             seed=seed,
-            scale=chosen_scale,
+            scale=scale,
             workers=workers,
             parts=parts,
             report=report,

@@ -166,7 +166,12 @@ class LayerTable(Record):
 
 
 def layers(
-    model: nn.Module, inputs: Any = None, *, differentiate: str | None = None, shared: Any = (), per_sample: Any = ()
+    model: nn.Module,
+    inputs: Any = None,
+    *,
+    differentiate: str | None = None,
+    shared: str | Sequence[str] = (),
+    per_sample: str | Sequence[str] = (),
 ) -> LayerTable:
     """Every module call that can be a cut point and the network's output, with its shape and whether it is a true cut.
 

@@ -39,7 +39,7 @@ def deep_chain(
     *,
     width: int = 1000,
     depth: int = 50,
-    inputs: int | None = None,
+    input_width: int | None = None,
     init: Init = "normal(0.02)",
     seeds: int | Sequence[int] = (0,),
     tolerance: ToleranceLike = "paper",
@@ -61,7 +61,7 @@ def deep_chain(
     ----------
     width, depth : int
         Units per layer and number of layers. The paper: 1,000 and 50 (§6.1).
-    inputs : int, optional
+    input_width : int, optional
         Dimensions of the Gaussian input, at most the width: it fills the first units, the others get zero, and the
         Jacobian has as many columns. Default: the width.
     init : str or callable
@@ -102,9 +102,9 @@ def deep_chain(
     started = time.perf_counter()
     width, depth = count_of(width, "width"), count_of(depth, "depth")
     samples = count_of(samples, "samples")
-    columns = width if inputs is None else count_of(inputs, "inputs")
+    columns = width if input_width is None else count_of(input_width, "input_width")
     if columns > width:
-        raise UsageError(f"inputs is {columns} with a width of {width}; a chain takes at most as many inputs as units")
+        raise UsageError(f"input_width is {columns} with a width of {width}; it must be at most the width")
     if samples < 2:
         raise UsageError("samples is 1; a covariance needs at least 2")
     if isinstance(init, str):
@@ -147,7 +147,7 @@ def deep_chain(
         float32_stop=float32_stop,
         seconds=time.perf_counter() - started,
         provenance={**versions(), "device": device_name("cpu")},
-        inputs=columns,
+        input_width=columns,
         std=init_std(init, width) if isinstance(init, str) else None,
     )
 

@@ -86,7 +86,7 @@ class ChainProfile(Record):
         Wall time.
     provenance : dict
         Versions and device.
-    inputs : int or None
+    input_width : int or None
         Columns of the Jacobian where they are fewer than units; ``None`` means the width.
     """
 
@@ -103,12 +103,14 @@ class ChainProfile(Record):
     float32_stop: bool
     seconds: float
     provenance: dict[str, str] = field(default_factory=dict)
-    inputs: int | None = None
+    input_width: int | None = None
     std: float | None = None
 
     @classmethod
     def from_earlier(cls, data: Mapping[str, Any]) -> Mapping[str, Any]:
-        """Earlier files have no ``std`` and put the name of a callable between angle brackets."""
+        """Earlier files say ``inputs``, have no ``std`` and put the name of a callable between angle brackets."""
+        if "inputs" in data:
+            data = {("input_width" if key == "inputs" else key): value for key, value in data.items()}
         if "std" in data:
             return data
         init, own = data["init"].strip("<>"), data["init"].startswith("<")
@@ -142,7 +144,7 @@ class ChainProfile(Record):
         """Which law predicts this block, or why none does."""
         if self.std is None:
             return Law.OWN_ENTRIES
-        if self.inputs not in (None, self.width):
+        if self.input_width not in (None, self.width):
             return Law.FEWER_INPUTS
         if self.residual is not None:
             if self.normalisation is not None:
@@ -245,7 +247,7 @@ class ChainProfile(Record):
             "schema_version": 1,
             "kind": "chain_profile",
             "width": self.width,
-            "inputs": self.width if self.inputs is None else self.inputs,
+            "input_width": self.width if self.input_width is None else self.input_width,
             "depth": self.depth,
             "samples": self.samples,
             "init": self.init,
@@ -323,7 +325,7 @@ class ChainProfile(Record):
     @property
     def title(self) -> str:
         """Width, init and what stands around the layers, in one phrase."""
-        fewer = "" if self.inputs in (None, self.width) else f" behind {self.inputs} inputs"
+        fewer = "" if self.input_width in (None, self.width) else f" behind {self.input_width} inputs"
         parts = [f"width {self.width}{fewer}", self.init]
         parts += [part for part in (self.activation, self.normalisation) if part]
         if self.residual is not None:
