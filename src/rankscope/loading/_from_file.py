@@ -51,7 +51,7 @@ def from_file(
         facts += size_lazy_layers(model, _known_size(model), seed=seed)
         check_built(model)
     if weights == "random":
-        facts.insert(0, Fact(FactKind.FACTORY_BUILT, {"factory": factory_name, "seed": seed}))
+        facts.insert(0, Fact(FactKind.FACTORY_BUILT, {"factory": factory_name, "seed": seed}, caution=True))
         facts += open_branches(model, seed=seed)
         described = f"random, seed {seed}"
     elif weights == "pretrained":

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from rankscope._base.errors import UsageError, nearest, parameter
-from rankscope._base.facts import Fact, FactKind
+from rankscope._base.facts import Fact, FactKind, of_kind
 from rankscope.loading._from_file import check_file, from_file
 from rankscope.loading._from_hf import from_hf
 from rankscope.loading._from_timm import check_timm, from_timm, is_timm
@@ -70,7 +70,7 @@ def load_model(
         )
     options: dict[str, Any] = {"weights": chosen, "seed": seed, "num_classes": num_classes, "weights_key": weights_key}
     loaded = _dispatch(spec, options)
-    if loaded.random:
+    if loaded.random and not of_kind(loaded.facts, FactKind.FACTORY_BUILT):  # a factory may load weights of its own
         loaded = replace(loaded, facts=(Fact(FactKind.RANDOM_WEIGHTS, {"seed": seed}, caution=True), *loaded.facts))
     check_finite([*loaded.model.named_parameters(), *loaded.model.named_buffers()], f"model {loaded.name!r}")
     return loaded

@@ -101,7 +101,8 @@ def _conventions(profile: JacobianProfile) -> list[str]:
 
 
 def _cautions(profile: JacobianProfile, rows: list[dict[str, Any]]) -> Iterator[str]:
-    yield from map(sentence, of_kind(profile.facts, FactKind.RANDOM_WEIGHTS))
+    for kind in (FactKind.RANDOM_WEIGHTS, FactKind.FACTORY_BUILT):
+        yield from map(sentence, of_kind(profile.facts, kind))
     rises = profile.rises()
     if rises:
         text = _list([f"{k} (by {v:,})" for k, v in rises.items()])
