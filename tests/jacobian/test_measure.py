@@ -311,8 +311,62 @@ def test_a_model_without_float64() -> None:
             return super().forward(x).float().to(x.dtype)
 
     profile = measure(nn.Sequential(Casts(4, 3)).eval(), torch.randn(1, 4))
-    assert profile.certificate.kind is FactKind.NARROW_PROBES
-    assert of_kind(profile.facts, FactKind.CASTS_DOWN)
+    assert profile.certificate.kind is FactKind.PROBES  # in float32, the cast changes nothing
+    assert not of_kind(profile.facts, FactKind.CASTS_DOWN)
+
+
+class InHalf(nn.Module):
+    """A product of rank 3 whose rounding in ``dtype`` fills the rest; in itself the tangents agree to the last bit."""
+
+    def __init__(self, dtype: torch.dtype) -> None:
+        super().__init__()
+        self.a, self.b, self.dtype = nn.Linear(6, 3), nn.Linear(3, 6), dtype
+
+    def forward(self, x: Tensor) -> Tensor:
+        return nn.functional.linear(self.a(x).to(self.dtype), self.b.weight.to(self.dtype)).to(x.dtype)
+
+
+class IntoHalf(nn.Module):
+    """A cast that no argument of an operator asks for, so that it cannot be left out."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a = nn.Linear(6, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        made = self.a(x)
+        return torch.zeros(made.shape, dtype=torch.float16).copy_(made).to(x.dtype)
+
+
+@pytest.mark.parametrize("work", [torch.float32, torch.float64], ids=str)
+@pytest.mark.parametrize("low", [torch.float16, torch.bfloat16], ids=str)
+def test_bounds_cover_what_casts_inside_round_off(low: torch.dtype, work: torch.dtype) -> None:
+    """Against the product of the weights in float64: every σ within its bound, every rank within its bounds."""
+    torch.manual_seed(0)
+    net = InHalf(low).to(work).eval()
+    exact = torch.linalg.svdvals(net.b.weight.double() @ net.a.weight.double()).detach().numpy()
+    profile = measure(net, torch.randn(2, 6, dtype=work), cut_points="output", dtype=work)
+    assert of_kind(profile.facts, FactKind.CASTS_DOWN)[0]["to"] == str(low).removeprefix("torch.")
+    disagree = of_kind(profile.facts, FactKind.REVERSE_DISAGREES)
+    assert all(fact["casts"] == str(low).removeprefix("torch.") for fact in disagree)
+    for spectrum in profile.layers[-1].spectra:
+        assert spectrum is not None
+        if disagree:
+            assert not spectrum.rank("paper").certified
+            continue
+        assert np.abs(spectrum.singular_values[: len(exact)] - exact).max() <= spectrum.error_bound
+        for tolerance in ("paper", "reference", 1e-2):
+            found = spectrum.rank(tolerance)
+            assert found.certified
+            assert found.lower <= 3 <= found.upper
+
+
+@pytest.mark.parametrize("work", [torch.float32, torch.float64], ids=str)
+def test_casts_that_cannot_be_left_out_leave_nothing_certified(work: torch.dtype) -> None:
+    profile = measure(IntoHalf().to(work).eval(), torch.randn(1, 6, dtype=work), dtype=work)
+    assert profile.certificate.kind is FactKind.NOT_IN_FLOAT64
+    assert of_kind(profile.facts, FactKind.NO_FLOAT64)[0]["reason"] == "it casts to float16 inside"
+    assert not any(e.certified for layer in profile.layers for e in layer.estimates(profile.tolerance))
 
 
 def test_float64_does_not_certify_a_model_that_casts_down() -> None:
@@ -328,9 +382,10 @@ def test_float64_does_not_certify_a_model_that_casts_down() -> None:
 
     net = nn.Sequential(nn.Linear(32, 32), Low(), nn.Linear(32, 32)).double().eval()
     profile = measure(net, torch.randn(1, 32, dtype=torch.float64), dtype="float64")
-    assert profile.certificate.kind is FactKind.NARROW_PROBES
-    assert of_kind(profile.facts, FactKind.CASTS_DOWN)
+    # its constants are of float32, so that without the casts two dtypes meet in one product
+    assert profile.certificate.kind is FactKind.NOT_IN_FLOAT64
     estimate = profile["1"].estimates(profile.tolerance)[0]
+    assert not estimate.certified
     assert estimate.lower <= 20 < estimate.value
 
 
@@ -785,6 +840,19 @@ def test_bad_input(inputs: Any, options: dict[str, Any], error: Any, message: st
 def test_cuda_absent() -> None:
     with pytest.raises(rs.DeviceError, match=r"'cuda' was asked for, but torch .*; use device=.cpu"):
         measure(CASES["mlp"].model(), torch.zeros(1, 8), device="cuda")
+
+
+@pytest.mark.parametrize(
+    ("model", "message"),
+    [
+        (nn.Linear(4, 3).to("meta"), "the weights of 'weight' are on the meta device and hold no numbers"),
+        (nn.LazyLinear(3), "the weights of 'weight' are not made yet; call the model once"),
+    ],
+    ids=["meta", "lazy"],
+)
+def test_weights_that_are_not_there(model: nn.Module, message: str) -> None:
+    with pytest.raises(rs.ModelError, match=message):
+        measure(model.eval(), torch.zeros(1, 4))
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])

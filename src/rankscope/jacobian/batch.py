@@ -267,7 +267,7 @@ class BatchMeasurer:
         for doubt in wrong:
             lengths[doubt.place :, :, doubt.image] = torch.nan
             if {f.kind for f in self.derivative.facts}.isdisjoint(_SAID):
-                where = {"error": doubt.error, "where": self.calls[doubt.place].name}
+                where = {"error": doubt.error, "where": self.calls[doubt.place].name, "casts": self.derivative.casts}
                 self.derivative.facts.append(Fact(FactKind.SOME_DISAGREE, where, caution=True))
         return lengths
 

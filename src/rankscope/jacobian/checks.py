@@ -19,11 +19,17 @@ FAINT = {torch.float32: 1e-34, torch.float64: 1e-300}  # some 10^4 above the sma
 _UNDERFLOW = 1e-30  # products of float32 numbers below this may be zero in one mode and not in the other
 
 
-def lower_precision_inside(exact: Runner, sample: Sample) -> bool:
-    """Whether a model that was asked for float64 casts to less inside, so that its probes are no float64 reference."""
-    with LowerPrecision() as seen:
-        outputs = exact.outputs(sample, sample.x)
-    return seen.found or any(o.dtype != torch.float64 for o in outputs)
+def lower_precision_inside(runner: Runner, sample: Sample) -> str:
+    """The narrowest dtype that a model casts to below the runner's own; empty where it casts to none.
+
+    Of float64 probes the dtype says that they are no float64 reference.
+    """
+    runner.rows = [None] * len(runner.keys)
+    with LowerPrecision(runner.dtype) as seen:
+        outputs = runner.outputs(sample, sample.x)
+    dtypes = [o.dtype for o in outputs if o.dtype.is_floating_point and o.dtype != runner.dtype]
+    narrowest = seen.narrowest or next(iter(dtypes), None)
+    return "" if narrowest is None else str(narrowest).removeprefix("torch.")
 
 
 def adjoint_error(

@@ -30,6 +30,7 @@ PROBES = 6  # the certificate's bound fails with probability 10^-6
 _CARRIED = 1e-2  # of the largest entry: rounding to float32 gives 1e-6, a range that is too small gives 1
 _LINEARISED = "linearised network"  # its name among the ways to push tangents
 _NAMED = 3  # of what a call changes
+_HALF = ("float16", "bfloat16")
 _AGREE = 1e-4  # of a cut point's largest entry; a kink on the other side would show as far more
 
 
@@ -89,7 +90,9 @@ class Derivative:
         """The first cut point that is not to be certified on any image."""
         self.certificate = Fact(FactKind.KEPT_IMAGES if settings.certify else FactKind.NOT_CERTIFIED)
         self._exact_method: Method | None = None
-        self._narrow = False
+        self.casts = ""
+        """The narrowest dtype below the working one that the model casts to inside."""
+        self._widened = False
         self._rounded = False
 
     @property
@@ -109,16 +112,16 @@ class Derivative:
     @property
     def probes_compare(self) -> bool:
         """Whether float64 probes of the model itself watch over every image."""
-        return self.reference is not None and self.settings.dtype == torch.float32 and not self._narrow
+        return self.reference is not None and self.settings.dtype == torch.float32
 
     @property
     def scale(self) -> float:
         """By how much the working precision errs less than the difference of the two precisions.
 
         A float64 sweep is compared with float32, which errs by 2^29 more; 16 for what need not scale exactly. Where the
-        model casts down inside, its error is that of what it casts to.
+        model casts down inside, it is compared with itself without the casts.
         """
-        if self.settings.dtype != torch.float64 or self._narrow:
+        if self.settings.dtype != torch.float64 or self._widened:
             return 1.0
         # rounding each result leaves out what sums within an operator lose: 2^9 for √(2^18) terms
         return 2.0**-20 if self._rounded else 2.0**-25
@@ -144,12 +147,13 @@ class Derivative:
         self.lengths = [length_of(o) for o in out]
         replay = self.settings.device.type == "cuda" and not takes_tensors(sample)
         self._linearise(sample, direction, out, replay)
+        self.casts = self._casts_inside(sample)
         with self.method.kernels():
             self.adjoint, where = adjoint_error(self.runner, sample, direction, out)
         if self.adjoint is None:
             self.facts.append(Fact(FactKind.REVERSE_UNCHECKED, {"reason": where}))
         elif not self.adjoint <= ADJOINT_LIMIT:
-            wrong = {"error": self.adjoint, "where": where}
+            wrong = {"error": self.adjoint, "where": where, "casts": self.casts}
             self.facts.append(Fact(FactKind.REVERSE_DISAGREES, wrong, caution=True))
             # the probes are of one mode too, so they cannot tell which of the two is right: nothing from here on is
             # certified
@@ -237,50 +241,69 @@ class Derivative:
         gaps = [worst_gap(a.double(), b.reshape(a.shape)) for a, b in zip(found, out, strict=True)]
         return bool(worst(gaps) <= _CARRIED)
 
+    def _casts_inside(self, sample: Sample) -> str:
+        try:
+            return lower_precision_inside(self.runner, sample)
+        except (RuntimeError, TypeError, ValueError):  # what cannot run under a dispatch mode
+            return ""
+
     def _check_exact(self, sample: Sample, direction: Tensor, out: tuple[Tensor, ...]) -> None:
         assert self.exact is not None
         down = self.settings.dtype == torch.float64
-        if down and not self._single_carries(sample, direction, out):
+        if down and not self.casts and not self._single_carries(sample, direction, out):
             self._rounded = True
             self.exact = Runner(self.runner.model, self.runner.keys, self.settings.device, torch.float64)
         try:
-            with self.exact.hooked():
-                one = sample.to(self.settings.device, self.exact.dtype)
-                self._narrow = lower_precision_inside(
-                    self.runner if down else self.exact, sample.to(self.settings.device, torch.float64)
-                )
-                self._exact_method = self._works_in(self.exact, one)
+            self._set_exact(sample, down=down)
         except (RuntimeError, TypeError, ValueError, MeasurementError) as error:
             reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
             self.facts.append(Fact(FactKind.NO_FLOAT64, {"reason": reason}, caution=True))
             self.certificate = Fact(FactKind.NOT_IN_FLOAT64)
             self.exact = None
             return
-        if down and not self._narrow:
+        if self.casts:
+            self.facts.append(Fact(FactKind.CASTS_DOWN, {"to": self.casts}))
+        if down and not self._widened:
             self.certificate = Fact(FactKind.SCALED_PROBES, {"probes": PROBES})
-        elif self._narrow:
-            self.certificate = Fact(FactKind.NARROW_PROBES, {"probes": PROBES})
-            self.facts.append(Fact(FactKind.CASTS_DOWN, caution=True))
         else:
             self.certificate = Fact(FactKind.PROBES, {"probes": PROBES, "failure": 10.0**-PROBES})
+
+    def _set_exact(self, sample: Sample, *, down: bool) -> None:
+        """The other precision, and how to push tangents there.
+
+        A model that casts inside has the same error in float64 around it. It is compared with itself without the casts,
+        and an error is raised where some cannot be left out: a comparison with them would be an estimate.
+        """
+        assert self.exact is not None
+        double = sample.to(self.settings.device, torch.float64)
+        own = self.runner if down else self.exact
+        with nullcontext() if down else own.hooked():  # the working runner is hooked already
+            self._widened = bool(self.casts if down else lower_precision_inside(own, double))
+        if self._widened:
+            self.exact = own.without_casts()
+        with self.exact.hooked():
+            left = lower_precision_inside(self.exact, double) if self._widened else ""
+            if left:
+                raise MeasurementError(f"it casts to {left} inside")
+            self._exact_method = self._works_in(self.exact, sample.to(self.settings.device, self.exact.dtype))
 
     def _check_secant(self, sample: Sample, direction: Tensor, out: tuple[Tensor, ...]) -> None:
         """Whether the derivative is the function's own: in float64 where that is at hand, else by wider steps."""
         double = self.settings.dtype == torch.float64
         runner, method, narrow = self.runner, self.method, not double
-        if not double and self.exact is not None and self._exact_method is not None:
+        if (not double or self._widened) and self.exact is not None and self._exact_method is not None:
             runner, method, narrow = self.exact, self._exact_method, False
         assert method is not None
         one = sample.to(self.settings.device, runner.dtype)
         found, why = FunctionCheck("unclear"), "float32 alone resolves no step that is short enough"
         try:
             with nullcontext() if runner is self.runner else runner.hooked():
-                # with a certificate this same pass in float64 has been made for it
-                if not narrow and (self._narrow if self.exact is not None else lower_precision_inside(runner, one)):
-                    narrow, why = True, "the model casts to lower precision inside, which drowns a short step"
+                if runner is self.runner and self.casts:
+                    narrow, why = True, f"the model casts to {self.casts} inside, which drowns a short step"
                 if not narrow:
                     why = "the function bends or jumps within every step that rounding leaves room for"
-                found = against_the_function(runner, method, one, direction, out, narrow=narrow)
+                if runner is not self.runner or self.casts not in _HALF:  # half precision drowns every step
+                    found = against_the_function(runner, method, one, direction, out, narrow=narrow)
         except (RuntimeError, TypeError, ValueError, MeasurementError) as error:
             why = (str(error).strip().splitlines() or [type(error).__name__])[0]
         if found.verdict == "leaves":

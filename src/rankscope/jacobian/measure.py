@@ -12,6 +12,7 @@ from typing import Any, Literal, TypeVar
 
 import torch
 from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
 
 from rankscope._base.checks import (
     DeviceLike,
@@ -53,6 +54,7 @@ from rankscope.slicing import (
 )
 from rankscope.slicing.batches import run_forward
 from rankscope.slicing.precision import NARROW, widened
+from rankscope.slicing.trace import CallFailedError
 from rankscope.spectra import ToleranceLike, as_tolerance
 
 __all__ = ["Background", "jacobian_rank"]
@@ -179,7 +181,7 @@ def jacobian_rank(
     facts += samples.facts()
     try:
         found = _traced(model, first)
-    except ModelError as error:
+    except CallFailedError as error:
         raise ModelError(f"{error.marked}{samples.counted()}") from error
     calls = select(model, found, cut_points)
     unmeasured, ends = _as_measured(model, first, lambda s: without_derivative(model, s, calls))
@@ -347,8 +349,12 @@ def _at_home(model: nn.Module, first: Sample) -> Sample:
 
 def _finite_weights(model: nn.Module) -> None:
     for name, tensor in [*model.named_parameters(), *model.named_buffers()]:
+        if is_lazy(tensor):
+            raise ModelError(f"the weights of {name!r} are not made yet; call the model once with an input")
         if not tensor.is_floating_point() and not tensor.is_complex():
             continue
+        if tensor.is_meta:
+            raise ModelError(f"the weights of {name!r} are on the meta device and hold no numbers; load weights")
         tensor = _stored(tensor)
         if torch.isfinite(tensor).all():
             continue

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
+from copy import copy
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,7 +12,17 @@ import torch
 from torch import Tensor, nn
 
 from rankscope._base.errors import MeasurementError
-from rankscope.slicing import CallKey, Capture, ModelState, Sample, call_model, capture, guarded, outside_transforms
+from rankscope.slicing import (
+    CallKey,
+    Capture,
+    ModelState,
+    Sample,
+    WithoutCasts,
+    call_model,
+    capture,
+    guarded,
+    outside_transforms,
+)
 from rankscope.slicing.capture import OUTPUT
 from rankscope.slicing.grad_mode import StaysOn, recording_through
 from rankscope.slicing.members import every_member, flat_rows, members
@@ -68,6 +79,7 @@ class Runner:
         self._state = self._converted()
         self._capture: Capture | None = None
         self._missing = 0
+        self._casts = True
 
     def _converted(self) -> list[_Converted]:
         """Weights, buffers and plain attributes that have to change."""
@@ -107,13 +119,20 @@ class Runner:
                 each.version = _version(each.made)
         return self._state
 
+    def without_casts(self) -> Runner:
+        """The same model in float64, also where it casts to lower precision inside."""
+        other = copy(self)
+        other._casts = False
+        return other
+
     @contextmanager
     def hooked(self) -> Iterator[None]:
         """Hooks are in place inside; outputs can be asked for."""
         with capture(self.model, {key.module for key in self.keys if not key.of_network}, self._take) as record:
             self._capture = record
             try:
-                yield
+                with nullcontext() if self._casts else WithoutCasts():
+                    yield
             finally:
                 self._capture = None
 

@@ -1,4 +1,4 @@
-"""Models in less than float32 raised to it, and whether one that was asked for float64 works in less inside."""
+"""Models in less than float32 raised to it, and whether one works in less inside than it was asked for."""
 
 from __future__ import annotations
 
@@ -6,11 +6,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from torch import Tensor, bfloat16, float16, float32, float64, nn
+from torch import Tensor, bfloat16, dtype, finfo, float16, float32, float64, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-__all__ = ["NARROW", "LowerPrecision", "widened"]
+__all__ = ["NARROW", "LowerPrecision", "WithoutCasts", "widened"]
 
 NARROW = (float16, bfloat16)
 
@@ -42,25 +42,62 @@ def widened(model: nn.Module) -> Iterator[None]:
 
 
 class LowerPrecision(TorchDispatchMode):
-    """Inside, ``found`` becomes true when an operator makes a narrower floating tensor of a float64 one.
+    """Inside, ``found`` becomes true when an operator makes a narrower floating tensor of one of dtype ``wide``.
 
-    Constants that are born narrow (a mask, an epsilon) do not count: they lose nothing of what is computed.
+    ``narrowest`` is the dtype of the fewest bits among those. Constants that are born narrow (a mask, an epsilon) do
+    not count: they lose nothing of what is computed.
 
     >>> import torch
     >>> with LowerPrecision() as seen:
     ...     _ = torch.ones(3, dtype=torch.float64).float() * 2
-    >>> seen.found
-    True
+    >>> seen.found, seen.narrowest
+    (True, torch.float32)
     """
 
-    def __init__(self) -> None:
+    def __init__(self, wide: dtype = float64) -> None:
         super().__init__()
-        self.found = False
+        self.wide = wide
+        self.narrowest: dtype | None = None
+
+    @property
+    def found(self) -> bool:
+        return self.narrowest is not None
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         out = func(*args, **(kwargs or {}))
-        wide = any(isinstance(t, Tensor) and t.dtype == float64 for t in tree_leaves((args, kwargs)))
-        if wide and any(isinstance(t, Tensor) and t.is_floating_point() and t.dtype != float64 and t.numel() > 1
-                        for t in tree_leaves(out)):  # fmt: skip
-            self.found = True
+        if any(isinstance(t, Tensor) and t.dtype == self.wide for t in tree_leaves((args, kwargs))):
+            for t in tree_leaves(out):
+                if isinstance(t, Tensor) and is_narrower(t.dtype, self.wide) and t.numel() > 1:
+                    known = self.narrowest
+                    self.narrowest = t.dtype if known is None or is_narrower(t.dtype, known) else known
         return out
+
+
+class WithoutCasts(TorchDispatchMode):
+    """Inside, no operator that is asked for a narrower result makes one of a float64 tensor: it stays float64.
+
+    A model that casts inside is so evaluated without what the casts round off. What does not take its result's dtype
+    as an argument (writing into a narrower tensor) is as before.
+
+    >>> import torch
+    >>> with WithoutCasts():
+    ...     print(torch.ones(3, dtype=torch.float64).bfloat16().dtype)
+    torch.float64
+    """
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        asked = kwargs.get("dtype")
+        wide = any(isinstance(t, Tensor) and t.dtype == float64 for t in tree_leaves(args))
+        if wide and isinstance(asked, dtype) and is_narrower(asked, float64):
+            kwargs = {**kwargs, "dtype": float64}
+        return func(*args, **kwargs)
+
+
+def is_narrower(one: dtype, other: dtype) -> bool:
+    """Whether a floating dtype has fewer digits than another.
+
+    >>> is_narrower(float32, float64), is_narrower(bfloat16, float16), is_narrower(float64, float32)
+    (True, True, False)
+    """
+    return one.is_floating_point and finfo(one).eps > finfo(other).eps

@@ -167,6 +167,10 @@ class _Call:
         return cls(module, made, records, outside)
 
 
+class CallFailedError(ModelError):
+    """The model's own code raised on the input that it was given."""
+
+
 class _Run:
     """One forward pass and what its calls returned."""
 
@@ -185,7 +189,7 @@ class _Run:
                     # × 1: an in-place operation on a leaf would be refused
                     self.made = call_model(model, sample, self.leaf * 1)
                 except Exception as error:
-                    raise ModelError(
+                    raise CallFailedError(
                         f"{type(model).__name__} failed on an input of shape {tuple(leaf.shape)}: {_first_line(error)}"
                     ) from error
             self.output = _Call.of(model, self.made)

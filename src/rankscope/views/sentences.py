@@ -116,17 +116,25 @@ def _reverse_unchecked(v: _Values) -> str:
 
 def _reverse_disagrees(v: _Values) -> str:
     return (
-        f"Forward and reverse mode disagree by {v['error']:.1%} at {v['where']!r}. An operator has a wrong derivative, "
-        "or its input is exactly at a kink. No rank from there on is certified."
+        f"Forward and reverse mode disagree by {v['error']:.1%} at {v['where']!r}. {_causes(v)} No rank from there on "
+        "is certified."
     )
 
 
 def _some_disagree(v: _Values) -> str:
     return (
-        f"On some samples forward and reverse mode disagree, by {v['error']:.1%} at {v['where']!r} on the first. The "
-        "input of an operator is exactly at a kink there, or an operator has a wrong derivative. No rank of these "
-        "samples from there on is certified."
+        f"On some samples forward and reverse mode disagree, by {v['error']:.1%} at {v['where']!r} on the first. "
+        f"{_causes(v)} No rank of these samples from there on is certified."
     )
+
+
+def _causes(v: _Values) -> str:
+    if v.get("casts"):
+        return (
+            f"The model casts to {v['casts']} inside, and its rounding is the likely cause. Otherwise an operator has "
+            "a wrong derivative, or its input is exactly at a kink."
+        )
+    return "An operator has a wrong derivative, or its input is exactly at a kink."
 
 
 def _underflow(v: _Values) -> str:
@@ -145,17 +153,23 @@ def _no_float64(v: _Values) -> str:
     return f"No rank is certified, because the model does not run in float64: {v['reason']}."
 
 
-def _casts_down(_: _Values) -> str:
+def _casts_down(v: _Values) -> str:
+    if "to" not in v:  # of earlier versions, whose probes had the casts too
+        return (
+            "The model casts to lower precision inside. Probes in another precision therefore bound the error only "
+            "roughly."
+        )
     return (
-        "The model casts to lower precision inside. Probes in another precision therefore bound the error only roughly."
+        f"The model casts to {v['to']} inside. Ranks are compared with the derivative of the model without the casts, "
+        "so the bounds cover what they round off."
     )
 
 
 def _leaves(v: _Values) -> str:
     return (
         f"The outputs at {v['where']!r} differ from their linear prediction by {v['gap']:.0%} of the change. A tensor "
-        "leaves the computation (detach, .data, numpy, .item()) there or before and counts as a constant. Do not trust "
-        "layers from there on."
+        "leaves the computation (detach, .data, numpy, .item()) there or before and counts as a constant, or a custom "
+        "operator's derivative is not that of its function. Do not trust layers from there on."
     )
 
 
