@@ -84,3 +84,19 @@ def test_labels_in_words_are_named(tmp_path: Path):
     np.save(tmp_path / "labels.npy", np.array(["cat", "dog"]))
     with pytest.raises(DataError, match=r"labels\.npy is an array of text \(shape \(2,\)\)"):
         read_labels(tmp_path / "labels.npy")
+
+
+@pytest.mark.parametrize("damage", ["cut", "no archive", "flipped"])
+def test_a_damaged_archive_is_named(damage: str, tmp_path: Path):
+    path = tmp_path / "arrays.npz"
+    np.savez_compressed(path, features=np.random.default_rng(0).standard_normal((60, 5)))
+    whole = path.read_bytes()
+    middle = len(whole) // 2  # inside the compressed numbers
+    held = {
+        "cut": whole[:middle],
+        "no archive": b"PK\3\4",
+        "flipped": whole[:middle] + bytes(64) + whole[middle + 64 :],
+    }
+    path.write_bytes(held[damage])
+    with pytest.raises(DataError, match=r"arrays.npz' cannot be read: \S"):
+        read_arrays(path)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import zlib
 from pathlib import Path
+from zipfile import BadZipFile
 
 import torch
 
@@ -35,7 +37,7 @@ def read_arrays(path: Path) -> dict[str, torch.Tensor]:
             with np.load(path, allow_pickle=False) as file:
                 return {key: as_tensor(file[key], f"{key} in {path.name}") for key in file.files}
         return load_file(path)
-    except (OSError, ValueError, TypeError, EOFError, SafetensorError) as error:
+    except (OSError, ValueError, TypeError, EOFError, BadZipFile, zlib.error, SafetensorError) as error:
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise DataError(f"{str(path)!r} cannot be read: {reason}") from error
 
