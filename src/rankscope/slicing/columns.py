@@ -260,8 +260,9 @@ class Sketch:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        if isinstance(self.k, Real) and self.k < 1:
-            raise UsageError(f"a sketch of {self.k} directions is empty; give k of at least 1")
+        k: Any = self.k
+        if isinstance(k, Real) and k < 1:
+            raise UsageError(f"a sketch of {k} directions is empty; give k of at least 1")
         object.__setattr__(self, "k", count_of(self.k, "k", most=2**24))  # each direction has its own seed
         object.__setattr__(self, "seed", count_of(self.seed, "seed", least=0, most=2**40 - 1))
 
