@@ -14,6 +14,8 @@ from torch.utils.data import TensorDataset
 import rankscope as rs
 from rankscope._base.records import Record
 from rankscope.reproduce import reproduce
+from rankscope.spectra.lanczos import SquaredMap
+from rankscope.spectra.matrix_free import Lanczos, matrix_free
 
 __all__ = ["MADE"]
 
@@ -71,6 +73,12 @@ def _reproduction() -> Record:
         return reproduce("fig1e", out=folder, scale="small", progress=False)
 
 
+def _density() -> Record:
+    values = torch.linspace(1, 0.01, 90, dtype=torch.float64)[:, None]
+    operator = SquaredMap(lambda q: values * q, lambda q: values * q, (90, 90), torch.float64)
+    return matrix_free(operator, Lanczos(probes=2, steps=10))
+
+
 MADE: dict[str, Callable[[], Record]] = {
     "JacobianProfile": lambda: rs.jacobian_rank(_model(), _x(), cut_points="all", progress=False),
     "AgainstRandom": lambda: rs.jacobian_rank(_model(), _x(), cut_points="all", progress=False).against_random(),
@@ -91,5 +99,6 @@ MADE: dict[str, Callable[[], Record]] = {
     "Collection": _collection,
     "LayerTable": lambda: rs.layers(_model(), _x()),
     "Reproduction": _reproduction,
+    "SpectralDensity": _density,
     "RemedyResult": lambda: rs.probe_remedies(["plain", "width"], width=6, depth=3, seeds=(0, 1)),
 }

@@ -73,6 +73,12 @@ class FactKind(StrEnum):
     # chains of equal width
     LEADING_EXPONENTS = "leading exponents alone"  # tracked, width, seed
     SHORT_CHAIN = "rates of a finite chain"  # blocks
+    # matrix-free ranks: reason is bracket, asked, limit, memory or invariant
+    LANCZOS_STEPS = "Lanczos steps"  # steps, reason, bracket, asked (None: not), tolerance
+    PRODUCTS_CHECKED = "products compared with float64"  # probes, failure
+    PRODUCTS_UNCHECKED = "products not compared with float64"  # dtype
+    SPECTRUM_WAY = "exact spectrum or Lanczos"  # name; bytes: exact, lanczos, budget
+    NOT_FROM_MOMENTS = "not bounded by moments"  # names
     # features: measure is overall or balanced, answer a class
     AT_CHANCE = "accuracy at chance"  # accuracy, share, answer, measure, of (head or logits)
     KEPT_BY_CHANCE = "one answer for all keeps enough"  # kept, share, answer, measure

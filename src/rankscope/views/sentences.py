@@ -7,6 +7,7 @@ from typing import Any
 
 from rankscope._base.facts import Fact, FactKind
 from rankscope._base.text import one_line
+from rankscope.views.density_sentences import DENSITY_SENTENCES
 from rankscope.views.feature_sentences import FEATURE_SENTENCES
 from rankscope.views.loading_sentences import LOADING_SENTENCES
 from rankscope.views.phrases import PHRASES, phrase, shapes_of, span
@@ -310,6 +311,7 @@ _SENTENCES: dict[FactKind, Callable[[_Values], str]] = {
     FactKind.NOT_CALLED: _not_called,
     FactKind.LEADING_EXPONENTS: _leading,
     FactKind.SHORT_CHAIN: _short_chain,
+    **DENSITY_SENTENCES,
     **FEATURE_SENTENCES,
     **LOADING_SENTENCES,
 }

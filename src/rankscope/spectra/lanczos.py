@@ -1,0 +1,176 @@
+"""The Lanczos process on JᵀJ or JJᵀ from several random starts at once.
+
+The products may be in float32; the basis, its orthogonalisation and the coefficients are float64. Every new vector is
+orthogonalised twice against all earlier ones, so the basis Q is orthonormal to rounding. What the products' errors do
+is then exact: with F the errors of the products and U the components that symmetry says are zero and that were
+removed, T belongs to A + E for a symmetric E with
+
+    ‖E‖₂ = ‖F − QU‖₂ ≤ ‖F‖₂ + ‖U‖_F    (Kahan, Parlett and Jiang, SIAM J. Numer. Anal. 1982).
+
+‖U‖_F is measured here, as ``removed``; ‖F‖₂ is what a comparison with float64 products bounds.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from rankscope._base.errors import MeasurementError
+from rankscope.spectra.certificate import norm_bound
+from rankscope.spectra.scale import exponent_near, times_two_to
+
+__all__ = ["LanczosProcess", "SquaredMap", "product_error"]
+
+Product = Callable[[Tensor], Tensor]
+_INVARIANT = 1e-13  # a residual this small relative to ‖T‖ is rounding: what is dropped with it enters ``removed``
+_BLOCK = 32  # steps for which the basis grows at once
+
+
+@dataclass
+class SquaredMap:
+    """JᵀJ or JJᵀ, whichever is smaller, as products with columns; scaled by a power of two before it is squared.
+
+    Attributes
+    ----------
+    push, pull : callable
+        J times a (columns, r) tensor, and Jᵀ times a (rows, r) tensor, both of ``dtype`` on ``device``.
+    shape : (int, int)
+        (rows, columns) of J.
+    exponent : int, optional
+        Products are those of J·2^-exponent. None: chosen by ``rescale`` from the first products.
+    """
+
+    push: Product
+    pull: Product
+    shape: tuple[int, int]
+    dtype: torch.dtype = torch.float32
+    device: torch.device | str = "cpu"
+    exponent: int | None = None
+
+    @property
+    def size(self) -> int:
+        """N = min(rows, columns)."""
+        return min(self.shape)
+
+    def rescale(self, columns: Tensor) -> None:
+        """Choose the exponent, once, so that J times these columns has entries near 1."""
+        if self.exponent is None:
+            first, _ = self._ways()
+            self.exponent = int(exponent_near(_finite(first(columns.to(self.dtype)))))
+
+    def _ways(self) -> tuple[Product, Product]:
+        return (self.push, self.pull) if self.shape[1] <= self.shape[0] else (self.pull, self.push)
+
+    def __call__(self, columns: Tensor) -> Tensor:
+        """The product with float64 columns (N, r), in float64."""
+        self.rescale(columns)
+        assert self.exponent is not None
+        first, second = self._ways()
+        middle = times_two_to(_finite(first(columns.to(self.dtype))), -self.exponent).to(self.dtype)
+        return times_two_to(_finite(second(middle)), -self.exponent)
+
+
+def _finite(values: Tensor) -> Tensor:
+    if not bool(torch.isfinite(values).all()):
+        bad = int((~torch.isfinite(values)).sum())
+        raise MeasurementError(f"a product with the Jacobian has {bad:,} NaN or infinite entries; no rank can be given")
+    return values
+
+
+def product_error(fast: SquaredMap, exact: SquaredMap, probes: int, generator: torch.Generator) -> float:
+    """Bound on ‖A − A₆₄‖₂, in the units of the scaled products; it fails with probability 10^−probes."""
+    drawn = torch.randn(fast.size, probes, generator=generator, dtype=torch.float64).to(fast.device)
+    found = fast(drawn)
+    exact.exponent = fast.exponent
+    return norm_bound(found - exact(drawn).to(found.device))
+
+
+class LanczosProcess:
+    """The process for r probes; ``extend`` takes further steps, and nothing is computed twice.
+
+    Attributes
+    ----------
+    alpha, beta : torch.Tensor
+        float64 on the CPU, shape (r, steps so far); ``beta[:, k]`` is the length of the residual after step k.
+    steps : torch.Tensor
+        Steps of each probe; fewer than the others where its Krylov space became invariant.
+    squared_norms : torch.Tensor
+        ‖g‖² of the Gaussian probes before they were normalised.
+    removed : torch.Tensor
+        ‖U‖_F of each probe.
+    """
+
+    def __init__(self, operator: SquaredMap, probes: int, generator: torch.Generator) -> None:
+        self.operator = operator
+        starts = torch.randn(probes, operator.size, generator=generator, dtype=torch.float64)
+        self.squared_norms = (starts**2).sum(1)
+        self._next = (starts / self.squared_norms.sqrt()[:, None]).to(operator.device)
+        self._basis: list[Tensor] = []
+        self._scale = torch.zeros(probes, dtype=torch.float64, device=self._next.device)
+        self._removed_squared = torch.zeros_like(self._scale)
+        self._alpha: list[Tensor] = []
+        self._beta: list[Tensor] = []
+        self.steps = torch.zeros(probes, dtype=torch.int64)
+        self.finished = torch.zeros(probes, dtype=torch.bool)
+
+    @staticmethod
+    def bytes_needed(size: int, probes: int, steps: int) -> int:
+        """Of the basis and the vectors of one step; the products' own memory comes on top."""
+        return 8 * size * probes * (math.ceil(steps / _BLOCK) * _BLOCK + 6)
+
+    @property
+    def alpha(self) -> Tensor:
+        return torch.stack(self._alpha, 1).cpu()
+
+    @property
+    def beta(self) -> Tensor:
+        return torch.stack(self._beta, 1).cpu()
+
+    @property
+    def removed(self) -> Tensor:
+        return self._removed_squared.sqrt().cpu()
+
+    @property
+    def taken(self) -> int:
+        return len(self._alpha)
+
+    def extend(self, steps: int) -> None:
+        """Go on until ``steps`` steps are taken, or every probe's Krylov space is invariant."""
+        while self.taken < steps and not bool(self.finished.all()):
+            self._step()
+
+    def _step(self) -> None:
+        k = self.taken
+        probes, size = self._next.shape
+        if k % _BLOCK == 0:
+            self._basis.append(torch.zeros(probes, _BLOCK, size, dtype=torch.float64, device=self._next.device))
+        self._basis[-1][:, k % _BLOCK] = self._next
+        residual = self.operator(self._next.T).T.contiguous()
+        found = self._orthogonalise(residual) + self._orthogonalise(residual)
+        length = torch.linalg.vector_norm(residual, dim=1)
+        alpha = found[:, k]
+        if k:
+            found[:, k - 1] -= self._beta[-1]  # by symmetry it is the length of the last residual
+        self._removed_squared += (found[:, :k] ** 2).sum(1)
+        self._scale = torch.maximum(self._scale, alpha.abs() + length)
+        self._alpha.append(alpha)
+        self.steps += (~self.finished).to(torch.int64)
+        ends = length <= _INVARIANT * self._scale
+        if k + 1 == size:
+            ends = torch.ones_like(ends)
+        self._removed_squared += torch.where(ends, length**2, 0.0)
+        length = torch.where(ends, 0.0, length)
+        self._beta.append(length)
+        self._next = residual * torch.where(ends, 0.0, 1 / torch.where(ends, 1.0, length))[:, None]
+        self.finished |= ends.cpu()
+
+    def _orthogonalise(self, residual: Tensor) -> Tensor:
+        """Subtract the components along the basis; returns them, shape (r, steps)."""
+        parts = [torch.bmm(block, residual[:, :, None]) for block in self._basis]
+        for block, part in zip(self._basis, parts, strict=True):
+            residual -= torch.bmm(block.transpose(1, 2), part).squeeze(2)
+        return torch.cat(parts, 1).squeeze(2)

@@ -1,0 +1,247 @@
+"""The rank of a map known only through products: exactly where the smaller side allows it, by Lanczos probes beyond.
+
+The caller gives ``push`` and ``pull`` and nothing else of a model:
+
+    operator = SquaredMap(map.push, map.pull, map.shape, map.dtype, map.device)
+    exact = SquaredMap(wide.push, wide.pull, wide.shape, torch.float64, wide.device)   # map.in_dtype(torch.float64)
+    found = spectrum_of_products(operator, Lanczos(), tolerance="paper", exact=exact, memory_budget=budget)
+
+``found`` is a ``Spectrum`` or a ``SpectralDensity``; both have ``shape``, ``sigma_max`` and ``rank(tolerance)`` with
+``value``, ``lower`` and ``upper``. So ``jacobian_rank(..., columns="all", method=Lanczos(...))`` is this for each cut
+point, with ``method="exact"`` or ``"auto"`` handed on by name.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import torch
+
+from rankscope._base.checks import MemoryBudget, budget_of, choice_of, count_of, number_of
+from rankscope._base.errors import UsageError, parameter
+from rankscope._base.facts import Fact, FactKind
+from rankscope.spectra.density import SpectralDensity
+from rankscope.spectra.gram import spectrum_of_gram
+from rankscope.spectra.lanczos import LanczosProcess, SquaredMap, product_error
+from rankscope.spectra.spectrum import Spectrum
+from rankscope.spectra.tolerance import ToleranceLike, as_tolerance
+
+__all__ = ["Lanczos", "exact_bytes", "exact_spectrum", "matrix_free", "spectrum_of_products"]
+
+_ROUND = 25  # steps between two looks at the bracket
+_MOST = 2_000  # steps: the bracket falls like 1/steps, and the orthogonalisation grows with their square
+_CHUNK = 256  # columns pushed at once on the exact way
+
+
+@dataclass(frozen=True)
+class Lanczos:
+    """Settings of a matrix-free rank.
+
+    Attributes
+    ----------
+    probes : int
+        Gaussian probes, pushed at once. The standard error of a rank c is √(2c(N − c)/(N·probes)).
+    steps : int or "auto"
+        Products a probe; ``"auto"`` goes on until the bracket at the asked tolerance is at most ``bracket``.
+    bracket : float
+        Width of the quadrature's bounds, as a share of N, at which ``"auto"`` stops.
+    seed : int
+        Of the probes.
+
+    Raises
+    ------
+    UsageError
+        For a value that cannot be used.
+
+    >>> Lanczos(probes=4).steps
+    'auto'
+    """
+
+    probes: int = 8
+    steps: int | Literal["auto"] = "auto"
+    bracket: float = 0.05
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "probes", count_of(self.probes, "probes"))
+        steps = (
+            choice_of(self.steps, "steps", ["auto"]) if isinstance(self.steps, str) else count_of(self.steps, "steps")
+        )
+        object.__setattr__(self, "steps", steps)
+        object.__setattr__(self, "bracket", number_of(self.bracket, "bracket", above=0, most=1))
+        object.__setattr__(self, "seed", count_of(self.seed, "seed", least=0))
+
+
+def exact_bytes(size: int, chunk: int = _CHUNK) -> int:
+    """What the dense float64 matrix, the copy that its eigenvalues need, and a chunk of columns take."""
+    return 8 * size * (2 * size + 3 * min(chunk, size))
+
+
+def exact_spectrum(operator: SquaredMap, *, exact: SquaredMap | None = None, error_probes: int = 6) -> Spectrum:
+    """Every singular value, from the dense float64 matrix of the squared map and its eigenvalues.
+
+    Float32 products without ``exact`` give a spectrum that is not certified.
+    """
+    size = operator.size
+    generator = torch.Generator().manual_seed(0)
+    operator.rescale(torch.randn(size, 1, generator=generator, dtype=torch.float64).to(operator.device))
+    gram = torch.empty(size, size, dtype=torch.float64, device=operator.device)
+    for start in range(0, size, _CHUNK):
+        width = min(_CHUNK, size - start)
+        unit = torch.zeros(size, width, dtype=torch.float64, device=operator.device)
+        unit[range(start, start + width), range(width)] = 1.0
+        gram[:, start : start + width] = operator(unit)
+    skew = float(torch.linalg.matrix_norm(gram - gram.T)) / 2 if size else 0.0
+    gram = (gram + gram.T) / 2
+    error, _ = _error(operator, exact, error_probes, generator)
+    found = spectrum_of_gram(
+        gram,
+        operator.shape,
+        dtype=_name(operator.dtype),
+        error_bound=math.nan if math.isnan(error) else 0.0,
+        summed=max(operator.shape),
+        exponent=0,
+    )
+    exponent = operator.exponent or 0
+    square = found.square_error + (0.0 if math.isnan(error) else error) + skew
+    # |σ̂² − σ²| ≤ e also bounds |σ̂ − σ| by √e; the squares themselves may be no numbers in the units of σ
+    extreme = abs(exponent) > 400
+    own = float(np.ldexp(math.sqrt(square), exponent)) if extreme else 0.0
+    return Spectrum(
+        np.ldexp(found.singular_values, exponent),
+        operator.shape,
+        found.dtype,
+        error_bound=found.error_bound + own,
+        square_error=0.0 if extreme else float(np.ldexp(square, 2 * exponent)),
+    )
+
+
+def _name(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")
+
+
+def _error(
+    operator: SquaredMap, exact: SquaredMap | None, probes: int, generator: torch.Generator
+) -> tuple[float, Fact | None]:
+    """Bound on the products' error in scaled units, and what is said of it. Float64 products are taken as exact."""
+    if exact is not None:
+        found = product_error(operator, exact, probes, generator)
+        return found, Fact(FactKind.PRODUCTS_CHECKED, {"probes": probes, "failure": 10.0**-probes})
+    if operator.dtype == torch.float64:
+        return 0.0, None
+    return math.nan, Fact(FactKind.PRODUCTS_UNCHECKED, {"dtype": _name(operator.dtype)}, caution=True)
+
+
+def matrix_free(
+    operator: SquaredMap,
+    settings: Lanczos = Lanczos(),
+    *,
+    tolerance: ToleranceLike = "paper",
+    exact: SquaredMap | None = None,
+    error_probes: int = 6,
+    memory_budget: MemoryBudget = None,
+    failure: float = 1e-6,
+) -> SpectralDensity:
+    """Lanczos coefficients of random probes, of which every tolerance can be read.
+
+    Parameters
+    ----------
+    operator : SquaredMap
+        Products with the Jacobian, in float32 or float64.
+    tolerance
+        The one at which ``steps="auto"`` looks at the bracket.
+    exact : SquaredMap, optional
+        The same map in float64: ``error_probes`` products bound the error of ``operator``'s, which fails with
+        probability 10^−error_probes. Without it float32 ranks are not certified.
+    failure : float
+        Probability that the bounds of a rank miss.
+
+    Raises
+    ------
+    UsageError
+        When the memory budget does not hold one step.
+    MeasurementError
+        When a product is not finite.
+    """
+    tol = as_tolerance(tolerance)
+    failure = number_of(failure, "failure", above=0, most=0.5)
+    budget = budget_of(memory_budget, torch.device(operator.device))
+    size, probes = operator.size, settings.probes
+    fits = (budget // (8 * size * probes) - 6) // 32 * 32 if size else 1
+    if fits < 1:
+        least = LanczosProcess.bytes_needed(size, probes, 1)
+        raise UsageError(
+            f"{parameter('memory_budget')} is {budget:,} bytes; {probes} Lanczos probes of {size:,} entries need "
+            f"{least:,}, or give fewer {parameter('probes')}"
+        )
+    generator = torch.Generator().manual_seed(settings.seed)
+    process = LanczosProcess(operator, probes, generator)
+    error, said = _error(operator, exact, error_probes, generator)
+    facts = () if said is None else (said,)
+
+    def read(*more: Fact) -> SpectralDensity:
+        return SpectralDensity(
+            shape=operator.shape,
+            alpha=process.alpha.numpy(),
+            beta=process.beta.numpy(),
+            steps=process.steps.numpy().copy(),
+            squared_norms=process.squared_norms.numpy(),
+            removed=process.removed.numpy(),
+            exponent=operator.exponent or 0,
+            dtype=_name(operator.dtype),
+            product_error=error,
+            failure=failure,
+            seed=settings.seed,
+            facts=(*facts, *more),
+        )
+
+    auto = settings.steps == "auto"
+    asked = _MOST if settings.steps == "auto" else settings.steps
+    limit = min(asked, fits)
+    while True:
+        process.extend(min(process.taken + _ROUND, limit) if auto else limit)
+        wide = read().rank(tol).bracket
+        ended = bool(process.finished.all())
+        if ended or process.taken >= limit or (auto and wide <= settings.bracket):
+            break
+    reason = "memory" if limit < asked else ("limit" if auto else "asked")
+    reason = "invariant" if ended else ("bracket" if auto and wide <= settings.bracket else reason)
+    values = {"steps": process.taken, "reason": reason, "bracket": wide, "tolerance": tol.name}
+    cut = reason in ("memory", "limit")
+    stopped = Fact(FactKind.LANCZOS_STEPS, {**values, "asked": settings.bracket if auto or cut else None}, caution=cut)
+    return read(stopped, Fact(FactKind.NOT_FROM_MOMENTS, {"names": ("effective_rank",)}))
+
+
+def spectrum_of_products(
+    operator: SquaredMap,
+    method: Lanczos | str = "auto",
+    *,
+    tolerance: ToleranceLike = "paper",
+    exact: SquaredMap | None = None,
+    memory_budget: MemoryBudget = None,
+) -> tuple[Spectrum | SpectralDensity, Fact]:
+    """The spectrum by ``"exact"``, ``"lanczos"``, ``Lanczos(...)`` or ``"auto"``, and why that way.
+
+    ``"auto"`` takes the exact way where ``exact_bytes`` are within the budget. Every way takes it where the exact
+    products are no more than the probes' own.
+    """
+    settings = method if isinstance(method, Lanczos) else Lanczos()
+    name = "lanczos" if isinstance(method, Lanczos) else choice_of(method, "method", ["auto", "exact", "lanczos"])
+    budget = budget_of(memory_budget, torch.device(operator.device))
+    need, steps = exact_bytes(operator.size), 200 if settings.steps == "auto" else settings.steps
+    if name == "exact" and need > budget:
+        raise UsageError(
+            f"{parameter('memory_budget')} is {budget:,} bytes; the exact spectrum of a side of {operator.size:,} "
+            f"needs {need:,}; give {parameter('method', 'lanczos')}"
+        )
+    few = operator.size <= settings.probes * steps and need <= budget
+    chosen = "exact" if name == "exact" or few or (name == "auto" and need <= budget) else "lanczos"
+    lanczos = LanczosProcess.bytes_needed(operator.size, settings.probes, steps)
+    fact = Fact(FactKind.SPECTRUM_WAY, {"name": chosen, "exact": need, "lanczos": lanczos, "budget": budget})
+    if chosen == "exact":
+        return exact_spectrum(operator, exact=exact), fact
+    found = matrix_free(operator, settings, tolerance=tolerance, exact=exact, memory_budget=memory_budget)
+    return found, fact
