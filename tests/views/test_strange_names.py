@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import csv
 import io
 import json
 import warnings
 import xml.etree.ElementTree as ET
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import fields, is_dataclass, replace
 from functools import cache
 from html.parser import HTMLParser
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import pandas as pd
 import pytest
@@ -25,10 +27,16 @@ from rankscope._base.frames import Column, Frame
 from rankscope._base.records import Record
 from rankscope._base.style import figure_style, whole_figure
 from rankscope._base.text import one_line
+from rankscope.cli.results import write_result
+from rankscope.deficit import DependencyTable
 from rankscope.features import Collection
+from rankscope.jacobian import JacobianProfile
+from rankscope.report import profile_page
+from rankscope.report.deficit_page import deficit_page
 from rankscope.reproduce import Comparison, Reproduction
 from rankscope.reproduce.pictures import Picture
 
+Kind = TypeVar("Kind", bound=Record)
 STRANGE = [
     r"$\frac{a$",
     "<b>bold</b>",
@@ -96,11 +104,15 @@ def pictures(name: str) -> list[Reproduction]:
     )
     marks = {name: {"classification_dimension": 1, "ambient": 2, "accuracy_percent": 90.0}}
     ranked = {"letter": "a", "words": "ResNets", "as_printed": "paper", "background": "image"}
+    table = called(made("DependencyTable"), name)
+    assert isinstance(table, DependencyTable)
+    solved = [(name, table[0], table[1]), (f"{name}1", replace(table[1], depends_on=(), weights=()), table[1])]
     drawn = [
         (curve, Picture("curves", {"marks": marks})),
         (curve, Picture("table", {"columns": ("network", "top1")})),
         (ranks, Picture("ranks", ranked)),
         (bars, Picture("components", {"tolerance": "paper", "limit": 4})),
+        (curve, Picture.of_deficit(solved, "paper")),
     ]
     return [
         Reproduction("fig2", name, "paper", Frame.of(values), compared, name, {"a": name}, {}, picture, (name,))
@@ -114,10 +126,17 @@ class Words(HTMLParser):
     def __init__(self) -> None:
         super().__init__()
         self.tags: set[str] = set()
+        self.count = Counter[str]()  # outside of figures, whose ticks depend on the room that names leave
+        self._in_figure = 0
         self.text = ""
 
     def handle_starttag(self, tag: str, attrs: object) -> None:
         self.tags.add(tag)
+        self._in_figure += tag == "svg"
+        self.count[tag] += not self._in_figure
+
+    def handle_endtag(self, tag: str) -> None:
+        self._in_figure -= tag == "svg"
 
     def handle_data(self, data: str) -> None:
         self.text += data
@@ -184,6 +203,70 @@ def test_r5_the_papers_figures_take_every_name(name: str, tmp_path: Path) -> Non
 @given(kind=st.sampled_from(sorted({*MADE} - {"Collection", "Reproduction"})), name=names)
 def test_r5_every_record_takes_any_text(kind: str, name: str, tmp_path_factory: pytest.TempPathFactory) -> None:
     check(called(made(kind), name), name, tmp_path_factory.mktemp("any"))
+
+
+FORMULAS = ["=cmd()", "+1+cmd()", "-2+cmd()", "@SUM(1)", "\t=cmd()"]
+
+
+@pytest.mark.parametrize("name", FORMULAS)
+def test_a_spreadsheet_runs_no_name(name: str, tmp_path: Path) -> None:
+    """Every CSV that is written: no cell begins a formula, numbers are as they were, other texts too."""
+    table = pd.DataFrame({name: [-1.5, 2.0], "layer": [name, "conv1"], "any": [name, -3]}, index=pd.Index([name, "b"]))
+    table.index.name = f"{name}s"
+    write_result(
+        tmp_path, "result", {}, {"plain": table, "kept": table.astype({"layer": "category"})}, None, index=True
+    )
+    for stem in ("plain", "kept"):
+        with (tmp_path / f"{stem}.csv").open(newline="") as file:
+            rows = list(csv.reader(file))
+        quoted = f"'{name}"
+        assert rows == [
+            [f"{quoted}s", quoted, "layer", "any"],
+            [quoted, "-1.5", quoted, quoted],
+            ["b", "2.0", "conv1", "-3"],
+        ]
+    assert list(table["layer"]) == [name, "conv1"]  # the table itself is left alone
+    for number, record in enumerate(pictures(name)):
+        folder = record.save(tmp_path / str(number))
+        for file in folder.glob("*.csv"):
+            with file.open(newline="") as lines:
+                cells = [cell for row in csv.reader(lines) for cell in row]
+            assert f"'{name}" in cells
+            assert not [c for c in cells if c.startswith(("=", "+", "@", "\t")) or c == name]
+        assert type(record).load(folder) == record
+
+
+def test_a_carriage_return_ends_no_row(tmp_path: Path) -> None:
+    write_result(tmp_path, "result", {}, {"table": pd.DataFrame({"layer": ["a\r=cmd()", "two\nlines"]})}, None)
+    with (tmp_path / "table.csv").open(newline="") as file:
+        assert list(csv.reader(file)) == [["layer"], [r"a\r=cmd()"], ["two\nlines"]]
+
+
+@pytest.mark.parametrize("name", [ALL, "_hidden", "x" * 300, "=cmd()", "</script>", "&amp;", "{{ 1 }}"])
+def test_r5_every_page_takes_every_name(name: str) -> None:
+    """A page shows a name as its text: no tag and no template of its own, and as many sections and tables as ever."""
+    profile, table = (called(made(kind), name) for kind in ("JacobianProfile", "DependencyTable"))
+    assert isinstance(profile, JacobianProfile)
+    assert isinstance(table, DependencyTable)
+    shown = (
+        (profile_page(profile), profile_page(_record("JacobianProfile", JacobianProfile))),
+        (
+            deficit_page(table, model=name, source=name),
+            deficit_page(_record("DependencyTable", DependencyTable), model="plain", source="plain"),
+        ),
+    )
+    for strange, plain in shown:
+        one, other = Words(), Words()
+        one.feed(strange.html())
+        other.feed(plain.html())
+        assert one.count == other.count
+        assert one_line(name) in one.text
+
+
+def _record(kind: str, of: type[Kind]) -> Kind:
+    found = made(kind)
+    assert isinstance(found, of)
+    return found
 
 
 def test_one_line_changes_only_what_cannot_be_printed() -> None:

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from rankscope._base.csv_text import csv_text
 from rankscope._base.facts import Fact
 from rankscope._base.files import make_folder, write_whole
 from rankscope._base.style import figure_style, whole_figure
@@ -39,7 +40,7 @@ def write_result(
     make_folder(folder)
     write_whole(folder / f"{name}.json", as_json_text(record) + "\n")
     for stem, table in tables.items():
-        write_whole(folder / f"{stem}.csv", table.to_csv(index=index))
+        write_whole(folder / f"{stem}.csv", csv_text(table, index=index))
     if axes is not None:
         write_figure(folder, name, lambda: axes)
 

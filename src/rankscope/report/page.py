@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
+from rankscope._base.text import one_line
 from rankscope.report.figures import Figure
 from rankscope.report.sentences import Finding
 
@@ -75,10 +76,16 @@ def _template() -> Template:
         loader=PackageLoader("rankscope.report", "."),
         autoescape=True,
         undefined=StrictUndefined,
+        finalize=_plain,
         trim_blocks=True,
         lstrip_blocks=True,
     )
     return environment.get_template("page.html.j2")
+
+
+def _plain(value: Any) -> Any:
+    """Names with marks that turn the direction of writing would turn what follows them."""
+    return value if hasattr(value, "__html__") else one_line(value)
 
 
 def _text(value: Any) -> str:

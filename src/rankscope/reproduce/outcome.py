@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 
+from rankscope._base.csv_text import csv_text
 from rankscope._base.encoding import exact, frozen, plain
 from rankscope._base.errors import OutputError
 from rankscope._base.files import make_folder, write_whole
@@ -116,8 +117,8 @@ class Reproduction(Record):
         record = {**self.to_dict(), "record": exact(self)}
         written: dict[str, bytes | str] = {
             f"{self.name}.json": json.dumps(record, indent=1, allow_nan=False, ensure_ascii=False) + "\n",
-            f"{self.name}.csv": self.values.to_csv(index=False),
-            "comparison.csv": self.comparison_table().to_csv(index=False),
+            f"{self.name}.csv": csv_text(self.values),
+            "comparison.csv": csv_text(self.comparison_table()),
             "comparison.md": self.markdown(),
         }
         figure = whole_figure(self.plot())
