@@ -26,7 +26,7 @@ def csv_text(table: pd.DataFrame, *, index: bool = False) -> str:
     safe = table.reset_index() if index else table.copy()
     for place, kind in enumerate(safe.dtypes):
         if getattr(kind, "kind", "O") == "O":
-            safe.isetitem(place, safe.iloc[:, place].map(_shown))
+            safe.isetitem(place, safe.iloc[:, place].map(_shown).array)
     safe.columns = [_shown(name) for name in safe.columns]
     text: str = safe.to_csv(index=False)
     return text
