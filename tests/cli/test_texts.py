@@ -160,3 +160,62 @@ def test_the_command_refuses_in_one_line(folder: Path, tmp_path: Path, capsys: p
         assert main(["profile", *map(str, args), "--out", str(tmp_path / "run"), "--device", "cpu"]) == code
         lines = capsys.readouterr().err.strip().splitlines()
         assert re.match(rf"error: .*{re.escape(match)}", lines[-1]), lines
+
+
+def classifier() -> Any:
+    config = transformers.BertConfig(
+        vocab_size=7, hidden_size=8, num_hidden_layers=2, num_attention_heads=2, intermediate_size=12,
+        max_position_embeddings=8, num_labels=3,
+    )  # fmt: skip
+    config._attn_implementation = "eager"
+    torch.manual_seed(0)
+    return transformers.BertForSequenceClassification(config).eval()
+
+
+def test_collect_keeps_the_features_of_each_text(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    net = classifier()
+    net.save_pretrained(tmp_path / "net")
+    tokenizer().save_pretrained(tmp_path / "net")
+    (tmp_path / "texts.txt").write_text("\n".join(TEXTS) + "\n")
+    base = ["collect", f"hf:{tmp_path / 'net'}", "--device", "cpu", "--out", str(tmp_path / "run")]
+    args = [*base, "--text", str(tmp_path / "texts.txt")]
+    layer = "bert.encoder.layer.0"
+    assert main([*args, "--cut-points", layer]) == 0
+    assert "no labels, so no accuracy" in capsys.readouterr().out
+    found = rs.Collection.load(tmp_path / "run")
+    assert found.labels.tolist() == [-1] * 4
+    maps: list[torch.Tensor] = []
+    handle = net.bert.encoder.layer[0].register_forward_hook(
+        lambda _m, _a, out: maps.append(out if isinstance(out, torch.Tensor) else out[0])
+    )
+    with torch.no_grad():
+        for k, text in enumerate(TEXTS):
+            out = net(input_ids=torch.tensor([[WORDS.index(word) for word in text.split()]]))
+            # float32 by the same kernels, from weights that were saved and loaded
+            torch.testing.assert_close(found.logits[k], out.logits[0], rtol=0, atol=1e-5)
+    handle.remove()
+    rows = torch.stack([m[0].double().mean(0) for m in maps])
+    moments = found.moments[layer]
+    np.testing.assert_allclose(moments.scatter.numpy() / 3, np.cov(rows.numpy().T), atol=1e-5)
+    # the same texts are read back, others are not these
+    assert main([*args, "--cut-points", layer]) == 0
+    assert "read back" in capsys.readouterr().out
+    assert main([*base, "--text", "a mat", "--cut-points", layer]) == 1
+    assert "holds shards of another data set" in capsys.readouterr().err
+    assert main(["clsdim", str(tmp_path / "run")]) == 1
+    assert "the samples have no labels" in capsys.readouterr().err
+    found_json = json.loads((tmp_path / "run" / "collection.json").read_text())
+    assert found_json["accuracy"] is None
+
+
+def test_collect_refuses_in_one_line(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for args, code, match in (
+        ([f"hf:{folder}", "--text", "a mat"], 1, "BertModel has no final linear classifier"),
+        ([f"hf:{folder}", "--text", "a mat", "--data", "digits"], 2, "--text and --data both say"),
+        ([f"hf:{folder}", "--text", "a mat", "--labels", "y.npy"], 2, "--text and --labels"),
+        ([f"hf:{folder}"], 2, "give --data, or --text"),
+        (["digits", "--text", "a mat"], 2, "--text needs a model of Hugging Face"),
+    ):
+        assert main(["collect", *map(str, args), "--out", str(tmp_path / "run"), "--device", "cpu"]) == code
+        lines = capsys.readouterr().err.strip().splitlines()
+        assert re.match(rf"error: .*{re.escape(match)}", lines[-1]), lines

@@ -38,6 +38,7 @@ class FactKind(StrEnum):
     NOT_CERTIFIED = "not certified: not asked for"
     # what the model was called with
     DIFFERENTIATED = "differentiated input"  # name, per_sample, shared: names of the other inputs
+    COUNTED = "input whose rows are the samples"  # name, per_sample, shared: names of the other inputs
     INPUT_LEFT_OUT = "input left out"  # name, reason
     SEVERAL_SIZES = "samples of several shapes"  # shapes (without the batch dimension), least, most (columns K)
     # what an earlier run of the same command kept

@@ -24,6 +24,7 @@ from rankscope.cli.options import (
     LabelsOption,
     ModelArgument,
     SeedOption,
+    TextOption,
     WeightsKeyOption,
 )
 from rankscope.cli.parsing import parse_cut_points
@@ -37,16 +38,17 @@ __all__ = ["collect_command"]
 @saves_memory("a smaller --batch-size", "fewer --cut-points")
 def collect_command(
     model: ModelArgument,
+    out: Annotated[Path, typer.Option(metavar="RUN", help="Folder for the shards.", show_default=False)],
     data: Annotated[
-        str,
+        str | None,
         typer.Option(
             metavar="DIR|digits|FILE",
             help="A folder with one subfolder for each class, digits, or arrays: a .npy (see --labels), .npz or "
             ".safetensors.",
             show_default=False,
         ),
-    ],
-    out: Annotated[Path, typer.Option(metavar="RUN", help="Folder for the shards.", show_default=False)],
+    ] = None,
+    text: TextOption = None,
     labels: LabelsOption = None,
     weights: DataWeightsOption = "pretrained",
     weights_key: WeightsKeyOption = None,
@@ -89,7 +91,9 @@ def collect_command(
 
     if shard_size is not None:
         count_of(shard_size, "shard_size")
-    source = Source(model, data, labels, weights, weights_key, seed, num_classes, limit, device, batch_size)
+    source = Source(
+        model, data, labels, weights, weights_key, seed, num_classes, limit, device, batch_size, tuple(text or ())
+    )
     # what a model's own code prints must not mix with the result; the lock also covers the files that follow the shards
     with FolderLock(out, lend=True), contextlib.redirect_stdout(sys.stderr), progress("collect") as report:
         loaded, read, facts = source.load()
@@ -107,16 +111,18 @@ def collect_command(
             )
         except KeyboardInterrupt:
             raise InterruptedRunError(_interrupted(out, len(read.dataset))) from None
-        cautions = class_cautions(found.labels, found.logits, read.class_names, loaded.class_names)
+        labelled = bool((found.labels >= 0).any())
+        names = read.class_names, loaded.class_names
+        cautions = class_cautions(found.labels, found.logits, *names) if labelled else ()
         about = {
             **found.to_dict(),
             "model": loaded.name,
             "weights": loaded.weights,
-            "data": data,
+            "data": "texts" if data is None else data,
             "seed": seed,
             "limit": limit,
             "class_names": None if read.class_names is None else list(read.class_names),
-            "accuracy": float((found.logits.argmax(1) == found.labels).double().mean()),
+            "accuracy": float((found.logits.argmax(1) == found.labels).double().mean()) if labelled else None,
             "notes": [*map(sentence, (*cautions, *facts))],
         }
         write_result(out, "collection", about, {"samples": _samples(found)}, None)
@@ -130,7 +136,7 @@ def collect_command(
         print(note(caution))
     print(f"{loaded.name}, {loaded.weights}")
     print(found)
-    print(f"accuracy {about['accuracy']:.2%}")
+    print(f"accuracy {about['accuracy']:.2%}" if labelled else "no labels, so no accuracy")
     print_facts((*cautions, *facts))
     if profile is not None:
         print(profile)

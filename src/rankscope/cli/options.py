@@ -24,6 +24,7 @@ __all__ = [
     "ResultOption",
     "RunArgument",
     "SeedOption",
+    "TextOption",
     "ToleranceOption",
     "WeightsKeyOption",
 ]
@@ -32,6 +33,15 @@ __all__ = [
 JsonOption = Annotated[bool, typer.Option("--json", help="Print only JSON to standard output.")]
 DebugOption = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")]
 DeviceOption = Annotated[str, typer.Option("--device", help="Device to run on: auto, cpu, cuda or cuda:N.")]
+TextOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--text",
+        metavar="TEXT|FILE",
+        help="For hf: models with a tokenizer: a sentence, or a file with one text a line. May be repeated.",
+        show_default=False,
+    ),
+]
 SeedOption = Annotated[int, typer.Option("--seed", help="Seed of random weights, noise, sketches and drawn images.")]
 ToleranceOption = Annotated[
     str,

@@ -25,6 +25,7 @@ from rankscope.cli.options import (
     NetworkOutOption,
     NetworkWeightsOption,
     SeedOption,
+    TextOption,
     ToleranceOption,
     WeightsKeyOption,
 )
@@ -52,14 +53,7 @@ def profile_command(
             show_default=False,
         ),
     ] = None,
-    text: Annotated[
-        list[str] | None,
-        typer.Option(
-            metavar="TEXT|FILE",
-            help="For hf: models with a tokenizer: a sentence, or a file with one text a line. May be repeated.",
-            show_default=False,
-        ),
-    ] = None,
+    text: TextOption = None,
     limit: Annotated[int | None, typer.Option(help="At most this many images, drawn at random from the seed.")] = None,
     patch: Annotated[
         str | None,

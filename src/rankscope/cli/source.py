@@ -9,10 +9,13 @@ from pathlib import Path
 from typing import Any
 
 from rankscope._base.checks import count_of, device_of
+from rankscope._base.errors import UsageError
 from rankscope._base.facts import Fact
 from rankscope._base.progress import Reporter, progress_for
 from rankscope.cli.data import Data, calibrated, load_data
-from rankscope.loading import load_model
+from rankscope.cli.texts import check_texts, model_texts
+from rankscope.loading import LoadedModel, load_model
+from rankscope.loading.texts import Texts
 
 __all__ = ["Source", "progress"]
 
@@ -22,7 +25,7 @@ class Source:
     """The model and the data of one command."""
 
     model: str
-    data: str
+    data: str | None
     labels: Path | None
     weights: str
     weights_key: str | None
@@ -31,6 +34,12 @@ class Source:
     limit: int | None
     device: str
     batch_size: int
+    texts: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        check_texts(self.texts, self.model, data=self.data, labels=self.labels)
+        if self.data is None and not self.texts:
+            raise UsageError("there are no data; give --data, or --text for a model of Hugging Face")
 
     def load(self, *, labelled: bool = True) -> tuple[Any, Data, tuple[Fact, ...]]:
         """The loaded model on its device, the data, and facts on both; ``labelled`` as in ``load_data``."""
@@ -44,10 +53,20 @@ class Source:
             seed=self.seed,
             num_classes=self.num_classes,
         )
-        data = load_data(self.data, loaded, labels=self.labels, limit=self.limit, seed=self.seed, labelled=labelled)
+        data = Data(self._texts(loaded)) if self.data is None else self._data(loaded, labelled)
         facts = (*loaded.facts, *data.facts, *calibrated(loaded, data.dataset))
         loaded.model.to(where)
         return loaded, data, facts
+
+    def _data(self, loaded: LoadedModel, labelled: bool) -> Data:
+        assert self.data is not None
+        return load_data(self.data, loaded, labels=self.labels, limit=self.limit, seed=self.seed, labelled=labelled)
+
+    def _texts(self, loaded: LoadedModel) -> Texts:
+        if self.limit is not None:
+            count_of(self.limit, "limit")
+        found = model_texts(loaded.model, self.model, self.texts)
+        return found if self.limit is None else Texts(found.texts[: self.limit], found.items[: self.limit])
 
 
 @contextlib.contextmanager

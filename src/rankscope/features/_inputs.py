@@ -70,6 +70,8 @@ def as_labels(
     if len(labels) != samples:
         raise DataError(f"{len(labels)} labels for {samples} samples; give one label a sample")
     labels = labels.to(device=device, dtype=torch.int64)
+    if samples and bool((labels == -1).all()):
+        raise DataError("the samples have no labels (each is -1); give one class index a sample")
     count = int(labels.max()) + 1 if classes is None else classes
     outside = ((labels < 0) | (labels >= count)).nonzero().flatten()
     if len(outside):

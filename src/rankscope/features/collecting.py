@@ -10,6 +10,7 @@ from torch import nn
 
 from rankscope._base.checks import count_of, path_of
 from rankscope._base.errors import CutPointError, ModelError, OutputError
+from rankscope._base.facts import Fact
 from rankscope._base.files import FolderLock
 from rankscope._base.identity import Identity, identity_of
 from rankscope._base.progress import Progress, progress_for
@@ -25,9 +26,12 @@ from rankscope.features.reduction import Channels, Reduce, check_reduce, coarse_
 from rankscope.features.resuming import Resumed, begin
 from rankscope.features.shards import ShardStore
 from rankscope.features.sources import as_dataset, batches, first_call
+from rankscope.features.whole_call import WholeCall
 from rankscope.slicing import CutPointsLike, mode_facts
 from rankscope.slicing.batches import run_forward
 from rankscope.slicing.calls import Call
+from rankscope.slicing.meaning import Meaning
+from rankscope.slicing.reader import facts_of, meaning_of
 
 __all__ = ["collect"]
 
@@ -45,6 +49,9 @@ def collect(
     batch_size: int = 64,
     num_workers: int = 0,
     progress: bool | Progress | None = None,
+    differentiate: str | None = None,
+    shared: Any = (),
+    per_sample: Any = (),
 ) -> Collection:
     """Stream ``data`` through ``model`` once; keep final features, logits, labels, and moments of the cut points.
 
@@ -57,10 +64,13 @@ def collect(
     ----------
     model : nn.Module
         A classifier whose final linear layer can be found (or is named by ``head``).
-    data : Dataset, DataLoader (sequential), or pair of arrays (inputs, labels)
+    data : Dataset, DataLoader (sequential), mapping, texts, or pair (inputs, labels)
         Items are (input, label) pairs, or dictionaries with the names of ``forward`` and ``label``, as those of a
         Hugging Face data set whose ``with_transform`` prepares the images; what else they hold is left out. Of a
-        ``DataLoader`` with a sampler the samples that it names are collected, in its order.
+        ``DataLoader`` with a sampler the samples that it names are collected, in its order. Inputs of a pair are an
+        array, or a mapping of names as in ``jacobian_rank``; a mapping alone holds its labels as ``label``. Where there
+        are no labels (``None`` in a pair; what ``loading.read_texts`` gives) the result has -1 in their place. Samples
+        may have several shapes; those of one shape that follow each other share a pass, and a text has its own.
     cut_points : "blocks", "paper", name, glob, or a list of names and globs, optional
         Where moments are kept (8·d² bytes each, never the activations). Default: the blocks of the network (as in
         ``jacobian_rank``) that are narrow enough for a covariance, if it has any; an empty list keeps none.
@@ -77,6 +87,11 @@ def collect(
     progress : bool or callable, optional
         A bar: ``True`` always, ``None`` (default) on a terminal, ``False`` never. Or a function,
         called with (samples done, samples in all, text) after every batch.
+    differentiate : str, optional
+        The name of the input whose first dimension counts the samples, where several could.
+    shared, per_sample : names, optional
+        Inputs of a mapping that every sample is called with, and inputs whose rows belong to the samples, where the
+        shape leaves it open.
 
     Raises
     ------
@@ -103,18 +118,21 @@ def collect(
     shard_size, batch_size = count_of(shard_size, "shard_size"), count_of(batch_size, "batch_size")
     num_workers = count_of(num_workers, "num_workers", least=0)
     folder = path_of(out, "out")
-    dataset, options = as_dataset(data)
+    meaning = meaning_of(differentiate, shared, per_sample, floating=False)
+    dataset, options = as_dataset(model, data, meaning)
     name, layer = find_head(model) if head is None else (head, dict(model.named_modules()).get(head))
     if layer is None:
         raise ModelError(f"{type(model).__name__} has no layer {head!r} to be the head")
-    cut_points = _cut_points(model, dataset, options, cut_points, reduce, channels)
+    cut_points = _cut_points(model, dataset, options, meaning, cut_points, reduce, channels)
     about = identity_of(model), data_identity(dataset, options.get("collate_fn"))
     for owner, identity in zip(("model", "data set"), about, strict=True):
         _refuse_incomparable(folder, owner, identity)
     fingerprint = {
         "model": f"{type(model).__name__} {about[0].key}",
         "data set": f"{type(dataset).__name__} of {len(dataset)} {about[1].key}",
-        "setting": setting_fingerprint(cut_points=cut_points, reduce=reduce, channels=channels, head=name),
+        "setting": setting_fingerprint(
+            cut_points=cut_points, reduce=reduce, channels=channels, head=name, **_said(meaning)
+        ),
     }
     with FolderLock(folder):
         taken = begin(ShardStore(folder, fingerprint), cut_points, len(dataset))
@@ -123,6 +141,7 @@ def collect(
             dataset,
             options,
             taken,
+            meaning=meaning,
             head=(name, layer),
             reduced=(reduce, channels),
             shard_size=shard_size,
@@ -138,6 +157,7 @@ def _collect(
     options: dict[str, Any],
     taken: Resumed,
     *,
+    meaning: Meaning,
     head: tuple[str, nn.Module],
     reduced: tuple[Reduce, Channels],
     shard_size: int,
@@ -149,6 +169,7 @@ def _collect(
     name, layer = head
     report = progress_for(progress, "collect")
     shape: tuple[int, ...] | None = None
+    about = (*mode_facts(model), *_reading(dataset))  # the mode that the model came in
 
     coarse: dict[str, tuple[float, torch.Tensor | None]] = {}
 
@@ -173,11 +194,20 @@ def _collect(
                 logits = passed(call)
                 return outputs["<input>"].flatten(1), logits
 
-            taken.compare(model, dataset, options, batch_size, forward)
+            taken.compare(model, dataset, options, batch_size, forward, meaning)
             run = taken.run
             resumed = run.samples
             run.beside = _works_beside(device)
-            loader = batches(model, dataset, run.after, batch_size=batch_size, num_workers=num_workers, options=options)
+            run.about = about
+            loader = batches(
+                model,
+                dataset,
+                run.after,
+                batch_size=batch_size,
+                num_workers=num_workers,
+                options=options,
+                meaning=meaning,
+            )
             for batch in on_device(loader, device) if run.after < len(dataset) else ():
                 if batch.call is not None:
                     run.launch(batch, outputs, passed(batch.call), layer, name, coarse)
@@ -191,7 +221,18 @@ def _collect(
     finally:
         report.close()
         taken.run.close()
-    return run.result(resumed, (*mode_facts(model), *taken.facts))
+    return run.result(resumed, (*about, *taken.facts))
+
+
+def _said(meaning: Meaning) -> dict[str, Any]:
+    """What the caller said about names; nothing where nothing was, as in the settings of earlier versions."""
+    given = {"differentiate": meaning.differentiate, "shared": meaning.shared, "per_sample": meaning.per_sample}
+    return {key: value for key, value in given.items() if value}
+
+
+def _reading(dataset: Any) -> tuple[Fact, ...]:
+    """How a mapping was read; the items of a data set hold what else they like."""
+    return facts_of(dataset.call, floating=False) if isinstance(dataset, WholeCall) else ()
 
 
 def _refuse_incomparable(out: Path, owner: str, identity: Identity) -> None:
@@ -207,6 +248,7 @@ def _cut_points(
     model: nn.Module,
     dataset: Any,
     options: dict[str, Any],
+    meaning: Meaning,
     wanted: CutPointsLike | None,
     reduce: Reduce,
     channels: Channels,
@@ -216,7 +258,7 @@ def _cut_points(
         return []
     if wanted is not None and is_plain(model, wanted):
         return [wanted] if isinstance(wanted, str) else list(wanted)
-    call = first_call(model, dataset, options)
+    call = first_call(model, dataset, options, meaning)
     if call is None:  # told below, with the reasons, as data without a readable sample
         return []
     sample = call.rows(0, 1, "the first sample")

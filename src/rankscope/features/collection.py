@@ -40,7 +40,7 @@ class Collection(Record):
     logits : torch.Tensor
         (N, c), likewise.
     labels, indices : torch.Tensor
-        (N,) int64; ``indices`` say which samples of the data set the rows are.
+        (N,) int64, a label -1 where there was none; ``indices`` say which samples of the data set the rows are.
     moments : dict of str to CentredMoments
         By cut point; ``feature_rank(collection)`` reads them.
     head : tuple of tensors
@@ -54,7 +54,7 @@ class Collection(Record):
     reduce : str
         How feature maps became the rows of ``moments``.
     facts : tuple of Fact
-        What was read back from an earlier run, and what was measured again and why.
+        How model and data were taken, what was read back from an earlier run, and what was measured again and why.
     """
 
     features: torch.Tensor
@@ -195,6 +195,8 @@ def joined(
     read = [store.read(index) for index in range(shards)]
     tensors = {key: torch.cat([one[key] for one, _ in read]) for key in read[0][0]}
     skipped = (*(Skipped(**one) for _, notes in read for one in notes["skipped"]), *unwritten)
+    kept = [Fact.from_dict(one) for _, notes in read for one in notes.get("facts", ())]
+    facts = (*facts, *(fact for k, fact in enumerate(kept) if fact not in facts and fact not in kept[:k]))
     reduce = json.loads(store.fingerprint["setting"])["reduce"]
     return Collection(
         **tensors,

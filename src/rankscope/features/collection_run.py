@@ -22,6 +22,7 @@ from rankscope.features.sources import Batch, Skipped
 __all__ = ["MOMENTS_LIMIT", "CollectionRun"]
 
 MOMENTS_LIMIT = 16_384  # widest layer whose covariance is kept while collecting: 2.1 GB
+_PER_SHAPE = 'measure each shape by itself, or give reduce="pool" where the channels stay the same'
 _HELD = 1 << 24  # entries of rows that wait for their product: 64 MB a layer
 
 
@@ -39,6 +40,8 @@ class CollectionRun:
         self._roundoff: dict[str, float] = {}
         self._square: dict[str, torch.Tensor] = {}
         self._head_checked = False
+        self._widths: dict[str, int] = {}
+        self.about: tuple[Fact, ...] = ()  # facts on the model and the data, kept with each shard
         self.beside = False
         # beside a GPU, writing (and flushing to disk) goes on while the next shard is filled
         self._writer = ThreadPoolExecutor(1)
@@ -74,6 +77,14 @@ class CollectionRun:
         if labels.ndim != 1 or labels.is_floating_point() or len(labels) != len(features):
             raise DataError(f"labels are {labels.dtype} of shape {tuple(labels.shape)}; give one class index a sample")
         rows = {name: outputs[name] for name in self.cut_points}
+        for name, values in {"the features before the head": features, **rows}.items():
+            known = self.moments[name].width if name in self.moments else values.shape[1]
+            known = self._widths.setdefault(name, known)
+            if values.shape[1] != known:
+                raise DataError(
+                    f"{name}: {values.shape[1]:,} dimensions for sample {int(batch.indices[0])} and {known:,} before, "
+                    f"for samples of another shape; {_PER_SHAPE}"
+                )
         for name, values in rows.items():
             if values.shape[1] > MOMENTS_LIMIT:
                 width = values.shape[1]
@@ -167,6 +178,7 @@ class CollectionRun:
         self.head = parts[0].cpu(), parts[1].cpu()
         states |= {"<head>/weight": self.head[0], "<head>/bias": self.head[1]}
         notes = {"after": self.after, "total": self.total, "skipped": [vars(one) for one in self._skipped]}
+        notes["facts"] = [fact.to_dict() for fact in self.about]
         if self.beside:
             # moments go on changing in place: the thread writes copies, and waits for these
             states = {key: state.to("cpu", non_blocking=True, copy=True) for key, state in states.items()}

@@ -12,29 +12,25 @@ from torch import nn
 from rankscope._base.arrays import dense
 from rankscope._base.checks import MemoryBudget, budget_of, count_of, number_of
 from rankscope._base.errors import CutPointError, DataError, UsageError
-from rankscope._base.facts import Fact, FactKind
-from rankscope._base.provenance import device_name, versions
+from rankscope._base.facts import Fact
+from rankscope._base.provenance import device_name
 from rankscope.features.accumulate import (
-    Accumulator,
-    choose_accumulator,
-    exact_bytes,
-    fair_shares,
     layer_features,
-    least_bytes,
 )
 from rankscope.features.cut_names import cut_names
 from rankscope.features.feature_profile import FeatureProfile, LayerFeatures
 from rankscope.features.hooks import inference, record_outputs
+from rankscope.features.layer_store import LayerStore, profile_of
 from rankscope.features.moments import CentredMoments
-from rankscope.features.precision import check_real, unit_roundoff
-from rankscope.features.reduction import Channels, Reduce, check_reduce, coarse_square, reduce_output
+from rankscope.features.precision import unit_roundoff
+from rankscope.features.reduction import Channels, Reduce, check_reduce
+from rankscope.loading.texts import Texts
 from rankscope.slicing import CutPointsLike, Sample, mode_facts
 from rankscope.slicing.batches import Batches, dtype_of_inputs, run_forward
 from rankscope.slicing.calls import Call, can_be_repeated, repeated
 from rankscope.slicing.meaning import Meaning
-from rankscope.slicing.reader import Samples, meaning_of
+from rankscope.slicing.reader import Samples, facts_of, meaning_of
 from rankscope.slicing.values import is_array
-from rankscope.spectra.scale import power_of_two
 
 __all__ = ["feature_rank", "local_feature_rank", "measured_features"]
 
@@ -53,6 +49,7 @@ def feature_rank(
     samples: int | None = None,
     batch_size: int = 64,
     memory_budget: MemoryBudget = None,
+    differentiate: str | None = None,
     shared: str | Sequence[str] = (),
     per_sample: str | Sequence[str] = (),
 ) -> FeatureProfile:
@@ -64,7 +61,8 @@ def feature_rank(
         What to measure. Arrays are (N, …) with samples first.
     data : Tensor, array, mapping, tuple, Dataset or DataLoader
         Inputs, when ``source`` is a model, read as ``jacobian_rank`` reads them; they may be integers. One pass is
-        made, in the dtype of the model. A label beside the input is left out.
+        made, in the dtype of the model. A label beside the input is left out. Samples may have several shapes where
+        the rows have one width (``reduce="pool"`` or ``"positions"``).
     cut_points : "blocks", "paper", "all", name, glob, or a list of names and globs
         When ``source`` is a model; as in ``jacobian_rank``. A module called several times gives its last output.
     reduce, channels
@@ -76,6 +74,8 @@ def feature_rank(
     memory_budget : int or str, optional
         Bytes, or a text such as ``"4GB"``, for all accumulators together; default: 4e9 bytes on every machine,
         since it decides what is sketched. What does not fit is sketched, with bounds, the widest layers first.
+    differentiate : str, optional
+        The name of the input whose first dimension counts the samples, where several could.
     shared, per_sample : names, optional
         Inputs of a mapping that every sample is called with, and inputs whose rows belong to the samples, where the
         shape leaves it open.
@@ -101,7 +101,9 @@ def feature_rank(
     if isinstance(source, nn.Module):
         if data is None or not cut_points:
             raise UsageError("a model needs data, and cut_points (blocks, names or globs) to be measured at")
-        batches = Batches(source, data, batch_size, meaning_of(None, shared, per_sample, floating=False))
+        meaning = meaning_of(differentiate, shared, per_sample, floating=False)
+        # a decoder's head looks for padding in a batch, and texts have none
+        batches = Batches(source, data, 1 if isinstance(data, Texts) else batch_size, meaning)
         return measured_features(
             source,
             batches,
@@ -128,12 +130,12 @@ def feature_rank(
             raise DataError(
                 f"{name} has shape {tuple(rows.shape)}; give (samples, ...) with at least one value a sample"
             )
-        store = _Store(reduce, channels, len(rows), budget)
+        store = LayerStore(reduce, channels, len(rows), budget)
         for part in rows.split(max(batch_size, 1024)):
             store.add({name: part}, len(part))
         layers.append(store.layer(name))
         facts += store.facts
-    return _profile(layers, "feature_rank", facts, {})
+    return profile_of(layers, "feature_rank", facts, {})
 
 
 def measured_features(
@@ -152,14 +154,14 @@ def measured_features(
     if first is None:
         raise DataError("the data hold no sample; give at least two")
     names = cut_names(model, first.rows(0, 1, "the first sample"), cut_points)
-    store = _Store(reduce, channels, samples(), _budget(memory_budget), first.x.shape)
-    store.facts += mode_facts(model)
+    store = LayerStore(reduce, channels, samples(), _budget(memory_budget))
+    store.facts += (*mode_facts(model), *facts_of(first, floating=False))
     with inference(model) as device, record_outputs(model, names) as outputs:
         for call in chain([first], passing):
             outputs.clear()
             run_forward(model, call.rows(0, len(call), "a batch"), device)
             _all_called(names, outputs)
-            store.add(outputs, len(call))
+            store.add(outputs, len(call), call.x.shape)
     return store.profile("feature_rank", {"device": device_name(device)})
 
 
@@ -233,7 +235,7 @@ def local_feature_rank(
     dtype = dtype_of_inputs(model, sample.x)
     # what half precision rounds away is no part of what was published, and noise of this size is lost in it
     coarse = unit_roundoff(dtype) > unit_roundoff(torch.float32)
-    store = _Store(reduce, channels, samples, budget, sample.x.shape, rounding=coarse)
+    store = LayerStore(reduce, channels, samples, budget, rounding=coarse)
     store.facts += mode_facts(model)
     together = batch_size if can_be_repeated(model, sample) else 1
     with inference(model) as device, record_outputs(model, names) as outputs:
@@ -244,7 +246,7 @@ def local_feature_rank(
             outputs.clear()
             run_forward(model, repeated(sample, sample.x.to("cpu", dtype) + step), device)
             _all_called(names, outputs)
-            store.add(outputs, n)
+            store.add(outputs, n, sample.x.shape)
     return store.profile("local_feature_rank", {"device": device_name(device), "noise": noise, "seed": seed})
 
 
@@ -265,125 +267,3 @@ def _all_called(cut_points: Sequence[str], outputs: Mapping[str, torch.Tensor]) 
 
 def _budget(memory_budget: MemoryBudget) -> float:
     return _MEMORY if memory_budget is None else budget_of(memory_budget, torch.device("cpu"))
-
-
-class _Store:
-    """Accumulators by layer, chosen when a layer's first batch comes."""
-
-    def __init__(
-        self,
-        reduce: Reduce,
-        channels: Channels,
-        samples: int | None,
-        memory: float,
-        input_shape: Sequence[int] | None = None,
-        *,
-        rounding: bool = True,
-    ) -> None:
-        self.rounding = rounding
-        self.reduce, self.channels, self.samples, self.memory = reduce, channels, samples, memory
-        self.input_shape = input_shape
-        self.facts: list[Fact] = []
-        self._kept: dict[str, Accumulator] = {}
-        self._roundoff: dict[str, float] = {}
-        self._magnitude: dict[str, torch.Tensor] = {}
-        self._first: dict[str, torch.Tensor] = {}
-        self._varies: dict[str, torch.Tensor] = {}
-        self._scale: dict[str, float] = {}
-
-    def add(self, outputs: Mapping[str, torch.Tensor], batch: int) -> None:
-        """Take in what one batch left at every layer."""
-        rows = {
-            name: reduce_output(output, self.reduce, channels=self.channels, input_shape=self.input_shape)
-            for name, output in outputs.items()
-        }
-        # integers and Booleans are exact numbers; differences of unsigned ones would wrap around
-        exact = (torch.float64 if not (p.is_floating_point() or p.is_complex()) else p.dtype for p in rows.values())
-        rows = {name: part.to(dtype) for (name, part), dtype in zip(rows.items(), exact, strict=True)}
-        for name, part in rows.items():
-            check_real(part, name)
-            if name not in self._scale:
-                largest = float(part.abs().max()) if part.dtype == torch.float64 and part.numel() else 0.0
-                self._scale[name] = power_of_two(largest)
-            if self._scale[name] != 1:
-                rows[name] = part / self._scale[name]
-        if not self._kept:
-            self._choose(rows, batch)
-        for name, part in rows.items():
-            self._kept[name].update(part)
-            self._look(name, outputs[name], part)
-
-    def _look(self, name: str, output: torch.Tensor, rows: torch.Tensor) -> None:
-        """Keep what the accumulator does not: how coarse the output's dtype is, and whether any two rows differ."""
-        if not len(rows):
-            return
-        first = self._first.setdefault(name, rows[:1].clone())
-        differs = (rows != first).any()
-        self._varies[name] = differs | self._varies[name] if name in self._varies else differs
-        # float64, which integers are turned into, rounds those beyond 2⁵³
-        coarse = unit_roundoff(output.dtype) or unit_roundoff(torch.float64)
-        self._roundoff[name] = max(coarse, self._roundoff.get(name, 0.0))
-        square = coarse_square(output, self.reduce, channels=self.channels, input_shape=self.input_shape)
-        if square is not None:
-            self._magnitude[name] = self._magnitude.get(name, torch.zeros_like(square)) + square
-
-    def layer(self, name: str) -> LayerFeatures:
-        """The record of one layer."""
-        magnitude = self._magnitude.get(name)
-        return layer_features(
-            name,
-            self._kept[name],
-            self.reduce,
-            roundoff=self._roundoff.get(name, 0.0) if self.rounding else 0.0,
-            magnitude=None if magnitude is None else float(magnitude),
-            varies=bool(self._varies[name]) if name in self._varies else None,
-            scale=self._scale.get(name, 1.0),
-        )
-
-    def _choose(self, rows: Mapping[str, torch.Tensor], batch: int) -> None:
-        totals = {
-            name: None if self.samples is None else self.samples * max(len(part) // batch, 1)
-            for name, part in rows.items()
-        }
-        wanted = {name: min(exact_bytes(p.shape[1], totals[name], p.element_size())) for name, p in rows.items()}
-        shares = fair_shares(wanted, self.memory, {name: least_bytes(p.shape[1]) for name, p in rows.items()})
-        for name, part in rows.items():
-            self._kept[name], found = choose_accumulator(
-                name,
-                part.shape[1],
-                samples=totals[name],
-                memory=shares[name],
-                itemsize=part.element_size(),
-                device=part.device,
-            )
-            self.facts += found
-
-    def profile(self, kind: str, provenance: dict[str, Any]) -> FeatureProfile:
-        if not self._kept:
-            raise DataError("the data hold no batch; give at least two samples")
-        return _profile([self.layer(name) for name in self._kept], kind, self.facts, provenance)
-
-
-def _profile(
-    layers: Sequence[LayerFeatures], kind: str, facts: Sequence[Fact], provenance: dict[str, Any]
-) -> FeatureProfile:
-    """The record of all layers; constant ones are named, unless nothing varies at all.
-
-    Raises
-    ------
-    DataError
-        When every layer is constant: then the inputs are the same, or none of the layers lies on their way.
-    """
-    constant = [layer for layer in layers if layer.constant]
-    if len(constant) == len(layers):
-        raise DataError(
-            f"{layers[0].name}: the features are constant: all {layers[0].samples} samples give the same; check that "
-            "inputs differ and that the layer lies on their way"
-        )
-    found = list(facts)
-    found += [Fact(FactKind.CONSTANT_LAYER, {"name": one.name, "samples": one.samples}) for one in constant]
-    for layer in layers:
-        if layer.limited_by == "precision":
-            low, high = layer.pca_bounds
-            found.append(Fact(FactKind.ROUNDED_LAYER, {"name": layer.name, "low": low, "high": high}))
-    return FeatureProfile(tuple(layers), kind, tuple(found), {"versions": versions(), **provenance})

@@ -17,6 +17,7 @@ from rankscope.features.shards import ShardStore
 from rankscope.features.sources import Batch, batches
 from rankscope.slicing.batches import same_values
 from rankscope.slicing.calls import Call
+from rankscope.slicing.meaning import Meaning
 
 __all__ = ["Resumed", "begin"]
 
@@ -39,11 +40,12 @@ class Resumed:
         options: dict[str, Any],
         batch_size: int,
         forward: Callable[[Call], tuple[torch.Tensor, torch.Tensor]],
+        meaning: Meaning,
     ) -> None:
         """Compute the first kept batch again; where it differs, begin anew. ``forward``: to (features, logits)."""
         if not self.run.shard:
             return
-        why = self._difference(model, dataset, {**options, "num_workers": 0}, batch_size, forward)
+        why = self._difference(model, dataset, {**options, "num_workers": 0}, batch_size, forward, meaning)
         if isinstance(why, Fact):
             self.facts.append(why)
         if isinstance(why, Fact) and why.kind is FactKind.KEPT_DIFFERS:
@@ -54,9 +56,11 @@ class Resumed:
         kept = {"kept": self.run.samples, "total": self.total, "unit": "sample"}
         self.facts.append(Fact(FactKind.READ_BACK, kept))
 
-    def _difference(self, model: nn.Module, dataset: Any, options: Any, batch_size: int, forward: Any) -> Fact | None:
+    def _difference(
+        self, model: nn.Module, dataset: Any, options: Any, batch_size: int, forward: Any, meaning: Meaning
+    ) -> Fact | None:
         kept = self.run.store.read(0)[0]
-        batch, again = (_first(model, dataset, options, batch_size) for _ in range(2))
+        batch, again = (_first(model, dataset, options, batch_size, meaning) for _ in range(2))
         if batch is None or batch.call is None or again is None or again.call is None or not len(kept["indices"]):
             return Fact(FactKind.KEPT_UNCHECKED, {"reason": "its first samples are unreadable"})
         places = {int(index): row for row, index in enumerate(kept["indices"])}
@@ -79,9 +83,10 @@ class Resumed:
         return None
 
 
-def _first(model: nn.Module, dataset: Any, options: dict[str, Any], batch_size: int) -> Batch | None:
+def _first(model: nn.Module, dataset: Any, options: dict[str, Any], batch_size: int, meaning: Meaning) -> Batch | None:
     """The first batch, if it holds a sample that can be read."""
-    found = next(iter(batches(model, dataset, 0, batch_size=batch_size, num_workers=0, options=options)), None)
+    read = batches(model, dataset, 0, batch_size=batch_size, num_workers=0, options=options, meaning=meaning)
+    found = next(iter(read), None)
     return found if found is not None and len(found.indices) else None
 
 

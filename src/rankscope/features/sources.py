@@ -15,6 +15,7 @@ from torch.utils.data import (
     DataLoader,
     Dataset,
     IterableDataset,
+    StackDataset,
     Subset,
     TensorDataset,
     default_collate,
@@ -22,8 +23,12 @@ from torch.utils.data import (
 )
 
 from rankscope._base.errors import DataError, UsageError
+from rankscope.features.same_shape import runs_of_one_shape
+from rankscope.features.whole_call import NO_LABEL, WholeCall, named_inputs, split_label, whole_call
+from rankscope.loading.texts import Texts
 from rankscope.slicing.calls import Call, read_call
 from rankscope.slicing.meaning import LABELS, PREFERRED, How, Meaning
+from rankscope.slicing.ragged import rows_apart
 from rankscope.slicing.reader import order_of
 from rankscope.slicing.signature import Signature, is_hugging_face, signature_of
 from rankscope.slicing.values import as_tensor, is_array, is_scalar_label, numbers_of
@@ -31,6 +36,8 @@ from rankscope.slicing.values import as_tensor, is_array, is_scalar_label, numbe
 __all__ = ["Batch", "Skipped", "as_dataset", "batches", "first_call", "skipped_lines"]
 
 _FORWARD = Meaning(floating=False)
+# not padded, and a decoder's head looks for padding in a batch: one text a call
+_TEXTS = {"batch_size": 1, "labelled": False}
 _REMEDY = (
     "give the data set a transform that makes tensors (for images: ToTensor and a fixed size; for records of a Hugging "
     "Face data set: with_transform), and labels"
@@ -69,20 +76,29 @@ class Batch:
     after: int
 
 
-def as_dataset(data: Any) -> tuple[Any, dict[str, Any]]:
+def as_dataset(model: nn.Module, data: Any, meaning: Meaning = _FORWARD) -> tuple[Any, dict[str, Any]]:
     """A map-style data set of (input, label) and the options of the loader it came in.
 
-    Accepts a Dataset, a DataLoader in sequential order, a pair of arrays (inputs, labels), or a Hugging Face data set
-    (anything with ``__len__`` and ``__getitem__`` whose items are pairs or dictionaries with ``label``).
+    Accepts a Dataset, a DataLoader in sequential order, a pair (inputs, labels) of arrays, of a mapping and an array,
+    or with ``None`` for no labels, a mapping with a label, or a Hugging Face data set (anything with ``__len__`` and
+    ``__getitem__`` whose items are pairs or dictionaries with ``label``).
     """
-    if isinstance(data, Mapping):
-        raise UsageError(
-            f"data is a {type(data).__name__} of {', '.join(map(str, data)) or 'nothing'}; give one of them"
-        )
+    named = named_inputs(data)
+    if named is not None:
+        if named and all(map(_is_split, named.values())):
+            raise UsageError(f"data is a {type(data).__name__} of {', '.join(map(str, named))}; give one of them")
+        inputs, label = split_label(named, signature_of(model))
+        return _of_mapping(model, inputs, label, meaning)
     if isinstance(data, DataLoader):
         return _of_loader(data)
-    if isinstance(data, tuple | list) and len(data) == 2 and all(map(is_array, data)):
-        inputs, labels = as_tensor(data[0], "inputs"), as_tensor(data[1], "labels")
+    if isinstance(data, Texts):
+        return data, _TEXTS
+    pair = isinstance(data, tuple | list) and len(data) == 2 and (data[1] is None or is_array(data[1]))
+    if pair and named_inputs(data[0]) is not None:
+        return _of_mapping(model, named_inputs(data[0]), data[1], meaning)
+    if pair and is_array(data[0]):
+        inputs = as_tensor(data[0], "inputs")
+        labels = torch.full(inputs.shape[:1], NO_LABEL) if data[1] is None else as_tensor(data[1], "labels")
         rows = [len(part) if part.ndim else 0 for part in (inputs, labels)]
         if rows[0] != rows[1]:
             raise DataError(f"{rows[1]} labels for {rows[0]} inputs; give one label an input")
@@ -98,6 +114,23 @@ def as_dataset(data: Any) -> tuple[Any, dict[str, Any]]:
     raise UsageError(
         f"data is a {type(data).__name__}; give a Dataset, a DataLoader with shuffle=False, or a pair (inputs, labels)"
     )
+
+
+def _is_split(part: Any) -> bool:
+    """Whether a value is a data set of its own, such as the training data of a DatasetDict."""
+    numbers = is_array(part) or isinstance(part, str | bytes | list | tuple | Mapping)
+    return not numbers and hasattr(part, "__getitem__") and hasattr(part, "__len__")
+
+
+def _of_mapping(model: nn.Module, inputs: Any, label: Any, meaning: Meaning) -> tuple[Any, dict[str, Any]]:
+    labels = None if label is None else _labels(label)
+    apart = rows_apart(model, inputs, meaning)
+    if apart is inputs:
+        return whole_call(model, inputs, labels, meaning), {}
+    labels = torch.full((len(apart),), NO_LABEL) if labels is None else labels
+    if labels.shape != (len(apart),):
+        raise DataError(f"labels have shape {tuple(labels.shape)} for {len(apart)} samples; give one a sample")
+    return StackDataset(apart, labels), {}
 
 
 def _of_loader(loader: DataLoader[Any]) -> tuple[Any, dict[str, Any]]:
@@ -117,8 +150,16 @@ def _of_loader(loader: DataLoader[Any]) -> tuple[Any, dict[str, Any]]:
         "pin_memory": loader.pin_memory,
     }
     dataset: Any = loader.dataset
+    if _holds_texts(dataset):
+        options |= _TEXTS
     whole = list(order) == list(range(len(dataset)))
     return dataset if whole else Subset(dataset, list(order)), options
+
+
+def _holds_texts(dataset: Any) -> bool:
+    while isinstance(dataset, Subset):
+        dataset = dataset.dataset
+    return isinstance(dataset, Texts)
 
 
 class _Guarded(Dataset[tuple[int, Any]]):
@@ -144,20 +185,21 @@ class _Collate:
     def __init__(self, inner: Any, wanted: _Wanted) -> None:
         self.inner, self.wanted = inner, wanted
 
-    def __call__(self, items: list[tuple[int, Any]]) -> tuple[list[int], Any, list[Skipped]]:
+    def __call__(self, items: list[tuple[int, Any]]) -> tuple[list[tuple[list[int], Any]], list[Skipped]]:
         kept = [(i, item) for i, item in items if not isinstance(item, Skipped)]
         skipped = [item for _, item in items if isinstance(item, Skipped)]
-        if not kept:
-            return [], None, skipped
-        return [i for i, _ in kept], self._joined([item for _, item in kept]), skipped
+        if self.inner is not default_collate:
+            runs = [kept] if kept else []
+        else:
+            runs = runs_of_one_shape([(i, self.wanted.of(item)) for i, item in kept])
+        return [([i for i, _ in run], self._joined([item for _, item in run])) for run in runs], skipped
 
     def _joined(self, items: list[Any]) -> Any:
-        if self.inner is not default_collate:
-            return self.inner(items)
-        items = [self.wanted.of(item) for item in items]
         try:
-            return default_collate(items)
+            return self.inner(items)
         except (TypeError, RuntimeError, KeyError) as error:
+            if self.inner is not default_collate:
+                raise
             raise DataError(
                 f"samples cannot be put into one batch ({str(error).splitlines()[0]}); {_REMEDY}"
             ) from error
@@ -198,9 +240,19 @@ class _Wanted:
 
 
 def batches(
-    model: nn.Module, dataset: Any, start: int, *, batch_size: int, num_workers: int, options: dict[str, Any]
+    model: nn.Module,
+    dataset: Any,
+    start: int,
+    *,
+    batch_size: int,
+    num_workers: int,
+    options: dict[str, Any],
+    meaning: Meaning = _FORWARD,
 ) -> Iterator[Batch]:
-    """Batches from sample ``start`` on, in order; nothing before it is read again."""
+    """Batches from sample ``start`` on, in order; nothing before it is read again.
+
+    Samples of several shapes are cut into batches of one shape each.
+    """
     size = options.get("batch_size") or batch_size
     signature = signature_of(model)
     if type(dataset) is TensorDataset and len(dataset.tensors) == 2 and "collate_fn" not in options:
@@ -208,8 +260,13 @@ def batches(
         inputs, labels = dataset.tensors
         for a in range(start, len(dataset), size):
             part = slice(a, min(a + size, len(dataset)))
-            call = read_call(model, signature, inputs[part], How.GIVEN, _FORWARD, "inputs")
+            call = read_call(model, signature, inputs[part], How.GIVEN, meaning, "inputs")
             yield Batch(call, labels[part].cpu(), torch.arange(part.start, part.stop), (), part.stop)
+        return
+    if type(dataset) is WholeCall:
+        for a in range(start, len(dataset), size):
+            b = min(a + size, len(dataset))
+            yield Batch(dataset.call.part(a, b), dataset.labels[a:b].cpu(), torch.arange(a, b), (), b)
         return
     collate = options.get("collate_fn", default_collate)
     loader = DataLoader(
@@ -220,26 +277,32 @@ def batches(
         collate_fn=_Collate(collate, _Wanted(signature, is_hugging_face(model))),
         generator=torch.Generator(),  # the loader seeds its workers from it: the caller's random state stays as it is
     )
-    after = start
     how = How.COLLATED if collate is default_collate else How.GIVEN
-    for indices, content, skipped in loader:
-        after += len(indices) + len(skipped)
-        found, labels = None, torch.zeros(0, dtype=torch.int64)
-        if indices:
-            content, labels = _without_label(content, signature)
-            found = read_call(model, signature, content, how, _FORWARD, f"the batch of sample {indices[0]}")
+    labelled = options.get("labelled", True)
+    for runs, skipped in loader:
+        end = max([one.index for one in skipped] + [indices[-1] for indices, _ in runs]) + 1
+        for k, (indices, content) in enumerate(runs):
+            # a run may be the last of a shard: what comes before its end, and nothing else, is done with
+            after = end if k == len(runs) - 1 else indices[-1] + 1
+            done, skipped = [one for one in skipped if one.index < after], [s for s in skipped if s.index >= after]
+            labels = torch.full((len(indices),), NO_LABEL)
+            if labelled:
+                content, labels = _without_label(content, signature)
+            found = read_call(model, signature, content, how, meaning, f"the batch of sample {indices[0]}")
             if len(found) != len(indices):
                 raise DataError(
                     f"a batch of {len(indices)} samples has {len(found)} rows of {found.name!r}; let collate_fn keep "
                     "one row a sample"
                 )
-        yield Batch(found, labels, torch.tensor(indices, dtype=torch.int64), tuple(skipped), after)
+            yield Batch(found, labels, torch.tensor(indices, dtype=torch.int64), tuple(done), after)
+        if not runs:
+            yield Batch(None, torch.zeros(0, dtype=torch.int64), torch.zeros(0, dtype=torch.int64), tuple(skipped), end)
 
 
-def first_call(model: nn.Module, dataset: Any, options: dict[str, Any]) -> Call | None:
+def first_call(model: nn.Module, dataset: Any, options: dict[str, Any], meaning: Meaning = _FORWARD) -> Call | None:
     """The call of the first sample that can be read; None where there is none."""
-    chosen = {"collate_fn": options["collate_fn"]} if "collate_fn" in options else {}
-    for batch in batches(model, dataset, 0, batch_size=1, num_workers=0, options=chosen):
+    chosen = {key: options[key] for key in ("collate_fn", "labelled") if key in options}
+    for batch in batches(model, dataset, 0, batch_size=1, num_workers=0, options=chosen, meaning=meaning):
         if batch.call is not None:
             return batch.call
     return None

@@ -137,12 +137,13 @@ class Samples(Iterator[Sample]):
             raise DataError(f"there is no sample to measure: the input is empty{shape}")
 
 
-def facts_of(call: Call) -> tuple[Fact, ...]:
-    """What a reader has to know of how a call was read."""
+def facts_of(call: Call, *, floating: bool = True) -> tuple[Fact, ...]:
+    """What a reader has to know of how a call was read; ``floating`` is false where nothing is differentiated."""
     facts = []
     own, shared = tuple(call.per_sample), tuple(k for k in call.shared if k != "use_cache")
-    if own or shared or call.embedded:
-        facts.append(Fact(FactKind.DIFFERENTIATED, {"name": call.name, "per_sample": own, "shared": shared}))
+    if own or shared or (call.embedded and floating):
+        kind = FactKind.DIFFERENTIATED if floating else FactKind.COUNTED
+        facts.append(Fact(kind, {"name": call.name, "per_sample": own, "shared": shared}))
     facts += [Fact(FactKind.INPUT_LEFT_OUT, {"name": k, "reason": v}) for k, v in call.dropped.items()]
     return tuple(facts)
 

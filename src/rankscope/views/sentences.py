@@ -59,6 +59,12 @@ def _differentiated(v: _Values) -> str:
     return f"The Jacobian is that with respect to {v['name']}.{own}{shared}"
 
 
+def _counted(v: _Values) -> str:
+    own = f" Each sample has its own {_and(v['per_sample'])}." if v["per_sample"] else ""
+    shared = f" All samples share {_and(v['shared'])}." if v["shared"] else ""
+    return f"Each row of {v['name']} is a sample.{own}{shared}"
+
+
 def _input_left_out(v: _Values) -> str:
     return f"The model is called without {v['name']}: {v['reason']}."
 
@@ -281,6 +287,7 @@ _SENTENCES: dict[FactKind, Callable[[_Values], str]] = {
     FactKind.WAY_DIFFERS: _way_differs,
     FactKind.WAY_GIVEN_UP: _way_given_up,
     FactKind.DIFFERENTIATED: _differentiated,
+    FactKind.COUNTED: _counted,
     FactKind.INPUT_LEFT_OUT: _input_left_out,
     FactKind.SEVERAL_SIZES: _several_sizes,
     FactKind.READ_BACK: _read_back,
