@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -50,8 +51,8 @@ def collect(
     num_workers: int = 0,
     progress: bool | Progress | None = None,
     differentiate: str | None = None,
-    shared: Any = (),
-    per_sample: Any = (),
+    shared: str | Sequence[str] = (),
+    per_sample: str | Sequence[str] = (),
 ) -> Collection:
     """Stream ``data`` through ``model`` once; keep final features, logits, labels, and moments of the cut points.
 

@@ -87,8 +87,8 @@ def as_dataset(model: nn.Module, data: Any, meaning: Meaning = _FORWARD) -> tupl
     if named is not None:
         if named and all(map(_is_split, named.values())):
             raise UsageError(f"data is a {type(data).__name__} of {', '.join(map(str, named))}; give one of them")
-        inputs, label = split_label(named, signature_of(model))
-        return _of_mapping(model, inputs, label, meaning)
+        rest, label = split_label(named, signature_of(model))
+        return _of_mapping(model, rest, label, meaning)
     if isinstance(data, DataLoader):
         return _of_loader(data)
     if isinstance(data, Texts):
@@ -130,7 +130,7 @@ def _of_mapping(model: nn.Module, inputs: Any, label: Any, meaning: Meaning) -> 
     labels = torch.full((len(apart),), NO_LABEL) if labels is None else labels
     if labels.shape != (len(apart),):
         raise DataError(f"labels have shape {tuple(labels.shape)} for {len(apart)} samples; give one a sample")
-    return StackDataset(apart, labels), {}
+    return StackDataset(apart, labels), {}  # type: ignore[arg-type]
 
 
 def _of_loader(loader: DataLoader[Any]) -> tuple[Any, dict[str, Any]]:
@@ -301,7 +301,7 @@ def batches(
 
 def first_call(model: nn.Module, dataset: Any, options: dict[str, Any], meaning: Meaning = _FORWARD) -> Call | None:
     """The call of the first sample that can be read; None where there is none."""
-    chosen = {key: options[key] for key in ("collate_fn", "labelled") if key in options}
+    chosen: dict[str, Any] = {key: options[key] for key in ("collate_fn", "labelled") if key in options}
     for batch in batches(model, dataset, 0, batch_size=1, num_workers=0, options=chosen, meaning=meaning):
         if batch.call is not None:
             return batch.call
