@@ -321,3 +321,9 @@ def test_an_operator_that_writes_is_refused() -> None:
     assert _writes(torch.ops.aten.add_.Tensor)
     assert not _writes(torch.ops.aten.add.Tensor)
     assert not _writes(operator.getitem)
+
+
+def test_a_view_of_the_whole_is_no_detached_value() -> None:
+    """``h[:, :3]`` of three entries is traced by the same name as ``detach()``, and has a rule."""
+    x = torch.randn(X3, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    check(lambda x: torch.tanh(x)[:, :99, :] * 2 + x[:], x)

@@ -78,7 +78,7 @@ def _first(
     one = replace(sample, x=sample.x[image : image + 1].clone())
     direction = found.tangent.reshape(-1).double()
     runner.rows = [None] * len(runner.keys)
-    with method.kernels(), reverse_mode():
+    with method.kernels(), reverse_mode(sample.x.device):
         x = one.x.detach().clone().requires_grad_()
         outputs = runner.outputs(one, x * 1)
         for k, out in enumerate(outputs):

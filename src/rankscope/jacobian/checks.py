@@ -57,7 +57,7 @@ def adjoint_error(
         weights[k] = (products[k] / length + noise / noise.norm()) * unit
     expected = {k: float((weights[k] * products[k]).sum()) for k in live}
     try:
-        with reverse_mode():
+        with reverse_mode(sample.x.device):
             x = sample.x.detach().clone().requires_grad_()
             outputs = runner.outputs(sample, x * 1)
 

@@ -39,6 +39,7 @@ class LaterCalls:
         names = [wanted] if isinstance(wanted, str) else list(wanted)
         # a dotted name is that of one module, which the first sample calls or the name is refused
         self._open = any(name in ("all", "blocks") or any(letter in name for letter in "*?[") for name in names)
+        self.whole = any(name in ("all", "blocks") for name in names)  # the network's output is one of the cut points
         self.model, self.found, self.wanted = model, found, wanted
         self.known = called(model, first, found) if self._open else frozenset()
         self._groups: dict[frozenset[_Key], list[tuple[int, Sample, Sample]]] = {}

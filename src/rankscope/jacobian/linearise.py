@@ -20,6 +20,7 @@ import torch
 from torch import Tensor, fx
 from torch.func import functionalize
 from torch.fx.experimental.proxy_tensor import make_fx
+from torch.overrides import TorchFunctionMode
 
 from rankscope.jacobian.folding import fold_normalisation
 from rankscope.jacobian.graphs import record
@@ -41,6 +42,33 @@ class _Step:
     last: tuple[str, ...]
 
 
+class _Detached(TorchFunctionMode):
+    """Whether the code that runs inside takes a tensor out of the computation, by whatever name."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.found = False
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self.found |= func in _DETACHING
+        return func(*args, **(kwargs or {}))
+
+
+_DETACHING = (
+    Tensor.detach,
+    Tensor.detach_,
+    torch.detach,
+    torch.detach_,
+    torch.detach_copy,
+    Tensor.data.__get__,  # type: ignore[attr-defined]
+    Tensor.data.__set__,  # type: ignore[attr-defined]
+    Tensor.requires_grad_,
+    Tensor.numpy,
+    Tensor.__array__,
+    Tensor.__deepcopy__,
+)
+
+
 class TracedNetwork:
     """The operators between the input and the cut points, for inputs of one shape."""
 
@@ -51,8 +79,9 @@ class TracedNetwork:
             return runner.outputs(sample, x)
 
         # values of constants may be read (a mask that is all ones, say); values of the input are refused below
-        self.module = make_fx(functionalize(run, remove="mutations"), _error_on_data_dependent_ops=False)(sample.x)
-        self._refuse_read_values()
+        with _Detached() as detached:
+            self.module = make_fx(functionalize(run, remove="mutations"), _error_on_data_dependent_ops=False)(sample.x)
+        self._refuse_read_values(detached=detached.found)
         if any(_writes(n.target) for n in self._nodes("call_function")):
             # written by an operator's own decomposition, which ran below the first pass
             self.module = make_fx(functionalize(self.module, remove="mutations"), _error_on_data_dependent_ops=False)(
@@ -77,7 +106,7 @@ class TracedNetwork:
     def input(self) -> fx.Node:
         return self._nodes("placeholder")[0]
 
-    def _refuse_read_values(self) -> None:
+    def _refuse_read_values(self, *, detached: bool) -> None:
         """What the model's Python code reads, a number or a size, is fixed in the trace: no input may decide it."""
         depends = self._depends()
         for node in self._nodes("call_function"):
@@ -85,8 +114,8 @@ class TracedNetwork:
             read = [n for n in node.all_input_nodes if n.name in depends]
             if not read:
                 continue
-            if node.target == torch.ops.aten.alias.default:
-                # from torch 2.14 on a trace without gradients writes detach() so, as it does a view of the whole
+            if detached and node.target == torch.ops.aten.alias.default:
+                # a trace without gradients writes detach() as it does a view of the whole, such as h[:, :8] of eight
                 raise NotImplementedError("the trace does not tell a detached value from a view of it (aten.alias)")
             if torch.Tag.data_dependent_output in tags:
                 raise NotImplementedError(f"the model reads a value that depends on the input ({node.target})")

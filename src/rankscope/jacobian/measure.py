@@ -233,7 +233,8 @@ def jacobian_rank(
                 at_home = _at_home(model, prepared)
                 if shapes[-1] not in shapes[:-1] and index and at_home.x.dtype not in NARROW:
                     run_forward(model, at_home, at_home.x.device)  # another shape than the model takes: said at once
-                later.look(index, at_home, sample)
+                if not (later.whole and measurers.one_path(sample)):
+                    later.look(index, at_home, sample)
                 if not collected.restore(index, sample, image_names[-1]):
                     # of unknown length: the last, shorter batch is swept when the samples end
                     collected.add(index, sample, sys.maxsize if total is None else total - index - 1)

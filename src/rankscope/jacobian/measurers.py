@@ -65,6 +65,11 @@ class Measurers:
         self._at_hand[key] = found  # the latest stands last
         return found
 
+    def one_path(self, sample: Sample) -> bool:
+        """Whether a trace of the network has shown that no value of such a sample decides which calls are made."""
+        found = self._at_hand.get(layout(sample))
+        return found is not None and found.derivative.traced and not sample.extra
+
     def _take_in(self, one: BatchMeasurer) -> None:
         """What this one found out belongs to the result."""
         known = {gist(fact) for fact in self._facts}

@@ -82,7 +82,7 @@ def _loop_jvp(runner: Runner, sample: Sample, tangents: Tensor) -> tuple[Tensor,
 
 def _double_backward(runner: Runner, sample: Sample, tangents: Tensor) -> tuple[Tensor, ...]:
     """J·v as the derivative of u ↦ Jᵀu, which is linear in u."""
-    with reverse_mode():
+    with reverse_mode(sample.x.device):
         x = sample.x.detach().clone().requires_grad_()
         outputs = runner.outputs(sample, x * 1)
         dual = [torch.zeros_like(o, requires_grad=True) for o in outputs]
@@ -96,7 +96,7 @@ def _double_backward(runner: Runner, sample: Sample, tangents: Tensor) -> tuple[
 def _reverse_rows(runner: Runner, sample: Sample, tangents: Tensor) -> tuple[Tensor, ...]:
     """One reverse pass a row, times the tangents."""
     directions = torch.stack([v.expand_as(sample.x).reshape(-1) for v in tangents])
-    with reverse_mode():
+    with reverse_mode(sample.x.device):
         x = sample.x.detach().clone().requires_grad_()
         outputs = runner.outputs(sample, x * 1)
         total = sum(o.numel() for o in outputs)

@@ -51,7 +51,7 @@ def pull_apart(runner: Runner, method: Method, sample: Sample, lengths: Sequence
     number = torch.arange(images, device=sample.x.device)
     units = [2.0 ** -max(min(math.frexp(n)[1] - 1, _REACH), -_REACH) if 0 < n < math.inf else 1.0 for n in lengths]
     runner.rows = [None] * len(runner.keys)
-    with method.kernels(), reverse_mode():
+    with method.kernels(), reverse_mode(sample.x.device):
         x = sample.x.detach().clone().requires_grad_()
         every = runner.outputs(sample, x * 1)
         weights = [
@@ -68,9 +68,11 @@ def pull_apart(runner: Runner, method: Method, sample: Sample, lengths: Sequence
             for side in (chosen, ~chosen) if images > 1 else (~chosen,):
                 pulled = [(weights[k] * side.to(weights[k].dtype)[:, None]).reshape(-1) for k in live]
                 (found,) = torch.autograd.grad(outputs, x, pulled, retain_graph=True, materialize_grads=True)
-                if bool((found[~side] != 0).any()):  # NaN != 0: what cannot be judged is swept alone
+                if images > 1 and bool((found[~side] != 0).any()):  # NaN != 0: what cannot be judged is swept alone
                     return None
-                if bit == 0:
+                if images == 1:
+                    gradient = found
+                elif bit == 0:
                     gradient[side] = found[side]
     return Pulled(weights, torch.tensor(units, dtype=torch.float64), gradient)
 
