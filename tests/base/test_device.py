@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 import torch
 
+import rankscope as rs
 from rankscope._base.checks import device_of
 from rankscope._base.errors import DeviceError, UsageError
 
@@ -81,3 +82,11 @@ def test_none_is_where_the_model_is() -> None:
     assert device_of(None, meta) == torch.device("meta")
     assert device_of(None, torch.zeros(1, device="meta")) == torch.device("meta")
     assert device_of(None, Weightless()) == device_of(None) == torch.device("cpu")
+
+
+@pytest.mark.parametrize("device", [None, "cpu"])
+def test_a_model_that_is_no_module_is_named(device: str | None) -> None:
+    with pytest.raises(rs.UsageError, match="model is the class Linear; give an instance of it"):
+        rs.jacobian_rank(torch.nn.Linear, torch.zeros(1, 3), device=device)  # type: ignore[arg-type]
+    with pytest.raises(rs.UsageError, match=r"model is 'resnet18'; give a torch\.nn\.Module"):
+        rs.jacobian_rank("resnet18", torch.zeros(4, 3), device=device)  # type: ignore[arg-type]

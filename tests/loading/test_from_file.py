@@ -107,10 +107,10 @@ def test_weights_from_a_file(file: Path, tmp_path: Path) -> None:
 
 FAULTS = [
     ("plan", r"net\.py has no 'plan'; did you mean 'plain'"),
-    ("value", r"net\.py:value is a int; it must be a function"),
+    ("value", r"net\.py:value is an int; it must be a function"),
     ("needs", r"net\.py:needs must be callable without arguments: missing a required argument: 'width'"),
     ("wrong", r"net\.py:wrong returned a str; return a torch\.nn\.Module or \(module, transform\)"),
-    ("odd_transform", r"returned a int as its transform; give a callable"),
+    ("odd_transform", r"returned an int as its transform; give a callable"),
     ("bad_transform", r"the transform of .* fails on a 320×240 RGB picture .*no_such_thing"),
     ("fails", r"calling fails in .*net\.py, line 32: RuntimeError: no data"),
     ("spoiled", r"holds NaN or infinite values in 'weight' \(1 of 4\)"),

@@ -259,7 +259,15 @@ def test_pictures_of_different_size_without_a_resize(tmp_path: Path) -> None:
 def test_unknown_input_size_and_bad_limit() -> None:
     with pytest.raises(DataError, match="the model's input size is not known; let its factory return"):
         load_images("photos")
+    with pytest.raises(DataError, match="images 'nowhere' do not exist"):  # the nearer of the two mistakes
+        load_images("nowhere")
     with pytest.raises(DataError, match="noise needs the model's input size"):
         load_images("noise")
     with pytest.raises(UsageError, match="limit is 0; at least one image"):
         load_images("digits", limit=0)
+
+
+def test_a_file_of_arrays_is_no_picture(tmp_path: Path) -> None:
+    np.save(tmp_path / "x.npy", np.zeros((2, 3, 8, 8), dtype=np.float32))
+    with pytest.raises(DataError, match=r"x\.npy' holds arrays, and images are read from picture files"):
+        load_images(tmp_path / "x.npy", preprocessing=plain_preprocessing((3, 8, 8)))

@@ -79,7 +79,7 @@ WRONG = [
     (lambda: rs.Sketch(0), (3, 8, 8), "a sketch of 0 directions is empty"),
     (lambda: rs.Sketch(193), (3, 8, 8), "a sketch of 193 directions exceeds the input's 192 dimensions"),
     (lambda: "al", (3, 8, 8), "unknown columns 'al'; did you mean 'all'"),
-    (lambda: 16, (3, 8, 8), "columns is 16; give a Patch, Positions, a Sketch"),
+    (lambda: 16, (3, 8, 8), r"columns is 16; give Patch\(16\), Positions, a Sketch"),
     (lambda: None, (3, 8, 8), "columns is None"),
 ]
 
@@ -203,3 +203,9 @@ def test_numbers_of_numpy_are_plain_in_the_record() -> None:
     assert repr(rs.Sketch(np.int64(3))) == "Sketch(k=3, seed=0)"
     assert rs.Patch(torch.tensor([2, 5]), channels=np.array([0])) == rs.Patch((2, 5), channels=[0])
     assert rs.Sketch(2, seed=2**40 - 1).tangents((4,), 0, 2, CPU, torch.float32).shape == (2, 4)
+
+
+@pytest.mark.parametrize("columns", ["al", 16])
+def test_what_chooses_no_columns_of_any_input_names_no_sample(columns: object) -> None:
+    with pytest.raises(rs.UsageError, match=r"^(unknown columns|columns is)"):
+        rs.jacobian_rank(torch.nn.Linear(3, 2), torch.zeros(1, 3), columns=columns)

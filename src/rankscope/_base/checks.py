@@ -59,13 +59,16 @@ def device_of(
     Raises
     ------
     UsageError
-        For what names no device, and where ``float64`` is needed and the device has none.
+        For what names no device, a model that is no module, and where ``float64`` is needed and the device has none.
     DeviceError
         For a device that is absent.
 
     >>> device_of("cpu"), device_of(None, torch.nn.Linear(2, 2))
     (device(type='cpu'), device(type='cpu'))
     """
+    if model is not None and not isinstance(model, nn.Module | Tensor):
+        given = f"the class {model.__name__}; give an instance of it" if isinstance(model, type) else None
+        raise UsageError(f"{parameter('model')} is {given or f'{_shown(model)}; give a torch.nn.Module'}")
     found = _home(model) if device is None else _named_device(device, name)
     if float64 and found.type == "mps":
         raise UsageError(

@@ -12,6 +12,9 @@ from rankscope.loading.texts import Texts, load_tokenizer, read_texts
 __all__ = ["check_texts", "model_texts", "texts_of"]
 
 
+_SUFFIXES = (".txt", ".text", ".csv", ".tsv", ".json", ".jsonl", ".md")
+
+
 def check_texts(given: Sequence[str], model: str, **others: Any) -> None:
     """Refuse ``--text`` for a model without a tokenizer, and beside other inputs; ``others`` by option."""
     if not given:
@@ -27,7 +30,14 @@ def texts_of(given: Sequence[str]) -> list[str]:
     """The texts that the options stand for, in order."""
     found: list[str] = []
     for value in given:
-        found += _lines(Path(value)) if _is_file(value) else [value]
+        if _is_file(value):
+            found += _lines(Path(value))
+        elif _looks_like_a_file(value):
+            raise DataError(
+                f"--text {value!r} does not exist; give a file with one text a line, or a sentence with a space"
+            )
+        else:
+            found.append(value)
     return found
 
 
@@ -36,6 +46,11 @@ def _is_file(value: str) -> bool:
         return Path(value).is_file()
     except (OSError, ValueError):  # a sentence that is too long for a path, or holds what no path may
         return False
+
+
+def _looks_like_a_file(value: str) -> bool:
+    """One word that ends as a file of texts does: more likely a mistyped path than a text."""
+    return len(value.split()) == 1 and value.lower().endswith(_SUFFIXES)
 
 
 def _lines(path: Path) -> list[str]:

@@ -122,7 +122,7 @@ def _factory(module: ModuleType, path: Path, name: str) -> Callable[..., Any]:
     if callable(found):
         return found
     if found is not None:
-        raise ModelError(f"{path.name}:{name} is a {type(found).__name__}; it must be a function that returns a model")
+        raise ModelError(f"{path.name}:{name} is {_of_type(found)}; it must be a function that returns a model")
     own = [n for n, v in vars(module).items() if callable(v) and getattr(v, "__module__", None) == module.__name__]
     hint = nearest(name, own) if own else "it defines no function"
     raise UsageError(f"{path.name} has no {name!r}; {hint}")
@@ -156,11 +156,16 @@ def _call(factory: Callable[..., Any], path: Path, name: str, num_classes: int |
     model, transform = made if isinstance(made, tuple) and len(made) == 2 else (made, None)
     if not isinstance(model, nn.Module):
         raise ModelError(
-            f"{path.name}:{name} returned a {type(made).__name__}; return a torch.nn.Module or (module, transform)"
+            f"{path.name}:{name} returned {_of_type(made)}; return a torch.nn.Module or (module, transform)"
         )
     if transform is not None and not callable(transform):
-        raise ModelError(f"{path.name}:{name} returned a {type(transform).__name__} as its transform; give a callable")
+        raise ModelError(f"{path.name}:{name} returned {_of_type(transform)} as its transform; give a callable")
     return model, transform
+
+
+def _of_type(value: object) -> str:
+    kind = type(value).__name__
+    return f"{'an' if kind[0] in 'aeiouAEIOU' else 'a'} {kind}"
 
 
 def _where(path: Path, error: BaseException) -> str:

@@ -100,6 +100,7 @@ def load_images(
         return _noise(preprocessing, limit or _NOISE, seed)
     if text == "digits" and (preprocessing is None or preprocessing.input_size == (1, 8, 8)):
         return _plain_digits(limit, seed)
+    pictures = _pictures(text)
     if preprocessing is None:
         raise DataError(
             "the model's input size is not known; let its factory return (module, transform) or give the model an "
@@ -107,7 +108,7 @@ def load_images(
         )
     if preprocessing.input_size is not None:
         check_channels(preprocessing.input_size[0])
-    return _prepare(_pictures(text), preprocessing, limit, seed)
+    return _prepare(pictures, preprocessing, limit, seed)
 
 
 def _prepare(found: _Pictures, preprocessing: Preprocessing, limit: int | None, seed: int) -> Images:
@@ -177,6 +178,9 @@ def _open(opener: Callable[[int], Image.Image], index: int, preprocessing: Prepr
         raise DataError(f"cannot be read: {text.splitlines()[0][:160] if text else type(error).__name__}") from error
 
 
+_ARRAYS = (".npy", ".npz", ".safetensors", ".pt", ".pth")
+
+
 class _Pictures(NamedTuple):
     """Pictures not decoded yet; ``unreadable`` are subfolders that were passed over, with the reason."""
 
@@ -206,6 +210,11 @@ def _pictures(source: str) -> _Pictures:
         return _Pictures(source, names, lambda i: PIL.Image.fromarray(pixels[i]), labels, list("0123456789"))
     path = Path(source).expanduser()
     if path.is_file():
+        if path.suffix.lower() in _ARRAYS:
+            raise DataError(
+                f"{source!r} holds arrays, and images are read from picture files; give the array itself to "
+                "rankscope.jacobian_rank in Python"
+            )
         return _Pictures(source, [printable(path.name)], lambda _: PIL.Image.open(path))
     if not path.is_dir():
         raise DataError(f"images {source!r} do not exist; give a folder, a file, or 'photos', 'digits', 'noise'")

@@ -321,23 +321,30 @@ def as_columns(value: ColumnsLike, shape: Shape) -> Columns:
     ``"auto"``: all coordinates up to 1,024 of them, the paper's central 16×16 patch for larger images, and a sketch of
     768 directions for anything else.
     """
+    check_columns(value)
     if isinstance(value, str):
         if value == "all":
             return All()
-        if value != "auto":
-            raise UsageError(
-                f"unknown columns {value!r}; {nearest(value, ['all', 'auto'])}, or give a Patch, Positions or a Sketch"
-            )
         size = math.prod(shape)
         if size <= _AUTO_ALL:
             return All()
         if len(shape) == 3 and min(shape[1:]) >= 16 and shape[0] <= 16:
             return Patch(16)
         return Sketch(min(768, size))
-    if not hasattr(value, "tangents"):
-        raise UsageError(f"columns is {value!r}; give a Patch, Positions, a Sketch, 'all' or 'auto'")
     value.count(shape)
     return value
+
+
+def check_columns(value: Any) -> None:
+    """Refuse what chooses no columns of any input, whatever its shape."""
+    if isinstance(value, str):
+        if value not in ("all", "auto"):
+            raise UsageError(
+                f"unknown columns {value!r}; {nearest(value, ['all', 'auto'])}, or give a Patch, Positions or a Sketch"
+            )
+    elif not hasattr(value, "tangents"):
+        remedy = f"Patch({value})" if type(value) is int else "a Patch"
+        raise UsageError(f"columns is {value!r}; give {remedy}, Positions, a Sketch, 'all' or 'auto'")
 
 
 class ColumnsByShape:
@@ -349,6 +356,7 @@ class ColumnsByShape:
     """
 
     def __init__(self, wanted: ColumnsLike) -> None:
+        check_columns(wanted)  # here, so that the error names no sample
         self.wanted = wanted
         self._made: dict[Shape, Columns] = {}
 
