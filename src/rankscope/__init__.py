@@ -23,12 +23,16 @@ _HOME = {
     "Collection": "rankscope.features",
     "CutPointError": "rankscope._base.errors",
     "DataError": "rankscope._base.errors",
+    "DensityRank": "rankscope.spectra.density",
     "DependencyTable": "rankscope.deficit",
     "DeviceError": "rankscope._base.errors",
     "Fact": "rankscope._base.facts",
     "FactKind": "rankscope._base.facts",
     "FeatureProfile": "rankscope.features",
+    "FullLayer": "rankscope.jacobian",
+    "FullRank": "rankscope.jacobian",
     "JacobianProfile": "rankscope.jacobian",
+    "Lanczos": "rankscope.spectra.matrix_free",
     "Layer": "rankscope.jacobian",
     "LayerFeatures": "rankscope.features",
     "LayerTable": "rankscope.slicing",
@@ -45,6 +49,7 @@ _HOME = {
     "RegularisationPath": "rankscope.deficit",
     "RemedyResult": "rankscope.probes",
     "Sketch": "rankscope.slicing",
+    "SpectralDensity": "rankscope.spectra.density",
     "Spectrum": "rankscope.spectra",
     "Tolerance": "rankscope.spectra",
     "TruncatedHead": "rankscope.features",
@@ -53,6 +58,7 @@ _HOME = {
     "classification_dimension": "rankscope.features",
     "collect": "rankscope.features",
     "feature_rank": "rankscope.features",
+    "full_rank": "rankscope.jacobian",
     "independence_deficit": "rankscope.deficit",
     "jacobian_rank": "rankscope.jacobian",
     "layers": "rankscope.slicing",
@@ -71,12 +77,16 @@ __all__ = [
     "Collection",
     "CutPointError",
     "DataError",
+    "DensityRank",
     "DependencyTable",
     "DeviceError",
     "Fact",
     "FactKind",
     "FeatureProfile",
+    "FullLayer",
+    "FullRank",
     "JacobianProfile",
+    "Lanczos",
     "Layer",
     "LayerFeatures",
     "LayerTable",
@@ -93,6 +103,7 @@ __all__ = [
     "RegularisationPath",
     "RemedyResult",
     "Sketch",
+    "SpectralDensity",
     "Spectrum",
     "Tolerance",
     "TruncatedHead",
@@ -101,6 +112,7 @@ __all__ = [
     "classification_dimension",
     "collect",
     "feature_rank",
+    "full_rank",
     "independence_deficit",
     "jacobian_rank",
     "layers",
@@ -139,7 +151,17 @@ if TYPE_CHECKING:
         feature_rank,
         local_feature_rank,
     )
-    from rankscope.jacobian import AgainstRandom, ChainExponents, JacobianProfile, Layer, chain_exponents, jacobian_rank
+    from rankscope.jacobian import (
+        AgainstRandom,
+        ChainExponents,
+        FullLayer,
+        FullRank,
+        JacobianProfile,
+        Layer,
+        chain_exponents,
+        full_rank,
+        jacobian_rank,
+    )
     from rankscope.probes import (
         ProbeResult,
         ProbeResults,
@@ -151,6 +173,8 @@ if TYPE_CHECKING:
     )
     from rankscope.slicing import LayerTable, Patch, Positions, Sketch, layers
     from rankscope.spectra import RankEstimate, Spectrum, Tolerance
+    from rankscope.spectra.density import DensityRank, SpectralDensity
+    from rankscope.spectra.matrix_free import Lanczos
 
 
 def __getattr__(name: str) -> Any:

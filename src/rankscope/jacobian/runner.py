@@ -81,6 +81,13 @@ class Runner:
         self._missing = 0
         self._casts = True
 
+    def up_to(self, place: int) -> Runner:
+        """The sub-network of one cut point alone; converted weights are shared, and a call ends at its output."""
+        one = copy(self)
+        key = self.keys[place]
+        one.keys, one.rows, one._places, one._capture = (key,), [None], {(key.module, key.call): [0]}, None
+        return one
+
     def _converted(self) -> list[_Converted]:
         """Weights, buffers and plain attributes that have to change."""
         changed = []

@@ -23,11 +23,15 @@ from rankscope._base.errors import MeasurementError
 from rankscope.spectra.certificate import norm_bound
 from rankscope.spectra.scale import exponent_near, times_two_to
 
-__all__ = ["LanczosProcess", "SquaredMap", "product_error"]
+__all__ = ["LanczosProcess", "NotFiniteError", "SquaredMap", "product_error"]
 
 Product = Callable[[Tensor], Tensor]
 _INVARIANT = 1e-13  # a residual this small relative to ‖T‖ is rounding: what is dropped with it enters ``removed``
 _BLOCK = 32  # steps for which the basis grows at once
+
+
+class NotFiniteError(MeasurementError):
+    """A product with the map has NaN or infinite entries."""
 
 
 @dataclass
@@ -77,7 +81,7 @@ class SquaredMap:
 def _finite(values: Tensor) -> Tensor:
     if not bool(torch.isfinite(values).all()):
         bad = int((~torch.isfinite(values)).sum())
-        raise MeasurementError(f"a product with the Jacobian has {bad:,} NaN or infinite entries; no rank can be given")
+        raise NotFiniteError(f"a product with the Jacobian has {bad:,} NaN or infinite entries; no rank can be given")
     return values
 
 

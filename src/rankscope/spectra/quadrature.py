@@ -16,7 +16,6 @@ from __future__ import annotations
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.linalg import eigh_tridiagonal
 
 __all__ = ["gauss_rule", "interpolated_share", "share_above"]
 
@@ -36,6 +35,8 @@ def gauss_rule(alpha: Vector, beta: Vector) -> tuple[Vector, Vector]:
     >>> nodes.round(12), weights.round(12)
     (array([ 1., -1.]), array([0.5, 0.5]))
     """
+    from scipy.linalg import eigh_tridiagonal  # slow to import, and ranks by a sweep need none of it
+
     if len(alpha) == 1:
         return alpha.copy(), np.ones(1)
     found, vectors = eigh_tridiagonal(alpha, beta)

@@ -11,8 +11,6 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 
-from scipy.special import betainc, betaincc
-
 __all__ = ["count_interval", "relative_standard_error"]
 
 
@@ -31,12 +29,16 @@ def count_interval(low: float, high: float, size: int, probes: int, failure: flo
 
 def _at_least(count: int, share: float, size: int, probes: int) -> float:
     """Probability of a share of at least ``share`` where ``count`` eigenvalues are above."""
+    from scipy.special import betaincc
+
     if share <= 0 or count == size:
         return 1.0
     return float(betaincc(probes * count / 2, probes * (size - count) / 2, share)) if count else 0.0
 
 
 def _at_most(count: int, share: float, size: int, probes: int) -> float:
+    from scipy.special import betainc
+
     if share >= 1 or count == 0:
         return 1.0
     return float(betainc(probes * count / 2, probes * (size - count) / 2, share)) if count < size else 0.0

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import math
 
-from scipy.special import ndtri
-
 __all__ = ["largest_eigenvalue_bound", "relative_gap"]
 
 
@@ -40,6 +38,8 @@ def largest_eigenvalue_bound(
     invariant : bool
         Whether every probe's Krylov space is invariant. It then holds every distinct eigenvalue.
     """
+    from scipy.special import ndtri
+
     if invariant:
         return ritz
     gap = relative_gap(size, steps, probes, failure)
