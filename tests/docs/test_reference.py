@@ -152,7 +152,7 @@ def test_defaults_and_calls_are_told() -> None:
     assert f"| `--tolerance TOLERANCE` | {words} | `paper` |" in made
     assert "| `--certify`, `--no-certify` | Bound the error of every rank with float64 probes. | `--certify` |" in made
     assert r"| `--data DIR\|digits\|FILE` |" in made
-    assert "rankscope collect MODEL --data DIR|digits|FILE --out RUN [OPTIONS]" in made
+    assert "rankscope collect MODEL --out RUN [OPTIONS]" in made
 
 
 def test_links_and_pictures_exist() -> None:

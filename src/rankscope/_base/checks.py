@@ -48,9 +48,7 @@ _UNITS = {"": 1, "K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
 _DEFAULT_BUDGET = 4 * 2**30  # measured: larger chunks gain nothing on the networks of the paper
 
 
-def device_of(
-    device: DeviceLike, model: nn.Module | Tensor | None = None, *, float64: bool = True, name: str = "device"
-) -> torch.device:
+def device_of(device: DeviceLike, model: object = None, *, float64: bool = True, name: str = "device") -> torch.device:
     """The device called ``"cpu"``, ``"cuda"``, ``"cuda:1"`` or ``"mps"``, and that is really there.
 
     ``None`` means where ``model`` is (a module's first parameter or buffer, or a tensor); without a model, the CPU.
