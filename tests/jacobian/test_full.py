@@ -97,9 +97,11 @@ def test_the_exact_way_gives_the_singular_values(measured):
         spectrum = layer.spectra[0]
         assert isinstance(spectrum, rs.Spectrum)
         sigma = truth[layer.name]
-        # float32 products err by some 1e-6 of σ₁², which at σ is 1e-6·σ₁²/σ
-        allowed = 1e-5 * sigma[0] ** 2
-        assert np.abs(spectrum.singular_values**2 - sigma**2).max() <= allowed
+        # float64 products err by some 1e-15 of σ₁²; the weights are float32 numbers in both
+        assert np.abs(spectrum.singular_values**2 - sigma**2).max() <= 1e-13 * sigma[0] ** 2
+        rank = spectrum.rank("paper")
+        assert rank.lower == rank.upper == int((sigma >= rank.threshold).sum())
+        assert spectrum.dtype == "float32"
         assert spectrum.square_error > 0, "the error of the products is bounded"
 
 

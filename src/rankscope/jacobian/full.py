@@ -96,7 +96,7 @@ def full_rank(
     --------
     >>> import torch, rankscope as rs
     >>> net = torch.nn.Sequential(torch.nn.Linear(6, 4), torch.nn.Linear(4, 5)).eval()
-    >>> rs.full_rank(net, torch.zeros(1, 6), dtype="float64").table()["value"].tolist()
+    >>> rs.full_rank(net, torch.zeros(1, 6)).table()["value"].tolist()
     [4, 4]
     """
     started = time.perf_counter()
@@ -250,7 +250,12 @@ class _Full:
         pair = products_of(derivative, place, sample, self.settings.budget // 2)
         self.kinks[-1] = max(self.kinks[-1], pair.flips)
         spectrum, way = spectrum_of_products(
-            pair.work, self.asked, tolerance=self.tolerance, exact=pair.exact, memory_budget=self.settings.budget
+            pair.work,
+            self.asked,
+            tolerance=self.tolerance,
+            exact=pair.exact,
+            dense=pair.dense,
+            memory_budget=self.settings.budget,
         )
         if isinstance(spectrum, SpectralDensity) and derivative.certificate.kind is not FactKind.PROBES:
             others = tuple(f for f in spectrum.facts if f.kind is not FactKind.PRODUCTS_CHECKED)
