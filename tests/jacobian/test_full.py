@@ -249,7 +249,7 @@ def test_what_a_sample_does_not_call_and_what_is_not_finite():
     assert found["b"].uncalled == (1,)
     assert found["b"].spectra[1] is None
     assert FactKind.NOT_CALLED in {f.kind for f in found.facts}
-    assert found.unmeasured == {"output": "its Jacobian has NaN or infinite entries on every image"}
+    assert found.unmeasured == {"output": "its Jacobian has NaN or infinite entries"}
 
 
 @pytest.mark.parametrize(
@@ -271,3 +271,14 @@ def test_bad_options_are_named(options, message):
 def test_settings_that_cannot_be_used(option, value):
     with pytest.raises(rs.UsageError, match=option):
         rs.Lanczos(**{option: value})
+
+
+def test_an_input_without_a_finite_jacobian_is_named():
+    class Root(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return x.sqrt()
+
+    found = rs.full_rank(Root(), torch.tensor([[1.0, 2.0], [0.0, 1.0]]), cut_points=["output"])
+    assert found.layers[0].ranks()[0].value == 2
+    assert found.unmeasured == {"output on input 1": "its Jacobian has NaN or infinite entries"}
+    assert "output on input 1 was not measured: its Jacobian has NaN or infinite entries." in str(found)

@@ -185,7 +185,7 @@ class _Full:
         self.spectra: list[list[Spectrum | SpectralDensity | None]] = [[] for _ in calls]
         self.ways: list[list[Fact | None]] = [[] for _ in calls]
         self.uncalled: list[list[int]] = [[] for _ in calls]
-        self.reasons: dict[int, str] = {}
+        self.reasons: list[dict[int, str]] = [{} for _ in calls]  # by image
         self.kinks: list[int] = []
         self.facts: list[Fact] = []
         self.failed_methods: list[Fact] = []
@@ -209,9 +209,9 @@ class _Full:
                 except NotCalledError:  # one precision takes another path than the other: no number can be trusted
                     raise
                 except NotFiniteError:
-                    self.reasons.setdefault(k, "its Jacobian has NaN or infinite entries on every image")
+                    self.reasons[k][image] = "its Jacobian has NaN or infinite entries"
                 except MeasurementError as error:
-                    self.reasons[k] = str(error)
+                    self.reasons[k][image] = str(error)
             self.spectra[k].append(spectrum)
             self.ways[k].append(way)
 
@@ -279,10 +279,9 @@ class _Full:
             if all(s is None for s in self.spectra[k]):
                 if len(self.uncalled[k]) == count:
                     raise NotCalledError(call.name, frozenset([k]))
-                absent[call.name] = self.reasons[k]
+                absent[call.name] = next(iter(self.reasons[k].values()))
                 continue
             spectra = tuple(self.spectra[k])
             made.append(FullLayer(call.name, call.true_cut, spectra, tuple(self.ways[k]), tuple(self.uncalled[k])))
-            if k in self.reasons:
-                absent[f"{call.name}, some images"] = self.reasons[k]
+            absent |= {f"{call.name} on input {image}": why for image, why in self.reasons[k].items()}
         return tuple(made), absent
