@@ -100,10 +100,50 @@ def truth_of(
             if id(tensor) not in rows:
                 rows[id(tensor)] = _rows(tensor, leaf)
         jacobians = {key: [rows[id(t)] for t in parts] for key, parts in seen.items()}
+    if not all(bool(torch.isfinite(j).all()) for parts in jacobians.values() for j in parts):
+        _zero_where_constant(before, x, keyword, extra, jacobians)
     kink = False
     if work != torch.float64:
         kink = _rounding_decides(before, x, keyword, extra)
     return Truth(jacobians, kink, paths)
+
+
+def _zero_where_constant(
+    model: nn.Module, x: Tensor, keyword: str | None, extra: Mapping[str, Any], jacobians: dict[Key, list[Tensor]]
+) -> None:
+    """Reverse mode multiplies a zero by the infinite derivative of 1/0 and says NaN where the function is constant.
+
+    What no input moves at all, by two steps in both directions, has the Jacobian zero.
+    """
+
+    def outputs(moved: Tensor) -> dict[Key, list[Tensor]]:
+        one = copy.deepcopy(model).double()
+        counts: dict[str, int] = {}
+        seen: dict[Key, list[Tensor]] = {}
+
+        def hook(name: str) -> Any:
+            def take(module: nn.Module, _: Any, output: Any) -> None:
+                index = counts.get(name, 0)
+                counts[name] = index + 1
+                seen[(name, index)] = [t.reshape(-1).clone() for _, t in tensors_in(output)]
+
+            return take
+
+        for name, module in one.named_modules():
+            module.register_forward_hook(hook(name))
+        with torch.random.fork_rng(devices=[]), torch.no_grad(), sdpa_kernel([SDPBackend.MATH]), _plain():
+            _call(one, moved, keyword, {k: _cast(v, torch.float64) for k, v in extra.items()})
+        return seen
+
+    here = outputs(x.double())
+    steps = torch.eye(x.numel(), dtype=torch.float64).reshape(-1, *x.shape)
+    moved = [outputs(x.double() + size * step) for step in steps for size in (1e-4, -1e-4, 1e-6, -1e-6)]
+    for key, parts in jacobians.items():
+        for k, jacobian in enumerate(parts):
+            beside = [other[key][k] for other in moved if key in other and len(other[key]) == len(parts)]
+            constant = len(beside) == len(moved) and all(torch.equal(b, here[key][k]) for b in beside)
+            if constant and not torch.isfinite(jacobian).all():
+                parts[k] = torch.zeros_like(jacobian)
 
 
 @contextmanager
