@@ -113,7 +113,7 @@ PLAIN: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...], list[str]]] = {
         ),
         (4, 8), ["2", "3"],
     ),
-    "recurrent": (lambda: nn.Sequential(nn.Tanh(), nn.LSTM(6, 6)), (3, 6), ["1"]),
+    "recurrent": (lambda: nn.Sequential(nn.Tanh(), nn.LSTM(6, 6, batch_first=True)), (3, 6), ["1"]),
     "weights that are computed": (lambda: nn.Sequential(spectral_norm(nn.Linear(6, 6)), nn.ReLU()), (6,), ["0"]),
     "an autograd function of one's own": (lambda: nn.Sequential(nn.Tanh(), Own(), nn.Tanh()), (6,), ["1"]),
     "scales of one's own": (lambda: nn.Sequential(nn.Linear(6, 6), OwnScale(6), OwnScale(1, 6)), (6,), ["0"]),
