@@ -162,7 +162,7 @@ REFUSALS = {
     "seed beyond torch's": (
         ["FILE", "--seed", str(2**64)],
         2,
-        "--seed is 18,446,744,073,709,551,616; it must be at most",
+        "--seed is a whole number of 65 bits; it must be at most",
     ),
     "digits that are no number": (["FILE", "--columns", "sketch:²"], 2, "write sketch:K"),
     "chunk size in digits that are no number": (["FILE", "--chunk-size", "²"], 2, "--chunk-size is '²'"),
