@@ -89,7 +89,7 @@ def whole_maps(model: nn.Module, spec: FractalSpec, device: torch.device, *, ima
     if device.type == "cuda":
         torch.cuda.empty_cache()
         room = torch.cuda.mem_get_info(device)[0]
-    options: dict[str, Any] = {"cut_points": "paper", "memory": room}
+    options: dict[str, Any] = {"cut_points": "paper", "memory_budget": room}
     found = {
         "data": rs.feature_rank(model, pictures, **options),
         "local": rs.local_feature_rank(model, pictures[:1], samples=images, **options),

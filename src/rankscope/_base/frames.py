@@ -30,8 +30,8 @@ class Frame(ByValue):
     """Columns of one length.
 
     >>> import pandas as pd
-    >>> Frame.of(pd.DataFrame({"a": [1, 2], "b": ["x", None]})).columns[1].values
-    ('x', None)
+    >>> Frame.of(pd.DataFrame({"a": [1, 2], "b": ["x", "y"]})).columns[1].values
+    ('x', 'y')
     """
 
     columns: tuple[Column, ...] = ()

@@ -58,7 +58,7 @@ class Directions:
         """From the phrase, which is all that files of earlier versions hold.
 
         >>> Directions.of_earlier_file("8 random directions (seed 0) (K = 8)")
-        Directions(kind='sketch', count=8, words='8 random directions (seed 0)')
+        Directions(kind='sketch', count=8, words='8 random directions (seed 0)', counts=())
         """
         found = re.fullmatch(r"(.*) \(K = (\d+)\)", text)
         words, count = (found[1], int(found[2])) if found else (text, 0)
