@@ -12,19 +12,18 @@ import torch
 from torch import nn
 
 from rankscope._base.checks import DeviceLike, DtypeLike, MemoryBudget, budget_of, choice_of, device_of
-from rankscope._base.errors import MeasurementError, ModelError
+from rankscope._base.errors import MeasurementError
 from rankscope._base.facts import Fact, FactKind, gist
 from rankscope._base.progress import Progress, progress_for
 from rankscope._base.provenance import device_name, versions
 from rankscope.jacobian.derivative import Derivative, Runners, Settings, in_both_precisions
 from rankscope.jacobian.full_record import FullLayer, FullRank
-from rankscope.jacobian.measure import _as_measured, _dtype, _finite_weights, _prepared, _traced
+from rankscope.jacobian.measure import _dtype, _finite_weights, _prepared, traced_calls
 from rankscope.jacobian.measurers import layout
 from rankscope.jacobian.products import products_of
-from rankscope.jacobian.returned import returned_facts, without_derivative
+from rankscope.jacobian.returned import returned_facts
 from rankscope.jacobian.runner import NotCalledError
 from rankscope.slicing import ColumnsByShape, CutPointsLike, ModuleCall, Sample, measuring, mode_facts, read_samples
-from rankscope.slicing import select as select_calls
 from rankscope.spectra import Spectrum, Tolerance, ToleranceLike, as_tolerance
 from rankscope.spectra.density import SpectralDensity
 from rankscope.spectra.lanczos import NotFiniteError
@@ -111,16 +110,7 @@ def full_rank(
     )
     first = next(samples)
     facts += samples.facts()
-    try:
-        found = _traced(model, first)
-    except ModelError as error:
-        raise ModelError(f"{error.marked}{samples.counted()}") from error
-    calls = select_calls(model, found, cut_points)
-    unmeasured, ends = _as_measured(model, first, lambda s: without_derivative(model, s, calls))
-    calls = [c for c in calls if c.depends]
-    if not calls:
-        remedy = f"{ends}; " if ends else ""
-        raise MeasurementError(f"{remedy}no requested cut point depends on the input: {', '.join(unmeasured)}")
+    found, calls, unmeasured = traced_calls(model, samples, first, cut_points)
     facts += returned_facts(calls)
     choice = ColumnsByShape("all")
     budget = budget_of(memory_budget, where)

@@ -44,7 +44,9 @@ from rankscope.slicing import (
     ColumnsByShape,
     ColumnsLike,
     CutPointsLike,
+    ModuleCall,
     Sample,
+    Samples,
     Trace,
     measuring,
     mode_facts,
@@ -179,16 +181,7 @@ def jacobian_rank(
     )
     first = next(samples)
     facts += samples.facts()
-    try:
-        found = _traced(model, first)
-    except CallFailedError as error:
-        raise ModelError(f"{error.marked}{samples.counted()}") from error
-    calls = select(model, found, cut_points)
-    unmeasured, ends = _as_measured(model, first, lambda s: without_derivative(model, s, calls))
-    calls = [c for c in calls if c.depends]
-    if not calls:
-        remedy = f"{ends}; " if ends else ""
-        raise MeasurementError(f"{remedy}no requested cut point depends on the input: {', '.join(unmeasured)}")
+    found, calls, unmeasured = traced_calls(model, samples, first, cut_points)
     facts += returned_facts(calls)
     labels = names or (lambda i: f"image {i}" if first.x.ndim == 4 else f"sample {i}")
     choice = ColumnsByShape(columns)
@@ -340,6 +333,23 @@ def _as_measured(model: nn.Module, first: Sample, ask: Callable[[Sample], _Answe
         except ModelError:
             pass  # it names its own dtype inside
     return ask(own)
+
+
+def traced_calls(
+    model: nn.Module, samples: Samples, first: Sample, cut_points: CutPointsLike
+) -> tuple[Trace, list[ModuleCall], dict[str, str]]:
+    """The trace of the first sample, the chosen calls that depend on the input, and why the others do not."""
+    try:
+        found = _traced(model, first)
+    except CallFailedError as error:
+        raise ModelError(f"{error.marked}{samples.counted()}") from error
+    calls = select(model, found, cut_points)
+    unmeasured, ends = _as_measured(model, first, lambda s: without_derivative(model, s, calls))
+    calls = [c for c in calls if c.depends]
+    if not calls:
+        remedy = f"{ends}; " if ends else ""
+        raise MeasurementError(f"{remedy}no requested cut point depends on the input: {', '.join(unmeasured)}")
+    return found, calls, unmeasured
 
 
 def _at_home(model: nn.Module, first: Sample) -> Sample:
