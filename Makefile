@@ -33,7 +33,7 @@ test: $(VENV)/.made-dev  ## Install the development tools if needed, then run th
 
 # What decides a rank must not hang on the last bit of a kernel.
 NUMERIC := tests/spectra tests/theory tests/deficit tests/features/test_moments.py tests/features/test_feature_rank.py \
-	tests/jacobian/test_oracle.py tests/jacobian/test_rules.py tests/probes/test_components.py
+	tests/linear/test_oracle.py tests/linear/test_rules.py tests/probes/test_components.py
 
 test-kernels: $(VENV)/.made-dev  ## Run the numeric tests again under the arithmetic of other processors
 	MKL_CBWR=COMPATIBLE ATEN_CPU_CAPABILITY=default OPENBLAS_CORETYPE=Nehalem $(BIN)/python -m pytest $(NUMERIC)

@@ -18,7 +18,7 @@ from rankscope._base.facts import Fact, FactKind, of_kind
 from rankscope.jacobian import JacobianProfile
 from rankscope.jacobian import measure as measuring_module
 from rankscope.jacobian.batch import BatchMeasurer
-from rankscope.jacobian.budget import chunk_for
+from rankscope.linear.budget import chunk_for
 
 CPU = torch.device("cpu")
 
@@ -504,7 +504,7 @@ def test_ties_cost_one_pass_of_forward_mode(monkeypatch: pytest.MonkeyPatch) -> 
 
 
 def test_a_missing_tangent_is_an_error() -> None:
-    from rankscope.jacobian import methods
+    from rankscope.linear import methods
 
     class Runner:
         keys = (("layer", 0),)
@@ -530,7 +530,7 @@ def test_a_missing_tangent_is_an_error() -> None:
 @pytest.mark.parametrize("zero", [False, True])
 def test_tangents_of_zero_are_held_against_reverse_mode(wrong: str | None, zero: bool) -> None:
     """Three linear layers, the last of them zero or not; the tangent of the second may be lost or off by a tenth."""
-    from rankscope.jacobian.checks import adjoint_error
+    from rankscope.linear.checks import adjoint_error
     from rankscope.slicing import Sample
 
     first, second, third = (torch.randn(5, 4, dtype=torch.float64) for _ in range(3))
@@ -598,7 +598,7 @@ def test_a_jacobian_that_is_not_finite_is_named_and_the_others_are_measured() ->
 
 
 def test_a_linearised_path_that_fails_on_a_later_image_gives_way(monkeypatch: pytest.MonkeyPatch) -> None:
-    from rankscope.jacobian.linearise import TracedNetwork
+    from rankscope.linear.linearise import TracedNetwork
 
     case = CASES["mlp"]
     x = case.sample(3)
@@ -627,7 +627,7 @@ def test_a_linearised_path_that_errs_is_not_taken(
     dtype: str, off: float, taken: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Rounding of the working precision is allowed it, 1e-4 and 1e-11 of the largest entry, and no more."""
-    from rankscope.jacobian.linearise import Linearised
+    from rankscope.linear.linearise import Linearised
 
     plain = Linearised.__call__
 
@@ -914,7 +914,7 @@ def test_no_method_at_all() -> None:
 
 
 def test_too_many_rows_for_reverse_mode(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("rankscope.jacobian.methods.MAX_REVERSE_ROWS", 9)
+    monkeypatch.setattr("rankscope.linear.methods.MAX_REVERSE_ROWS", 9)
     with pytest.raises(rs.MeasurementError, match=r"have 10 rows, one reverse pass each \(limit 9\)"):
         measure(CASES["reverse rows"].model(), CASES["reverse rows"].sample())
 
@@ -970,9 +970,9 @@ def test_cuda_agrees_with_the_cpu_within_the_certificate(name: str) -> None:
 @pytest.mark.cuda
 @pytest.mark.parametrize("name", ["residual", "vit", "normalisations"])
 def test_a_cuda_graph_equals_the_plain_path(name: str) -> None:
-    from rankscope.jacobian.linearise import Linearised
-    from rankscope.jacobian.methods import METHODS
-    from rankscope.jacobian.runner import Runner
+    from rankscope.linear.linearise import Linearised
+    from rankscope.linear.methods import METHODS
+    from rankscope.linear.runner import Runner
     from rankscope.slicing import measuring, read_samples, trace
 
     case, cuda = CASES[name], torch.device("cuda")

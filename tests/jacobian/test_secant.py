@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 import rankscope as rs
 from rankscope._base.facts import Fact, FactKind, of_kind
-from rankscope.jacobian.secant import secant_direction
+from rankscope.linear.secant import secant_direction
 
 
 class Fn(nn.Module):
@@ -172,7 +172,7 @@ def test_what_leaves_through_one_number(how: str, clean: bool) -> None:
 
 def test_a_kink_closer_than_the_shortest_step_is_no_leak() -> None:
     # the function has one slope on either side of a point that the first of the two random points hits exactly
-    from rankscope.jacobian import secant
+    from rankscope.linear import secant
 
     x = torch.ones(1, 32)
     generator = torch.Generator().manual_seed(0x5EC)

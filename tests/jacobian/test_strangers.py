@@ -11,7 +11,7 @@ import rankscope as rs
 from rankscope._base.errors import ModelError
 from rankscope._base.facts import Fact, FactKind
 from rankscope.jacobian import JacobianProfile
-from rankscope.jacobian.reverse import reverse_mode
+from rankscope.linear.reverse import reverse_mode
 
 
 def measured(net: nn.Module, x: Tensor) -> JacobianProfile:

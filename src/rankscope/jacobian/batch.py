@@ -11,14 +11,14 @@ from torch import Tensor, nn
 from rankscope._base.errors import MeasurementError
 from rankscope._base.facts import Fact, FactKind
 from rankscope.jacobian.both_modes import doubts
-from rankscope.jacobian.budget import bytes_per_tangent, chunk_for
 from rankscope.jacobian.derivative import PROBES, Derivative, Runners, Settings, takes_tensors, worst
 from rankscope.jacobian.finish import Finished, Finisher
-from rankscope.jacobian.linearise import same_call
 from rankscope.jacobian.reference import Certified
-from rankscope.jacobian.runner import NotCalledError
-from rankscope.jacobian.sharing import APART, Pulled, pull_apart
 from rankscope.jacobian.sweep import Sweep, SweepResult
+from rankscope.linear.budget import bytes_per_tangent, chunk_for
+from rankscope.linear.linearise import same_call
+from rankscope.linear.runner import NotCalledError
+from rankscope.linear.sharing import APART, Pulled, pull_apart
 from rankscope.slicing import ModuleCall, Sample
 
 __all__ = ["BatchMeasurer", "join"]

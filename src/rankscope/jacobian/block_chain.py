@@ -19,11 +19,11 @@ from rankscope._base.errors import CutPointError, DataError, ModelError, is_out_
 from rankscope._base.facts import Fact, FactKind
 from rankscope._base.progress import Progress, progress_for
 from rankscope._base.provenance import device_name, versions
-from rankscope.jacobian.block_runner import BlockRunner
 from rankscope.jacobian.exponents_record import ChainExponents
 from rankscope.jacobian.measure import _dtype, _finite_weights, _traced
-from rankscope.jacobian.methods import Method, choose_method
-from rankscope.jacobian.runner import Runner
+from rankscope.linear.block_runner import BlockRunner
+from rankscope.linear.methods import Method, choose_method
+from rankscope.linear.runner import Runner
 from rankscope.slicing import (
     CallKey,
     CutPointsLike,

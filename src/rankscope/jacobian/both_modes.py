@@ -12,13 +12,13 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from rankscope.jacobian.checks import ADJOINT_LIMIT, FAINT
-from rankscope.jacobian.methods import Method
 from rankscope.jacobian.reference import Certified
-from rankscope.jacobian.reverse import reverse_mode
-from rankscope.jacobian.runner import Runner
-from rankscope.jacobian.sharing import Pulled
 from rankscope.jacobian.sweep import SweepResult
+from rankscope.linear.checks import ADJOINT_LIMIT, FAINT
+from rankscope.linear.methods import Method
+from rankscope.linear.reverse import reverse_mode
+from rankscope.linear.runner import Runner
+from rankscope.linear.sharing import Pulled
 from rankscope.slicing import Sample
 from rankscope.spectra import scaled_norm
 

@@ -13,15 +13,15 @@ from torch.utils._pytree import tree_leaves
 
 from rankscope._base.errors import MeasurementError
 from rankscope._base.facts import Fact, FactKind
-from rankscope.jacobian.checks import ADJOINT_LIMIT, adjoint_error, lower_precision_inside
-from rankscope.jacobian.linearise import Linearised
-from rankscope.jacobian.methods import METHODS, Method, choose_method
 from rankscope.jacobian.reference import Reference
-from rankscope.jacobian.rounded import Rounded
-from rankscope.jacobian.runner import Runner
-from rankscope.jacobian.secant import FunctionCheck, against_the_function, length_of, secant_direction
-from rankscope.jacobian.sharing import APART, worst_gap
 from rankscope.jacobian.sweep import Push
+from rankscope.linear.checks import ADJOINT_LIMIT, adjoint_error, lower_precision_inside
+from rankscope.linear.linearise import Linearised
+from rankscope.linear.methods import METHODS, Method, choose_method
+from rankscope.linear.rounded import Rounded
+from rankscope.linear.runner import Runner
+from rankscope.linear.secant import FunctionCheck, against_the_function, length_of, secant_direction
+from rankscope.linear.sharing import APART, worst_gap
 from rankscope.slicing import Columns, ModuleCall, Sample, guarded
 
 __all__ = ["PROBES", "Derivative", "Runners", "Settings", "in_both_precisions", "takes_tensors"]

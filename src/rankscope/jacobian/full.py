@@ -21,8 +21,8 @@ from rankscope.jacobian.full_record import FullLayer, FullRank
 from rankscope.jacobian.measure import _dtype, _finite_weights, _prepared, traced_calls
 from rankscope.jacobian.measurers import layout
 from rankscope.jacobian.products import products_of
-from rankscope.jacobian.returned import returned_facts
-from rankscope.jacobian.runner import NotCalledError
+from rankscope.linear.returned import returned_facts
+from rankscope.linear.runner import NotCalledError
 from rankscope.slicing import ColumnsByShape, CutPointsLike, ModuleCall, Sample, measuring, mode_facts, read_samples
 from rankscope.spectra import Spectrum, Tolerance, ToleranceLike, as_tolerance
 from rankscope.spectra.density import SpectralDensity

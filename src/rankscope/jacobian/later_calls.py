@@ -13,7 +13,7 @@ from torch import nn
 from rankscope._base.errors import CutPointError
 from rankscope.jacobian.layer import Layer
 from rankscope.jacobian.measurers import Measurers
-from rankscope.jacobian.returned import without_derivative
+from rankscope.linear.returned import without_derivative
 from rankscope.slicing import CutPointsLike, ModuleCall, Sample, Stretch, Trace, called, select, trace
 from rankscope.spectra import Spectrum
 

@@ -38,8 +38,8 @@ from rankscope.jacobian.later_calls import LaterCalls
 from rankscope.jacobian.measurers import Measurers
 from rankscope.jacobian.profile import JacobianProfile, Layer
 from rankscope.jacobian.reading import Reading
-from rankscope.jacobian.returned import returned_facts, without_derivative
-from rankscope.jacobian.runner import NotCalledError
+from rankscope.linear.returned import returned_facts, without_derivative
+from rankscope.linear.runner import NotCalledError
 from rankscope.slicing import (
     ColumnsByShape,
     ColumnsLike,

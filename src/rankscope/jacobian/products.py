@@ -18,13 +18,13 @@ from torch import Tensor
 
 from rankscope._base.errors import MeasurementError, first_line, is_out_of_memory
 from rankscope._base.facts import FactKind
-from rankscope.jacobian.budget import bytes_per_tangent, chunk_for
-from rankscope.jacobian.checks import ADJOINT_LIMIT
 from rankscope.jacobian.derivative import Derivative
-from rankscope.jacobian.kinks import SamePiece
-from rankscope.jacobian.methods import Method
-from rankscope.jacobian.reverse import reverse_mode
-from rankscope.jacobian.runner import Runner
+from rankscope.linear.budget import bytes_per_tangent, chunk_for
+from rankscope.linear.checks import ADJOINT_LIMIT
+from rankscope.linear.kinks import SamePiece
+from rankscope.linear.methods import Method
+from rankscope.linear.reverse import reverse_mode
+from rankscope.linear.runner import Runner
 from rankscope.slicing import Sample
 from rankscope.spectra import scaled_norm
 from rankscope.spectra.lanczos import SquaredMap

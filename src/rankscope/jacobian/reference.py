@@ -11,12 +11,12 @@ import torch
 from torch import Tensor
 from torch.func import vmap
 
-from rankscope.jacobian.graphs import Replayed
-from rankscope.jacobian.kinks import SamePiece
-from rankscope.jacobian.methods import METHODS, Method
-from rankscope.jacobian.runner import Runner
-from rankscope.jacobian.sharing import gap
 from rankscope.jacobian.sweep import Sweep, SweepResult
+from rankscope.linear.graphs import Replayed
+from rankscope.linear.kinks import SamePiece
+from rankscope.linear.methods import METHODS, Method
+from rankscope.linear.runner import Runner
+from rankscope.linear.sharing import gap
 from rankscope.slicing import Sample
 from rankscope.spectra import scaled_norm
 

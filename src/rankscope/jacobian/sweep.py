@@ -16,8 +16,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from rankscope.jacobian.methods import Method
-from rankscope.jacobian.runner import Runner
+from rankscope.linear.methods import Method
+from rankscope.linear.runner import Runner
 from rankscope.slicing import Columns, Sample
 from rankscope.spectra import exponent_near, times_two_to
 

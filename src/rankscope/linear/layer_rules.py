@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from rankscope.jacobian.moving_rules import Push, Tangent, shifted
+from rankscope.linear.moving_rules import Push, Tangent, shifted
 
 __all__ = ["LAYERS", "convolution_push"]
 

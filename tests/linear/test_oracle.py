@@ -16,9 +16,9 @@ from torch import Tensor, nn
 import rankscope as rs
 from rankscope._base.facts import FactKind, of_kind
 from rankscope.jacobian import JacobianProfile
-from rankscope.jacobian.linearise import Linearised
-from rankscope.jacobian.methods import METHODS
-from rankscope.jacobian.runner import Runner
+from rankscope.linear.linearise import Linearised
+from rankscope.linear.methods import METHODS
+from rankscope.linear.runner import Runner
 from rankscope.slicing import call_model, measuring, read_samples, select, trace
 
 DTYPES = {"float32": 2e-5, "float64": 1e-9}  # relative to σ₁

@@ -7,8 +7,8 @@ import math
 import torch
 from torch import Tensor
 
-from rankscope.jacobian.reverse import reverse_mode
-from rankscope.jacobian.runner import Runner
+from rankscope.linear.reverse import reverse_mode
+from rankscope.linear.runner import Runner
 from rankscope.slicing import LowerPrecision, Sample
 from rankscope.spectra import scaled_norm
 

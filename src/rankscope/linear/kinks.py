@@ -21,7 +21,7 @@ from torch import Tensor
 from torch.nn import functional
 from torch.overrides import TorchFunctionMode
 
-from rankscope.jacobian.choices import CHOOSING, Choice
+from rankscope.linear.choices import CHOOSING, Choice
 
 __all__ = ["SamePiece"]
 

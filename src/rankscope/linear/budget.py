@@ -10,7 +10,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_flatten
 
 from rankscope._base.errors import DeviceError, parameter
-from rankscope.jacobian.runner import Runner
+from rankscope.linear.runner import Runner
 from rankscope.slicing import Sample
 
 __all__ = ["bytes_per_tangent", "chunk_for"]

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from rankscope._base.errors import MeasurementError
-from rankscope.jacobian.runner import Runner
+from rankscope.linear.runner import Runner
 from rankscope.slicing import CallKey, Sample
 from rankscope.slicing.members import every_member, members, with_member
 

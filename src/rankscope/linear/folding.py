@@ -8,8 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor, fx
 
-from rankscope.jacobian.layer_rules import convolution_push
-from rankscope.jacobian.moving_rules import Push
+from rankscope.linear.layer_rules import convolution_push
+from rankscope.linear.moving_rules import Push
 
 __all__ = ["fold_normalisation"]
 

@@ -19,8 +19,8 @@ from torch.func import jvp, vmap
 
 from rankscope._base.errors import MeasurementError, is_out_of_memory
 from rankscope._base.facts import Fact, FactKind
-from rankscope.jacobian.reverse import reverse_mode
-from rankscope.jacobian.runner import Runner
+from rankscope.linear.reverse import reverse_mode
+from rankscope.linear.runner import Runner
 from rankscope.slicing import Sample, failing_module
 
 __all__ = ["METHODS", "Method", "choose_method"]

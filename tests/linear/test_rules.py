@@ -14,8 +14,8 @@ from torch.func import jvp, vmap
 from torch.nn import functional as F
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from rankscope.jacobian.linearise import TracedNetwork, _writes
-from rankscope.jacobian.rules import _generic
+from rankscope.linear.linearise import TracedNetwork, _writes
+from rankscope.linear.rules import _generic
 
 G = torch.Generator().manual_seed(0)
 
@@ -292,7 +292,7 @@ def test_common_operators_have_a_rule_of_their_own(name: str, monkeypatch: pytes
         slow.append(str(target))
         return _generic(node, target, *rest)
 
-    monkeypatch.setattr("rankscope.jacobian.rules._generic", counted)
+    monkeypatch.setattr("rankscope.linear.rules._generic", counted)
     x = torch.randn(X3, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
     check(OPERATIONS[name], x)
     assert set(slow) <= {

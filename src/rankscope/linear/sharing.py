@@ -15,9 +15,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from rankscope.jacobian.methods import Method
-from rankscope.jacobian.reverse import reverse_mode
-from rankscope.jacobian.runner import Runner
+from rankscope.linear.methods import Method
+from rankscope.linear.reverse import reverse_mode
+from rankscope.linear.runner import Runner
 from rankscope.slicing import Sample
 
 __all__ = ["APART", "Pulled", "gap", "pull_apart", "worst_gap"]

@@ -15,9 +15,9 @@ from torch import Tensor, fx
 from torch.func import jvp, vmap
 from torch.utils._pytree import tree_flatten, tree_unflatten
 
-from rankscope.jacobian.layer_rules import LAYERS
-from rankscope.jacobian.matrix_rules import MATRIX_RULES
-from rankscope.jacobian.moving_rules import TUPLES, VIEWS, Push, Tangent, cat_rule, copy_rule
+from rankscope.linear.layer_rules import LAYERS
+from rankscope.linear.matrix_rules import MATRIX_RULES
+from rankscope.linear.moving_rules import TUPLES, VIEWS, Push, Tangent, cat_rule, copy_rule
 
 __all__ = ["Push", "rule_for"]
 

@@ -12,8 +12,8 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from rankscope.jacobian.methods import Method
-from rankscope.jacobian.runner import Runner
+from rankscope.linear.methods import Method
+from rankscope.linear.runner import Runner
 from rankscope.slicing import Sample
 from rankscope.spectra import scaled_norm
 

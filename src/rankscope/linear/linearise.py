@@ -22,11 +22,11 @@ from torch.func import functionalize
 from torch.fx.experimental.proxy_tensor import make_fx
 from torch.overrides import TorchFunctionMode
 
-from rankscope.jacobian.folding import fold_normalisation
-from rankscope.jacobian.graphs import record
-from rankscope.jacobian.methods import METHODS, Method
-from rankscope.jacobian.rules import Push, rule_for
-from rankscope.jacobian.runner import Runner
+from rankscope.linear.folding import fold_normalisation
+from rankscope.linear.graphs import record
+from rankscope.linear.methods import METHODS, Method
+from rankscope.linear.rules import Push, rule_for
+from rankscope.linear.runner import Runner
 from rankscope.slicing import Sample
 
 __all__ = ["Linearised", "TracedNetwork", "same_call"]
