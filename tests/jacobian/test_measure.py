@@ -598,19 +598,20 @@ def test_a_jacobian_that_is_not_finite_is_named_and_the_others_are_measured() ->
 
 
 def test_a_linearised_path_that_fails_on_a_later_image_gives_way(monkeypatch: pytest.MonkeyPatch) -> None:
-    from rankscope.linear.linearise import TracedNetwork
+    from rankscope.linear import at_point
+    from rankscope.linear.traced import TracedNetwork
 
     case = CASES["mlp"]
     x = case.sample(3)
     expected = measure(case.model(), x)
-    plain = TracedNetwork.linearise
+    plain = at_point.linearise
 
-    def fails(self: TracedNetwork, point: Tensor) -> Any:
+    def fails(network: TracedNetwork, point: Tensor) -> Any:
         if len(point) > 1:
             raise RuntimeError("only one image")
-        return plain(self, point)
+        return plain(network, point)
 
-    monkeypatch.setattr(TracedNetwork, "linearise", fails)
+    monkeypatch.setattr(at_point, "linearise", fails)
     found = measure(case.model(), x)
     same(expected, found, 1e-6)
     assert found.method == Fact(FactKind.PUSHED, {"name": "vmap(jvp)"})
@@ -994,14 +995,14 @@ def test_a_cuda_graph_equals_the_plain_path(name: str) -> None:
 def test_an_image_of_a_batch_gets_storage_of_its_own(monkeypatch):
     """A tangent of a view can be allocated as large as all that it views."""
     seen = []
-    prepared = measuring_module._prepared
+    prepared = measuring_module.prepared
 
     def watched(*args):
         sample = prepared(*args)
         seen.append(sample.x.untyped_storage().nbytes() == sample.x.nbytes)
         return sample
 
-    monkeypatch.setattr(measuring_module, "_prepared", watched)
+    monkeypatch.setattr(measuring_module, "prepared", watched)
     rs.jacobian_rank(nn.Sequential(nn.Linear(5, 4), nn.ReLU(), nn.Linear(4, 3)).eval(), torch.randn(6, 5))
     assert len(seen) >= 6
     assert all(seen)

@@ -14,8 +14,9 @@ from torch.func import jvp, vmap
 from torch.nn import functional as F
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from rankscope.linear.linearise import TracedNetwork, _writes
 from rankscope.linear.rules import _generic
+from rankscope.linear.steps import linearise, push
+from rankscope.linear.traced import TracedNetwork, _writes
 
 G = torch.Generator().manual_seed(0)
 
@@ -48,11 +49,11 @@ def check(
         for point in (x, x * 0.7 + 0.1 if other is None else other):
             tangents = torch.randn(chunk, *x.shape, generator=G, dtype=x.dtype)
             before = tangents.clone()
-            steps, values = network.linearise(point)
+            steps, values = linearise(network, point)
             for value, own in zip(values, runner.outputs(None, point.clone()), strict=True):
                 torch.testing.assert_close(value, own.reshape(-1), rtol=1e-12, atol=1e-12)
             for _ in range(2):  # coefficients survive the first push
-                found = network.push(steps, tangents, lambda i, t: t.reshape(len(t), -1).clone())
+                found = push(network, steps, tangents, lambda i, t: t.reshape(len(t), -1).clone())
             assert torch.equal(tangents, before), "the caller's tangents were written to"
             expected = vmap(lambda v: jvp(lambda y: runner.outputs(None, y), (point,), (v,))[1])(tangents)  # noqa: B023
             for a, b in zip(found, expected, strict=True):

@@ -20,9 +20,9 @@ from rankscope._base.facts import Fact, FactKind
 from rankscope._base.progress import Progress, progress_for
 from rankscope._base.provenance import device_name, versions
 from rankscope.jacobian.exponents_record import ChainExponents
-from rankscope.jacobian.measure import _dtype, _finite_weights, _traced
 from rankscope.linear.block_runner import BlockRunner
 from rankscope.linear.methods import Method, choose_method
+from rankscope.linear.prepared import finite_weights, traced, working_dtype
 from rankscope.linear.runner import Runner
 from rankscope.slicing import (
     CallKey,
@@ -143,17 +143,17 @@ def chain_exponents(
     top, chunk_size = count_of(top, "top"), count_of(chunk_size, "chunk_size")
     seed = count_of(seed, "seed", least=0)
     where = device_of(device, model)
-    work_dtype, facts = _dtype(model, dtype)
+    work_dtype, facts = working_dtype(model, dtype)
     facts.extend(mode_facts(model))
-    _finite_weights(model)
+    finite_weights(model)
     samples = read_samples(
         model, inputs, limit=limit, differentiate=differentiate, shared=shared, per_sample=per_sample
     )
     first = next(samples)
     facts += samples.facts()
-    traced = _traced(model, first)
-    calls = select(model, traced, cut_points)
-    chain = _longest(traced, calls, merge=isinstance(cut_points, str) and cut_points in _DEFAULTS)
+    path = traced(model, first)
+    calls = select(model, path, cut_points)
+    chain = _longest(path, calls, merge=isinstance(cut_points, str) and cut_points in _DEFAULTS)
     tracked = min(top, chain.width)
     if tracked < chain.width:
         leading = {"tracked": tracked, "width": chain.width, "seed": seed}
@@ -172,7 +172,7 @@ def chain_exponents(
                         f"{tuple(first.x.shape[1:])}; give inputs of one shape"
                     )
                 sample = raw.to(where, work_dtype)
-                with _named_failure(traced.model, work_dtype):
+                with _named_failure(path.model, work_dtype):
                     operators = _operators(model, chain, sample, where, work_dtype, chunk_size, way)
                     found.append(lyapunov_exponents(operators, k=tracked, seed=seed))
                 report(index + 1, None, raw.name)
@@ -180,7 +180,7 @@ def chain_exponents(
             report.close()
     assert way.method is not None
     return ChainExponents(
-        model=name or traced.model,
+        model=name or path.model,
         blocks=tuple(b.name for b in chain.blocks),
         start="the input" if chain.start is None else chain.start.name,
         shape=chain.shape,

@@ -18,9 +18,9 @@ from rankscope._base.progress import Progress, progress_for
 from rankscope._base.provenance import device_name, versions
 from rankscope.jacobian.derivative import Derivative, Runners, Settings, in_both_precisions
 from rankscope.jacobian.full_record import FullLayer, FullRank
-from rankscope.jacobian.measure import _dtype, _finite_weights, _prepared, traced_calls
 from rankscope.jacobian.measurers import layout
 from rankscope.jacobian.products import products_of
+from rankscope.linear.prepared import finite_weights, prepared, traced_calls, working_dtype
 from rankscope.linear.returned import returned_facts
 from rankscope.linear.runner import NotCalledError
 from rankscope.slicing import ColumnsByShape, CutPointsLike, ModuleCall, Sample, measuring, mode_facts, read_samples
@@ -102,9 +102,9 @@ def full_rank(
     tol = as_tolerance(tolerance)
     asked = method if isinstance(method, Lanczos) else choice_of(method, "method", ["auto", "exact", "lanczos"])
     where = device_of(device, model)
-    work_dtype, facts = _dtype(model, dtype)
+    work_dtype, facts = working_dtype(model, dtype)
     facts.extend(mode_facts(model))
-    _finite_weights(model)
+    finite_weights(model)
     samples = read_samples(
         model, inputs, limit=limit, differentiate=differentiate, shared=shared, per_sample=per_sample
     )
@@ -124,7 +124,7 @@ def full_rank(
         try:
             for index, raw in enumerate(chain([first], samples)):
                 names.append(f"image {index}" if first.x.ndim == 4 else f"sample {index}")
-                sample = _prepared(raw, choice, "image").to(where, work_dtype)
+                sample = prepared(raw, choice, "image").to(where, work_dtype)
                 measured.add(sample)
                 report(index + 1, samples.total, names[-1])
         finally:

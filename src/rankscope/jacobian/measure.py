@@ -5,14 +5,12 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
 from itertools import chain
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
 import torch
-from torch import Tensor, nn
-from torch.nn.parameter import is_lazy
+from torch import nn
 
 from rankscope._base.checks import (
     DeviceLike,
@@ -22,9 +20,8 @@ from rankscope._base.checks import (
     choice_of,
     count_of,
     device_of,
-    dtype_of,
 )
-from rankscope._base.errors import MeasurementError, ModelError, UsageError, parameter
+from rankscope._base.errors import MeasurementError, UsageError, parameter
 from rankscope._base.facts import Fact, FactKind
 from rankscope._base.identity import Identity, identity_of
 from rankscope._base.progress import Progress, progress_for
@@ -38,25 +35,20 @@ from rankscope.jacobian.later_calls import LaterCalls
 from rankscope.jacobian.measurers import Measurers
 from rankscope.jacobian.profile import JacobianProfile, Layer
 from rankscope.jacobian.reading import Reading
-from rankscope.linear.returned import returned_facts, without_derivative
+from rankscope.linear.prepared import at_home, finite_weights, prepared, traced_calls, working_dtype
+from rankscope.linear.returned import returned_facts
 from rankscope.linear.runner import NotCalledError
 from rankscope.slicing import (
     ColumnsByShape,
     ColumnsLike,
     CutPointsLike,
-    ModuleCall,
     Sample,
-    Samples,
-    Trace,
     measuring,
     mode_facts,
     read_samples,
-    select,
-    trace,
 )
 from rankscope.slicing.batches import run_forward
-from rankscope.slicing.precision import NARROW, widened
-from rankscope.slicing.trace import CallFailedError
+from rankscope.slicing.precision import NARROW
 from rankscope.spectra import ToleranceLike, as_tolerance
 
 __all__ = ["Background", "jacobian_rank"]
@@ -170,11 +162,11 @@ def jacobian_rank(
     if chunk_size != "auto":
         chunk_size = count_of(chunk_size, "chunk_size")
     where = device_of(device, model)
-    work_dtype, facts = _dtype(model, dtype)
+    work_dtype, facts = working_dtype(model, dtype)
     facts.extend(mode_facts(model))
     # before any forward pass, which may leave traces in the model
     identity = Identity("") if checkpoint is None else identity_of(model)
-    _finite_weights(model)
+    finite_weights(model)
 
     samples = read_samples(
         model, inputs, limit=limit, differentiate=differentiate, shared=shared, per_sample=per_sample
@@ -209,7 +201,7 @@ def jacobian_rank(
     }
     store = Checkpoint(checkpoint, identity, question)
     report = progress_for(progress, "Jacobian rank")
-    later = LaterCalls(model, _at_home(model, first), found, cut_points)
+    later = LaterCalls(model, at_home(model, first), found, cut_points)
     image_names: list[str] = []
     shapes: list[tuple[int, ...]] = []
     if where.type == "cuda":
@@ -220,14 +212,14 @@ def jacobian_rank(
         try:
             for index, raw in enumerate(chain([first], samples)):
                 shapes.append(_fits(choice, raw, labels(index), background))
-                prepared = _prepared(raw, choice, background)
-                sample = prepared.to(where, work_dtype)
+                own = prepared(raw, choice, background)
+                sample = own.to(where, work_dtype)
                 image_names.append(labels(index))
-                at_home = _at_home(model, prepared)
-                if shapes[-1] not in shapes[:-1] and index and at_home.x.dtype not in NARROW:
-                    run_forward(model, at_home, at_home.x.device)  # another shape than the model takes: said at once
+                home = at_home(model, own)
+                if shapes[-1] not in shapes[:-1] and index and home.x.dtype not in NARROW:
+                    run_forward(model, home, home.x.device)  # another shape than the model takes: said at once
                 if not (later.whole and measurers.one_path(sample)):
-                    later.look(index, at_home, sample)
+                    later.look(index, home, sample)
                 if not collected.restore(index, sample, image_names[-1]):
                     # of unknown length: the last, shorter batch is swept when the samples end
                     collected.add(index, sample, sys.maxsize if total is None else total - index - 1)
@@ -303,90 +295,6 @@ def jacobian_rank(
     )
 
 
-def _dtype(model: nn.Module, dtype: DtypeLike) -> tuple[torch.dtype, list[Fact]]:
-    if dtype is not None:
-        return dtype_of(dtype), []
-    own = {p.dtype for p in model.parameters() if p.is_floating_point()}
-    if own == {torch.float64}:
-        return torch.float64, []
-    narrow = own - {torch.float32, torch.float64}
-    names = tuple(sorted(str(d).removeprefix("torch.") for d in narrow))
-    return torch.float32, [Fact(FactKind.WEIGHTS_RAISED, {"dtypes": names})] if narrow else []
-
-
-def _traced(model: nn.Module, first: Sample) -> Trace:
-    """The model's calls on the first input."""
-    return _as_measured(model, first, lambda sample: trace(model, sample))
-
-
-def _as_measured(model: nn.Module, first: Sample, ask: Callable[[Sample], _Answer]) -> _Answer:
-    """What ``ask`` says of the first input on the model's device, in its dtype or the one that it is raised to.
-
-    Weights in half precision are raised for the measurement. So they are here, where some operators (an FFT) would
-    refuse them and a branch may be taken otherwise.
-    """
-    own = _at_home(model, first)
-    if own.x.dtype in NARROW:
-        try:
-            with widened(model):
-                return ask(own.to(own.x.device, torch.float32))
-        except ModelError:
-            pass  # it names its own dtype inside
-    return ask(own)
-
-
-def traced_calls(
-    model: nn.Module, samples: Samples, first: Sample, cut_points: CutPointsLike
-) -> tuple[Trace, list[ModuleCall], dict[str, str]]:
-    """The trace of the first sample, the chosen calls that depend on the input, and why the others do not."""
-    try:
-        found = _traced(model, first)
-    except CallFailedError as error:
-        raise ModelError(f"{error.marked}{samples.counted()}") from error
-    calls = select(model, found, cut_points)
-    unmeasured, ends = _as_measured(model, first, lambda s: without_derivative(model, s, calls))
-    calls = [c for c in calls if c.depends]
-    if not calls:
-        remedy = f"{ends}; " if ends else ""
-        raise MeasurementError(f"{remedy}no requested cut point depends on the input: {', '.join(unmeasured)}")
-    return found, calls, unmeasured
-
-
-def _at_home(model: nn.Module, first: Sample) -> Sample:
-    home = device_of(None, model)
-    dtype = next((p.dtype for p in model.parameters() if p.is_floating_point()), first.x.dtype)
-    return first.to(home, dtype)
-
-
-def _finite_weights(model: nn.Module) -> None:
-    for name, tensor in [*model.named_parameters(), *model.named_buffers()]:
-        if is_lazy(tensor):
-            raise ModelError(f"the weights of {name!r} are not made yet; call the model once with an input")
-        if not tensor.is_floating_point() and not tensor.is_complex():
-            continue
-        if tensor.is_meta:
-            raise ModelError(f"the weights of {name!r} are on the meta device and hold no numbers; load weights")
-        tensor = _stored(tensor)
-        if torch.isfinite(tensor).all():
-            continue
-        if name in _constants(model) and not torch.isnan(tensor).any():
-            continue
-        bad = int((~torch.isfinite(tensor)).sum())
-        raise ModelError(f"the weights of {name!r} hold {bad} NaN or infinite values; load other weights")
-
-
-def _stored(tensor: Tensor) -> Tensor:
-    """A tensor's numbers; of a sparse one those that it stores."""
-    if tensor.layout == torch.sparse_coo:
-        return tensor.detach().coalesce().values()
-    return tensor if tensor.layout == torch.strided or tensor.is_mkldnn else tensor.detach().values()
-
-
-def _constants(model: nn.Module) -> set[str]:
-    """Buffers in which infinity may be meant, such as attention masks and the bounds of a clamp."""
-    return {name for name, _ in model.named_buffers() if not name.endswith(("running_mean", "running_var"))}
-
-
 def _fits(choice: ColumnsByShape, sample: Sample, name: str, background: str) -> tuple[int, ...]:
     """The sample's shape, which the columns have to fit; where they do not, the error names the sample."""
     shape = tuple(sample.x.shape[1:])
@@ -397,17 +305,3 @@ def _fits(choice: ColumnsByShape, sample: Sample, name: str, background: str) ->
     if background == "zero" and directions.coordinates(shape) is None:
         raise UsageError(f"{parameter('background', 'zero')} needs a patch; random directions cover the whole image")
     return shape
-
-
-def _prepared(sample: Sample, columns: ColumnsByShape, background: str) -> Sample:
-    # Inference tensors carry no derivatives. A tangent of a view may be allocated as large as all that it views: one
-    # image of a batch gets storage of its own.
-    if sample.x.is_inference() or sample.x.untyped_storage().nbytes() > sample.x.nbytes:
-        sample = replace(sample, x=sample.x.clone())
-    if background == "image":
-        return sample
-    coordinates = columns.coordinates(tuple(sample.x.shape[1:]))
-    assert coordinates is not None
-    kept = torch.zeros_like(sample.x).flatten(1)
-    kept[:, coordinates] = sample.x.flatten(1)[:, coordinates]
-    return replace(sample, x=kept.view_as(sample.x))

@@ -1,0 +1,111 @@
+"""A traced network's derivative at one point as a list of steps, one tangent rule an operator."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor, fx
+
+from rankscope.linear.rules import Push, rule_for
+from rankscope.linear.traced import TracedNetwork
+
+__all__ = ["Step", "linearise", "push"]
+
+
+@dataclass
+class Step:
+    """One operator's tangent rule: which tangents it takes, what may be freed after it."""
+
+    name: str
+    push: Push
+    takes: tuple[str, ...]
+    last: tuple[str, ...]
+
+
+def linearise(network: TracedNetwork, x: Tensor) -> tuple[list[Step], tuple[Tensor, ...]]:
+    """Run the network at ``x`` and keep, for each operator on the way, the coefficients of its derivative.
+
+    With them come the outputs of the cut points.
+    """
+    values: dict[str, Any] = dict(network.constants)
+    steps: list[Step] = []
+    found: dict[str, Tensor] = {n: values[n].reshape(-1) for n in network.outputs if n in values}
+    for node in network.nodes:
+        if node.op == "placeholder":
+            values[node.name] = x
+        elif node.op == "call_function":
+            args, kwargs = fx.node.map_arg((node.args, node.kwargs), lambda n: values[n.name])
+            out = node.target(*args, **kwargs)
+            values[node.name] = out
+            if node.name in network.depends:
+                takes = tuple(dict.fromkeys(n.name for n in node.all_input_nodes if n.name in network.depends))
+                rule = network.folded.get(node.name) or rule_for(node, args, kwargs, out, network.depends)
+                freed = tuple(n for n in network.last_use.get(node.name, ()) if n not in network.outputs)
+                steps.append(Step(node.name, rule, takes, freed))
+        if node.name in network.outputs:
+            found[node.name] = values[node.name].reshape(-1)
+        for name in network.last_use.get(node.name, ()):
+            if name not in network.constants:
+                values.pop(name, None)
+    return steps, tuple(found[n] for n in network.outputs)
+
+
+def push(
+    network: TracedNetwork, steps: list[Step], tangents: Tensor, take: Callable[[int, Tensor], Tensor]
+) -> list[Tensor]:
+    """Tangents (chunk, B, *shape) to ``take(i, tangent)`` of every output i."""
+    values: dict[str, Any] = {network.input.name: tangents}
+    found: dict[int, Tensor] = {}
+    wanted: dict[str, list[int]] = {}
+    for i, name in enumerate(network.outputs):
+        wanted.setdefault(name, []).append(i)
+    holders = _Holders()
+    holders.add(tangents)
+    holders.add(tangents)  # the caller's own reference: never written to
+    for step in steps:
+        taken = [values.get(n) for n in step.takes]
+        reusable = {n for n, t in zip(step.takes, taken, strict=True) if n in step.last and holders.alone(t)}
+        out = step.push(taken, [n in reusable for n in step.takes])
+        for i in wanted.get(step.name, ()):
+            if out is not None:
+                found[i] = take(i, out)
+        for n in step.last:
+            holders.remove(values.pop(n, None))
+        if out is not None:
+            values[step.name] = out
+            holders.add(out)
+    chunk = len(tangents)
+    return [found[i] if i in found else tangents.new_zeros(chunk, 0) for i in range(len(network.outputs))]
+
+
+class _Holders:
+    """How many live values share each storage: only a value that is alone may be overwritten."""
+
+    def __init__(self) -> None:
+        self.counts: dict[int, int] = {}
+
+    @staticmethod
+    def _places(value: Any) -> list[int]:
+        members = value if isinstance(value, list | tuple) else [value]
+        return [t.untyped_storage().data_ptr() for t in members if isinstance(t, Tensor)]
+
+    def add(self, value: Any) -> None:
+        for place in self._places(value):
+            self.counts[place] = self.counts.get(place, 0) + 1
+
+    def remove(self, value: Any) -> None:
+        for place in self._places(value):
+            self.counts[place] -= 1
+            if self.counts[place] == 0:
+                del self.counts[place]
+
+    def alone(self, value: Any) -> bool:
+        if not isinstance(value, Tensor):
+            return False
+        return self.counts.get(value.untyped_storage().data_ptr(), 0) == 1 and not _overlaps_itself(value)
+
+
+def _overlaps_itself(tensor: Tensor) -> bool:
+    return any(stride == 0 and size > 1 for stride, size in zip(tensor.stride(), tensor.shape, strict=True))
