@@ -6,11 +6,16 @@ import os
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from hypothesis import settings
 from threadpoolctl import threadpool_limits
+
+import rankscope
+from rankscope._base.facts import Fact
+from rankscope.views.sentences import sentence
 
 # On small matrices two threads wait for each other longer than they work, and a loaded machine makes that four times
 # slower. Processes that a test starts inherit the variable.
@@ -32,6 +37,22 @@ def _seeded() -> Iterator[None]:
     torch.manual_seed(0)
     yield
     torch.random.set_rng_state(state)
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _every_fact_has_words() -> Iterator[None]:
+    """Every fact that the package makes in any test is rendered at once: a value that its sentence needs is there."""
+    home = str(Path(rankscope.__file__).parent)
+    made = Fact.__init__
+
+    def rendered(self: Fact, *args: Any, **kwargs: Any) -> None:
+        made(self, *args, **kwargs)
+        if sys._getframe(1).f_code.co_filename.startswith(home):
+            sentence(self)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Fact, "__init__", rendered)
+        yield
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

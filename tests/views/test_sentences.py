@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import ast
+import re
+from pathlib import Path
 from typing import Any
 
 import pytest
 
+import rankscope
 from rankscope._base.facts import Fact, FactKind
-from rankscope.views.phrases import PHRASES
-from rankscope.views.sentences import note, sentence
+from rankscope.views.sentences import ROOMS, note, phrase, sentence
+from rankscope.views.way_phrases import WAY_PHRASES
 
 VALUES: dict[FactKind, dict[str, Any]] = {
     FactKind.NOTE: {"text": "The network was trained for 3 epochs."},
@@ -43,7 +47,7 @@ VALUES: dict[FactKind, dict[str, Any]] = {
     FactKind.REVERSE_UNCHECKED: {"reason": "derivative for aten::x is not implemented"},
     FactKind.REVERSE_DISAGREES: {"error": 0.25, "where": "layer1.0"},
     FactKind.NO_FLOAT64: {"reason": "expected scalar type Float but found Double"},
-    FactKind.CASTS_DOWN: {},
+    FactKind.CASTS_DOWN: {"to": "bfloat16"},
     FactKind.LEAVES_COMPUTATION: {"where": "layer1.0", "gap": 0.5},
     FactKind.RANDOM_MODEL: {"where": "layer1.0"},
     FactKind.FUNCTION_UNCHECKED: {"reason": "float32 alone resolves no step that is short enough", "where": ""},
@@ -64,12 +68,12 @@ VALUES: dict[FactKind, dict[str, Any]] = {
     FactKind.FACTORY_BUILT: {"factory": "net.py:small", "seed": 0},
     FactKind.TAKEN_AS: {"given": "resnet18", "taken": "timm:resnet18"},
     FactKind.LAZY_SIZED: {"shape": (3, 8, 8)},
-    FactKind.FRESH_PARAMETERS: {"count": 2, "names": ("a", "b")},
+    FactKind.FRESH_PARAMETERS: {"names": ("a", "b")},
     FactKind.FILE_ALSO_FITS: {"file": "W.pt", "names": ("a", "b")},
     FactKind.FILE_LEFT_OVER: {"file": "W.pt", "names": ("a", "b")},
     FactKind.FILE_TRANSLATED: {"file": "W.pt", "by": "timm"},
     FactKind.FILE_RESAMPLED: {"file": "W.pt", "names": ("pos_embed",)},
-    FactKind.FILE_ROUNDED: {"file": "W.pt", "given": "float32", "own": "float16"},
+    FactKind.FILE_ROUNDED: {"given": "float32", "own": "float16"},
     FactKind.BATCHNORM_SET: {"layers": 2, "unused": 0, "images": 8, "source": "data"},
     FactKind.EXAMPLE_INPUT: {"shape": (3, 8, 8)},
     FactKind.IMAGES: {"source": "photos", "preprocessing": "resize to 8"},
@@ -102,12 +106,53 @@ VALUES: dict[FactKind, dict[str, Any]] = {
 }
 
 
+# values that a producer gives as well, and what the sentence says then
+OTHERS: list[tuple[FactKind, dict[str, Any], str]] = [
+    (FactKind.CASTS_DOWN, {}, "bound the error only roughly"),  # of earlier versions
+    (FactKind.REVERSE_DISAGREES, {"error": 0.25, "where": "fc", "casts": "float16"}, "The model casts to float16"),
+    (FactKind.SOME_DISAGREE, {"error": 0.25, "where": "fc", "casts": "float16"}, "The model casts to float16"),
+    (FactKind.OVERFLOW, {"where": "fc", "dtype": "float64"}, "is too large for float64."),
+    (FactKind.SEVERAL_SIZES, {"shapes": ((5, 8),), "least": 40, "most": 40}, "other numbers of outputs"),
+    (FactKind.NORMS_OPENED, {"count": 1}, "1 norm scale that starts at zero was set to 1"),
+    (FactKind.WEIGHTS_DRAWN, {"count": 2048}, "2,048 linear or convolution weights that start at zero were drawn"),
+    (FactKind.BRANCHES_CLOSED, {"count": 1}, "1 gain or layer scale starts at zero and was left so"),
+    (FactKind.BATCHNORM_SET, {"layers": 1, "unused": 1, "images": 8, "source": "noise"}, "1 other layer never ran."),
+    (FactKind.FOLDER_ORDER, {"rule": "alphabet"}, "in alphabetical order"),
+    (
+        FactKind.FEWER_FOLDERS,
+        {"classes": 3, "folders": ("a", "b"), "labels": (0, 1), "positions": True},
+        "counted from 0",
+    ),
+    (FactKind.FUNCTION_UNCHECKED, {"reason": "because", "where": "fc"}, "the function itself at 'fc': because."),
+    (FactKind.WEIGHTS_RAISED, {"dtypes": ("bfloat16",)}, "are bfloat16."),
+    (FactKind.SKETCHED_LAYER, {**VALUES[FactKind.SKETCHED_LAYER], "rows": 2e12}, "all rows 2,000 GB"),
+    (FactKind.AT_CHANCE, {**VALUES[FactKind.AT_CHANCE], "measure": "balanced"}, "use the same class order."),
+    (FactKind.KEPT_BY_CHANCE, {**VALUES[FactKind.KEPT_BY_CHANCE], "measure": "balanced"}, "says little."),
+    (FactKind.NOT_MONOTONE, {"count": 1}, "1 larger number of components falls below"),
+    (FactKind.NOT_CALLED, {"names": tuple("abcde"), "counts": (1,) * 5, "total": 9}, "'c' (1) and 2 more"),
+    *(
+        (FactKind.LANCZOS_STEPS, {**VALUES[FactKind.LANCZOS_STEPS], "reason": reason, "asked": asked}, said)
+        for reason, asked, said in (
+            ("invariant", None, "every Krylov space is invariant"),
+            ("asked", None, "took the 200 steps asked for"),
+            ("memory", 0.05, "at the memory budget"),
+            ("limit", 0.05, "at the limit on steps"),
+        )
+    ),
+    (FactKind.SPECTRUM_WAY, {**VALUES[FactKind.SPECTRUM_WAY], "name": "lanczos"}, "which need 0.5 GiB"),
+]
+
+
+def test_every_kind_stands_in_one_table() -> None:
+    kinds = [kind for room in ROOMS for kind in room]
+    assert sorted(kinds) == sorted(FactKind)
+
+
 @pytest.mark.parametrize("kind", FactKind)
 def test_every_kind_has_its_sentence(kind: FactKind) -> None:
     text = sentence(Fact(kind, VALUES[kind]))
-    assert (
-        text[0].isupper() or text[0].isdigit() or text.startswith(("'", "vmap")) or kind in PHRASES
-    )  # names and code keep their letters
+    # names and code keep their letters
+    assert text[0].isupper() or text[0].isdigit() or text.startswith(("'", "vmap"))
     assert text.endswith(".")
     assert not text.endswith("..")
     assert "Caution" not in text
@@ -115,8 +160,62 @@ def test_every_kind_has_its_sentence(kind: FactKind) -> None:
     assert note(Fact(kind, VALUES[kind])) == f"Note: {text}"
 
 
-def test_what_a_sentence_says_is_in_its_values() -> None:
-    where = Fact(FactKind.FUNCTION_UNCHECKED, {"reason": "because", "where": "fc"})
-    assert sentence(where) == "The derivative was not checked against the function itself at 'fc': because."
-    assert "bfloat16 and float16" in sentence(Fact(FactKind.WEIGHTS_RAISED, VALUES[FactKind.WEIGHTS_RAISED]))
-    assert "are bfloat16." in sentence(Fact(FactKind.WEIGHTS_RAISED, {"dtypes": ("bfloat16",)}))
+@pytest.mark.parametrize(("kind", "values", "said"), OTHERS)
+def test_the_other_values_of_a_kind(kind: FactKind, values: dict[str, Any], said: str) -> None:
+    text = sentence(Fact(kind, values))
+    assert said in text
+    assert text.endswith(".")
+    assert not text.endswith("..")
+
+
+@pytest.mark.parametrize("kind", WAY_PHRASES)
+def test_a_way_is_a_phrase_too(kind: FactKind) -> None:
+    said = phrase(Fact(kind, VALUES[kind]))
+    assert not said.endswith(".")
+    assert sentence(Fact(kind, VALUES[kind])).casefold() == f"{said}.".casefold()
+
+
+def _larger(value: Any) -> Any:
+    if isinstance(value, tuple):
+        return tuple(map(_larger, value))
+    return value + 20000 if isinstance(value, int) and not isinstance(value, bool) else value
+
+
+_PLAIN = {"seed", "shape", "shapes", "failure", "labels", "answer"}  # names, no counts
+
+
+@pytest.mark.parametrize("kind", FactKind)
+def test_every_count_has_commas(kind: FactKind) -> None:
+    values = {k: v if k in _PLAIN else _larger(v) for k, v in VALUES[kind].items()}
+    text = sentence(Fact(kind, values))
+    assert not re.search(r"(?<![\d.])\d{4}", text), text
+
+
+def _given(call: ast.Call) -> tuple[str, set[str]] | None:
+    """The kind and the names of values of ``Fact(FactKind.X, {"name": …})``, where both stand there as such."""
+    kind, values = call.args[0], call.args[1] if len(call.args) > 1 else ast.Dict([], [])
+    if not (isinstance(kind, ast.Attribute) and ast.unparse(kind.value) == "FactKind" and isinstance(values, ast.Dict)):
+        return None
+    names = {key.value for key in values.keys if isinstance(key, ast.Constant)}
+    return None if len(names) < len(values.keys) else (kind.attr, names)
+
+
+def test_producers_give_the_values_that_are_listed_here() -> None:
+    """Those that the code names at the place; ``conftest`` renders every fact that any test makes."""
+    seen, wrong = set(), []
+    for file in Path(rankscope.__file__).parent.rglob("*.py"):
+        for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Call) and ast.unparse(node.func) == "Fact" and node.args:
+                found = _given(node)
+                if found:
+                    seen.add(found[0])
+                    if found[1] != VALUES[FactKind[found[0]]].keys():
+                        wrong.append((file.name, node.lineno, *found))
+    assert wrong == []
+    assert len(seen) > 40
+
+
+def test_a_fact_without_its_values_is_seen_when_it_is_made() -> None:
+    code = compile("made = Fact(FactKind.TAKEN_AS, {'given': 'x'})", str(Path(rankscope.__file__)), "exec")
+    with pytest.raises(KeyError, match="taken"):
+        exec(code, {"Fact": Fact, "FactKind": FactKind})

@@ -13,7 +13,7 @@ from rankscope.features.feature_profile import LayerFeatures, layer_of_eigenvalu
 from rankscope.features.moments import CentredMoments
 from rankscope.features.precision import check_scale, underflow_roundoff, unit_roundoff
 from rankscope.features.sketch import FrequentDirections, RowStore
-from rankscope.views.feature_sentences import gigabytes
+from rankscope.views.phrases import gigabytes
 
 __all__ = ["Accumulator", "choose_accumulator", "fair_shares", "layer_features"]
 

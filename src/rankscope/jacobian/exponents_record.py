@@ -16,8 +16,7 @@ from rankscope._base.records import Record
 from rankscope._base.style import COLOURS, figure_style, new_axes, plain_text
 from rankscope._base.text import one_line
 from rankscope.jacobian import earlier
-from rankscope.views.phrases import phrase
-from rankscope.views.sentences import note, sentence
+from rankscope.views.sentences import note, phrase, sentence
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -15,8 +15,7 @@ from rankscope.spectra import RankEstimate, Spectrum, Tolerance, ToleranceLike, 
 from rankscope.spectra.density import DensityRank, SpectralDensity
 from rankscope.views.full_figure import plot_full
 from rankscope.views.full_text import FullRow, full_lines
-from rankscope.views.phrases import phrase
-from rankscope.views.sentences import note, sentence
+from rankscope.views.sentences import note, phrase, sentence
 
 if TYPE_CHECKING:
     import pandas as pd

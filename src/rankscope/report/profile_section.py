@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Any
 from rankscope.report.figures import figure_of
 from rankscope.report.page import Page, Section, Table
 from rankscope.report.sentences import findings
-from rankscope.views.phrases import phrase, shapes_of, span
+from rankscope.views.phrases import shapes_of, span
 from rankscope.views.profile_text import flags
-from rankscope.views.sentences import sentence
+from rankscope.views.sentences import phrase, sentence
 
 if TYPE_CHECKING:
     from rankscope.jacobian import JacobianProfile

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from rankscope._base.facts import FactKind, of_kind
 from rankscope.jacobian.against_random import MEANING
-from rankscope.views.phrases import phrase, span
-from rankscope.views.sentences import sentence
+from rankscope.views.phrases import span
+from rankscope.views.sentences import phrase, sentence
 
 if TYPE_CHECKING:
     from rankscope.jacobian import JacobianProfile

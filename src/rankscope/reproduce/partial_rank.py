@@ -20,8 +20,7 @@ from rankscope.reproduce.partial_rank_figure import called
 from rankscope.reproduce.pictures import Picture
 from rankscope.reproduce.settings import Settings
 from rankscope.slicing import Patch
-from rankscope.views.phrases import phrase
-from rankscope.views.sentences import sentence
+from rankscope.views.sentences import phrase, sentence
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from typing import Any
-
 from rankscope._base.facts import FactKind
+from rankscope.views.phrases import Sentences, Values, counted, gibibytes, joined, probability
 
 __all__ = ["DENSITY_SENTENCES"]
 
-_Values = Mapping[str, Any]
 
-
-def _steps(v: _Values) -> str:
+def _steps(v: Values) -> str:
     wide = f"the quadrature bracket at tolerance {v['tolerance']} is {v['bracket']:.2%} of all singular values"
     if v["reason"] == "invariant":
         return f"After {v['steps']:,} Lanczos steps every Krylov space is invariant; {wide}."
@@ -24,29 +20,29 @@ def _steps(v: _Values) -> str:
     return f"Lanczos stopped after {v['steps']:,} steps at the {why}: {wide}, not the {v['asked']:.2%} asked for."
 
 
-def _products(v: _Values) -> str:
+def _products(v: Values) -> str:
     return (
-        f"The products' error was measured against float64 with {v['probes']} probes; its bound fails with probability "
-        f"{v['failure']:.0e}."
+        f"The products' error was measured against float64 with {counted(v['probes'], 'probe')}; its bound fails with "
+        f"probability {probability(v['failure'])}."
     )
 
 
-def _unchecked(v: _Values) -> str:
+def _unchecked(v: Values) -> str:
     return f"The {v['dtype']} products were not compared with float64. The rank is therefore not certified."
 
 
-def _chosen(v: _Values) -> str:
-    need = f"the exact spectrum needs {v['exact'] / 2**30:.3g} GiB, the memory budget is {v['budget'] / 2**30:.3g} GiB"
+def _chosen(v: Values) -> str:
+    need = f"the exact spectrum needs {gibibytes(v['exact'])}, the memory budget is {gibibytes(v['budget'])}"
     if v["name"] == "exact":
         return f"The rank is computed from the exact spectrum: {need}."
-    return f"The rank is estimated with Lanczos probes, which need {v['lanczos'] / 2**30:.3g} GiB: {need}."
+    return f"The rank is estimated with Lanczos probes, which need {gibibytes(v['lanczos'])}: {need}."
 
 
-def _absent(v: _Values) -> str:
-    return f"Lanczos moments do not bound {' and '.join(v['names'])}."
+def _absent(v: Values) -> str:
+    return f"Lanczos moments do not bound {joined(v['names'])}."
 
 
-DENSITY_SENTENCES: dict[FactKind, Callable[[_Values], str]] = {
+DENSITY_SENTENCES: Sentences = {
     FactKind.LANCZOS_STEPS: _steps,
     FactKind.PRODUCTS_CHECKED: _products,
     FactKind.PRODUCTS_UNCHECKED: _unchecked,

@@ -2,77 +2,66 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any
-
 from rankscope._base.facts import FactKind
+from rankscope.views.phrases import Sentences, Values, counted, first_few, gigabytes, own_verb
 
-__all__ = ["FEATURE_SENTENCES", "gigabytes"]
-
-_Values = Mapping[str, Any]
-_NAMED = 3
+__all__ = ["FEATURE_SENTENCES"]
 
 
-def _at_chance(v: _Values) -> str:
+def _at_chance(v: Values) -> str:
     return (
         f"The accuracy is at chance: {v['accuracy']:.2%}, where always answering class {v['answer']} gives "
         f"{v['share']:.2%}. Check that labels and {v['of']} use the same class order.{_balance(v)}"
     )
 
 
-def _kept_by_chance(v: _Values) -> str:
+def _kept_by_chance(v: Values) -> str:
     return (
         f"Always answering class {v['answer']} gives an accuracy of {v['share']:.2%}, and only {v['kept']:.2%} has to "
         f"be kept. What keeps it therefore says little.{_balance(v)}"
     )
 
 
-def _balance(v: _Values) -> str:
+def _balance(v: Values) -> str:
     return "" if v["measure"] == "balanced" else ' With accuracy="balanced" every class counts alike.'
 
 
-def _other_class_names(v: _Values) -> str:
+def _other_class_names(v: Values) -> str:
     return (
-        f"None of the data's {len(v['data']):,} class names ({_some(v['data'])}) is a class of the model "
-        f"({_some(v['model'])}). The labels are the places of the names in the data: check that both have the same "
+        f"None of the data's {len(v['data']):,} class names ({first_few(v['data'])}) is a class of the model "
+        f"({first_few(v['model'])}). The labels are the places of the names in the data: check that both have the same "
         "order."
     )
 
 
-def _some(names: Sequence[str]) -> str:
-    return ", ".join(names[:_NAMED]) + (" …" if len(names) > _NAMED else "")
-
-
-def _full_width_alone(_: _Values) -> str:
+def _full_width_alone(_: Values) -> str:
     return "The threshold is reached at full width alone, where the projection changes nothing."
 
 
-def _not_monotone(v: _Values) -> str:
-    verb = "number of components falls" if v["count"] == 1 else "numbers of components fall"
-    return f"The accuracy is not monotone: {v['count']:,} larger {verb} below the threshold again."
+def _not_monotone(v: Values) -> str:
+    what = f"{counted(v['count'], 'larger number')} of components {own_verb(v['count'], 'fall')}"
+    return f"The accuracy is not monotone: {what} below the threshold again."
 
 
-def _few_directions(v: _Values) -> str:
-    noun = "direction" if v["directions"] == 1 else "directions"
+def _few_directions(v: Values) -> str:
     return (
-        f"The features vary in only {v['directions']:,} {noun}. The order of the components beyond is arbitrary, and "
-        "so is what each adds."
+        f"The features vary in only {counted(v['directions'], 'direction')}. The order of the components beyond is "
+        "arbitrary, and so is what each adds."
     )
 
 
-def _constant_layer(v: _Values) -> str:
+def _constant_layer(v: Values) -> str:
     return f"{v['name']!r} gives the same features for all {v['samples']:,} samples. Its dimension is 0."
 
 
-def _rounded_layer(v: _Values) -> str:
+def _rounded_layer(v: Values) -> str:
     return (
         f"{v['name']!r} has a PCA dimension between {v['low']:,} and {v['high']:,}: rounding of the features to their "
         "dtype leaves it open. Compute the features in float32 or float64."
     )
 
 
-def _sketched_layer(v: _Values) -> str:
+def _sketched_layer(v: Values) -> str:
     rows = "" if v["rows"] is None else f", all rows {gigabytes(v['rows'])}"
     return (
         f"{v['name']!r} was sketched with {v['directions']:,} directions. Of {v['width']:,} dimensions a covariance "
@@ -81,19 +70,7 @@ def _sketched_layer(v: _Values) -> str:
     )
 
 
-def gigabytes(count: float) -> str:
-    """As "0.0077 GB", "3.2 GB" or "5,155 GB".
-
-    >>> gigabytes(7.7e6), gigabytes(5.155e12)
-    ('0.0077 GB', '5,155 GB')
-    """
-    value = count / 1e9
-    if not math.isfinite(value):
-        return "unknown"
-    return f"{value:,.0f} GB" if value >= 100 else f"{value:.2g} GB"
-
-
-FEATURE_SENTENCES: dict[FactKind, Callable[[_Values], str]] = {
+FEATURE_SENTENCES: Sentences = {
     FactKind.AT_CHANCE: _at_chance,
     FactKind.KEPT_BY_CHANCE: _kept_by_chance,
     FactKind.OTHER_CLASS_NAMES: _other_class_names,

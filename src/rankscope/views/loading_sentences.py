@@ -2,155 +2,133 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any
-
 from rankscope._base.facts import FactKind
+from rankscope.views.phrases import Sentences, Values, counted, first_few, own_verb, shape_of, was
 
 __all__ = ["LOADING_SENTENCES"]
 
-_Values = Mapping[str, Any]
-_NAMED = 3
 
-
-def _random_weights(v: _Values) -> str:
+def _random_weights(v: Values) -> str:
     return (
         "The weights are random: nothing here was learned. This shows what the architecture and its initialisation "
         f"(seed {v['seed']}) do, not what a trained network of this kind does."
     )
 
 
-def _norms_opened(v: _Values) -> str:
-    start = "starts" if v["count"] == 1 else "start"
+def _norms_opened(v: Values) -> str:
+    return f"{_at_zero(v['count'], 'norm scale')} {was(v['count'])} set to 1, so that the residual branches take part."
+
+
+def _weights_drawn(v: Values) -> str:
+    return f"{_at_zero(v['count'], 'linear or convolution weight')} {was(v['count'])} drawn at random."
+
+
+def _at_zero(count: int, kind: str) -> str:
+    return f"{counted(count, kind)} that {own_verb(count, 'start')} at zero"
+
+
+def _closed(v: Values) -> str:
+    what = counted(v["count"], "gain or layer scale", "gains or layer scales")
+    return f"{what} {own_verb(v['count'], 'start')} at zero and {was(v['count'])} left so. Their branches add nothing."
+
+
+def _nearly_closed(v: Values) -> str:
+    what = f"{counted(v['count'], 'layer scale')} {own_verb(v['count'], 'start')}"
     return (
-        f"{_many(v['count'], 'norm scale')} that {start} at zero {_was(v['count'])} set to 1, so "
-        "that the residual branches take part."
+        f"{what} at {v['largest']:.0e} or below. Untrained, the branches behind them change almost nothing, and the "
+        "rank is nearly that of what comes before."
     )
 
 
-def _weights_drawn(v: _Values) -> str:
-    kind = "linear or convolution weight"
-    start = "starts" if v["count"] == 1 else "start"
-    return f"{_many(v['count'], kind)} that {start} at zero {_was(v['count'])} drawn at random."
-
-
-def _closed(v: _Values) -> str:
-    start = "starts" if v["count"] == 1 else "start"
-    return (
-        f"{_many(v['count'], 'gain or layer scale', 'gains or layer scales')} {start} at zero and {_was(v['count'])} "
-        "left so. Their branches add nothing."
-    )
-
-
-def _nearly_closed(v: _Values) -> str:
-    start = "starts" if v["count"] == 1 else "start"
-    return (
-        f"{_many(v['count'], 'layer scale')} {start} at {v['largest']:.0e} or below. Untrained, the branches behind "
-        "them change almost nothing, and the rank is nearly that of what comes before."
-    )
-
-
-def _factory(v: _Values) -> str:
+def _factory(v: Values) -> str:
     return (
         f"The model was built by {v['factory']}() under seed {v['seed']}. The file decides whether its weights are "
         "random."
     )
 
 
-def _taken_as(v: _Values) -> str:
+def _taken_as(v: Values) -> str:
     return f"{v['given']!r} was taken as {v['taken']}."
 
 
-def _lazy(v: _Values) -> str:
+def _lazy(v: Values) -> str:
     return f"Lazy layers were sized by one forward pass on zeros of shape {tuple(v['shape'])}."
 
 
-def _fresh(v: _Values) -> str:
+def _fresh(v: Values) -> str:
     verb = "is" if len(v["names"]) == 1 else "are"
-    return f"{_many(len(v['names']), 'parameter')} {verb} not in the weights and {verb} random: {_few(v['names'])}."
+    return (
+        f"{counted(len(v['names']), 'parameter')} {verb} not in the weights and {verb} random: {first_few(v['names'])}."
+    )
 
 
-def _also_fits(v: _Values) -> str:
+def _also_fits(v: Values) -> str:
     key = v["names"][0]
     return (
-        f"{v['file']} also holds {_few([repr(n) for n in v['names']])}, which would fit as well. "
+        f"{v['file']} also holds {first_few([repr(n) for n in v['names']])}, which would fit as well. "
         f"The key {key!r} of the weights chooses it."
     )
 
 
-def _left_over(v: _Values) -> str:
-    return (
-        f"{v['file']} also holds {_many(len(v['names']), 'tensor')} that the model does not have: {_few(v['names'])}."
-    )
+def _left_over(v: Values) -> str:
+    what = counted(len(v["names"]), "tensor")
+    return f"{v['file']} also holds {what} that the model does not have: {first_few(v['names'])}."
 
 
-def _translated(v: _Values) -> str:
+def _translated(v: Values) -> str:
     return f"The names of {v['file']} were translated by {v['by']}."
 
 
-def _resampled(v: _Values) -> str:
+def _resampled(v: Values) -> str:
     names = v["names"]
-    return (
-        f"{_many(len(names), 'tensor')} of {v['file']} {_was(len(names))} resampled to the model's size: {_few(names)}."
-    )
+    what = f"{counted(len(names), 'tensor')} of {v['file']} {was(len(names))}"
+    return f"{what} resampled to the model's size: {first_few(names)}."
 
 
-def _rounded(v: _Values) -> str:
+def _rounded(v: Values) -> str:
     return f"Weights of the file in {v['given']} were rounded to the model's {v['own']}."
 
 
-def _batchnorm(v: _Values) -> str:
+def _batchnorm(v: Values) -> str:
     few = " The images are too few for it." if v["source"] == "noise" else ""
     noise = " of noise" if v["source"] == "noise" else ""
-    unused = f" {_many(v['unused'], 'other layer')} never ran." if v["unused"] else ""
+    unused = f" {counted(v['unused'], 'other layer')} never ran." if v["unused"] else ""
     return (
-        f"The running statistics of {_many(v['layers'], 'BatchNorm layer')} were set from "
-        f"{_many(v['images'], 'image')}{noise}.{few}{unused}"
+        f"The running statistics of {counted(v['layers'], 'BatchNorm layer')} were set from "
+        f"{counted(v['images'], 'image')}{noise}.{few}{unused}"
     )
 
 
-def _example(v: _Values) -> str:
-    shape = "×".join(map(str, v["shape"]))
-    return f"The model names no image size. It was measured on one random example input of shape {shape}."
+def _example(v: Values) -> str:
+    return (
+        f"The model names no image size. It was measured on one random example input of shape {shape_of(v['shape'])}."
+    )
 
 
-def _images(v: _Values) -> str:
+def _images(v: Values) -> str:
     return f"Images: {v['source']}, {v['preprocessing']}."
 
 
-def _folder_order(v: _Values) -> str:
+def _folder_order(v: Values) -> str:
     if v["rule"] == "numbers":
         return "The class folders are numbers and were taken in numerical order."
     return "The class folders were taken in alphabetical order."
 
 
-def _fewer_classes(v: _Values) -> str:
-    return f"The head has {_many(v['classes'], 'class', 'classes')}. The labels name {v['found']:,} of them."
+def _fewer_classes(v: Values) -> str:
+    return f"The head has {counted(v['classes'], 'class', 'classes')}. The labels name {v['found']:,} of them."
 
 
-def _fewer_folders(v: _Values) -> str:
+def _fewer_folders(v: Values) -> str:
     pairs = [f"{folder} = {label}" for folder, label in zip(v["folders"], v["labels"], strict=True)]
     order = " They are counted from 0, since their names do not show the order of the head." if v["positions"] else ""
     return (
-        f"The head has {_many(v['classes'], 'class', 'classes')}. The folder holds {len(pairs):,} of them: "
-        f"{_few(pairs)}.{order}"
+        f"The head has {counted(v['classes'], 'class', 'classes')}. The folder holds {len(pairs):,} of them: "
+        f"{first_few(pairs)}.{order}"
     )
 
 
-def _few(names: Sequence[str]) -> str:
-    more = f" and {len(names) - _NAMED:,} more" if len(names) > _NAMED else ""
-    return ", ".join(names[:_NAMED]) + more
-
-
-def _many(count: int, one: str, several: str | None = None) -> str:
-    return f"{count:,} {one if count == 1 else several or f'{one}s'}"
-
-
-def _was(count: int) -> str:
-    return "was" if count == 1 else "were"
-
-
-LOADING_SENTENCES: dict[FactKind, Callable[[_Values], str]] = {
+LOADING_SENTENCES: Sentences = {
     FactKind.RANDOM_WEIGHTS: _random_weights,
     FactKind.NORMS_OPENED: _norms_opened,
     FactKind.WEIGHTS_DRAWN: _weights_drawn,

@@ -1,49 +1,126 @@
-"""Facts that are part of a sentence: how tangents were pushed, what certifies a rank."""
+"""Words that several sentences share: counts with their noun, names in a row, numbers, shapes.
+
+Every count that people read has a comma between thousands ("2,048 images"). Seeds, shapes and places such as
+``layer 1024`` are names and have none.
+"""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
-from rankscope._base.facts import Fact, FactKind
+from rankscope._base.facts import FactKind
 
-__all__ = ["PHRASES", "phrase", "shapes_of", "span"]
+__all__ = [
+    "Sentences",
+    "Values",
+    "bounds",
+    "capital",
+    "counted",
+    "first_few",
+    "gibibytes",
+    "gigabytes",
+    "joined",
+    "number",
+    "own_verb",
+    "probability",
+    "shape_of",
+    "shapes_of",
+    "span",
+    "was",
+]
+
+Values = Mapping[str, Any]
+Sentences = dict[FactKind, Callable[[Values], str]]  # of the values of a fact of that kind
+
+_NAMED = 3  # names in one sentence; tables have them all
 
 
-def phrase(fact: Fact) -> str:
-    """The fact as words inside a sentence; a text as it is.
+def number(value: float) -> str:
+    """A count, or the median of counts.
 
-    >>> phrase(Fact(FactKind.LINEARISED, {"name": "vmap(jvp)", "difference": 5e-7}))
-    'linearised network; agrees with vmap(jvp) to 5e-07'
+    >>> number(2048), number(40.5), number(float("nan"))
+    ('2,048', '40.5', '-')
     """
-    if fact.kind in PHRASES:
-        return PHRASES[fact.kind](fact.values)
-    return str(fact["text"])
+    if not math.isfinite(value):
+        return "-"
+    return f"{value:,.0f}" if value == int(value) else f"{value:,.1f}"
 
 
-PHRASES: dict[FactKind, Callable[[Mapping[str, Any]], str]] = {
-    FactKind.PUSHED: lambda v: str(v["name"]),
-    FactKind.LINEARISED: lambda v: f"linearised network; agrees with {v['name']} to {max(v['difference'], 1e-16):.0e}",
-    FactKind.KEPT_IMAGES: lambda v: "read from finished images",
-    FactKind.PROBES: lambda v: f"{v['probes']} float64 probes, failure probability {_power(v['failure'])}",
-    FactKind.SCALED_PROBES: lambda v: (
-        f"an estimate: the float32 error, measured with {v['probes']} probes and scaled to float64"
-    ),
-    FactKind.NARROW_PROBES: lambda v: (
-        f"an estimate: {v['probes']} probes, but the model casts to lower precision inside"
-    ),
-    FactKind.TWO_PRECISIONS: lambda v: (
-        f"float32 against float64 on {v['probes']} Gaussian tangents; each bound fails with probability "
-        f"{_power(v['failure'])}"
-    ),
-    FactKind.NOT_IN_BOTH: lambda v: "none: the component does not run in both precisions",
-    FactKind.NOT_IN_FLOAT64: lambda v: "none: the model does not run in float64",
-    FactKind.NOT_CERTIFIED: lambda v: "not asked for",
-}
+def bounds(lower: int, upper: int) -> str:
+    """Both ends of what is certain.
+
+    >>> bounds(64, 1064)
+    '[64, 1,064]'
+    """
+    return f"[{lower:,}, {upper:,}]"
 
 
-def _power(value: float) -> str:
+def counted(count: int, one: str, several: str | None = None) -> str:
+    """A count with its noun.
+
+    >>> counted(1, "image"), counted(2048, "image"), counted(3, "class", "classes")
+    ('1 image', '2,048 images', '3 classes')
+    """
+    return f"{count:,} {one if count == 1 else several or f'{one}s'}"
+
+
+def own_verb(count: int, verb: str) -> str:
+    """The verb of so many things.
+
+    >>> own_verb(1, "start"), own_verb(2, "start")
+    ('starts', 'start')
+    """
+    return f"{verb}s" if count == 1 else verb
+
+
+def was(count: int) -> str:
+    """The past of "to be" for so many things.
+
+    >>> was(1), was(2)
+    ('was', 'were')
+    """
+    return "was" if count == 1 else "were"
+
+
+def joined(names: Iterable[str]) -> str:
+    """All names.
+
+    >>> joined(["a", "b", "c"]), joined(["a"])
+    ('a, b and c', 'a')
+    """
+    each = list(names)
+    return " and ".join([", ".join(each[:-1]), each[-1]]) if len(each) > 1 else "".join(each)
+
+
+def first_few(names: Sequence[str], most: int = _NAMED) -> str:
+    """The first names, and how many more there are.
+
+    >>> first_few(["a", "b", "c", "d"]), first_few(["a", "b"])
+    ('a, b, c and 1 more', 'a, b')
+    """
+    more = f" and {len(names) - most:,} more" if len(names) > most else ""
+    return ", ".join(names[:most]) + more
+
+
+def probability(value: float) -> str:
+    """A small probability as a power of ten.
+
+    >>> probability(1e-6), probability(1e-10)
+    ('1e-6', '1e-10')
+    """
     return f"{value:.0e}".replace("e-0", "e-")
+
+
+def capital(text: str) -> str:
+    """The text at the start of a sentence; code keeps its letters.
+
+    >>> capital("linearised network"), capital("vmap(jvp)")
+    ('Linearised network', 'vmap(jvp)')
+    """
+    first = text.split(" ", 1)[0]
+    return text if "(" in first else text[:1].upper() + text[1:]
 
 
 def span(least: float, most: float, form: str = ",") -> str:
@@ -55,13 +132,42 @@ def span(least: float, most: float, form: str = ",") -> str:
     return format(most, form) if least == most else f"{least:{form}}–{most:{form}}"
 
 
+def shape_of(shape: Sequence[int]) -> str:
+    """A shape, without commas, since it is read as a name.
+
+    >>> shape_of((3, 2048, 7))
+    '3×2048×7'
+    """
+    return "×".join(map(str, shape))
+
+
 def shapes_of(shapes: Iterable[Sequence[int]]) -> str:
     """Shapes in words; of more than three the first and how many more.
 
     >>> shapes_of([(5, 8), (7, 8)])
     '5×8 and 7×8'
     """
-    each = ["×".join(map(str, shape)) for shape in shapes]
-    if len(each) > 3:
-        return f"{', '.join(each[:2])} and {len(each) - 2:,} more"
-    return " and ".join([", ".join(each[:-1]), each[-1]]) if len(each) > 1 else "".join(each)
+    each = [shape_of(shape) for shape in shapes]
+    return first_few(each, 2) if len(each) > _NAMED else joined(each)
+
+
+def gigabytes(count: float) -> str:
+    """A size on disk or in memory, in powers of ten.
+
+    >>> gigabytes(7.7e6), gigabytes(5.155e12)
+    ('0.0077 GB', '5,155 GB')
+    """
+    value = count / 1e9
+    if not math.isfinite(value):
+        return "unknown"
+    return f"{value:,.0f} GB" if value >= 100 else f"{value:.2g} GB"
+
+
+def gibibytes(count: float) -> str:
+    """A size in memory, in powers of two.
+
+    >>> gibibytes(3 * 2**29), gibibytes(2**42)
+    ('1.5 GiB', '4,096 GiB')
+    """
+    value = count / 2**30
+    return f"{value:,.0f} GiB" if value >= 100 else f"{value:.3g} GiB"

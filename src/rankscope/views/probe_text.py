@@ -5,9 +5,8 @@ from __future__ import annotations
 import numpy as np
 
 from rankscope._base.text import one_line
-from rankscope.views.phrases import phrase
 from rankscope.views.probes import Bounded, ProbeRow, ProbesView, RemediesView
-from rankscope.views.sentences import sentence
+from rankscope.views.sentences import phrase, sentence
 
 __all__ = ["probes_text", "remedies_text"]
 

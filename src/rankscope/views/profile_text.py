@@ -7,8 +7,8 @@ from typing import Any
 
 from rankscope._base.facts import Fact
 from rankscope._base.text import one_line
-from rankscope.views.phrases import phrase, span
-from rankscope.views.sentences import note
+from rankscope.views.phrases import span
+from rankscope.views.sentences import note, phrase
 
 __all__ = ["flags", "profile_text"]
 

@@ -1,0 +1,94 @@
+"""The sentences about what a model was called with and what its cut points returned, each written once."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from rankscope._base.facts import FactKind
+from rankscope.views.phrases import Sentences, Values, counted, first_few, joined, own_verb, shapes_of, span
+
+__all__ = ["CALL_SENTENCES"]
+
+
+def _differentiated(v: Values) -> str:
+    own = f" Each sample has its own {joined(v['per_sample'])}." if v["per_sample"] else ""
+    shared = f" All samples share {joined(v['shared'])}." if v["shared"] else ""
+    return f"The Jacobian is that with respect to {v['name']}.{own}{shared}"
+
+
+def _counted(v: Values) -> str:
+    own = f" Each sample has its own {joined(v['per_sample'])}." if v["per_sample"] else ""
+    shared = f" All samples share {joined(v['shared'])}." if v["shared"] else ""
+    return f"Each row of {v['name']} is a sample.{own}{shared}"
+
+
+def _input_left_out(v: Values) -> str:
+    return f"The model is called without {v['name']}: {v['reason']}."
+
+
+def _several_sizes(v: Values) -> str:
+    if len(v["shapes"]) > 1:
+        what = f"The samples have shapes {shapes_of(v['shapes'])}. "
+    else:
+        what = "The cut points have other numbers of outputs for other samples. "
+    own = (
+        f"Each has its own K ({span(v['least'], v['most'])}) and its own threshold. " if v["least"] != v["most"] else ""
+    )
+    return f"{what}{own}No comparison with random layers is made, since that needs one size."
+
+
+def _training_mode(_: Values) -> str:
+    return "The model was in training mode. It was measured in evaluation mode."
+
+
+def _keeps_state(v: Values) -> str:
+    return (
+        f"The model keeps state between calls ({joined(v['where'])}). Every call was measured from the state in which "
+        "the model was given."
+    )
+
+
+def _several_tensors(v: Values) -> str:
+    names, tensors = v["names"], v["tensors"]
+    each = "" if len(names) == 1 else " each"
+    what = f"{own_verb(len(names), 'return')} {counted(len(tensors), 'tensor')}{each}"
+    return (
+        f"{_quoted(names)} {what}, measured together: {', '.join(tensors)}. Each is a cut point too, such as "
+        f"'{names[0]}.{tensors[0]}'."
+    )
+
+
+def _left_out(v: Values) -> str:
+    verb = own_verb(len(v["names"]), "return")
+    return f"{_quoted(v['names'])} also {verb} {', '.join(v['what'])}, not measured as part of the cut point."
+
+
+def _not_called(v: Values) -> str:
+    each = [f"{name!r} ({count:,})" for name, count in zip(v["names"], v["counts"], strict=True)]
+    return (
+        f"The model's path depends on its input. Of {counted(v['total'], 'sample')} some do not call "
+        f"{first_few(each)}: there the numbers are those of the samples that do."
+    )
+
+
+def _complex_rows(v: Values) -> str:
+    what = "returns a complex tensor" if len(v["names"]) == 1 else "return complex tensors"
+    return f"{_quoted(v['names'])} {what}. Real and imaginary parts are separate rows."
+
+
+def _quoted(names: Sequence[str]) -> str:
+    return first_few([repr(name) for name in names])
+
+
+CALL_SENTENCES: Sentences = {
+    FactKind.DIFFERENTIATED: _differentiated,
+    FactKind.COUNTED: _counted,
+    FactKind.INPUT_LEFT_OUT: _input_left_out,
+    FactKind.SEVERAL_SIZES: _several_sizes,
+    FactKind.TRAINING_MODE: _training_mode,
+    FactKind.KEEPS_STATE: _keeps_state,
+    FactKind.SEVERAL_TENSORS: _several_tensors,
+    FactKind.LEFT_OUT: _left_out,
+    FactKind.NOT_CALLED: _not_called,
+    FactKind.COMPLEX_ROWS: _complex_rows,
+}

@@ -1,0 +1,154 @@
+"""The sentences about a derivative and what bounds its error, each written once."""
+
+from __future__ import annotations
+
+from rankscope._base.facts import FactKind
+from rankscope.views.phrases import Sentences, Values, capital, joined
+
+__all__ = ["DERIVATIVE_SENTENCES"]
+
+
+def _way_failed(v: Values) -> str:
+    return f"{capital(v['name'])} was not used: {v['reason']}."
+
+
+def _way_differs(v: Values) -> str:
+    return f"{capital(v['name'])} was not used: it differs from {v['other']} by {v['difference']:.0e} of the largest."
+
+
+def _way_given_up(v: Values) -> str:
+    return f"{capital(v['name'])} was not used from a later image on: {v['reason']}."
+
+
+def _reverse_unchecked(v: Values) -> str:
+    return f"Forward mode was not checked against reverse mode, which fails: {v['reason']}."
+
+
+def _reverse_disagrees(v: Values) -> str:
+    return (
+        f"Forward and reverse mode disagree by {v['error']:.1%} at {v['where']!r}. {_causes(v)} No rank from there on "
+        "is certified."
+    )
+
+
+def _some_disagree(v: Values) -> str:
+    return (
+        f"On some samples forward and reverse mode disagree, by {v['error']:.1%} at {v['where']!r} on the first. "
+        f"{_causes(v)} No rank of these samples from there on is certified."
+    )
+
+
+def _underflow(v: Values) -> str:
+    return f"The derivative at {v['where']!r} is so small that {v['dtype']} loses digits of it or all of it.{_wider(v)}"
+
+
+def _overflow(v: Values) -> str:
+    return f"The derivative at {v['where']!r} is too large for {v['dtype']}.{_wider(v)}"
+
+
+def _no_float64(v: Values) -> str:
+    return f"No rank is certified, because the model does not run in float64: {v['reason']}."
+
+
+def _casts_down(v: Values) -> str:
+    if "to" not in v:  # of earlier versions, whose probes had the casts too
+        return (
+            "The model casts to lower precision inside. Probes in another precision therefore bound the error only "
+            "roughly."
+        )
+    return (
+        f"The model casts to {v['to']} inside. Ranks are compared with the derivative of the model without the casts, "
+        "so the bounds cover what they round off."
+    )
+
+
+def _leaves(v: Values) -> str:
+    return (
+        f"The outputs at {v['where']!r} differ from their linear prediction by {v['gap']:.0%} of the change. A tensor "
+        "leaves the computation (detach, .data, numpy, .item()) there or before and counts as a constant, or a custom "
+        "operator's derivative is not that of its function. Do not trust layers from there on."
+    )
+
+
+def _random(v: Values) -> str:
+    return (
+        f"The model is random in evaluation mode: the same input gives other outputs at {v['where']!r}. The "
+        "derivative belongs to one draw."
+    )
+
+
+def _function_unchecked(v: Values) -> str:
+    at = f" at {v['where']!r}" if v.get("where") else ""
+    return f"The derivative was not checked against the function itself{at}: {v['reason']}."
+
+
+def _raised(v: Values) -> str:
+    return f"The model's weights are {joined(v['dtypes'])}. They were measured in float32."
+
+
+def _no_graph(_: Values) -> str:
+    return "Autograd gave no graph of the model. True cuts are therefore unknown, and rises are not marked."
+
+
+def _coupled(v: Values) -> str:
+    return (
+        "The samples of a batch are coupled. The Jacobian is that of one sample in a batch of "
+        f"{v['context']:,} of which the others are held fixed."
+    )
+
+
+def _masks(_: Values) -> str:
+    return (
+        "The component is random in training mode. One mask is drawn for a Jacobian, another for each sample of the "
+        "features."
+    )
+
+
+def _leading(v: Values) -> str:
+    return (
+        f"These are the leading {v['tracked']:,} of {v['width']:,} exponents, from a random orthonormal start (seed "
+        f"{v['seed']}). Their sum is the growth rate of a random volume of {v['tracked']:,} dimensions."
+    )
+
+
+def _short_chain(v: Values) -> str:
+    return (
+        f"Over {v['blocks']:,} blocks the frame still depends on its random start. These are growth rates of random "
+        "directions, not the limit of Theorem 4."
+    )
+
+
+def _causes(v: Values) -> str:
+    if v.get("casts"):
+        return (
+            f"The model casts to {v['casts']} inside, and its rounding is the likely cause. Otherwise an operator has "
+            "a wrong derivative, or its input is exactly at a kink."
+        )
+    return "An operator has a wrong derivative, or its input is exactly at a kink."
+
+
+def _wider(v: Values) -> str:
+    return " float64 has the range for it." if v["dtype"] == "float32" else ""
+
+
+DERIVATIVE_SENTENCES: Sentences = {
+    FactKind.WAY_FAILED: _way_failed,
+    FactKind.WAY_DIFFERS: _way_differs,
+    FactKind.WAY_GIVEN_UP: _way_given_up,
+    FactKind.REVERSE_UNCHECKED: _reverse_unchecked,
+    FactKind.REVERSE_DISAGREES: _reverse_disagrees,
+    FactKind.SOME_DISAGREE: _some_disagree,
+    FactKind.UNDERFLOW: _underflow,
+    FactKind.OVERFLOW: _overflow,
+    FactKind.NO_FLOAT64: _no_float64,
+    FactKind.CASTS_DOWN: _casts_down,
+    FactKind.LEAVES_COMPUTATION: _leaves,
+    FactKind.RANDOM_MODEL: _random,
+    FactKind.FUNCTION_UNCHECKED: _function_unchecked,
+    FactKind.WEIGHTS_RAISED: _raised,
+    FactKind.NO_GRAPH: _no_graph,
+    FactKind.SAMPLES_COUPLED: _coupled,
+    FactKind.RANDOM_MASKS: _masks,
+    FactKind.LEADING_EXPONENTS: _leading,
+    FactKind.SHORT_CHAIN: _short_chain,
+}
