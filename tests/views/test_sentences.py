@@ -17,6 +17,7 @@ from rankscope.views.way_phrases import WAY_PHRASES
 VALUES: dict[FactKind, dict[str, Any]] = {
     FactKind.NOTE: {"text": "The network was trained for 3 epochs."},
     FactKind.EARLIER_NOTE: {"text": "The network was trained for 3 epochs."},
+    FactKind.CUSTOM_BACKWARD: {"where": "act", "operator": "Leaky"},
     FactKind.TRAINING_MODE: {},
     FactKind.KEEPS_STATE: {"where": ("seen", "cache")},
     FactKind.PUSHED: {"name": "vmap(jvp)"},

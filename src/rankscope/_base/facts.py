@@ -57,6 +57,7 @@ class FactKind(StrEnum):
     NO_FLOAT64 = "no float64 reference"  # reason
     CASTS_DOWN = "casts to lower precision"
     LEAVES_COMPUTATION = "a tensor leaves the computation"  # where, gap
+    CUSTOM_BACKWARD = "a custom operator's backward is not its derivative"  # where, operator (name of the class)
     TRAINING_MODE = "training mode"
     KEEPS_STATE = "keeps state between calls"  # where: names of what a call changes
     RANDOM_MODEL = "random in evaluation mode"  # where

@@ -260,6 +260,10 @@ class BatchMeasurer:
         lengths = found.lengths.clone()
         if self.derivative.in_doubt is not None:
             lengths[self.derivative.in_doubt :] = torch.nan
+        if pulled is None or pulled.custom:
+            for image in range(len(sample.x)):
+                for place in self.derivative.misled(replace(sample, x=sample.x[image : image + 1])):
+                    lengths[place, :, image] = torch.nan
         if pulled is None or self.derivative.adjoint is None:
             return lengths
         with self.runner.hooked():

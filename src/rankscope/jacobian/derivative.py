@@ -16,6 +16,7 @@ from rankscope._base.facts import Fact, FactKind
 from rankscope.jacobian.reference import Reference
 from rankscope.jacobian.sweep import Push
 from rankscope.linear.checks import ADJOINT_LIMIT, adjoint_error, lower_precision_inside
+from rankscope.linear.custom import wrongly_derived
 from rankscope.linear.linearise import Linearised
 from rankscope.linear.methods import METHODS, Method, choose_method
 from rankscope.linear.rounded import Rounded
@@ -309,12 +310,30 @@ class Derivative:
         if found.verdict == "leaves":
             leak = {"where": found.where, "gap": found.gap}
             self.facts.append(Fact(FactKind.LEAVES_COMPUTATION, leak, caution=True))
+            # every pass, in whichever precision, takes what leaves for a constant: nothing from here on is certified
+            self.in_doubt = found.place if self.in_doubt is None else min(self.in_doubt, found.place)
         elif found.verdict == "random":
             # two draws are not one function
             self.facts = [f for f in self.facts if f.kind is not FactKind.REVERSE_DISAGREES]
             self.facts.append(Fact(FactKind.RANDOM_MODEL, {"where": found.where}, caution=True))
         elif found.verdict == "unclear":
             self.facts.append(Fact(FactKind.FUNCTION_UNCHECKED, {"where": found.where or "", "reason": why}))
+
+    def misled(self, sample: Sample) -> dict[int, str]:
+        """The cut points of one image that a custom operator leads to whose backward is not its derivative there.
+
+        Said once for all images. Where neither precision is float64 nothing can be looked at, and nothing is certified.
+        """
+        runner = self.runner if self.settings.dtype == torch.float64 else self.exact
+        assert runner is not None
+        one = sample.to(self.settings.device, runner.dtype)
+        with runner.hooked():
+            wrong = wrongly_derived(runner, one)
+        if wrong and FactKind.CUSTOM_BACKWARD not in {fact.kind for fact in self.facts}:
+            place = min(wrong)
+            about = {"where": self.calls[place].name, "operator": wrong[place]}
+            self.facts.append(Fact(FactKind.CUSTOM_BACKWARD, about, caution=True))
+        return wrong
 
     def _works_in(self, exact: Runner, sample: Sample) -> Method:
         """How to push tangents in the other precision: the plain way where it works there too (kernels differ)."""

@@ -176,6 +176,7 @@ def products_of(derivative: Derivative, place: int, sample: Sample, budget: int)
     double = exact if other.dtype == torch.float64 else work
     gap = _agreeing(double, ADJOINT_LIMIT)
     doubtful = derivative.in_doubt is not None and place >= derivative.in_doubt
+    doubtful = doubtful or place in derivative.misled(sample)
     if gap > _AGREE or doubtful or _vanishes(work, exact):
         return Pair(*_unknown(work.squared()), False, flips, gap)
     fast, slow = work.squared(), exact.squared()

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from rankscope.linear.custom import custom_operators
 from rankscope.linear.methods import Method
 from rankscope.linear.reverse import reverse_mode
 from rankscope.linear.runner import Runner
@@ -30,12 +31,14 @@ _REACH = 60  # powers of two by which weights may be scaled, within what float32
 class Pulled:
     """Jᵀw of every image, all cut points together, and the random weights w: (images, rows) by cut point.
 
-    ``units`` are what the weights of each cut point were multiplied by, so that all count about alike.
+    ``units`` are what the weights of each cut point were multiplied by, so that all count about alike; ``custom`` says
+    whether some of them lie behind a custom operator.
     """
 
     weights: list[Tensor]
     units: Tensor
     gradient: Tensor
+    custom: bool = False
 
 
 def pull_apart(runner: Runner, method: Method, sample: Sample, lengths: Sequence[float]) -> Pulled | None:
@@ -63,6 +66,7 @@ def pull_apart(runner: Runner, method: Method, sample: Sample, lengths: Sequence
         if not live:
             return Pulled(weights, torch.tensor(units, dtype=torch.float64), gradient)
         outputs = [every[k] for k in live]
+        custom = any(custom_operators(outputs))
         for bit in range(max((images - 1).bit_length(), 1)):
             chosen = (number >> bit & 1).bool()
             for side in (chosen, ~chosen) if images > 1 else (~chosen,):
@@ -74,7 +78,7 @@ def pull_apart(runner: Runner, method: Method, sample: Sample, lengths: Sequence
                     gradient = found
                 elif bit == 0:
                     gradient[side] = found[side]
-    return Pulled(weights, torch.tensor(units, dtype=torch.float64), gradient)
+    return Pulled(weights, torch.tensor(units, dtype=torch.float64), gradient, custom)
 
 
 def worst_gap(found: Tensor, expected: Tensor, images: int = 1) -> float:

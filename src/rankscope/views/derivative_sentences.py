@@ -62,11 +62,18 @@ def _casts_down(v: Values) -> str:
     )
 
 
+def _custom_backward(v: Values) -> str:
+    return (
+        f"On some samples the backward of {v['operator']} (torch.autograd.Function) is not the derivative of its "
+        f"forward, or this could not be checked. No rank of these samples from {v['where']!r} on is certified."
+    )
+
+
 def _leaves(v: Values) -> str:
     return (
         f"The outputs at {v['where']!r} differ from their linear prediction by {v['gap']:.0%} of the change. A tensor "
         "leaves the computation (detach, .data, numpy, .item()) there or before and counts as a constant, or a custom "
-        "operator's derivative is not that of its function. Do not trust layers from there on."
+        "operator's derivative is not that of its function. Do not trust layers from there on: none is certified."
     )
 
 
@@ -142,6 +149,7 @@ DERIVATIVE_SENTENCES: Sentences = {
     FactKind.OVERFLOW: _overflow,
     FactKind.NO_FLOAT64: _no_float64,
     FactKind.CASTS_DOWN: _casts_down,
+    FactKind.CUSTOM_BACKWARD: _custom_backward,
     FactKind.LEAVES_COMPUTATION: _leaves,
     FactKind.RANDOM_MODEL: _random,
     FactKind.FUNCTION_UNCHECKED: _function_unchecked,
