@@ -116,8 +116,8 @@ def test_every_method_gives_the_same_columns(name: str, method: str) -> None:
     with measuring(model, torch.device("cpu")), runner.hooked():
         push = Linearised(runner) if method == "linearised" else next(m for m in METHODS if m.name == method)
         found = push(runner, sample, directions)
-        runner.rows = [torch.tensor([0]) if i % 2 else torch.zeros(0, dtype=torch.long) for i in range(len(calls))]
-        part = push(runner, sample, directions)
+        rows = [torch.tensor([0]) if i % 2 else torch.zeros(0, dtype=torch.long) for i in range(len(calls))]
+        part = push(runner, sample, directions, rows)
     for i, (c, columns) in enumerate(zip(calls, found, strict=True)):
         expected = directions.flatten(1) @ case_oracles(name)[0][c.name].T
         torch.testing.assert_close(columns, expected, rtol=1e-9, atol=1e-10 * float(expected.abs().max()) + 1e-14)

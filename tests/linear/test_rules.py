@@ -30,7 +30,6 @@ class Function:
 
     def __init__(self, function: Callable[[Tensor], Any], count: int) -> None:
         self.function, self.keys = function, [(str(i), 0) for i in range(count)]
-        self.rows: list[Any] = []
 
     def outputs(self, sample: Any, x: Tensor) -> tuple[Tensor, ...]:
         out = self.function(x.clone())

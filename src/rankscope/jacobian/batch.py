@@ -73,7 +73,6 @@ class BatchMeasurer:
         """How many images one sweep has room for; one where no certificate of each image alone watches over them."""
         if self.derivative.reference is None or takes_tensors(sample):
             return 1
-        self.runner.rows = [None] * len(self.calls)
         single = self.runner.outputs(sample, sample.x)
         row = self.settings.columns.count(tuple(sample.x.shape[1:])) * sample.x.element_size()
         stored = sum(o.numel() for o in single) * row
@@ -130,7 +129,6 @@ class BatchMeasurer:
 
     def _absent(self, sample: Sample) -> frozenset[int]:
         """The cut points that one plain call with this sample does not reach."""
-        self.runner.rows = [None] * len(self.calls)
         try:
             with self.runner.hooked():
                 self.runner.outputs(sample, sample.x)
@@ -212,7 +210,6 @@ class BatchMeasurer:
         if self.derivative.reference is not None:
             generator = torch.Generator().manual_seed(0xCE27)
             probes = torch.randn(PROBES, columns, generator=generator, dtype=torch.float64)
-        self.runner.rows = [None] * len(self.calls)
         self.chunk = self._chunk(sample, columns)
         if self.derivative.linearised is not None:
             try:

@@ -77,7 +77,6 @@ def _first(
     """One image's cut points, each by a pass of its own, in the order of the network."""
     one = replace(sample, x=sample.x[image : image + 1].clone())
     direction = found.tangent.reshape(-1).double()
-    runner.rows = [None] * len(runner.keys)
     with method.kernels(), reverse_mode(sample.x.device):
         x = one.x.detach().clone().requires_grad_()
         outputs = runner.outputs(one, x * 1)

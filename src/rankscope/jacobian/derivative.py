@@ -130,7 +130,6 @@ class Derivative:
     def prepare(self, sample: Sample) -> None:
         """On the first sample: the method, the adjoint check, and whether a float64 reference exists."""
         direction = secant_direction(sample.x[0])
-        self.runner.rows = [None] * len(self.calls)
 
         def refuse(method: Method, out: tuple[Tensor, ...]) -> str:
             """Second derivatives of a custom backward can be zero without an error; reverse mode itself tells."""
@@ -171,7 +170,6 @@ class Derivative:
         state = guarded(self.runner.model)
         if state is None or not state.changed:
             return
-        self.runner.rows = [None] * len(self.calls)
         first, again = (self.runner.outputs(sample, sample.x) for _ in range(2))
         try:
             second = self.runner.outputs(sample, sample.x, fresh=False)
@@ -214,7 +212,6 @@ class Derivative:
         assert self.method is not None
         images = len(sample.x)
         direction = secant_direction(sample.x[0])[None]
-        self.runner.rows = [None] * len(self.calls)
         outputs = self.runner.outputs(sample, sample.x)
         expected = self.method(self.runner, sample, direction)
         found = self.linearised(self.runner, sample, direction)
@@ -232,7 +229,6 @@ class Derivative:
         """Whether float32 gives about what float64 gave: its range may be too small, or a constant be of float64."""
         assert self.exact is not None
         assert self.method is not None
-        self.exact.rows = [None] * len(self.calls)
         try:
             with self.exact.hooked():
                 one = sample.to(self.settings.device, torch.float32)
@@ -339,7 +335,6 @@ class Derivative:
         """How to push tangents in the other precision: the plain way where it works there too (kernels differ)."""
         assert self.method is not None
         direction = torch.ones_like(sample.x[:1])
-        exact.rows = [None] * len(self.calls)
         try:
             self.method(exact, sample, direction)
         except (RuntimeError, TypeError, ValueError):

@@ -208,7 +208,6 @@ class _Full:
     def _derivative(self, sample: Sample) -> tuple[list[int], Derivative | None]:
         """What the checks of a first sample on this path show; the last one is kept."""
         runner = self.runners[0]
-        runner.rows = [None] * len(self.calls)
         absent: frozenset[int] = frozenset()
         try:
             with runner.hooked():

@@ -86,8 +86,6 @@ class Reference:
         piece = SamePiece()
         given = self._sample
         one = Sample(exact_x, given.name, given.keyword, given.to(self.exact.device, self.exact.dtype).extra)
-        for each in (self.runner, self.exact):
-            each.rows = [None] * len(each.keys)
         piece.inputs = list(recorded)
         with self.runner.hooked(), piece.following() if recorded else piece.recording():
             outputs = self.runner.outputs(replace(given, x=x), x)
@@ -190,7 +188,6 @@ class Reference:
     def _together(self, sample: Sample) -> tuple[tuple[Tensor, ...], list[tuple[Tensor, bool]] | None]:
         """The batch's outputs and its piece by image."""
         whole, first = SamePiece(), SamePiece()
-        self.runner.rows = [None] * len(self.runner.keys)
         with self.runner.hooked():
             with whole.recording():
                 outputs = self.runner.outputs(sample, sample.x)
@@ -200,7 +197,6 @@ class Reference:
 
     def _own_errors(self, sample: Sample, part: _Found, tangents: Tensor) -> Tensor:
         """‖(J₃₂ − J₆₄)·g‖ of each image alone, by cut point, probe and image."""
-        self.runner.rows = [None] * len(self.runner.keys)
         found = []
         with self.runner.hooked():
             for place in range(len(part.flips)):

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from rankscope.linear.methods import Method
-from rankscope.linear.runner import Runner
+from rankscope.linear.runner import Rows, Runner
 from rankscope.slicing import Columns, Sample
 from rankscope.spectra import exponent_near, times_two_to
 
@@ -28,7 +28,7 @@ _CPU_BLOCK = 8192  # rows; × 768 columns in float64 = 50 MB a block
 _GPU_BLOCK = 131_072
 _AMPLIFIED = 2.0**40  # a row of denormal numbers must not round to zero in the look for zero rows
 
-Push = Callable[[Runner, Sample, Tensor], tuple[Tensor, ...]]
+Push = Callable[[Runner, Sample, Tensor, Rows], tuple[Tensor, ...]]
 
 
 @dataclass
@@ -87,8 +87,7 @@ class Sweep:
         """Flat indices (over all images of the batch) of the rows that are not exactly zero, and all row counts."""
         generator = torch.Generator().manual_seed(0x5EED)
         weights = torch.randn(_SUPPORT_PROBES, self.count, generator=generator, dtype=torch.float64)
-        self.runner.rows = [None] * len(self.runner.keys)
-        probes = self.push(self.runner, sample, self.combine(weights * _AMPLIFIED))
+        probes = self.push(self.runner, sample, self.combine(weights * _AMPLIFIED), None)
         kept = [(p != 0).any(0).nonzero().flatten() for p in probes]  # NaN != 0: rows that are not finite stay
         return kept, [int(p.shape[1]) for p in probes]
 
@@ -159,15 +158,15 @@ class Sweep:
     def _columns(self, sample: Sample, rows: list[Tensor], cuts: list[int]) -> list[Tensor]:
         """(K, rows) matrices of the chosen rows of the chosen cut points; other cut points are cut to nothing."""
         empty = torch.zeros(0, dtype=torch.long, device=self.runner.device)
-        self.runner.rows = [empty] * len(self.runner.keys)
+        every = [empty] * len(self.runner.keys)
         for k, chosen in zip(cuts, rows, strict=True):
-            self.runner.rows[k] = chosen
+            every[k] = chosen
         matrices = [
             torch.empty(self.count, len(chosen), dtype=self.runner.dtype, device=self.runner.device) for chosen in rows
         ]
         for start in range(0, self.count, self.chunk):
             stop = min(start + self.chunk, self.count)
-            out = self.push(self.runner, sample, self.tangents(start, stop))
+            out = self.push(self.runner, sample, self.tangents(start, stop), every)
             for k, matrix in zip(cuts, matrices, strict=True):
                 matrix[start:stop] = out[k]
         return matrices

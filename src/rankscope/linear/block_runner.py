@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from rankscope._base.errors import MeasurementError
-from rankscope.linear.runner import Runner
+from rankscope.linear.runner import Rows, Runner
 from rankscope.slicing import CallKey, Sample
 from rankscope.slicing.members import every_member, members, with_member
 
@@ -67,12 +67,12 @@ class BlockRunner(Runner):
             )
         return with_member(output, paths[0], self._entering.clone())
 
-    def outputs(self, sample: Sample, x: Tensor, *, fresh: bool = True) -> tuple[Tensor, ...]:
+    def outputs(self, sample: Sample, x: Tensor, rows: Rows = None, *, fresh: bool = True) -> tuple[Tensor, ...]:
         self._calls = 0
         if self.start is None:
-            return super().outputs(self.source, x, fresh=fresh)
+            return super().outputs(self.source, x, rows, fresh=fresh)
         self._entering = x
         try:
-            return super().outputs(self.source, self.source.x, fresh=fresh)
+            return super().outputs(self.source, self.source.x, rows, fresh=fresh)
         finally:
             self._entering = None

@@ -24,7 +24,6 @@ def lower_precision_inside(runner: Runner, sample: Sample) -> str:
 
     Of float64 probes the dtype says that they are no float64 reference.
     """
-    runner.rows = [None] * len(runner.keys)
     with LowerPrecision(runner.dtype) as seen:
         outputs = runner.outputs(sample, sample.x)
     dtypes = [o.dtype for o in outputs if o.dtype.is_floating_point and o.dtype != runner.dtype]
@@ -41,7 +40,6 @@ def adjoint_error(
     they disagree, one for each, to name the layer.
     """
     generator = torch.Generator().manual_seed(0xAD)
-    runner.rows = [None] * len(runner.keys)
     products = [t.reshape(-1).double() for t in forward]
     live = [k for k, t in enumerate(products) if t.numel() and bool(torch.isfinite(t).all())]
     limit = 120 if runner.dtype == torch.float32 else 900

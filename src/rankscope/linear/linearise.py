@@ -19,7 +19,7 @@ from torch import Tensor
 
 from rankscope.linear.at_point import AtPoint
 from rankscope.linear.methods import METHODS, Method
-from rankscope.linear.runner import Runner
+from rankscope.linear.runner import Rows, Runner
 from rankscope.linear.traced import TracedNetwork
 from rankscope.slicing import Sample
 
@@ -60,15 +60,16 @@ class Linearised:
         self._point: AtPoint | None = None
         self._at: Tensor | None = None
 
-    def __call__(self, runner: Runner, sample: Sample, tangents: Tensor) -> tuple[Tensor, ...]:
+    def __call__(self, runner: Runner, sample: Sample, tangents: Tensor, rows: Rows = None) -> tuple[Tensor, ...]:
         if self._at is not sample.x:
             self._at = None
             self._point = self._move_to(runner, sample)
             self._at = sample.x
         assert self._point is not None
-        out = self._point.push(tangents, runner.rows)
-        for key, rows, t in zip(runner.keys, runner.rows, out, strict=True):
-            if t.shape[1] == 0 and rows is None:
+        chosen = [None] * len(runner.keys) if rows is None else rows
+        out = self._point.push(tangents, chosen)
+        for key, few, t in zip(runner.keys, chosen, out, strict=True):
+            if t.shape[1] == 0 and few is None:
                 raise RuntimeError(f"no tangent reached {key[0]!r} in the traced network")
         return out
 
@@ -84,10 +85,8 @@ class Linearised:
         if known is not None and same_call(known[1], sample):
             known[0].move(sample.x)
             return known[0]
-        rows = runner.rows
         with self.method.kernels():
             network = TracedNetwork(runner, sample)
-        runner.rows = rows
         point = AtPoint(network, sample.x, replay=self.replay)
         self._points[shape] = point, sample
         return point

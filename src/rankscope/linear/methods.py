@@ -20,18 +20,21 @@ from torch.func import jvp, vmap
 from rankscope._base.errors import MeasurementError, is_out_of_memory
 from rankscope._base.facts import Fact, FactKind
 from rankscope.linear.reverse import reverse_mode
-from rankscope.linear.runner import Runner
+from rankscope.linear.runner import Rows, Runner
 from rankscope.slicing import Sample, failing_module
 
 __all__ = ["METHODS", "Method", "choose_method"]
 
-Push = Callable[[Runner, Sample, Tensor], tuple[Tensor, ...]]
+Push = Callable[[Runner, Sample, Tensor, Rows], tuple[Tensor, ...]]
 MAX_REVERSE_ROWS = 200_000
 
 
 @dataclass(frozen=True)
 class Method:
-    """A named way to compute J·v for a chunk of tangents: (chunk, *shape) → one (chunk, rows) tensor a cut point."""
+    """A named way to compute J·v for a chunk of tangents: (chunk, *shape) → one (chunk, rows) tensor a cut point.
+
+    ``rows`` chooses the rows of each cut point; ``None``: all of them.
+    """
 
     name: str
     push: Push
@@ -45,9 +48,9 @@ class Method:
         """Inside, the model runs on the kernels that this method needs."""
         return _plain_kernels() if self.plain_kernels else nullcontext()
 
-    def __call__(self, runner: Runner, sample: Sample, tangents: Tensor) -> tuple[Tensor, ...]:
+    def __call__(self, runner: Runner, sample: Sample, tangents: Tensor, rows: Rows = None) -> tuple[Tensor, ...]:
         with self.kernels():
-            return self.push(runner, sample, tangents)
+            return self.push(runner, sample, tangents, rows)
 
 
 @contextmanager
@@ -59,8 +62,10 @@ def _plain_kernels() -> Iterator[None]:
             yield
 
 
-def _tangent(runner: Runner, sample: Sample, direction: Tensor) -> tuple[Tensor, ...]:
-    run = partial(runner.outputs, sample)
+def _tangent(runner: Runner, sample: Sample, rows: Rows, direction: Tensor) -> tuple[Tensor, ...]:
+    def run(x: Tensor) -> tuple[Tensor, ...]:
+        return runner.outputs(sample, x, rows)
+
     out: tuple[Tensor, ...] = jvp(run, (sample.x,), (direction.expand_as(sample.x),))[1]
     for key, tangent in zip(runner.keys, out, strict=True):
         if tangent is None:
@@ -68,23 +73,23 @@ def _tangent(runner: Runner, sample: Sample, direction: Tensor) -> tuple[Tensor,
     return out
 
 
-def _vmap_jvp(runner: Runner, sample: Sample, tangents: Tensor) -> tuple[Tensor, ...]:
+def _vmap_jvp(runner: Runner, sample: Sample, tangents: Tensor, rows: Rows) -> tuple[Tensor, ...]:
     # "same": a model that draws random numbers has to draw the same for every tangent, or it is not one function
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="There is a performance drop because we have not yet implemented")
-        return vmap(partial(_tangent, runner, sample), randomness="same")(tangents)
+        return vmap(partial(_tangent, runner, sample, rows), randomness="same")(tangents)
 
 
-def _loop_jvp(runner: Runner, sample: Sample, tangents: Tensor) -> tuple[Tensor, ...]:
-    parts = [_tangent(runner, sample, v) for v in tangents]
+def _loop_jvp(runner: Runner, sample: Sample, tangents: Tensor, rows: Rows) -> tuple[Tensor, ...]:
+    parts = [_tangent(runner, sample, rows, v) for v in tangents]
     return tuple(torch.stack(p) for p in zip(*parts, strict=True))
 
 
-def _double_backward(runner: Runner, sample: Sample, tangents: Tensor) -> tuple[Tensor, ...]:
+def _double_backward(runner: Runner, sample: Sample, tangents: Tensor, rows: Rows) -> tuple[Tensor, ...]:
     """J·v as the derivative of u ↦ Jᵀu, which is linear in u."""
     with reverse_mode(sample.x.device):
         x = sample.x.detach().clone().requires_grad_()
-        outputs = runner.outputs(sample, x * 1)
+        outputs = runner.outputs(sample, x * 1, rows)
         dual = [torch.zeros_like(o, requires_grad=True) for o in outputs]
         back = torch.autograd.grad(outputs, x, dual, create_graph=True)[0]
         parts = [
@@ -93,12 +98,12 @@ def _double_backward(runner: Runner, sample: Sample, tangents: Tensor) -> tuple[
     return tuple(torch.stack(p) for p in zip(*parts, strict=True))
 
 
-def _reverse_rows(runner: Runner, sample: Sample, tangents: Tensor) -> tuple[Tensor, ...]:
+def _reverse_rows(runner: Runner, sample: Sample, tangents: Tensor, rows: Rows) -> tuple[Tensor, ...]:
     """One reverse pass a row, times the tangents."""
     directions = torch.stack([v.expand_as(sample.x).reshape(-1) for v in tangents])
     with reverse_mode(sample.x.device):
         x = sample.x.detach().clone().requires_grad_()
-        outputs = runner.outputs(sample, x * 1)
+        outputs = runner.outputs(sample, x * 1, rows)
         total = sum(o.numel() for o in outputs)
         if total > MAX_REVERSE_ROWS:
             raise MeasurementError(

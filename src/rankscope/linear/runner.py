@@ -27,7 +27,10 @@ from rankscope.slicing.capture import OUTPUT
 from rankscope.slicing.grad_mode import StaysOn, recording_through
 from rankscope.slicing.members import every_member, flat_rows, members
 
-__all__ = ["NotCalledError", "Runner"]
+__all__ = ["NotCalledError", "Rows", "Runner"]
+
+Rows = Sequence[Tensor | None] | None
+"""For each cut point the flat places of the rows that are wanted, or ``None`` for all; ``None``: all of all."""
 
 
 def _version(tensor: Tensor) -> int:
@@ -68,11 +71,11 @@ class Runner:
         self.model, self.device, self.dtype = model, device, dtype
         self.keys = tuple(keys)
         self.through = through  # whether reverse mode has to go through ``torch.no_grad`` inside the model
-        self.rows: list[Tensor | None] = [None] * len(self.keys)
         self._places: dict[tuple[str, int], list[int]] = {}  # several where each of a call's tensors is asked for
         for i, key in enumerate(self.keys):
             self._places.setdefault((key.module, key.call), []).append(i)
         self._images = 1
+        self._rows: Rows = None  # those of the call under way
         state = guarded(model)
         if state is not None:
             state.restore()  # what the last call left behind is not what the model was given with
@@ -85,7 +88,7 @@ class Runner:
         """The sub-network of one cut point alone; converted weights are shared, and a call ends at its output."""
         one = copy(self)
         key = self.keys[place]
-        one.keys, one.rows, one._places, one._capture = (key,), [None], {(key.module, key.call): [0]}, None
+        one.keys, one._places, one._capture = (key,), {(key.module, key.call): [0]}, None
         return one
 
     def _converted(self) -> list[_Converted]:
@@ -150,7 +153,7 @@ class Runner:
         kept = []
         for place in places:
             flat = self._flat(self.keys[place], output)
-            rows = self.rows[place]
+            rows = None if self._rows is None else self._rows[place]
             # always a copy: an in-place operation that follows would change what the hook saw
             kept.append(flat.clone() if rows is None else flat.index_select(0, rows))
         self._missing -= 1
@@ -175,13 +178,13 @@ class Runner:
             raise MeasurementError(f"{key.module!r} returns a tensor on the meta device, which holds no values")
         return flat.to(self.device)
 
-    def outputs(self, sample: Sample, x: Tensor, *, fresh: bool = True) -> tuple[Tensor, ...]:
-        """Flat outputs of every cut point (or of the rows chosen in ``rows``), in the order of ``keys``.
+    def outputs(self, sample: Sample, x: Tensor, rows: Rows = None, *, fresh: bool = True) -> tuple[Tensor, ...]:
+        """Flat outputs of every cut point (or the chosen rows of each), in the order of ``keys``.
 
         ``fresh`` starts from the model's saved state, not from what the last call left.
         """
         assert self._capture is not None, "outputs() outside hooked()"
-        self._images = len(x)
+        self._images, self._rows = len(x), rows
         state = guarded(self.model)
         if state is not None and fresh:
             state.restore()

@@ -110,7 +110,6 @@ def _nearby(
     generator = torch.Generator().manual_seed(seed)
     noise = torch.randn(sample.x.shape, generator=generator, dtype=torch.float64).to(sample.x)
     moved = replace(sample, x=sample.x + steps.nearby * _length(sample.x) / length_of(noise) * noise)
-    runner.rows = [None] * len(runner.keys)
     tangents = method(runner, moved, direction[None].to(moved.x))
     before: list[_Slope] | None = None
     clean: set[int] = set()
@@ -137,7 +136,6 @@ def _nearby(
 def _slopes(
     runner: Runner, sample: Sample, direction: Tensor, forward: tuple[Tensor, ...], step: float, steps: _Steps
 ) -> list[_Slope]:
-    runner.rows = [None] * len(runner.keys)
     direction = direction.to(sample.x)
     size = step * _length(sample.x) / max(length_of(direction), 1e-300)
     ahead, behind = (runner.outputs(sample, sample.x + s * size * direction) for s in (1.0, -1.0))

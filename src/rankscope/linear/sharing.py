@@ -53,7 +53,6 @@ def pull_apart(runner: Runner, method: Method, sample: Sample, lengths: Sequence
     generator = torch.Generator(sample.x.device).manual_seed(0xB17)
     number = torch.arange(images, device=sample.x.device)
     units = [2.0 ** -max(min(math.frexp(n)[1] - 1, _REACH), -_REACH) if 0 < n < math.inf else 1.0 for n in lengths]
-    runner.rows = [None] * len(runner.keys)
     with method.kernels(), reverse_mode(sample.x.device):
         x = sample.x.detach().clone().requires_grad_()
         every = runner.outputs(sample, x * 1)

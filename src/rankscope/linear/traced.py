@@ -52,8 +52,6 @@ class TracedNetwork:
     """The operators between the input and the cut points, for inputs of one shape."""
 
     def __init__(self, runner: Runner, sample: Sample) -> None:
-        runner.rows = [None] * len(runner.keys)
-
         def run(x: Tensor) -> tuple[Tensor, ...]:
             return runner.outputs(sample, x)
 
