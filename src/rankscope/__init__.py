@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 # Public by their own name, such as rs.theory, and as slow to load as what they import.
-_PACKAGES = ("datasets", "loading", "theory")
+_PACKAGES = ("datasets", "loading", "metrics", "theory")
 # Public name → the module it lives in. Loaded on first use, so that `import rankscope` costs little more than torch.
 _HOME = {
     "AgainstRandom": "rankscope.jacobian",
@@ -126,6 +126,7 @@ __all__ = [
 if TYPE_CHECKING:
     from rankscope import datasets as datasets
     from rankscope import loading as loading
+    from rankscope import metrics as metrics
     from rankscope import theory as theory
     from rankscope._base.errors import (
         CutPointError,

@@ -54,6 +54,7 @@ VALUES: dict[FactKind, dict[str, Any]] = {
     FactKind.FUNCTION_UNCHECKED: {"reason": "float32 alone resolves no step that is short enough", "where": ""},
     FactKind.WEIGHTS_RAISED: {"dtypes": ("bfloat16", "float16")},
     FactKind.NO_GRAPH: {},
+    FactKind.FEW_ROWS: {"name": "layer1", "samples": 30, "width": 64},
     FactKind.SEVERAL_TENSORS: {"names": ("encoder",), "tensors": ("0", "hidden")},
     FactKind.LEFT_OUT: {"names": ("encoder", "decoder"), "what": ("1 text",)},
     FactKind.COMPLEX_ROWS: {"names": ("encoder",)},

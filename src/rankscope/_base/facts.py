@@ -89,6 +89,7 @@ class FactKind(StrEnum):
     NOT_MONOTONE = "accuracy falls below the threshold again"  # count
     FEW_DIRECTIONS = "components beyond the directions of variance"  # directions
     CONSTANT_LAYER = "layer without variance"  # name, samples
+    FEW_ROWS = "dimension set by the number of rows"  # name, samples, width
     ROUNDED_LAYER = "dimension open because of the dtype"  # name, low, high
     SKETCHED_LAYER = "layer sketched"  # name, width, directions; bytes: covariance, rows (None unknown), memory
     # how a model and its data were loaded

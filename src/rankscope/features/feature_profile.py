@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
@@ -11,7 +12,7 @@ import numpy as np
 from rankscope._base.errors import UsageError, nearest
 from rankscope._base.facts import Fact
 from rankscope._base.records import ByValue, Record
-from rankscope.spectra import Spectrum
+from rankscope.spectra import Spectrum, measures
 from rankscope.views.feature_figure import plot_layers
 from rankscope.views.feature_text import layers_text
 from rankscope.views.sentences import sentence
@@ -26,6 +27,8 @@ Limit: TypeAlias = Literal["constant", "sketch", "precision", "samples", "networ
 
 # Share of the N − 1 directions that N samples can span, above which the samples and not the network set the number
 _LIMIT = 0.9
+# Shares of the variance whose dimensions stand in the table
+_SHARES = (0.9, 0.95, 0.99)
 # Share of the dimension that its bounds may leave open before the result says that the dtype limits it
 _WIDE = 0.05
 
@@ -119,6 +122,34 @@ class LayerFeatures(ByValue):
         top = float(self.covariance.sigma_max)
         return self.trace / top if top else 0.0
 
+    def variance_dimension(self, share: float) -> int | None:
+        """Least number of principal components that hold ``share`` of the variance (Jolliffe 2002, §6.1.1).
+
+        ``None`` where a sketch leaves it open.
+        """
+        values = np.clip(self.covariance.singular_values, 0, None)
+        if not self.sketch_error:
+            return measures.variance_dimension(np.sqrt(values), share)
+        # the sketch takes at most its error off each eigenvalue, and the trace is exact
+        wanted = share * self.trace
+        least, most = (np.cumsum(values + error) >= wanted for error in (self.sketch_error, 0.0))
+        low = int(least.argmax()) if least.any() else self.width
+        high = int(most.argmax()) if most.any() else self.width
+        return low + 1 if low == high < self.width else None
+
+    def alpha_req(self, *, first: int = 1, last: int | None = None) -> float:
+        """α of λ_i ∝ i^(−α), a least-squares fit to eigenvalues ``first`` … ``last`` (Agrawal et al., NeurIPS 2022).
+
+        Eigenvalues within the rounding of the features, or within a sketch's error, do not count. NaN where fewer than
+        two are left.
+        """
+        values = np.clip(self.covariance.singular_values, 0, None)
+        if self.constant:
+            return float("nan")
+        rounding = self.rounding**2 / max(self.samples - 1, 1) + (self.covariance.error_bound or 0.0)
+        floor = max(rounding, self.sketch_error) / float(values[0])
+        return measures.alpha_req(np.sqrt(values), first=first, last=last, floor=floor)
+
     @property
     def limited_by(self) -> Limit:
         """What the dimension says nothing beyond.
@@ -150,6 +181,8 @@ class LayerFeatures(ByValue):
             "participation_ratio": self.participation_ratio,
             "rankme": self.rankme,
             "stable_rank": self.stable_rank,
+            **{f"variance_dimension_{100 * share:.0f}": self.variance_dimension(share) for share in _SHARES},
+            "alpha_req": None if math.isnan(alpha := self.alpha_req()) else alpha,
             "limited_by": self.limited_by,
             "method": self.method,
             "reduce": self.reduce,

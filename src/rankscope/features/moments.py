@@ -7,6 +7,7 @@ from typing import Any
 import torch
 
 from rankscope._base.arrays import dense
+from rankscope._base.checks import count_of
 from rankscope._base.errors import DataError, UsageError
 from rankscope.features._inputs import first_bad_row
 from rankscope.features.precision import check_real, unit_roundoff
@@ -14,6 +15,7 @@ from rankscope.loading import ensure_torchvision
 
 ensure_torchvision()  # torchmetrics imports it, and dies beside a torch of another variant
 from torchmetrics import Metric  # noqa: E402
+from torchmetrics.utilities.distributed import gather_all_tensors  # noqa: E402
 
 __all__ = ["CentredMoments", "merge_moments"]
 
@@ -54,8 +56,8 @@ class CentredMoments(Metric):
 
     Parameters
     ----------
-    width : int
-        d, the length of a row.
+    width : int, optional
+        d, the length of a row; default: that of the first rows.
     name : str
         The layer, for error messages.
 
@@ -76,23 +78,40 @@ class CentredMoments(Metric):
 
     full_state_update = True
     is_differentiable = False
-    higher_is_better = None
+    higher_is_better: bool | None = None
 
     count: torch.Tensor
     mean: torch.Tensor
     scatter: torch.Tensor
 
-    def __init__(self, width: int, *, name: str = "features", **kwargs: Any) -> None:
+    def __init__(self, width: int | None = None, *, name: str = "features", **kwargs: Any) -> None:
         super().__init__(**kwargs)
-        if width < 1:
-            raise UsageError(f"width is {width}; a row needs one dimension or more")
-        self.width, self.name = width, name
+        if width is not None:
+            count_of(width, "width")
+        self.name = name
         self.roundoff = 0.0  # unit roundoff of the coarsest rows, or outputs that they were made of
         self.magnitude = 0.0  # ‖X‖²_F of half-precision outputs whose rows are means over positions; else 0
         self._whole: State | None = None
         self.add_state("count", torch.zeros((), dtype=torch.int64), dist_reduce_fx=None)
-        self.add_state("mean", torch.zeros(width, dtype=torch.float64), dist_reduce_fx=None)
-        self.add_state("scatter", torch.zeros(width, width, dtype=torch.float64), dist_reduce_fx=None)
+        size = width or 0  # no width yet: the first rows bring it
+        self.add_state("mean", torch.zeros(size, dtype=torch.float64), dist_reduce_fx=None)
+        self.add_state("scatter", torch.zeros(size, size, dtype=torch.float64), dist_reduce_fx=None)
+
+    @property
+    def width(self) -> int:
+        """d, the length of a row; 0 before the first rows where it was not given."""
+        return int(self.mean.shape[-1])
+
+    def _take_width(self, width: int) -> None:
+        if not self.width and width:
+            self.mean = self.mean.new_zeros(width)
+            self.scatter = self.scatter.new_zeros(width, width)
+
+    def _sync_dist(self, dist_sync_fn: Any = gather_all_tensors, process_group: Any = None) -> None:
+        """torchmetrics stacks what it gathers, so a process without rows must have the width of the others."""
+        width = torch.tensor(self.width, device=self.mean.device)
+        self._take_width(max(int(w) for w in dist_sync_fn(width, group=process_group or self.process_group)))
+        super()._sync_dist(dist_sync_fn, process_group)
 
     def set_dtype(self, dst_type: str | torch.dtype) -> CentredMoments:
         """States stay float64, also inside a module that is turned to half precision."""
@@ -101,12 +120,13 @@ class CentredMoments(Metric):
     def update(self, rows: torch.Tensor) -> None:
         """Add (n, d) rows of any real dtype."""
         rows = dense(rows, self.name)
-        if rows.ndim != 2 or rows.shape[1] != self.width:
-            raise DataError(f"{self.name}: rows of shape {tuple(rows.shape)}; (n, {self.width}) are expected")
+        if rows.ndim != 2 or not rows.shape[1] or rows.shape[1] != (self.width or rows.shape[1]):
+            raise DataError(f"{self.name}: rows of shape {tuple(rows.shape)}; (n, {self.width or 'd'}) are expected")
         check_real(rows, self.name)
         if not len(rows):
             return
         self.roundoff = max(self.roundoff, unit_roundoff(rows.dtype))
+        self._take_width(rows.shape[1])
         values = rows.detach().to(device=self.mean.device, dtype=torch.float64)
         mean = values.mean(0)
         if not bool(torch.isfinite(mean).all()):
@@ -119,6 +139,7 @@ class CentredMoments(Metric):
 
     def add_checked(self, rows: torch.Tensor) -> None:
         """The same for rows known to be finite and of the right width: nothing waits for the device."""
+        self._take_width(rows.shape[1])
         values = rows.detach().to(device=self.mean.device, dtype=torch.float64)
         self.roundoff = max(self.roundoff, unit_roundoff(rows.dtype))
         self._merge_rows(values, values.mean(0))
@@ -142,10 +163,14 @@ class CentredMoments(Metric):
 
         The scatter is symmetric to the last bit: a matrix product need not be, so its lower triangle counts.
         """
-        if self.mean.ndim == 1:
+        if isinstance(self.count, torch.Tensor) and self.count.ndim == 0:
             return self.count, self.mean, _symmetric(self.scatter)
-        merged = (self.count[0], self.mean[0], self.scatter[0])
-        for part in zip(self.count[1:], self.mean[1:], self.scatter[1:], strict=True):
+        # a process without rows may not know their width
+        parts = [p for p in zip(self.count, self.mean, self.scatter, strict=True) if int(p[0])]
+        if not parts:
+            return self.count[0], self.mean[0], _symmetric(self.scatter[0])
+        merged = parts[0]
+        for part in parts[1:]:
             merged = merge_moments(merged, part)
         return merged[0], merged[1], _symmetric(merged[2])
 
@@ -188,6 +213,9 @@ class CentredMoments(Metric):
         other: dict[str, Any] = (
             incoming_state if isinstance(incoming_state, dict) else dict(incoming_state.metric_state)
         )
+        self._take_width(other["mean"].shape[-1])
+        if not other["mean"].shape[-1]:
+            return
         if tuple(other["mean"].shape) != tuple(self.mean.shape):
             raise DataError(f"{self.name}: moments of width {other['mean'].shape[-1]} do not merge into {self.width}")
         self._whole = None

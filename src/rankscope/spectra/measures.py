@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from rankscope._base.errors import UsageError
 
 __all__ = [
+    "alpha_req",
     "condition_number",
     "effective_rank",
     "nuclear_norm",
@@ -19,6 +20,7 @@ __all__ = [
     "rankme",
     "srank",
     "stable_rank",
+    "variance_dimension",
 ]
 
 Sigma = NDArray[np.float64]
@@ -113,3 +115,45 @@ def condition_number(sigma: Sigma) -> float:
     if top == 0:
         return float("nan")
     return float("inf") if bottom == 0 else float(top / bottom)
+
+
+def variance_dimension(sigma: Sigma, share: float) -> int:
+    """Least k whose largest k eigenvalues λ = σ² hold at least ``share`` of Σλ (Jolliffe 2002, §6.1.1).
+
+    Sums of d terms are off by d·eps relative; a share that is met up to that counts as met.
+
+    >>> variance_dimension(np.array([3.0, 1.0, 1.0]), 0.9)
+    2
+    """
+    if not 0 < share <= 1:
+        raise UsageError(f"share is {share}; give a share of the variance above 0 and at most 1")
+    top = sigma.max(initial=0.0)
+    if top == 0:
+        return 0
+    sums = np.cumsum(np.sort((sigma / top) ** 2)[::-1])
+    rounding = len(sums) * np.finfo(np.float64).eps
+    return min(int(np.searchsorted(sums / sums[-1], share * (1 - rounding))) + 1, len(sums))
+
+
+def alpha_req(sigma: Sigma, *, first: int = 1, last: int | None = None, floor: float = 0.0) -> float:
+    """α of λ_i ∝ i^(−α): minus the slope of log λ over log i by least squares (Agrawal et al., NeurIPS 2022).
+
+    Eigenvalues λ = σ² from the ``first`` to the ``last`` (both counted from 1) that are above ``floor``·λ_1 count. NaN
+    where fewer than two are left.
+
+    >>> round(alpha_req(np.arange(1.0, 100.0) ** -0.75), 6)
+    1.5
+    """
+    if first < 1 or (last is not None and last <= first):
+        raise UsageError(f"first is {first} and last is {last}; give 1 ≤ first < last")
+    top = sigma.max(initial=0.0)
+    if top == 0:
+        return float("nan")
+    values = (np.sort(sigma / top)[::-1]) ** 2
+    place = np.arange(1, len(values) + 1)
+    kept = (place >= first) & (values > floor) & ((place <= last) if last is not None else True)
+    if kept.sum() < 2:
+        return float("nan")
+    x, y = np.log(place[kept]), np.log(values[kept])
+    x = x - x.mean()
+    return float(-(x @ y) / (x @ x))

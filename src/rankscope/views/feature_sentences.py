@@ -54,6 +54,13 @@ def _constant_layer(v: Values) -> str:
     return f"{v['name']!r} gives the same features for all {v['samples']:,} samples. Its dimension is 0."
 
 
+def _few_rows(v: Values) -> str:
+    return (
+        f"{v['name']!r} has {v['samples']:,} rows of {v['width']:,} dimensions. They span at most {v['samples'] - 1:,} "
+        "directions, so more rows would raise its dimension."
+    )
+
+
 def _rounded_layer(v: Values) -> str:
     return (
         f"{v['name']!r} has a PCA dimension between {v['low']:,} and {v['high']:,}: rounding of the features to their "
@@ -78,6 +85,7 @@ FEATURE_SENTENCES: Sentences = {
     FactKind.NOT_MONOTONE: _not_monotone,
     FactKind.FEW_DIRECTIONS: _few_directions,
     FactKind.CONSTANT_LAYER: _constant_layer,
+    FactKind.FEW_ROWS: _few_rows,
     FactKind.ROUNDED_LAYER: _rounded_layer,
     FactKind.SKETCHED_LAYER: _sketched_layer,
 }

@@ -1,0 +1,182 @@
+"""Neural collapse, NC1 to NC4 (Papyan, Han and Donoho, PNAS 2020), of labelled features and a linear head."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from rankscope._base.checks import count_of
+from rankscope._base.errors import DataError, UsageError
+from rankscope.features.labelled_rows import LabelledRows
+
+__all__ = ["NeuralCollapse", "NeuralCollapseValues", "neural_collapse"]
+
+
+@dataclass(frozen=True)
+class NeuralCollapseValues:
+    """The four numbers; all fall to 0 as features collapse to their class means.
+
+    Attributes
+    ----------
+    nc1 : float
+        tr(Σ_W Σ_B⁺)/C, within-class beside between-class covariance.
+    nc2_norms : float
+        Spread of ‖μ_c − μ_G‖: standard deviation over mean.
+    nc2_angles : float
+        Mean of |cos(μ_c − μ_G, μ_c' − μ_G) + 1/(C − 1)| over pairs of classes.
+    nc3 : float
+        ‖W/‖W‖_F − M/‖M‖_F‖_F, the head W beside the centred class means M (both C × d); NaN without a head.
+    nc4 : float
+        Share of the samples whose class by the head is not that of the nearest class mean; NaN without a head.
+    """
+
+    nc1: float
+    nc2_norms: float
+    nc2_angles: float
+    nc3: float
+    nc4: float
+
+
+class NeuralCollapse(LabelledRows):
+    """NC1–NC4 of features that arrive in batches with their labels.
+
+    Memory: all N rows (4·N·d bytes in float32), since NC4 compares each with the class means, which are known at the
+    end. Few samples a class make NC1 too low: with n
+    in each, the within-class covariance is about (n − 1)/n of its own.
+
+    Parameters
+    ----------
+    classes : int
+        C.
+    head : nn.Linear or (weight, bias), optional
+        The layer that reads these features; weight (C, d). ``None`` leaves NC3 and NC4 NaN.
+    bias : Tensor, optional
+        Its bias where ``head`` is a weight alone.
+
+    Raises
+    ------
+    DataError
+        Rows and labels that do not fit, NaN rows, labels outside 0 … C − 1, fewer than two classes with samples.
+
+    Examples
+    --------
+    >>> metric = NeuralCollapse(2, head=torch.tensor([[1.0, 0.0], [-1.0, 0.0]]))
+    >>> metric.update(torch.tensor([[1.0, 0.0], [1.0, 0.0], [-1.0, 0.0], [-1.0, 0.0]]), torch.tensor([0, 0, 1, 1]))
+    >>> {name: round(float(value), 6) for name, value in metric.compute().items()}
+    {'nc1': 0.0, 'nc2_norms': 0.0, 'nc2_angles': 0.0, 'nc3': 0.0, 'nc4': 0.0}
+    """
+
+    higher_is_better = False
+
+    def __init__(
+        self, classes: int, *, head: Any = None, bias: Any = None, name: str = "features", **kwargs: Any
+    ) -> None:
+        super().__init__(name=name, **kwargs)
+        self.classes = count_of(classes, "classes", least=2)
+        self._head = _affine(head, bias, self.classes)
+
+    def compute(self) -> dict[str, Tensor]:
+        """``nc1``, ``nc2_norms``, ``nc2_angles``, ``nc3``, ``nc4``, each a float64 scalar."""
+        rows, labels = self.all_rows(self.classes)
+        weight, bias = (None, None) if self._head is None else self._head
+        found = neural_collapse(rows, labels, self.classes, weight=weight, bias=bias, name=self.name)
+        return {key: torch.tensor(value, dtype=torch.float64) for key, value in vars(found).items()}
+
+
+def neural_collapse(
+    rows: Tensor,
+    labels: Tensor,
+    classes: int,
+    *,
+    weight: Tensor | None = None,
+    bias: Tensor | None = None,
+    name: str = "features",
+) -> NeuralCollapseValues:
+    """NC1–NC4 of (N, d) rows with (N,) labels; classes without a sample are left out.
+
+    >>> x = torch.tensor([[1.0, 0.1], [1.0, -0.1], [-1.0, 0.1], [-1.0, -0.1]])
+    >>> round(neural_collapse(x, torch.tensor([0, 0, 1, 1]), 2).nc2_norms, 6)
+    0.0
+    """
+    x = rows.to(torch.float64)
+    counts = torch.bincount(labels, minlength=classes)
+    present = counts > 0
+    if int(present.sum()) < 2:
+        raise DataError(f"{name}: samples of {int(present.sum())} class; neural collapse compares two or more")
+    sums = torch.zeros(classes, x.shape[1], dtype=torch.float64, device=x.device).index_add_(0, labels, x)
+    means = sums[present] / counts[present, None]
+    place = present.cumsum(0) - 1  # of each class among those present
+    within = x - means[place[labels]]
+    between = means - means.mean(0)
+    return NeuralCollapseValues(
+        _variability(within, between),
+        *_simplex(between),
+        _duality(weight, between, present, name),
+        _disagreement(x, means, present, weight, bias),
+    )
+
+
+def _variability(within: Tensor, between: Tensor) -> float:
+    """tr(Σ_W Σ_B⁺)/C: Σ_B⁺ from the singular values of the centred means, so no d × d matrix is made."""
+    classes = len(between)
+    _, sigma, axes = torch.linalg.svd(between, full_matrices=False)
+    kept = sigma > sigma[0] * max(between.shape) * torch.finfo(torch.float64).eps
+    if not bool(sigma[0] > 0):
+        return math.inf if bool((within != 0).any()) else math.nan
+    spread = (within @ axes[kept].T).square().mean(0)  # Σ_W along each axis of Σ_B
+    return float((spread * classes / sigma[kept].square()).sum() / classes)
+
+
+def _simplex(between: Tensor) -> tuple[float, float]:
+    norms = between.norm(dim=1)
+    mean = float(norms.mean())
+    if not mean:
+        return math.nan, math.nan
+    classes = len(between)
+    unit = between / norms.clamp_min(torch.finfo(torch.float64).tiny)[:, None]
+    off = ~torch.eye(classes, dtype=torch.bool, device=between.device)
+    angles = ((unit @ unit.T)[off] + 1 / (classes - 1)).abs().mean()
+    return float(norms.std(unbiased=False)) / mean, float(angles)
+
+
+def _duality(weight: Tensor | None, between: Tensor, present: Tensor, name: str) -> float:
+    if weight is None:
+        return math.nan
+    w = weight.to(between)[present]
+    if w.shape != between.shape:
+        raise DataError(f"{name}: the head reads {w.shape[1]} dimensions and the features have {between.shape[1]}")
+    if not bool(w.norm() > 0) or not bool(between.norm() > 0):
+        return math.nan
+    return float((w / w.norm() - between / between.norm()).norm())
+
+
+def _disagreement(x: Tensor, means: Tensor, present: Tensor, weight: Tensor | None, bias: Tensor | None) -> float:
+    if weight is None:
+        return math.nan
+    scores = x @ weight.to(x).T
+    if bias is not None:
+        scores = scores + bias.to(x)
+    scores = scores[:, present]
+    nearest = torch.cat([torch.cdist(part, means).argmin(1) for part in x.split(4096)])
+    return float((scores.argmax(1) != nearest).double().mean())
+
+
+def _affine(head: Any, bias: Any, classes: int) -> tuple[Tensor, Tensor | None] | None:
+    if head is None:
+        return None
+    if isinstance(head, torch.nn.Module):
+        weight, bias = getattr(head, "weight", None), getattr(head, "bias", bias)
+    elif isinstance(head, tuple | list) and len(head) == 2:
+        weight, bias = head
+    else:
+        weight = head
+    if not isinstance(weight, Tensor) or weight.ndim != 2 or len(weight) != classes:
+        shape = tuple(weight.shape) if isinstance(weight, Tensor) else type(head).__name__
+        raise UsageError(f"head is {shape}; give a linear layer or a weight of shape ({classes}, d)")
+    if not bool(torch.isfinite(weight).all()) or (bias is not None and not bool(torch.isfinite(bias).all())):
+        raise DataError("the head holds a NaN or infinite value")
+    return weight.detach(), None if bias is None else bias.detach()

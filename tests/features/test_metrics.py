@@ -1,0 +1,362 @@
+"""Every metric against its formula in NumPy, from rows that arrive in batches, in groups and over processes."""
+
+from __future__ import annotations
+
+import os
+import pickle
+import subprocess
+import sys
+import textwrap
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+from torchmetrics import MetricCollection
+
+import rankscope as rs
+from rankscope import metrics
+from rankscope._base.errors import DataError, UsageError
+from rankscope.metrics import (
+    AlphaReQ,
+    ClassRank,
+    EffectiveRank,
+    LiDAR,
+    NeuralCollapse,
+    ParticipationRatio,
+    PCADimension,
+    RankMe,
+    StableRank,
+    VarianceDimension,
+)
+
+EPS32 = 2.0**-23
+
+
+def rows(n=150, d=9, seed=0, level=3.0):
+    g = torch.Generator().manual_seed(seed)
+    return torch.randn(n, d, generator=g, dtype=torch.float64) * 0.7 ** torch.arange(d) + level
+
+
+def labelled(n=120, d=6, classes=4, seed=1):
+    g = torch.Generator().manual_seed(seed)
+    y = torch.randint(classes, (n,), generator=g)
+    centres = 3 * torch.randn(classes, d, generator=g, dtype=torch.float64)
+    return centres[y] + torch.randn(n, d, generator=g, dtype=torch.float64), y
+
+
+def sigma(x):
+    return np.linalg.svd(x, compute_uv=False)
+
+
+def entropy_rank(s):
+    p = s / s.sum()
+    p = p[p > 0]
+    return np.exp(-(p * np.log(p)).sum())
+
+
+def eigenvalues(x):
+    return np.sort(np.linalg.eigvalsh(np.cov(x.T)))[::-1]
+
+
+def slope(x):
+    lam = eigenvalues(x)
+    return -np.polyfit(np.log(np.arange(1, len(lam) + 1)), np.log(lam), 1)[0]
+
+
+def published_rankme(s):
+    p = s / s.sum() + 1e-7
+    return np.exp(-(p * np.log(p)).sum())
+
+
+CASES = {
+    "rankme": (RankMe, lambda x: published_rankme(sigma(x))),
+    "rankme centred": (lambda: RankMe(centred=True), lambda x: published_rankme(sigma(x - x.mean(0)))),
+    "effective": (EffectiveRank, lambda x: entropy_rank(sigma(x - x.mean(0)))),
+    "participation": (ParticipationRatio, lambda x: eigenvalues(x).sum() ** 2 / (eigenvalues(x) ** 2).sum()),
+    "stable": (StableRank, lambda x: eigenvalues(x).sum() / eigenvalues(x)[0]),
+    "pca": (PCADimension, lambda x: (eigenvalues(x) >= EPS32 * x.shape[1] * eigenvalues(x)[0]).sum()),
+    "variance": (
+        lambda: VarianceDimension(0.9),
+        lambda x: 1 + (np.cumsum(eigenvalues(x)) / eigenvalues(x).sum() < 0.9).sum(),
+    ),
+    "alpha": (AlphaReQ, slope),
+}
+
+
+@pytest.mark.parametrize("name", CASES)
+@pytest.mark.parametrize("batch", [7, 150])
+def test_each_metric_is_its_formula(name, batch):
+    make, oracle = CASES[name]
+    metric, x = make(), rows()
+    for part in x.split(batch):
+        metric.update(part)
+    assert float(metric.compute()) == pytest.approx(float(oracle(x.numpy())), rel=1e-9)
+    metric.reset()
+    metric.update(rows(n=40, d=4))  # another width after a reset
+    assert float(metric.compute()) == pytest.approx(float(oracle(rows(n=40, d=4).numpy())), rel=1e-9)
+
+
+def test_one_state_serves_a_collection():
+    both = MetricCollection({name: make() for name, (make, _) in CASES.items()})
+    for part in rows().split(32):
+        both.update(part)
+    assert len(both.compute_groups) == 1
+    found = both.compute()
+    for name, (_, oracle) in CASES.items():
+        assert float(found[name]) == pytest.approx(float(oracle(rows().numpy())), rel=1e-9)
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_merged_halves_and_pickled_metrics_give_the_whole(name):
+    make, oracle = CASES[name]
+    x = rows()
+    a, b = make(), make()
+    a.update(x[:40])
+    b.update(x[40:])
+    empty = pickle.loads(pickle.dumps(make()))
+    for part in (a, make(), pickle.loads(pickle.dumps(b))):
+        empty.merge_state(part)
+    assert float(empty.compute()) == pytest.approx(float(oracle(x.numpy())), rel=1e-9)
+
+
+def test_half_precision_modules_keep_float64_states():
+    class Holder(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.metric = EffectiveRank()
+
+    holder = Holder().half()
+    holder.metric.update(rows().float())
+    assert holder.metric.scatter.dtype == torch.float64
+    expected = entropy_rank(sigma((rows().float().double() - rows().float().double().mean(0)).numpy()))
+    assert float(holder.metric.compute()) == pytest.approx(expected, rel=1e-9)
+
+
+def test_few_rows_are_said_and_enough_are_not():
+    few, enough = PCADimension(), PCADimension()
+    few.update(torch.randn(5, 9, generator=torch.Generator().manual_seed(0)))
+    enough.update(rows())
+    assert "5 rows of 9 dimensions" in few.note
+    assert enough.note == ""
+
+
+def test_constant_rows_have_rank_zero():
+    metric = EffectiveRank()
+    metric.update(torch.ones(5, 3))
+    assert float(metric.compute()) == 0
+    assert "same features" in metric.note
+
+
+def test_what_cannot_be_read_is_refused_in_one_line():
+    metric = RankMe()
+    with pytest.raises(DataError, match="needs two samples; 0 came in"):
+        metric.compute()
+    metric.update(rows())
+    with pytest.raises(DataError, match=r"\(n, 9\) are expected"):
+        metric.update(torch.zeros(3, 4))
+    with pytest.raises(DataError, match="sample 150 holds a NaN"):
+        metric.update(torch.full((2, 9), torch.nan))
+    with pytest.raises(DataError, match="complex64"):
+        metric.update(torch.zeros(2, 9, dtype=torch.complex64))
+    with pytest.raises(UsageError, match=r"share is 1\.5"):
+        VarianceDimension(1.5)
+    with pytest.raises(UsageError, match="last is 1"):
+        AlphaReQ(last=1)
+    with pytest.raises(UsageError, match="width is 0"):
+        RankMe(0)
+
+
+def collapse_by_numpy(x, y, w, b, classes):
+    means = np.stack([x[y == c].mean(0) for c in range(classes)])
+    overall = means.mean(0)
+    within = sum(np.outer(r, r) for r in x - means[y]) / len(x)
+    between = sum(np.outer(r, r) for r in means - overall) / classes
+    centred = means - overall
+    norms = np.linalg.norm(centred, axis=1)
+    cos = centred @ centred.T / np.outer(norms, norms)
+    off = ~np.eye(classes, dtype=bool)
+    nearest = ((x[:, None] - means) ** 2).sum(-1).argmin(1)
+    return {
+        "nc1": np.trace(within @ np.linalg.pinv(between, rcond=1e-10)) / classes,
+        "nc2_norms": norms.std() / norms.mean(),
+        "nc2_angles": np.abs(cos[off] + 1 / (classes - 1)).mean(),
+        "nc3": np.linalg.norm(w / np.linalg.norm(w) - centred / np.linalg.norm(centred)),
+        "nc4": ((x @ w.T + b).argmax(1) != nearest).mean(),
+    }
+
+
+@pytest.mark.parametrize("d", [3, 6, 20])
+def test_neural_collapse_is_its_formulas(d):
+    x, y = labelled(d=d)
+    head = nn.Linear(d, 4).double()
+    metric = NeuralCollapse(4, head=head)
+    for part, labels in zip(x.split(50), y.split(50), strict=True):
+        metric.update(part, labels)
+    expected = collapse_by_numpy(x.numpy(), y.numpy(), head.weight.detach().numpy(), head.bias.detach().numpy(), 4)
+    found = {k: float(v) for k, v in metric.compute().items()}
+    assert found == pytest.approx(expected, rel=1e-8)
+    assert 0 < found["nc4"] < 1
+
+
+def test_neural_collapse_without_a_head_leaves_two_numbers_open():
+    x, y = labelled()
+    metric = NeuralCollapse(4)
+    metric.update(x, y)
+    found = metric.compute()
+    assert found["nc3"].isnan()
+    assert found["nc4"].isnan()
+    assert not found["nc1"].isnan()
+
+
+def test_a_class_without_samples_is_left_out():
+    x, y = labelled()
+    metric, more = NeuralCollapse(4, head=torch.eye(4, 6)), NeuralCollapse(5, head=torch.eye(5, 6))
+    for each in (metric, more):
+        each.update(x, y)
+    assert {k: float(v) for k, v in more.compute().items()} == pytest.approx(
+        {k: float(v) for k, v in metric.compute().items()}, rel=1e-12
+    )
+
+
+def test_labels_and_heads_that_do_not_fit_are_refused():
+    x, y = labelled()
+    with pytest.raises(UsageError, match=r"weight of shape \(4, d\)"):
+        NeuralCollapse(4, head=torch.zeros(3, 6))
+    with pytest.raises(DataError, match="head holds a NaN"):
+        NeuralCollapse(4, head=torch.full((4, 6), torch.nan))
+    metric = NeuralCollapse(2)
+    metric.update(x, y)
+    with pytest.raises(DataError, match=r"0 … 1 are expected"):
+        metric.compute()
+    with pytest.raises(DataError, match="labels are float64"):
+        metric.update(x, y.double())
+    with pytest.raises(DataError, match=r"labels of shape \(3,\)"):
+        metric.update(x, y[:3])
+    narrow = NeuralCollapse(4, head=torch.zeros(4, 5))
+    narrow.update(x, y)
+    with pytest.raises(DataError, match="reads 5 dimensions and the features have 6"):
+        narrow.compute()
+    one = NeuralCollapse(4)
+    one.update(x, torch.zeros_like(y))
+    with pytest.raises(DataError, match="two or more"):
+        one.compute()
+
+
+def test_rank_of_each_class():
+    g = torch.Generator().manual_seed(0)
+    spans = [2, 5, 1]
+    parts = [
+        torch.randn(40, k, generator=g, dtype=torch.float64) @ torch.randn(k, 8, generator=g, dtype=torch.float64)
+        for k in spans
+    ]
+    x, y = torch.cat([p + 10 * i for i, p in enumerate(parts)]), torch.arange(3).repeat_interleave(40)
+    metric = ClassRank(4)
+    metric.update(x, y)
+    found = metric.compute()
+    assert found["each"][:3].tolist() == spans
+    assert found["each"][3].isnan()
+    centred = np.concatenate([p.numpy() - p.numpy().mean(0) for p in parts])
+    assert float(found["within"]) == np.linalg.matrix_rank(centred)
+    assert float(found["means"]) == 2
+    assert float(found["limited"]) == 0
+
+
+def lidar_by_numpy(views, delta=1e-4):
+    n, q, d = views.shape
+    centres = views.mean(1)
+    between = np.cov(centres.T)
+    inner = (views - centres[:, None]).reshape(-1, d)
+    within = inner.T @ inner / (n * (q - 1)) + delta * np.eye(d)
+    values, axes = np.linalg.eigh(within)
+    root = axes @ np.diag(values**-0.5) @ axes.T
+    lam = np.clip(np.linalg.eigvalsh(root @ between @ root), 0, None)
+    return published_rankme(lam)
+
+
+@pytest.mark.parametrize("views", [2, 5])
+def test_lidar_is_its_formula(views):
+    g = torch.Generator().manual_seed(0)
+    x = torch.randn(60, 1, 7, generator=g, dtype=torch.float64) * 0.6 ** torch.arange(7)
+    x = x + 0.1 * torch.randn(60, views, 7, generator=g, dtype=torch.float64)
+    metric = LiDAR()
+    metric.update(x[:13])
+    metric.update(*x[13:].unbind(1))
+    assert float(metric.compute()) == pytest.approx(lidar_by_numpy(x.numpy()), rel=1e-8)
+    with pytest.raises(DataError, match="two views or more"):
+        metric.update(x[:, 0])
+    with pytest.raises(DataError, match="of the same objects"):
+        metric.update(x[:3, 0], x[:4, 0])
+
+
+def test_two_processes_give_the_numbers_of_one(tmp_path):
+    script = textwrap.dedent(
+        """
+        import sys, torch, torch.distributed as dist
+        from rankscope.metrics import EffectiveRank, LiDAR, NeuralCollapse, RankMe
+        rank, store = int(sys.argv[1]), sys.argv[2]
+        dist.init_process_group("gloo", init_method=f"file://{store}", rank=rank, world_size=2)
+        g = torch.Generator().manual_seed(0)
+        x, y = torch.randn(60, 5, generator=g, dtype=torch.float64), torch.arange(60) % 3
+        mine = slice(0, 20) if rank == 0 else slice(20, 60)
+        whole, split, alone = RankMe(sync_on_compute=False), RankMe(), EffectiveRank()
+        whole.update(x); split.update(x[mine])
+        if rank:
+            alone.update(x)  # the other process has no rows and does not know the width
+        assert abs(float(split.compute()) - float(whole.compute())) < 1e-9
+        assert float(alone.compute()) > 1
+        head = torch.eye(3, 5)
+        nc, one = NeuralCollapse(3, head=head), NeuralCollapse(3, head=head, sync_on_compute=False)
+        nc.update(x[mine], y[mine]); one.update(x, y)
+        for key, value in one.compute().items():
+            assert abs(float(nc.compute()[key]) - float(value)) < 1e-9, key
+        views = torch.stack([x, x + 0.1 * x.flip(0)], 1)
+        a, b = LiDAR(), LiDAR(sync_on_compute=False)
+        a.update(views[mine]); b.update(views)
+        assert abs(float(a.compute()) - float(b.compute())) < 1e-9
+        """
+    )
+    args = [sys.executable, "-c", script]
+    env = {**os.environ, "OMP_NUM_THREADS": "1"}
+    running = [
+        subprocess.Popen([*args, str(r), str(tmp_path / "store")], env=env, stderr=subprocess.PIPE, text=True)
+        for r in range(2)
+    ]
+    for process in running:
+        _, errors = process.communicate(timeout=300)
+        assert process.returncode == 0, errors
+
+
+def test_the_table_of_feature_rank_has_the_same_numbers():
+    x = rows()
+    row = rs.feature_rank({"layer": x}).table().iloc[0]
+    for column, make in {
+        "rankme": RankMe,
+        "effective_rank": EffectiveRank,
+        "participation_ratio": ParticipationRatio,
+        "stable_rank": StableRank,
+        "pca_dimension": PCADimension,
+        "alpha_req": AlphaReQ,
+        "variance_dimension_90": lambda: VarianceDimension(0.9),
+        "variance_dimension_95": lambda: VarianceDimension(0.95),
+        "variance_dimension_99": lambda: VarianceDimension(0.99),
+    }.items():
+        metric = make()
+        metric.update(x)
+        assert float(metric.compute()) == pytest.approx(float(row[column]), rel=1e-9), column
+
+
+def test_a_sketched_layer_gives_a_dimension_of_variance_or_none():
+    x = rows(n=800, d=400, level=0.0)
+    sketched = rs.feature_rank({"layer": x}, memory_budget=4 * 8 * 400 * 32)["layer"]  # 32 directions
+    assert sketched.method == "sketch"
+    for share in (0.5, 0.9, 0.99):
+        found = sketched.variance_dimension(share)
+        exact = 1 + (np.cumsum(eigenvalues(x.numpy())) / eigenvalues(x.numpy()).sum() < share).sum()
+        assert found in (None, exact)
+    assert sketched.variance_dimension(0.5) is not None
+
+
+def test_every_metric_is_public():
+    assert set(metrics.__all__) >= {make.__name__ for make, _ in CASES.values() if isinstance(make, type)}
+    assert rs.metrics is metrics
