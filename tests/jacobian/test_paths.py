@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from pathlib import Path
 from typing import Any
 
@@ -224,3 +225,102 @@ def test_what_an_earlier_sample_left_behind_reaches_no_later_one(lengths: tuple[
             found = np.asarray(spectra[i].singular_values)[: len(sigma)]
             # both float64, sums of a few tens of products
             np.testing.assert_allclose(found, sigma[: len(found)], atol=1e-7 * sigma[0])
+
+
+class NearTie(nn.Module):
+    """Which expert a sample takes hangs on a sum that half precision rounds to zero."""
+
+    def __init__(self, step: float = 2.0**-12) -> None:
+        super().__init__()
+        self.stem, self.head = nn.Linear(6, 6), nn.Linear(6, 5)
+        self.right, self.left = nn.Linear(6, 6), nn.Linear(6, 6)
+        self.register_buffer("calls", torch.zeros(()))
+        self.step = step
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.calls += 1
+        h = torch.tanh(self.stem(x))
+        # 1 + 2⁻¹² is 1 in bfloat16 and in float16, and 1 + 2⁻⁴⁰ in float32
+        return self.head(self.right(h) if bool(x.flatten()[0] + self.step > 1) else self.left(h))
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32, torch.float64])
+@pytest.mark.parametrize("first", [-1.0, 1.0])
+def test_later_calls_are_looked_for_in_the_precision_that_is_measured(dtype: torch.dtype, first: float) -> None:
+    """In half precision both samples take the same expert; in float32, which is measured, another each."""
+    torch.manual_seed(4)
+    net = NearTie().eval().to(dtype)
+    x = torch.randn(2, 6).to(dtype).float()
+    x[:, 0] = torch.tensor([first, -first])
+    before = {k: v.clone() for k, v in net.state_dict().items()}
+    profile = rs.jacobian_rank(net, x, cut_points="all")
+    taken = ("left", "right") if first < 0 else ("right", "left")
+    assert [profile[name].uncalled for name in taken] == [(1,), (0,)]
+    check(profile, copy.deepcopy(net).float(), x)
+    for name, value in net.state_dict().items():
+        assert value.dtype == before[name].dtype
+        assert torch.equal(value, before[name])
+
+
+def test_later_calls_are_looked_for_in_float64() -> None:
+    """In float32, the model's own precision, both samples take the left expert."""
+    torch.manual_seed(4)
+    net = NearTie(2.0**-40).eval()
+    x = torch.randn(2, 6)
+    x[:, 0] = torch.tensor([-1.0, 1.0])
+    profile = rs.jacobian_rank(net, x, cut_points=["left", "right"], dtype="float64", certify=False)
+    assert (profile["left"].uncalled, profile["right"].uncalled) == ((1,), (0,))
+    profile = rs.jacobian_rank(net, x, cut_points=["left", "right"], certify=False)
+    assert profile["left"].uncalled == ()
+    assert profile.unmeasured == {"right": "no sample calls it"}
+
+
+@pytest.mark.parametrize("wanted", [["right", "head"], ["head", "right"], "right", ["ri*"]])
+@pytest.mark.parametrize("where", [0, 1, 3])
+def test_a_named_layer_that_only_some_samples_call(wanted: Any, where: int, tmp_path: Path) -> None:
+    """A name is measured on the samples that call it, whichever these are, as a glob is."""
+    torch.manual_seed(0)
+    net, x = Routed().eval(), torch.randn(4, 6)
+    x[:, 0] = -x[:, 0].abs()
+    x[where, 0] = 1.0
+    profile = rs.jacobian_rank(net, x, cut_points=wanted, checkpoint=tmp_path)
+    assert {layer.name for layer in profile.layers} == {"right", "head"} & {"right", *wanted}
+    assert profile["right"].uncalled == tuple(i for i in range(4) if i != where)
+    assert not profile.unmeasured
+    check(profile, net, x)
+    again = rs.jacobian_rank(net, x, cut_points=wanted, checkpoint=tmp_path)
+    np.testing.assert_array_equal(again.reading.rank, profile.reading.rank)
+
+
+def test_a_named_layer_that_a_later_sample_calls_more_often() -> None:
+    """The name of a module stands for all its calls, also for those that the first sample does not make."""
+    torch.manual_seed(0)
+    net, x = Looped().eval(), samples_of(Looped, 4)[[1, 2, 0]]  # one call, two, three
+    profile = rs.jacobian_rank(net, x, cut_points="cell")
+    assert [(layer.name, layer.uncalled) for layer in profile.layers] == [
+        ("cell", ()),
+        ("cell#2", (0,)),
+        ("cell#3", (0, 1)),
+    ]
+    check(profile, net, x)
+    by_number = rs.jacobian_rank(net, x, cut_points=["cell#3"])
+    assert [(layer.name, layer.uncalled) for layer in by_number.layers] == [("cell#3", (0, 1))]
+    check(by_number, net, x)
+
+
+@pytest.mark.parametrize(
+    ("wanted", "message"),
+    [
+        ("left", "module 'left' is never called in a forward pass"),  # no sample calls it
+        (["head", "lft"], "there is no module 'lft'"),  # no module has the name
+        (["head", "cell.weight"], r"there is no module 'cell\.weight'"),
+        ("left#2", "there is no module 'left#2'"),
+        ("lef*", r"no called module matches 'lef\*'"),
+    ],
+)
+def test_what_no_sample_calls_is_an_error(wanted: Any, message: str) -> None:
+    torch.manual_seed(0)
+    x = torch.randn(3, 6)
+    x[:, 0] = x[:, 0].abs()
+    with pytest.raises(rs.CutPointError, match=message):
+        rs.jacobian_rank(Routed().eval(), x, cut_points=wanted)

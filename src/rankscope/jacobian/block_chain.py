@@ -22,8 +22,9 @@ from rankscope._base.provenance import device_name, versions
 from rankscope.jacobian.exponents_record import ChainExponents
 from rankscope.linear.block_runner import BlockRunner
 from rankscope.linear.methods import Method, choose_method
-from rankscope.linear.prepared import finite_weights, traced, working_dtype
+from rankscope.linear.prepared import finite_weights, working_dtype
 from rankscope.linear.runner import Runner
+from rankscope.linear.tracing import traced
 from rankscope.slicing import (
     CallKey,
     CutPointsLike,
@@ -151,7 +152,7 @@ def chain_exponents(
     )
     first = next(samples)
     facts += samples.facts()
-    path = traced(model, first)
+    path = traced(model, first, work_dtype)
     calls = select(model, path, cut_points)
     chain = _longest(path, calls, merge=isinstance(cut_points, str) and cut_points in _DEFAULTS)
     tracked = min(top, chain.width)

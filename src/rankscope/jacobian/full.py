@@ -20,9 +20,10 @@ from rankscope.jacobian.derivative import Derivative, Runners, Settings, in_both
 from rankscope.jacobian.full_record import FullLayer, FullRank
 from rankscope.jacobian.measurers import layout
 from rankscope.jacobian.products import products_of
-from rankscope.linear.prepared import finite_weights, prepared, traced_calls, working_dtype
+from rankscope.linear.prepared import finite_weights, prepared, working_dtype
 from rankscope.linear.returned import returned_facts
 from rankscope.linear.runner import NotCalledError
+from rankscope.linear.tracing import traced_calls
 from rankscope.slicing import ColumnsByShape, CutPointsLike, ModuleCall, Sample, measuring, mode_facts, read_samples
 from rankscope.spectra import Spectrum, Tolerance, ToleranceLike, as_tolerance
 from rankscope.spectra.density import SpectralDensity
@@ -110,7 +111,8 @@ def full_rank(
     )
     first = next(samples)
     facts += samples.facts()
-    found, calls, unmeasured = traced_calls(model, samples, first, cut_points)
+    chosen = traced_calls(model, samples, first, cut_points, work_dtype)
+    found, calls, unmeasured = chosen.trace, chosen.calls, chosen.unmeasured
     facts += returned_facts(calls)
     choice = ColumnsByShape("all")
     budget = budget_of(memory_budget, where)
@@ -122,7 +124,7 @@ def full_rank(
     with measuring(model, where):
         measured = _Full(model, calls, settings, asked, tol)
         try:
-            for index, raw in enumerate(chain([first], samples)):
+            for index, raw in enumerate(chain([first, *chosen.passed], samples)):
                 names.append(f"image {index}" if first.x.ndim == 4 else f"sample {index}")
                 sample = prepared(raw, choice, "image").to(where, work_dtype)
                 measured.add(sample)

@@ -8,13 +8,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from torch import nn
-
-from rankscope._base.errors import CutPointError
 from rankscope.jacobian.layer import Layer
 from rankscope.jacobian.measurers import Measurers
 from rankscope.linear.returned import without_derivative
-from rankscope.slicing import CutPointsLike, ModuleCall, Sample, Stretch, Trace, called, select, trace
+from rankscope.linear.tracing import Chosen, as_measured, traced
+from rankscope.slicing import CutPointsLike, ModuleCall, Sample, Stretch, called, on_this_path
 from rankscope.spectra import Spectrum
 
 __all__ = ["LaterCalls"]
@@ -24,55 +22,59 @@ _Key = tuple[str, int]
 
 @dataclass
 class _Found:
-    """One cut point: its call, what mixes before it, the name of the cut point before it, and its spectra."""
+    """One cut point: its call, what mixes before it, the cut points before it, and its spectra."""
 
     call: ModuleCall
     mixes: Stretch
-    before: str
+    before: list[tuple[object, ...]]
     spectra: dict[int, Spectrum | None] = field(default_factory=dict)
 
 
 class LaterCalls:
-    """``look`` at every sample, then ``measure`` those that lead elsewhere, then put the ``layers`` in their places."""
+    """``look`` at every sample, then ``measure`` those that lead elsewhere, then put the ``layers`` in their places.
 
-    def __init__(self, model: nn.Module, first: Sample, found: Trace, wanted: CutPointsLike) -> None:
+    Use ``look`` and ``measure`` inside ``measuring``. ``unmeasured`` says what was not measured, and why.
+    """
+
+    def __init__(self, measurers: Measurers, chosen: Chosen, wanted: CutPointsLike) -> None:
         names = [wanted] if isinstance(wanted, str) else list(wanted)
-        # a dotted name is that of one module, which the first sample calls or the name is refused
-        self._open = any(name in ("all", "blocks") or any(letter in name for letter in "*?[") for name in names)
         self.whole = any(name in ("all", "blocks") for name in names)  # the network's output is one of the cut points
-        self.model, self.found, self.wanted = model, found, wanted
-        self.known = called(model, first, found) if self._open else frozenset()
+        self.measurers, self.model, self.wanted = measurers, measurers.model, wanted
+        self.found, self.calls, self.waiting = chosen.trace, chosen.calls, set(chosen.waiting)
         self._groups: dict[frozenset[_Key], list[tuple[int, Sample, Sample]]] = {}
         self._calls: dict[tuple[object, ...], _Found] = {}
         self._output_of: dict[int, str] = {}  # by sample, the cut point that returned the network's output
         self.unmeasured: dict[str, str] = {}
         self.kinks: dict[int, int] = {}
 
-    def look(self, index: int, at_home: Sample, sample: Sample) -> None:
+    def look(self, index: int, given: Sample, sample: Sample) -> None:
         """Remember a sample that makes calls of its own; ``sample`` is it as it is measured."""
-        if not self._open or index == 0:
-            return
-        new = called(self.model, at_home, self.found) - self.known
+        new = called(self.model, lambda: self.measurers.returned(sample), self.found) - self.found.called
         if new:
-            self._groups.setdefault(new, []).append((index, at_home, sample))
+            self._groups.setdefault(new, []).append((index, given, sample))
 
-    def measure(self, measurers: Measurers) -> None:
-        """Measure the calls found, each on the samples that make it; use it inside ``measuring``."""
+    def measure(self) -> None:
+        """Measure the calls found, each on the samples that make it."""
+        measurers = self.measurers
         for new, samples in self._groups.items():
-            path = trace(self.model, samples[0][1])
-            try:
-                every = [c for c in select(self.model, path, self.wanted) if c.depends]
-            except CutPointError:  # a glob may match nothing on this path
-                continue
+            path = traced(self.model, samples[0][1], measurers.settings.dtype)
+            selected, still = on_this_path(self.model, path, self.wanted)
+            self.waiting &= set(still)
+            every = [c for c in selected if c.depends]
             output = path.stands_for_output(every)
             self._output_of |= {index: "" if output is None else output.name for index, _, _ in samples}
             chosen = [c for c in every if (c.key.module, c.key.call) in new]
             if not chosen:
                 continue
-            self.unmeasured |= without_derivative(self.model, samples[0][1], chosen)[0]
+            self.unmeasured |= as_measured(
+                self.model,
+                samples[0][1],
+                measurers.settings.dtype,
+                lambda s, these=chosen: without_derivative(self.model, s, these),
+            )[0]
             for call, mixes, k in zip(every, path.mixes(every), range(len(every)), strict=True):
                 if call in chosen:
-                    before = every[k - 1].name if k else ""
+                    before = [_identity(earlier) for earlier in every[:k]]
                     self._calls.setdefault(_identity(call), _Found(call, mixes, before))
             own = Measurers(self.model, chosen, measurers.settings, measurers.finisher)
             for index, _, sample in samples:
@@ -84,10 +86,13 @@ class LaterCalls:
                     if k not in finished.uncalled:
                         self._calls[_identity(call)].spectra[index] = finished.spectra[k]
             measurers.join(own)
+        self.unmeasured |= dict.fromkeys(sorted(self.waiting), "no sample calls it")
 
     def placed(self, layers: list[Layer], count: int, columns: int) -> list[Layer]:
         """The measured layers with those of later samples among them, each behind the one it follows."""
         placed = list(layers)
+        name_of = {_identity(call): call.name for call in self.calls}
+        name_of |= {identity: one.call.name for identity, one in self._calls.items()}
         for one in sorted(self._calls.values(), key=lambda one: one.call.of_network):
             if one.call.of_network and not one.call.part:
                 self._complete(one, placed, count)
@@ -102,7 +107,8 @@ class LaterCalls:
             without = tuple(i for i in range(count) if i not in one.spectra)
             layer = Layer(one.call.name, rows, columns, one.call.true_cut, row, one.mixes, without)
             names = [x.name for x in placed]
-            behind = names.index(one.before) + 1 if one.before in names else 0
+            earlier = [names.index(name_of[b]) for b in one.before if name_of.get(b) in names]
+            behind = max(earlier, default=-1) + 1
             placed.insert(len(names) if one.call.of_network else behind, layer)
         return placed
 

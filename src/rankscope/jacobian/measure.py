@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from itertools import chain
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal
 
 import torch
 from torch import nn
@@ -35,9 +35,10 @@ from rankscope.jacobian.later_calls import LaterCalls
 from rankscope.jacobian.measurers import Measurers
 from rankscope.jacobian.profile import JacobianProfile, Layer
 from rankscope.jacobian.reading import Reading
-from rankscope.linear.prepared import at_home, finite_weights, prepared, traced_calls, working_dtype
+from rankscope.linear.prepared import finite_weights, prepared, working_dtype
 from rankscope.linear.returned import returned_facts
 from rankscope.linear.runner import NotCalledError
+from rankscope.linear.tracing import at_home, traced_calls
 from rankscope.slicing import (
     ColumnsByShape,
     ColumnsLike,
@@ -54,7 +55,6 @@ from rankscope.spectra import ToleranceLike, as_tolerance
 __all__ = ["Background", "jacobian_rank"]
 
 Background = Literal["image", "zero"]
-_Answer = TypeVar("_Answer")
 
 
 def jacobian_rank(
@@ -173,7 +173,8 @@ def jacobian_rank(
     )
     first = next(samples)
     facts += samples.facts()
-    found, calls, unmeasured = traced_calls(model, samples, first, cut_points)
+    chosen = traced_calls(model, samples, first, cut_points, work_dtype)
+    found, calls, unmeasured = chosen.trace, chosen.calls, chosen.unmeasured
     facts += returned_facts(calls)
     labels = names or (lambda i: f"image {i}" if first.x.ndim == 4 else f"sample {i}")
     choice = ColumnsByShape(columns)
@@ -201,16 +202,16 @@ def jacobian_rank(
     }
     store = Checkpoint(checkpoint, identity, question)
     report = progress_for(progress, "Jacobian rank")
-    later = LaterCalls(model, at_home(model, first), found, cut_points)
     image_names: list[str] = []
     shapes: list[tuple[int, ...]] = []
     if where.type == "cuda":
         torch.cuda.reset_peak_memory_stats(where)
     with store, measuring(model, where):
         measurers = Measurers(model, calls, settings)
+        later = LaterCalls(measurers, chosen, cut_points)
         collected = Collected(measurers, store, lambda i: report(len(collected.spectra), total, labels(i)))
         try:
-            for index, raw in enumerate(chain([first], samples)):
+            for index, raw in enumerate(chain([first, *chosen.passed], samples)):
                 shapes.append(_fits(choice, raw, labels(index), background))
                 own = prepared(raw, choice, background)
                 sample = own.to(where, work_dtype)
@@ -219,13 +220,13 @@ def jacobian_rank(
                 if shapes[-1] not in shapes[:-1] and index and home.x.dtype not in NARROW:
                     run_forward(model, home, home.x.device)  # another shape than the model takes: said at once
                 if not (later.whole and measurers.one_path(sample)):
-                    later.look(index, home, sample)
+                    later.look(index, own, sample)
                 if not collected.restore(index, sample, image_names[-1]):
                     # of unknown length: the last, shorter batch is swept when the samples end
                     collected.add(index, sample, sys.maxsize if total is None else total - index - 1)
             collected.sweep()
             collected.finish()
-            later.measure(measurers)
+            later.measure()
         finally:
             try:
                 collected.finish()  # also after Ctrl-C: what was swept is kept

@@ -65,6 +65,10 @@ class Measurers:
         self._at_hand[key] = found  # the latest stands last
         return found
 
+    def returned(self, sample: Sample) -> Any:
+        """What the model returns for a sample in the precision that is measured."""
+        return self._runners[0].returned(sample, sample.x)
+
     def one_path(self, sample: Sample) -> bool:
         """Whether a trace of the network has shown that no value of such a sample decides which calls are made."""
         found = self._at_hand.get(layout(sample))

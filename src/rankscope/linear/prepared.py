@@ -1,26 +1,19 @@
-"""What stands before any derivative: the dtype it is computed in, weights that are numbers, and the traced calls."""
+"""What stands before any derivative: the dtype it is computed in, weights that are numbers, and the samples."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import replace
-from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
-from rankscope._base.checks import DtypeLike, device_of, dtype_of
-from rankscope._base.errors import MeasurementError, ModelError
+from rankscope._base.checks import DtypeLike, dtype_of
+from rankscope._base.errors import ModelError
 from rankscope._base.facts import Fact, FactKind
-from rankscope.linear.returned import without_derivative
-from rankscope.slicing import ColumnsByShape, CutPointsLike, ModuleCall, Sample, Samples, Trace, select, trace
-from rankscope.slicing.precision import NARROW, widened
-from rankscope.slicing.trace import CallFailedError
+from rankscope.slicing import ColumnsByShape, Sample
 
-__all__ = ["at_home", "finite_weights", "prepared", "traced", "traced_calls", "working_dtype"]
-
-_Answer = TypeVar("_Answer")
+__all__ = ["finite_weights", "prepared", "working_dtype"]
 
 
 def working_dtype(model: nn.Module, dtype: DtypeLike) -> tuple[torch.dtype, list[Fact]]:
@@ -32,50 +25,6 @@ def working_dtype(model: nn.Module, dtype: DtypeLike) -> tuple[torch.dtype, list
     narrow = own - {torch.float32, torch.float64}
     names = tuple(sorted(str(d).removeprefix("torch.") for d in narrow))
     return torch.float32, [Fact(FactKind.WEIGHTS_RAISED, {"dtypes": names})] if narrow else []
-
-
-def traced(model: nn.Module, first: Sample) -> Trace:
-    """The model's calls on the first input."""
-    return as_measured(model, first, lambda sample: trace(model, sample))
-
-
-def as_measured(model: nn.Module, first: Sample, ask: Callable[[Sample], _Answer]) -> _Answer:
-    """What ``ask`` says of the first input on the model's device, in its dtype or the one that it is raised to.
-
-    Weights in half precision are raised for the measurement. So they are here, where some operators (an FFT) would
-    refuse them and a branch may be taken otherwise.
-    """
-    own = at_home(model, first)
-    if own.x.dtype in NARROW:
-        try:
-            with widened(model):
-                return ask(own.to(own.x.device, torch.float32))
-        except ModelError:
-            pass  # it names its own dtype inside
-    return ask(own)
-
-
-def traced_calls(
-    model: nn.Module, samples: Samples, first: Sample, cut_points: CutPointsLike
-) -> tuple[Trace, list[ModuleCall], dict[str, str]]:
-    """The trace of the first sample, the chosen calls that depend on the input, and why the others do not."""
-    try:
-        found = traced(model, first)
-    except CallFailedError as error:
-        raise ModelError(f"{error.marked}{samples.counted()}") from error
-    calls = select(model, found, cut_points)
-    unmeasured, ends = as_measured(model, first, lambda s: without_derivative(model, s, calls))
-    calls = [c for c in calls if c.depends]
-    if not calls:
-        remedy = f"{ends}; " if ends else ""
-        raise MeasurementError(f"{remedy}no requested cut point depends on the input: {', '.join(unmeasured)}")
-    return found, calls, unmeasured
-
-
-def at_home(model: nn.Module, first: Sample) -> Sample:
-    home = device_of(None, model)
-    dtype = next((p.dtype for p in model.parameters() if p.is_floating_point()), first.x.dtype)
-    return first.to(home, dtype)
 
 
 def finite_weights(model: nn.Module) -> None:

@@ -178,6 +178,17 @@ class Runner:
             raise MeasurementError(f"{key.module!r} returns a tensor on the meta device, which holds no values")
         return flat.to(self.device)
 
+    def returned(self, sample: Sample, x: Tensor, *, fresh: bool = True) -> Any:
+        """What the model returns, computed in the dtype of this runner; ``fresh`` as in ``outputs``."""
+        state = guarded(self.model)
+        if state is not None and fresh:
+            state.restore()
+        x = x.clone()  # a model may write into its input, which is the caller's tensor and every later pass's
+        model: Any = self.model if not self._state else _Substituted(self.model, self._renewed(state))
+        mode = StaysOn() if self.through and torch.is_grad_enabled() else None
+        with recording_through(self.model, mode), nullcontext() if state is None else state.paused():
+            return call_model(model, sample, x)
+
     def outputs(self, sample: Sample, x: Tensor, rows: Rows = None, *, fresh: bool = True) -> tuple[Tensor, ...]:
         """Flat outputs of every cut point (or the chosen rows of each), in the order of ``keys``.
 
@@ -185,17 +196,10 @@ class Runner:
         """
         assert self._capture is not None, "outputs() outside hooked()"
         self._images, self._rows = len(x), rows
-        state = guarded(self.model)
-        if state is not None and fresh:
-            state.restore()
-        x = x.clone()  # a model may write into its input, which is the caller's tensor and every later pass's
         self._capture.clear()
         self._missing = len(self._places)
-        model: Any = self.model if not self._state else _Substituted(self.model, self._renewed(state))
-        mode = StaysOn() if self.through and torch.is_grad_enabled() else None
         try:
-            with recording_through(self.model, mode), nullcontext() if state is None else state.paused():
-                made = call_model(model, sample, x)
+            made = self.returned(sample, x, fresh=fresh)
             if _WHOLE in self._places:
                 self._capture.outputs[_WHOLE] = self._take(_WHOLE, self.model, made)
         except _Enough:

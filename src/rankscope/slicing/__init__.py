@@ -13,7 +13,7 @@ from rankscope.slicing.columns import (
     Sketch,
     as_columns,
 )
-from rankscope.slicing.cut_points import CutPointsLike, LayerTable, check_names, layers, select
+from rankscope.slicing.cut_points import CutPointsLike, LayerTable, check_names, layers, on_this_path, select
 from rankscope.slicing.example import example_sample
 from rankscope.slicing.guard import evaluation_mode, full_precision, measuring, mode_facts, observing
 from rankscope.slicing.mixing import Stretch
@@ -59,6 +59,7 @@ __all__ = [
     "measuring",
     "mode_facts",
     "observing",
+    "on_this_path",
     "outside_transforms",
     "read_samples",
     "select",

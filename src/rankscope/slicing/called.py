@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 from torch import Tensor, nn
 
 from rankscope.slicing.capture import OUTPUT, capture
-from rankscope.slicing.guard import measuring
 from rankscope.slicing.members import members
-from rankscope.slicing.sample import Sample, call_model
 from rankscope.slicing.trace import Trace
 
 __all__ = ["called"]
 
 
-def called(model: nn.Module, sample: Sample, found: Trace) -> frozenset[tuple[str, int]]:
-    """The calls of one plain pass, as (module, number of the call).
+def called(model: nn.Module, run: Callable[[], Any], found: Trace) -> frozenset[tuple[str, int]]:
+    """The calls of one plain pass, as (module, number of the call); ``run`` makes the pass, inside ``measuring``.
 
     The network's own output is among them where it is not what stands for it in ``found``, which has traced another
     sample. Empty where the model fails.
@@ -28,9 +27,9 @@ def called(model: nn.Module, sample: Sample, found: Trace) -> frozenset[tuple[st
         made[key] = _versions(output)
         return True
 
-    with measuring(model, sample.x.device), capture(model, None, take):
+    with capture(model, None, take):
         try:
-            output = _versions(call_model(model, sample, sample.x.clone()))
+            output = _versions(run())
         except Exception:  # the model's own code, which may raise anything; the sweep says what
             return frozenset()
     whole = (OUTPUT, -1)

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     import pandas as pd
     from matplotlib.axes import Axes
 
-__all__ = ["CutPointsLike", "LayerTable", "check_names", "layers", "select"]
+__all__ = ["CutPointsLike", "LayerTable", "NeverCalledError", "check_names", "layers", "on_this_path", "select"]
 
 CutPointsLike: TypeAlias = str | Sequence[str]
 
@@ -40,6 +40,40 @@ def check_names(wanted: Any) -> None:
         raise CutPointError(
             f"cut_points is {one_line(wanted)}; give 'blocks', 'paper', 'all', a name, a glob, or a list of these"
         )
+
+
+class NeverCalledError(CutPointError):
+    """One sample calls nothing of this name; another may."""
+
+
+def on_this_path(model: nn.Module, found: Trace, wanted: CutPointsLike) -> tuple[list[ModuleCall], tuple[str, ...]]:
+    """``select`` of what one sample calls, and the names under which only another sample may call anything.
+
+    Raises
+    ------
+    CutPointError
+        For a name that nothing can have.
+
+    >>> import torch
+    >>> net = nn.Sequential(nn.Linear(2, 2))
+    >>> net.add_module("spare", nn.Identity())
+    >>> net.forward = lambda x: net[0](x)
+    >>> calls, waiting = on_this_path(net, trace(net, example_sample(net, torch.ones(1, 2))), ["0", "spare"])
+    >>> [call.name for call in calls], waiting
+    (['0'], ('spare',))
+    """
+    check_names(wanted)
+    if wanted in ("blocks", "paper", "all"):
+        return select(model, found, wanted), ()
+    present, waiting = [], []
+    for name in [wanted] if isinstance(wanted, str) else list(wanted):
+        try:
+            _match(model, found, name)
+        except NeverCalledError:
+            waiting.append(name)
+        else:
+            present.append(name)
+    return select(model, found, present) if present or not waiting else [], tuple(waiting)
 
 
 def select(model: nn.Module, found: Trace, wanted: CutPointsLike) -> list[ModuleCall]:
@@ -87,18 +121,39 @@ def _match(model: nn.Module, found: Trace, name: str) -> list[ModuleCall]:
         listed = [c for c in everything if c in found.calls]
         if everything:  # of tensors that already stand in the list under another name, only if nothing else is meant
             return listed if any(not c.of_network for c in listed) else everything
-        raise CutPointError(f"no called module matches {name!r}; {nearest(name, [c.name for c in found.calls])}")
+        never = f"no called module matches {name!r}; {nearest(name, [c.name for c in found.calls])}"
+        others = (k for k, m in model.named_modules() if k and _can_be_called(m))
+        raise NeverCalledError(never) if fnmatch.filter(others, name) else CutPointError(never)
     modules = dict(model.named_modules(remove_duplicate=False))
     if name in modules:
         same = next((k for k, m in model.named_modules() if m is modules[name] and k != name), None)
         if same and found.by_name(same):
             return found.by_name(same)
-        raise CutPointError(
+        raise (NeverCalledError if _can_be_called(modules[name]) else CutPointError)(
             f"module {name!r} is never called in a forward pass, or returns no floating-point tensor; "
             "choose one that rs.layers(model) lists"
         )
     names = [c.name for c in found.nameable or found.calls] + ["blocks", "paper", "all"]
-    raise CutPointError(f"there is no module {name!r}; {nearest(name, names)}")
+    raise (NeverCalledError if _of_another_path(modules, found, name) else CutPointError)(
+        f"there is no module {name!r}; {nearest(name, names)}"
+    )
+
+
+def _can_be_called(module: nn.Module) -> bool:
+    """Whether a module has a forward pass of its own, which a list of modules has not."""
+    return type(module).forward is not nn.Module.forward or "forward" in vars(module)
+
+
+def _of_another_path(modules: dict[str, nn.Module], found: Trace, name: str) -> bool:
+    """Whether a name is that of a further call of a module, or of a tensor of one that was not called."""
+    base, mark, number = name.rpartition("#")
+    if mark and number.isdecimal() and base in modules:
+        return int(number) > 0 and _can_be_called(modules[base])
+    ends = [i for i, letter in enumerate(name) if letter in ".:" and name[:i] in modules]
+    if not ends:
+        return False
+    owner = name[: ends[-1]]
+    return _can_be_called(modules[owner]) and owner not in {module for module, _ in found.called}
 
 
 @dataclass(frozen=True, eq=False, repr=False)

@@ -1,4 +1,4 @@
-"""Models in less than float32 raised to it, and whether one works in less inside than it was asked for."""
+"""Models in another precision than their own, and whether one works in less inside than it was asked for."""
 
 from __future__ import annotations
 
@@ -6,39 +6,60 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from torch import Tensor, bfloat16, dtype, finfo, float16, float32, float64, nn
+from torch import Tensor, bfloat16, complex64, complex128, dtype, finfo, float16, float64, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-__all__ = ["NARROW", "LowerPrecision", "WithoutCasts", "widened"]
+from rankscope._base.errors import ModelError
+
+__all__ = ["NARROW", "LowerPrecision", "WithoutCasts", "converted"]
 
 NARROW = (float16, bfloat16)
 
 
 @contextmanager
-def widened(model: nn.Module) -> Iterator[None]:
-    """Inside, what the model holds in half precision is float32; afterwards every tensor has its own memory again.
+def converted(model: nn.Module, wanted: dtype) -> Iterator[None]:
+    """Inside, the floating-point tensors of a model are of dtype ``wanted``; afterwards each has its own memory again.
+
+    A plain attribute of another dtype than the first parameter's stays: it is a table that the model keeps in a
+    precision of its own.
+
+    Raises
+    ------
+    ModelError
+        Where a tensor has no such dtype.
 
     >>> import torch
     >>> layer = torch.nn.Linear(2, 2).bfloat16()
-    >>> with widened(layer):
+    >>> with converted(layer, torch.float32):
     ...     print(layer(torch.ones(1, 2)).dtype)
     torch.float32
     >>> layer.weight.dtype
     torch.bfloat16
     """
+    own = next((p.dtype for p in model.parameters() if p.is_floating_point()), None)
     held: dict[int, tuple[Tensor, Tensor]] = {}
     for module in model.modules():
-        for tensor in (*module._parameters.values(), *module._buffers.values(), *vars(module).values()):
-            if isinstance(tensor, Tensor) and tensor.dtype in NARROW and not tensor.is_inference():
+        tables = (v for v in vars(module).values() if isinstance(v, Tensor) and v.dtype == own)
+        for tensor in (*module._parameters.values(), *module._buffers.values(), *tables):
+            if tensor is not None and tensor.dtype != _meant(tensor, wanted) and not tensor.is_inference():
                 held.setdefault(id(tensor), (tensor, tensor.data))
     try:
         for tensor, data in held.values():
-            tensor.data = data.to(float32)
+            try:
+                tensor.data = data.to(_meant(tensor, wanted))
+            except (RuntimeError, TypeError, NotImplementedError) as error:
+                raise ModelError(f"{type(model).__name__} holds a tensor that cannot be {wanted}") from error
         yield
     finally:
         for tensor, data in held.values():
             tensor.data = data
+
+
+def _meant(tensor: Tensor, wanted: dtype) -> dtype:
+    if tensor.is_complex():
+        return complex128 if wanted == float64 else complex64
+    return wanted if tensor.is_floating_point() else tensor.dtype
 
 
 class LowerPrecision(TorchDispatchMode):
@@ -97,7 +118,8 @@ class WithoutCasts(TorchDispatchMode):
 def is_narrower(one: dtype, other: dtype) -> bool:
     """Whether a floating dtype has fewer digits than another.
 
-    >>> is_narrower(float32, float64), is_narrower(bfloat16, float16), is_narrower(float64, float32)
+    >>> import torch
+    >>> is_narrower(torch.float32, float64), is_narrower(bfloat16, float16), is_narrower(float64, torch.float32)
     (True, True, False)
     """
     return one.is_floating_point and finfo(one).eps > finfo(other).eps

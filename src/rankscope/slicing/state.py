@@ -23,7 +23,7 @@ from torch.utils._python_dispatch import _disable_current_modes
 
 from rankscope._base.errors import ModelError
 
-__all__ = ["ModelState", "guarded", "kept_state", "outside_transforms"]
+__all__ = ["ModelState", "guarded", "kept_state", "outside_transforms", "set_aside"]
 
 _LARGE = 2**30  # bytes of parameters; beyond this no copy is kept, and a model that writes into them is refused
 _MOST = 100_000  # entries of containers; what a model holds beyond that is a data set, not its state
@@ -208,6 +208,21 @@ def kept_state(model: nn.Module) -> Iterator[ModelState]:
         _ACTIVE.pop(model, None)
         handle.remove()
         state.restore(last=True)
+
+
+@contextmanager
+def set_aside(model: nn.Module) -> Iterator[None]:
+    """Inside, a guard around this one keeps nothing: the model holds other tensors there, which another guard keeps."""
+    outer = _ACTIVE.pop(model, None)
+    if outer is None:
+        yield
+        return
+    outer.restore()
+    try:
+        with outer.paused():
+            yield
+    finally:
+        _ACTIVE[model] = outer
 
 
 @contextmanager

@@ -86,6 +86,9 @@ class Trace:
     through: bool = False
     """Whether the model turns gradients off inside, so that reverse mode has to leave them on to be right."""
 
+    called: frozenset[tuple[str, int]] = frozenset()
+    """Every call that was made, as (module, number of the call), also of what returned nothing that can be measured."""
+
     def mixes(self, calls: Sequence[ModuleCall]) -> list[Stretch]:
         """For each of some calls in depth order: what mixes features between the last true cut of them and it.
 
@@ -258,6 +261,7 @@ class _Described:
             tuple(self.nameable),
             output,
             through=self.run.through,
+            called=frozenset(self.run.calls),
         )
 
     def _add(self, name: str, key: CallKey, call: _Call) -> None:
