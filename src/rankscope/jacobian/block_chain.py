@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor, nn
+from torch import nn
 
 from rankscope._base.checks import DeviceLike, DtypeLike, count_of, device_of
 from rankscope._base.errors import CutPointError, DataError, ModelError, is_out_of_memory, parameter
@@ -21,6 +21,8 @@ from rankscope._base.progress import Progress, progress_for
 from rankscope._base.provenance import device_name, versions
 from rankscope.jacobian.exponents_record import ChainExponents
 from rankscope.linear.block_runner import BlockRunner
+from rankscope.linear.linear_map import LinearMap
+from rankscope.linear.matrix import Matrix
 from rankscope.linear.methods import Method, choose_method
 from rankscope.linear.prepared import finite_weights, working_dtype
 from rankscope.linear.runner import Runner
@@ -291,37 +293,33 @@ class _Way:
     method: Method | None = None
     failures: list[Fact] = field(default_factory=list)
 
-    def push(self, runner: BlockRunner, point: Sample, tangents: Tensor) -> Tensor:
+    def at(self, runner: BlockRunner, point: Sample) -> LinearMap:
         if self.method is None:
-            self.method, out, self.failures = choose_method(runner, point, tangents)
-            return out[0]
-        return self.method(runner, point, tangents)[0]
+            with runner.hooked():
+                self.method, _, self.failures = choose_method(runner, point, torch.ones_like(point.x[:1]))
+        return LinearMap(runner, self.method, point)
 
 
 @dataclass(frozen=True)
 class _Operator:
     """One block's Jacobian at one point, known through its products with float64 columns."""
 
-    runner: BlockRunner
-    point: Sample
-    shape: tuple[int, int]
-    chunk: int
-    way: _Way
     block: str
+    matrix: Matrix
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        return self.matrix.shape
 
     def matmat(self, columns: NDArray[np.float64]) -> NDArray[np.float64]:
-        rows = torch.from_numpy(np.ascontiguousarray(columns.T)).to(self.runner.device, self.runner.dtype)
-        tangents = rows.view(len(rows), *self.point.x.shape[1:])
-        with self.runner.hooked():
-            parts = [self.way.push(self.runner, self.point, part).to("cpu", torch.float64).flatten(1)
-                     for part in tangents.split(self.chunk)]  # fmt: skip
-        product = torch.cat(parts)
+        own = self.matrix.map
+        product = self.matrix.push(torch.from_numpy(columns).to(own.device, own.dtype)).to("cpu", torch.float64)
         if not torch.isfinite(product).all():
             raise DataError(
-                f"the Jacobian of {self.block} has NaN or infinite entries on {self.point.name}; check the model's "
+                f"the Jacobian of {self.block} has NaN or infinite entries on {own.sample.name}; check the model's "
                 "weights and this input, or leave it out"
             )
-        return np.asarray(product.numpy().T)
+        return np.asarray(product.numpy())
 
 
 def _operators(
@@ -343,6 +341,6 @@ def _operators(
     for start, block in zip(keys, chain.blocks, strict=True):
         x = sample.x if start is None else values[start].view(1, *chain.shape)
         between = BlockRunner(model, start, block.key, sample, device, dtype)
-        square = (chain.width, chain.width)
-        found.append(_Operator(between, replace(sample, x=x), square, chunk, way, block.name))
+        point = way.at(between, replace(sample, x=x))
+        found.append(_Operator(block.name, Matrix(point, (chain.width,), 0, chunk)))
     return found

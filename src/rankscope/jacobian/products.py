@@ -8,23 +8,18 @@ such pairs in float64 see a single wrong unit among 10⁵.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor
 
-from rankscope._base.errors import MeasurementError, first_line, is_out_of_memory
+from rankscope._base.errors import MeasurementError
 from rankscope._base.facts import FactKind
 from rankscope.jacobian.derivative import Derivative
-from rankscope.linear.budget import bytes_per_tangent, chunk_for
 from rankscope.linear.checks import ADJOINT_LIMIT
 from rankscope.linear.kinks import SamePiece
-from rankscope.linear.methods import Method
-from rankscope.linear.reverse import reverse_mode
-from rankscope.linear.runner import Runner
+from rankscope.linear.linear_map import LinearMap
+from rankscope.linear.matrix import Matrix
 from rankscope.slicing import Sample
 from rankscope.spectra import scaled_norm
 from rankscope.spectra.lanczos import SquaredMap
@@ -35,74 +30,20 @@ _PAIRS = 6
 _AGREE = 1e-9  # of ‖u‖‖Jv‖, in float64: rounding gives some 1e-14, a wrong unit among 10⁵ about 1e-5
 _DOUBLE = 2.0**-25  # float64 errs by 2^29 less than the two precisions differ; 16 for what need not scale exactly
 
-Context = Callable[[], AbstractContextManager[Any]]
 
-
-@dataclass
-class Products:
-    """J and Jᵀ as products with columns, on one linear piece of the network.
-
-    ``forward`` is what a push runs inside, ``arithmetic`` what both run inside.
-    """
-
-    runner: Runner
-    method: Method
-    sample: Sample
-    rows: int
-    budget: int
-    forward: Context = nullcontext
-    arithmetic: Context = nullcontext
-    each: int = 0
-    """Bytes that one tangent takes; measured at the first push."""
-
-    @property
-    def shape(self) -> tuple[int, int]:
-        return self.rows, self.sample.x[0].numel()
-
-    def push(self, columns: Tensor) -> Tensor:
-        """J times (columns, r), shape (rows, r)."""
-        shape = tuple(self.sample.x.shape[1:])
-        tangents = columns.T.reshape(-1, *shape)
-        with self.runner.hooked(), self.arithmetic():
-            if not self.each:
-                self.each = bytes_per_tangent(self.runner, self.sample, linear=False)
-            count = len(tangents)
-            chunk = count if self.method.whole else chunk_for(count, self.each, self.budget, self.runner.device)
-            parts = []
-            for start in range(0, count, chunk):
-                with self.forward():
-                    parts.append(self.method(self.runner, self.sample, tangents[start : start + chunk])[0])
-        return torch.cat(parts).T
-
-    def pull(self, cotangents: Tensor) -> Tensor:
-        """Jᵀ times (rows, r), shape (columns, r): one forward pass, and one backward pass a column."""
-        with self.runner.hooked(), self.arithmetic(), self.method.kernels(), reverse_mode():
-            x = self.sample.x.detach().clone().requires_grad_()
-            with self.forward():  # a backward formula in Python must not be taken for the network's own operators
-                out = self.runner.outputs(self.sample, x * 1)[0]
-            try:
-                found = [torch.autograd.grad(out, x, u, retain_graph=True)[0] for u in cotangents.T.contiguous()]
-            except RuntimeError as error:
-                if is_out_of_memory(error):
-                    raise
-                raise MeasurementError(
-                    f"the full Jacobian's products need reverse mode, which fails at {self.runner.keys[0].module!r}: "
-                    f"{first_line(error)}; jacobian_rank measures columns by forward mode alone"
-                ) from error
-        return torch.stack([g.reshape(-1) for g in found], 1)
+class Products(Matrix):
+    """One cut point's Jacobian, of which both modes of differentiation are compared."""
 
     def squared(self) -> SquaredMap:
-        return SquaredMap(self.push, self.pull, self.shape, self.runner.dtype, self.runner.device)
+        return SquaredMap(self.push, self.pull, self.shape, self.map.dtype, self.map.device)
 
     def modes_differ(self) -> float:
         """The largest |⟨u, J·v⟩ − ⟨Jᵀu, v⟩| of a few pairs, relative to ‖u‖‖Jv‖; 0 where both are zero."""
         generator = torch.Generator().manual_seed(0xADD)
         rows, columns = self.shape
-        v = torch.randn(columns, _PAIRS, generator=generator, dtype=torch.float64).to(self.runner.device)
-        u = torch.randn(rows, _PAIRS, generator=generator, dtype=torch.float64).to(self.runner.device)
-        pushed, pulled = (
-            part.double() for part in (self.push(v.to(self.runner.dtype)), self.pull(u.to(self.runner.dtype)))
-        )
+        v = torch.randn(columns, _PAIRS, generator=generator, dtype=torch.float64).to(self.map.device)
+        u = torch.randn(rows, _PAIRS, generator=generator, dtype=torch.float64).to(self.map.device)
+        pushed, pulled = (part.double() for part in (self.push(v.to(self.map.dtype)), self.pull(u.to(self.map.dtype))))
         gap = ((u * pushed).sum(0) - (pulled * v).sum(0)).abs()
         scale = torch.maximum(u.norm(dim=0) * scaled_norm(pushed, 0), v.norm(dim=0) * scaled_norm(pulled, 0))
         shares = torch.where(gap == 0, gap, gap / scale)
@@ -151,27 +92,17 @@ def products_of(derivative: Derivative, place: int, sample: Sample, budget: int)
         Where forward and reverse mode disagree, or reverse mode fails.
     """
     assert derivative.method is not None
-    runner = derivative.runner.up_to(place)
+    own = LinearMap(derivative.runner, derivative.method, sample).of_place(place)
     piece = SamePiece()
-    with runner.hooked(), piece.recording():
-        rows = runner.outputs(sample, sample.x)[0].numel()
-    work = Products(runner, derivative.method, sample, rows, budget)
+    with piece.recording():
+        sizes = (own.outputs()[0].numel(),)
+    work = Products(own, sizes, budget)
     reference = derivative.reference
     if reference is None:
         return Pair(*_unknown(work.squared()), False, 0, _agreeing(work, ADJOINT_LIMIT))
-    other = reference.exact.up_to(place)
-    one = sample.to(other.device, other.dtype)
-    with other.hooked(), reference.arithmetic(), piece.aligning(1):
-        other.outputs(one, one.x)
-    exact = Products(
-        other,
-        reference.method,
-        one,
-        rows,
-        budget,
-        forward=piece.replaying,
-        arithmetic=reference.arithmetic,
-    )
+    one = sample.to(reference.exact.device, reference.exact.dtype)
+    other = LinearMap(reference.exact, reference.method, one, arithmetic=reference.arithmetic).of_place(place)
+    exact = Products(other.on_piece(piece), sizes, budget)
     flips = 0 if piece.flips is None else int(piece.flips.sum())
     double = exact if other.dtype == torch.float64 else work
     gap = _agreeing(double, ADJOINT_LIMIT)
@@ -198,7 +129,7 @@ def _agreeing(products: Products, limit: float) -> float:
     gap = products.modes_differ()
     if math.isfinite(gap) and gap > limit:
         raise MeasurementError(
-            f"forward and reverse mode disagree at {products.runner.keys[0].module!r} by {gap:.1e}; "
+            f"forward and reverse mode disagree at {products.map.runner.keys[0].module!r} by {gap:.1e}; "
             "a backward formula of the model is not its derivative, or the model draws random numbers"
         )
     return gap
@@ -207,5 +138,5 @@ def _agreeing(products: Products, limit: float) -> float:
 def _vanishes(work: Products, exact: Products) -> bool:
     """Whether the working precision gives zero where the other does not, as below its smallest number."""
     v = torch.randn(work.shape[1], 1, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
-    found, wanted = (p.push(v.to(p.runner.device, p.runner.dtype)) for p in (work, exact))
+    found, wanted = (p.push(v.to(p.map.device, p.map.dtype)) for p in (work, exact))
     return not bool((found != 0).any()) and bool((wanted != 0).any())

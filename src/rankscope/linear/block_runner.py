@@ -39,9 +39,13 @@ class BlockRunner(Runner):
         self._entering: Tensor | None = None
         self._calls = 0
 
+    def in_dtype(self, dtype: torch.dtype) -> BlockRunner:
+        source = self.source.to(self.device, dtype)
+        return BlockRunner(self.model, self.start, self.keys[0], source, self.device, dtype)
+
     @contextmanager
     def hooked(self) -> Iterator[None]:
-        if self.start is None:
+        if self.start is None or self._capture is not None:
             with super().hooked():
                 yield
             return

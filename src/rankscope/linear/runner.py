@@ -91,6 +91,10 @@ class Runner:
         one.keys, one._places, one._capture = (key,), {(key.module, key.call): [0]}, None
         return one
 
+    def in_dtype(self, dtype: torch.dtype) -> Runner:
+        """The same sub-networks in another precision."""
+        return Runner(self.model, self.keys, self.device, dtype, through=self.through)
+
     def _converted(self) -> list[_Converted]:
         """Weights, buffers and plain attributes that have to change."""
         changed = []
@@ -137,7 +141,10 @@ class Runner:
 
     @contextmanager
     def hooked(self) -> Iterator[None]:
-        """Hooks are in place inside; outputs can be asked for."""
+        """Hooks are in place inside; outputs can be asked for. Once is enough: inside, it does nothing more."""
+        if self._capture is not None:
+            yield
+            return
         with capture(self.model, {key.module for key in self.keys if not key.of_network}, self._take) as record:
             self._capture = record
             try:

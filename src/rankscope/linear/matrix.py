@@ -1,0 +1,83 @@
+"""A Jacobian as a matrix that is known through products with columns: what Krylov methods and SciPy multiply with."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from rankscope._base.errors import MeasurementError, is_out_of_memory
+from rankscope.linear.budget import bytes_per_tangent, chunk_for
+from rankscope.linear.linear_map import LinearMap
+
+__all__ = ["Matrix"]
+
+
+@dataclass
+class Matrix:
+    """J of all cut points, one below the other, and Jᵀ. ``sizes`` are the cut points' rows."""
+
+    map: LinearMap
+    sizes: tuple[int, ...]
+    budget: int
+    """Bytes that the tangents pushed at once may take."""
+    chunk: int | None = None
+    """How many tangents are pushed at once; measured at the first push where it is not given, and halved where memory
+    runs out."""
+    batched: bool = True
+    """Whether cotangents are pulled together on a GPU, where one backward pass alone leaves most of it idle."""
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        return sum(self.sizes), self.map.sample.x[0].numel()
+
+    def push(self, columns: Tensor) -> Tensor:
+        """J times (columns, r), shape (rows, r)."""
+        tangents = columns.T.reshape(-1, *self.map.sample.x.shape[1:])
+        count, start = len(tangents), 0
+        chunk = self._chunk(count)
+        parts: list[Tensor] = []
+        while start < count:
+            try:
+                parts.append(torch.cat(self.map.push(tangents[start : start + chunk]), 1))
+            except RuntimeError as error:
+                if not is_out_of_memory(error) or chunk == 1 or self.map.method.whole:
+                    raise
+                self.relieve()
+                self.chunk = chunk = chunk // 2
+            else:
+                start += chunk
+        return torch.cat(parts).T if parts else columns.new_zeros(self.shape[0], 0)
+
+    def pull(self, cotangents: Tensor) -> Tensor:
+        """Jᵀ times (rows, r), shape (columns, r): one forward pass, and one backward pass a column or a few of them."""
+        parts = cotangents.T.contiguous().split(self.sizes, 1)
+        count = cotangents.shape[1]
+        together = max(min(self.chunk or count, count), 1) if self.batched and self.map.device.type == "cuda" else 1
+        try:
+            found = self.map.pull(parts, together)
+        except (RuntimeError, MeasurementError) as error:  # an operator without a rule for vmap, or too little memory
+            if together == 1:
+                raise
+            if is_out_of_memory(error):
+                self.relieve()
+            self.batched = False
+            found = self.map.pull(parts)
+        return found.reshape(count, -1).T
+
+    def relieve(self) -> None:
+        """Memory ran out: what is cached goes back to the device."""
+        if self.map.device.type == "cuda":
+            torch.cuda.empty_cache()
+
+    def _chunk(self, count: int) -> int:
+        if self.map.method.whole:
+            return max(count, 1)
+        if self.chunk is None:
+            runner, sample = self.map.runner, self.map.sample
+            with runner.hooked(), self.map.arithmetic():
+                each = bytes_per_tangent(runner, sample, linear=self.map.traced is not None)
+            self.chunk = chunk_for(2**31, each, self.budget, runner.device)
+        passes = -(-count // self.chunk)  # evenly spread
+        return max(-(-count // max(passes, 1)), 1)
