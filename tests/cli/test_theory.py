@@ -60,7 +60,7 @@ def test_float32_stop(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
 
 def test_predict(capsys: pytest.CaptureFixture[str]):
     assert main(["theory", "predict", "--width", "1000", "--depth", "50"]) == 0
-    assert capsys.readouterr().out == "248.4 of 1000 after 50 layers (fuss-catalan, paper)\n"
+    assert capsys.readouterr().out == "248.4 of 1,000 after 50 layers (fuss-catalan, paper)\n"
     assert main(["theory", "predict", "--width", "1000", "--depth", "50", "--law", "lyapunov", "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["rank"] == 303
     assert main(["theory", "predict", "--width", "1000", "--depth", "20", "--tolerance", "reference"]) == 0
@@ -140,8 +140,8 @@ def test_profile_with_theory(tmp_path: Path, capsys: pytest.CaptureFixture[str])
     options = ["profile", "digits", "--limit", "2", "--theory", "--out", str(tmp_path)]
     assert main([*options, "--cut-points", "layer3.1,flatten"]) == 0
     text = capsys.readouterr().out
-    assert "beside random layers, 64 columns" in text
-    assert "The network loses rank faster than random layers of the same widths would" in text
+    assert "against a random Gaussian chain, 64 columns" in text
+    assert "The network loses more rank than a random Gaussian chain of the same widths at" in text
     record = json.loads((tmp_path / "against-random.json").read_text())
     assert record["verdict"] == "faster"
     assert "random layers, same widths" in (tmp_path / "profile.svg").read_text()

@@ -58,16 +58,19 @@ def test_without_a_graph_all_cut_points_are_the_chain():
 DEEP = (40,) * 12
 
 
+CHAIN = "a random Gaussian chain of the same widths"
+
+
 @pytest.mark.parametrize(
     ("shift", "verdict", "words"),
     [
-        ({}, "alike", "keeps rank as random layers of the same widths would at all 12 cut points."),
-        ({11: -8, 10: -5}, "faster", "loses rank faster than random layers of the same widths would: it has less "
-         "left at 2 of 12 cut points, most at l11, "),
-        ({11: +5}, "slower", "slower than random layers of the same widths would: it has more left at 1 of 12 cut"),
-        ({11: +5, 5: -9, 6: -5}, "mixed", "has lost more rank at 2 of 12 cut points (most at l5, "),
-        ({10: +5, 11: +8, 5: -9}, "mixed", "at 1 of 12 cut points (most at l5, 29 against 38) and less at 2 "
-         "(most at l11, 40 against 32)."),
+        ({}, "alike", f"The network's rank agrees with that of {CHAIN} at all 12 cut points."),
+        ({11: -8, 10: -5}, "faster", f"loses more rank than {CHAIN} at 2 of 12 cut points "
+         "(most at l11: 24 against 32)."),
+        ({11: +5}, "slower", f"loses less rank than {CHAIN} at 1 of 12 cut points (l11: "),
+        ({11: +5, 5: -9, 6: -5}, "mixed", f"loses more rank than {CHAIN} at 2 of 12 cut points (most at l5: "),
+        ({10: +5, 11: +8, 5: -9}, "mixed", "at 1 of 12 cut points (l5: 29 against 38) and less at 2 (most at l11: 40 "
+         "against 32)."),
         ({11: -2, 5: +2}, "alike", "at all 12 cut points"),
     ],
 )  # fmt: skip
@@ -78,7 +81,7 @@ def test_sentence(shift: dict[int, int], verdict: str, words: str):
     assert found.verdict == verdict
     assert words in found.sentence
     assert found.sentence.endswith(".")
-    assert found.sentence.count(". ") == 0  # one sentence
+    assert found.sentence.count(". ") == 0  # one sentence, since no block has branches
 
 
 def test_uncertain_ranks_decide_nothing():
@@ -96,20 +99,19 @@ def test_uncertain_ranks_decide_nothing():
     assert unsure.verdict == "undecided"
     random = f"{unsure['l11'].predicted:.0f}"
     assert unsure.sentence == (
-        "Whether the network loses rank as random layers of the same widths would is undecided at 1 of 12 cut points, "
-        f"where the certified bounds are too wide (most at l11, 24 to 40 against {random}; measure "
-        'with dtype="float64"); at the other 11 both are alike.'
+        f"At 1 of 12 cut points the certified bounds are too wide to compare the network with {CHAIN} "
+        f"(l11: [24, 40] against {random}); measure in float64. The other ranks agree."
     )
     assert "l11       12        40" in str(unsure)
     assert [line for line in str(unsure).splitlines() if line.endswith("undecided")]
     more = replace(unsure, dtype="float64")
-    assert "read it with a larger tolerance" in more.sentence
+    assert "; use a larger tolerance." in more.sentence
     # what is certain elsewhere is still said, and what is not is counted
     open_ = replace(base.layers[10], spectra=(wide,))
     less = replace(base, layers=(*base.layers[:10], open_, last)).against_random()
     assert less["l10"].verdict == "undecided"
     assert less.verdict == "faster"
-    assert "(1 more undecided, their certified bounds too wide; " in less.sentence
+    assert less.sentence.endswith(" At 1 more the certified bounds are too wide to compare; measure in float64.")
     # narrow bounds decide although they are no single number
     near = replace(certain, lower=certain.lower - 1, upper=certain.upper + 1)
     assert near.verdict == "less"
@@ -144,7 +146,9 @@ def test_a_law_that_leaves_less_than_the_widths_allow_is_not_said_to_keep_all():
 
 def test_where_the_widths_leave_no_choice_it_says_so():
     found = profile(layer("a", 4000, 40), layer("b", 10, 10)).against_random()
-    assert found.sentence.endswith("at all 2 cut points, where both keep what the widths allow.")
+    assert (
+        found.sentence == f"The network keeps all the rank that its widths allow at both cut points, as {CHAIN} does."
+    )
     assert found["b"].predicted == 10
 
 
@@ -244,7 +248,7 @@ def test_residual_blocks_count_once_whatever_stands_between():
     x = torch.randn(1, 20)
     blocks = rs.jacobian_rank(net, x, progress=False).against_random()
     assert {x.name: x.depth for x in blocks.layers} == {"1": 1, "2": 2, "3": 2, "4": 3, "5": 4}
-    assert blocks.sentence.endswith(", each block of up to 2 mixing operations counted as one layer.")
+    assert blocks.sentence.endswith(" Each block counts as one layer; the largest has 2 mixing operations.")
     assert [x.joined for x in blocks.layers] == [1, 2, 2, 2, 2]
     # every call: the block's last activation is the block's own output, and its inner ones stand in a branch
     every = rs.jacobian_rank(net, x, cut_points="all", progress=False).against_random()
@@ -261,10 +265,10 @@ def test_absolute_tolerances_are_refused_and_reports_go_without():
     with pytest.raises(rs.UsageError, match=r"has an absolute part.*with_tolerance\('paper'\)"):
         absolute.against_random()
     page = profile_page(absolute).html()
-    assert "No random layers are laid over the measurement" in page
+    assert "No random chain is shown: the tolerance" in page
     assert "random layers, same widths" not in page
     page = profile_page(base).html()
-    assert page.count("The network loses rank faster than random layers") == 1
+    assert page.count("The network loses more rank than a random Gaussian chain") == 1
     assert "random layers, same widths" in page
     assert "not why" in page
 
@@ -335,7 +339,7 @@ def test_blocks_of_plain_layers_are_as_many_random_layers():
         assert whole[name].predicted == each[name].predicted
         assert whole[name].possible == 30
     assert whole.verdict == "alike"
-    assert "counted as one" not in whole.sentence
+    assert "counts as one" not in whole.sentence
 
 
 def test_float32_cannot_tell_a_deep_chain():
@@ -343,7 +347,7 @@ def test_float32_cannot_tell_a_deep_chain():
     found = rs.jacobian_rank(blocks, torch.randn(1, 60), cut_points=list("01234"), progress=False).against_random()
     assert found.layers[-1].verdict == "undecided"
     assert found.verdict == "undecided"
-    assert 'measure with dtype="float64"' in found.sentence
+    assert "measure in float64" in found.sentence
 
 
 def test_pooling_inside_a_block_narrows_the_chain():
@@ -360,12 +364,12 @@ def test_without_a_mixing_operation_there_is_no_verdict():
     for columns in ("all", rs.Sketch(K)):  # the directions of a sketch are no operation of the network
         found = rs.jacobian_rank(net, torch.randn(1, K), columns=columns, progress=False).against_random()
         assert found.verdict == "none"
-        assert found.sentence.startswith("No operation that mixes features was recognised up to 1, so there are no")
+        assert found.sentence.startswith("No operation that mixes features was recognised up to 1, so there is no")
         assert {x.verdict for x in found.layers} == {"none"}
     later = nn.Sequential(nn.ReLU(), nn.Linear(K, 4)).eval()  # what comes before the first is not judged
     found = rs.jacobian_rank(later, torch.randn(1, K), cut_points="all", progress=False).against_random()
     assert [x.verdict for x in found.layers] == ["none", "same"]
-    assert "at all 1 cut point, where" in found.sentence
+    assert "at the only cut point, as" in found.sentence
 
 
 @pytest.mark.parametrize("widths", [[256, 192, 128, 96, 64, 48, 32, 24, 16], [64] * 13], ids=["narrowing", "square"])

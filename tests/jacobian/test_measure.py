@@ -400,7 +400,7 @@ def test_kinks_are_counted() -> None:
     exact = torch.tensor([[2.0**-26, 1.0, -1.0]])  # 1 + 2^-26 is 1 in float32
     profile = measure(net, torch.cat([exact, torch.ones(1, 3), exact]))
     assert profile.kinks == (1, 0, 1)
-    assert "units within rounding of a kink: 1 at most in one image" in str(profile)
+    assert "1 unit within rounding error of a kink (the most in one image)" in str(profile)
 
 
 # ---- silent errors ---------------------------------------------------------------------------------------------------

@@ -26,8 +26,8 @@ def test_texts_are_escaped():
 
 def test_findings_name_first_and_last_layer():
     text = " ".join(f.text for f in findings(profile()))
-    assert "starts at 5 of 5 possible at 0" in text
-    assert "ends at 3 of 5 possible at 2" in text
+    assert "is 5 of 5 possible at 0" in text
+    assert " and 3 of 5 possible at 2." in text
 
 
 def test_cautions():
@@ -45,7 +45,7 @@ def test_cautions():
     assert "weights are random" in text
     assert "head was not measured" in text
     assert "a.png (truncated)" in text
-    assert "2 units in one image" in text
+    assert "2 units are within rounding error of a kink" in text
     assert "disagree by 50.0%" in text
 
 

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from rankscope._base.records import Record
 from rankscope._base.text import one_line
 from rankscope.views.deficit_figure import draw_path
+from rankscope.views.phrases import counted
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -75,4 +76,5 @@ class RegularisationPath(Record):
         return str(self)  # a notebook shows the table, not the arrays
 
     def __str__(self) -> str:
-        return f"Class {one_line(self.name)}: {len(self.eta)} values of eta\n{self.table().to_string(index=False)}"
+        head = f"Class {one_line(self.name)}: {counted(len(self.eta), 'value')} of eta"
+        return f"{head}\n{self.table().to_string(index=False)}"

@@ -32,6 +32,7 @@ from rankscope.slicing.ragged import rows_apart
 from rankscope.slicing.reader import order_of
 from rankscope.slicing.signature import Signature, is_hugging_face, signature_of
 from rankscope.slicing.values import as_tensor, is_array, is_scalar_label, numbers_of
+from rankscope.views.phrases import counted
 
 __all__ = ["Batch", "Skipped", "as_dataset", "batches", "first_call", "skipped_lines"]
 
@@ -57,7 +58,7 @@ def skipped_lines(skipped: Sequence[Skipped], *, most: int = 20) -> list[str]:
     """How many samples were skipped, and the first of them with file and reason; nothing where there are none."""
     if not skipped:
         return []
-    lines = [f"{len(skipped):,} unreadable sample{'s' * (len(skipped) > 1)} skipped:"]
+    lines = [f"{counted(len(skipped), 'unreadable sample')} skipped:"]
     lines += [f"  {one.name}: {one.reason}" for one in skipped[:most]]
     return [*lines, f"  … and {len(skipped) - most:,} more"] if len(skipped) > most else lines
 

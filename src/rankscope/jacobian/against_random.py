@@ -11,8 +11,9 @@ from rankscope.jacobian.random_chain import chain_rank, extended, slack
 from rankscope.jacobian.reading import Reading
 from rankscope.slicing import Stretch
 from rankscope.spectra import Tolerance
-from rankscope.views.against_random import comparison_sentence, comparison_text
+from rankscope.views.against_random import MEANING, comparison_sentence, comparison_text
 from rankscope.views.compared import Compared
+from rankscope.views.phrases import counted
 from rankscope.views.profile_figure import plot_against_random
 
 if TYPE_CHECKING:
@@ -20,14 +21,6 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 __all__ = ["AgainstRandom", "Compared", "against_random"]
-
-MEANING = (
-    "Random layers: independent dense Gaussian matrices, one for each cut point with a matrix product or convolution "
-    "before it, from the same input columns through the same numbers of outputs, read with the same tolerance. Between "
-    "two cut points a plain chain of several products is as many layers; where branches join, as in residual blocks "
-    "and attention, all of them count as one. Random layers have no nonlinearity, skip connection or sharing of "
-    "weights; so the comparison says how rank falls beside pure chance, not why."
-)
 
 
 @dataclass(frozen=True, eq=False)
@@ -72,7 +65,7 @@ class AgainstRandom(Record):
 
     @property
     def sentence(self) -> str:
-        """The comparison in one sentence, with the cut points where both differ most, and how sure it is."""
+        """The comparison in a sentence or two, with the cut points where both differ most, and how sure it is."""
         return comparison_sentence(self.chain, self.judged, self.verdict, double=self.dtype == "float64")
 
     @property
@@ -121,16 +114,14 @@ class AgainstRandom(Record):
         return plot_against_random(
             self.layers,
             model=self.model,
-            title=f"{self.columns:,} columns, tolerance {self.tolerance.name}",
+            title=f"{counted(self.columns, 'column')}, tolerance: {self.tolerance.name}",
             ax=ax,
         )
 
     def __str__(self) -> str:
-        return comparison_text(
-            self.layers,
-            head=f"{self.model} beside random layers, {self.columns:,} columns, tolerance {self.tolerance.name}",
-            sentence=self.sentence,
-        )
+        read = f"{counted(self.columns, 'column')}, tolerance: {self.tolerance.name}"
+        head = f"{self.model} against a random Gaussian chain, {read}"
+        return comparison_text(self.layers, head=head, sentence=self.sentence)
 
 
 def against_random(reading: Reading, *, model: str, dtype: str, inputs: int | None = None) -> AgainstRandom:

@@ -16,6 +16,7 @@ from rankscope._base.records import Record
 from rankscope._base.style import COLOURS, figure_style, new_axes, plain_text
 from rankscope._base.text import one_line
 from rankscope.jacobian import earlier
+from rankscope.views.phrases import counted, shape_of
 from rankscope.views.sentences import note, phrase, sentence
 
 if TYPE_CHECKING:
@@ -198,13 +199,11 @@ class ChainExponents(Record):
         return ax
 
     def __str__(self) -> str:
-        size = "×".join(map(str, self.shape))
-        count = f"{len(self.images)} input{'s' * (len(self.images) != 1)}"
         mean, spread = self.mean, self.spread
-        tracked = f"all {len(mean)}" if self.complete else f"{len(mean)} leading"
-        chain = f"{len(self.blocks)} blocks of width {self.width:,} ({size})"
+        tracked = f"all {len(mean):,}" if self.complete else f"{len(mean):,} leading"
+        chain = f"{counted(len(self.blocks), 'block')} of width {self.width:,} ({shape_of(self.shape)})"
         lines = [
-            f"{one_line(self.model)}: {tracked} exponents of {chain} on {count}",
+            f"{one_line(self.model)}: {tracked} exponents of {chain} on {counted(len(self.images), 'input')}",
             one_line(
                 f"from {self.start} through {self.blocks[0]} to {self.blocks[-1]}, {self.dtype} on {self.device}, "
                 f"{phrase(self.method)}"
@@ -216,11 +215,11 @@ class ChainExponents(Record):
             {1, 2, 3, 4, last, *np.linspace(1, last, 8).round().astype(int).tolist()} & {*range(1, last + 1)}
         ):
             deviation = "-" if np.isnan(spread[k - 1]) else f"{spread[k - 1]:.2g}"
-            lines.append(f"{k:>7} {mean[k - 1]:>15.5g} {deviation:>19}")
+            lines.append(f"{k:>7,} {mean[k - 1]:>15.5g} {deviation:>19}")
         for image, block, rank in self.rank_drops[:4]:
-            lines.append(one_line(f"{block} is singular on {image}: rank {rank} of the frame is left"))
+            lines.append(one_line(f"{block} is singular on {image}: rank {rank:,} of the frame is left"))
         if len(self.rank_drops) > 4:
-            lines.append(f"and {len(self.rank_drops) - 4} more such drops")
+            lines.append(f"and {counted(len(self.rank_drops) - 4, 'more such drop')}")
         return "\n".join([*lines, *map(note, self.facts)])
 
     __repr__ = __str__

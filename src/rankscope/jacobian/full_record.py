@@ -15,6 +15,7 @@ from rankscope.spectra import RankEstimate, Spectrum, Tolerance, ToleranceLike, 
 from rankscope.spectra.density import DensityRank, SpectralDensity
 from rankscope.views.full_figure import plot_full
 from rankscope.views.full_text import FullRow, full_lines
+from rankscope.views.phrases import counted
 from rankscope.views.sentences import note, phrase, sentence
 
 if TYPE_CHECKING:
@@ -149,13 +150,13 @@ class FullRank(Record):
         return plot_full(self._rows, title=f"{self.model}, tolerance: {self.tolerance.name}", ax=ax)
 
     def __str__(self) -> str:
-        count = f"{len(self.images)} image{'s' * (len(self.images) != 1)}"
+        count = counted(len(self.images), "image")
         lines = [f"{one_line(self.model)}: rank of the full Jacobian, {count}, tolerance: {self.tolerance.name}"]
         lines.append(one_line(f"Computed in {self.dtype} on {self.device}. Method: {phrase(self.method)}."))
         lines += full_lines(self._rows)
         if any(self.kinks):
             most = max(self.kinks)
-            lines.append(f"{most} unit{'s are' if most != 1 else ' is'} within rounding error of a kink.")
+            lines.append(f"{counted(most, 'unit')} {'is' if most == 1 else 'are'} within rounding error of a kink.")
         lines += [one_line(f"{name} was not measured: {why}.") for name, why in self.unmeasured.items()]
         cut = [
             one_line(f"{layer.name}: {sentence(fact)}")

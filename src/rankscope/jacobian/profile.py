@@ -23,6 +23,7 @@ from rankscope.jacobian.profile_files import SCHEMA_VERSION, load_fields, save_f
 from rankscope.jacobian.reading import Reading
 from rankscope.slicing import Stretch
 from rankscope.spectra import Tolerance, ToleranceLike, as_tolerance
+from rankscope.views.phrases import counted, number
 from rankscope.views.profile_figure import plot_profile
 from rankscope.views.profile_text import profile_text
 from rankscope.views.sentences import sentence
@@ -262,8 +263,7 @@ class JacobianProfile(Record):
         return profile_text(
             self.reading.rows,
             head=(
-                f"Jacobian rank of {self.model} on {len(self.images)} {kind}{'s' * (len(self.images) != 1)}, "
-                f"{self.columns}",
+                f"Jacobian rank of {self.model} on {counted(len(self.images), kind)}, {self.columns}",
                 f"tolerance {self.tolerance.name}, background {self.background}, {self.dtype} on {self.device}, "
                 f"weights {self.weights}",
             ),
@@ -277,8 +277,8 @@ class JacobianProfile(Record):
         )
 
     def __repr__(self) -> str:
-        ranks = " → ".join(map(str, self.function_rank))
-        return f"JacobianProfile({self.model}, {len(self.images)} images, {self.tolerance.name}: {ranks})"
+        ranks = " → ".join(map(number, self.function_rank))
+        return f"JacobianProfile({self.model}, {counted(len(self.images), 'image')}, {self.tolerance.name}: {ranks})"
 
 
 def _finite(value: float | None) -> float | None:

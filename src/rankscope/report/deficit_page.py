@@ -12,6 +12,7 @@ from rankscope.report.figures import figure_of
 from rankscope.report.page import Page, Section, Table
 from rankscope.report.sentences import Finding
 from rankscope.views.deficit_text import exact_reasons
+from rankscope.views.phrases import counted, own_verb
 from rankscope.views.sentences import sentence
 
 if TYPE_CHECKING:
@@ -63,41 +64,46 @@ def deficit_section(
 
 def deficit_findings(table: DependencyTable) -> Iterator[Finding]:
     """What the table shows, one sentence a finding, then what limits it."""
-    counts = Counter(r.status for r in table)
+    counts, total = Counter(r.status for r in table), counted(len(table), "class", "classes")
     found = [r for r in table if r.status is Status.DEPENDENT]
     keep = table.keep if table.keep is not None else 0.9
     if found:
         best = most_dependent(table)
         top = ", ".join(f"{n} ({w:+.2f})" for n, w in zip(best.names[:3], best.weights[:3], strict=True))
         yield Finding(
-            f"{len(found):,} of {len(table):,} classes depend on others more than the permutation null does; the "
-            f"best explained is {best.name}: R² {best.r2:z.2f}, null {best.r2_null:z.2f}, mostly {top}."
+            f"{len(found):,} of {total} {own_verb(len(found), 'depend')} on others more than the permutation null "
+            f"does. {best.name} is explained best: R² {best.r2:z.2f}, null {best.r2_null:z.2f}, mostly by {top}."
         )
     else:
-        yield Finding(f"None of {len(table):,} classes depends on others more than the permutation null does.")
-    few = table.deficit(5, keep)
-    yield Finding(
-        f"At most five other classes determine {few:.0%} of the classes while {keep:.0%} of accuracy is kept."
-    )
+        yield Finding(f"None of {total} depends on others more than the permutation null does.")
+    yield Finding(_replaceable(table.deficit(5, keep), keep))
     rest = {k: v for k, v in counts.items() if k is not Status.DEPENDENT}
     if rest:
         yield Finding("The others: " + ", ".join(f"{v:,} {k}" for k, v in sorted(rest.items())) + ".", "meaning")
     if found and most_dependent(table).r2 < 0.5:
         yield Finding(
-            "The others explain less than half of any class's variance: accuracy is kept because classes exclude each "
-            "other, not because a logit is a copy of others.",
+            "The other classes explain less than half of any class's variance. Accuracy is kept because classes "
+            "exclude each other, not because a logit copies others.",
             "meaning",
         )
     if not table.permutations:
-        yield Finding("No permutation null was run: a high R² may be nothing but class means.", "caution")
+        yield Finding("No permutation null was run, so a high R² may reflect class means alone.", "caution")
     trivial = Counter(r.trivial for r in table if r.trivial)
     why = exact_reasons(table.n_classes, table.logit_rank, table.feature_dimension)
     for fact in table.facts:
         yield Finding(sentence(fact), "caution" if fact.caution else "meaning")
     for reason in sorted(trivial):
         yield Finding(
-            f"{trivial[reason]} of {len(table)} classes are exact combinations of the others: {why[reason]}.", "caution"
+            f"{trivial[reason]:,} of {total} are exact combinations of the others: {why[reason]}.",
+            "caution",
         )
+
+
+def _replaceable(share: float, keep: float) -> str:
+    lost = f"losing more than {1 - keep:.0%} of its accuracy"
+    if not share:
+        return f"No class can be replaced by five or fewer others without {lost}."
+    return f"{share:.0%} of the classes can each be replaced by five or fewer others without {lost}."
 
 
 def _table(table: DependencyTable) -> Table:
@@ -109,7 +115,7 @@ def _table(table: DependencyTable) -> Table:
             (r.index, r.name, r.status, _number(r.r2), _number(r.r2_held_out), _number(r.r2_null),
              _share(r.positive_accuracy), _share(r.positive_accuracy_replaced), _share(r.accuracy),
              _share(r.accuracy_replaced), _number(r.eta_over_eta_max), r.n_dependencies,
-             ", ".join(pairs) + (f" and {more} more" if more > 0 else "") or "no other class")
+             ", ".join(pairs) + (f" and {more:,} more" if more > 0 else "") or "no other class")
         )  # fmt: skip
     note = (
         "R² is centred; null is its mean over permutations at the same η. Replaced: the class's logit is predicted "
@@ -130,7 +136,7 @@ def _provenance(table: DependencyTable, source: str | None) -> dict[str, str]:
     made = {
         "samples used": table.samples_used,
         "samples": f"{table.samples:,} fitted, {table.held_out_samples:,} held out",
-        "null": f"{table.null}, {table.permutations} permutations, seed {table.seed}",
+        "null": f"{table.null}, {counted(table.permutations, 'permutation')}, seed {table.seed}",
         "duality gap": f"at most {max(r.duality_gap for r in table):.1e} (tolerance {table.tol:g})",
         "computed in": "float64",
         "device": table.device,

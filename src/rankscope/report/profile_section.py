@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 from rankscope.report.figures import figure_of
 from rankscope.report.page import Page, Section, Table
 from rankscope.report.sentences import findings
-from rankscope.views.phrases import shapes_of, span
+from rankscope.views.phrases import bounds, counted, gibibytes, shapes_of, span
 from rankscope.views.profile_text import flags
 from rankscope.views.sentences import phrase, sentence
 
@@ -29,10 +29,10 @@ def profile_page(profile: JacobianProfile) -> Page:
 def profile_section(profile: JacobianProfile, *, title: str | None = None, name: str = "profile") -> Section:
     """Sentences, the figure with the random layers laid over it, and every table of one profile."""
     theory = profile.comparable
-    dotted = "Dotted: expected rank of random layers of the same widths. " if theory else ""
+    dotted = "Dotted: expected rank of a random Gaussian chain of the same widths. " if theory else ""
     caption = (
-        f"Function rank (line) and range over the images (band) of every sub-network; whiskers are certified bounds. "
-        f"{dotted}{profile.columns}, tolerance {profile.tolerance.name}."
+        f"Function rank (line) and range over the images (band) of every layer; whiskers show certified bounds. "
+        f"{dotted}{profile.columns}, tolerance: {profile.tolerance.name}."
     )
     return Section(
         title=title or f"Jacobian rank of {profile.model}",
@@ -44,20 +44,20 @@ def profile_section(profile: JacobianProfile, *, title: str | None = None, name:
     )
 
 
-def rank_table(profile: JacobianProfile, *, caption: str = "Rank of every sub-network") -> Table:
+def rank_table(profile: JacobianProfile, *, caption: str = "Rank of every layer") -> Table:
     """Rank over the images, the function rank's bounds, soft ranks, flags."""
     rows = []
     for row in profile.reading.rows:
         rank, function = row["rank"], row["function_rank"]
-        bounds = f"{function['lower']:,} … {function['upper']:,}" if row["certified"] else "none"
+        certain = bounds(function["lower"], function["upper"]) if row["certified"] else "none"
         rows.append(
             (row["name"], *_sizes(row), rank["min"], rank["median"], rank["max"],
-             bounds, row["effective_rank"], row["stable_rank"], flags(row))
+             certain, row["effective_rank"], row["stable_rank"], flags(row))
         )  # fmt: skip
     head = ("layer", "outputs", "possible", "min", "median", "max", "bounds", "effective", "stable", "flags")
     note = (
-        "min, median and max run over the images; max is the function rank, bounds are its certified bounds; "
-        "effective and stable rank are medians and need no threshold."
+        "min, median and max are over the images. max is the function rank; bounds are its certified bounds. Effective "
+        "and stable rank are medians and need no threshold."
     )
     return Table(caption, head, rows, note=note)
 
@@ -89,7 +89,7 @@ def conventions_table(profile: JacobianProfile, *, caption: str = "The same spec
             cells += [rank["median"], rank["max"], span(relative[0], relative[-1], ".1e") if relative[-1] else "–"]
         rows.append(cells)
     note = (
-        "torch's threshold grows with the number of outputs, so it can show a rise that is none: for comparison only."
+        "torch's threshold grows with the number of outputs, so a rise may be an artefact. Use it for comparison only."
     )
     return Table(caption, head, rows, note=note)
 
@@ -112,7 +112,7 @@ def provenance(profile: JacobianProfile) -> dict[str, str]:
         "model": profile.model,
         "weights": profile.weights,
         "input": shapes_of(dict.fromkeys(profile.input_shapes or (profile.input_shape,))),
-        "images": f"{len(profile.images)}",
+        "images": f"{len(profile.images):,}",
         "cut points": profile.cut_points,
         "columns": str(profile.columns),
         "background": profile.background,
@@ -124,11 +124,11 @@ def provenance(profile: JacobianProfile) -> dict[str, str]:
         ),
         "computed in": f"{profile.dtype}, singular values from float64 Gram matrices",
         "device": profile.device,
-        "time": f"{profile.seconds:.1f} s, {profile.chunk_size} tangents at once",
+        "time": f"{profile.seconds:.1f} s, {counted(profile.chunk_size, 'tangent')} at once",
         "versions": ", ".join(f"{k} {v}" for k, v in profile.versions.items()),
     }
     if profile.peak_memory is not None:
-        made["peak memory"] = f"{profile.peak_memory / 2**30:.2f} GiB"
+        made["peak memory"] = gibibytes(profile.peak_memory)
     for number, fact in enumerate(profile.failed_methods, 1):
         made[f"way not taken {number}"] = sentence(fact)
     for number, text in enumerate(profile.notes, 1):

@@ -9,8 +9,8 @@ from itertools import pairwise
 from typing import TYPE_CHECKING, Any, Literal
 
 from rankscope._base.facts import FactKind, of_kind
-from rankscope.jacobian.against_random import MEANING
-from rankscope.views.phrases import span
+from rankscope.views.against_random import MEANING
+from rankscope.views.phrases import counted, first_few, joined, number, span
 from rankscope.views.sentences import phrase, sentence
 
 if TYPE_CHECKING:
@@ -43,8 +43,8 @@ def _results(profile: JacobianProfile, rows: list[dict[str, Any]]) -> Iterator[s
     first, last = rows[0], rows[-1]
     count = _images(profile)
     yield (
-        f"Function rank (largest over {count}, tolerance {profile.tolerance.name}) starts at "
-        f"{_of(first)} at {first['name']} and ends at {_of(last)} at {last['name']}."
+        f"Function rank (largest over {count}, tolerance: {profile.tolerance.name}) is {_of(first)} at "
+        f"{first['name']} and {_of(last)} at {last['name']}."
     )
     if profile.reading.one_size:  # what is lost between two layers is that of one and the same sample
         yield from _loss(rows)
@@ -53,7 +53,7 @@ def _results(profile: JacobianProfile, rows: list[dict[str, Any]]) -> Iterator[s
         yield profile.against_random().sentence
     others = _conventions(profile)
     if others:
-        yield f"At {last['name']} the same spectra read with other tolerances give " + " and ".join(others) + "."
+        yield f"With other tolerances the function rank at {last['name']} is {joined(others)}."
 
 
 def _loss(rows: list[dict[str, Any]]) -> Iterator[str]:
@@ -63,18 +63,18 @@ def _loss(rows: list[dict[str, Any]]) -> Iterator[str]:
     if chosen is not None and chosen[0] > 0:
         lost, a, b = chosen
         yield (
-            f"Most is lost between {a['name']} and {b['name']}: {lost:,} dimensions, "
-            f"from {a['rank']['max']:,} to {b['rank']['max']:,}, where {_room(b):,} would have room."
+            f"Most rank is lost between {a['name']} and {b['name']}: it falls from {a['rank']['max']:,} to "
+            f"{b['rank']['max']:,}, where {_room(b):,} is possible."
         )
     forced = max((d for d in drops if d[2]["rank"]["max"] == _room(d[2])), key=lambda d: d[0], default=None)
     if forced is not None and forced[0] > 0:
         lost, a, b = forced
         yield (
-            f"From {a['name']} to {b['name']} rank falls by {lost:,} because {b['name']} has only "
-            f"{b['rows']:,} outputs, and it uses all of them."
+            f"Rank falls by {lost:,} from {a['name']} to {b['name']} because {b['name']} has only "
+            f"{counted(b['rows'], 'output')}, and it uses all of them."
         )
     if all(r["rank"]["max"] == _room(r) for r in rows):
-        yield "On the best image every sub-network keeps as much as its width and the chosen columns allow."
+        yield "On the best image every layer keeps all the rank that its width and the chosen columns allow."
 
 
 def _spread(profile: JacobianProfile, rows: list[dict[str, Any]]) -> Iterator[str]:
@@ -83,12 +83,9 @@ def _spread(profile: JacobianProfile, rows: list[dict[str, Any]]) -> Iterator[st
     widest = max(rows, key=lambda r: r["rank"]["max"] - r["rank"]["min"])
     low, middle, high = (widest["rank"][k] for k in ("min", "median", "max"))
     if high > low:
-        yield (
-            f"Images differ most at {widest['name']}: rank {low:,} at least, {middle:,g} in the median, "
-            f"{high:,} at most."
-        )
+        yield (f"Rank varies most between images at {widest['name']}: {low:,} to {high:,}, median {number(middle)}.")
     else:
-        every = "Both" if len(profile.images) == 2 else f"All {len(profile.images)}"
+        every = "Both" if len(profile.images) == 2 else f"All {len(profile.images):,}"
         yield f"{every} images have the same rank at every layer."
 
 
@@ -107,43 +104,45 @@ def _cautions(profile: JacobianProfile, rows: list[dict[str, Any]]) -> Iterator[
     if rises:
         text = _list([f"{k} (by {v:,})" for k, v in rises.items()])
         yield (
-            f"Rank rises with depth at {text}. Exact rank cannot: every threshold follows its own layer's largest "
-            "singular value, so read the rise as numerical."
+            f"Rank rises with depth at {text}. Exact rank cannot rise. The threshold follows each layer's own largest "
+            "singular value, so the rise is numerical."
         )
     near = [r for r in rows if r["certified"] and r["near_threshold"]]
     if near:
         text = _list([f"{r['name']} ({r['near_threshold']:,})" for r in near])
         yield (
-            f"Singular values lie so near the threshold that {profile.dtype} rounding decides which side they fall "
-            f"on: {text} in the worst image. There the rank is known only within its bounds."
+            f"At {text} some singular values are so near the threshold that {profile.dtype} rounding decides whether "
+            "they count (number in the worst image). There the rank is known only within its bounds."
         )
     bare = [r["name"] for r in rows if not r["certified"]]
     if bare:
         why = phrase(profile.certificate)
-        yield f"No error bound was measured for {_list(bare)}: those ranks are not certified ({why})."
-    zero = [f"{r['name']} ({_many(r['zero_images'], 'image')})" for r in rows if r["zero_images"]]
+        yield f"The ranks at {_list(bare)} are not certified ({why})."
+    zero = [f"{r['name']} ({counted(r['zero_images'], 'image')})" for r in rows if r["zero_images"]]
     if zero:
-        yield f"The Jacobian is exactly zero at {_list(zero)}: what lies there does not depend on the chosen inputs."
-    bad = [f"{r['name']} ({_many(r['not_finite_images'], 'image')})" for r in rows if r["not_finite_images"]]
+        yield f"The Jacobian is exactly zero at {_list(zero)}: these outputs do not depend on the chosen inputs."
+    bad = [f"{r['name']} ({counted(r['not_finite_images'], 'image')})" for r in rows if r["not_finite_images"]]
     if bad:
-        yield f"The Jacobian has NaN or infinite entries at {_list(bad)}; those images are left out there."
+        yield f"The Jacobian has NaN or infinite entries at {_list(bad)}. These images are not counted there."
     for name, why in profile.unmeasured.items():
         yield f"{name} was not measured: {why}."
     if profile.skipped:
         named = _list([f"{k} ({v})" for k, v in profile.skipped.items()])
-        yield f"{_many(len(profile.skipped), 'image')} could not be used: {named}."
+        yield f"{counted(len(profile.skipped), 'image')} could not be used: {named}."
     inside = [r["name"] for r in rows if not r["true_cut"]]
     if inside:
         yield (
-            f"{_list(inside)} {'lies' if len(inside) == 1 else 'lie'} inside a branch: information passes around, so "
-            "rank there may be larger or smaller than before and after."
+            f"{_list(inside)} {'is' if len(inside) == 1 else 'are'} inside a branch. Information also passes around "
+            "it, so the rank there may be larger or smaller than before and after."
         )
     if profile.adjoint_error is not None and profile.adjoint_error > _ADJOINT_LIMIT:
-        yield f"Forward and reverse mode disagree by {profile.adjoint_error:.1%}: do not trust these numbers."
-    if any(profile.kinks):
+        yield f"Forward and reverse mode disagree by {profile.adjoint_error:.1%}. Do not trust these numbers."
+    most = max(profile.kinks, default=0)
+    if most:
         yield (
-            f"At most {_many(max(profile.kinks), 'unit')} in one image within rounding of a kink (as ReLU at 0): "
-            "another precision would take the derivative on its other side; the bounds hold on this side."
+            f"{counted(most, 'unit')} {'is' if most == 1 else 'are'} within rounding error of a kink, such as ReLU at "
+            "0 (the most in one image). Another precision would take the derivative on the other side; the bounds hold "
+            "for this side."
         )
 
 
@@ -153,19 +152,19 @@ def _meanings(profile: JacobianProfile) -> Iterator[str]:
     if any(columns < size for columns, size in zip(counts, inputs, strict=True)):
         yield (
             f"These are partial ranks: {span(min(counts), max(counts))} of {span(min(inputs), max(inputs))} input "
-            "directions. A fall with depth is evidence that the full rank falls, not proof: the paper's Lemma 2 holds "
-            "for exact rank at one input, not for numerical rank or for the maximum over inputs."
+            "directions. A fall with depth is evidence that the full rank falls, but no proof. The paper's Lemma 2 "
+            "holds for the exact rank at one input, not for numerical rank or for the maximum over inputs."
         )
     if profile.comparable:
         yield MEANING
     elif profile.tolerance.atol:
         yield (
-            f"No random layers are laid over the measurement: {profile.tolerance.name} has an absolute part, and they "
-            "have no scale of their own."
+            f"No random chain is shown: the tolerance {profile.tolerance.name} has an absolute part, and a random "
+            "chain has no scale of its own."
         )
     yield from map(sentence, of_kind(profile.facts, FactKind.SEVERAL_SIZES))
     if profile.background == "zero":
-        yield "Outside the patch the image was set to zero, as the authors' code does; the ranks hold at that input."
+        yield "The image was set to zero outside the patch, as the authors' code does. The ranks hold at that input."
 
 
 def _room(row: dict[str, Any]) -> int:
@@ -179,13 +178,8 @@ def _of(row: dict[str, Any]) -> str:
 
 
 def _images(profile: JacobianProfile) -> str:
-    return _many(len(profile.images), "image" if len(profile.input_shape) == 3 else "sample")
-
-
-def _many(count: int, noun: str) -> str:
-    return f"{count:,} {noun}{'s' * (count != 1)}"
+    return counted(len(profile.images), "image" if len(profile.input_shape) == 3 else "sample")
 
 
 def _list(names: list[str]) -> str:
-    shown, more = names[:_SHOWN], len(names) - _SHOWN
-    return ", ".join(shown) + (f" and {more} more" if more > 0 else "")
+    return first_few(names, _SHOWN)

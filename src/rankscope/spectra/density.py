@@ -29,6 +29,7 @@ from rankscope.spectra.sampling import count_interval, relative_standard_error
 from rankscope.spectra.tolerance import ToleranceLike, as_tolerance
 from rankscope.spectra.topvalue import largest_eigenvalue_bound
 from rankscope.views.density_figure import plot_density
+from rankscope.views.phrases import bounds, counted, probability, shape_of
 from rankscope.views.sentences import note
 
 if TYPE_CHECKING:
@@ -90,8 +91,9 @@ class DensityRank:
         return self.value
 
     def __str__(self) -> str:
-        bounds = f"[{self.lower}, {self.upper}]" if self.certified else "not certified"
-        return f"{self.value} {bounds} ({self.tolerance}, {self.dtype}, failure probability {self.failure:.0e})"
+        certain = bounds(self.lower, self.upper) if self.certified else "not certified"
+        probable = f"failure probability {probability(self.failure)}"
+        return f"{self.value:,} {certain} ({self.tolerance}, {self.dtype}, {probable})"
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -298,9 +300,12 @@ class SpectralDensity(Record):
         return plot_density(rtol, counts, size=self.size, title=str(self).split("\n")[0], ax=ax)
 
     def __str__(self) -> str:
-        rows, columns = self.shape
-        steps = f"{int(self.steps.min())}" if self.steps.min() == self.steps.max() else f"up to {self.steps.max()}"
-        lines = [f"{rows:,}×{columns:,}, {self.dtype}: {self.probes} probes, {steps} Lanczos steps"]
+        most = int(self.steps.max())
+        steps = "" if int(self.steps.min()) == most else "up to "
+        lines = [
+            f"{shape_of(self.shape)}, {self.dtype}: {counted(self.probes, 'probe')}, "
+            f"{steps}{counted(most, 'Lanczos step')}"
+        ]
         lines.append(f"Rank: {self.rank('paper')}.")
         return "\n".join([*lines, *map(note, self.facts)])
 

@@ -17,6 +17,7 @@ from rankscope._base.records import ByValue
 from rankscope.spectra import measures
 from rankscope.spectra.ranks import count_ranks
 from rankscope.spectra.tolerance import ToleranceLike, as_tolerance
+from rankscope.views.phrases import bounds
 
 __all__ = ["RankEstimate", "Spectrum"]
 
@@ -63,9 +64,9 @@ class RankEstimate:
         return self.value
 
     def __str__(self) -> str:
-        bounds = f"[{self.lower}, {self.upper}]" if self.certified else "not certified"
-        flag = f", {self.near} near the threshold" if self.certified and self.near else ""
-        return f"{self.value} {bounds} ({self.tolerance}, {self.dtype}{flag})"
+        certain = bounds(self.lower, self.upper) if self.certified else "not certified"
+        flag = f", {self.near:,} near the threshold" if self.certified and self.near else ""
+        return f"{self.value:,} {certain} ({self.tolerance}, {self.dtype}{flag})"
 
 
 def _tensor(matrix: Any) -> torch.Tensor:

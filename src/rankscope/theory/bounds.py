@@ -76,8 +76,8 @@ class CompositionBound(Record):
     def __str__(self) -> str:
         rise = " (a rise at equal rtol)" if self.rose else ""
         return (
-            f"rank {self.before} before, {self.after} after{rise}; at κ = {self.kappa:.4g} times the threshold "
-            f"{self.bounded} ≤ {self.before} ({self.tolerance})"
+            f"rank {self.before:,} before, {self.after:,} after{rise}; at κ = {self.kappa:.4g} times the threshold "
+            f"{self.bounded:,} ≤ {self.before:,} ({self.tolerance})"
         )
 
 

@@ -23,6 +23,7 @@ from rankscope._base.errors import DataError, MeasurementError, UsageError
 from rankscope._base.records import Record
 from rankscope.spectra import ToleranceLike, as_tolerance
 from rankscope.theory._matrices import Matrix, as_matrix, qr_step
+from rankscope.views.phrases import counted
 from rankscope.views.theory_figure import plot_spectrum
 
 if TYPE_CHECKING:
@@ -86,8 +87,8 @@ class ChainSpectrum(Record):
         rows, columns = self.shape
         logs = self.log_singular_values
         return (
-            f"ChainSpectrum({self.depth} factors, {rows}×{columns}, log σ from {logs[0]:.6g} to {logs[-1]:.6g}, "
-            f"rank {int(np.isfinite(logs).sum())} to float64 precision)"
+            f"ChainSpectrum({counted(self.depth, 'factor')}, {rows}×{columns}, log σ from {logs[0]:.6g} to "
+            f"{logs[-1]:.6g}, rank {int(np.isfinite(logs).sum()):,} to float64 precision)"
         )
 
 

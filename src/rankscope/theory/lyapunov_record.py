@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from scipy.special import digamma, ndtr, stdtrit
 
 from rankscope._base.records import Record
+from rankscope.views.phrases import counted
 from rankscope.views.theory_figure import plot_spectrum
 
 if TYPE_CHECKING:
@@ -120,13 +121,16 @@ class LyapunovExponents(Record):
         return plot_spectrum(self.exponents, label=label, title=title, errors=errors, ax=ax)
 
     def __str__(self) -> str:
-        lines = [f"{len(self.exponents)} of {self.n} Lyapunov exponents after {self.depth} layers, nats per layer"]
+        lines = [
+            f"{len(self.exponents):,} of {counted(self.n, 'Lyapunov exponent')} after {counted(self.depth, 'layer')}, "
+            "nats per layer"
+        ]
         for i, (value, error) in enumerate(zip(self.exponents, self.standard_errors, strict=True), 1):
             if i <= 5 or i == len(self.exponents):
                 lines.append(f"  λ_{i} = {value:.6g}" + ("" if math.isnan(error) else f" ± {error:.1g}"))
         for layer, rank in self.rank_drops:
             how = "" if layer in self.exact_drops else " to float64 precision"
-            lines.append(f"  layer {layer} is singular{how}: rank {rank} is left")
+            lines.append(f"  layer {layer} is singular{how}: rank {rank:,} is left")
         if self.gap != "resolved" and len(self.exponents) > 1 and math.isfinite(self.exponents[0]):
             lines.append(f"  {self._no_gap()}")
         if self.converged is False:
@@ -136,7 +140,7 @@ class LyapunovExponents(Record):
     def _no_gap(self) -> str:
         count, spread = len(self.exponents), float(self.exponents[0] - self.exponents[-1])
         if self.gap == "absent":
-            agree = f"all {count} exponents agree to {max(spread, 1e-15):.1g}"
+            agree = f"all {count:,} exponents agree to {max(spread, 1e-15):.1g}"
             return f"no gap: {agree}, so Theorem 4's collapse does not happen"
         error = "" if math.isnan(self.spread_error) else f" ± {self.spread_error:.1g}"
         return (

@@ -34,6 +34,7 @@ from rankscope._base.checks import count_of
 from rankscope._base.errors import UsageError, nearest
 from rankscope._base.records import Record
 from rankscope.spectra import Tolerance, ToleranceLike, as_tolerance
+from rankscope.views.phrases import counted
 from rankscope.views.theory_figure import plot_depths
 
 if TYPE_CHECKING:
@@ -126,13 +127,13 @@ class RankPrediction(Record):
 
     def __str__(self) -> str:
         first, last = self.depth_range
-        span = f"{first} ≤ L ≤ {last}" if last is not None else f"L ≥ {first}"
+        span = f"{first:,} ≤ L ≤ {last:,}" if last is not None else f"L ≥ {first:,}"
         flag = "" if self.in_range else f"; OUTSIDE the law's range {span}"
         law: str = self.law
         if law == "between":
-            ends = {name: f"{name} {value:.1f}" for name, value in self.laws.items()}
+            ends = {name: f"{name} {value:,.1f}" for name, value in self.laws.items()}
             law = f"between {ends['fuss-catalan']} and {ends['lyapunov-mean']}"
-        return f"{self.value:.1f} of {self.n} after {self.depth} layers ({law}, {self.tolerance}{flag})"
+        return f"{self.value:,.1f} of {self.n:,} after {counted(self.depth, 'layer')} ({law}, {self.tolerance}{flag})"
 
 
 def relative_tolerance(tolerance: ToleranceLike, shape: tuple[int, int]) -> float:
@@ -179,7 +180,7 @@ def predicted_rank(n: int, depth: int, tolerance: ToleranceLike = "paper", *, la
     Examples
     --------
     >>> print(predicted_rank(1000, 50))
-    248.4 of 1000 after 50 layers (fuss-catalan, paper)
+    248.4 of 1,000 after 50 layers (fuss-catalan, paper)
     >>> predicted_rank(1000, 50, law="lyapunov").rank
     303
     """

@@ -19,6 +19,7 @@ from rankscope.theory.residual_law import residual_chain_rank
 from rankscope.views.chain_figure import plot_chain
 from rankscope.views.chain_text import chain_text
 from rankscope.views.chains import ChainView, Law
+from rankscope.views.phrases import counted
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -165,9 +166,9 @@ class ChainProfile(Record):
         if not self.law.predicts or self.law.beside:
             return ""
         if self.law is Law.GAUSSIAN_RELU:
-            return "law of large width: mean within 8 % of the width at widths of 60 and more, single chains vary more"
+            return "law of large width: mean within 8% of the width at widths of 60 and more, single chains vary more"
         least = 20 if self.residual is not None else 4
-        return f"law of large width: within 3 dimensions or 2 % at widths of {least} and more"
+        return f"law of large width: within 3 dimensions or 2% at widths of {least} and more"
 
     @property
     def in_range(self) -> bool:
@@ -325,8 +326,8 @@ class ChainProfile(Record):
     @property
     def title(self) -> str:
         """Width, init and what stands around the layers, in one phrase."""
-        fewer = "" if self.input_width in (None, self.width) else f" behind {self.input_width} inputs"
-        parts = [f"width {self.width}{fewer}", self.init]
+        fewer = "" if self.input_width in (None, self.width) else f" behind {counted(self.input_width, 'input')}"
+        parts = [f"width {self.width:,}{fewer}", self.init]
         parts += [part for part in (self.activation, self.normalisation) if part]
         if self.residual is not None:
             parts.append(f"residual × {self.residual:.3g}")

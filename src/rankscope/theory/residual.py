@@ -29,6 +29,7 @@ from rankscope._base.records import Record
 from rankscope.spectra import ToleranceLike
 from rankscope.theory._matrices import generator
 from rankscope.theory.prediction import counts_nothing, relative_tolerance
+from rankscope.views.phrases import counted
 from rankscope.views.theory_figure import plot_spectrum
 
 if TYPE_CHECKING:
@@ -68,7 +69,7 @@ class ResidualExponents(Record):
     @property
     def method(self) -> str:
         """``samples`` in words."""
-        return "closed form" if self.samples is None else f"sampled ({self.samples} layers)"
+        return "closed form" if self.samples is None else f"sampled ({counted(self.samples, 'layer')})"
 
     def rank(self, depth: int, tolerance: ToleranceLike = "paper") -> int:
         """Numerical rank after ``depth`` layers by these exponents: #{k : L(λ_1 − λ_k) ≤ log 1/rtol}, at least 1.

@@ -1,4 +1,4 @@
-"""A network beside random layers, in one sentence and as a table for the terminal."""
+"""A network beside a random chain, in a sentence or two and as a table for the terminal."""
 
 from __future__ import annotations
 
@@ -6,21 +6,30 @@ from collections.abc import Sequence
 
 from rankscope._base.text import one_line
 from rankscope.views.compared import Compared
+from rankscope.views.phrases import bounds, counted
 
-__all__ = ["comparison_sentence", "comparison_text"]
+__all__ = ["MEANING", "comparison_sentence", "comparison_text"]
+
+
+MEANING = (
+    "The random Gaussian chain has one independent dense Gaussian matrix for each cut point with a matrix product or "
+    "convolution before it. It starts from the same input columns, has the same numbers of outputs, and is measured "
+    "with the same tolerance. A plain chain of n matrix products counts as n layers; a block with branches (residual, "
+    "attention) counts as one. Random layers have no nonlinearity, no skip connection and no shared weights, so the "
+    "comparison shows where rank falls beside chance, not why."
+)
 
 
 def comparison_sentence(chain: Sequence[Compared], judged: Sequence[Compared], verdict: str, *, double: bool) -> str:
-    """How rank falls beside random layers, where both differ most, and how sure that is.
+    """How rank falls beside a random chain, where both differ most, and how sure that is.
 
     ``judged`` are those of the chain with a random layer to be compared with; ``double`` says that float64 was used.
     """
-    remedy = "read it with a larger tolerance" if double else 'measure with dtype="float64"'
-    said = _said(chain[-1].name, judged, verdict, remedy)
+    said = _said(chain[-1].name, judged, verdict, "use a larger tolerance" if double else "measure in float64")
     joined = max((x.joined for x in judged), default=0)
     if joined > 1:
-        said += f", each block of up to {joined} mixing operations counted as one layer"
-    return one_line(said) + "."
+        said += f" Each block counts as one layer; the largest has {joined:,} mixing operations."
+    return one_line(said)
 
 
 def comparison_text(layers: Sequence[Compared], *, head: str, sentence: str) -> str:
@@ -28,61 +37,58 @@ def comparison_text(layers: Sequence[Compared], *, head: str, sentence: str) -> 
     width = max([len(one_line(x.name)) for x in layers] + [5])
     lines = [
         one_line(head),
-        f"{'layer':<{width}}  {'depth':>5} {'outputs':>9} {'measured':>8} {'random':>8}  difference",
+        f"{'layer':<{width}}  {'depth':>5} {'outputs':>9} {'measured':>9} {'random':>9}  difference",
     ]
     for x in layers:
         mark = "" if x.verdict in ("same", "none") else x.verdict
         branch = "" if x.true_cut else "in a branch"
         lines.append(
-            f"{one_line(x.name):<{width}}  {x.depth:>5} {x.rows:>9,} {x.measured:>8} {x.predicted:>8.1f}  "
-            f"{x.difference:>+10.1f} {mark:<9} {branch}".rstrip()
+            f"{one_line(x.name):<{width}}  {x.depth:>5} {x.rows:>9,} {x.measured:>9,} {x.predicted:>9,.1f}  "
+            f"{x.difference:>+10,.1f} {mark:<9} {branch}".rstrip()
         )
     return "\n".join([*lines, sentence])
 
 
 def _said(last: str, chain: Sequence[Compared], verdict: str, remedy: str) -> str:
-    count = f"{len(chain)} cut point{'s' * (len(chain) != 1)}"
     if verdict == "none":
-        return (
-            f"No operation that mixes features was recognised up to {last}, so there are no random layers to lay "
-            "beside the network"
-        )
+        return f"No operation that mixes features was recognised up to {last}, so there is no random chain to compare."
+    total = counted(len(chain), "cut point")
     below = [x for x in chain if x.verdict == "less"]
     above = [x for x in chain if x.verdict == "more"]
     open_ = [x for x in chain if x.verdict == "undecided"]
     if verdict == "undecided":
-        widest = max(open_, key=_width)
+        widest = max(open_, key=lambda x: x.upper - x.lower)
         return (
-            "Whether the network loses rank as random layers of the same widths would is undecided at "
-            f"{len(open_)} of {count}, where the certified bounds are too wide (most at {widest.name}, "
-            f"{widest.lower:,} to {widest.upper:,} against {widest.predicted:,.0f}; {remedy})"
-            + (f"; at the other {len(chain) - len(open_)} both are alike" if len(chain) > len(open_) else "")
+            f"At {len(open_):,} of {total} the certified bounds are too wide to compare the network with {_CHAIN} "
+            f"({_most(open_)}{widest.name}: {bounds(widest.lower, widest.upper)} against {widest.predicted:,.0f}); "
+            f"{remedy}." + (" The other ranks agree." if len(chain) > len(open_) else "")
         )
-    left = f" ({len(open_)} more undecided, their certified bounds too wide; {remedy})" if open_ else ""
     if verdict == "alike":
         full = all(x.predicted > x.possible - 0.5 for x in chain)
-        why = ", where both keep what the widths allow" if full else ""
-        return f"The network keeps rank as random layers of the same widths would at all {count}{why}"
+        where = {1: "the only cut point", 2: "both cut points"}.get(len(chain), f"all {total}")
+        if full:
+            return f"The network keeps all the rank that its widths allow at {where}, as {_CHAIN} does."
+        return f"The network's rank agrees with that of {_CHAIN} at {where}."
     if verdict == "mixed":
-        return (
-            f"Beside random layers of the same widths the network has lost more rank at {len(below)} of {count} "
-            f"(most at {_at(min(below, key=_difference))}) and less at {len(above)} "
-            f"(most at {_at(max(above, key=_difference))}){left}"
+        said = (
+            f"The network loses more rank than {_CHAIN} at {len(below):,} of {total} ({_at(below)}) and less at "
+            f"{len(above):,} ({_at(above)})."
         )
-    most = max(below or above, key=lambda x: abs(x.difference))
-    return (
-        f"The network loses rank {verdict} than random layers of the same widths would: it has "
-        f"{'less' if below else 'more'} left at {len(below or above)} of {count}, most at {_at(most)}{left}"
-    )
+    else:
+        word, found = ("more", below) if below else ("less", above)
+        said = f"The network loses {word} rank than {_CHAIN} at {len(found):,} of {total} ({_at(found)})."
+    if open_:
+        said += f" At {len(open_):,} more the certified bounds are too wide to compare; {remedy}."
+    return said
 
 
-def _width(layer: Compared) -> int:
-    return layer.upper - layer.lower
+_CHAIN = "a random Gaussian chain of the same widths"
 
 
-def _difference(layer: Compared) -> float:
-    return layer.difference
+def _at(layers: Sequence[Compared]) -> str:
+    most = max(layers, key=lambda x: abs(x.difference))
+    return f"{_most(layers)}{most.name}: {most.measured:,} against {most.predicted:,.0f}"
 
 
-def _at(layer: Compared) -> str:
-    return f"{layer.name}, {layer.measured:,} against {layer.predicted:,.0f}"
+def _most(layers: Sequence[Compared]) -> str:
+    return "most at " if len(layers) > 1 else ""

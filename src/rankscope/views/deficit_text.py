@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from rankscope._base.facts import Fact
 from rankscope._base.text import one_line
+from rankscope.views.phrases import counted
 from rankscope.views.sentences import note
 
 if TYPE_CHECKING:
@@ -43,30 +44,30 @@ def dependency_text(
     that are exact combinations of the others, by reason.
     """
     used = f"eta={eta:g}" if eta is not None else f"largest eta that keeps {keep:g} of the accuracy"
-    ran = f"null {null[0]} × {null[1]}" if null[1] else "no null was run"
+    ran = f"null {null[0]} × {null[1]:,}" if null[1] else "no null was run"
     lines = [
         *map(note, facts),
-        f"Independence deficit of {len(table)} of {classes} classes, samples used: {samples_used}, {used}",
-        f"{samples[0]} samples fitted, {samples[1]} held out, {ran}; "
-        + ", ".join(f"{count} {status}" for status, count in counts.items()),
+        f"Independence deficit of {len(table):,} of {counted(classes, 'class', 'classes')}, samples used: "
+        f"{samples_used}, {used}",
+        f"{counted(samples[0], 'sample')} fitted, {samples[1]:,} held out, {ran}; "
+        + ", ".join(f"{count:,} {status}" for status, count in counts.items()),
     ]
     if without_null:
-        of = "1 class has" if without_null == 1 else f"{without_null} classes have"
+        of = f"{counted(without_null, 'class', 'classes')} {'has' if without_null == 1 else 'have'}"
         lines.append(
             f"Caution: {of} no null: too few of their samples can change places for one to reject anything, so "
             "dependence cannot be distinguished from noise."
         )
     if exact:
         lines.append(
-            f"{sum(exact.values())} of {len(table)} classes are exact combinations of the others: "
-            + "; ".join(reasons[reason] for reason in sorted(exact))
-            + "."
+            f"{sum(exact.values()):,} of {counted(len(table), 'class', 'classes')} are exact combinations of the "
+            f"others: {'; '.join(reasons[reason] for reason in sorted(exact))}."
         )
     shown = table[list(_COLUMNS)].head(_SHOWN).rename(columns=_COLUMNS)
     shown[["name", "top"]] = shown[["name", "top"]].map(one_line)
-    lines.append(shown.to_string(float_format=lambda v: f"{v:.3g}"))
+    lines.append(shown.to_string(float_format=lambda v: f"{v:.3g}", formatters={"n": "{:,}".format}))
     if len(table) > _SHOWN:
-        lines.append(f"… {len(table) - _SHOWN} more classes in .table()")
+        lines.append(f"… {counted(len(table) - _SHOWN, 'more class', 'more classes')} in .table()")
     return "\n".join(lines)
 
 
@@ -77,7 +78,7 @@ def exact_reasons(classes: int, logit_rank: int, feature_dimension: int | None) 
     'the logits have numerical rank 9 for 10 classes'
     """
     return {
-        "features": f"the features have {feature_dimension} dimensions for {classes} classes",
-        "logits": f"the logits have numerical rank {logit_rank} for {classes} classes",
-        "samples": f"classes are fitted on fewer samples than {classes - 1} unknowns",
+        "features": f"the features have {feature_dimension or 0:,} dimensions for {classes:,} classes",
+        "logits": f"the logits have numerical rank {logit_rank:,} for {classes:,} classes",
+        "samples": f"classes are fitted on fewer samples than {classes - 1:,} unknowns",
     }

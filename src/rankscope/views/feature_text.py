@@ -7,6 +7,7 @@ from typing import Any
 
 from rankscope._base.facts import Fact
 from rankscope._base.text import one_line
+from rankscope.views.phrases import bounds, counted
 from rankscope.views.sentences import note
 
 __all__ = ["classification_text", "layers_text"]
@@ -22,7 +23,7 @@ def layers_text(rows: Sequence[Mapping[str, Any]], facts: Sequence[Fact]) -> str
             f"{row['width']:,}",
             f"{row['samples']:,}",
             _dimension(row),
-            *(f"{row[name]:.1f}" for name in ("effective_rank", "participation_ratio", "rankme", "stable_rank")),
+            *(f"{row[name]:,.1f}" for name in ("effective_rank", "participation_ratio", "rankme", "stable_rank")),
             row["limited_by"],
         )
         for row in rows
@@ -38,19 +39,19 @@ def layers_text(rows: Sequence[Mapping[str, Any]], facts: Sequence[Fact]) -> str
 def _dimension(row: Mapping[str, Any]) -> str:
     low, high = row["pca_bounds"]
     if row["sketch_error"]:
-        return f"[{low:,}, {high:,}]"
-    return f"{row['pca_dimension']:,}" + (f" [{low:,}, {high:,}]" if row["limited_by"] == "precision" else "")
+        return bounds(low, high)
+    return f"{row['pca_dimension']:,}" + (f" {bounds(low, high)}" if row["limited_by"] == "precision" else "")
 
 
 def classification_text(found: Mapping[str, Any], facts: Sequence[Fact]) -> str:
     """Cautions, the number with its interval and its settings, then what else was found."""
     low_high = found["interval"]
-    bounds = f"[{low_high[0]}, {low_high[1]}] (95 % bootstrap)" if low_high else "not estimated"
+    interval = f"{bounds(*low_high)} (95% bootstrap)" if low_high else "not estimated"
     kept = "accuracy kept" if found["accuracy_kind"] == "overall" else "balanced accuracy kept"
-    classes = f", {found['classes']:,} classes" if found["classes"] else ""
+    classes = f", {counted(found['classes'], 'class', 'classes')}" if found["classes"] else ""
     rows = [
-        ("classification dimension", f"{found['dimension']} of {found['ambient']}"),
-        ("interval", bounds),
+        ("classification dimension", f"{found['dimension']:,} of {found['ambient']:,}"),
+        ("interval", interval),
         (kept, f"{found['accuracy']:.4f} of {found['full_accuracy']:.4f} (≥ {found['retain']:g} ×)"),
         ("variance kept", f"{found['variance_kept']:.1%}"),
         ("projection", found["projection"]),

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from rankscope._base.text import one_line
+from rankscope.views.phrases import bounds
 
 __all__ = ["FullRow", "full_lines"]
 
@@ -34,12 +35,12 @@ def full_lines(rows: Sequence[FullRow]) -> list[str]:
     head = ["layer", "image", "rows", "inputs", "rank", "[lower, upper]", "std. error", "bracket", "method"]
     table = [head]
     for row in rows:
-        bounds = f"[{row.lower}, {row.upper}]" if row.certified else "not certified"
+        certain = bounds(row.lower, row.upper) if row.certified else "not certified"
         error = "-" if row.error is None or row.error != row.error else f"{row.error:.2g}"
         bracket = "-" if row.bracket is None else f"{row.bracket:.1%}"
         sizes = [f"{row.rows:,}", f"{row.columns:,}"]
         table.append(
-            [one_line(row.layer), one_line(row.image), *sizes, str(row.value), bounds, error, bracket, row.way]
+            [one_line(row.layer), one_line(row.image), *sizes, f"{row.value:,}", certain, error, bracket, row.way]
         )
     kept = [column for place, column in enumerate(zip(*table, strict=True)) if several or place != 1]
     widths = [max(map(len, column)) for column in kept]

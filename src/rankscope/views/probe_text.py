@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from rankscope._base.text import one_line
+from rankscope.views.phrases import bounds, counted, number, shape_of
 from rankscope.views.probes import Bounded, ProbeRow, ProbesView, RemediesView
 from rankscope.views.sentences import phrase, sentence
 
@@ -13,39 +14,35 @@ __all__ = ["probes_text", "remedies_text"]
 
 def _shown(estimate: Bounded) -> str:
     if not estimate.certified:
-        return f"{estimate.value} [?]"
-    return (
-        f"{estimate.value}"
-        if estimate.lower == estimate.upper
-        else f"{estimate.value} [{estimate.lower}, {estimate.upper}]"
-    )
+        return f"{estimate.value:,} [?]"
+    exact = estimate.lower == estimate.upper
+    return f"{estimate.value:,}" + ("" if exact else f" {bounds(estimate.lower, estimate.upper)}")
 
 
 def _expected(result: ProbeRow) -> str:
     exact, numerical = result.expected
     if exact is None:
         return "unknown" if result.expectation else "-"
-    return str(exact) if numerical in (None, exact) else f"{exact} ({numerical})"
+    return f"{exact:,}" if numerical in (None, exact) else f"{exact:,} ({numerical:,})"
 
 
 def probes_text(found: ProbesView) -> str:
     """Header, one line a component, and what has to be known to read it."""
     results, first = found.rows, found.rows[0]
-    shape = "×".join(map(str, found.input_shape))
     width = max([len(one_line(r.name)) for r in results] + [9])
     lines = [
-        f"Gaussian input of {shape}, {found.batch:,} samples, behind a random {found.front} layer of "
-        f"{found.units:,} units",
+        f"Gaussian input of {shape_of(found.input_shape)}, {counted(found.batch, 'sample')}, behind a random "
+        f"{found.front} layer of {counted(found.units, 'unit')}",
         f"tolerance {found.tolerance}, {found.dtype} on {found.device}",
         f"before every component: PCA dimension {_shown(first.dimension_before)}, "
         f"Jacobian rank {_shown(first.rank_before)}",
-        f"{'component':<{width}}  {'outputs':>7}  {'PCA dim':>16}  {'rank':>16}  {'exact ≥':>7}  {'expected':>13}",
+        f"{'component':<{width}}  {'outputs':>7}  {'PCA dim':>22}  {'rank':>22}  {'exact ≥':>7}  {'expected':>13}",
     ]
     for r in results:
         mark = "*" if r.at_sample_limit else " "
         lines.append(
-            f"{one_line(r.name):<{width}}  {r.outputs:>7}  {_shown(r.dimension_after) + mark:>16}  "
-            f"{_shown(r.rank_after):>16}  {r.exact_rank_at_least:>7}  {_expected(r):>13}"
+            f"{one_line(r.name):<{width}}  {r.outputs:>7,}  {_shown(r.dimension_after) + mark:>22}  "
+            f"{_shown(r.rank_after):>22}  {r.exact_rank_at_least:>7,}  {_expected(r):>13}"
         )
     if any(r.at_sample_limit for r in results) or first.dimension_before.value >= found.sample_limit:
         lines.append(f"* the sample limit: {found.batch:,} samples cannot show more than {found.sample_limit:,}")
@@ -64,19 +61,18 @@ def remedies_text(result: RemediesView) -> str:
     depth = len(result.depths)
     shown = sorted({1, depth, *np.linspace(1, depth, 7).round().astype(int).tolist()})
     wide = max(len(one_line(c.label)) for c in result.curves)
-    seeds = f"{result.seeds} seed{'s' * (result.seeds > 1)}"
     lines = [
-        f"{result.activation or 'linear'} chain of {depth} layers, {result.width} inputs, {seeds} (medians), "
-        f"float64, {result.seconds:.1f} s"
+        f"{result.activation or 'linear'} chain of {counted(depth, 'layer')}, {counted(result.width, 'input')}, "
+        f"{counted(result.seeds, 'seed')} (medians), float64, {result.seconds:.1f} s"
     ]
     for title, name in (
         (f"Jacobian rank (tolerance {result.tolerance})", "ranks"),
-        (f"PCA dimension of the features (tolerance paper, {result.samples:,} samples)", "dimensions"),
+        (f"PCA dimension of the features (tolerance paper, {counted(result.samples, 'sample')})", "dimensions"),
     ):
         lines += [title, f"{'layers':<{wide}}" + "".join(f"{k:>8}" for k in shown)]
         for curve in result.curves:
             middle = np.median(getattr(curve, name), axis=0)
-            lines.append(f"{one_line(curve.label):<{wide}}" + "".join(f"{middle[k - 1]:>8g}" for k in shown))
+            lines.append(f"{one_line(curve.label):<{wide}}" + "".join(f"{number(middle[k - 1]):>8}" for k in shown))
     doubtful = [one_line(c.label) for c in result.curves if not c.certain]
     if doubtful:
         lines.append(f"rounding could change some of these ranks: {', '.join(doubtful)}")

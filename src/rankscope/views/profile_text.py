@@ -7,7 +7,7 @@ from typing import Any
 
 from rankscope._base.facts import Fact
 from rankscope._base.text import one_line
-from rankscope.views.phrases import span
+from rankscope.views.phrases import bounds, counted, number, span
 from rankscope.views.sentences import note, phrase
 
 __all__ = ["flags", "profile_text"]
@@ -17,17 +17,17 @@ def flags(row: dict[str, Any]) -> str:
     """What a reader must not overlook in one row of a profile, in words."""
     found = []
     if row["rises_by"]:
-        found.append(f"rises by {row['rises_by']}")
+        found.append(f"rises by {row['rises_by']:,}")
     if row["near_threshold"]:
-        found.append(f"{row['near_threshold']} near τ")
+        found.append(f"{row['near_threshold']:,} near τ")
     if not row["certified"]:
         found.append("not certified")
     if row["zero_images"]:
-        found.append(f"zero on {row['zero_images']}")
+        found.append(f"zero on {row['zero_images']:,}")
     if row["not_finite_images"]:
-        found.append(f"not finite on {row['not_finite_images']}")
+        found.append(f"not finite on {row['not_finite_images']:,}")
     if row["uncalled_images"]:
-        found.append(f"not called on {row['uncalled_images']}")
+        found.append(f"not called on {row['uncalled_images']:,}")
     if not row["true_cut"]:
         found.append("in a branch")
     return ", ".join(found)
@@ -51,20 +51,20 @@ def profile_text(
     room = max([len(size) for size in sizes] + [9])
     lines = [
         *map(one_line, head),
-        f"{'layer':<{width}}  {'rows':>{room}} {'min':>6} {'median':>7} {'max':>6}  {'bounds':<15} flags",
+        f"{'layer':<{width}}  {'rows':>{room}} {'min':>7} {'median':>9} {'max':>7}  {'bounds':<18} flags",
     ]
     for row, size in zip(rows, sizes, strict=True):
         name, rank, function = one_line(row["name"]), row["rank"], row["function_rank"]
-        bounds = f"[{function['lower']}, {function['upper']}]" if row["certified"] else "none"
+        certain = bounds(function["lower"], function["upper"]) if row["certified"] else "none"
         lines.append(
-            f"{name:<{width}}  {size:>{room}} {rank['min']:>6} {rank['median']:>7g} {rank['max']:>6}  "
-            f"{bounds:<15} {flags(row)}".rstrip()
+            f"{name:<{width}}  {size:>{room}} {rank['min']:>7,} {number(rank['median']):>9} {rank['max']:>7,}  "
+            f"{certain:<18} {flags(row)}".rstrip()
         )
     lines.append(f"max = function rank, with its certified bounds ({phrase(certificate)}). Method: {phrase(method)}.")
     if adjoint_error is not None:
         lines.append(f"forward and reverse mode agree to {adjoint_error:.1e}")
     if any(kinks):
-        lines.append(f"units within rounding of a kink: {max(kinks)} at most in one image")
+        lines.append(f"{counted(max(kinks), 'unit')} within rounding error of a kink (the most in one image)")
     lines += [one_line(f"not measured: {name}: {why}") for name, why in unmeasured.items()]
     lines += [one_line(f"skipped: {name}: {why}") for name, why in skipped.items()]
     lines += map(note, facts)
