@@ -11,8 +11,8 @@ from torch import Tensor, nn
 
 import rankscope as rs
 from rankscope._base.facts import FactKind
-from rankscope.jacobian.derivative import Derivative, Settings
 from rankscope.jacobian.products import products_of
+from rankscope.linear.derivative import Derivative, Settings
 from rankscope.slicing import ColumnsByShape, Sample, measuring, select, trace
 
 WAYS = ["exact", rs.Lanczos(probes=4, steps=25), rs.Lanczos(probes=2, steps=60, seed=3)]

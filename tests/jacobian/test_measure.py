@@ -213,8 +213,8 @@ def test_the_certificate_bounds_the_error(name: str, dtype: torch.dtype, monkeyp
     seen: list[tuple[int, Tensor]] = []
     plain = Sweep._columns
 
-    def kept(self: Sweep, sample: Any, rows: list[Tensor], cuts: list[int]) -> list[Tensor]:
-        found = plain(self, sample, rows, cuts)
+    def kept(self: Sweep, rows: list[Tensor], cuts: list[int]) -> list[Tensor]:
+        found = plain(self, rows, cuts)
         for k, r, matrix in zip(cuts, rows, found, strict=True):
             full = torch.zeros(self.sizes[k], self.count, dtype=torch.float64)
             full[r] = matrix.double().T
@@ -223,8 +223,8 @@ def test_the_certificate_bounds_the_error(name: str, dtype: torch.dtype, monkeyp
 
     support = Sweep.support
 
-    def sized(self: Sweep, sample: Any) -> Any:
-        found = support(self, sample)
+    def sized(self: Sweep) -> Any:
+        found = support(self)
         self.sizes = found[1]
         return found
 
@@ -270,8 +270,8 @@ def test_a_wrong_column_breaks_the_certificate(monkeypatch: pytest.MonkeyPatch) 
 
     plain = Sweep._columns
 
-    def wrong(self: Sweep, sample: Any, rows: Any, cuts: Any) -> Any:
-        found = plain(self, sample, rows, cuts)
+    def wrong(self: Sweep, rows: Any, cuts: Any) -> Any:
+        found = plain(self, rows, cuts)
         found[1][3] *= 1.5
         return found
 
@@ -483,7 +483,7 @@ def test_a_leak_among_ties_is_noticed(how: str) -> None:
 
 
 def test_ties_cost_one_pass_of_forward_mode(monkeypatch: pytest.MonkeyPatch) -> None:
-    from rankscope.jacobian import derivative
+    from rankscope.linear import derivative
 
     calls = []
     original = derivative.against_the_function

@@ -110,7 +110,7 @@ def test_without_the_casts_half_precision_is_checked_too(clean: bool) -> None:
 
 
 def test_a_model_that_fails_in_the_check_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
-    from rankscope.jacobian import derivative
+    from rankscope.linear import derivative
 
     def fails(*_: Any, **__: Any) -> None:
         raise RuntimeError("no such kernel\nmore")

@@ -11,12 +11,13 @@ from torch import Tensor, nn
 from rankscope._base.errors import MeasurementError
 from rankscope._base.facts import Fact, FactKind
 from rankscope.jacobian.both_modes import doubts
-from rankscope.jacobian.derivative import PROBES, Derivative, Runners, Settings, takes_tensors, worst
 from rankscope.jacobian.finish import Finished, Finisher
-from rankscope.jacobian.reference import Certified
+from rankscope.jacobian.reference import Certified, Reference
 from rankscope.jacobian.sweep import Sweep, SweepResult
 from rankscope.linear.budget import bytes_per_tangent, chunk_for
+from rankscope.linear.derivative import PROBES, Derivative, Runners, Settings, takes_tensors, worst
 from rankscope.linear.linearise import same_call
+from rankscope.linear.methods import METHODS
 from rankscope.linear.runner import NotCalledError
 from rankscope.linear.sharing import APART, Pulled, pull_apart
 from rankscope.slicing import ModuleCall, Sample
@@ -53,6 +54,7 @@ class BatchMeasurer:
         self.runner = self.derivative.runner
         self.finisher = finisher or Finisher(settings.device, settings.dtype)
         self.chunk = 0
+        self._reference: Reference | None = None
         self._batch: int | None = None
         self._coupled = 0
         self._chunks: dict[tuple[int, ...], int] = {}
@@ -71,7 +73,8 @@ class BatchMeasurer:
 
     def _shared(self, sample: Sample) -> int:
         """How many images one sweep has room for; one where no certificate of each image alone watches over them."""
-        if self.derivative.reference is None or takes_tensors(sample):
+        reference = self._compared(sample)
+        if reference is None or takes_tensors(sample):
             return 1
         single = self.runner.outputs(sample, sample.x)
         row = self.settings.columns.count(tuple(sample.x.shape[1:])) * sample.x.element_size()
@@ -80,7 +83,7 @@ class BatchMeasurer:
         each = bytes_per_tangent(self.runner, sample, linear=False)
         fits = min(self.settings.budget // _SHARE // max(stored, 1), half // each)  # one tangent of every image
         # in float64, all probes and the image itself
-        self.derivative.reference.abreast = max(min(half // (2 * (PROBES + 1) * each), _ABREAST), 1)
+        reference.abreast = max(min(half // (2 * (PROBES + 1) * each), _ABREAST), 1)
         if fits < 2 or any(c.shape[:1] != (1,) for c in self.calls):
             return 1
         return int(min(fits, _MOST_IMAGES))
@@ -207,7 +210,7 @@ class BatchMeasurer:
         """One sweep of all columns; the traced network stands down where it is not the model at these images."""
         columns = self.settings.columns.count(tuple(sample.x.shape[1:]))
         probes = None
-        if self.derivative.reference is not None:
+        if self.derivative.exact is not None:
             generator = torch.Generator().manual_seed(0xCE27)
             probes = torch.randn(PROBES, columns, generator=generator, dtype=torch.float64)
         self.chunk = self._chunk(sample, columns)
@@ -217,20 +220,21 @@ class BatchMeasurer:
                     self.derivative.compare(sample)
                 sweep = self._sweep(sample)
                 if self.derivative.linearised is not None:
-                    return sweep, sweep.run(sample, probes), probes
+                    return sweep, sweep.run(probes), probes
             except (torch.OutOfMemoryError, NotCalledError):
                 raise
             except Exception as error:  # a trace of these images runs the model's own code, which may raise anything
                 self.derivative.give_up_linearised((str(error).strip().splitlines() or [type(error).__name__])[0])
         self.chunk = self._chunk(sample, columns)
         sweep = self._sweep(sample)
-        return sweep, sweep.run(sample, probes), probes
+        return sweep, sweep.run(probes), probes
 
     def _certify(self, sample: Sample, sweep: Sweep, result: SweepResult, probes: Tensor | None) -> Certified | None:
-        if self.derivative.reference is None or probes is None:
+        reference = self._compared(sample)
+        if reference is None or probes is None:
             return None
         traced = None if self.derivative.linearised is None else self.derivative.linearised.outputs
-        return self.derivative.reference.certify(sample, sweep, result, probes, self.derivative.scale, traced)
+        return reference.certify(sample, sweep, result, probes, self.derivative.scale, traced)
 
     def _submit(
         self, sample: Sample, result: SweepResult, found: Certified | None, pulled: Pulled | None
@@ -282,15 +286,14 @@ class BatchMeasurer:
         return self._chunks[shape]
 
     def _sweep(self, sample: Sample) -> Sweep:
-        assert self.derivative.method is not None
-        assert self.derivative.push is not None
-        shape = tuple(sample.x.shape[1:])
-        return Sweep(
-            self.runner,
-            self.settings.columns,
-            shape,
-            self.derivative.method,
-            self.derivative.push,
-            chunk=self.chunk,
-            budget=self.settings.budget,
-        )
+        jacobian = self.derivative.at(sample)
+        return Sweep(jacobian, self.settings.columns, chunk=self.chunk, budget=self.settings.budget)
+
+    def _compared(self, sample: Sample) -> Reference | None:
+        """The certificate's passes in the other precision; ``None`` where nothing is certified."""
+        if self._reference is None:
+            other = self.derivative.other(sample)
+            if other is not None:
+                replay = self.derivative.replays and other.method is METHODS[0]
+                self._reference = Reference(self.derivative.plain(sample), other, replay=replay)
+        return self._reference

@@ -16,10 +16,10 @@ from rankscope._base.errors import MeasurementError
 from rankscope._base.facts import Fact, FactKind, gist
 from rankscope._base.progress import Progress, progress_for
 from rankscope._base.provenance import device_name, versions
-from rankscope.jacobian.derivative import Derivative, Runners, Settings, in_both_precisions
 from rankscope.jacobian.full_record import FullLayer, FullRank
 from rankscope.jacobian.measurers import layout
 from rankscope.jacobian.products import products_of
+from rankscope.linear.derivative import Derivative, Runners, Settings, in_both_precisions
 from rankscope.linear.prepared import finite_weights, prepared, working_dtype
 from rankscope.linear.returned import returned_facts
 from rankscope.linear.runner import NotCalledError

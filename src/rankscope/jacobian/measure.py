@@ -28,13 +28,13 @@ from rankscope._base.progress import Progress, progress_for
 from rankscope._base.provenance import device_name, versions
 from rankscope.jacobian.checkpoint import Checkpoint
 from rankscope.jacobian.collected import Collected
-from rankscope.jacobian.derivative import Settings
 from rankscope.jacobian.directions import Directions, several_sizes
 from rankscope.jacobian.given import Given
 from rankscope.jacobian.later_calls import LaterCalls
 from rankscope.jacobian.measurers import Measurers
 from rankscope.jacobian.profile import JacobianProfile, Layer
 from rankscope.jacobian.reading import Reading
+from rankscope.linear.derivative import Settings
 from rankscope.linear.prepared import finite_weights, prepared, working_dtype
 from rankscope.linear.returned import returned_facts
 from rankscope.linear.runner import NotCalledError

@@ -10,8 +10,8 @@ from torch.utils._pytree import tree_leaves
 
 from rankscope._base.facts import Fact, FactKind, gist
 from rankscope.jacobian.batch import BatchMeasurer
-from rankscope.jacobian.derivative import Settings, in_both_precisions, worst
 from rankscope.jacobian.finish import Finisher
+from rankscope.linear.derivative import Settings, in_both_precisions, worst
 from rankscope.slicing import ModuleCall, Sample
 
 __all__ = ["Measurers", "layout"]

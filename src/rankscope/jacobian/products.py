@@ -15,10 +15,9 @@ from torch import Tensor
 
 from rankscope._base.errors import MeasurementError
 from rankscope._base.facts import FactKind
-from rankscope.jacobian.derivative import Derivative
 from rankscope.linear.checks import ADJOINT_LIMIT
+from rankscope.linear.derivative import Derivative
 from rankscope.linear.kinks import SamePiece
-from rankscope.linear.linear_map import LinearMap
 from rankscope.linear.matrix import Matrix
 from rankscope.slicing import Sample
 from rankscope.spectra import scaled_norm
@@ -91,18 +90,15 @@ def products_of(derivative: Derivative, place: int, sample: Sample, budget: int)
     MeasurementError
         Where forward and reverse mode disagree, or reverse mode fails.
     """
-    assert derivative.method is not None
-    own = LinearMap(derivative.runner, derivative.method, sample).of_place(place)
+    own = derivative.plain(sample).of_place(place)
     piece = SamePiece()
     with piece.recording():
         sizes = (own.outputs()[0].numel(),)
     work = Products(own, sizes, budget)
-    reference = derivative.reference
-    if reference is None:
+    other = derivative.other(sample)
+    if other is None:
         return Pair(*_unknown(work.squared()), False, 0, _agreeing(work, ADJOINT_LIMIT))
-    one = sample.to(reference.exact.device, reference.exact.dtype)
-    other = LinearMap(reference.exact, reference.method, one, arithmetic=reference.arithmetic).of_place(place)
-    exact = Products(other.on_piece(piece), sizes, budget)
+    exact = Products(other.of_place(place).on_piece(piece), sizes, budget)
     flips = 0 if piece.flips is None else int(piece.flips.sum())
     double = exact if other.dtype == torch.float64 else work
     gap = _agreeing(double, ADJOINT_LIMIT)

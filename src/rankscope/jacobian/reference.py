@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -14,8 +13,8 @@ from torch.func import vmap
 from rankscope.jacobian.sweep import Sweep, SweepResult
 from rankscope.linear.graphs import Replayed
 from rankscope.linear.kinks import SamePiece
-from rankscope.linear.methods import METHODS, Method
-from rankscope.linear.runner import Runner
+from rankscope.linear.linear_map import LinearMap
+from rankscope.linear.methods import METHODS
 from rankscope.linear.sharing import gap
 from rankscope.slicing import Sample
 from rankscope.spectra import scaled_norm
@@ -65,20 +64,16 @@ class Reference:
 
     def __init__(
         self,
-        runner: Runner,
-        exact: Runner,
-        method: Method,
-        work_method: Method,
+        work: LinearMap,
+        exact: LinearMap,
         *,
         replay: bool,
-        arithmetic: Callable[[], AbstractContextManager[Any]] = nullcontext,
     ) -> None:
-        self.runner, self.exact, self.method, self.work_method = runner, exact, method, work_method
-        self.arithmetic = arithmetic
+        self.work, self.exact = work, exact
         self.abreast = 1
         self._sample: Sample | None = None
         self._alone = Replayed(self._compute, enabled=replay)
-        self._lanes = not replay and method.push is METHODS[0].push
+        self._lanes = not replay and exact.method.push is METHODS[0].push
 
     def _compute(self, x: Tensor, exact_x: Tensor, tangents: Tensor, *recorded: Tensor) -> tuple[Any, ...]:
         """One image: J₆₄·g of every cut point, flips, its outputs, and how far it was from the batch's piece."""
@@ -87,13 +82,9 @@ class Reference:
         given = self._sample
         one = Sample(exact_x, given.name, given.keyword, given.to(self.exact.device, self.exact.dtype).extra)
         piece.inputs = list(recorded)
-        with self.runner.hooked(), piece.following() if recorded else piece.recording():
-            outputs = self.runner.outputs(replace(given, x=x), x)
-        with self.exact.hooked(), self.arithmetic():
-            with piece.aligning(1):
-                self.exact.outputs(one, exact_x)
-            with piece.replaying():
-                products = self.method(self.exact, one, tangents)
+        with piece.following() if recorded else piece.recording():
+            outputs = self.work.at(replace(given, x=x)).outputs()
+        products = self.exact.at(one).on_piece(piece).push(tangents)
         flips = piece.flips if piece.flips is not None else torch.zeros(1, dtype=torch.long, device=x.device)
         return products, flips, outputs, piece.apart if piece.apart is not None else x.new_zeros(())
 
@@ -130,7 +121,7 @@ class Reference:
             found, tops = self._errors(part, result, images)
             top = tops.amax(1)
             zero, whole_range = self._range(part, result, images)
-            limits = torch.finfo(self.runner.dtype)
+            limits = torch.finfo(self.work.dtype)
             faint = top + found.amax(1) < limits.tiny / limits.eps
             small.append(((top > 0) & (zero | faint)).any(1))
             large.append((torch.isfinite(top) & ~whole_range).any(1))
@@ -188,23 +179,21 @@ class Reference:
     def _together(self, sample: Sample) -> tuple[tuple[Tensor, ...], list[tuple[Tensor, bool]] | None]:
         """The batch's outputs and its piece by image."""
         whole, first = SamePiece(), SamePiece()
-        with self.runner.hooked():
-            with whole.recording():
-                outputs = self.runner.outputs(sample, sample.x)
-            with first.recording():
-                self.runner.outputs(sample, sample.x[:1])
+        with whole.recording():
+            outputs = self.work.at(sample).outputs()
+        with first.recording():
+            self.work.at(replace(sample, x=sample.x[:1])).outputs()
         return outputs, whole.by_image(len(sample.x), [t.shape for t in first.inputs])
 
     def _own_errors(self, sample: Sample, part: _Found, tangents: Tensor) -> Tensor:
         """‖(J₃₂ − J₆₄)·g‖ of each image alone, by cut point, probe and image."""
         found = []
-        with self.runner.hooked():
-            for place in range(len(part.flips)):
-                image = part.start + place
-                x = sample.x[image : image + 1].clone()
-                own = self.work_method(self.runner, replace(sample, x=x), tangents.to(self.runner.dtype))
-                pairs = zip(part.products, own, strict=True)
-                found.append(torch.stack([scaled_norm(p[place].double() - q.double(), dim=1) for p, q in pairs]))
+        for place in range(len(part.flips)):
+            image = part.start + place
+            x = sample.x[image : image + 1].clone()
+            own = self.work.at(replace(sample, x=x)).push(tangents.to(self.work.dtype))
+            pairs = zip(part.products, own, strict=True)
+            found.append(torch.stack([scaled_norm(p[place].double() - q.double(), dim=1) for p, q in pairs]))
         return torch.stack(found, 2)
 
     @staticmethod

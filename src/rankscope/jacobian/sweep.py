@@ -8,7 +8,6 @@ are zero on a zero row and almost surely nowhere else.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import pairwise
 
@@ -16,9 +15,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from rankscope.linear.methods import Method
-from rankscope.linear.runner import Rows, Runner
-from rankscope.slicing import Columns, Sample
+from rankscope.linear.linear_map import LinearMap
+from rankscope.slicing import Columns
 from rankscope.spectra import exponent_near, times_two_to
 
 __all__ = ["Sweep", "SweepResult"]
@@ -27,8 +25,6 @@ _SUPPORT_PROBES = 2
 _CPU_BLOCK = 8192  # rows; × 768 columns in float64 = 50 MB a block
 _GPU_BLOCK = 131_072
 _AMPLIFIED = 2.0**40  # a row of denormal numbers must not round to zero in the look for zero rows
-
-Push = Callable[[Runner, Sample, Tensor, Rows], tuple[Tensor, ...]]
 
 
 @dataclass
@@ -47,30 +43,28 @@ class SweepResult:
 
 
 class Sweep:
-    """Pushes K columns through a runner for one batch of images of one shape."""
+    """Pushes K columns through the Jacobian at one batch of images of one shape."""
 
     def __init__(
         self,
-        runner: Runner,
+        jacobian: LinearMap,
         columns: Columns,
-        shape: tuple[int, ...],
-        method: Method,
-        push: Push,
         *,
         chunk: int,
         budget: int,
     ) -> None:
-        self.runner, self.columns, self.shape, self.method, self.push = runner, columns, shape, method, push
-        self.count = columns.count(shape)
-        self.chunk = self.count if method.whole else chunk
+        self.jacobian, self.columns = jacobian, columns
+        self.shape = tuple(jacobian.sample.x.shape[1:])
+        self.count = columns.count(self.shape)
+        self.chunk = self.count if jacobian.method.whole else chunk
         self.budget = budget
 
     def tangents(self, start: int, stop: int) -> Tensor:
-        return self.columns.tangents(self.shape, start, stop, self.runner.device, self.runner.dtype)
+        return self.columns.tangents(self.shape, start, stop, self.jacobian.device, self.jacobian.dtype)
 
     def combine(self, weights: Tensor) -> Tensor:
-        """Σ_j weights[q, j] · direction_j for every probe q: (q, *shape) in the runner's dtype."""
-        weights = weights.to(self.runner.device)
+        """Σ_j weights[q, j] · direction_j for every probe q: (q, *shape) in the map's dtype."""
+        weights = weights.to(self.jacobian.device)
         flat = self.columns.coordinates(self.shape)
         if flat is not None:
             out = torch.zeros(len(weights), math.prod(self.shape), dtype=weights.dtype, device=weights.device)
@@ -81,20 +75,20 @@ class Sweep:
                 stop = min(start + 64, self.count)
                 directions = self.columns.tangents(self.shape, start, stop, weights.device, weights.dtype)
                 out += weights[:, start:stop] @ directions.flatten(1)
-        return out.view(len(weights), *self.shape).to(self.runner.dtype)
+        return out.view(len(weights), *self.shape).to(self.jacobian.dtype)
 
-    def support(self, sample: Sample) -> tuple[list[Tensor], list[int]]:
+    def support(self) -> tuple[list[Tensor], list[int]]:
         """Flat indices (over all images of the batch) of the rows that are not exactly zero, and all row counts."""
         generator = torch.Generator().manual_seed(0x5EED)
         weights = torch.randn(_SUPPORT_PROBES, self.count, generator=generator, dtype=torch.float64)
-        probes = self.push(self.runner, sample, self.combine(weights * _AMPLIFIED), None)
+        probes = self.jacobian.push(self.combine(weights * _AMPLIFIED))
         kept = [(p != 0).any(0).nonzero().flatten() for p in probes]  # NaN != 0: rows that are not finite stay
         return kept, [int(p.shape[1]) for p in probes]
 
-    def run(self, sample: Sample, probes: Tensor | None) -> SweepResult:
+    def run(self, probes: Tensor | None) -> SweepResult:
         """Sweep all columns. ``probes`` (q, K) float64 asks for J·g on the kept rows."""
-        images = len(sample.x)
-        support, sizes = self.support(sample)
+        images = len(self.jacobian.sample.x)
+        support, sizes = self.support()
         result = SweepResult([], [], [], [s // images for s in sizes], [], [], support)
         places = [self._segments(s, size, images) for s, size in zip(support, sizes, strict=True)]
         result.kept = [[stop - start for start, stop in segments] for segments in places]
@@ -107,7 +101,7 @@ class Sweep:
         pending: list[list[_Gram | None]] = [[None] * images for _ in support]
         for group in self._groups(support):
             chosen = [support[k][start:stop] for k, start, stop in group]
-            matrices = self._columns(sample, chosen, [k for k, _, _ in group])
+            matrices = self._columns(chosen, [k for k, _, _ in group])
             for (k, start, stop), matrix in zip(group, matrices, strict=True):
                 if probes is not None:
                     result.products[k][:, start:stop] = _times(probes, matrix)
@@ -139,7 +133,7 @@ class Sweep:
 
     def _groups(self, support: list[Tensor]) -> list[list[tuple[int, int, int]]]:
         """Split all kept rows into groups whose columns fit the budget; a Gram matrix adds up over rows."""
-        row = self.count * torch.empty(0, dtype=self.runner.dtype).element_size()
+        row = self.count * torch.empty(0, dtype=self.jacobian.dtype).element_size()
         capacity = max(self.budget // row, 1)
         groups: list[list[tuple[int, int, int]]] = [[]]
         room = capacity
@@ -155,18 +149,19 @@ class Sweep:
                 start = stop
         return [g for g in groups if g]
 
-    def _columns(self, sample: Sample, rows: list[Tensor], cuts: list[int]) -> list[Tensor]:
+    def _columns(self, rows: list[Tensor], cuts: list[int]) -> list[Tensor]:
         """(K, rows) matrices of the chosen rows of the chosen cut points; other cut points are cut to nothing."""
-        empty = torch.zeros(0, dtype=torch.long, device=self.runner.device)
-        every = [empty] * len(self.runner.keys)
+        empty = torch.zeros(0, dtype=torch.long, device=self.jacobian.device)
+        every = [empty] * len(self.jacobian.runner.keys)
         for k, chosen in zip(cuts, rows, strict=True):
             every[k] = chosen
         matrices = [
-            torch.empty(self.count, len(chosen), dtype=self.runner.dtype, device=self.runner.device) for chosen in rows
+            torch.empty(self.count, len(chosen), dtype=self.jacobian.dtype, device=self.jacobian.device)
+            for chosen in rows
         ]
         for start in range(0, self.count, self.chunk):
             stop = min(start + self.chunk, self.count)
-            out = self.push(self.runner, sample, self.tangents(start, stop), every)
+            out = self.jacobian.push(self.tangents(start, stop), every)
             for k, matrix in zip(cuts, matrices, strict=True):
                 matrix[start:stop] = out[k]
         return matrices

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal, TypeAlias
 
 import torch
@@ -13,12 +13,11 @@ from torch.utils._pytree import tree_leaves
 
 from rankscope._base.errors import MeasurementError
 from rankscope._base.facts import Fact, FactKind
-from rankscope.jacobian.reference import Reference
-from rankscope.jacobian.sweep import Push
 from rankscope.linear.checks import ADJOINT_LIMIT, adjoint_error, lower_precision_inside
 from rankscope.linear.custom import wrongly_derived
+from rankscope.linear.linear_map import LinearMap, works_in
 from rankscope.linear.linearise import Linearised
-from rankscope.linear.methods import METHODS, Method, choose_method
+from rankscope.linear.methods import Method, choose_method
 from rankscope.linear.rounded import Rounded
 from rankscope.linear.runner import Runner
 from rankscope.linear.secant import FunctionCheck, against_the_function, length_of, secant_direction
@@ -69,7 +68,7 @@ class Derivative:
     """The derivative of one model's cut points. What the first sample shows holds for the others, unless they differ.
 
     ``prepare`` chooses the method, traces the network where that is faster, compares the two modes of differentiation
-    and the function itself, and sets up the float64 reference. ``facts`` say what it found.
+    and the function itself, and finds how the other precision runs. ``facts`` say what it found.
     """
 
     def __init__(
@@ -78,8 +77,6 @@ class Derivative:
         self.settings, self.calls = settings, calls
         self.runner, self.exact = runners or in_both_precisions(model, calls, settings)
         self.method: Method | None = None
-        self.push: Push | None = None
-        self.reference: Reference | None = None
         self.linearised: Linearised | None = None
         self.difference = 0.0
         self.lengths: list[float] = []
@@ -95,6 +92,7 @@ class Derivative:
         """The narrowest dtype below the working one that the model casts to inside."""
         self._widened = False
         self._rounded = False
+        self._replay = False
 
     @property
     def way(self) -> Fact:
@@ -113,7 +111,7 @@ class Derivative:
     @property
     def probes_compare(self) -> bool:
         """Whether float64 probes of the model itself watch over every image."""
-        return self.reference is not None and self.settings.dtype == torch.float32
+        return self.exact is not None and self.settings.dtype == torch.float32
 
     @property
     def scale(self) -> float:
@@ -127,8 +125,30 @@ class Derivative:
         # rounding each result leaves out what sums within an operator lose: 2^9 for √(2^18) terms
         return 2.0**-20 if self._rounded else 2.0**-25
 
+    def at(self, sample: Sample) -> LinearMap:
+        """The Jacobian at a sample as it is measured, through the traced network where one is in use."""
+        assert self.method is not None
+        return LinearMap(self.runner, self.method, sample, self.linearised)
+
+    def plain(self, sample: Sample) -> LinearMap:
+        """The same by the model's own passes."""
+        return replace(self.at(sample), traced=None)
+
+    def other(self, sample: Sample) -> LinearMap | None:
+        """What that is compared with: the Jacobian in the other precision; ``None`` where there is none."""
+        if self.exact is None or self._exact_method is None:
+            return None
+        arithmetic = Rounded if self._rounded else nullcontext
+        there = sample.to(self.settings.device, self.exact.dtype)
+        return LinearMap(self.exact, self._exact_method, there, arithmetic=arithmetic)
+
+    @property
+    def replays(self) -> bool:
+        """Whether passes may be recorded on a GPU and replayed: a recording holds the call's other tensors."""
+        return self._replay
+
     def prepare(self, sample: Sample) -> None:
-        """On the first sample: the method, the adjoint check, and whether a float64 reference exists."""
+        """On the first sample: the method, the adjoint check, and whether the other precision runs."""
         direction = secant_direction(sample.x[0])
 
         def refuse(method: Method, out: tuple[Tensor, ...]) -> str:
@@ -143,10 +163,9 @@ class Derivative:
             )
 
         self.method, out, self.failed_methods = choose_method(self.runner, sample, direction[None], refuse)
-        self.push = self.method
         self.lengths = [length_of(o) for o in out]
-        replay = self.settings.device.type == "cuda" and not takes_tensors(sample)
-        self._linearise(sample, direction, out, replay)
+        self._replay = self.settings.device.type == "cuda" and not takes_tensors(sample)
+        self._linearise(sample, direction, out, self._replay)
         self.casts = self._casts_inside(sample)
         with self.method.kernels():
             self.adjoint, where = adjoint_error(self.runner, sample, direction, out)
@@ -160,8 +179,6 @@ class Derivative:
             self.in_doubt = next(k for k, call in enumerate(self.calls) if where in (call.name, call.key[0]))
         if self.exact is not None:
             self._check_exact(sample, direction, out)
-        if self.exact is not None:
-            self.reference = self._reference(sample, replay)
         self._check_secant(sample, direction, out)
         self._check_state(sample)
 
@@ -199,12 +216,11 @@ class Derivative:
             self.failed_methods.append(Fact(FactKind.WAY_DIFFERS, differs))
             return
         self.linearised = fast
-        self.push = fast
 
     def give_up_linearised(self, reason: str) -> None:
         """A trace that was the model on the first image may not be on this one: the plain way is."""
         self.failed_methods.append(Fact(FactKind.WAY_GIVEN_UP, {"name": _LINEARISED, "reason": reason[:200]}))
-        self.linearised, self.push = None, self.method
+        self.linearised = None
 
     def compare(self, sample: Sample) -> None:
         """Outputs and one tangent of the traced network beside the model's own, for every image."""
@@ -282,7 +298,8 @@ class Derivative:
             left = lower_precision_inside(self.exact, double) if self._widened else ""
             if left:
                 raise MeasurementError(f"it casts to {left} inside")
-            self._exact_method = self._works_in(self.exact, sample.to(self.settings.device, self.exact.dtype))
+            assert self.method is not None
+            self._exact_method = works_in(self.exact, sample.to(self.settings.device, self.exact.dtype), self.method)
 
     def _check_secant(self, sample: Sample, direction: Tensor, out: tuple[Tensor, ...]) -> None:
         """Whether the derivative is the function's own: in float64 where that is at hand, else by wider steps."""
@@ -330,24 +347,6 @@ class Derivative:
             about = {"where": self.calls[place].name, "operator": wrong[place]}
             self.facts.append(Fact(FactKind.CUSTOM_BACKWARD, about, caution=True))
         return wrong
-
-    def _works_in(self, exact: Runner, sample: Sample) -> Method:
-        """How to push tangents in the other precision: the plain way where it works there too (kernels differ)."""
-        assert self.method is not None
-        direction = torch.ones_like(sample.x[:1])
-        try:
-            self.method(exact, sample, direction)
-        except (RuntimeError, TypeError, ValueError):
-            return choose_method(exact, sample, direction)[0]
-        return self.method
-
-    def _reference(self, sample: Sample, replay: bool) -> Reference:
-        assert self.exact is not None
-        assert self._exact_method is not None
-        replay = replay and self._exact_method is METHODS[0]
-        assert self.method is not None
-        arithmetic = Rounded if self._rounded else nullcontext
-        return Reference(self.runner, self.exact, self._exact_method, self.method, replay=replay, arithmetic=arithmetic)
 
 
 def worst(gaps: Iterable[float]) -> float:
