@@ -92,7 +92,6 @@ MADE: dict[str, Callable[[], Record]] = {
     "ProbeResults": lambda: rs.probe_all({"a": nn.ReLU()}, input_shape=(2, 3, 3), batch=30, device="cpu"),
     "ChainSpectrum": lambda: rs.theory.chain_singular_values([[[1.0, 0.0], [0.0, 0.0]]] * 2),  # a log σ of −inf
     "CompositionBound": lambda: rs.theory.composition_bound([[1.0, 0.0]], [[0.0], [0.0]]),  # κ is infinite
-    "FullRank": lambda: rs.full_rank(_model(), _x(), cut_points="all"),
     "GaussianExponents": lambda: rs.theory.gaussian_exponents(3, 0.5),
     "LyapunovExponents": lambda: rs.theory.lyapunov_exponents([np.diag([1.0, 0.0])] * 3),
     "RankPrediction": lambda: rs.theory.predicted_rank(6, 40),

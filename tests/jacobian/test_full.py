@@ -1,4 +1,4 @@
-"""The full Jacobian's rank beside float64 autograd rows and NumPy's SVD."""
+"""``columns="all"`` with a method: the full Jacobian's rank beside float64 autograd rows and NumPy's SVD."""
 
 from __future__ import annotations
 
@@ -10,12 +10,14 @@ import torch
 from torch import Tensor, nn
 
 import rankscope as rs
-from rankscope._base.facts import FactKind
+from rankscope._base.facts import FactKind, of_kind
 from rankscope.jacobian.products import products_of
 from rankscope.linear.derivative import Derivative, Settings
+from rankscope.report import profile_page
 from rankscope.slicing import ColumnsByShape, Sample, measuring, select, trace
 
 WAYS = ["exact", rs.Lanczos(probes=4, steps=25), rs.Lanczos(probes=2, steps=60, seed=3)]
+OPTIONS = {"columns": "all", "progress": False}
 TOLERANCES = ["paper", "reference", "torch", 1e-2]
 
 
@@ -50,11 +52,11 @@ def _attention() -> nn.Module:
 NETWORKS = {"conv": (_conv, (2, 8, 8)), "attention": (_attention, (25, 8))}
 
 
-def _jacobian(model: nn.Module, x: Tensor, name: str) -> np.ndarray:
+def _jacobian(model: nn.Module, x: Tensor, name: str, make=_conv) -> np.ndarray:
     """Rows by autograd in float64, one at a time."""
     made = []
     modules = dict(model.named_modules())
-    double = type(model)() if isinstance(model, Attention) else _conv()
+    double = type(model)() if isinstance(model, Attention) else make()
     double.load_state_dict(model.state_dict())
     double = double.double().eval()
     modules = dict(double.named_modules())
@@ -72,7 +74,7 @@ def measured(request: pytest.FixtureRequest):
     make, shape = NETWORKS[request.param]
     model = make()
     x = torch.randn(1, *shape, generator=torch.Generator().manual_seed(5))
-    found = [rs.full_rank(model, x, cut_points="all", method=way) for way in WAYS]
+    found = [rs.jacobian_rank(model, x, cut_points="all", method=way, **OPTIONS) for way in WAYS]
     truth = {layer.name: np.linalg.svd(_jacobian(model, x, layer.name), compute_uv=False) for layer in found[0].layers}
     return found, truth
 
@@ -82,7 +84,7 @@ def test_the_count_is_inside_the_bounds(measured, tolerance):
     found, truth = measured
     for result in found:
         for layer in result.layers:
-            spectrum, rank = layer.spectra[0], layer.ranks(tolerance)[0]
+            spectrum, rank = layer.spectra[0], layer.spectra[0].rank(tolerance)
             sigma = truth[layer.name]
             rtol = rs.Spectrum(sigma, spectrum.shape, "float32").rank(tolerance).threshold / sigma[0]
             count = int((sigma >= rtol * sigma[0]).sum())
@@ -91,41 +93,74 @@ def test_the_count_is_inside_the_bounds(measured, tolerance):
             assert rank.lower <= rank.value <= rank.upper
 
 
-def test_the_exact_way_gives_the_singular_values(measured):
-    found, truth = measured
-    for layer in found[0].layers:
-        spectrum = layer.spectra[0]
-        assert isinstance(spectrum, rs.Spectrum)
-        sigma = truth[layer.name]
-        # float64 products err by some 1e-15 of σ₁²; the weights are float32 numbers in both
-        assert np.abs(spectrum.singular_values**2 - sigma**2).max() <= 1e-13 * sigma[0] ** 2
-        rank = spectrum.rank("paper")
-        assert rank.lower == rank.upper == int((sigma >= rank.threshold).sum())
-        assert spectrum.dtype == "float32"
-        assert spectrum.square_error > 0, "the error of the products is bounded"
+def _wide() -> nn.Module:
+    """1,152 inputs, which are too many for a sweep of all columns to be the rule."""
+    torch.manual_seed(0)
+    return nn.Sequential(
+        nn.Conv2d(2, 3, 3, padding=1), nn.BatchNorm2d(3), nn.ReLU(), nn.MaxPool2d(4), nn.Flatten(), nn.Linear(108, 30),
+    ).eval()  # fmt: skip
+
+
+@pytest.mark.parametrize(("name", "budget"), [("5", "1GB"), ("0", "48MB")])
+def test_the_exact_way_gives_the_singular_values(name: str, budget: str):
+    """Fewer rows than inputs by pull; and columns by push, where the budget holds one matrix of 1,152² but not four."""
+    model, x = _wide(), torch.randn(1, 2, 24, 24, generator=torch.Generator().manual_seed(5))
+    found = rs.jacobian_rank(model, x, cut_points=[name], method="exact", memory_budget=budget, **OPTIONS)
+    (fact,) = of_kind(found.facts, FactKind.FULL_PLAN)
+    assert (fact["exact"], fact["lanczos"]) == (1, 0)
+    spectrum = found.layers[0].spectra[0]
+    assert isinstance(spectrum, rs.Spectrum)
+    sigma = np.linalg.svd(_jacobian(model, x, name, _wide), compute_uv=False)
+    # float64 products err by some 1e-15 of σ₁²; the weights are float32 numbers in both
+    assert np.abs(spectrum.singular_values**2 - sigma**2).max() <= 1e-13 * sigma[0] ** 2
+    rank = spectrum.rank("paper")
+    assert rank.lower == rank.upper == int((sigma >= rank.threshold).sum())
+    assert spectrum.dtype == "float32"
+    assert spectrum.square_error > 0, "the error of the products is bounded"
+
+
+def test_one_sweep_where_that_is_cheaper(monkeypatch: pytest.MonkeyPatch):
+    """All singular values of 1,152 columns at both cut points: one sweep, and the same ranks."""
+    model, x = _wide(), torch.randn(1, 2, 24, 24, generator=torch.Generator().manual_seed(5))
+    by_products = rs.jacobian_rank(model, x, cut_points=["0", "2"], memory_budget="48MB", **OPTIONS)
+    monkeypatch.setattr("rankscope.jacobian.full_measurer.products_of", None)
+    swept = rs.jacobian_rank(model, x, cut_points=["0", "2"], memory_budget="1GB", **OPTIONS)
+    assert not of_kind(swept.facts, FactKind.FULL_PLAN)
+    for one, other in zip(swept.layers, by_products.layers, strict=True):
+        a, b = one.spectra[0].rank("paper"), other.spectra[0].rank("paper")
+        assert max(a.lower, b.lower) <= min(a.upper, b.upper)
 
 
 def test_probes_are_used_and_say_so(measured):
     found, _ = measured
-    ways = found[1].table()["method"].tolist()
-    assert "Lanczos" in ways
+    table = found[1].per_image()
+    assert "Lanczos" in table["method"].tolist()
+    probed = table["method"] == "Lanczos"
+    assert (table["bracket"][probed] >= 0).all()
+    assert (table["standard_error"][probed] >= 0).all()
+    assert (table["lower"] <= table["rank"]).all()
+    assert (table["rank"] <= table["upper"]).all()
+    assert {"method", "standard_error", "bracket"} <= set(found[1].table().columns)
     text = str(found[1])
     assert "std. error" in text
     assert "bracket" in text
     assert "Lanczos" in text
+    (plan,) = of_kind(found[1].facts, FactKind.FULL_PLAN)
+    assert plan["seconds"] > 0
+    assert plan["bytes"] > 0
+    assert plan["exact"] + plan["lanczos"] == len(found[1].layers)
 
 
 def test_records_survive_a_file(measured, tmp_path: Path):
     for result in measured[0]:
-        loaded = rs.FullRank.load(result.save(tmp_path / "full.json"))
+        loaded = rs.JacobianProfile.load(result.save(tmp_path / "full"))
         assert loaded == result
         assert str(loaded) == str(result)
-        assert loaded.with_tolerance(1e-2).ranks == result.with_tolerance(1e-2).ranks
-    assert "<pre>" in measured[0][0]._repr_html_()
-    assert measured[0][1].plot().get_ylabel() == "rank of the full Jacobian"
-    kept = measured[0][1].to_dict()
-    assert kept["kind"] == "full_rank"
-    assert kept["ranks"][0]["layer"] == measured[0][1].layers[0].name
+        # a tolerance that nobody asked for at the time
+        assert loaded.with_tolerance(3e-2).reading.rows == result.with_tolerance(3e-2).reading.rows
+    assert "<pre>" in measured[0][1]._repr_html_()
+    assert measured[0][1].plot().get_ylabel() == "Jacobian rank"
+    assert "Lanczos" in profile_page(measured[0][1]).html()
 
 
 @pytest.mark.parametrize("name", NETWORKS)
@@ -168,8 +203,10 @@ def test_a_zero_branch_has_rank_zero():
 
     torch.manual_seed(0)
     for method in ("exact", rs.Lanczos(probes=1, steps=2)):
-        found = rs.full_rank(Dead().eval(), torch.randn(1, 6), cut_points=["dead", "live"], method=method)
-        dead, live = (found[name].ranks()[0] for name in ("dead", "live"))
+        found = rs.jacobian_rank(
+            Dead().eval(), torch.randn(1, 6), cut_points=["dead", "live"], method=method, **OPTIONS
+        )
+        dead, live = (found[name].spectra[0].rank() for name in ("dead", "live"))
         assert (dead.value, dead.lower, dead.upper) == (0, 0, 0)
         assert live.lower <= 3 <= live.upper
 
@@ -177,7 +214,8 @@ def test_a_zero_branch_has_rank_zero():
 def test_the_model_leaves_as_it_came_and_the_mode_is_said():
     model = _conv().train()
     before = {k: v.clone() for k, v in model.state_dict().items()}
-    found = rs.full_rank(model, torch.randn(1, 2, 8, 8), cut_points=["7"])
+    found = rs.jacobian_rank(model, torch.randn(1, 2, 8, 8), cut_points=["7"], method=rs.Lanczos(2, 5), **OPTIONS)
+    assert isinstance(found.layers[0].spectra[0], rs.SpectralDensity)
     assert FactKind.TRAINING_MODE in {f.kind for f in found.facts}
     assert model.training
     assert all(module.training for module in model.modules())
@@ -217,9 +255,11 @@ def test_modes_that_disagree_in_one_unit_are_not_certified():
             return out
 
     torch.manual_seed(0)
-    found = rs.full_rank(Net().eval(), torch.randn(1, 40), cut_points=["a", "b"], method=rs.Lanczos(2, 10))
-    assert found["a"].ranks()[0].certified
-    rank = found["b"].ranks()[0]
+    found = rs.jacobian_rank(
+        Net().eval(), torch.randn(1, 40), cut_points=["a", "b"], method=rs.Lanczos(2, 10), **OPTIONS
+    )
+    assert found["a"].spectra[0].rank().certified
+    rank = found["b"].spectra[0].rank()
     assert not rank.certified
     assert (rank.lower, rank.upper) == (0, 40)
     assert "not certified" in str(found)
@@ -245,11 +285,12 @@ def test_what_a_sample_does_not_call_and_what_is_not_finite():
         x = torch.randn(1, 4)
         x = x * model.a(x).sum().sign()
     other = -2 * x
-    found = rs.full_rank(model, torch.cat([x, other]), cut_points=["a", "b", "output"])
+    way = rs.Lanczos(1, 2)
+    found = rs.jacobian_rank(model, torch.cat([x, other]), cut_points=["a", "b", "output"], method=way, **OPTIONS)
     assert found["b"].uncalled == (1,)
     assert found["b"].spectra[1] is None
     assert FactKind.NOT_CALLED in {f.kind for f in found.facts}
-    assert found.unmeasured == {"output": "its Jacobian has NaN or infinite entries"}
+    assert found.unmeasured["output"] == ("its Jacobian has NaN or infinite entries on every image")
 
 
 @pytest.mark.parametrize(
@@ -259,12 +300,14 @@ def test_what_a_sample_does_not_call_and_what_is_not_finite():
         ({"method": "exact", "memory_budget": 30_000}, "the exact spectrum of a side of 128 needs"),
         ({"method": rs.Lanczos(2, 5), "memory_budget": 60_000}, "2 Lanczos probes of 128 entries need"),
         ({"cut_points": ["nope"]}, "nope"),
+        ({"columns": "auto", "method": "lanczos"}, 'measures the full Jacobian; give columns="all" with it'),
+        ({"columns": rs.Patch(2), "method": rs.Lanczos(2, 5)}, 'measures the full Jacobian; give columns="all"'),
     ],
 )
 def test_bad_options_are_named(options, message):
     model = nn.Sequential(nn.Flatten(), nn.Linear(128, 128))
     with pytest.raises(rs.RankscopeError, match=message):
-        rs.full_rank(model, torch.zeros(1, 2, 8, 8), **options)
+        rs.jacobian_rank(model, torch.zeros(1, 2, 8, 8), **{**OPTIONS, **options})
 
 
 @pytest.mark.parametrize(("option", "value"), [("probes", 0), ("steps", 0), ("bracket", 0.0), ("seed", -1)])
@@ -278,7 +321,8 @@ def test_an_input_without_a_finite_jacobian_is_named():
         def forward(self, x: Tensor) -> Tensor:
             return x.sqrt()
 
-    found = rs.full_rank(Root(), torch.tensor([[1.0, 2.0], [0.0, 1.0]]), cut_points=["output"])
-    assert found.layers[0].ranks()[0].value == 2
-    assert found.unmeasured == {"output on input 1": "its Jacobian has NaN or infinite entries"}
-    assert "output on input 1 was not measured: its Jacobian has NaN or infinite entries." in str(found)
+    x = torch.tensor([[1.0, 2.0, 3.0], [0.0, 1.0, 2.0]])
+    found = rs.jacobian_rank(Root(), x, cut_points=["output"], method=rs.Lanczos(1, 2), **OPTIONS)
+    assert found.layers[0].spectra[0].rank().value == 3
+    assert found.layers[0].spectra[1] is None
+    assert "not finite on 1" in str(found)

@@ -7,6 +7,7 @@ from dataclasses import replace
 
 import numpy as np
 import pandas as pd
+from rankscope.views.full_text import FullRow, full_lines
 
 import rankscope as rs
 from rankscope._base.facts import Fact, FactKind
@@ -17,7 +18,6 @@ from rankscope.views.chain_text import chain_text
 from rankscope.views.chains import ChainView, Law
 from rankscope.views.compared import Compared
 from rankscope.views.deficit_text import dependency_text, exact_reasons
-from rankscope.views.full_text import FullRow, full_lines
 from rankscope.views.probe_text import probes_text, remedies_text
 from rankscope.views.probes import Bounded, ProbeRow, ProbesView, RemediesView, RemedyLine
 from rankscope.views.profile_text import profile_text

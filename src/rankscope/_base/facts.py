@@ -79,7 +79,11 @@ class FactKind(StrEnum):
     LANCZOS_STEPS = "Lanczos steps"  # steps, reason, bracket, asked (None: not), tolerance
     PRODUCTS_CHECKED = "products compared with float64"  # probes, failure
     PRODUCTS_UNCHECKED = "products not compared with float64"  # dtype
-    SPECTRUM_WAY = "exact spectrum or Lanczos"  # name; bytes: exact, lanczos, budget
+    # the full Jacobian: exact, lanczos (numbers of cut points), side (largest exact), bytes: needed (for all singular
+    # values of the smallest one with probes), budget, bytes (expected); probes, steps, seconds (expected)
+    FULL_PLAN = "plan of a full Jacobian"
+    NOT_RECORDED = "products not recorded"  # where, reason
+    SMALLER_CHUNK = "smaller chunk after memory ran out"  # where, chunk
     NOT_FROM_MOMENTS = "not bounded by moments"  # names
     # features: measure is overall or balanced, answer a class
     AT_CHANCE = "accuracy at chance"  # accuracy, share, answer, measure, of (head or logits)

@@ -12,7 +12,6 @@ from rankscope.cli import (
     deficit,
     demo,
     features,
-    full,
     layers,
     probe,
     profile,
@@ -51,7 +50,6 @@ app = typer.Typer(
 app.callback()(_root)
 app.command("layers")(layers.layers_command)
 app.command("profile")(profile.profile_command)
-app.command("full")(full.full_command)
 app.command("demo")(demo.demo_command)
 app.command("collect")(collect.collect_command)
 app.command("features")(features.features_command)

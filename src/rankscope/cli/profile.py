@@ -16,6 +16,7 @@ from rankscope._base.progress import Reporter, progress_for
 from rankscope.cli.columns import parse_columns
 from rankscope.cli.interrupted import InterruptedRunError
 from rankscope.cli.memory import saves_memory
+from rankscope.cli.method import parse_method
 from rankscope.cli.options import (
     ClassesOption,
     DebugOption,
@@ -38,7 +39,7 @@ if TYPE_CHECKING:
 __all__ = ["profile_command"]
 
 
-@saves_memory("a smaller --memory-budget", "a smaller --patch")
+@saves_memory("a smaller --memory-budget", "a smaller --patch", "fewer --probes")
 def profile_command(
     model: ModelArgument,
     weights: NetworkWeightsOption = "pretrained",
@@ -73,6 +74,30 @@ def profile_command(
             "token N). auto takes all columns of up to 1,024 inputs, else the central 16×16 patch."
         ),
     ] = None,
+    method: Annotated[
+        str,
+        typer.Option(
+            help="How --columns all is measured: exact (all singular values), lanczos (random probes, with bounds), or "
+            "auto (exact where the memory budget allows it)."
+        ),
+    ] = "auto",
+    probes: Annotated[
+        int | None, typer.Option(help="Number of random probes of --method lanczos. Default: 8.", show_default=False)
+    ] = None,
+    steps: Annotated[
+        str | None,
+        typer.Option(
+            help="Lanczos steps of each probe, or auto: until --bracket is reached. Default: auto.", show_default=False
+        ),
+    ] = None,
+    bracket: Annotated[
+        float | None,
+        typer.Option(
+            help="Width of the quadrature bounds, as a share of all singular values, at which --steps auto stops. "
+            "Default: 0.05.",
+            show_default=False,
+        ),
+    ] = None,
     background: Annotated[str, typer.Option(help="What surrounds the patch: image or zero.")] = "image",
     tolerance: ToleranceOption = "paper",
     cut_points: Annotated[
@@ -105,6 +130,7 @@ def profile_command(
     chosen = parse_columns(columns, patch, patch_offset, channels, seed)
     if background == "zero" and columns is not None and columns.startswith("sketch"):
         raise UsageError("--background zero needs a patch; random directions cover the whole image")
+    way = parse_method(method, probes, steps, bracket, seed, columns=columns, patch=patch)
     names = parse_cut_points(cut_points)
     chunk = _chunk_size(chunk_size)
 
@@ -121,6 +147,7 @@ def profile_command(
     asked = {
         "cut_points": names,
         "columns": chosen,
+        "method": way,
         "background": choice_of(background, "background", ("image", "zero")),
         "tolerance": as_tolerance(tolerance),
         "dtype": dtype,

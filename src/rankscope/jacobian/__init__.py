@@ -3,8 +3,6 @@
 from rankscope.jacobian.against_random import AgainstRandom
 from rankscope.jacobian.block_chain import chain_exponents
 from rankscope.jacobian.exponents_record import ChainExponents
-from rankscope.jacobian.full import full_rank
-from rankscope.jacobian.full_record import FullLayer, FullRank
 from rankscope.jacobian.measure import jacobian_rank
 from rankscope.jacobian.profile import SCHEMA_VERSION, JacobianProfile, Layer
 
@@ -12,11 +10,8 @@ __all__ = [
     "SCHEMA_VERSION",
     "AgainstRandom",
     "ChainExponents",
-    "FullLayer",
-    "FullRank",
     "JacobianProfile",
     "Layer",
     "chain_exponents",
-    "full_rank",
     "jacobian_rank",
 ]

@@ -60,6 +60,15 @@ class BatchMeasurer:
         self._chunks: dict[tuple[int, ...], int] = {}
         self._elsewhere: tuple[frozenset[int], BatchMeasurer] | None = None
 
+    @property
+    def way(self) -> Fact:
+        """How tangents were pushed."""
+        return self.derivative.way
+
+    def another(self, calls: Sequence[ModuleCall]) -> BatchMeasurer:
+        """One of the same kind for other cut points."""
+        return BatchMeasurer(self.runner.model, calls, self.settings, self.finisher)
+
     def batch_size(self, sample: Sample, remaining: int) -> int:
         """How many images share a sweep."""
         if self._batch is None:
@@ -151,7 +160,7 @@ class BatchMeasurer:
         if self._elsewhere is None or self._elsewhere[0] != absent:
             self._elsewhere = None  # before the next one takes its room
             chosen = [self.calls[k] for k in places]
-            self._elsewhere = (absent, BatchMeasurer(self.runner.model, chosen, self.settings, self.finisher))
+            self._elsewhere = (absent, self.another(chosen))
         other = self._elsewhere[1]
         other.batch_size(sample, 1)
         done = other.measure([sample])

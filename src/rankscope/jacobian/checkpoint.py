@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -18,8 +18,10 @@ from rankscope._base.facts import Fact, FactKind, gist
 from rankscope._base.files import FolderLock, digest_of_bytes, read_arrays, write_arrays
 from rankscope._base.identity import Identity, identity_of
 from rankscope._base.provenance import versions
+from rankscope.jacobian.spectrum_files import arrays_of, density_of, plain_of, spectrum_of
 from rankscope.slicing import Sample
 from rankscope.spectra import Spectrum
+from rankscope.spectra.density import AnySpectrum, SpectralDensity
 
 __all__ = ["Checkpoint", "Kept"]
 
@@ -31,12 +33,13 @@ _KINKED = 1e-2  # where rounding may have put a unit on the other side of its ki
 class Kept:
     """What one image left: a spectrum a cut point, units moved across a kink, and what was found out on the way."""
 
-    spectra: list[Spectrum | None]
+    spectra: list[AnySpectrum | None]
     kinks: int
     facts: tuple[Fact, ...]
     uncalled: tuple[int, ...] = ()
+    reasons: Mapping[int, str] = field(default_factory=dict)
 
-    def agrees(self, spectra: Sequence[Spectrum | None], kinks: int) -> bool:
+    def agrees(self, spectra: Sequence[AnySpectrum | None], kinks: int) -> bool:
         """Whether a new measurement of the same image found the same, up to the error of both."""
         if len(spectra) != len(self.spectra):
             return False
@@ -44,8 +47,10 @@ class Kept:
         return all(_same(a, b, rounding) for a, b in zip(self.spectra, spectra, strict=True))
 
 
-def _same(one: Spectrum | None, other: Spectrum | None, rounding: float) -> bool:
-    if one is None or other is None:
+def _same(one: AnySpectrum | None, other: AnySpectrum | None, rounding: float) -> bool:
+    if isinstance(one, SpectralDensity) and isinstance(other, SpectralDensity):
+        return one.agrees(other, rounding)
+    if not isinstance(one, Spectrum) or not isinstance(other, Spectrum):
         return one is other
     a, b = np.asarray(one.singular_values), np.asarray(other.singular_values)
     if a.shape != b.shape or one.shape != other.shape:
@@ -97,10 +102,11 @@ class Checkpoint:
         self,
         index: int,
         sample: Sample,
-        row: Sequence[Spectrum | None],
+        row: Sequence[AnySpectrum | None],
         kinks: int,
         facts: Sequence[Fact] = (),
         uncalled: Sequence[int] = (),
+        reasons: Mapping[int, str] = {},
     ) -> None:
         """Keep one image's spectra.
 
@@ -121,13 +127,13 @@ class Checkpoint:
         arrays: dict[str, Any] = {}
         about: dict[str, Any] = {"kinks": kinks, "spectra": [], "facts": [fact.to_dict() for fact in facts]}
         about["uncalled"] = list(uncalled)
+        about["reasons"] = list(reasons.items())
         for k, s in enumerate(row):
             if s is None:
                 about["spectra"].append(None)
                 continue
-            about["spectra"].append([*s.shape, s.dtype])
-            arrays[f"{k}"] = np.array(s.singular_values)
-            arrays[f"{k}.error"] = np.array([s.error_bound, s.square_error])
+            about["spectra"].append(plain_of(s) if isinstance(s, SpectralDensity) else [*s.shape, s.dtype])
+            arrays |= {f"{k}.{name}": array for name, array in arrays_of(s).items()}
         write_arrays(file, arrays, {"key": self.key, "image": _image(sample), "about": json.dumps(about)})
 
     def read(self, index: int, sample: Sample) -> Kept | None:
@@ -178,12 +184,16 @@ def _image(sample: Sample) -> str:
 
 
 def _kept(arrays: Mapping[str, Any], about: Mapping[str, Any]) -> Kept:
-    row: list[Spectrum | None] = []
+    row: list[AnySpectrum | None] = []
     for k, entry in enumerate(about["spectra"]):
         if entry is None:
             row.append(None)
             continue
-        error, square = (float(v) for v in arrays[f"{k}.error"])
-        row.append(Spectrum(arrays[f"{k}"], (entry[0], entry[1]), entry[2], error, square))
+        own = {name.removeprefix(f"{k}."): array for name, array in arrays.items() if name.startswith(f"{k}.")}
+        if isinstance(entry, list):
+            row.append(spectrum_of(own, (entry[0], entry[1]), entry[2]))
+        else:
+            row.append(density_of(own, entry))
     uncalled = tuple(int(k) for k in about.get("uncalled", ()))  # absent from files of earlier versions
-    return Kept(row, int(about["kinks"]), tuple(Fact.from_dict(one) for one in about["facts"]), uncalled)
+    reasons = {int(k): str(why) for k, why in about.get("reasons", ())}
+    return Kept(row, int(about["kinks"]), tuple(Fact.from_dict(one) for one in about["facts"]), uncalled, reasons)

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable
 
-from rankscope.jacobian.checkpoint import Checkpoint
+from rankscope.jacobian.checkpoint import Checkpoint, Kept
 from rankscope.jacobian.finish import Finished
 from rankscope.jacobian.measurers import Measurers, layout
 from rankscope.slicing import Sample
-from rankscope.spectra import Spectrum
+from rankscope.spectra.density import AnySpectrum
 
 __all__ = ["Collected"]
 
@@ -21,14 +21,16 @@ class Collected:
 
     def __init__(self, measurers: Measurers, store: Checkpoint, done: Callable[[int], None]) -> None:
         self.measurers, self.store, self.done = measurers, store, done
-        self.spectra: dict[int, list[Spectrum | None]] = {}
+        self.spectra: dict[int, list[AnySpectrum | None]] = {}
         self.kinks: dict[int, int] = {}
         self.uncalled: dict[int, tuple[int, ...]] = {}
+        self.reasons: dict[int, dict[int, str]] = {}
         self._waiting: list[tuple[int, Sample]] = []
         self._under_way: deque[tuple[list[tuple[int, Sample]], Callable[[], list[Finished]]]] = deque()
 
-    def keep(self, index: int, row: list[Spectrum | None], kinks: int, uncalled: tuple[int, ...]) -> None:
-        self.spectra[index], self.kinks[index], self.uncalled[index] = row, kinks, uncalled
+    def keep(self, index: int, found: Kept | Finished) -> None:
+        self.spectra[index], self.kinks[index], self.uncalled[index] = found.spectra, found.kinks, found.uncalled
+        self.reasons[index] = dict(found.reasons)
         self.done(index)
 
     def restore(self, index: int, sample: Sample, name: str) -> bool:
@@ -43,7 +45,7 @@ class Collected:
                 self._write(index, sample, again)
                 return True
             self.store.compared = True
-        self.keep(index, kept.spectra, kept.kinks, kept.uncalled)
+        self.keep(index, kept)
         return True
 
     def _alone(self, sample: Sample) -> Finished:
@@ -83,5 +85,5 @@ class Collected:
 
     def _write(self, index: int, sample: Sample, finished: Finished) -> None:
         spectra, kinks, uncalled = finished.spectra, finished.kinks, finished.uncalled
-        self.store.write(index, sample, spectra, kinks, self.measurers.facts, uncalled)
-        self.keep(index, spectra, kinks, uncalled)
+        self.store.write(index, sample, spectra, kinks, self.measurers.facts, uncalled, finished.reasons)
+        self.keep(index, finished)

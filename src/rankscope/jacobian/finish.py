@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import torch
@@ -18,6 +18,7 @@ from torch import Tensor
 
 from rankscope.jacobian.sweep import SweepResult
 from rankscope.spectra import Spectrum, norm_bound_of_lengths, spectrum_of_gram
+from rankscope.spectra.density import AnySpectrum
 
 __all__ = ["Finished", "Finisher"]
 
@@ -32,17 +33,20 @@ class Finished:
     there.
     """
 
-    spectra: list[Spectrum | None]
+    spectra: list[AnySpectrum | None]
     kinks: int
     uncalled: tuple[int, ...] = ()
+    reasons: Mapping[int, str] = field(default_factory=dict)
+    """Why there is no spectrum, by place, where that is not because the Jacobian is not finite."""
 
     def among(self, places: Sequence[int], count: int) -> Finished:
         """The same image with these spectra at ``places`` of ``count`` cut points; it does not call the others."""
-        spectra: list[Spectrum | None] = [None] * count
+        spectra: list[AnySpectrum | None] = [None] * count
         for place, spectrum in zip(places, self.spectra, strict=True):
             spectra[place] = spectrum
         missing = set(range(count)) - {p for k, p in enumerate(places) if k not in self.uncalled}
-        return Finished(spectra, self.kinks, tuple(sorted(missing)))
+        reasons = {places[k]: why for k, why in self.reasons.items()}
+        return Finished(spectra, self.kinks, tuple(sorted(missing)), reasons)
 
 
 class Finisher:

@@ -13,7 +13,7 @@ from rankscope.jacobian.measurers import Measurers
 from rankscope.linear.returned import without_derivative
 from rankscope.linear.tracing import Chosen, as_measured, traced
 from rankscope.slicing import CutPointsLike, ModuleCall, Sample, Stretch, called, on_this_path
-from rankscope.spectra import Spectrum
+from rankscope.spectra.density import AnySpectrum
 
 __all__ = ["LaterCalls"]
 
@@ -27,7 +27,7 @@ class _Found:
     call: ModuleCall
     mixes: Stretch
     before: list[tuple[object, ...]]
-    spectra: dict[int, Spectrum | None] = field(default_factory=dict)
+    spectra: dict[int, AnySpectrum | None] = field(default_factory=dict)
 
 
 class LaterCalls:
@@ -76,13 +76,15 @@ class LaterCalls:
                 if call in chosen:
                     before = [_identity(earlier) for earlier in every[:k]]
                     self._calls.setdefault(_identity(call), _Found(call, mixes, before))
-            own = Measurers(self.model, chosen, measurers.settings, measurers.finisher)
+            own = Measurers(self.model, chosen, measurers.settings, measurers.finisher, measurers.full)
             for index, _, sample in samples:
                 measurer = own.of(sample)
                 measurer.batch_size(sample, 1)
                 finished = measurer.measure([sample])()[0]
                 self.kinks[index] = finished.kinks
                 for k, call in enumerate(chosen):
+                    if k in finished.reasons:
+                        self.unmeasured.setdefault(call.name, finished.reasons[k])
                     if k not in finished.uncalled:
                         self._calls[_identity(call)].spectra[index] = finished.spectra[k]
             measurers.join(own)

@@ -9,14 +9,15 @@ from rankscope._base.records import ByValue
 from rankscope.jacobian.layer_reading import LayerReading, read_layer
 from rankscope.jacobian.soft_ranks import SoftRanks, soft_ranks
 from rankscope.slicing import Stretch
-from rankscope.spectra import RankEstimate, Spectrum, Tolerance
+from rankscope.spectra import RankEstimate, Tolerance
+from rankscope.spectra.density import AnySpectrum, DensityRank
 
 __all__ = ["Layer"]
 
 
 @dataclass(frozen=True, eq=False)
 class Layer(ByValue):
-    """One measured cut point, with one spectrum an image.
+    """One measured cut point, with one spectrum an image: a ``Spectrum``, or a ``SpectralDensity`` of Lanczos probes.
 
     It is ``None`` where that image's Jacobian is not finite, and for the images numbered in ``uncalled``: their values
     lead the model along another path, which does not call the cut point.
@@ -30,7 +31,7 @@ class Layer(ByValue):
     rows: int
     columns: int
     true_cut: bool
-    spectra: tuple[Spectrum | None, ...]
+    spectra: tuple[AnySpectrum | None, ...]
     mixes: Stretch | bool = True
     uncalled: tuple[int, ...] = ()
 
@@ -64,6 +65,6 @@ class Layer(ByValue):
             self._readings[tolerance] = read_layer(self.spectra, tolerance)
         return self._readings[tolerance]
 
-    def estimates(self, tolerance: Tolerance) -> list[RankEstimate]:
+    def estimates(self, tolerance: Tolerance) -> list[RankEstimate | DensityRank]:
         """Rank of every image that could be measured."""
         return [s.rank(tolerance) for s in self.spectra if s is not None]

@@ -9,13 +9,18 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rankscope.spectra import Spectrum, Tolerance, count_ranks
+from rankscope.spectra.density import AnySpectrum, SpectralDensity
 
 __all__ = ["LayerReading", "read_layer"]
 
 
 @dataclass(frozen=True, eq=False)
 class LayerReading:
-    """One cut point: an entry an image. Where an image was not measured, ranks are −1 and numbers NaN."""
+    """One cut point: an entry an image. Where an image was not measured, ranks are −1 and numbers NaN.
+
+    ``standard_error`` and ``bracket`` are those of Lanczos probes, whose ``margin`` is NaN; both are 0 where all
+    singular values are known.
+    """
 
     rank: NDArray[np.int64]
     lower: NDArray[np.int64]
@@ -23,20 +28,28 @@ class LayerReading:
     threshold: NDArray[np.float64]
     margin: NDArray[np.float64]
     certified: NDArray[np.bool_]
+    standard_error: NDArray[np.float64]
+    bracket: NDArray[np.float64]
 
 
-def read_layer(spectra: Sequence[Spectrum | None], tolerance: Tolerance) -> LayerReading:
+def read_layer(spectra: Sequence[AnySpectrum | None], tolerance: Tolerance) -> LayerReading:
     """Every spectrum's rank; those of one shape and dtype together."""
     count = len(spectra)
     rank, lower, upper = (np.full(count, -1, dtype=np.int64) for _ in range(3))
     threshold, margin = np.full(count, np.nan), np.full(count, np.nan)
     certified = np.zeros(count, dtype=np.bool_)
+    error, bracket = (np.where([s is None for s in spectra], np.nan, 0.0) for _ in range(2))
     groups: dict[tuple[tuple[int, int], str], list[int]] = {}
     for place, spectrum in enumerate(spectra):
-        if spectrum is not None:
+        if isinstance(spectrum, SpectralDensity):
+            one = spectrum.rank(tolerance)
+            rank[place], lower[place], upper[place] = one.value, one.lower, one.upper
+            threshold[place], certified[place] = one.threshold, one.certified
+            error[place], bracket[place] = one.standard_error, one.bracket
+        elif spectrum is not None:
             groups.setdefault((spectrum.shape, spectrum.dtype), []).append(place)
     for (shape, dtype), places in groups.items():
-        chosen = [s for s in (spectra[p] for p in places) if s is not None]
+        chosen = [s for s in (spectra[p] for p in places) if isinstance(s, Spectrum)]
         found = count_ranks(
             np.stack([s.singular_values for s in chosen]),
             shape,
@@ -47,4 +60,4 @@ def read_layer(spectra: Sequence[Spectrum | None], tolerance: Tolerance) -> Laye
         )
         rank[places], lower[places], upper[places] = found.value, found.lower, found.upper
         threshold[places], margin[places], certified[places] = found.threshold, found.margin, found.certified
-    return LayerReading(rank, lower, upper, threshold, margin, certified)
+    return LayerReading(rank, lower, upper, threshold, margin, certified, error, bracket)

@@ -29,6 +29,7 @@ from rankscope._base.provenance import device_name, versions
 from rankscope.jacobian.checkpoint import Checkpoint
 from rankscope.jacobian.collected import Collected
 from rankscope.jacobian.directions import Directions, several_sizes
+from rankscope.jacobian.full_measurer import full_settings
 from rankscope.jacobian.given import Given
 from rankscope.jacobian.later_calls import LaterCalls
 from rankscope.jacobian.measurers import Measurers
@@ -51,6 +52,7 @@ from rankscope.slicing import (
 from rankscope.slicing.batches import run_forward
 from rankscope.slicing.precision import NARROW
 from rankscope.spectra import ToleranceLike, as_tolerance
+from rankscope.spectra.matrix_free import Lanczos
 
 __all__ = ["Background", "jacobian_rank"]
 
@@ -64,6 +66,7 @@ def jacobian_rank(
     cut_points: CutPointsLike = "blocks",
     columns: ColumnsLike = "auto",
     background: Background = "image",
+    method: Lanczos | str = "auto",
     tolerance: ToleranceLike = "paper",
     dtype: DtypeLike = None,
     chunk_size: int | Literal["auto"] = "auto",
@@ -100,6 +103,11 @@ def jacobian_rank(
         ``"output.0"``, ``"output.logits"``; likewise ``"lstm.0"``.
     columns : Patch, Sketch, ``"all"`` or ``"auto"``
         Input directions. ``"auto"``: all up to 1,024 inputs, else the paper's central 16×16 patch, else a sketch.
+    method : ``"auto"``, ``"exact"``, ``"lanczos"`` or Lanczos
+        How the full Jacobian is measured, with ``columns="all"`` alone. ``"exact"`` computes every singular value,
+        which takes a float64 matrix of N×N, N = min(rows, inputs). ``"lanczos"`` estimates the rank from random probes,
+        with lower and upper bounds; ``Lanczos(probes=8, steps="auto", bracket=0.05, seed=0)`` sets how. ``"auto"`` is
+        exact where the memory budget allows it, and says what it expects to take before it starts.
     background : ``"image"`` or ``"zero"``
         What lies outside the patch: the image itself, or zeros as in the authors' code.
     tolerance : Tolerance, str or float
@@ -178,6 +186,7 @@ def jacobian_rank(
     facts += returned_facts(calls)
     labels = names or (lambda i: f"image {i}" if first.x.ndim == 4 else f"sample {i}")
     choice = ColumnsByShape(columns)
+    full = full_settings(columns, method, tol)
     _fits(choice, first, labels(0), background)
     if not found.structured:
         facts.append(Fact(FactKind.NO_GRAPH))
@@ -199,6 +208,7 @@ def jacobian_rank(
         "background": background,
         "dtype": str(work_dtype),
         "certify": certify,
+        **({} if full is None else full.asked.question(first.x[0].numel())),
     }
     store = Checkpoint(checkpoint, identity, question)
     report = progress_for(progress, "Jacobian rank")
@@ -207,7 +217,9 @@ def jacobian_rank(
     if where.type == "cuda":
         torch.cuda.reset_peak_memory_stats(where)
     with store, measuring(model, where):
-        measurers = Measurers(model, calls, settings)
+        if full is not None:
+            full = full.telling(report, lambda: (len(collected.spectra), total, image_names[-1]))
+        measurers = Measurers(model, calls, settings, full=full)
         later = LaterCalls(measurers, chosen, cut_points)
         collected = Collected(measurers, store, lambda i: report(len(collected.spectra), total, labels(i)))
         try:
@@ -245,8 +257,12 @@ def jacobian_rank(
             raise NotCalledError(call.name, frozenset([k]))
         if all(s is None for s in row):
             calling = " that calls it" if uncalled[k] else ""
-            unmeasured[call.name] = f"its Jacobian has NaN or infinite entries on every image{calling}"
+            why = next((r[k] for r in collected.reasons.values() if k in r), None)
+            unmeasured[call.name] = why or f"its Jacobian has NaN or infinite entries on every image{calling}"
             continue
+        unmeasured |= {
+            f"{call.name} on {image_names[i]}": reasons[k] for i, reasons in collected.reasons.items() if k in reasons
+        }
         measured.append((call, max(s.shape[0] for s in row if s is not None), row, uncalled[k]))
     directions = Directions.of(choice, shapes)
     layers = [

@@ -11,6 +11,7 @@ from torch.utils._pytree import tree_leaves
 from rankscope._base.facts import Fact, FactKind, gist
 from rankscope.jacobian.batch import BatchMeasurer
 from rankscope.jacobian.finish import Finisher
+from rankscope.jacobian.full_measurer import Full, FullMeasurer
 from rankscope.linear.derivative import Settings, in_both_precisions, worst
 from rankscope.slicing import ModuleCall, Sample
 
@@ -41,9 +42,14 @@ class Measurers:
     """Use it inside ``measuring``; ``close`` waits for what is under way."""
 
     def __init__(
-        self, model: nn.Module, calls: Sequence[ModuleCall], settings: Settings, finisher: Finisher | None = None
+        self,
+        model: nn.Module,
+        calls: Sequence[ModuleCall],
+        settings: Settings,
+        finisher: Finisher | None = None,
+        full: Full | None = None,
     ) -> None:
-        self.model, self.calls, self.settings = model, calls, settings
+        self.model, self.calls, self.settings, self.full = model, calls, settings, full
         self.finisher = finisher or Finisher(settings.device, settings.dtype)
         self._runners = in_both_precisions(model, calls, settings)  # shared by all shapes
         self._at_hand: dict[tuple[Any, ...], BatchMeasurer] = {}
@@ -59,7 +65,7 @@ class Measurers:
         key = layout(sample)
         found = self._at_hand.pop(key, None)
         if found is None:
-            found = BatchMeasurer(self.model, self.calls, self.settings, self.finisher, self._runners)
+            found = self._new()
             while len(self._at_hand) >= _KEPT:
                 self._take_in(self._at_hand.pop(next(iter(self._at_hand))))
         self._at_hand[key] = found  # the latest stands last
@@ -68,6 +74,11 @@ class Measurers:
     def returned(self, sample: Sample) -> Any:
         """What the model returns for a sample in the precision that is measured."""
         return self._runners[0].returned(sample, sample.x)
+
+    def _new(self) -> BatchMeasurer:
+        if self.full is None:
+            return BatchMeasurer(self.model, self.calls, self.settings, self.finisher, self._runners)
+        return FullMeasurer(self.model, self.calls, self.settings, self.full, self.finisher, self._runners)
 
     def one_path(self, sample: Sample) -> bool:
         """Whether a trace of the network has shown that no value of such a sample decides which calls are made."""
@@ -82,7 +93,7 @@ class Measurers:
         self.failed_methods += [fact for fact in one.derivative.failed_methods if gist(fact) not in known]
         self.chunk = max(self.chunk, one.chunk)
         if one.derivative.method is not None:
-            self._ways.append(one.derivative.way)
+            self._ways.append(one.way)
             self._adjoint.append(one.derivative.adjoint)
             self._certificates.append(one.derivative.certificate)
 

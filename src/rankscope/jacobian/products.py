@@ -8,6 +8,7 @@ such pairs in float64 see a single wrong unit among 10⁵.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -17,24 +18,45 @@ from rankscope._base.errors import MeasurementError
 from rankscope._base.facts import FactKind
 from rankscope.linear.checks import ADJOINT_LIMIT
 from rankscope.linear.derivative import Derivative
+from rankscope.linear.graphs import Replayed
 from rankscope.linear.kinks import SamePiece
 from rankscope.linear.matrix import Matrix
 from rankscope.slicing import Sample
 from rankscope.spectra import scaled_norm
 from rankscope.spectra.lanczos import SquaredMap
 
-__all__ = ["Pair", "Products", "products_of"]
+__all__ = ["Pair", "Products", "products_of", "unchecked_products"]
 
 _PAIRS = 6
 _AGREE = 1e-9  # of ‖u‖‖Jv‖, in float64: rounding gives some 1e-14, a wrong unit among 10⁵ about 1e-5
 _DOUBLE = 2.0**-25  # float64 errs by 2^29 less than the two precisions differ; 16 for what need not scale exactly
 
 
+@dataclass
 class Products(Matrix):
     """One cut point's Jacobian, of which both modes of differentiation are compared."""
 
+    replayed: Replayed | None = None
+    """The product of all probes at once, where a GPU replays it."""
+    relieved: bool = False
+    """Whether memory ran out, so that fewer tangents are pushed at once."""
+
+    def relieve(self) -> None:
+        """Memory ran out: a smaller chunk has other kernels than those recorded."""
+        self.relieved = True
+        if self.replayed is not None and not self.replayed.refused:
+            self.replayed.refused = "memory ran out"
+        super().relieve()
+
     def squared(self) -> SquaredMap:
-        return SquaredMap(self.push, self.pull, self.shape, self.map.dtype, self.map.device)
+        """JᵀJ or JJᵀ, of which a GPU can record the kernels of a whole product and replay them."""
+
+        def recorded(function: Callable[..., Any]) -> Replayed:
+            self.replayed = Replayed(function, enabled=True)
+            return self.replayed
+
+        record = recorded if self.map.device.type == "cuda" else None
+        return SquaredMap(self.push, self.pull, self.shape, self.map.dtype, self.map.device, record=record)
 
     def modes_differ(self) -> float:
         """The largest |⟨u, J·v⟩ − ⟨Jᵀu, v⟩| of a few pairs, relative to ‖u‖‖Jv‖; 0 where both are zero."""
@@ -80,6 +102,13 @@ class Pair:
     gap: float
     dense: tuple[SquaredMap, SquaredMap] | None = None
     """For all singular values of a float32 network: float64 products, and by how much those may err."""
+    products: tuple[Products, ...] = ()
+
+
+def unchecked_products(derivative: Derivative, place: int, sample: Sample, budget: int) -> Products:
+    """Products in the working precision, which nothing was compared with."""
+    own = derivative.plain(sample).of_place(place)
+    return Products(own, (own.outputs()[0].numel(),), budget)
 
 
 def products_of(derivative: Derivative, place: int, sample: Sample, budget: int) -> Pair:
@@ -90,35 +119,37 @@ def products_of(derivative: Derivative, place: int, sample: Sample, budget: int)
     MeasurementError
         Where forward and reverse mode disagree, or reverse mode fails.
     """
-    own = derivative.plain(sample).of_place(place)
     piece = SamePiece()
     with piece.recording():
-        sizes = (own.outputs()[0].numel(),)
-    work = Products(own, sizes, budget)
+        work = unchecked_products(derivative, place, sample, budget)
     other = derivative.other(sample)
     if other is None:
-        return Pair(*_unknown(work.squared()), False, 0, _agreeing(work, ADJOINT_LIMIT))
-    exact = Products(other.of_place(place).on_piece(piece), sizes, budget)
+        return Pair(*_unknown(work.squared()), False, 0, _agreeing(work, ADJOINT_LIMIT), products=(work,))
+    exact = Products(other.of_place(place).on_piece(piece), work.sizes, budget)
     flips = 0 if piece.flips is None else int(piece.flips.sum())
     double = exact if other.dtype == torch.float64 else work
     gap = _agreeing(double, ADJOINT_LIMIT)
     doubtful = derivative.in_doubt is not None and place >= derivative.in_doubt
     doubtful = doubtful or place in derivative.misled(sample)
     if gap > _AGREE or doubtful or _vanishes(work, exact):
-        return Pair(*_unknown(work.squared()), False, flips, gap)
-    fast, slow = work.squared(), exact.squared()
+        return Pair(*_unknown(work.squared()), False, flips, gap, products=(work, exact))
+    fast, slow, both = work.squared(), exact.squared(), (work, exact)
     if derivative.scale == 1:
         if derivative.certificate.kind is not FactKind.PROBES:  # the reference is of no more digits
-            return Pair(fast, slow, True, flips, gap)
+            return Pair(fast, slow, True, flips, gap, products=both)
         wide, narrow = exact.squared(), work.squared()
-        blend = _Blend(wide.push, wide.pull, wide.shape, wide.dtype, wide.device, None, wide, narrow, _DOUBLE)
-        return Pair(fast, slow, True, flips, gap, (wide, blend))
-    blend = _Blend(slow.push, slow.pull, slow.shape, slow.dtype, slow.device, None, fast, slow, derivative.scale)
-    return Pair(fast, blend, True, flips, gap)
+        blend = _blend(wide, narrow, _DOUBLE)
+        return Pair(fast, slow, True, flips, gap, (wide, blend), both)
+    return Pair(fast, _blend(fast, slow, derivative.scale), True, flips, gap, products=both)
+
+
+def _blend(fast: SquaredMap, other: SquaredMap | None, scale: float) -> _Blend:
+    own = fast if other is None else other
+    return _Blend(own.push, own.pull, own.shape, own.dtype, own.device, fast=fast, other=other, scale=scale)
 
 
 def _unknown(fast: SquaredMap) -> tuple[SquaredMap, SquaredMap]:
-    return fast, _Blend(fast.push, fast.pull, fast.shape, fast.dtype, fast.device, None, fast)
+    return fast, _blend(fast, None, math.nan)
 
 
 def _agreeing(products: Products, limit: float) -> float:

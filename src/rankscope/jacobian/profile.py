@@ -143,7 +143,10 @@ class JacobianProfile(Record):
         return {**row, "rank": dict(row["rank"]), "function_rank": dict(row["function_rank"])}
 
     def table(self, tolerance: ToleranceLike | None = None) -> pd.DataFrame:
-        """One row a cut point, in depth order: sizes, rank over the images, bounds, soft ranks, flags."""
+        """One row a cut point, in depth order: sizes, rank over the images, bounds, soft ranks, flags.
+
+        Where Lanczos probes were used, also the function rank's ``method``, ``standard_error`` and ``bracket``.
+        """
         import pandas as pd
 
         profile = self if tolerance is None else self.with_tolerance(tolerance)
@@ -159,7 +162,8 @@ class JacobianProfile(Record):
     def per_image(self, tolerance: ToleranceLike | None = None) -> pd.DataFrame:
         """One row a cut point and image: ``layer``, ``image``, ``rank``, ``lower``, ``upper``, ``margin``.
 
-        Where samples have several shapes, also their own ``rows``, ``columns`` (K) and ``threshold`` (τ).
+        Where samples have several shapes, also their own ``rows``, ``columns`` (K) and ``threshold`` (τ). Where Lanczos
+        probes were used, also ``standard_error``, ``bracket`` (a share of min(rows, columns)) and ``method``.
         """
         import pandas as pd
 
@@ -172,6 +176,9 @@ class JacobianProfile(Record):
             ranks["threshold"] = found.threshold.astype(object)
             ranks["threshold"][~seen] = None
         flat: dict[str, Any] = {name: values.ravel().tolist() for name, values in ranks.items()}
+        if found.probed.any():
+            flat |= {name: getattr(found, name).ravel().tolist() for name in ("standard_error", "bracket")}
+            flat["method"] = np.where(found.probed, "Lanczos", "exact").ravel().tolist()
         if not found.one_size:
             shapes = [(None, None) if s is None else s.shape for layer in self.layers for s in layer.spectra]
             flat |= {"rows": [rows for rows, _ in shapes], "columns": [columns for _, columns in shapes]}

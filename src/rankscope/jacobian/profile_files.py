@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import json
+from collections import defaultdict
 from pathlib import Path
 from typing import Any
-
-import numpy as np
 
 from rankscope._base.encoding import exact, read
 from rankscope._base.errors import OutputError, RankscopeError
@@ -14,8 +13,10 @@ from rankscope._base.files import make_folder, read_arrays, read_json, write_arr
 from rankscope.jacobian import earlier
 from rankscope.jacobian.directions import Directions
 from rankscope.jacobian.layer import Layer
+from rankscope.jacobian.spectrum_files import arrays_of, density_of, plain_of, spectrum_of
 from rankscope.slicing import Stretch
 from rankscope.spectra import Spectrum, as_tolerance
+from rankscope.spectra.density import AnySpectrum, SpectralDensity
 
 __all__ = ["SCHEMA_VERSION", "load_fields", "save_fields"]
 
@@ -33,12 +34,14 @@ def save_fields(record: dict[str, Any], values: dict[str, Any], path: Path) -> P
     record["exact"] = {name: value for name, value in kept.items() if value != record[name]}
     for k, layer in enumerate(values["layers"]):
         record["layers"][k] |= _others(layer, values["dtype"])
+        probed = {str(i): plain_of(s) for i, s in enumerate(layer.spectra) if isinstance(s, SpectralDensity)}
+        if probed:
+            record["layers"][k]["densities"] = probed
         if layer.uncalled:
             record["layers"][k]["uncalled"] = list(layer.uncalled)
         for i, spectrum in enumerate(layer.spectra):
             if spectrum is not None:
-                arrays[f"{k}.{i}.sigma"] = np.ascontiguousarray(spectrum.singular_values)
-                arrays[f"{k}.{i}.error"] = np.array([spectrum.error_bound, spectrum.square_error])
+                arrays |= {f"{k}.{i}.{name}": array for name, array in arrays_of(spectrum).items()}
     made = write_arrays(path / "profile.safetensors", arrays, {"schema_version": str(SCHEMA_VERSION)})
     write_whole(path / "profile.json", json.dumps({**record, _TIE: made}, indent=1, allow_nan=False) + "\n")
     return path
@@ -50,7 +53,7 @@ def _others(layer: Layer, dtype: str) -> dict[str, Any]:
     others = {
         str(i): {"shape": list(s.shape), "dtype": s.dtype}
         for i, s in enumerate(layer.spectra)
-        if s is not None and (s.shape, s.dtype) != usual
+        if isinstance(s, Spectrum) and (s.shape, s.dtype) != usual
     }
     return {"other_spectra": others} if others else {}
 
@@ -87,18 +90,25 @@ def load_fields(path: Path) -> dict[str, Any]:
 
 def _fields(data: dict[str, Any], arrays: dict[str, Any]) -> dict[str, Any]:
     layers = []
+    names: defaultdict[tuple[int, int], list[str]] = defaultdict(list)
+    for full in arrays:
+        layer_number, image, name = full.split(".")
+        names[int(layer_number), int(image)].append(name)
     for k, entry in enumerate(data["layers"]):
-        spectra: list[Spectrum | None] = []
+        spectra: list[AnySpectrum | None] = []
+        probed = entry.get("densities", {})  # absent in files of earlier versions
         for i in range(len(data["images"])):
-            sigma = arrays.get(f"{k}.{i}.sigma")
-            if sigma is None:
+            own = {name: arrays[f"{k}.{i}.{name}"] for name in names[k, i]}
+            if not own:
                 spectra.append(None)
                 continue
-            error_bound, square_error = (float(v) for v in arrays[f"{k}.{i}.error"])
+            if str(i) in probed:
+                spectra.append(density_of(own, probed[str(i)]))
+                continue
             usual = {"shape": (entry["rows"], entry["columns"]), "dtype": data["dtype"]}
-            own = entry.get("other_spectra", {}).get(str(i), usual)
-            rows, columns = own["shape"]
-            spectra.append(Spectrum(sigma, (rows, columns), own["dtype"], error_bound, square_error))
+            about = entry.get("other_spectra", {}).get(str(i), usual)
+            rows, columns = about["shape"]
+            spectra.append(spectrum_of(own, (rows, columns), about["dtype"]))
         if sum(s is not None for s in spectra) != entry["images"]:
             raise ValueError(f"profile.safetensors lacks spectra of {entry['name']!r}")
         mixes: Stretch | bool = entry.get("mixes", True)  # absent in files of earlier versions, as is what follows

@@ -12,8 +12,11 @@ from numpy.typing import NDArray
 from rankscope.jacobian.layer import Layer
 from rankscope.jacobian.layer_reading import LayerReading
 from rankscope.spectra import Tolerance
+from rankscope.spectra.density import SpectralDensity
 
 __all__ = ["Reading"]
+
+_SIGNIFICANT = 3  # standard errors
 
 
 @dataclass(frozen=True, eq=False)
@@ -22,7 +25,8 @@ class Reading:
 
     Arrays have shape (cut points, images). ``rank``, ``lower`` and ``upper`` are −1 and ``threshold`` and ``margin``
     are NaN where an image's Jacobian is not finite; ``lower`` and ``upper`` are the trivial 0 and min(rows, columns)
-    where ``certified`` is false.
+    where ``certified`` is false. ``standard_error`` and ``bracket`` are those of Lanczos probes, whose margin is NaN;
+    both are 0 where all singular values are known.
     """
 
     layers: tuple[Layer, ...]
@@ -71,22 +75,49 @@ class Reading:
         return np.asarray(self._stack("certified"))
 
     @cached_property
+    def standard_error(self) -> NDArray[np.float64]:
+        """Of ``rank``, from the choice of Lanczos probes alone."""
+        return np.asarray(self._stack("standard_error"))
+
+    @cached_property
+    def bracket(self) -> NDArray[np.float64]:
+        """Width of the quadrature's bounds, as a share of min(rows, columns)."""
+        return np.asarray(self._stack("bracket"))
+
+    @cached_property
+    def probed(self) -> NDArray[np.bool_]:
+        """Where a rank is read off Lanczos probes."""
+        return np.array([[isinstance(s, SpectralDensity) for s in layer.spectra] for layer in self.layers])
+
+    @cached_property
     def function_rank(self) -> tuple[int, ...]:
         """Largest rank over the images, one a cut point; 0 where none was measured."""
         return tuple(int(n) for n in self.rank.max(axis=1, initial=0))
 
     @cached_property
     def rises(self) -> dict[str, int]:
-        """True cuts whose function rank exceeds the smallest before them, and by how much."""
+        """True cuts whose function rank exceeds the smallest before them, and by how much.
+
+        Ranks that are read off probes count as a rise where it exceeds three standard errors and half the bracket.
+        """
         found: dict[str, int] = {}
-        least: int | None = None
-        for layer, rank in zip(self.layers, self.function_rank, strict=True):
+        least: tuple[int, float] | None = None
+        for k, (layer, rank) in enumerate(zip(self.layers, self.function_rank, strict=True)):
             if not layer.true_cut or layer.uncalled:  # the images that go another way do not pass through it
                 continue
-            if least is not None and rank > least:
-                found[layer.name] = rank - least
-            least = rank if least is None else min(least, rank)
+            doubt = self._doubt(k)
+            if least is not None and rank - least[0] > np.hypot(doubt, least[1]):
+                found[layer.name] = rank - least[0]
+            least = (rank, doubt) if least is None else min(least, (rank, doubt))
         return found
+
+    def _doubt(self, k: int) -> float:
+        """How far an estimated function rank may be off by chance and by its quadrature; 0 of exact ones."""
+        if not self.probed[k].any():
+            return 0.0
+        size = min(self.layers[k].rows, self.layers[k].columns)
+        most = int(self.rank[k].argmax())
+        return float(_SIGNIFICANT * np.nan_to_num(self.standard_error[k, most]) + self.bracket[k, most] * size / 2)
 
     @cached_property
     def rows(self) -> tuple[dict[str, Any], ...]:
@@ -101,6 +132,7 @@ class Reading:
         layer, seen = self.layers[k], self.rank[k] >= 0
         rank, lower, upper = self.rank[k][seen], self.lower[k][seen], self.upper[k][seen]
         certified = bool(seen.any()) and bool(self.certified[k][seen].all())
+        known = (self.certified & ~self.probed)[k][seen]
         soft = layer.soft
         rows, columns = layer.least
         own = {} if self.one_size else {"least_rows": rows, "least_columns": columns, "room": list(layer.room)}
@@ -127,14 +159,27 @@ class Reading:
             "stable_rank": _float(np.median, soft.stable_rank[seen]),
             "threshold": _float(np.median, self.threshold[k][seen]),
             "margin": _float(np.min, self.margin[k][seen]),
-            # where no bound is known nothing is known of what lies near the threshold
-            "near_threshold": int(np.max(np.where(self.certified[k][seen], upper - lower, 0), initial=0)),
+            # where no bound is known nothing is known of what lies near the threshold; bounds of probes hold more
+            "near_threshold": int(np.max(np.where(known, upper - lower, 0), initial=0)),
             "certified": certified,
             "error_bound": _float(np.max, soft.error_bound[seen]),
             "zero_images": int(soft.zero[seen].sum()),
             "not_finite_images": int((~seen).sum()) - len(layer.uncalled),
             "uncalled_images": len(layer.uncalled),
             "rises_by": self.rises.get(layer.name, 0),
+            **(self._probes(k) if self.probed.any() else {}),
+        }
+
+    def _probes(self, k: int) -> dict[str, Any]:
+        """What belongs to the function rank where probes were used: that of the image with the largest rank."""
+        if not self.probed[k].any():
+            return {"method": "exact", "standard_error": None, "bracket": None}
+        most = int(self.rank[k].argmax())
+        error = float(self.standard_error[k, most])
+        return {
+            "method": "Lanczos",
+            "standard_error": error if np.isfinite(error) else None,
+            "bracket": float(self.bracket[k, most]),
         }
 
 

@@ -54,7 +54,7 @@ class Matrix:
         """Jᵀ times (rows, r), shape (columns, r): one forward pass, and one backward pass a column or a few of them."""
         parts = cotangents.T.contiguous().split(self.sizes, 1)
         count = cotangents.shape[1]
-        together = max(min(self.chunk or count, count), 1) if self.batched and self.map.device.type == "cuda" else 1
+        together = max(self._chunk(count), 1) if self.batched and self.map.device.type == "cuda" else 1
         try:
             found = self.map.pull(parts, together)
         except (RuntimeError, MeasurementError) as error:  # an operator without a rule for vmap, or too little memory

@@ -15,7 +15,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, ClassVar, TypeAlias
 
 import numpy as np
 import torch
@@ -26,6 +26,7 @@ from rankscope._base.facts import Fact
 from rankscope._base.records import Record
 from rankscope.spectra.quadrature import gauss_rule, interpolated_share, share_above
 from rankscope.spectra.sampling import count_interval, relative_standard_error
+from rankscope.spectra.spectrum import Spectrum
 from rankscope.spectra.tolerance import ToleranceLike, as_tolerance
 from rankscope.spectra.topvalue import largest_eigenvalue_bound
 from rankscope.views.density_figure import plot_density
@@ -36,7 +37,7 @@ if TYPE_CHECKING:
     import pandas as pd
     from matplotlib.axes import Axes
 
-__all__ = ["DensityRank", "Estimate", "SpectralDensity"]
+__all__ = ["AnySpectrum", "DensityRank", "Estimate", "SpectralDensity"]
 
 _UNIT = 2.0**-53
 
@@ -197,6 +198,26 @@ class SpectralDensity(Record):
         )
         return max(least, 0.0), most + 2 * float(errors.max())
 
+    def agrees(self, other: SpectralDensity, rounding: float) -> bool:
+        """Whether the first step of the same probes gave the same, up to the error of both products.
+
+        ``rounding`` is what their errors may be beside that, relative to the largest Ritz value.
+        """
+        if (self.shape, self.probes, self.seed) != (other.shape, other.probes, other.seed):
+            return False
+        one, two = self.exponent, other.exponent
+        unit = 4.0 ** np.clip(two - one, -500, 500)
+        top = max(self._top, other._top * unit, 0.0)
+        known = [e * u for e, u in ((self.product_error, 1.0), (other.product_error, unit)) if not math.isnan(e)]
+        slack = 4 * (sum(known) + rounding * top)
+        gaps = [np.abs(a[:, 0] - b[:, 0] * unit) for a, b in ((self.alpha, other.alpha), (self.beta, other.beta))]
+        return bool(max(float(gap.max()) for gap in gaps) <= slack)
+
+    @property
+    def is_zero(self) -> bool:
+        """Whether the matrix is known to be zero."""
+        return self._top <= 0.0 and self.product_error == 0.0
+
     @property
     def sigma_max(self) -> float:
         """The largest Ritz value of J, which is at most σ₁."""
@@ -311,3 +332,7 @@ class SpectralDensity(Record):
 
     def __repr__(self) -> str:
         return f"SpectralDensity({self.shape[0]}×{self.shape[1]}, {self.dtype}, σ₁≥{self.sigma_max:.4g}, {self.rank()})"
+
+
+AnySpectrum: TypeAlias = Spectrum | SpectralDensity
+"""What one cut point leaves of one image: every singular value, or probes of them."""

@@ -13,19 +13,22 @@ removed, T belongs to A + E for a symmetric E with
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from rankscope._base.errors import MeasurementError
 from rankscope.spectra.certificate import norm_bound
-from rankscope.spectra.scale import exponent_near, times_two_to
+from rankscope.spectra.scale import exponent_near
 
 __all__ = ["LanczosProcess", "NotFiniteError", "SquaredMap", "product_error"]
 
 Product = Callable[[Tensor], Tensor]
+Recorded = Callable[[Any, Sequence[Tensor]], Any]
+"""A function as it is called where its kernels may be replayed: with a key, and with its tensors."""
 _INVARIANT = 1e-13  # a residual this small relative to ‖T‖ is rounding: what is dropped with it enters ``removed``
 _BLOCK = 32  # steps for which the basis grows at once
 
@@ -46,6 +49,8 @@ class SquaredMap:
         (rows, columns) of J.
     exponent : int, optional
         Products are those of J·2^-exponent. None: chosen by ``rescale`` from the first products.
+    record : callable, optional
+        Makes of the whole product a function that may replay its kernels.
     """
 
     push: Product
@@ -54,6 +59,8 @@ class SquaredMap:
     dtype: torch.dtype = torch.float32
     device: torch.device | str = "cpu"
     exponent: int | None = None
+    record: Callable[[Callable[..., Any]], Recorded] | None = None
+    _recorded: tuple[int, Recorded] | None = field(default=None, init=False, repr=False)
 
     @property
     def size(self) -> int:
@@ -72,16 +79,36 @@ class SquaredMap:
     def __call__(self, columns: Tensor) -> Tensor:
         """The product with float64 columns (N, r), in float64."""
         self.rescale(columns)
+        return _finite(*self._product(columns))
+
+    def again(self, columns: Tensor) -> Tensor:
+        """The same for one of many products of one size, whose kernels are worth recording."""
+        self.rescale(columns)
         assert self.exponent is not None
+        if self.record is None:
+            return _finite(*self._product(columns))
+        if self._recorded is None or self._recorded[0] != self.exponent:
+            self._recorded = self.exponent, self.record(self._product)
+        return _finite(*self._recorded[1]((), [columns]))
+
+    def _product(self, columns: Tensor) -> tuple[Tensor, Tensor]:
+        """The product, and how many entries on the way are not finite."""
+        assert self.exponent is not None
+        # two factors, since 2^-exponent itself need be no normal number; a tensor of them could not be recorded
+        half = -self.exponent // 2
+        one, other = 2.0**half, 2.0 ** (-self.exponent - half)
         first, second = self._ways()
-        middle = times_two_to(_finite(first(columns.to(self.dtype))), -self.exponent).to(self.dtype)
-        return times_two_to(_finite(second(middle)), -self.exponent)
+        found = first(columns.to(self.dtype))
+        bad = (~torch.isfinite(found)).sum()
+        found = second((found.to(torch.float64) * one * other).to(self.dtype))
+        bad = torch.where(bad > 0, bad, (~torch.isfinite(found)).sum())
+        return found.to(torch.float64) * one * other, bad
 
 
-def _finite(values: Tensor) -> Tensor:
-    if not bool(torch.isfinite(values).all()):
-        bad = int((~torch.isfinite(values)).sum())
-        raise NotFiniteError(f"a product with the Jacobian has {bad:,} NaN or infinite entries; no rank can be given")
+def _finite(values: Tensor, bad: Tensor | None = None) -> Tensor:
+    count = int((~torch.isfinite(values)).sum() if bad is None else bad)
+    if count:
+        raise NotFiniteError(f"a product with the Jacobian has {count:,} NaN or infinite entries; no rank can be given")
     return values
 
 
@@ -126,6 +153,11 @@ class LanczosProcess:
         """Of the basis and the vectors of one step; the products' own memory comes on top."""
         return 8 * size * probes * (math.ceil(steps / _BLOCK) * _BLOCK + 6)
 
+    @staticmethod
+    def steps_within(budget: int, size: int, probes: int) -> int:
+        """The most steps whose ``bytes_needed`` are within the budget; below 1 where not one is."""
+        return (budget // (8 * size * probes) - 6) // _BLOCK * _BLOCK if size else 1
+
     @property
     def alpha(self) -> Tensor:
         return torch.stack(self._alpha, 1).cpu()
@@ -153,7 +185,7 @@ class LanczosProcess:
         if k % _BLOCK == 0:
             self._basis.append(torch.zeros(probes, _BLOCK, size, dtype=torch.float64, device=self._next.device))
         self._basis[-1][:, k % _BLOCK] = self._next
-        residual = self.operator(self._next.T).T.contiguous()
+        residual = self.operator.again(self._next.T).T.contiguous()
         found = self._orthogonalise(residual) + self._orthogonalise(residual)
         length = torch.linalg.vector_norm(residual, dim=1)
         alpha = found[:, k]

@@ -7,8 +7,7 @@ The caller gives ``push`` and ``pull`` and nothing else of a model:
     found = spectrum_of_products(operator, Lanczos(), tolerance="paper", exact=exact, memory_budget=budget)
 
 ``found`` is a ``Spectrum`` or a ``SpectralDensity``; both have ``shape``, ``sigma_max`` and ``rank(tolerance)`` with
-``value``, ``lower`` and ``upper``. So ``jacobian_rank(..., columns="all", method=Lanczos(...))`` is this for each cut
-point, with ``method="exact"`` or ``"auto"`` handed on by name.
+``value``, ``lower`` and ``upper``. ``jacobian_rank(..., columns="all", method=...)`` is this for each cut point.
 """
 
 from __future__ import annotations
@@ -23,16 +22,19 @@ import torch
 from rankscope._base.checks import MemoryBudget, budget_of, choice_of, count_of, number_of
 from rankscope._base.errors import UsageError, parameter
 from rankscope._base.facts import Fact, FactKind
-from rankscope.spectra.density import SpectralDensity
+from rankscope.spectra.density import AnySpectrum, SpectralDensity
 from rankscope.spectra.gram import spectrum_of_gram
 from rankscope.spectra.lanczos import LanczosProcess, SquaredMap, product_error
 from rankscope.spectra.spectrum import Spectrum
 from rankscope.spectra.tolerance import ToleranceLike, as_tolerance
 
-__all__ = ["Lanczos", "exact_bytes", "exact_spectrum", "matrix_free", "spectrum_of_products"]
+__all__ = ["WAYS", "Lanczos", "exact_bytes", "exact_spectrum", "matrix_free", "spectrum_of_products", "way_for"]
+
+WAYS = ("auto", "exact", "lanczos")
 
 _ROUND = 25  # steps between two looks at the bracket
 _MOST = 2_000  # steps: the bracket falls like 1/steps, and the orthogonalisation grows with their square
+_EXPECTED = 200  # steps that a plan counts on where the bracket decides
 _CHUNK = 256  # columns pushed at once on the exact way
 
 
@@ -73,6 +75,11 @@ class Lanczos:
         object.__setattr__(self, "steps", steps)
         object.__setattr__(self, "bracket", number_of(self.bracket, "bracket", above=0, most=1))
         object.__setattr__(self, "seed", count_of(self.seed, "seed", least=0))
+
+    @property
+    def expected_steps(self) -> int:
+        """What a plan counts on: the steps themselves, or a usual number where the bracket decides."""
+        return _EXPECTED if self.steps == "auto" else int(self.steps)
 
 
 def exact_bytes(size: int, chunk: int = _CHUNK) -> int:
@@ -170,7 +177,7 @@ def matrix_free(
     failure = number_of(failure, "failure", above=0, most=0.5)
     budget = budget_of(memory_budget, torch.device(operator.device))
     size, probes = operator.size, settings.probes
-    fits = (budget // (8 * size * probes) - 6) // 32 * 32 if size else 1
+    fits = LanczosProcess.steps_within(budget, size, probes)
     if fits < 1:
         least = LanczosProcess.bytes_needed(size, probes, 1)
         raise UsageError(
@@ -223,30 +230,49 @@ def spectrum_of_products(
     exact: SquaredMap | None = None,
     dense: tuple[SquaredMap, SquaredMap] | None = None,
     memory_budget: MemoryBudget = None,
-) -> tuple[Spectrum | SpectralDensity, Fact]:
-    """The spectrum by ``"exact"``, ``"lanczos"``, ``Lanczos(...)`` or ``"auto"``, and why that way.
+) -> AnySpectrum:
+    """The spectrum by ``"exact"``, ``"lanczos"``, ``Lanczos(...)`` or ``"auto"``.
 
     ``"auto"`` takes the exact way where ``exact_bytes`` are within the budget. Every way takes it where the exact
     products are no more than the probes' own. ``dense`` are the products that the exact way uses instead, and what
     those are compared with: squares of float32 products hide singular values below 1e-3·σ₁.
     """
-    settings = method if isinstance(method, Lanczos) else Lanczos()
-    name = "lanczos" if isinstance(method, Lanczos) else choice_of(method, "method", ["auto", "exact", "lanczos"])
     budget = budget_of(memory_budget, torch.device(operator.device))
-    need, steps = exact_bytes(operator.size), 200 if settings.steps == "auto" else settings.steps
+    if way_for(operator.size, method, budget) == "exact":
+        if dense is None:
+            return exact_spectrum(operator, exact=exact)
+        # the dtype decides the threshold, which stays that of the measurement
+        return replace(exact_spectrum(dense[0], exact=dense[1]), dtype=_name(operator.dtype))
+    settings = method if isinstance(method, Lanczos) else Lanczos()
+    return matrix_free(operator, settings, tolerance=tolerance, exact=exact, memory_budget=memory_budget)
+
+
+def way_for(size: int, method: Lanczos | str, budget: int) -> Literal["exact", "lanczos"]:
+    """How a spectrum of N = ``size`` is computed within ``budget`` bytes. It depends on nothing that is measured.
+
+    Raises
+    ------
+    UsageError
+        When the budget holds neither what the method needs nor, of probes, a single step.
+
+    >>> way_for(4096, "auto", 2**32), way_for(150_528, "auto", 2**32), way_for(1000, Lanczos(), 2**32)
+    ('exact', 'lanczos', 'exact')
+    """
+    settings = method if isinstance(method, Lanczos) else Lanczos()
+    name = "lanczos" if isinstance(method, Lanczos) else choice_of(method, "method", WAYS)
+    need = exact_bytes(size)
     if name == "exact" and need > budget:
         raise UsageError(
-            f"{parameter('memory_budget')} is {budget:,} bytes; the exact spectrum of a side of {operator.size:,} "
+            f"{parameter('memory_budget')} is {budget:,} bytes; the exact spectrum of a side of {size:,} "
             f"needs {need:,}; give {parameter('method', 'lanczos')}"
         )
-    few = operator.size <= settings.probes * steps and need <= budget
-    chosen = "exact" if name == "exact" or few or (name == "auto" and need <= budget) else "lanczos"
-    lanczos = LanczosProcess.bytes_needed(operator.size, settings.probes, steps)
-    fact = Fact(FactKind.SPECTRUM_WAY, {"name": chosen, "exact": need, "lanczos": lanczos, "budget": budget})
-    if chosen == "exact":
-        if dense is None:
-            return exact_spectrum(operator, exact=exact), fact
-        # the dtype decides the threshold, which stays that of the measurement
-        return replace(exact_spectrum(dense[0], exact=dense[1]), dtype=_name(operator.dtype)), fact
-    found = matrix_free(operator, settings, tolerance=tolerance, exact=exact, memory_budget=memory_budget)
-    return found, fact
+    few = size <= settings.probes * settings.expected_steps and need <= budget
+    if name == "exact" or few or (name == "auto" and need <= budget):
+        return "exact"
+    least = LanczosProcess.bytes_needed(size, settings.probes, 1)
+    if least > budget:
+        raise UsageError(
+            f"{parameter('memory_budget')} is {budget:,} bytes; {settings.probes} Lanczos probes of {size:,} entries "
+            f"need {least:,}, or give fewer {parameter('probes')}"
+        )
+    return "lanczos"

@@ -31,11 +31,39 @@ def _unchecked(v: Values) -> str:
     return f"The {v['dtype']} products were not compared with float64. The rank is therefore not certified."
 
 
-def _chosen(v: Values) -> str:
-    need = f"the exact spectrum needs {gibibytes(v['exact'])}, the memory budget is {gibibytes(v['budget'])}"
-    if v["name"] == "exact":
-        return f"The rank is computed from the exact spectrum: {need}."
-    return f"The rank is estimated with Lanczos probes, which need {gibibytes(v['lanczos'])}: {need}."
+def _plan(v: Values) -> str:
+    parts = []
+    if v["exact"]:
+        parts.append(
+            f"All singular values are computed at {counted(v['exact'], 'cut point')}, where the smaller side of the Jacobian is at "
+            f"most {v['side']:,}."
+        )
+    if v["lanczos"]:
+        steps = "as many steps as the bracket needs" if v["steps"] == "auto" else f"{v['steps']:,} steps"
+        parts.append(
+            f"At {counted(v['lanczos'], 'cut point')} the rank is estimated with {v['probes']:,} Lanczos probes and {steps}. "
+            f"All singular values would need at least {_bytes(v['needed'])}, and {_bytes(v['budget'])} of the "
+            "memory budget are free for them."
+        )
+    every = " for every 200 steps" if v["lanczos"] and v["steps"] == "auto" else ""
+    parts.append(f"Expected on each sample: {_seconds(v['seconds'])}{every} and {_bytes(v['bytes'])} beside the model.")
+    return " ".join(parts)
+
+
+def _bytes(size: int) -> str:
+    return gibibytes(size) if size >= 2**28 else f"{size / 2**20:.3g} MiB"
+
+
+def _seconds(value: float) -> str:
+    return f"{value:.2g} s" if value < 120 else f"{value / 60:,.0f} min"
+
+
+def _not_recorded(v: Values) -> str:
+    return f"Products were not replayed as a CUDA graph at {v['where']!r}: {v['reason']}. They are slower and the same."
+
+
+def _smaller_chunk(v: Values) -> str:
+    return f"Memory ran out at {v['where']!r}. From there on {v['chunk']:,} tangents were pushed at once."
 
 
 def _absent(v: Values) -> str:
@@ -46,6 +74,8 @@ DENSITY_SENTENCES: Sentences = {
     FactKind.LANCZOS_STEPS: _steps,
     FactKind.PRODUCTS_CHECKED: _products,
     FactKind.PRODUCTS_UNCHECKED: _unchecked,
-    FactKind.SPECTRUM_WAY: _chosen,
+    FactKind.FULL_PLAN: _plan,
+    FactKind.NOT_RECORDED: _not_recorded,
+    FactKind.SMALLER_CHUNK: _smaller_chunk,
     FactKind.NOT_FROM_MOMENTS: _absent,
 }

@@ -33,6 +33,17 @@ def flags(row: dict[str, Any]) -> str:
     return ", ".join(found)
 
 
+def _bounds(row: dict[str, Any]) -> str:
+    function = row["function_rank"]
+    return bounds(function["lower"], function["upper"]) if row["certified"] else "none"
+
+
+def _probes(row: dict[str, Any]) -> str:
+    error, bracket = row.get("standard_error"), row.get("bracket")
+    words = "-" if error is None else f"{error:.2g}" if error < 100 else f"{error:.0f}"
+    return f"{words:>10} {'-' if bracket is None else f'{bracket:.1%}':>7}  "
+
+
 def profile_text(
     rows: Sequence[dict[str, Any]],
     *,
@@ -49,18 +60,25 @@ def profile_text(
     width = max([len(one_line(r["name"])) for r in rows] + [5])
     sizes = [span(row.get("least_rows", row["rows"]), row["rows"]) for row in rows]
     room = max([len(size) for size in sizes] + [9])
+    probed = any("bracket" in row for row in rows)
+    wide = max([len(_bounds(row)) for row in rows] + [18])
+    more = f"{'std. error':>10} {'bracket':>7}  " if probed else ""
     lines = [
         *map(one_line, head),
-        f"{'layer':<{width}}  {'rows':>{room}} {'min':>7} {'median':>9} {'max':>7}  {'bounds':<18} flags",
+        f"{'layer':<{width}}  {'rows':>{room}} {'min':>7} {'median':>9} {'max':>7}  {'bounds':<{wide}} {more}flags",
     ]
     for row, size in zip(rows, sizes, strict=True):
-        name, rank, function = one_line(row["name"]), row["rank"], row["function_rank"]
-        certain = bounds(function["lower"], function["upper"]) if row["certified"] else "none"
+        name, rank = one_line(row["name"]), row["rank"]
         lines.append(
             f"{name:<{width}}  {size:>{room}} {rank['min']:>7,} {number(rank['median']):>9} {rank['max']:>7,}  "
-            f"{certain:<18} {flags(row)}".rstrip()
+            f"{_bounds(row):<{wide}} {_probes(row) if probed else ''}{flags(row)}".rstrip()
         )
     lines.append(f"max = function rank, with its certified bounds ({phrase(certificate)}). Method: {phrase(method)}.")
+    if probed:
+        lines.append(
+            "A rank with a bracket is estimated with Lanczos probes; its bounds fail with probability 1e-6. The "
+            "bracket is the width of the quadrature's bounds as a share of all singular values."
+        )
     if adjoint_error is not None:
         lines.append(f"forward and reverse mode agree to {adjoint_error:.1e}")
     if any(kinks):

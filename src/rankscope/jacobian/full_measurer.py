@@ -1,0 +1,218 @@
+"""Measures whole Jacobians: each cut point alone through products with it, or all of them by one sweep."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+
+import torch
+from torch import nn
+
+from rankscope._base.checks import choice_of
+from rankscope._base.errors import MeasurementError, RankscopeError, UsageError, is_out_of_memory, parameter
+from rankscope._base.facts import Fact, FactKind, gist
+from rankscope._base.progress import Reporter
+from rankscope.jacobian.batch import BatchMeasurer
+from rankscope.jacobian.finish import Finished, Finisher
+from rankscope.jacobian.full_plan import Asked, Plan, plan_for
+from rankscope.jacobian.products import Pair, products_of, unchecked_products
+from rankscope.linear.derivative import Runners, Settings
+from rankscope.linear.runner import NotCalledError
+from rankscope.slicing import All, ColumnsLike, ModuleCall, Sample
+from rankscope.spectra import Tolerance
+from rankscope.spectra.density import AnySpectrum, SpectralDensity
+from rankscope.spectra.lanczos import NotFiniteError
+from rankscope.spectra.matrix_free import WAYS, Lanczos, spectrum_of_products
+from rankscope.views.sentences import sentence
+
+__all__ = ["Full", "FullMeasurer", "full_settings"]
+
+_SHARE = 4  # of the budget, products take a quarter and what is kept of them the rest
+
+
+@dataclass(frozen=True)
+class Full:
+    """What the measurers of whole Jacobians share: what was asked, and whom to tell what is under way."""
+
+    asked: Asked
+    say: Callable[[str], None] = lambda text: None
+    expect: Callable[[Fact], None] = lambda fact: None
+
+    def telling(self, report: Reporter, state: Callable[[], tuple[int, int | None, str]]) -> Full:
+        """The same, with words for a reporter; ``state`` gives samples done, of how many, and whose turn it is."""
+
+        def say(text: str) -> None:
+            done, total, name = state()
+            report(done, total, f"{name}: {text}")
+
+        def expect(fact: Fact) -> None:
+            report.say(sentence(fact))
+            report(*state()[:2], sentence(fact))
+
+        return replace(self, say=say, expect=expect)
+
+
+def full_settings(columns: ColumnsLike, method: Lanczos | str, tolerance: Tolerance) -> Full | None:
+    """What ``method`` asks of the full Jacobian; ``None`` where the columns are others.
+
+    Raises
+    ------
+    UsageError
+        For an unknown method, or one beside columns that are not all.
+    """
+    if not isinstance(method, Lanczos):
+        choice_of(method, "method", WAYS)
+    if isinstance(columns, All) or (isinstance(columns, str) and columns == "all"):
+        return Full(Asked(method, tolerance))
+    if method == "auto":
+        return None
+    raise UsageError(
+        f"{parameter('method')} is {method!r}, which measures the full Jacobian; give {parameter('columns', 'all')} "
+        f"with it, or leave {parameter('method')} out"
+    )
+
+
+class FullMeasurer(BatchMeasurer):
+    """Use it inside ``measuring``. One sample at a time, unless one sweep of all columns is the cheaper exact way."""
+
+    def __init__(
+        self,
+        model: nn.Module,
+        calls: Sequence[ModuleCall],
+        settings: Settings,
+        full: Full,
+        finisher: Finisher | None = None,
+        runners: Runners | None = None,
+    ) -> None:
+        super().__init__(model, calls, settings, finisher, runners)
+        self.full, self.asked = full, full.asked
+        self.plan: Plan | None = None
+        self._expected: Fact | None = None
+
+    @property
+    def way(self) -> Fact:
+        """How tangents were pushed: products take the plain way."""
+        if self.plan is None or self.plan.swept or self.derivative.method is None:
+            return super().way
+        return Fact(FactKind.PUSHED, {"name": self.derivative.method.name})
+
+    def another(self, calls: Sequence[ModuleCall]) -> FullMeasurer:
+        return FullMeasurer(self.runner.model, calls, self.settings, self.full, self.finisher)
+
+    def batch_size(self, sample: Sample, remaining: int) -> int:
+        together = super().batch_size(sample, remaining)
+        return together if self._planned(sample) and self.plan is not None and self.plan.swept else 1
+
+    def _planned(self, sample: Sample) -> bool:
+        """Make the plan with the first sample that calls every cut point."""
+        if self.plan is not None:
+            return True
+        try:
+            with self.runner.hooked():
+                rows = [out.numel() for out in self.runner.outputs(sample, sample.x)]
+        except NotCalledError:
+            return False
+        names, columns = [call.name for call in self.calls], sample.x[0].numel()
+        self.plan = plan_for(names, rows, columns, self.asked, self.settings.budget * (_SHARE - 1) // _SHARE)
+        return True
+
+    def _alone(self, sample: Sample) -> Callable[[], list[Finished]]:
+        if self.plan is not None and self.plan.swept:
+            return super()._alone(sample)
+        absent = self._absent(sample)
+        if absent:
+            return self._on_its_own_path(sample, absent)
+        if self.derivative.method is None:
+            with self.runner.hooked():
+                self.derivative.prepare(sample)
+        self._planned(sample)
+        assert self.plan is not None
+        if self.plan.swept:
+            return super()._alone(sample)
+        if self._expected is None:
+            self._expected = self.plan.fact(self._seconds(sample))
+            self._say_once(self._expected)
+            self.full.expect(self._expected)
+        done = self._by_products(sample)
+        return lambda: [done]
+
+    def _say_once(self, *found: Fact) -> None:
+        known = {gist(fact) for fact in self.derivative.facts}
+        self.derivative.facts += [fact for fact in found if gist(fact) not in known]
+
+    def _seconds(self, sample: Sample) -> float:
+        """What one sample is expected to take, from one product with each cut point's Jacobian."""
+        assert self.plan is not None
+        assert self.derivative.method is not None
+        total, probes = 0.0, self.plan.settings.probes
+        for place in range(len(self.calls)):
+            products = unchecked_products(self.derivative, place, sample, self.settings.budget // _SHARE)
+            operator = products.squared()
+            ones = torch.ones(operator.size, probes, dtype=torch.float64, device=operator.device)
+            try:
+                if operator.record is not None:
+                    operator.again(ones)  # the first also records
+                started = _now(self.settings.device)
+                operator.again(ones)
+            except (RuntimeError, RankscopeError) as error:
+                if is_out_of_memory(error):
+                    raise
+                continue  # said where it is measured
+            doubled = self.plan.ways[place] == "exact" and operator.dtype == torch.float32  # its products are float64
+            total += (_now(self.settings.device) - started) / probes * self.plan.products(place) * (2 if doubled else 1)
+        return total
+
+    def _by_products(self, sample: Sample) -> Finished:
+        spectra: list[AnySpectrum | None] = []
+        reasons: dict[int, str] = {}
+        flips = 0
+        for place, call in enumerate(self.calls):
+            self.full.say(f"{call.name} ({place + 1} of {len(self.calls)})")
+            spectrum = None
+            try:
+                spectrum, found = self._spectrum(place, sample)
+                flips = max(flips, found)
+            except (NotCalledError, UsageError):
+                raise  # of a call that is not made: one precision takes another path, no number can be trusted
+            except NotFiniteError:
+                pass
+            except MeasurementError as error:
+                reasons[place] = str(error)
+            spectra.append(spectrum)
+        return Finished(spectra, flips, reasons=reasons)
+
+    def _spectrum(self, place: int, sample: Sample) -> tuple[AnySpectrum, int]:
+        pair = products_of(self.derivative, place, sample, self.settings.budget // _SHARE)
+        assert self.plan is not None
+        spectrum = spectrum_of_products(
+            pair.work,
+            "exact" if self.plan.ways[place] == "exact" else self.plan.settings,
+            tolerance=self.asked.tolerance,
+            exact=pair.exact,
+            dense=pair.dense,
+            memory_budget=self.plan.budget,
+        )
+        if isinstance(spectrum, SpectralDensity) and self.derivative.certificate.kind is not FactKind.PROBES:
+            others = tuple(f for f in spectrum.facts if f.kind is not FactKind.PRODUCTS_CHECKED)
+            spectrum = replace(spectrum, facts=others)
+        self._say_pair(pair, self.calls[place].name)
+        return spectrum, pair.flips
+
+    def _say_pair(self, pair: Pair, name: str) -> None:
+        dtype = str(pair.work.dtype).removeprefix("torch.")
+        if not pair.certified:
+            self._say_once(Fact(FactKind.PRODUCTS_UNCHECKED, {"dtype": dtype}, caution=True))
+        work = pair.products[0]
+        self.chunk = max(self.chunk, work.chunk or 0)
+        if work.replayed is not None and work.replayed.refused:
+            self._say_once(Fact(FactKind.NOT_RECORDED, {"where": name, "reason": work.replayed.refused}))
+        less = [products.chunk or 1 for products in pair.products if products.relieved]
+        if less:
+            self._say_once(Fact(FactKind.SMALLER_CHUNK, {"where": name, "chunk": min(less)}))
+
+
+def _now(device: torch.device) -> float:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    return time.perf_counter()

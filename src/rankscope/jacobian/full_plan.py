@@ -1,0 +1,110 @@
+"""How the full Jacobian of each cut point is to be measured, what that needs, and how long it will take.
+
+The choice follows from sizes and the memory budget alone, so that the same call chooses alike everywhere. The seconds
+come from one product with each cut point's Jacobian, and decide nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from rankscope._base.facts import Fact, FactKind
+from rankscope.spectra import Tolerance
+from rankscope.spectra.lanczos import LanczosProcess
+from rankscope.spectra.matrix_free import Lanczos, exact_bytes, way_for
+
+__all__ = ["Asked", "Plan", "plan_for"]
+
+_SWEPT = 1_024  # inputs up to which one sweep of all columns serves every cut point
+_GRAMS = 3  # N×N float64 matrices that one cut point's eigenvalues need beside those that wait
+_BOTH = 2  # products in one mode and back
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What the caller wants of ``columns="all"``; ``tolerance`` is where ``steps="auto"`` reads its bracket."""
+
+    method: Lanczos | str
+    tolerance: Tolerance
+
+    def question(self, columns: int) -> dict[str, str]:
+        """What kept results have to agree in. The memory budget is not part of it: it decides how, not what."""
+        if not isinstance(self.method, Lanczos) and columns <= _SWEPT:
+            return {}
+        return {"method": repr(self.method), "at": repr(self.tolerance)}
+
+    @property
+    def settings(self) -> Lanczos:
+        return self.method if isinstance(self.method, Lanczos) else Lanczos()
+
+
+@dataclass(frozen=True)
+class Plan:
+    """One way a cut point. ``swept``: one sweep of all columns gives every cut point's singular values."""
+
+    names: tuple[str, ...]
+    sizes: tuple[int, ...]
+    ways: tuple[Literal["exact", "lanczos"], ...]
+    swept: bool
+    settings: Lanczos
+    budget: int
+
+    @property
+    def bytes(self) -> int:
+        """What the largest cut point takes beside its products."""
+        each = [
+            exact_bytes(size) if way == "exact" else self._lanczos_bytes(size)
+            for size, way in zip(self.sizes, self.ways, strict=True)
+        ]
+        return max(each, default=0)
+
+    def _lanczos_bytes(self, size: int) -> int:
+        fits = LanczosProcess.steps_within(self.budget, size, self.settings.probes)
+        return LanczosProcess.bytes_needed(size, self.settings.probes, min(self.settings.expected_steps, fits))
+
+    def products(self, place: int) -> int:
+        """How many single products JᵀJ·v one cut point takes."""
+        if self.ways[place] == "exact":
+            return self.sizes[place]
+        return self.settings.probes * self.settings.expected_steps
+
+    def fact(self, seconds: float) -> Fact:
+        """The plan in values; ``seconds`` are those of one sample."""
+        exact = [size for size, way in zip(self.sizes, self.ways, strict=True) if way == "exact"]
+        probed = [size for size, way in zip(self.sizes, self.ways, strict=True) if way == "lanczos"]
+        values = {
+            "exact": len(exact),
+            "lanczos": len(probed),
+            "side": max(exact, default=0),
+            "needed": exact_bytes(min(probed)) if probed else 0,
+            "budget": self.budget,
+            "probes": self.settings.probes,
+            "steps": self.settings.steps,
+            "bytes": self.bytes,
+            "seconds": float(seconds),
+        }
+        return Fact(FactKind.FULL_PLAN, values)
+
+
+def plan_for(names: Sequence[str], rows: Sequence[int], columns: int, asked: Asked, budget: int) -> Plan:
+    """The plan for cut points of so many rows, with ``columns`` inputs.
+
+    Raises
+    ------
+    UsageError
+        When the memory budget is too small for the method.
+
+    >>> tolerance = Tolerance(rtol=1e-2)
+    >>> plan_for(["a", "b"], [10, 800_000], 150_528, Asked("auto", tolerance), 2**32).ways
+    ('exact', 'lanczos')
+    >>> plan_for(["a", "b"], [4096, 2048], 3072, Asked("auto", tolerance), 2**32).swept
+    True
+    """
+    sizes = tuple(min(each, columns) for each in rows)
+    ways = tuple(way_for(size, asked.method, budget) for size in sizes)
+    held = 8 * columns * columns * (len(sizes) + _GRAMS)
+    cheaper = columns <= _BOTH * sum(sizes) and held <= budget
+    swept = all(way == "exact" for way in ways) and (columns <= _SWEPT or cheaper)
+    return Plan(tuple(names), sizes, ways, swept, asked.settings, budget)

@@ -1,0 +1,61 @@
+"""The spectrum of one cut point as arrays for a safetensors file and a few plain values beside them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from rankscope._base.facts import Fact
+from rankscope.spectra import Spectrum
+from rankscope.spectra.density import AnySpectrum, SpectralDensity
+
+__all__ = ["arrays_of", "density_of", "plain_of", "spectrum_of"]
+
+_ARRAYS = ("alpha", "beta", "steps", "squared_norms", "removed")
+_NUMBERS = ("exponent", "dtype", "product_error", "failure", "seed")
+
+
+def arrays_of(spectrum: AnySpectrum) -> dict[str, Any]:
+    """What goes to safetensors, by name."""
+    if isinstance(spectrum, SpectralDensity):
+        return {name: np.ascontiguousarray(getattr(spectrum, name)) for name in _ARRAYS}
+    return {
+        "sigma": np.ascontiguousarray(spectrum.singular_values),
+        "error": np.array([spectrum.error_bound, spectrum.square_error]),
+    }
+
+
+def plain_of(spectrum: SpectralDensity) -> dict[str, Any]:
+    """What goes to JSON beside the arrays of a spectral density."""
+    numbers = {name: getattr(spectrum, name) for name in _NUMBERS}
+    numbers["product_error"] = repr(float(spectrum.product_error))  # JSON has no word for NaN
+    return {"shape": list(spectrum.shape), **numbers, "facts": [fact.to_dict() for fact in spectrum.facts]}
+
+
+def spectrum_of(arrays: Mapping[str, Any], shape: tuple[int, int], dtype: str) -> Spectrum:
+    """All singular values, from what ``arrays_of`` made.
+
+    Raises ``KeyError``, ``TypeError`` or ``ValueError`` for arrays that are damaged.
+    """
+    error, square = (float(v) for v in arrays["error"])
+    return Spectrum(arrays["sigma"], shape, dtype, error, square)
+
+
+def density_of(arrays: Mapping[str, Any], about: Mapping[str, Any]) -> SpectralDensity:
+    """Lanczos probes, from what ``arrays_of`` and ``plain_of`` made.
+
+    Raises ``KeyError``, ``TypeError`` or ``ValueError`` for what is damaged.
+    """
+    rows, columns = about["shape"]
+    return SpectralDensity(
+        shape=(int(rows), int(columns)),
+        **{name: np.array(arrays[name]) for name in _ARRAYS},
+        exponent=int(about["exponent"]),
+        dtype=str(about["dtype"]),
+        product_error=float(about["product_error"]),
+        failure=float(about["failure"]),
+        seed=int(about["seed"]),
+        facts=tuple(Fact.from_dict(one) for one in about["facts"]),
+    )
