@@ -87,7 +87,19 @@ VALUES: dict[FactKind, dict[str, Any]] = {
     FactKind.LANCZOS_STEPS: {"steps": 200, "reason": "bracket", "bracket": 0.04, "asked": 0.05, "tolerance": "paper"},
     FactKind.PRODUCTS_CHECKED: {"probes": 6, "failure": 1e-6},
     FactKind.PRODUCTS_UNCHECKED: {"dtype": "float32"},
-    FactKind.SPECTRUM_WAY: {"name": "exact", "exact": 2**30, "lanczos": 2**29, "budget": 2**32},
+    FactKind.FULL_PLAN: {
+        "exact": 2,
+        "lanczos": 0,
+        "side": 4096,
+        "needed": 0,
+        "budget": 2**32,
+        "probes": 8,
+        "steps": "auto",
+        "bytes": 2**20,
+        "seconds": 3.0,
+    },
+    FactKind.NOT_RECORDED: {"where": "a", "reason": "it reads a value"},
+    FactKind.SMALLER_CHUNK: {"where": "a", "chunk": 4},
     FactKind.NOT_FROM_MOMENTS: {"names": ("effective_rank",)},
     FactKind.AT_CHANCE: {"accuracy": 0.1, "share": 0.1, "answer": 3, "measure": "overall", "of": "head"},
     FactKind.KEPT_BY_CHANCE: {"kept": 0.9, "share": 0.95, "answer": 3, "measure": "overall"},
@@ -141,7 +153,13 @@ OTHERS: list[tuple[FactKind, dict[str, Any], str]] = [
             ("limit", 0.05, "at the limit on steps"),
         )
     ),
-    (FactKind.SPECTRUM_WAY, {**VALUES[FactKind.SPECTRUM_WAY], "name": "lanczos"}, "which need 0.5 GiB"),
+    (
+        FactKind.FULL_PLAN,
+        {**VALUES[FactKind.FULL_PLAN], "exact": 0, "lanczos": 3, "needed": 2**38, "seconds": 600.0},
+        "At 3 cut points the rank is estimated with 8 Lanczos probes and as many steps as the bracket needs. All "
+        "singular values would need at least 256 GiB, and 4 GiB of the memory budget are free for them. Expected on "
+        "each sample: 10 min for every 200 steps and 1 MiB beside the model.",
+    ),
 ]
 
 

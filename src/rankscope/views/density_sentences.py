@@ -35,15 +35,15 @@ def _plan(v: Values) -> str:
     parts = []
     if v["exact"]:
         parts.append(
-            f"All singular values are computed at {counted(v['exact'], 'cut point')}, where the smaller side of the Jacobian is at "
-            f"most {v['side']:,}."
+            f"All singular values are computed at {counted(v['exact'], 'cut point')}, where the smaller side of the "
+            f"Jacobian is at most {v['side']:,}."
         )
     if v["lanczos"]:
         steps = "as many steps as the bracket needs" if v["steps"] == "auto" else f"{v['steps']:,} steps"
         parts.append(
-            f"At {counted(v['lanczos'], 'cut point')} the rank is estimated with {v['probes']:,} Lanczos probes and {steps}. "
-            f"All singular values would need at least {_bytes(v['needed'])}, and {_bytes(v['budget'])} of the "
-            "memory budget are free for them."
+            f"At {counted(v['lanczos'], 'cut point')} the rank is estimated with {v['probes']:,} Lanczos probes "
+            f"and {steps}. All singular values would need at least {_bytes(v['needed'])}, and {_bytes(v['budget'])} "
+            "of the memory budget are free for them."
         )
     every = " for every 200 steps" if v["lanczos"] and v["steps"] == "auto" else ""
     parts.append(f"Expected on each sample: {_seconds(v['seconds'])}{every} and {_bytes(v['bytes'])} beside the model.")
