@@ -100,6 +100,7 @@ VALUES: dict[FactKind, dict[str, Any]] = {
     },
     FactKind.NOT_RECORDED: {"where": "a", "reason": "it reads a value"},
     FactKind.SMALLER_CHUNK: {"where": "a", "chunk": 4},
+    FactKind.LEADING_COUNTED: {"count": 100},
     FactKind.NOT_FROM_MOMENTS: {"names": ("effective_rank",)},
     FactKind.AT_CHANCE: {"accuracy": 0.1, "share": 0.1, "answer": 3, "measure": "overall", "of": "head"},
     FactKind.KEPT_BY_CHANCE: {"kept": 0.9, "share": 0.95, "answer": 3, "measure": "overall"},

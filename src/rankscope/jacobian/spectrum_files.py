@@ -13,8 +13,9 @@ from rankscope.spectra.density import AnySpectrum, SpectralDensity
 
 __all__ = ["arrays_of", "density_of", "plain_of", "spectrum_of"]
 
-_ARRAYS = ("alpha", "beta", "steps", "squared_norms", "removed")
-_NUMBERS = ("exponent", "dtype", "product_error", "failure", "seed")
+_ARRAYS = ("alpha", "beta", "steps", "squared_norms", "removed", "leading")
+_NUMBERS = ("exponent", "dtype", "failure", "seed")
+_FLOATS = ("product_error", "residual", "rest", "leading_error")
 
 
 def arrays_of(spectrum: AnySpectrum) -> dict[str, Any]:
@@ -30,7 +31,7 @@ def arrays_of(spectrum: AnySpectrum) -> dict[str, Any]:
 def plain_of(spectrum: SpectralDensity) -> dict[str, Any]:
     """What goes to JSON beside the arrays of a spectral density."""
     numbers = {name: getattr(spectrum, name) for name in _NUMBERS}
-    numbers["product_error"] = repr(float(spectrum.product_error))  # JSON has no word for NaN
+    numbers |= {name: repr(float(getattr(spectrum, name))) for name in _FLOATS}  # JSON has no word for NaN
     return {"shape": list(spectrum.shape), **numbers, "facts": [fact.to_dict() for fact in spectrum.facts]}
 
 
@@ -49,13 +50,14 @@ def density_of(arrays: Mapping[str, Any], about: Mapping[str, Any]) -> SpectralD
     Raises ``KeyError``, ``TypeError`` or ``ValueError`` for what is damaged.
     """
     rows, columns = about["shape"]
+    found: dict[str, Any] = {name: np.array(arrays[name]) for name in _ARRAYS}
+    found |= {name: float(about[name]) for name in _FLOATS}
     return SpectralDensity(
         shape=(int(rows), int(columns)),
-        **{name: np.array(arrays[name]) for name in _ARRAYS},
         exponent=int(about["exponent"]),
         dtype=str(about["dtype"]),
-        product_error=float(about["product_error"]),
         failure=float(about["failure"]),
         seed=int(about["seed"]),
         facts=tuple(Fact.from_dict(one) for one in about["facts"]),
+        **found,
     )

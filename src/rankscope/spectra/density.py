@@ -7,7 +7,8 @@ Reading a rank adds up what is uncertain, each part rigorous or with its stated 
   (Weyl) and the lower bound is read at a higher threshold, the upper at a lower one. As elsewhere in the package, E is
   taken as independent of the probe;
 - σ₁: τ = rtol·σ₁ is known between the Ritz value and its bound (``topvalue``);
-- the sampling: the interval of the Beta law (``sampling``).
+- the sampling: the interval of the Beta law (``sampling``). Where the leading eigenvalues were computed and a bound on
+  all others is below the threshold (``deflation``), the rank is counted, and none of the above matters.
 """
 
 from __future__ import annotations
@@ -61,7 +62,8 @@ class DensityRank:
     lower, upper : int
         The rank of the exact matrix lies between these, except with probability ``failure``.
     standard_error : float
-        Of ``value``, from the choice of probes alone; NaN where ``value`` is 0.
+        Of ``value``, from the choice of probes alone. It is 0 where ``lower`` equals ``upper``, and else NaN where
+        ``value`` is 0.
     bracket : float
         Width of the quadrature's bounds, as a share of N = min(rows, columns). More steps reduce it.
     threshold : float
@@ -122,6 +124,9 @@ class SpectralDensity(Record):
         Bound on the spectral norm of the products' error, in units of 4^exponent; NaN when unknown.
     failure : float
         Failure probability of the bounds that ``rank`` gives.
+    leading, residual, rest, leading_error
+        What was found of the leading eigenvalues where the rank is low: see ``rankscope.spectra.deflation.Leading``.
+        ``leading`` is empty and ``rest`` infinite where nothing was.
 
     Raises
     ------
@@ -140,6 +145,10 @@ class SpectralDensity(Record):
     product_error: float = 0.0
     failure: float = 1e-6
     seed: int = 0
+    leading: NDArray[np.float64] = field(default_factory=lambda: np.zeros(0))
+    residual: float = 0.0
+    rest: float = math.inf
+    leading_error: float = 0.0
     facts: tuple[Fact, ...] = field(default=())
 
     derived: ClassVar[tuple[str, ...]] = ("sigma_max", "stable_rank", "participation_ratio", "effective_rank")
@@ -149,7 +158,7 @@ class SpectralDensity(Record):
         sizes = (self.alpha.shape, self.beta.shape, self.squared_norms.shape, self.removed.shape)
         if not probes or sizes != (self.alpha.shape, self.alpha.shape, (probes,), (probes,)):
             raise DataError(f"coefficients of {probes} probes do not agree in shape: {sizes}")
-        for name in ("alpha", "beta", "squared_norms", "removed"):
+        for name in ("alpha", "beta", "squared_norms", "removed", "leading"):
             if not np.isfinite(getattr(self, name)).all():
                 raise DataError(f"{name} of a spectral density has NaN or infinite entries")
 
@@ -173,7 +182,7 @@ class SpectralDensity(Record):
     @cached_property
     def _top(self) -> float:
         """The largest Ritz value, in units of 4^exponent."""
-        return max(float(nodes[0]) for nodes in self._nodes)
+        return max(float(values[0]) for values in [*self._nodes, self.leading] if len(values))
 
     @property
     def _errors(self) -> NDArray[np.float64]:
@@ -192,11 +201,21 @@ class SpectralDensity(Record):
             size=self.size,
             steps=int(self.steps.min()),
             probes=self.probes,
-            failure=self.failure / 2,
+            failure=self.failure / 4,
             forms=forms + float((self.squared_norms * errors).max()),
             invariant=invariant,
         )
-        return max(least, 0.0), most + 2 * float(errors.max())
+        most += 2 * float(errors.max())
+        if len(self.leading) and self.leading[0] - self._leading_error > self.rest:
+            first, error = float(self.leading[0]), self._leading_error
+            least = max(least, first - error)
+            most = min(most, first + error + (self.residual + error) ** 2 / (first - error - self.rest))
+        return max(least, 0.0), most
+
+    @property
+    def _leading_error(self) -> float:
+        """Bound on the error of each of the leading values."""
+        return self.product_error + self.leading_error
 
     def agrees(self, other: SpectralDensity, rounding: float) -> bool:
         """Whether the first step of the same probes gave the same, up to the error of both products.
@@ -243,7 +262,10 @@ class SpectralDensity(Record):
         lower, upper = 0, self.size
         if certified:
             lower, upper = self._bounds(squared(self._top_bounds[1]), squared(self._top_bounds[0]))
-        value = min(max(round(self.size * share), lower), upper)
+        value = round(self.size * share)
+        if x > self.rest:
+            value, bracket = int((self.leading >= x).sum()), min(bracket, (upper - lower) / self.size)
+        value = min(max(value, lower), upper)
         return self._read(value, lower, upper, bracket, tau, tol.name, certified)
 
     def _read(
@@ -252,6 +274,8 @@ class SpectralDensity(Record):
         if not certified:
             lower, upper = 0, self.size
         error = value * relative_standard_error(value, self.size, self.probes) if value else math.nan
+        if certified and lower == upper:
+            error = 0.0  # nothing is left to chance but the bounds themselves
         return DensityRank(value, lower, upper, error, bracket, tau, name, self.dtype, self.failure, certified)
 
     def _bounds(self, highest: float, lowest: float) -> tuple[int, int]:
@@ -264,6 +288,11 @@ class SpectralDensity(Record):
             least = max(least, int((self._nodes[p] > above).sum()))  # Ritz values interlace: no chance in it
             if self.steps[p] == self.size:  # T is then similar to A + E
                 most = min(most, int((self._nodes[p] >= below).sum()))
+        error = self._leading_error
+        least = max(least, int((self.leading >= highest + error).sum()))
+        if lowest > self.rest:
+            moved = error + (self.residual + error) ** 2 / (lowest - self.rest)
+            most = min(most, int((self.leading >= lowest - moved).sum()))
         low, high = count_interval(self._pooled(lows), self._pooled(highs), self.size, self.probes, self.failure / 2)
         lower, upper = max(low, least), min(high, most)
         return min(lower, upper), max(lower, upper)

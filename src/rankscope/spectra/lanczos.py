@@ -15,7 +15,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -120,6 +120,19 @@ def product_error(fast: SquaredMap, exact: SquaredMap, probes: int, generator: t
     return norm_bound(found - exact(drawn).to(found.device))
 
 
+class SymmetricMap(Protocol):
+    """What the process multiplies with."""
+
+    @property
+    def size(self) -> int: ...
+
+    @property
+    def device(self) -> torch.device | str: ...
+
+    def again(self, columns: Tensor) -> Tensor:
+        """The product with float64 columns (N, r), in float64."""
+
+
 class LanczosProcess:
     """The process for r probes; ``extend`` takes further steps, and nothing is computed twice.
 
@@ -135,7 +148,7 @@ class LanczosProcess:
         ‖U‖_F of each probe.
     """
 
-    def __init__(self, operator: SquaredMap, probes: int, generator: torch.Generator) -> None:
+    def __init__(self, operator: SymmetricMap, probes: int, generator: torch.Generator) -> None:
         self.operator = operator
         starts = torch.randn(probes, operator.size, generator=generator, dtype=torch.float64)
         self.squared_norms = (starts**2).sum(1)
@@ -173,6 +186,25 @@ class LanczosProcess:
     @property
     def taken(self) -> int:
         return len(self._alpha)
+
+    @property
+    def held(self) -> int:
+        """Bytes of the basis."""
+        return sum(block.nbytes for block in self._basis)
+
+    def forget(self) -> None:
+        """Give up the basis, without which the process cannot go on; the coefficients stay."""
+        self._basis.clear()
+
+    def combined(self, probe: int, weights: Tensor) -> Tensor:
+        """The basis of one probe times (its steps, count): (N, count)."""
+        weights = weights.to(self._next)
+        steps = len(weights)
+        parts = [
+            self._basis[block][probe, : min(_BLOCK, steps - start)].T @ weights[start : start + _BLOCK]
+            for block, start in enumerate(range(0, steps, _BLOCK))
+        ]
+        return torch.stack(parts).sum(0)
 
     def extend(self, steps: int) -> None:
         """Go on until ``steps`` steps are taken, or every probe's Krylov space is invariant."""

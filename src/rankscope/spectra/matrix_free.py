@@ -22,11 +22,12 @@ import torch
 from rankscope._base.checks import MemoryBudget, budget_of, choice_of, count_of, number_of
 from rankscope._base.errors import UsageError, parameter
 from rankscope._base.facts import Fact, FactKind
+from rankscope.spectra.deflation import leading_part
 from rankscope.spectra.density import AnySpectrum, SpectralDensity
 from rankscope.spectra.gram import spectrum_of_gram
 from rankscope.spectra.lanczos import LanczosProcess, SquaredMap, product_error
 from rankscope.spectra.spectrum import Spectrum
-from rankscope.spectra.tolerance import ToleranceLike, as_tolerance
+from rankscope.spectra.tolerance import Tolerance, ToleranceLike, as_tolerance
 
 __all__ = ["WAYS", "Lanczos", "exact_bytes", "exact_spectrum", "matrix_free", "spectrum_of_products", "way_for"]
 
@@ -34,6 +35,7 @@ WAYS = ("auto", "exact", "lanczos")
 
 _ROUND = 25  # steps between two looks at the bracket
 _MOST = 2_000  # steps: the bracket falls like 1/steps, and the orthogonalisation grows with their square
+_COUNTED = 512  # singular values above the threshold, up to which they are computed one by one
 _EXPECTED = 200  # steps that a plan counts on where the bracket decides
 _CHUNK = 256  # columns pushed at once on the exact way
 
@@ -219,7 +221,45 @@ def matrix_free(
     values = {"steps": process.taken, "reason": reason, "bracket": wide, "tolerance": tol.name}
     cut = reason in ("memory", "limit")
     stopped = Fact(FactKind.LANCZOS_STEPS, {**values, "asked": settings.bracket if auto or cut else None}, caution=cut)
-    return read(stopped, Fact(FactKind.NOT_FROM_MOMENTS, {"names": ("effective_rank",)}))
+    found = read(stopped, Fact(FactKind.NOT_FROM_MOMENTS, {"names": ("effective_rank",)}))
+    return _with_leading(found, process, operator, tol, settings, generator, budget)
+
+
+def _with_leading(
+    found: SpectralDensity,
+    process: LanczosProcess,
+    operator: SquaredMap,
+    tolerance: Tolerance,
+    settings: Lanczos,
+    generator: torch.Generator,
+    budget: int,
+) -> SpectralDensity:
+    """The same with its leading eigenvalues one by one, where so few are above the threshold that probes say little."""
+    rank = found.rank(tolerance)
+    if not rank.certified or rank.lower == rank.upper or rank.value > _COUNTED:
+        return found
+    threshold = float(np.ldexp(rank.threshold, -found.exponent)) ** 2
+    part = leading_part(
+        process,
+        operator,
+        threshold,
+        generator=generator,
+        product_error=found.product_error,
+        failure=found.failure / 4,
+        products=2 * settings.probes * settings.expected_steps + 4 * _COUNTED,
+        budget=budget,
+    )
+    if part is None:
+        return found
+    counted = Fact(FactKind.LEADING_COUNTED, {"count": len(part.values)})
+    return replace(
+        found,
+        leading=part.values,
+        residual=part.residual,
+        rest=part.rest,
+        leading_error=part.error,
+        facts=(*found.facts, counted),
+    )
 
 
 def spectrum_of_products(

@@ -66,6 +66,13 @@ def _smaller_chunk(v: Values) -> str:
     return f"Memory ran out at {v['where']!r}. From there on {v['chunk']:,} tangents were pushed at once."
 
 
+def _leading(v: Values) -> str:
+    return (
+        f"The rank is low: the {counted(v['count'], 'leading singular value')} were computed and all others bounded, "
+        "so at thresholds above that bound the rank is counted."
+    )
+
+
 def _absent(v: Values) -> str:
     return f"Lanczos moments do not bound {joined(v['names'])}."
 
@@ -77,5 +84,6 @@ DENSITY_SENTENCES: Sentences = {
     FactKind.FULL_PLAN: _plan,
     FactKind.NOT_RECORDED: _not_recorded,
     FactKind.SMALLER_CHUNK: _smaller_chunk,
+    FactKind.LEADING_COUNTED: _leading,
     FactKind.NOT_FROM_MOMENTS: _absent,
 }
