@@ -9,7 +9,7 @@ import math
 import operator
 import os
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from itertools import chain
 from numbers import Real
 from pathlib import Path
@@ -31,9 +31,11 @@ __all__ = [
     "count_of",
     "device_of",
     "dtype_of",
+    "module_of",
     "names_of",
     "number_of",
     "path_of",
+    "refuse_unused",
     "shape_of",
 ]
 
@@ -64,9 +66,8 @@ def device_of(device: DeviceLike, model: object = None, *, float64: bool = True,
     >>> device_of("cpu"), device_of(None, torch.nn.Linear(2, 2))
     (device(type='cpu'), device(type='cpu'))
     """
-    if model is not None and not isinstance(model, nn.Module | Tensor):
-        given = f"the class {model.__name__}; give an instance of it" if isinstance(model, type) else None
-        raise UsageError(f"{parameter('model')} is {given or f'{_shown(model)}; give a torch.nn.Module'}")
+    if model is not None and not isinstance(model, Tensor):
+        model = module_of(model)
     found = _home(model) if device is None else _named_device(device, name)
     if float64 and found.type == "mps":
         raise UsageError(
@@ -74,6 +75,29 @@ def device_of(device: DeviceLike, model: object = None, *, float64: bool = True,
             f"{parameter(name, 'cuda')}"
         )
     return found
+
+
+def module_of(model: Any, name: str = "model") -> nn.Module:
+    """``model`` where it is a module; what people hand over in place of one is refused with the way to it.
+
+    >>> module_of(torch.nn.Linear(2, 3))
+    Linear(in_features=2, out_features=3, bias=True)
+    """
+    if isinstance(model, nn.Module):
+        return model
+    given, remedy = _shown(model), "give a torch.nn.Module"
+    if isinstance(model, type):
+        given, remedy = f"the class {model.__name__}", "give an instance of it"
+    elif isinstance(model, str):
+        spec = model if ":" in model else f"timm:{model}"
+        remedy = f"give a torch.nn.Module, such as rankscope.loading.load_model({spec!r}).model"
+    elif isinstance(model, Mapping):
+        given = f"a mapping ({type(model).__name__})"
+        remedy = "build the network, call load_state_dict on it, and give the network"
+    elif callable(model):
+        given = f"a {type(model).__name__}"
+        remedy = "give a torch.nn.Module whose forward calls it"
+    raise UsageError(f"{parameter(name)} is {given}; {remedy}")
 
 
 def _home(model: nn.Module | Tensor | None) -> torch.device:
@@ -266,6 +290,18 @@ def path_of(value: Any, name: str) -> Path:
     if not isinstance(value, str | os.PathLike) or "\0" in str(value) or not isinstance(os.fspath(value), str):
         raise UsageError(f"{parameter(name)} is {_shown(value)}; give the path of a file or folder as text or Path")
     return Path(value)
+
+
+def refuse_unused(given: Iterable[str], where: str) -> None:
+    """Refuse options that were given and that nothing would look at; ``where`` says why not.
+
+    >>> refuse_unused([], "for arrays")
+    """
+    names = list(given)
+    if names:
+        listed = ", ".join(map(parameter, names))
+        verb = "has" if len(names) == 1 else "have"
+        raise UsageError(f"{listed} {verb} no meaning {where}; leave {'it' if len(names) == 1 else 'them'} out")
 
 
 def shape_of(sizes: Any, name: str) -> tuple[int, ...]:

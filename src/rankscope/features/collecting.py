@@ -33,6 +33,7 @@ from rankscope.slicing.batches import run_forward
 from rankscope.slicing.calls import Call
 from rankscope.slicing.meaning import Meaning
 from rankscope.slicing.reader import facts_of, meaning_of
+from rankscope.slicing.wrapped import unwrapped
 
 __all__ = ["collect"]
 
@@ -120,6 +121,8 @@ def collect(
     num_workers = count_of(num_workers, "num_workers", least=0)
     folder = path_of(out, "out")
     meaning = meaning_of(differentiate, shared, per_sample, floating=False)
+    head = unwrapped(model, head)[1]
+    model, cut_points, wrapping = unwrapped(model, cut_points)
     dataset, options = as_dataset(model, data, meaning)
     name, layer = find_head(model) if head is None else (head, dict(model.named_modules()).get(head))
     if layer is None:
@@ -149,6 +152,7 @@ def collect(
             batch_size=batch_size,
             num_workers=num_workers,
             progress=progress,
+            facts=wrapping,
         )
 
 
@@ -165,12 +169,13 @@ def _collect(
     batch_size: int,
     num_workers: int,
     progress: bool | Progress | None,
+    facts: Sequence[Fact],
 ) -> Collection:
     """The pass over what is not yet in whole shards."""
     name, layer = head
     report = progress_for(progress, "collect")
     shape: tuple[int, ...] | None = None
-    about = (*mode_facts(model), *_reading(dataset))  # the mode that the model came in
+    about = (*facts, *mode_facts(model), *_reading(dataset))  # the mode that the model came in
 
     coarse: dict[str, tuple[float, torch.Tensor | None]] = {}
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import chain, islice
 from typing import Any
@@ -10,7 +11,7 @@ import torch
 from torch import nn
 
 from rankscope._base.arrays import dense
-from rankscope._base.checks import MemoryBudget, budget_of, count_of, number_of
+from rankscope._base.checks import MemoryBudget, budget_of, count_of, module_of, number_of, refuse_unused
 from rankscope._base.errors import CutPointError, DataError, UsageError
 from rankscope._base.facts import Fact
 from rankscope._base.provenance import device_name
@@ -31,6 +32,7 @@ from rankscope.slicing.calls import Call, can_be_repeated, repeated
 from rankscope.slicing.meaning import Meaning
 from rankscope.slicing.reader import Samples, facts_of, meaning_of
 from rankscope.slicing.values import is_array
+from rankscope.slicing.wrapped import unwrapped
 
 __all__ = ["feature_rank", "local_feature_rank", "measured_features"]
 
@@ -101,6 +103,7 @@ def feature_rank(
     if isinstance(source, nn.Module):
         if data is None or not cut_points:
             raise UsageError("a model needs data, and cut_points (blocks, names or globs) to be measured at")
+        source, cut_points, wrapping = unwrapped(source, cut_points)
         meaning = meaning_of(differentiate, shared, per_sample, floating=False)
         # a decoder's head looks for padding in a batch, and texts have none
         batches = Batches(source, data, 1 if isinstance(data, Texts) else batch_size, meaning)
@@ -112,7 +115,18 @@ def feature_rank(
             channels=channels,
             samples=lambda: samples or batches.total,
             memory_budget=memory_budget,
+            facts=wrapping,
         )
+    _check_kept(source, reduce, channels)
+    refuse_unused(
+        [
+            *(["data"] if data is not None else []),
+            *(["cut_points"] if cut_points != "blocks" else []),
+            *(["samples"] if samples is not None else []),
+            *(n for n, v in (("differentiate", differentiate), ("shared", shared), ("per_sample", per_sample)) if v),
+        ],
+        "where the source is no model",
+    )
     if hasattr(source, "moments") and not isinstance(source, Mapping):
         reduce, source = source.reduce, source.moments
     if not isinstance(source, Mapping):
@@ -147,6 +161,7 @@ def measured_features(
     channels: Channels,
     samples: Callable[[], int | None],
     memory_budget: MemoryBudget = None,
+    facts: Sequence[Fact] = (),
 ) -> FeatureProfile:
     """The features that ``calls`` leave at each cut point; ``samples`` is asked once the first call has come."""
     passing = iter(calls)
@@ -155,7 +170,7 @@ def measured_features(
         raise DataError("the data hold no sample; give at least two")
     names = cut_names(model, first.rows(0, 1, "the first sample"), cut_points)
     store = LayerStore(reduce, channels, samples(), _budget(memory_budget))
-    store.facts += (*mode_facts(model), *facts_of(first, floating=False))
+    store.facts += (*facts, *mode_facts(model), *facts_of(first, floating=False))
     with inference(model) as device, record_outputs(model, names) as outputs:
         for call in chain([first], passing):
             outputs.clear()
@@ -178,6 +193,8 @@ def local_feature_rank(
     seed: int = 0,
     memory_budget: MemoryBudget = None,
     differentiate: str | None = None,
+    shared: str | Sequence[str] = (),
+    per_sample: str | Sequence[str] = (),
 ) -> FeatureProfile:
     """Feature dimensions around one input: over x + noise·Gaussian, as the published code measures them.
 
@@ -207,6 +224,8 @@ def local_feature_rank(
         What the accumulators may take together, as in ``feature_rank``.
     differentiate : str, optional
         The name of the input that gets the noise, where several could.
+    shared, per_sample : names, optional
+        As in ``feature_rank``.
 
     Raises
     ------
@@ -229,14 +248,15 @@ def local_feature_rank(
     noise, seed = number_of(noise, "noise", above=0), count_of(seed, "seed", least=0)
     if not cut_points:
         raise UsageError("no cut_points are given; name one layer or more")
-    sample = _one_input(model, x, Meaning(differentiate))
+    model, cut_points, facts = unwrapped(model, cut_points)
+    sample, reading = _one_input(model, x, meaning_of(differentiate, shared, per_sample))
     generator = torch.Generator().manual_seed(seed)
     names = cut_names(model, sample, cut_points)
     dtype = dtype_of_inputs(model, sample.x)
     # what half precision rounds away is no part of what was published, and noise of this size is lost in it
     coarse = unit_roundoff(dtype) > unit_roundoff(torch.float32)
     store = LayerStore(reduce, channels, samples, budget, rounding=coarse)
-    store.facts += mode_facts(model)
+    store.facts += (*facts, *mode_facts(model), *reading)
     together = batch_size if can_be_repeated(model, sample) else 1
     with inference(model) as device, record_outputs(model, names) as outputs:
         for start in range(0, samples, together):
@@ -250,13 +270,27 @@ def local_feature_rank(
     return store.profile("local_feature_rank", {"device": device_name(device), "noise": noise, "seed": seed})
 
 
-def _one_input(model: nn.Module, x: Any, meaning: Meaning) -> Sample:
+def _check_kept(source: Any, reduce: Reduce, channels: Channels) -> None:
+    """Refuse what is neither model nor features, and another reduction than that of rows that are made already."""
+    if source is None or isinstance(source, str | type) or inspect.isroutine(source):
+        module_of(source, "source")
+    collected = hasattr(source, "moments") and not isinstance(source, Mapping)
+    values = source.values() if isinstance(source, Mapping) else [source]
+    if collected or all(isinstance(one, CentredMoments) for one in values):
+        late = ["channels"] if channels != "auto" else []
+        if collected and reduce not in ("flatten", source.reduce):
+            late.insert(0, "reduce")
+        refuse_unused(late, "for moments, whose rows are made already")
+
+
+def _one_input(model: nn.Module, x: Any, meaning: Meaning) -> tuple[Sample, tuple[Fact, ...]]:
     if is_array(x) and (len(x.shape) < 2 or len(x) != 1):
         raise DataError(f"x must be one input with a batch axis of length 1; this has shape {tuple(x.shape)}")
-    found = list(islice(Samples(model, x, None, meaning), 2))
+    samples = Samples(model, x, None, meaning)
+    found = list(islice(samples, 2))
     if len(found) > 1:
         raise DataError(f"x must be one input; this {type(x).__name__} holds more")
-    return found[0]
+    return found[0], samples.facts()
 
 
 def _all_called(cut_points: Sequence[str], outputs: Mapping[str, torch.Tensor]) -> None:

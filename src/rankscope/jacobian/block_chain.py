@@ -38,6 +38,7 @@ from rankscope.slicing import (
     read_samples,
     select,
 )
+from rankscope.slicing.wrapped import unwrapped
 
 if TYPE_CHECKING:
     from rankscope.theory import LyapunovExponents
@@ -145,9 +146,10 @@ def chain_exponents(
     started = time.perf_counter()
     top, chunk_size = count_of(top, "top"), count_of(chunk_size, "chunk_size")
     seed = count_of(seed, "seed", least=0)
+    model, cut_points, wrapping = unwrapped(model, cut_points)
     where = device_of(device, model)
     work_dtype, facts = working_dtype(model, dtype)
-    facts.extend(mode_facts(model))
+    facts += [*wrapping, *mode_facts(model)]
     finite_weights(model)
     samples = read_samples(
         model, inputs, limit=limit, differentiate=differentiate, shared=shared, per_sample=per_sample

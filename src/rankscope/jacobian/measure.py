@@ -51,6 +51,7 @@ from rankscope.slicing import (
 )
 from rankscope.slicing.batches import run_forward
 from rankscope.slicing.precision import NARROW
+from rankscope.slicing.wrapped import unwrapped
 from rankscope.spectra import ToleranceLike, as_tolerance
 from rankscope.spectra.matrix_free import Lanczos
 
@@ -169,9 +170,10 @@ def jacobian_rank(
     choice_of(background, "background", ["image", "zero"])
     if chunk_size != "auto":
         chunk_size = count_of(chunk_size, "chunk_size")
+    model, cut_points, wrapping = unwrapped(model, cut_points)
     where = device_of(device, model)
     work_dtype, facts = working_dtype(model, dtype)
-    facts.extend(mode_facts(model))
+    facts += [*wrapping, *mode_facts(model)]
     # before any forward pass, which may leave traces in the model
     identity = Identity("") if checkpoint is None else identity_of(model)
     finite_weights(model)

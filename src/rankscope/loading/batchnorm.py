@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from rankscope._base.checks import module_of
 from rankscope._base.errors import DataError, ModelError
 from rankscope._base.facts import Fact, FactKind
 
@@ -30,6 +31,7 @@ def calibrate_batchnorm(model: nn.Module, batches: torch.Tensor | Iterable[torch
     >>> calibrate_batchnorm(network, torch.randn(8, 1, 6, 6))["images"]
     8
     """
+    module_of(model)
     layers = {
         name: module
         for name, module in model.named_modules()

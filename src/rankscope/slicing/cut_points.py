@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 import torch
 from torch import nn
 
+from rankscope._base.checks import refuse_unused
 from rankscope._base.errors import CutPointError, nearest
 from rankscope._base.records import Record
 from rankscope._base.text import one_line
@@ -18,6 +19,7 @@ from rankscope.slicing.blocks import default_blocks
 from rankscope.slicing.example import example_sample
 from rankscope.slicing.paper_networks import paper_cut_points
 from rankscope.slicing.trace import ModuleCall, Trace, trace
+from rankscope.slicing.wrapped import unwrapped
 from rankscope.views.bars_figure import plot_bars
 
 if TYPE_CHECKING:
@@ -247,6 +249,10 @@ def layers(
     >>> [call.name for call in layers(net)]
     ['0', '1']
     """
+    model, _, _ = unwrapped(model, ())
+    if inputs is None:
+        told = {"differentiate": differentiate, "shared": shared, "per_sample": per_sample}
+        refuse_unused({k: v for k, v in told.items() if v}, "without inputs")
     device = next((p.device for p in model.parameters()), torch.device("cpu"))
     dtype = next((p.dtype for p in model.parameters() if p.is_floating_point()), torch.float32)
     sample = example_sample(model, inputs, differentiate=differentiate, shared=shared, per_sample=per_sample)

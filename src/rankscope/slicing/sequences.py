@@ -10,6 +10,7 @@ from torch.nn.utils.rnn import PackedSequence
 
 from rankscope._base.errors import DataError, UsageError
 from rankscope.slicing.values import is_array
+from rankscope.slicing.wrapped import wrapped_by
 
 __all__ = ["check_samples_first"]
 
@@ -69,11 +70,9 @@ def check_samples_first(model: nn.Module, inputs: Any) -> None:
 
 def _first_of(model: nn.Module) -> Iterator[nn.Module]:
     """The modules that see the input's first two dimensions as they are given."""
-    inner = getattr(model, "_orig_mod", None)  # torch.compile
-    if inner is None and isinstance(model, nn.DataParallel):
-        inner = model.module
-    if isinstance(inner, nn.Module):
-        yield from _first_of(inner)
+    inner = wrapped_by(model)
+    if inner is not None:
+        yield from _first_of(inner[1])
     elif type(model) is nn.Sequential:
         for member in model:
             yield from _first_of(member)

@@ -37,6 +37,10 @@ def _several_sizes(v: Values) -> str:
     return f"{what}{own}No comparison with random layers is made, since that needs one size."
 
 
+def _unwrapped(v: Values) -> str:
+    return f"The network inside {joined(v['wrappers'])} was measured, and layers have their names there."
+
+
 def _training_mode(_: Values) -> str:
     return "The model was in training mode. It was measured in evaluation mode."
 
@@ -85,6 +89,7 @@ CALL_SENTENCES: Sentences = {
     FactKind.COUNTED: _counted,
     FactKind.INPUT_LEFT_OUT: _input_left_out,
     FactKind.SEVERAL_SIZES: _several_sizes,
+    FactKind.UNWRAPPED: _unwrapped,
     FactKind.TRAINING_MODE: _training_mode,
     FactKind.KEEPS_STATE: _keeps_state,
     FactKind.SEVERAL_TENSORS: _several_tensors,
