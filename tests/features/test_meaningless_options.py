@@ -35,7 +35,7 @@ def test_features_that_are_there_take_no_option_of_a_model(source: Any, option: 
 
 
 def test_several_are_named_together() -> None:
-    with pytest.raises(rs.UsageError, match="shared, per_sample have no meaning .* leave them out"):
+    with pytest.raises(rs.UsageError, match=r"shared, per_sample have no meaning .* leave them out"):
         rs.feature_rank(ROWS, shared="a", per_sample="b")
 
 

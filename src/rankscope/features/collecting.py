@@ -25,6 +25,7 @@ from rankscope.features.pipeline import on_device
 from rankscope.features.precision import unit_roundoff
 from rankscope.features.reduction import Channels, Reduce, check_reduce, coarse_square, reduce_output
 from rankscope.features.resuming import Resumed, begin
+from rankscope.features.sample_axis import check_rows
 from rankscope.features.shards import ShardStore
 from rankscope.features.sources import as_dataset, batches, first_call
 from rankscope.features.whole_call import WholeCall
@@ -180,6 +181,8 @@ def _collect(
     coarse: dict[str, tuple[float, torch.Tensor | None]] = {}
 
     def rows_of(name: str, output: torch.Tensor) -> torch.Tensor:
+        if shape is not None:
+            check_rows(name, output, shape[0])
         square = coarse_square(output, reduced[0], channels=reduced[1], input_shape=shape)
         coarse[name] = unit_roundoff(output.dtype), square
         return reduce_output(output, reduced[0], channels=reduced[1], input_shape=shape)

@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from rankscope._base.errors import CutPointError, nearest
+from rankscope.features.sample_axis import sample_axis
 from rankscope.slicing import evaluation_mode, observing
 from rankscope.slicing.capture import OUTPUT
 from rankscope.slicing.members import every_member, members
@@ -76,9 +77,11 @@ def record_outputs(
     found: dict[str, torch.Tensor] = {}
     handles = []
 
-    def keep(name: str, path: str | None) -> Any:
+    def keep(name: str, path: str | None, axis: int) -> Any:
         def hook(_module: nn.Module, _args: Any, output: Any) -> None:
             tensor = _tensor(name, path, output)
+            if axis and tensor.ndim > axis:
+                tensor = tensor.movedim(axis, 0)
             found.pop(name, None)
             found[name] = _own(name, tensor.detach(), reduced)
 
@@ -89,13 +92,17 @@ def record_outputs(
 
     try:
         for name, (module, path) in resolved.items():
-            handles.append(module.register_forward_hook(keep(name, path)))
+            handles.append(module.register_forward_hook(keep(name, path, _axis(model, module, path))))
         if inputs_of is not None:
             handles.append(_resolved(model, inputs_of)[0].register_forward_pre_hook(keep_input))
         yield found
     finally:
         for handle in handles:
             handle.remove()
+
+
+def _axis(model: nn.Module, module: nn.Module, path: str | None) -> int:
+    return sample_axis(model, next(name for name, one in model.named_modules() if one is module), path)
 
 
 def _own(name: str, tensor: torch.Tensor, reduced: Callable[[str, torch.Tensor], torch.Tensor] | None) -> torch.Tensor:

@@ -21,6 +21,7 @@ from rankscope.features.accumulate import (
 from rankscope.features.feature_profile import FeatureProfile, LayerFeatures
 from rankscope.features.precision import check_real, unit_roundoff
 from rankscope.features.reduction import Channels, Reduce, coarse_square, reduce_output
+from rankscope.features.sample_axis import check_rows
 from rankscope.spectra.scale import power_of_two
 
 __all__ = ["LayerStore", "profile_of"]
@@ -52,6 +53,8 @@ class LayerStore:
     def add(self, outputs: Mapping[str, torch.Tensor], batch: int, input_shape: Sequence[int] | None = None) -> None:
         """Take in what one batch left at every layer; ``input_shape`` is that of the model's input."""
         self.input_shape = input_shape
+        for name, output in outputs.items():
+            check_rows(name, output, batch)
         rows = {
             name: reduce_output(output, self.reduce, channels=self.channels, input_shape=self.input_shape)
             for name, output in outputs.items()
