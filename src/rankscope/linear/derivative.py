@@ -291,7 +291,7 @@ class Derivative:
         double = sample.to(self.settings.device, torch.float64)
         own = self.runner if down else self.exact
         with nullcontext() if down else own.hooked():  # the working runner is hooked already
-            self._widened = bool(self.casts if down else lower_precision_inside(own, double))
+            self._widened = bool(self.casts) if down else _needs_widening(own, double)
         if self._widened:
             self.exact = own.without_casts()
         with self.exact.hooked():
@@ -347,6 +347,14 @@ class Derivative:
             about = {"where": self.calls[place].name, "operator": wrong[place]}
             self.facts.append(Fact(FactKind.CUSTOM_BACKWARD, about, caution=True))
         return wrong
+
+
+def _needs_widening(runner: Runner, sample: Sample) -> bool:
+    """Whether the model casts below float64 inside, or makes narrower constants that float64 does not go with."""
+    try:
+        return bool(lower_precision_inside(runner, sample))
+    except (RuntimeError, TypeError, ValueError):
+        return True  # what fails for another reason fails without the casts too, and says so there
 
 
 def worst(gaps: Iterable[float]) -> float:

@@ -17,11 +17,11 @@ from rankscope.slicing import (
     Capture,
     ModelState,
     Sample,
-    WithoutCasts,
     call_model,
     capture,
     guarded,
     outside_transforms,
+    without_casts,
 )
 from rankscope.slicing.capture import OUTPUT
 from rankscope.slicing.grad_mode import StaysOn, recording_through
@@ -148,7 +148,7 @@ class Runner:
         with capture(self.model, {key.module for key in self.keys if not key.of_network}, self._take) as record:
             self._capture = record
             try:
-                with nullcontext() if self._casts else WithoutCasts():
+                with nullcontext() if self._casts else without_casts():
                     yield
             finally:
                 self._capture = None

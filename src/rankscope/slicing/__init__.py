@@ -17,7 +17,7 @@ from rankscope.slicing.cut_points import CutPointsLike, LayerTable, check_names,
 from rankscope.slicing.example import example_sample
 from rankscope.slicing.guard import evaluation_mode, full_precision, measuring, mode_facts, observing
 from rankscope.slicing.mixing import Stretch
-from rankscope.slicing.precision import LowerPrecision, WithoutCasts
+from rankscope.slicing.precision import LowerPrecision, without_casts
 from rankscope.slicing.reader import Samples, read_samples
 from rankscope.slicing.sample import Sample, call_model
 from rankscope.slicing.state import ModelState, guarded, outside_transforms
@@ -42,7 +42,6 @@ __all__ = [
     "Sketch",
     "Stretch",
     "Trace",
-    "WithoutCasts",
     "as_columns",
     "call_model",
     "called",
@@ -65,4 +64,5 @@ __all__ = [
     "select",
     "trace",
     "unmoved",
+    "without_casts",
 ]

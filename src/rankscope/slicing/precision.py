@@ -6,15 +6,28 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from torch import Tensor, bfloat16, complex64, complex128, dtype, finfo, float16, float64, nn
+from torch import Tensor, bfloat16, complex64, complex128, dtype, finfo, float16, float64, nn, ops
+from torch.nn import functional
+from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
+from torch.utils._pytree import tree_leaves, tree_map
 
 from rankscope._base.errors import ModelError
 
-__all__ = ["NARROW", "LowerPrecision", "WithoutCasts", "converted"]
+__all__ = ["NARROW", "LowerPrecision", "converted", "without_casts"]
 
 NARROW = (float16, bfloat16)
+
+_MAKES = ("empty", "zeros", "ones", "full")
+_MEMORY = {getattr(ops.aten, name) for made in _MAKES for name in (made, f"new_{made}", f"{made}_like")} | {
+    ops.aten.empty_strided,
+    ops.aten.new_empty_strided,
+}
+_ONE_DTYPE = {
+    *(functional.conv1d, functional.conv2d, functional.conv3d, functional.prelu),
+    *(functional.conv_transpose1d, functional.conv_transpose2d, functional.conv_transpose3d),
+}
+"""What compares the dtypes of its arguments before any operator is called."""
 
 
 @contextmanager
@@ -94,25 +107,60 @@ class LowerPrecision(TorchDispatchMode):
         return out
 
 
-class WithoutCasts(TorchDispatchMode):
-    """Inside, no operator that is asked for a narrower result makes one of a float64 tensor: it stays float64.
-
-    A model that casts inside is so evaluated without what the casts round off. What does not take its result's dtype
-    as an argument (writing into a narrower tensor) is as before.
-
-    >>> import torch
-    >>> with WithoutCasts():
-    ...     print(torch.ones(3, dtype=torch.float64).bfloat16().dtype)
-    torch.float64
-    """
-
+class _WithoutRounding(TorchDispatchMode):
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
         asked = kwargs.get("dtype")
-        wide = any(isinstance(t, Tensor) and t.dtype == float64 for t in tree_leaves(args))
-        if wide and isinstance(asked, dtype) and is_narrower(asked, float64):
-            kwargs = {**kwargs, "dtype": float64}
+        if isinstance(asked, dtype) and any(_loses(t, asked) for t in tree_leaves(args)):
+            if func.overloadpacket is ops.aten._to_copy:
+                return func(*args, **{**kwargs, "dtype": float64})
+            if _wide(args):
+                kwargs = {**kwargs, "dtype": float64}
+        if _wide(args) and not func._schema.is_mutable:
+            args = tree_map(_raised, args)
+        out = func(*args, **kwargs)
+        return tree_map(_raised, out) if func.overloadpacket in _MEMORY else out
+
+
+class _OneDtype(TorchFunctionMode):
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        if func in _ONE_DTYPE and _wide((args, kwargs)):
+            args, kwargs = tree_map(_raised, (args, kwargs))
         return func(*args, **kwargs)
+
+
+@contextmanager
+def without_casts() -> Iterator[None]:
+    """Inside, no operator that is asked for a narrower result rounds: it makes float64.
+
+    A model that casts inside is so evaluated without what the casts round off. Constants that the model makes in a
+    narrower dtype (a grid, a kernel) are raised where they meet float64: many operators, unlike sums, take one dtype
+    alone. Memory that it makes to write into is float64 from the start. Writing into any other narrower tensor rounds
+    as before.
+
+    >>> import torch
+    >>> with without_casts():
+    ...     print(torch.ones(3, dtype=torch.float64).bfloat16().dtype)
+    ...     print((torch.eye(3) @ torch.ones(3, dtype=torch.float64)).dtype)
+    torch.float64
+    torch.float64
+    """
+    with _OneDtype(), _WithoutRounding():
+        yield
+
+
+def _loses(value: Any, asked: dtype) -> bool:
+    return isinstance(value, Tensor) and value.is_floating_point() and is_narrower(asked, value.dtype)
+
+
+def _wide(values: Any) -> bool:
+    return any(isinstance(t, Tensor) and t.dtype == float64 for t in tree_leaves(values))
+
+
+def _raised(value: Any) -> Any:
+    narrow = isinstance(value, Tensor) and is_narrower(value.dtype, float64)
+    return value.to(float64) if narrow else value
 
 
 def is_narrower(one: dtype, other: dtype) -> bool:
