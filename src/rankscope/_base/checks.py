@@ -287,6 +287,8 @@ def path_of(value: Any, name: str) -> Path:
     >>> path_of("runs/first", "out").name
     'first'
     """
+    if isinstance(value, str) and not value.strip():  # it would stand for the folder that the user happens to be in
+        raise UsageError(f"{parameter(name)} is empty; give the path of a file or folder ('.' for this folder)")
     if not isinstance(value, str | os.PathLike) or "\0" in str(value) or not isinstance(os.fspath(value), str):
         raise UsageError(f"{parameter(name)} is {_shown(value)}; give the path of a file or folder as text or Path")
     return Path(value)

@@ -128,6 +128,7 @@ class Collection(Record):
         store = ShardStore(folder, ShardStore.read_manifest(folder))
         whole = store.whole()
         after, total = store.progress()
+        store.check_none_missing()
         if not whole or after < total:
             raise OutputError(
                 f"the collection in {folder} is not finished ({after:,} of {total:,} samples); collect again "

@@ -285,7 +285,10 @@ def _check_kept(source: Any, reduce: Reduce, channels: Channels) -> None:
 
 def _one_input(model: nn.Module, x: Any, meaning: Meaning) -> tuple[Sample, tuple[Fact, ...]]:
     if is_array(x) and (len(x.shape) < 2 or len(x) != 1):
-        raise DataError(f"x must be one input with a batch axis of length 1; this has shape {tuple(x.shape)}")
+        raise DataError(
+            f"x must be one input with a batch axis of length 1; this has shape {tuple(x.shape)}, so give x[None] if "
+            "it is one"
+        )
     samples = Samples(model, x, None, meaning)
     found = list(islice(samples, 2))
     if len(found) > 1:

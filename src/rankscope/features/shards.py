@@ -122,6 +122,16 @@ class ShardStore:
             whole = k + 1 if self._moments(k).exists() else whole
         return whole
 
+    def check_none_missing(self) -> None:
+        """Refuse a folder in which a file was lost between others: ``OutputError`` with its name."""
+        numbers = sorted(int(p.stem.partition("-")[2]) for p in self.folder.glob("shard-*[0-9].safetensors"))
+        lost = next((k for k in range(numbers[-1]) if k not in numbers), None) if numbers else None
+        last = max((int(p.stem.partition("-")[2]) for p in self.folder.glob("moments-*[0-9].safetensors")), default=-1)
+        if lost is None and last >= 0 and (not numbers or last > numbers[-1]):
+            lost = numbers[-1] + 1 if numbers else 0
+        if lost is not None:
+            raise OutputError(f"{self._shard(lost)} is missing; put it back, or collect again")
+
     def progress(self) -> tuple[int, int]:
         """Samples in whole shards (skipped ones counted), and samples in all; (0, 0) before the first shard."""
         whole = self.whole()

@@ -17,7 +17,7 @@ from rankscope._base.errors import DataError, UsageError
 from rankscope.slicing.belonging import belongs_to_samples, same_for_all
 from rankscope.slicing.meaning import BESIDE, LABELS, MAIN, NOT_BATCHED, PREFERRED, How, Meaning
 from rankscope.slicing.sample import Sample
-from rankscope.slicing.signature import Signature, is_hugging_face
+from rankscope.slicing.signature import Signature, is_hugging_face, signature_of
 from rankscope.slicing.values import as_input, as_tensor, is_array, is_scalar_label, numbers_of
 
 __all__ = [
@@ -91,7 +91,7 @@ def _counted(x: Tensor, how: How, name: str, meaning: Meaning) -> Tensor:
     least = 2 if meaning.floating or how is not How.ITEM else 1
     if x.ndim < least:
         raise DataError(
-            f"{name} has shape {tuple(x.shape)}; its first dimension counts samples, so give (1, ...) for one"
+            f"{name} has shape {tuple(x.shape)}; its first dimension counts samples, so give x[None] for one sample"
         )
     if len(x) and not x.numel():
         raise DataError(f"{name} has shape {tuple(x.shape)}: a sample without a value")
@@ -161,6 +161,7 @@ def _named(
     dropped: dict[str, str],
 ) -> Call:
     meaning.check_names([*content, *(["inputs_embeds"] if "input_ids" in content else [])])
+    meaning.check_taken(signature.takes, signature.listed())
     values = {name: _value(model, name, value, how) for name, value in content.items()}
     kept = {}
     for name, value in values.items():
@@ -235,7 +236,10 @@ def _differentiated(
     wanted = meaning.differentiate
     if wanted is not None:
         if wanted in dropped:
-            raise UsageError(f"differentiate names {wanted!r}, which is not passed on: {dropped[wanted]}")
+            listed = signature_of(model).listed()
+            raise UsageError(
+                f"differentiate names {wanted!r}, which is not passed on: {dropped[wanted]} (it takes {listed})"
+            )
         found = kept.get(wanted)
         tokens = wanted in ("input_ids", "inputs_embeds") and "input_ids" in kept and is_hugging_face(model)
         if not tokens and not (isinstance(found, Tensor) and (found.is_floating_point() or not meaning.floating)):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from enum import Enum
 
@@ -51,6 +51,13 @@ class Meaning:
             )
         if self.differentiate in self.shared:
             raise UsageError(f"differentiate={self.differentiate!r} is also in shared; its rows count the samples")
+
+    def check_taken(self, takes: Callable[[str], bool], listed: str) -> None:
+        """Refuse names of ``shared`` and ``per_sample`` that ``forward`` does not take: they could have no effect."""
+        for option, names in {"shared": self.shared, "per_sample": self.per_sample}.items():
+            for name in names:
+                if not takes(name):
+                    raise UsageError(f"{option} names {name!r}, which forward does not take; it takes {listed}")
 
     def check_names(self, known: Sequence[str]) -> None:
         """Refuse names that the inputs do not hold."""

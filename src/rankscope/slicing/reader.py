@@ -110,7 +110,10 @@ class Samples(Iterator[Sample]):
         if self.call is None or len(self.call) < 2:
             return ""
         what = "the input" if self._whole else "the first batch"
-        return f" ({what} has shape {tuple(self.call.x.shape)}, whose first dimension counts samples)"
+        return (
+            f" ({what} has shape {tuple(self.call.x.shape)}, whose first dimension counts samples; give x[None] if it "
+            "is one sample)"
+        )
 
     def facts(self) -> tuple[Fact, ...]:
         """What was differentiated and shared, and what was left out: nothing for a call with a single tensor."""
