@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import subprocess
 import sys
@@ -9,6 +10,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+
+from rankscope.cli import main
 
 # `waits` says that it is there and goes on once a line arrives, so the order of events is the test's own
 NET = """
@@ -92,3 +95,60 @@ def test_one_runs_and_the_other_is_told(first: list[str], second: list[str], cod
     record = json.loads((folder / "run" / written).read_text())
     assert record["model"].endswith(first[1].split(":")[1])
     assert not list((folder / "run").glob(".rankscope-lock*"))
+
+
+# every other command that writes a folder: the run that has it is this test's own process
+OTHERS = {
+    "clsdim": ["clsdim", "kept", "--out", "run"],
+    "deficit": ["deficit", "kept", "--out", "run"],
+    "features": ["features", "net.py:small", "--weights", "random", "--data", "data.npz", "--out", "run"],
+    "features of a run": ["features", "kept", "--out", "run"],
+    "probe": ["probe", "relu", "--input-shape", "4x2x2", "--batch", "8", "--out", "run"],
+    "remedies": ["probe", "--remedies", "--out", "run"],
+    "theory chain": ["theory", "chain", "--width", "4", "--depth", "3", "--out", "run"],
+    "theory exponents": ["theory", "exponents", "net.py:square", "--weights=random", "--images=noise", "--out", "run"],
+    "reproduce": ["reproduce", "fig1d", "--scale", "small", "--out", "run"],
+    "demo": ["demo", "--out", "run"],
+}
+
+
+@pytest.fixture(scope="module")
+def kept(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A collected run, and a network whose blocks are square."""
+    folder = tmp_path_factory.mktemp("kept")
+    square = "\ndef square():\n    return Net(nn.Flatten(), *(nn.Linear(48, 48) for _ in range(3)))\n"
+    (folder / "net.py").write_text(NET + square)
+    inputs = np.random.default_rng(0).standard_normal((10, 3, 4, 4)).astype(np.float32)
+    np.savez(folder / "data.npz", inputs=inputs, labels=np.arange(10) % 2)
+    with contextlib.chdir(folder):
+        assert main([*collect("small")[:-1], "kept"]) == 0
+    return folder
+
+
+@pytest.mark.parametrize("name", OTHERS)
+def test_a_folder_in_use_is_left_alone(name: str, kept: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Another process has the folder: the command is told so and writes nothing into it."""
+    hold = (
+        "import sys; from rankscope._base.lock import FolderLock\n"
+        "with FolderLock('run'):\n    print('inside', flush=True)\n    sys.stdin.readline()"
+    )
+    capsys.readouterr()
+    with start(kept, code=hold) as running:
+        assert running.stdout is not None
+        assert running.stdout.readline() == "inside\n"
+        with contextlib.chdir(kept):
+            code = main(OTHERS[name])
+        out, errors = capsys.readouterr()
+        assert {path.name for path in (kept / "run").iterdir()} == {".rankscope-lock"}
+        running.communicate("go on\n")
+    assert (code, out) == (1, "")
+    assert errors.splitlines()[-1].startswith(f"error: 'run' is in use by another run (process {running.pid}); ")
+
+
+@pytest.mark.parametrize("name", ["clsdim", "deficit", "features", "features of a run", "probe", "theory chain"])
+def test_a_folder_is_free_again(name: str, kept: Path, tmp_path: Path) -> None:
+    with contextlib.chdir(kept):
+        for _ in range(2):
+            assert main([*OTHERS[name][:-1], str(tmp_path / "again")]) == 0
+    assert list((tmp_path / "again").glob("*.json"))
+    assert not list((tmp_path / "again").glob(".rankscope-lock*"))

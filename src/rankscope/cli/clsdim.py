@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from rankscope._base.errors import DataError
+from rankscope._base.lock import FolderLock
 from rankscope.cli.memory import saves_memory
 from rankscope.cli.options import DebugOption, DeviceOption, JsonOption, LabelsOption, ResultOption, RunArgument
 
@@ -39,7 +40,6 @@ def clsdim_command(
 ) -> None:
     """Find how many principal components of the final features keep the accuracy of a collected run."""
     from rankscope._base.checks import device_of
-    from rankscope._base.files import make_folder
     from rankscope.cli.results import as_json_text, print_written, write_result
     from rankscope.cli.run_data import read_run
     from rankscope.features import classification_dimension
@@ -49,21 +49,22 @@ def clsdim_command(
     assert found.features is not None  # what it was asked for
     if found.head is None:
         raise DataError(f"{run.name} holds no head; add --head FILE, a .safetensors or .npz with weight and bias")
-    folder = make_folder(out if out is not None else found.folder)
-    result = classification_dimension(
-        found.features,
-        found.labels,
-        found.head,
-        logits=found.logits,
-        retain=retain,
-        projection=projection,  # type: ignore[arg-type]
-        accuracy=accuracy,  # type: ignore[arg-type]
-        allow_absent=allow_absent,
-        device=where,
-    )
-    record = {**result.to_dict(), **found.about}
-    tables = {"clsdim": result.table(), "clsdim-curve": result.curve_table()}
-    write_result(folder, "clsdim", record, tables, result.plot())
+    folder = out if out is not None else found.folder
+    with FolderLock(folder):
+        result = classification_dimension(
+            found.features,
+            found.labels,
+            found.head,
+            logits=found.logits,
+            retain=retain,
+            projection=projection,  # type: ignore[arg-type]
+            accuracy=accuracy,  # type: ignore[arg-type]
+            allow_absent=allow_absent,
+            device=where,
+        )
+        record = {**result.to_dict(), **found.about}
+        tables = {"clsdim": result.table(), "clsdim-curve": result.curve_table()}
+        write_result(folder, "clsdim", record, tables, result.plot())
     if as_json:
         print(as_json_text(record))
         return

@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 from rankscope._base.errors import UsageError
+from rankscope._base.lock import FolderLock
 from rankscope.cli.memory import saves_memory
 from rankscope.cli.options import DebugOption, DeviceOption, JsonOption, LabelsOption, ResultOption, RunArgument
 from rankscope.cli.parsing import whole_number
@@ -47,7 +48,7 @@ def deficit_command(
 ) -> None:
     """Find the classes of a collected run whose logits other classes determine, and write a page to search them."""
     from rankscope._base.checks import device_of
-    from rankscope._base.files import make_folder, write_whole
+    from rankscope._base.files import write_whole
     from rankscope.cli.results import as_json_text, print_written, write_result
     from rankscope.cli.run_data import read_run
     from rankscope.deficit import independence_deficit
@@ -56,28 +57,29 @@ def deficit_command(
     where = device_of(device)
     found = read_run(run, array="logits", labels=labels)
     assert found.logits is not None  # what it was asked for
-    folder = make_folder(out if out is not None else found.folder)
-    about = found.about
-    names = about["class_names"]
-    if names is not None and len(names) != found.logits.shape[1]:
-        names = None
-    table = independence_deficit(
-        found.logits,
-        found.labels,
-        eta=eta,
-        samples_used=samples_used,
-        accuracy=accuracy,  # type: ignore[arg-type]
-        classes=None if classes is None else _classes(classes, names, found.logits.shape[1]),
-        class_names=names,
-        keep=keep,
-        feature_dimension=None if found.features is None else found.features.shape[1],
-        device=where,
-    )
-    record = {**table.to_dict(), **about}
-    shown = most_dependent(table)
-    write_result(folder, "deficit", record, {"deficit": table.table()}, table.plot(shown.index), index=True)
-    page = deficit_page(table, model=about["model"], source=str(about["data"]))
-    write_whole(folder / "deficit.html", page.html())
+    folder = out if out is not None else found.folder
+    with FolderLock(folder):
+        about = found.about
+        names = about["class_names"]
+        if names is not None and len(names) != found.logits.shape[1]:
+            names = None
+        table = independence_deficit(
+            found.logits,
+            found.labels,
+            eta=eta,
+            samples_used=samples_used,
+            accuracy=accuracy,  # type: ignore[arg-type]
+            classes=None if classes is None else _classes(classes, names, found.logits.shape[1]),
+            class_names=names,
+            keep=keep,
+            feature_dimension=None if found.features is None else found.features.shape[1],
+            device=where,
+        )
+        record = {**table.to_dict(), **about}
+        shown = most_dependent(table)
+        write_result(folder, "deficit", record, {"deficit": table.table()}, table.plot(shown.index), index=True)
+        page = deficit_page(table, model=about["model"], source=str(about["data"]))
+        write_whole(folder / "deficit.html", page.html())
     if as_json:
         print(as_json_text(record))
         return

@@ -11,6 +11,7 @@ from typing import Annotated, Any
 import typer
 
 from rankscope._base.errors import DataError
+from rankscope._base.lock import FolderLock
 from rankscope.cli.memory import saves_memory
 from rankscope.cli.options import (
     MODEL_HELP,
@@ -106,7 +107,6 @@ def features_command(
     import torch
 
     from rankscope._base.checks import budget_of
-    from rankscope._base.files import make_folder
     from rankscope.cli.results import as_json_text, print_facts, print_written, write_result
     from rankscope.cli.source import Source, progress
     from rankscope.features.feature_rank import measured_features
@@ -118,10 +118,10 @@ def features_command(
     check_reduce(chosen, channels)
     if memory_budget is not None:
         budget_of(memory_budget, torch.device("cpu"))
-    folder = make_folder(out if out is not None else default_folder(model))
+    folder = out if out is not None else default_folder(model)
     source = Source(model, data, labels, weights, weights_key, seed, num_classes, limit, device, batch_size)
     # what a model's own code prints must not mix with the result
-    with contextlib.redirect_stdout(sys.stderr), progress("features") as report:
+    with FolderLock(folder), contextlib.redirect_stdout(sys.stderr), progress("features") as report:
         loaded, read, facts = source.load(labelled=False)
         dataset = read.dataset
         skipped: list[Skipped] = []

@@ -10,7 +10,7 @@ import torch
 
 from rankscope._base.errors import DataError, UsageError
 from rankscope._base.facts import as_facts
-from rankscope._base.files import make_folder
+from rankscope._base.lock import FolderLock
 from rankscope.cli.array_files import ARRAY_FILES, read_arrays
 from rankscope.cli.results import as_json_text, print_facts, print_written, write_result
 from rankscope.cli.run_data import read_run
@@ -57,9 +57,10 @@ def measure_kept(
         folder, about = run, {key: found.about[key] for key in ("model", "weights", "data")}
         profile = feature_rank(found)
         notes = list(found.notes)
-    folder = make_folder(out if out is not None else folder)
+    folder = out if out is not None else folder
     record = {**profile.to_dict(), **about, "notes": [*profile.notes, *notes]}
-    write_result(folder, "features", record, {"features": profile.table()}, profile.plot())
+    with FolderLock(folder):
+        write_result(folder, "features", record, {"features": profile.table()}, profile.plot())
     if as_json:
         print(as_json_text(record))
         return

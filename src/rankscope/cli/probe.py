@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from rankscope._base.errors import UsageError
+from rankscope._base.lock import FolderLock
 from rankscope.cli.memory import saves_memory
 from rankscope.cli.options import DebugOption, DeviceOption, JsonOption, SeedOption, ToleranceOption
 from rankscope.cli.parsing import whole_number
@@ -58,7 +59,6 @@ def probe_command(
     shape = None if input_shape is None else _shape(input_shape)
 
     from rankscope._base.checks import choice_of
-    from rankscope._base.files import make_folder
     from rankscope.cli.components import chosen_components
     from rankscope.cli.results import as_json_text, print_written, write_result
     from rankscope.probes import SCALES, probe_all, probe_remedies
@@ -67,10 +67,9 @@ def probe_command(
     results: ProbeResults | None = None
     found: RemedyResult | None = None
     # what a component's own code prints must not mix with the result
-    with contextlib.redirect_stdout(sys.stderr):
+    with FolderLock(out), contextlib.redirect_stdout(sys.stderr):
         if component is not None or not remedies:
             chosen = chosen_components(component or "all", seed=seed, evaluation=evaluation)
-            make_folder(out)
             results = probe_all(
                 chosen,
                 scale=size,
@@ -85,7 +84,6 @@ def probe_command(
             )
             write_result(out, "probe", results.to_dict(), {"probe": results.table()}, results.plot())
         if remedies:
-            make_folder(out)
             seeds = (seed, seed + 1, seed + 2)
             found = probe_remedies(scale=size, seeds=seeds, tolerance=tolerance)
             write_result(out, "remedies", found.to_dict(), {"remedies": found.table()}, found.side_by_side())

@@ -159,7 +159,7 @@ def profile_command(
     network = Network(model, weights, weights_key, seed, num_classes, images, limit, tuple(text or ()))
     folder = out if out is not None else default_folder(model)
     # the whole run has the folder for itself: another model's results may not appear in between
-    with FolderLock(folder), contextlib.redirect_stdout(sys.stderr):
+    with FolderLock(folder, lend=True), contextlib.redirect_stdout(sys.stderr):
         # what a model's own code prints must not mix with the result
         report = progress_for(False if quiet else None, "Jacobian rank")
         try:

@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from rankscope._base.errors import UsageError
+from rankscope._base.lock import FolderLock
 from rankscope.cli.memory import saves_memory
 from rankscope.cli.options import DebugOption, JsonOption, ToleranceOption
 
@@ -44,24 +45,23 @@ def theory_chain_command(
     """Measure the Jacobian rank and feature dimension of random deep chains and compare with theory (Fig. 1 d-f)."""
     each, scale = _seeds(seeds), _residual(residual)
 
-    from rankscope._base.files import make_folder
     from rankscope.cli.results import print_written, write_result
     from rankscope.theory import deep_chain
 
-    make_folder(out)
-    profile = deep_chain(
-        width=width,
-        depth=depth,
-        init=init,
-        seeds=each,
-        tolerance=tolerance,
-        activation=activation,  # type: ignore[arg-type]
-        residual=scale,
-        normalisation=normalisation,  # type: ignore[arg-type]
-        float32_stop=float32_stop,
-        samples=samples,
-    )
-    write_result(out, "chain", profile.to_dict(), {"chain": profile.table()}, profile.plot())
+    with FolderLock(out):
+        profile = deep_chain(
+            width=width,
+            depth=depth,
+            init=init,
+            seeds=each,
+            tolerance=tolerance,
+            activation=activation,  # type: ignore[arg-type]
+            residual=scale,
+            normalisation=normalisation,  # type: ignore[arg-type]
+            float32_stop=float32_stop,
+            samples=samples,
+        )
+        write_result(out, "chain", profile.to_dict(), {"chain": profile.table()}, profile.plot())
     if as_json:
         print(json.dumps(profile.to_dict(), indent=1, allow_nan=False))
     else:

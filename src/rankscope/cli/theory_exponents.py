@@ -9,6 +9,7 @@ from typing import Annotated
 
 import typer
 
+from rankscope._base.lock import FolderLock
 from rankscope.cli.memory import saves_memory
 from rankscope.cli.options import (
     ClassesOption,
@@ -53,7 +54,6 @@ def theory_exponents_command(
 
     from rankscope._base.checks import count_of, device_of, dtype_of
     from rankscope._base.facts import as_facts
-    from rankscope._base.files import make_folder
     from rankscope.cli.network import Network
     from rankscope.cli.results import as_json_text, print_written, write_result
     from rankscope.jacobian import chain_exponents
@@ -62,9 +62,9 @@ def theory_exponents_command(
     dtype_of(dtype)
     count_of(top, "top")
     network = Network(model, weights, weights_key, seed, num_classes, images, limit)
-    folder = make_folder(out if out is not None else default_folder(model))
+    folder = out if out is not None else default_folder(model)
     # what a model's own code prints must not mix with the result
-    with contextlib.redirect_stdout(sys.stderr):
+    with FolderLock(folder), contextlib.redirect_stdout(sys.stderr):
         loaded, inputs, measured, facts = network.load()
         found = chain_exponents(
             loaded.model.to(where), inputs, cut_points=ends, top=top, dtype=dtype, seed=seed, name=loaded.name

@@ -12,7 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeAlias
 
-from rankscope._base.files import make_folder, write_whole
+from rankscope._base.files import write_whole
+from rankscope._base.lock import FolderLock
 from rankscope._base.progress import Progress
 from rankscope._base.provenance import device_name, versions
 from rankscope.demo.context import Context, Measured
@@ -74,48 +75,49 @@ def run_demo(
         When ``out`` cannot be written; nothing was measured then.
     """
     started = time.perf_counter()
-    folder = make_folder(Path(out))
-    context = Context(digits=digits, patch=patch, photographs_model=photographs_model, progress=progress)
-    parts: dict[str, Measured] = {}
-    seconds: dict[str, float] = {}
-    for name in sections or SECTIONS:
-        begun = time.perf_counter()
-        parts[name] = SECTIONS[name](context)
-        seconds[name] = time.perf_counter() - begun
-    for part in parts.values():
-        for name, profile in part.profiles.items():
-            profile.save(folder / name)
-    record = {
-        "schema_version": SCHEMA_VERSION,
-        "kind": "demo",
-        "versions": versions(),
-        "device": device_name("cpu"),
-        "seconds": time.perf_counter() - started,
-        "sections": [
-            {
-                "name": name,
-                "title": part.section.title,
-                "seconds": seconds[name],
-                "findings": [{"kind": f.kind, "text": f.text} for f in part.section.findings],
-                "profiles": {k: f"{k}/profile.json" for k in part.profiles},
-                "values": dict(part.values),
-            }
-            for name, part in parts.items()
-        ],
-    }
-    write_whole(folder / "demo.json", json.dumps(record, indent=1, allow_nan=False) + "\n")
-    page = Page(
-        "rankscope demo",
-        [part.section for part in parts.values()],
-        lead=(
-            "How much of the input's independent information survives to each layer: the Jacobian rank of every "
-            "sub-network, then how many dimensions the features span, how many of them classification needs, which "
-            "classes depend on others, and what depth alone does to random layers; all measured on this machine. The "
-            "same numbers lie beside this page as JSON."
-        ),
-        footer=f"rankscope {versions().get('rankscope', '')}, {time.perf_counter() - started:.0f} s on "
-        f"{device_name('cpu')}.",
-    )
-    report = folder / "report.html"
-    write_whole(report, page.html())
+    folder = Path(out)
+    with FolderLock(folder, lend=True):
+        context = Context(digits=digits, patch=patch, photographs_model=photographs_model, progress=progress)
+        parts: dict[str, Measured] = {}
+        seconds: dict[str, float] = {}
+        for name in sections or SECTIONS:
+            begun = time.perf_counter()
+            parts[name] = SECTIONS[name](context)
+            seconds[name] = time.perf_counter() - begun
+        for part in parts.values():
+            for name, profile in part.profiles.items():
+                profile.save(folder / name)
+        record = {
+            "schema_version": SCHEMA_VERSION,
+            "kind": "demo",
+            "versions": versions(),
+            "device": device_name("cpu"),
+            "seconds": time.perf_counter() - started,
+            "sections": [
+                {
+                    "name": name,
+                    "title": part.section.title,
+                    "seconds": seconds[name],
+                    "findings": [{"kind": f.kind, "text": f.text} for f in part.section.findings],
+                    "profiles": {k: f"{k}/profile.json" for k in part.profiles},
+                    "values": dict(part.values),
+                }
+                for name, part in parts.items()
+            ],
+        }
+        write_whole(folder / "demo.json", json.dumps(record, indent=1, allow_nan=False) + "\n")
+        page = Page(
+            "rankscope demo",
+            [part.section for part in parts.values()],
+            lead=(
+                "How much of the input's independent information survives to each layer: the Jacobian rank of every "
+                "sub-network, then how many dimensions the features span, how many of them classification needs, which "
+                "classes depend on others, and what depth alone does to random layers; all measured on this machine. "
+                "The same numbers lie beside this page as JSON."
+            ),
+            footer=f"rankscope {versions().get('rankscope', '')}, {time.perf_counter() - started:.0f} s on "
+            f"{device_name('cpu')}.",
+        )
+        report = folder / "report.html"
+        write_whole(report, page.html())
     return Demo(report.resolve(), parts, time.perf_counter() - started, device_name("cpu"))

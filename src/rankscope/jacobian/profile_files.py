@@ -9,7 +9,8 @@ from typing import Any
 
 from rankscope._base.encoding import exact, read
 from rankscope._base.errors import OutputError, RankscopeError
-from rankscope._base.files import make_folder, read_arrays, read_json, write_arrays, write_whole
+from rankscope._base.files import read_arrays, read_json, write_arrays, write_whole
+from rankscope._base.lock import FolderLock
 from rankscope.jacobian import earlier
 from rankscope.jacobian.directions import Directions
 from rankscope.jacobian.layer import Layer
@@ -27,7 +28,6 @@ _EXACT = ("adjoint_error", "provenance", "seconds")
 
 def save_fields(record: dict[str, Any], values: dict[str, Any], path: Path) -> Path:
     """``profile.json`` and ``profile.safetensors`` in a folder: a profile's plain form, and its fields by name."""
-    make_folder(path)
     arrays: dict[str, Any] = {}
     # plain values lose what JSON has no word for: what does is kept a second time
     kept = {name: exact(values[name]) for name in _EXACT}
@@ -42,8 +42,9 @@ def save_fields(record: dict[str, Any], values: dict[str, Any], path: Path) -> P
         for i, spectrum in enumerate(layer.spectra):
             if spectrum is not None:
                 arrays |= {f"{k}.{i}.{name}": array for name, array in arrays_of(spectrum).items()}
-    made = write_arrays(path / "profile.safetensors", arrays, {"schema_version": str(SCHEMA_VERSION)})
-    write_whole(path / "profile.json", json.dumps({**record, _TIE: made}, indent=1, allow_nan=False) + "\n")
+    with FolderLock(path):
+        made = write_arrays(path / "profile.safetensors", arrays, {"schema_version": str(SCHEMA_VERSION)})
+        write_whole(path / "profile.json", json.dumps({**record, _TIE: made}, indent=1, allow_nan=False) + "\n")
     return path
 
 

@@ -16,8 +16,9 @@ import numpy as np
 from rankscope._base.csv_text import csv_text
 from rankscope._base.encoding import exact, frozen, plain
 from rankscope._base.errors import OutputError
-from rankscope._base.files import make_folder, write_whole
+from rankscope._base.files import write_whole
 from rankscope._base.frames import Frame
+from rankscope._base.lock import FolderLock
 from rankscope._base.records import Record
 from rankscope._base.style import figure_style, whole_figure
 from rankscope._base.text import one_line
@@ -113,7 +114,7 @@ class Reproduction(Record):
 
         The same measurements give the same bytes. ``load`` reads the JSON, which holds every number exactly.
         """
-        where = make_folder(Path(path))
+        where = Path(path)
         record = {**self.to_dict(), "record": exact(self)}
         written: dict[str, bytes | str] = {
             f"{self.name}.json": json.dumps(record, indent=1, allow_nan=False, ensure_ascii=False) + "\n",
@@ -128,8 +129,9 @@ class Reproduction(Record):
                 buffer = io.BytesIO()
                 figure.savefig(buffer, format=kind, metadata=metadata)
                 written[f"{self.name}.{kind}"] = buffer.getvalue()
-        for name, content in written.items():
-            write_whole(where / name, content)
+        with FolderLock(where):
+            for name, content in written.items():
+                write_whole(where / name, content)
         return where
 
     @classmethod

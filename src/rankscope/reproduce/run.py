@@ -8,7 +8,7 @@ from typing import Any
 
 from rankscope._base.checks import DeviceLike, Scale
 from rankscope._base.errors import PartlyDoneError, RankscopeError, UsageError, nearest, parameter
-from rankscope._base.files import make_folder
+from rankscope._base.lock import FolderLock
 from rankscope._base.progress import Progress, progress_for
 from rankscope.reproduce.data import read_class_folders
 from rankscope.reproduce.networks import choose, participants
@@ -156,24 +156,24 @@ def _run(
                 raise UsageError(f"{names[0] if single else 'all'}: {error.marked}; {free} need no data") from None
             check_counts(settings, folders, names)
         todo = _with_networks(names, settings, single is None)
-        make_folder(root)
-        found: dict[str, Reproduction] = {}
-        failed: dict[str, str] = {}
-        cause: Exception | None = None
-        for number, name in enumerate(todo, 1):
-            report.say(f"{name} ({number} of {len(todo)}): {EXPERIMENTS[name].shows}")
-            try:
-                done = EXPERIMENTS[name].run(name, settings)
-                done.save(root / name if single is None else single)
-                found[name] = done
-            except Exception as error:
-                told = _told(error, name, settings)
-                if single is not None:
-                    raise
-                failed[name], cause = told, cause or error
-                report.say(f"failed: {RankscopeError(told)}")
-            finally:
-                settings.place.network = None
+        with FolderLock(root, lend=True):
+            found: dict[str, Reproduction] = {}
+            failed: dict[str, str] = {}
+            cause: Exception | None = None
+            for number, name in enumerate(todo, 1):
+                report.say(f"{name} ({number} of {len(todo)}): {EXPERIMENTS[name].shows}")
+                try:
+                    done = EXPERIMENTS[name].run(name, settings)
+                    done.save(root / name if single is None else single)
+                    found[name] = done
+                except Exception as error:
+                    told = _told(error, name, settings)
+                    if single is not None:
+                        raise
+                    failed[name], cause = told, cause or error
+                    report.say(f"failed: {RankscopeError(told)}")
+                finally:
+                    settings.place.network = None
         if single is None:
             report.say(f"finished: {', '.join(found) or 'none'}")
             for name in names:
