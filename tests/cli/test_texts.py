@@ -221,3 +221,44 @@ def test_collect_refuses_in_one_line(folder: Path, tmp_path: Path, capsys: pytes
         assert main(["collect", *map(str, args), "--out", str(tmp_path / "run"), "--device", "cpu"]) == code
         lines = capsys.readouterr().err.strip().splitlines()
         assert re.match(rf"error: .*{re.escape(match)}", lines[-1]), lines
+
+
+@pytest.mark.parametrize("make", [classifier])
+def test_every_command_takes_texts_for_a_classifier(make: Any, tmp_path: Path) -> None:
+    """Features and logits of each text alone, as the model itself gives them."""
+    net = make()
+    net.save_pretrained(tmp_path / "net")
+    tokenizer().save_pretrained(tmp_path / "net")
+    (tmp_path / "texts.txt").write_text("\n".join(TEXTS) + "\n")
+    given = [f"hf:{tmp_path / 'net'}", "--device", "cpu", "--text", str(tmp_path / "texts.txt")]
+    assert main(["collect", *given, "--out", str(tmp_path / "run")]) == 0
+    found = rs.Collection.load(tmp_path / "run")
+    block = next(name for name, module in net.named_modules() if isinstance(module, torch.nn.ModuleList)) + ".1"
+    assert main(["features", *given, "--cut-points", block, "--reduce", "pool", "--out", str(tmp_path / "f")]) == 0
+    record = json.loads((tmp_path / "f" / "features.json").read_text())
+    assert record["data"] == "texts"
+    means: list[torch.Tensor] = []
+    layer = net.get_submodule(block)
+    layer.register_forward_hook(
+        lambda _m, _a, out: means.append((out if isinstance(out, torch.Tensor) else out[0])[0].double().mean(0))
+    )
+    with torch.no_grad():
+        for k, text in enumerate(TEXTS):
+            out = net(input_ids=torch.tensor([[WORDS.index(word) for word in text.split()]]))
+            # float32 by the same kernels, from weights that were saved and loaded
+            torch.testing.assert_close(found.logits[k], out.logits[0], rtol=0, atol=1e-5)
+    rows = torch.stack(means)
+    values = torch.linalg.svdvals(rows - rows.mean(0))
+    (row,) = record["layers"]
+    assert row["samples"] == 4
+    assert row["pca_dimension"] == int((values > 1e-4 * values[0]).sum())  # three: no value lies near
+    assert main(["profile", *given, "--cut-points", "output", "--columns", "all", "--out", str(tmp_path / "p")]) == 0
+    profile = rs.JacobianProfile.load(tmp_path / "p")
+    for text, spectrum in zip(TEXTS, profile.layers[0].spectra, strict=True):
+        double = net.double()
+        embeds = double.get_input_embeddings()(torch.tensor([[WORDS.index(word) for word in text.split()]])).detach()
+        jacobian = torch.autograd.functional.jacobian(lambda x: net(inputs_embeds=x, use_cache=False).logits, embeds)
+        sigma = torch.linalg.svdvals(jacobian.reshape(3, -1)).numpy()
+        assert spectrum is not None
+        # float32 through two layers of width 8
+        np.testing.assert_allclose(np.asarray(spectrum.singular_values)[:3], sigma, atol=1e-4 * sigma[0])

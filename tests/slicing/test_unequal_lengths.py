@@ -118,3 +118,37 @@ def test_what_a_loader_stacked_is_shared_once(net: Pooled) -> None:
     unlike = DataLoader(Records(x, [mask, mask, mask + 1]), batch_size=3)
     with pytest.raises(rs.UsageError, match="shared names 'mask', which differs between the samples"):
         list(read_samples(net, unlike, shared="mask"))
+
+
+class Unequal(torch.utils.data.Dataset[Any]):
+    """Samples of 3, 3, 4 and 5 positions, as tensors, arrays, lists or beside a label."""
+
+    def __init__(self, kind: str) -> None:
+        self.kind = kind
+
+    def __len__(self) -> int:
+        return 4
+
+    def __getitem__(self, index: int) -> Any:
+        x = torch.ones((3, 3, 4, 5)[index], 2) * (index + 1)
+        return {"tensor": x, "array": x.numpy(), "pair": (x, index), "mapping": {"x": x}}[self.kind]
+
+
+@pytest.mark.parametrize("kind", ["tensor", "array", "pair", "mapping"])
+@pytest.mark.parametrize("measure", [rs.jacobian_rank, rs.feature_rank])
+def test_a_loader_that_cannot_collate_names_the_remedy(kind: str, measure: Any) -> None:
+    net = torch.nn.Linear(2, 3).eval()
+    if kind == "mapping":
+        net.forward = lambda x: torch.nn.functional.linear(x, net.weight, net.bias)  # type: ignore[method-assign]
+    loader = torch.utils.data.DataLoader(Unequal(kind), batch_size=2)
+    with pytest.raises(rs.DataError, match=r"unequal shapes; give it batch_size=1, a collate_fn .* or the data set"):
+        measure(net, loader)
+
+
+def test_another_error_of_a_loader_stays() -> None:
+    class Broken(Unequal):
+        def __getitem__(self, index: int) -> Any:
+            raise RuntimeError("the disk is gone")
+
+    with pytest.raises(RuntimeError, match="the disk is gone"):
+        rs.jacobian_rank(torch.nn.Linear(2, 3).eval(), torch.utils.data.DataLoader(Broken("tensor"), batch_size=2))

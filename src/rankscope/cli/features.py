@@ -25,6 +25,7 @@ from rankscope.cli.options import (
     JsonOption,
     LabelsOption,
     SeedOption,
+    TextOption,
     WeightsKeyOption,
 )
 from rankscope.cli.parsing import default_folder, parse_cut_points
@@ -67,6 +68,7 @@ def features_command(
             show_default=False,
         ),
     ] = None,
+    text: TextOption = None,
     labels: LabelsOption = None,
     weights: DataWeightsOption = "pretrained",
     weights_key: WeightsKeyOption = None,
@@ -96,7 +98,7 @@ def features_command(
     debug: DebugOption = False,
 ) -> None:
     """Measure how many dimensions the features of every layer have, over a data set or in a collected run."""
-    if data is None:
+    if data is None and not text:
         from rankscope.cli.kept_features import measure_kept
 
         given = [n for n in _OF_A_MODEL if getattr(context.get_parameter_source(n), "name", "") == "COMMANDLINE"]
@@ -111,7 +113,7 @@ def features_command(
     from rankscope.cli.source import Source, progress
     from rankscope.features.feature_rank import measured_features
     from rankscope.features.reduction import check_reduce
-    from rankscope.features.sources import Skipped, batches, skipped_lines
+    from rankscope.features.sources import Skipped, as_dataset, batches, skipped_lines
     from rankscope.views.sentences import sentence
 
     chosen: Any = reduce or "flatten"
@@ -119,15 +121,17 @@ def features_command(
     if memory_budget is not None:
         budget_of(memory_budget, torch.device("cpu"))
     folder = out if out is not None else default_folder(model)
-    source = Source(model, data, labels, weights, weights_key, seed, num_classes, limit, device, batch_size)
+    source = Source(
+        model, data, labels, weights, weights_key, seed, num_classes, limit, device, batch_size, tuple(text or ())
+    )
     # what a model's own code prints must not mix with the result
     with FolderLock(folder), contextlib.redirect_stdout(sys.stderr), progress("features") as report:
         loaded, read, facts = source.load(labelled=False)
-        dataset = read.dataset
+        dataset, options = as_dataset(loaded.model, read.dataset)
         skipped: list[Skipped] = []
 
         def stream() -> Iterator[Any]:
-            for batch in batches(loaded.model, dataset, 0, batch_size=batch_size, num_workers=0, options={}):
+            for batch in batches(loaded.model, dataset, 0, batch_size=batch_size, num_workers=0, options=options):
                 report(batch.after, len(dataset), "measuring")
                 skipped.extend(batch.skipped)
                 if batch.call is not None:
@@ -149,7 +153,7 @@ def features_command(
             **profile.to_dict(),
             "model": loaded.name,
             "weights": loaded.weights,
-            "data": data,
+            "data": "texts" if data is None else data,
             "skipped": [vars(one) for one in skipped],
             "notes": [*profile.notes, *map(sentence, facts)],
         }

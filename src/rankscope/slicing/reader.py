@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves
 from torch.utils.data import BatchSampler, DataLoader, IterableDataset, SequentialSampler, default_collate
 
 from rankscope._base.checks import count_of, names_of
@@ -225,13 +226,46 @@ def _loaded(loader: DataLoader[Any]) -> Iterator[tuple[Any, How]]:
         iterator = iter(loader)
     while True:
         with random_state_kept():
-            batch = next(iterator, _END)
+            batch = _next(iterator, loader)
         if batch is _END:
             return
         yield batch, how
 
 
 _END = object()
+
+
+def _next(iterator: Iterator[Any], loader: DataLoader[Any]) -> Any:
+    """The next batch; one that torch's own collating cannot make of unequal samples is refused with the remedy."""
+    try:
+        return next(iterator, _END)
+    except RuntimeError as error:
+        if loader.collate_fn is not default_collate or not _unequal_samples(loader):
+            raise
+        raise DataError(
+            "the DataLoader cannot make one batch of samples of unequal shapes; give it batch_size=1, a collate_fn "
+            "that makes them equal, or the data set itself"
+        ) from error
+
+
+def _layout(item: Any) -> tuple[tuple[int, ...], ...]:
+    """The shapes of an item's arrays and numbers, in order."""
+    return tuple(tuple(leaf.shape) if is_array(leaf) else () for leaf in tree_leaves(item))
+
+
+def _unequal_samples(loader: DataLoader[Any]) -> bool:
+    """Whether some batch of a loader holds samples of unequal shapes; its data set is read for it."""
+    dataset: Any = loader.dataset
+    if isinstance(dataset, IterableDataset) or loader.batch_sampler is None:
+        return False
+    try:
+        for batch in loader.batch_sampler:
+            layouts = {_layout(dataset[i]) for i in batch}
+            if len(layouts) > 1:
+                return True
+    except Exception:  # whatever reading the data leads to: torch's own error is raised then
+        return False
+    return False
 
 
 @contextmanager
