@@ -29,6 +29,7 @@ _HOME = {
     "Fact": "rankscope._base.facts",
     "FactKind": "rankscope._base.facts",
     "FeatureProfile": "rankscope.features",
+    "JacobianMap": "rankscope.linear.jacobian_map",
     "JacobianProfile": "rankscope.jacobian",
     "Lanczos": "rankscope.spectra.matrix_free",
     "Layer": "rankscope.jacobian",
@@ -59,6 +60,7 @@ _HOME = {
     "independence_deficit": "rankscope.deficit",
     "jacobian_rank": "rankscope.jacobian",
     "layers": "rankscope.slicing",
+    "linear_map": "rankscope.linear.jacobian_map",
     "local_feature_rank": "rankscope.features",
     "probe": "rankscope.probes",
     "probe_all": "rankscope.probes",
@@ -80,6 +82,7 @@ __all__ = [
     "Fact",
     "FactKind",
     "FeatureProfile",
+    "JacobianMap",
     "JacobianProfile",
     "Lanczos",
     "Layer",
@@ -110,6 +113,7 @@ __all__ = [
     "independence_deficit",
     "jacobian_rank",
     "layers",
+    "linear_map",
     "local_feature_rank",
     "probe",
     "probe_all",
@@ -154,6 +158,7 @@ if TYPE_CHECKING:
         chain_exponents,
         jacobian_rank,
     )
+    from rankscope.linear.jacobian_map import JacobianMap, linear_map
     from rankscope.probes import (
         ProbeResult,
         ProbeResults,

@@ -147,8 +147,11 @@ class Derivative:
         """Whether passes may be recorded on a GPU and replayed: a recording holds the call's other tensors."""
         return self._replay
 
-    def prepare(self, sample: Sample) -> None:
-        """On the first sample: the method, the adjoint check, and whether the other precision runs."""
+    def prepare(self, sample: Sample, earlier: Linearised | None = None) -> None:
+        """On the first sample: the method, the adjoint check, and whether the other precision runs.
+
+        ``earlier`` is a traced network of the same runner: it is taken where it is the model at this sample too.
+        """
         direction = secant_direction(sample.x[0])
 
         def refuse(method: Method, out: tuple[Tensor, ...]) -> str:
@@ -165,7 +168,8 @@ class Derivative:
         self.method, out, self.failed_methods = choose_method(self.runner, sample, direction[None], refuse)
         self.lengths = [length_of(o) for o in out]
         self._replay = self.settings.device.type == "cuda" and not takes_tensors(sample)
-        self._linearise(sample, direction, out, self._replay)
+        if not self._traced_before(sample, earlier):
+            self._linearise(sample, direction, out, self._replay)
         self.casts = self._casts_inside(sample)
         with self.method.kernels():
             self.adjoint, where = adjoint_error(self.runner, sample, direction, out)
@@ -216,6 +220,19 @@ class Derivative:
             self.failed_methods.append(Fact(FactKind.WAY_DIFFERS, differs))
             return
         self.linearised = fast
+
+    def _traced_before(self, sample: Sample, earlier: Linearised | None) -> bool:
+        """Take a network that was traced at another sample if it gives what the model gives here."""
+        if earlier is None or earlier.method is not self.method:
+            return False
+        said = len(self.failed_methods)
+        self.linearised = earlier
+        try:
+            self.compare(sample)
+        except Exception:  # the trace may not run on this sample at all
+            self.linearised = None
+        del self.failed_methods[said:]  # a new trace decides
+        return self.traced
 
     def give_up_linearised(self, reason: str) -> None:
         """A trace that was the model on the first image may not be on this one: the plain way is."""

@@ -10,6 +10,7 @@ from torch import Tensor
 from rankscope._base.errors import MeasurementError, is_out_of_memory
 from rankscope.linear.budget import bytes_per_tangent, chunk_for
 from rankscope.linear.linear_map import LinearMap
+from rankscope.linear.runner import Rows
 
 __all__ = ["Matrix"]
 
@@ -32,15 +33,15 @@ class Matrix:
     def shape(self) -> tuple[int, int]:
         return sum(self.sizes), self.map.sample.x[0].numel()
 
-    def push(self, columns: Tensor) -> Tensor:
-        """J times (columns, r), shape (rows, r)."""
+    def push(self, columns: Tensor, rows: Rows = None) -> Tensor:
+        """J times (columns, r), shape (rows, r); ``rows`` chooses some of each cut point."""
         tangents = columns.T.reshape(-1, *self.map.sample.x.shape[1:])
         count, start = len(tangents), 0
         chunk = self._chunk(count)
         parts: list[Tensor] = []
         while start < count:
             try:
-                parts.append(torch.cat(self.map.push(tangents[start : start + chunk]), 1))
+                parts.append(torch.cat(self.map.push(tangents[start : start + chunk], rows), 1))
             except RuntimeError as error:
                 if not is_out_of_memory(error) or chunk == 1 or self.map.method.whole:
                     raise
