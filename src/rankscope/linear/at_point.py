@@ -10,41 +10,88 @@ import torch
 from torch import Tensor
 
 from rankscope.linear.graphs import record
-from rankscope.linear.steps import linearise, push
+from rankscope.linear.regions import Region, carried, index_of
+from rankscope.linear.steps import Linearisation, linearise, push
 from rankscope.linear.traced import TracedNetwork
 
 __all__ = ["AtPoint"]
 
 
 class AtPoint:
-    """A traced network linearised at one image, and then at the next."""
+    """A traced network linearised at one image, and then at the next.
 
-    def __init__(self, network: TracedNetwork, x: Tensor, *, replay: bool) -> None:
+    ``region`` is that of one image's tangents: what is pushed is zero outside of it, and so are rows that it does not
+    reach.
+    """
+
+    def __init__(self, network: TracedNetwork, x: Tensor, *, replay: bool, region: Region | None = None) -> None:
         self.network = network
         self.replay = replay
-        self.steps, self.outputs = linearise(network, x)
+        self.region = region
+        self.moved = 0
+        self.at = x
+        self._images = len(x)
+        self._everywhere = (
+            None if region is None else Region(tuple(x.shape), (range(len(x)), *region.axes))
+        )  # of the batch
+        self._made = linearise(network, x, self._everywhere)
         self._x = x
         self._graph: torch.cuda.CUDAGraph | None = None
         self._pushes: dict[Any, _RecordedPush] = {}
+        self._places: dict[tuple[int, int], tuple[Tensor, Tensor, Tensor | None]] = {}
         if replay:
             self.pool = torch.cuda.graph_pool_handle()
             self._x = x.clone()
             try:
-                self._graph, (self.steps, self.outputs) = record(lambda: linearise(network, self._x), self.pool)
+                self._graph, self._made = record(lambda: linearise(network, self._x, self._everywhere), self.pool)
                 self._graph.replay()
             except RuntimeError:
                 torch.cuda.synchronize()
                 self.replay = False
-                self.steps, self.outputs = linearise(network, x)
+                self._made = linearise(network, x, self._everywhere)
+
+    @property
+    def outputs(self) -> tuple[Tensor, ...]:
+        """Flat outputs of every cut point."""
+        return self._made.outputs
+
+    @property
+    def made(self) -> Linearisation:
+        return self._made
 
     def move(self, x: Tensor) -> None:
+        self.at = x
+        self.moved += 1
+        self._places.clear()
         if self._graph is not None and self.replay:
             self._x.copy_(x)
             self._graph.replay()
         else:
-            self.steps, self.outputs = linearise(self.network, x)
+            self._made = linearise(self.network, x, self._everywhere)
 
     def push(self, tangents: Tensor, rows: Sequence[Tensor | None]) -> tuple[Tensor, ...]:
+        """Tangents (chunk, *shape) of one image each, to the chosen rows of every cut point."""
+        if self.region is not None:
+            tangents = Region.whole(self.region.shape).moved(tangents, self.region)
+        places = [self._carried(i, r) for i, r in enumerate(rows)]
+        out = self._push_at(tangents, [p for p, _ in places])
+        return tuple(_with_zeros(o, unreached) for o, (_, unreached) in zip(out, places, strict=True))
+
+    def _carried(self, i: int, rows: Tensor | None) -> tuple[Tensor | None, Tensor | None]:
+        """Where the rows of an output are in its tangent as it is carried; and those that nothing reaches."""
+        region = self._made.regions[i]
+        if rows is None or region.is_whole or not len(rows):
+            return rows, None
+        known = self._places.get((i, id(rows)))
+        if known is None:
+            have = index_of(carried(region.places), rows.device)
+            at = torch.searchsorted(have, rows).clamp(max=len(have) - 1)
+            unreached = have[at] != rows
+            # the rows are held too, so that their id stays theirs
+            known = self._places[i, id(rows)] = rows, at, unreached if bool(unreached.any()) else None
+        return known[1:]
+
+    def _push_at(self, tangents: Tensor, rows: Sequence[Tensor | None]) -> tuple[Tensor, ...]:
         if not self.replay:
             return self._push(tangents, rows)
         lengths = [None if r is None else len(r) for r in rows]
@@ -64,13 +111,21 @@ class AtPoint:
 
     def _push(self, tangents: Tensor, rows: Sequence[Tensor | None]) -> tuple[Tensor, ...]:
         def take(i: int, tangent: Tensor) -> Tensor:
-            chosen = rows[i]
+            chosen, region = rows[i], self._made.regions[i]
             flat = tangent.reshape(len(tangent), -1)
-            return flat.clone() if chosen is None else flat.index_select(1, chosen)
+            if chosen is not None:
+                return flat.index_select(1, chosen)
+            if region.is_whole:
+                return flat.clone()
+            out = flat.new_zeros(len(flat), self._made.outputs[i].numel())
+            return out.index_copy_(1, index_of(carried(region.places), flat.device), flat)
 
-        images = self._x.shape[0]
-        full = tangents[:, None].expand(-1, images, *tangents.shape[1:])
-        return tuple(push(self.network, self.steps, full, take))
+        full = tangents[:, None].expand(-1, self._images, *tangents.shape[1:])
+        return tuple(push(self.network, self._made.steps, full, take))
+
+
+def _with_zeros(tangents: Tensor, unreached: Tensor | None) -> Tensor:
+    return tangents if unreached is None else tangents.masked_fill(unreached, 0.0)
 
 
 _SLACK = 1.06  # further images light up a few more rows than the first

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, fx
 
-from rankscope.linear.layer_rules import convolution_push
-from rankscope.linear.moving_rules import Push
+from rankscope.linear.layer_rules import convolution
+from rankscope.linear.rule import Call, Derived
 
 __all__ = ["fold_normalisation"]
 
@@ -21,13 +22,15 @@ _NORMS = (
 )
 
 
-def fold_normalisation(nodes: Sequence[fx.Node], constants: Mapping[str, Any], depends: set[str]) -> dict[str, Push]:
+def fold_normalisation(
+    nodes: Sequence[fx.Node], constants: Mapping[str, Any], depends: set[str]
+) -> dict[str, Callable[[Call], Derived]]:
     """Rules for pairs of a convolution and the BatchNorm that alone uses it, both with constant parameters.
 
     The convolution gets the scaled weights, the normalisation passes its tangent on. Exact but for rounding: the
     certificate covers that.
     """
-    found: dict[str, Push] = {}
+    found: dict[str, Callable[[Call], Derived]] = {}
     for node in nodes:
         if node.op != "call_function" or node.target not in _NORMS:
             continue
@@ -45,9 +48,14 @@ def fold_normalisation(nodes: Sequence[fx.Node], constants: Mapping[str, Any], d
         kernel: Tensor = constants[weight.name]
         scaled = kernel * scale.view(-1, *(1,) * (kernel.ndim - 1)).to(kernel.dtype)
         rest = (stride, padding, dilation, transposed, output_padding, groups)
-        found[before.name] = convolution_push(scaled, rest)
-        found[node.name] = lambda t, _: None if t[0] is None else [t[0], None, None, None]
+        found[before.name] = partial(convolution, weight=scaled, rest=rest)
+        found[node.name] = _passed_on
     return found
+
+
+def _passed_on(call: Call) -> Derived:
+    rest = [None] * (len(call.out) - 1)
+    return Derived(lambda t, _: None if t[0] is None else [t[0], *rest], [call.region, *rest])
 
 
 def _scale(node: fx.Node, constants: Mapping[str, Any]) -> Tensor | None:

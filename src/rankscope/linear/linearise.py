@@ -18,7 +18,8 @@ import torch
 from torch import Tensor
 
 from rankscope.linear.at_point import AtPoint
-from rankscope.linear.methods import METHODS, Method
+from rankscope.linear.methods import METHODS, Method, Push
+from rankscope.linear.regions import Region
 from rankscope.linear.runner import Rows, Runner
 from rankscope.linear.traced import TracedNetwork
 from rankscope.slicing import Sample
@@ -50,24 +51,33 @@ def _same_value(left: Any, right: Any) -> bool:
 class Linearised:
     """Stands in for a ``Method`` for one runner: traces on the first image, linearises once an image.
 
-    On a GPU both steps are recorded as CUDA graphs, so that a further image costs no launches.
+    Tangents that are zero outside of a region of the input are carried only where they may differ from zero
+    (``within``). On a GPU both steps are recorded as CUDA graphs, so that a further image costs no launches.
     """
 
     def __init__(self, runner: Runner, method: Method = METHODS[0], *, replay: bool = False) -> None:
         self.runner, self.method = runner, method
         self.replay = replay
-        self._points: dict[tuple[int, ...], tuple[AtPoint, Sample]] = {}
+        self._networks: dict[tuple[int, ...], tuple[TracedNetwork, Sample]] = {}
+        self._points: dict[tuple[tuple[int, ...], Region | None], AtPoint] = {}
         self._point: AtPoint | None = None
-        self._at: Tensor | None = None
 
     def __call__(self, runner: Runner, sample: Sample, tangents: Tensor, rows: Rows = None) -> tuple[Tensor, ...]:
-        if self._at is not sample.x:
-            self._at = None
-            self._point = self._move_to(runner, sample)
-            self._at = sample.x
-        assert self._point is not None
+        return self._push(runner, sample, tangents, rows, None)
+
+    def within(self, region: Region | None) -> Push:
+        """The same for tangents that are zero outside of a region of one image's input."""
+
+        def push(runner: Runner, sample: Sample, tangents: Tensor, rows: Rows = None) -> tuple[Tensor, ...]:
+            return self._push(runner, sample, tangents, rows, region)
+
+        return push
+
+    def _push(
+        self, runner: Runner, sample: Sample, tangents: Tensor, rows: Rows, region: Region | None
+    ) -> tuple[Tensor, ...]:
         chosen = [None] * len(runner.keys) if rows is None else rows
-        out = self._point.push(tangents, chosen)
+        out = self.at(runner, sample, region).push(tangents, chosen)
         for key, few, t in zip(runner.keys, chosen, out, strict=True):
             if t.shape[1] == 0 and few is None:
                 raise RuntimeError(f"no tangent reached {key[0]!r} in the traced network")
@@ -79,14 +89,27 @@ class Linearised:
         assert self._point is not None
         return self._point.outputs
 
-    def _move_to(self, runner: Runner, sample: Sample) -> AtPoint:
+    def at(self, runner: Runner, sample: Sample, region: Region | None = None) -> AtPoint:
+        """The network linearised at a sample."""
         shape = tuple(sample.x.shape)
-        known = self._points.get(shape)
-        if known is not None and same_call(known[1], sample):
-            known[0].move(sample.x)
-            return known[0]
-        with self.method.kernels():
-            network = TracedNetwork(runner, sample)
-        point = AtPoint(network, sample.x, replay=self.replay)
-        self._points[shape] = point, sample
+        known = self._networks.get(shape)
+        self._point = None
+        if known is None or not same_call(known[1], sample):
+            for key in [k for k in self._points if k[0] == shape]:
+                del self._points[key]
+            with self.method.kernels():
+                known = self._networks[shape] = TracedNetwork(runner, sample), sample
+        point = self._points.get((shape, region))
+        if point is None:
+            point = self._points[shape, region] = AtPoint(known[0], sample.x, replay=self.replay, region=region)
+        elif point.at is not sample.x:
+            point.move(sample.x)
+        self._drop_unused(shape, point)
+        self._point = point
         return point
+
+    def _drop_unused(self, shape: tuple[int, ...], kept: AtPoint) -> None:
+        """What the first image's checks alone needed holds its coefficients no longer than that image."""
+        for key, point in list(self._points.items()):
+            if key[0] == shape and point is not kept and point.at is not kept.at and not point.moved:
+                del self._points[key]

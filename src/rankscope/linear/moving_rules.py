@@ -1,4 +1,4 @@
-"""Tangent rules of operators that move or sum values: the same move one dimension further in."""
+"""Rules of operators that move or sum values: the same move one dimension further in."""
 
 from __future__ import annotations
 
@@ -6,206 +6,331 @@ import operator
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import numpy as np
 import torch
-from torch import Tensor, fx
+from torch import Tensor
 
-__all__ = ["TUPLES", "VIEWS", "Push", "Tangent", "cat_rule", "copy_rule", "shifted"]
+from rankscope.linear.regions import Axis, Region, carried, positions_of, reshaped, take
+from rankscope.linear.rule import Call, Derived, Push, Rule, Tangent, first_alone, shifted, whole_of
 
-Tangent = Any
-Push = Callable[[Sequence[Tangent], Sequence[bool]], Tangent]
+__all__ = ["MOVING"]
+
 aten = torch.ops.aten
 
 
-def shifted(dim: int, ndim: int) -> int:
-    return dim % max(ndim, 1) + 1
+def _of_first(move: Callable[[Tensor], Any]) -> Push:
+    return lambda t, _: None if t[0] is None else move(t[0])
 
 
-def _reshape(args: Any, kwargs: Any, out: Tensor) -> Push:
-    shape = tuple(out.shape)
-    return lambda t, _: None if t[0] is None else t[0].reshape(t[0].shape[0], *shape)
+def _reshape(call: Call) -> Derived:
+    how = reshaped(call.region, tuple(call.out.shape))
+    return Derived(_of_first(how.push), how.gives)
 
 
-def _permute(args: Any, kwargs: Any, out: Tensor) -> Push:
-    order = [0, *(shifted(d, out.ndim) for d in args[1])]
-    return lambda t, _: None if t[0] is None else t[0].permute(order)
+def _permute(call: Call) -> Derived:
+    dims = [d % call.out.ndim for d in call.args[1]]
+    order = [0, *(d + 1 for d in dims)]
+    gives = Region(tuple(call.out.shape), tuple(call.region.axes[d] for d in dims))
+    return Derived(_of_first(lambda t: t.permute(order)), gives)
 
 
-def _transpose(args: Any, kwargs: Any, out: Tensor) -> Push:
-    a, b = shifted(args[1], out.ndim), shifted(args[2], out.ndim)
-    return lambda t, _: None if t[0] is None else t[0].transpose(a, b)
+def _exchanged(call: Call, a: int, b: int) -> Derived:
+    axes = list(call.region.axes)
+    axes[a], axes[b] = axes[b], axes[a]
+    return Derived(_of_first(lambda t: t.transpose(a + 1, b + 1)), Region(tuple(call.out.shape), tuple(axes)))
 
 
-def _matrix_transpose(args: Any, kwargs: Any, out: Tensor) -> Push:
-    return lambda t, _: None if t[0] is None else (t[0] if out.ndim < 2 else t[0].transpose(1, 2))
+def _transpose(call: Call) -> Derived:
+    ndim = call.out.ndim
+    if ndim == 0:
+        return _same(call)
+    return _exchanged(call, call.args[1] % ndim, call.args[2] % ndim)
 
 
-def _unsqueeze(args: Any, kwargs: Any, out: Tensor) -> Push:
-    dim = args[1] % out.ndim + 1
-    return lambda t, _: None if t[0] is None else t[0].unsqueeze(dim)
+def _matrix_transpose(call: Call) -> Derived:
+    return _same(call) if call.out.ndim < 2 else _exchanged(call, 0, 1)
 
 
-def _select(args: Any, kwargs: Any, out: Tensor) -> Push:
-    dim, index = shifted(args[1], args[0].ndim), args[2]
-    return lambda t, _: None if t[0] is None else t[0].select(dim, index)
+def _unsqueeze(call: Call) -> Derived:
+    dim = call.args[1] % call.out.ndim
+    axes = list(call.region.axes)
+    axes.insert(dim, range(1))
+    return Derived(_of_first(lambda t: t.unsqueeze(dim + 1)), Region(tuple(call.out.shape), tuple(axes)))
 
 
-def _slice(args: Any, kwargs: Any, out: Tensor) -> Push:
-    dim = shifted(args[1] if len(args) > 1 else 0, args[0].ndim)
-    rest = args[2:]
-    return lambda t, _: None if t[0] is None else aten.slice.Tensor(t[0], dim, *rest)
+def _chosen(region: Region, dim: int, positions: range) -> tuple[Axis, Callable[[Tensor], Tensor]]:
+    """Some positions of one dimension, which become 0, 1, …: the region's among them, and how a tangent gives those.
+
+    Positions outside of the dimension count, and nothing is there.
+    """
+    have = positions_of(region.axes[dim])
+    wanted = np.arange(positions.start, positions.stop, positions.step, dtype=np.int64)
+    at = np.minimum(np.searchsorted(have, wanted), max(len(have) - 1, 0))
+    both = np.flatnonzero(have[at] == wanted) if len(have) else at[:0]
+    if not len(both):
+        some = range(min(len(wanted), 1))
+        return some, lambda t: t.new_zeros(*t.shape[: dim + 1], len(some), *t.shape[dim + 2 :])
+    kept, sources = carried(both), at[both]
+    if len(sources) == len(have):
+        return kept, lambda t: t
+    first, last = int(sources[0]), int(sources[-1])
+    step = int(sources[1]) - first if len(sources) > 1 else 1
+    if np.array_equal(sources, np.arange(first, last + 1, step)):
+        return kept, lambda t: aten.slice.Tensor(t, dim + 1, first, last + 1, step)
+    places = carried(sources)
+    return kept, lambda t: take(t, dim + 1, places)
 
 
-def _expand(args: Any, kwargs: Any, out: Tensor) -> Push:
-    shape, ndim = tuple(out.shape), args[0].ndim
-
-    def push(t: Sequence[Tangent], _: Sequence[bool]) -> Tangent:
-        if t[0] is None:
-            return None
-        source = t[0].reshape(t[0].shape[0], *(1,) * (len(shape) - ndim), *t[0].shape[1:])
-        return source.expand(t[0].shape[0], *shape)
-
-    return push
+def _one(position: int) -> range:
+    return range(position, position + 1)
 
 
-def _same(args: Any, kwargs: Any, out: Tensor) -> Push:
-    return lambda t, _: t[0]
+def _with_axis(region: Region, dim: int, size: int, axis: Axis) -> Region:
+    shape, axes = list(region.shape), list(region.axes)
+    shape[dim], axes[dim] = size, axis
+    return Region(tuple(shape), tuple(axes))
 
 
-def _zero(args: Any, kwargs: Any, out: Any) -> Push:
-    return lambda t, _: None
+def _select(call: Call) -> Derived:
+    ndim = call.args[0].ndim
+    dim = call.args[1] % ndim
+    _, move = _chosen(call.region, dim, _one(call.args[2] % call.args[0].shape[dim]))
+    axes = tuple(a for d, a in enumerate(call.region.axes) if d != dim)
+    return Derived(_of_first(lambda t: move(t).squeeze(dim + 1)), Region(tuple(call.out.shape), axes))
 
 
-def _pad(args: Any, kwargs: Any, out: Tensor) -> Push:
-    pad = args[1]
-    return lambda t, _: None if t[0] is None else aten.constant_pad_nd(t[0], pad, 0.0)
+def _slice(call: Call) -> Derived:
+    args = call.args
+    dim = (args[1] if len(args) > 1 else 0) % args[0].ndim
+    start, stop, step = (*args[2:], *(None, None, 1)[len(args) - 2 :]) if len(args) > 2 else (None, None, 1)
+    positions = range(args[0].shape[dim])[slice(start, stop, step)]
+    axis, move = _chosen(call.region, dim, positions)
+    return Derived(_of_first(move), _with_axis(call.region, dim, call.out.shape[dim], axis))
 
 
-def _roll(args: Any, kwargs: Any, out: Tensor) -> Push:
-    shifts, dims = args[1], args[2] if len(args) > 2 else []
+def _expand(call: Call) -> Derived:
+    return _expanded(call.region, tuple(call.out.shape))
+
+
+def _expanded(region: Region, shape: tuple[int, ...]) -> Derived:
+    ahead = len(shape) - len(region.shape)
+    axes: list[Axis] = [range(n) for n in shape[:ahead]]
+    for axis, size, wanted in zip(region.axes, region.shape, shape[ahead:], strict=True):
+        axes.append(axis if size == wanted else range(wanted))
+    gives = Region(shape, tuple(axes))
+
+    def move(t: Tensor) -> Tensor:
+        return t.reshape(t.shape[0], *(1,) * ahead, *t.shape[1:]).expand(t.shape[0], *gives.sizes)
+
+    return Derived(_of_first(move), gives)
+
+
+def _same(call: Call) -> Derived:
+    return Derived(lambda t, _: t[0], call.regions[0])
+
+
+def _zero(call: Call) -> Derived:
+    return Derived(lambda t, _: None)
+
+
+def _pad(call: Call) -> Derived:
+    pad = list(call.args[1])
+    if call.whole:
+        return Derived(_of_first(lambda t: aten.constant_pad_nd(t, pad, 0.0)))
+    region, moves = call.region, []
+    for place in range(0, len(pad), 2):  # the last dimension comes first
+        dim = call.out.ndim - 1 - place // 2
+        before, size = pad[place], call.out.shape[dim]
+        inside = range(-before, size - before)
+        axis, move = _chosen(region, dim, inside)
+        region = _with_axis(region, dim, size, axis)
+        moves.append(move)
+
+    def every(t: Tensor) -> Tensor:
+        for move in moves:
+            t = move(t)
+        return t
+
+    return Derived(_of_first(every), region)
+
+
+def _roll(call: Call) -> Derived:
+    shifts, dims = list(call.args[1]), list(call.args[2]) if len(call.args) > 2 else []
     if not dims:
-        return lambda t, _: None if t[0] is None else t[0].flatten(1).roll(shifts, 1).view(t[0].shape)
-    moved = [shifted(d, out.ndim) for d in dims]
-    return lambda t, _: None if t[0] is None else t[0].roll(shifts, moved)
+        whole = whole_of(call.args[0])
+        return Derived(_of_first(lambda t: t.flatten(1).roll(shifts, 1).view(t.shape)), whole, (whole,))
+    region, turns = call.region, []
+    for shift, d in zip(shifts, dims, strict=True):
+        dim = d % call.out.ndim
+        size, axis = region.shape[dim], region.axes[dim]
+        far = shift % size if size else 0
+        places = positions_of(axis) + far
+        turns.append(int((places >= size).sum()))  # those that pass the end come first
+        region = _with_axis(region, dim, size, carried(np.sort(places % max(size, 1))))
+    moved = [shifted(d, call.out.ndim) for d in dims]
+    return Derived(_of_first(lambda t: t.roll(turns, moved)), region)
 
 
-def _reduce(args: Any, kwargs: Any, operator: Any) -> Push:
-    ndim = args[0].ndim
+def _reduce(call: Call, *, average: bool) -> Derived:
+    args, ndim = call.args, call.args[0].ndim
     dims = args[1] if len(args) > 1 and args[1] is not None else []
     dims = [dims] if isinstance(dims, int) else list(dims)
-    moved = [shifted(d, ndim) for d in dims or range(ndim)]  # no dimensions mean all of them
+    chosen = sorted({d % max(ndim, 1) for d in dims or range(ndim)})  # no dimensions mean all of them
     keep = bool(args[2]) if len(args) > 2 else False
-    dtype = kwargs.get("dtype")
+    dtype = call.kwargs.get("dtype")
+    axes = [(range(1) if d in chosen else a) for d, a in enumerate(call.region.axes) if keep or d not in chosen]
+    gives = Region(tuple(call.out.shape), tuple(axes))
+    moved = [d + 1 for d in chosen]
+    share = 1.0
+    if average:
+        for d in chosen:
+            share *= call.region.sizes[d] / max(call.region.shape[d], 1)
+    reduced: Any = torch.mean if average else torch.sum
 
-    def push(t: Sequence[Tangent], _: Sequence[bool]) -> Tangent:
-        if t[0] is None:
-            return None
-        return operator(t[0], moved, keep, dtype=dtype) if moved else t[0].to(dtype or t[0].dtype)
+    def move(t: Tensor) -> Tensor:
+        if not moved:
+            return t.to(dtype or t.dtype)
+        found: Tensor = reduced(t, moved, keep, dtype=dtype)
+        return found if share == 1.0 else found * share
 
-    return push
-
-
-def _mean(args: Any, kwargs: Any, out: Tensor) -> Push:
-    return _reduce(args, kwargs, torch.mean)
-
-
-def _sum(args: Any, kwargs: Any, out: Tensor) -> Push:
-    return _reduce(args, kwargs, torch.sum)
-
-
-VIEWS: dict[Any, Callable[[Any, Any, Any], Push]] = {
-    aten.view.default: _reshape,
-    aten._unsafe_view.default: _reshape,
-    aten.reshape.default: _reshape,
-    aten.squeeze.default: _reshape,
-    aten.squeeze.dim: _reshape,
-    aten.squeeze.dims: _reshape,
-    aten.permute.default: _permute,
-    aten.transpose.int: _transpose,
-    aten.t.default: _matrix_transpose,
-    aten.unsqueeze.default: _unsqueeze,
-    aten.select.int: _select,
-    aten.slice.Tensor: _slice,
-    aten.expand.default: _expand,
-    aten.clone.default: _same,  # the trace is functional: no copy is ever written to
-    aten.lift_fresh_copy.default: _same,
-    aten.contiguous.default: _same,
-    aten.detach.default: _zero,
-    aten.constant_pad_nd.default: _pad,
-    aten.roll.default: _roll,
-    aten.mean.dim: _mean,
-    aten.mean.default: _mean,
-    aten.sum.dim_IntList: _sum,
-    aten.sum.default: _sum,
-    aten.ones_like.default: _zero,
-    aten.zeros_like.default: _zero,
-    aten.empty_like.default: _zero,
-    aten.gt.Scalar: _zero,
-    aten.ge.Scalar: _zero,
-    aten.lt.Scalar: _zero,
-    aten.le.Scalar: _zero,
-    aten.eq.Scalar: _zero,
-    aten.ne.Scalar: _zero,
-}
+    return Derived(_of_first(move), gives)
 
 
-def _getitem(args: Any, out: Any) -> Push:
-    index = args[1]
-
-    def push(t: Sequence[Tangent], _: Sequence[bool]) -> Tangent:
-        value = t[0]
-        if value is None:
-            return None
-        return value[index]
-
-    return push
+def _mean(call: Call) -> Derived:
+    return _reduce(call, average=True)
 
 
-def _unbind(args: Any, out: Any) -> Push:
-    dim = shifted(args[1] if len(args) > 1 else 0, args[0].ndim)
-    return lambda t, _: None if t[0] is None else list(t[0].unbind(dim))
+def _sum(call: Call) -> Derived:
+    return _reduce(call, average=False)
 
 
-def _split(args: Any, out: Any) -> Push:
-    dim = shifted(args[2] if len(args) > 2 else 0, args[0].ndim)
-    sizes = [o.shape[dim - 1] for o in out]
-    return lambda t, _: None if t[0] is None else list(t[0].split(sizes, dim))
+def _getitem(call: Call) -> Derived:
+    index = call.args[1]
+    gives = call.regions[0][index]
+    return Derived(_of_first(lambda t: t[index]), gives)
 
 
-def cat_rule(node: fx.Node, args: Any, out: Tensor, depends: set[str]) -> Push:
+def _unbind(call: Call) -> Derived:
+    dim = (call.args[1] if len(call.args) > 1 else 0) % call.args[0].ndim
+    region = call.region
+    moves = [_chosen(region, dim, _one(i))[1] for i in range(region.shape[dim])]
+    axes = tuple(a for d, a in enumerate(region.axes) if d != dim)
+    gives = [Region(tuple(o.shape), axes) for o in call.out]
+    if region.sizes[dim] == region.shape[dim]:
+        return Derived(_of_first(lambda t: list(t.unbind(dim + 1))), gives)
+    return Derived(_of_first(lambda t: [move(t).squeeze(dim + 1) for move in moves]), gives)
+
+
+def _split(call: Call) -> Derived:
+    dim = (call.args[2] if len(call.args) > 2 else 0) % call.args[0].ndim
+    region = call.region
+    moves, gives, start = [], [], 0
+    for part in call.out:
+        size = part.shape[dim]
+        axis, move = _chosen(region, dim, range(start, start + size))
+        moves.append(move)
+        gives.append(_with_axis(region, dim, size, axis))
+        start += size
+    return Derived(_of_first(lambda t: [move(t) for move in moves]), gives)
+
+
+def _cat(call: Call) -> Derived:
     """Members that do not depend on the input have a zero tangent."""
-    dim = shifted(args[1] if len(args) > 1 else 0, out.ndim)
-    shapes = [tuple(a.shape) for a in args[0]]
-    order = list(dict.fromkeys(n.name for n in node.all_input_nodes if n.name in depends))
-    members: Any = node.args[0]
-    sources = [order.index(m.name) if m.name in depends else None for m in members]
+    members: Any = call.node.args[0]
+    dim = (call.args[1] if len(call.args) > 1 else 0) % call.out.ndim
+    order = [call.sources.index(m.name) if m.name in call.depends else None for m in members]
+    if any(a.ndim != call.out.ndim for a in call.args[0]):  # an empty vector, which torch leaves out
+        raise NotImplementedError("torch.cat of tensors of different dimensions")
+    whole = call.whole
+    others = Region.whole(call.out.shape) if whole else None
+    for source in order:
+        if source is not None and not whole:
+            part = _with_axis(call.regions[source], dim, call.out.shape[dim], range(1))
+            others = part if others is None else others.union(part)
+    assert others is not None
+    takes: list[Region] = list(call.regions)
+    positions = [np.zeros(0, dtype=np.int64)]
+    parts: list[tuple[int | None, tuple[int, ...]]] = []
+    start = 0
+    for source, value in zip(order, call.args[0], strict=True):
+        size = value.shape[dim]
+        if source is not None:
+            here = _with_axis(others, dim, size, call.regions[source].axes[dim])
+            takes[source] = here
+            positions.append(start + positions_of(here.axes[dim]))
+            parts.append((source, here.sizes))
+        elif whole:
+            parts.append((None, tuple(value.shape)))
+        start += size
+    axis = range(call.out.shape[dim]) if whole else carried(np.concatenate(positions))
 
     def push(t: Sequence[Tangent], _: Sequence[bool]) -> Tangent:
         live = next((v for v in t if v is not None), None)
         if live is None:
             return None
-        parts = []
-        for source, shape in zip(sources, shapes, strict=True):
+        filled = []
+        for source, sizes in parts:
             tangent = None if source is None else t[source]
-            parts.append(live.new_zeros(live.shape[0], *shape) if tangent is None else tangent)
-        return torch.cat(parts, dim)
+            filled.append(live.new_zeros(live.shape[0], *sizes) if tangent is None else tangent)
+        return torch.cat(filled, dim + 1)
 
-    return push
+    return Derived(push, _with_axis(others, dim, call.out.shape[dim], axis), tuple(takes))
 
 
-def copy_rule(node: fx.Node, args: Any, out: Tensor, depends: set[str]) -> Push:
+def _copy(call: Call) -> Derived | None:
     """What was there before is overwritten: only the source's tangent remains."""
-    order = list(dict.fromkeys(n.name for n in node.all_input_nodes if n.name in depends))
-    source: Any = node.args[1]
-    if not isinstance(source, fx.Node) or source.name not in depends:
-        return lambda t, _: None
-    place = order.index(source.name)
-    spread = _expand((args[1],), {}, out)
-    return lambda t, reuse: spread([t[place]], [reuse[place]])
+    if call.args[0].dtype != call.args[1].dtype:
+        return None
+    source: Any = call.node.args[1]
+    if not hasattr(source, "name") or source.name not in call.depends:
+        return Derived(lambda t, _: None)
+    place = call.sources.index(source.name)
+    spread = _expanded(call.regions[place], tuple(call.out.shape))
+    return Derived(lambda t, reuse: spread.push([t[place]], [reuse[place]]), spread.gives)
 
 
-TUPLES: dict[Any, Callable[[Any, Any], Push]] = {
-    operator.getitem: _getitem,
-    aten.unbind.int: _unbind,
-    aten.split.Tensor: _split,
-    aten.split_with_sizes.default: _split,
+def _rule(derive: Callable[[Call], Derived | None]) -> Rule:
+    return Rule(first_alone(derive))
+
+
+MOVING: dict[Any, Rule] = {
+    aten.view.default: _rule(_reshape),
+    aten._unsafe_view.default: _rule(_reshape),
+    aten.reshape.default: _rule(_reshape),
+    aten.squeeze.default: _rule(_reshape),
+    aten.squeeze.dim: _rule(_reshape),
+    aten.squeeze.dims: _rule(_reshape),
+    aten.permute.default: _rule(_permute),
+    aten.transpose.int: _rule(_transpose),
+    aten.t.default: _rule(_matrix_transpose),
+    aten.unsqueeze.default: _rule(_unsqueeze),
+    aten.select.int: _rule(_select),
+    aten.slice.Tensor: _rule(_slice),
+    aten.expand.default: _rule(_expand),
+    aten.clone.default: _rule(_same),  # the trace is functional: no copy is ever written to
+    aten.alias.default: _rule(_same),  # a view of the whole; detach() is refused where it may be meant
+    aten.lift_fresh_copy.default: _rule(_same),
+    aten.contiguous.default: _rule(_same),
+    aten.detach.default: _rule(_zero),
+    aten.constant_pad_nd.default: _rule(_pad),
+    aten.roll.default: _rule(_roll),
+    aten.mean.dim: _rule(_mean),
+    aten.mean.default: _rule(_mean),
+    aten.sum.dim_IntList: _rule(_sum),
+    aten.sum.default: _rule(_sum),
+    aten.ones_like.default: _rule(_zero),
+    aten.zeros_like.default: _rule(_zero),
+    aten.empty_like.default: _rule(_zero),
+    aten.gt.Scalar: _rule(_zero),
+    aten.ge.Scalar: _rule(_zero),
+    aten.lt.Scalar: _rule(_zero),
+    aten.le.Scalar: _rule(_zero),
+    aten.eq.Scalar: _rule(_zero),
+    aten.ne.Scalar: _rule(_zero),
+    aten.copy.default: Rule(_copy),
+    aten.cat.default: Rule(_cat),
+    operator.getitem: Rule(_getitem),
+    aten.unbind.int: _rule(_unbind),
+    aten.split.Tensor: _rule(_split),
+    aten.split_with_sizes.default: _rule(_split),
 }

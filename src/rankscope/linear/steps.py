@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from torch import Tensor, fx
 
-from rankscope.linear.rules import Push, rule_for
+from rankscope.linear.regions import Region
+from rankscope.linear.rule import Call, Derived, Push, Regions, Tangent, whole_of
+from rankscope.linear.rules import derive
 from rankscope.linear.traced import TracedNetwork
 
-__all__ = ["Step", "linearise", "push"]
+__all__ = ["Linearisation", "Step", "linearise", "push"]
 
 
 @dataclass
@@ -24,12 +26,22 @@ class Step:
     last: tuple[str, ...]
 
 
-def linearise(network: TracedNetwork, x: Tensor) -> tuple[list[Step], tuple[Tensor, ...]]:
+@dataclass
+class Linearisation:
+    """The steps, the outputs of the cut points, and the region on which each output's tangent comes."""
+
+    steps: list[Step]
+    outputs: tuple[Tensor, ...]
+    regions: tuple[Region, ...]
+
+
+def linearise(network: TracedNetwork, x: Tensor, region: Region | None = None) -> Linearisation:
     """Run the network at ``x`` and keep, for each operator on the way, the coefficients of its derivative.
 
-    With them come the outputs of the cut points.
+    ``region`` says where the input's tangents may differ from zero; everywhere, if not given.
     """
     values: dict[str, Any] = dict(network.constants)
+    regions: dict[str, Regions] = {network.input.name: region or Region.whole(x.shape)}
     steps: list[Step] = []
     found: dict[str, Tensor] = {n: values[n].reshape(-1) for n in network.outputs if n in values}
     for node in network.nodes:
@@ -41,21 +53,49 @@ def linearise(network: TracedNetwork, x: Tensor) -> tuple[list[Step], tuple[Tens
             values[node.name] = out
             if node.name in network.depends:
                 takes = tuple(dict.fromkeys(n.name for n in node.all_input_nodes if n.name in network.depends))
-                rule = network.folded.get(node.name) or rule_for(node, args, kwargs, out, network.depends)
+                call = Call(node, args, kwargs, out, network.depends, tuple(regions[n] for n in takes))
+                derived = network.folded.get(node.name, derive)(call)
+                regions[node.name] = whole_of(out) if derived.gives is None else derived.gives
                 freed = tuple(n for n in network.last_use.get(node.name, ()) if n not in network.outputs)
-                steps.append(Step(node.name, rule, takes, freed))
+                steps.append(Step(node.name, _moved_first(derived, call.regions), takes, freed))
         if node.name in network.outputs:
             found[node.name] = values[node.name].reshape(-1)
         for name in network.last_use.get(node.name, ()):
             if name not in network.constants:
                 values.pop(name, None)
-    return steps, tuple(found[n] for n in network.outputs)
+    return Linearisation(
+        steps,
+        tuple(found[n] for n in network.outputs),
+        tuple(regions.get(n) or Region.whole(found[n].shape) for n in network.outputs),
+    )
+
+
+def _moved_first(derived: Derived, regions: Sequence[Regions]) -> Push:
+    """The rule's push of tangents that are first brought to the regions on which it takes them."""
+    moves = [
+        (i, have, want)
+        for i, (have, want) in enumerate(zip(regions, derived.takes or regions, strict=True))
+        if isinstance(have, Region) and have.axes != want.axes
+    ]
+    if not moves:
+        return derived.push
+
+    def push_moved(t: Sequence[Tangent], reuse: Sequence[bool]) -> Tangent:
+        taken, free = list(t), list(reuse)
+        for i, have, want in moves:
+            if taken[i] is not None:
+                moved = have.moved(taken[i], want)
+                free[i] |= moved.untyped_storage().data_ptr() != taken[i].untyped_storage().data_ptr()
+                taken[i] = moved
+        return derived.push(taken, free)
+
+    return push_moved
 
 
 def push(
     network: TracedNetwork, steps: list[Step], tangents: Tensor, take: Callable[[int, Tensor], Tensor]
 ) -> list[Tensor]:
-    """Tangents (chunk, B, *shape) to ``take(i, tangent)`` of every output i."""
+    """Tangents (chunk, B, …), carried on the input's region, to ``take(i, tangent)`` of every output i."""
     values: dict[str, Any] = {network.input.name: tangents}
     found: dict[int, Tensor] = {}
     wanted: dict[str, list[int]] = {}
