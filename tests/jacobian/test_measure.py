@@ -602,10 +602,10 @@ def test_a_linearised_path_that_fails_on_a_later_image_gives_way(monkeypatch: py
     expected = measure(case.model(), x)
     plain = at_point.linearise
 
-    def fails(network: TracedNetwork, point: Tensor) -> Any:
+    def fails(network: TracedNetwork, point: Tensor, *rest: Any) -> Any:
         if len(point) > 1:
             raise RuntimeError("only one image")
-        return plain(network, point)
+        return plain(network, point, *rest)
 
     monkeypatch.setattr(at_point, "linearise", fails)
     found = measure(case.model(), x)

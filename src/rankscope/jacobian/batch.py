@@ -14,10 +14,11 @@ from rankscope.jacobian.both_modes import doubts
 from rankscope.jacobian.finish import Finished, Finisher
 from rankscope.jacobian.reference import Certified, Reference
 from rankscope.jacobian.sweep import Sweep, SweepResult
-from rankscope.linear.budget import bytes_per_tangent, chunk_for
+from rankscope.linear.budget import MANY, bytes_carried, bytes_per_tangent, chunk_for
 from rankscope.linear.derivative import PROBES, Derivative, Runners, Settings, takes_tensors, worst
 from rankscope.linear.linearise import same_call
 from rankscope.linear.methods import METHODS
+from rankscope.linear.regions import Region
 from rankscope.linear.runner import NotCalledError
 from rankscope.linear.sharing import APART, Pulled, pull_apart
 from rankscope.slicing import ModuleCall, Sample
@@ -57,7 +58,8 @@ class BatchMeasurer:
         self._reference: Reference | None = None
         self._batch: int | None = None
         self._coupled = 0
-        self._chunks: dict[tuple[int, ...], int] = {}
+        self._chunks: dict[tuple[tuple[int, ...], bool], int] = {}
+        self._regions: dict[tuple[int, ...], Region | None] = {}
         self._elsewhere: tuple[frozenset[int], BatchMeasurer] | None = None
 
     @property
@@ -222,11 +224,11 @@ class BatchMeasurer:
         if self.derivative.exact is not None:
             generator = torch.Generator().manual_seed(0xCE27)
             probes = torch.randn(PROBES, columns, generator=generator, dtype=torch.float64)
-        self.chunk = self._chunk(sample, columns)
         if self.derivative.linearised is not None:
             try:
                 if not self.derivative.probes_compare:
                     self.derivative.compare(sample)
+                self.chunk = self._chunk(sample, columns)
                 sweep = self._sweep(sample)
                 if self.derivative.linearised is not None:
                     return sweep, sweep.run(probes), probes
@@ -288,14 +290,29 @@ class BatchMeasurer:
     def _chunk(self, sample: Sample, columns: int) -> int:
         if self.settings.chunk_size != "auto":
             return min(self.settings.chunk_size, columns)
-        shape = tuple(sample.x.shape)
-        if shape not in self._chunks:
-            each = bytes_per_tangent(self.runner, sample, linear=self.derivative.linearised is not None)
-            self._chunks[shape] = chunk_for(columns, each, self.settings.budget // 2, self.settings.device)
-        return self._chunks[shape]
+        device, half = self.settings.device, self.settings.budget // 2
+        key = tuple(sample.x.shape), self.derivative.traced
+        if key not in self._chunks:
+            linearised, region = self.derivative.linearised, self._region(sample)
+            if linearised is not None and region is not None:
+                each = bytes_carried(linearised.at(self.runner, sample, region), device)
+                self._chunks[key] = chunk_for(columns, each, half, device, limit=MANY[device.type == "cuda"])
+            else:
+                each = bytes_per_tangent(self.runner, sample, linear=linearised is not None)
+                self._chunks[key] = chunk_for(columns, each, half, device)
+        return self._chunks[key]
+
+    def _region(self, sample: Sample) -> Region | None:
+        """Where one image's tangents may differ from zero; ``None``: everywhere."""
+        shape = tuple(sample.x.shape[1:])
+        if shape not in self._regions:
+            flat = self.settings.columns.coordinates(shape)
+            region = None if flat is None else Region.around(flat, shape)
+            self._regions[shape] = None if region is None or region.is_whole else region
+        return self._regions[shape]
 
     def _sweep(self, sample: Sample) -> Sweep:
-        jacobian = self.derivative.at(sample)
+        jacobian = self.derivative.at(sample).within(self._region(sample))
         return Sweep(jacobian, self.settings.columns, chunk=self.chunk, budget=self.settings.budget)
 
     def _compared(self, sample: Sample) -> Reference | None:

@@ -10,15 +10,20 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_flatten
 
 from rankscope._base.errors import DeviceError, parameter
+from rankscope.linear.at_point import AtPoint
 from rankscope.linear.runner import Runner
 from rankscope.slicing import Sample
 
-__all__ = ["bytes_per_tangent", "chunk_for"]
+__all__ = ["MANY", "bytes_carried", "bytes_per_tangent", "chunk_for"]
 
 # The largest operator's inputs and outputs, times what a forward-mode formula keeps alive at once (measured)
 _SAFETY = 3.0
 _SAFETY_LINEAR = 1.4
 _CONVOLUTION = 3.75  # cuDNN's workspace comes on top of a convolution's inputs and outputs (measured)
+
+
+MANY = {True: 768, False: 32}
+"""Tangents a chunk past which more are no faster where each is carried on a part of a map; by whether it is a GPU."""
 
 
 class _LargestOperator(TorchDispatchMode):
@@ -43,6 +48,13 @@ def bytes_per_tangent(runner: Runner, sample: Sample, *, linear: bool) -> int:
     with _LargestOperator(_CONVOLUTION if runner.device.type == "cuda" else 1.0) as seen:
         runner.outputs(sample, sample.x)
     return max(int((_SAFETY_LINEAR if linear else _SAFETY) * seen.bytes), 1)
+
+
+def bytes_carried(point: AtPoint, device: torch.device) -> int:
+    """The same of one tangent that is carried on a part of each map."""
+    made, size = point.made, point.outputs[0].element_size()
+    widest = made.widest * (_CONVOLUTION if device.type == "cuda" else 1.0)
+    return max(int(_SAFETY_LINEAR * size * max(made.largest, widest)), 1)
 
 
 def chunk_for(columns: int, per_tangent: int, budget: int, device: torch.device, *, limit: int | None = None) -> int:

@@ -18,6 +18,7 @@ from rankscope._base.errors import MeasurementError, first_line, is_out_of_memor
 from rankscope.linear.kinks import SamePiece
 from rankscope.linear.linearise import Linearised
 from rankscope.linear.methods import Method, choose_method
+from rankscope.linear.regions import Region
 from rankscope.linear.reverse import reverse_mode
 from rankscope.linear.runner import Rows, Runner
 from rankscope.slicing import Sample
@@ -40,6 +41,8 @@ class LinearMap:
     sample: Sample
     traced: Linearised | None = None
     """A traced network in the place of ``method``; it belongs to the same runner."""
+    region: Region | None = None
+    """Where the tangents of one image may differ from zero; ``None``: everywhere."""
     forward: Context = nullcontext
     arithmetic: Context = nullcontext
 
@@ -78,7 +81,7 @@ class LinearMap:
 
         ``rows`` chooses the rows of each cut point; ``None``: all of them.
         """
-        push = self.method if self.traced is None else self.traced
+        push = self.method if self.traced is None else self.traced.within(self.region)
         with self._inside(), self.forward():
             return push(self.runner, self.sample, tangents, rows)
 
@@ -127,6 +130,10 @@ class LinearMap:
         Whether a traced network is the model there has to be looked at: values may decide what the model does.
         """
         return replace(self, sample=sample)
+
+    def within(self, region: Region | None) -> LinearMap:
+        """The same for tangents that are zero outside of a region of one image: a traced network carries no others."""
+        return replace(self, region=region)
 
     def of_place(self, place: int) -> LinearMap:
         """The Jacobian of one cut point alone, by the model's own passes: they end there."""

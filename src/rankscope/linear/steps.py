@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from torch import Tensor, fx
 
 from rankscope.linear.regions import Region
@@ -28,11 +29,17 @@ class Step:
 
 @dataclass
 class Linearisation:
-    """The steps, the outputs of the cut points, and the region on which each output's tangent comes."""
+    """The steps, the outputs of the cut points, and the region on which each output's tangent comes.
+
+    ``largest`` are the entries of one tangent that the largest step takes and gives; ``widest`` the same of the largest
+    convolution.
+    """
 
     steps: list[Step]
     outputs: tuple[Tensor, ...]
     regions: tuple[Region, ...]
+    largest: int = 0
+    widest: int = 0
 
 
 def linearise(network: TracedNetwork, x: Tensor, region: Region | None = None) -> Linearisation:
@@ -43,6 +50,7 @@ def linearise(network: TracedNetwork, x: Tensor, region: Region | None = None) -
     values: dict[str, Any] = dict(network.constants)
     regions: dict[str, Regions] = {network.input.name: region or Region.whole(x.shape)}
     steps: list[Step] = []
+    largest = widest = 0
     found: dict[str, Tensor] = {n: values[n].reshape(-1) for n in network.outputs if n in values}
     for node in network.nodes:
         if node.op == "placeholder":
@@ -56,6 +64,10 @@ def linearise(network: TracedNetwork, x: Tensor, region: Region | None = None) -
                 call = Call(node, args, kwargs, out, network.depends, tuple(regions[n] for n in takes))
                 derived = network.folded.get(node.name, derive)(call)
                 regions[node.name] = whole_of(out) if derived.gives is None else derived.gives
+                entries = _entries(derived.takes or call.regions) + _entries(regions[node.name])
+                largest = max(largest, entries)
+                if node.target is torch.ops.aten.convolution.default:
+                    widest = max(widest, entries)
                 freed = tuple(n for n in network.last_use.get(node.name, ()) if n not in network.outputs)
                 steps.append(Step(node.name, _moved_first(derived, call.regions), takes, freed))
         if node.name in network.outputs:
@@ -67,7 +79,15 @@ def linearise(network: TracedNetwork, x: Tensor, region: Region | None = None) -
         steps,
         tuple(found[n] for n in network.outputs),
         tuple(regions.get(n) or Region.whole(found[n].shape) for n in network.outputs),
+        largest,
+        widest,
     )
+
+
+def _entries(regions: Regions) -> int:
+    if isinstance(regions, list | tuple):
+        return sum(_entries(r) for r in regions)
+    return 0 if regions is None else int(regions.count)
 
 
 def _moved_first(derived: Derived, regions: Sequence[Regions]) -> Push:
