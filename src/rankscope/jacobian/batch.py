@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 
 import torch
@@ -66,6 +66,10 @@ class BatchMeasurer:
     def way(self) -> Fact:
         """How tangents were pushed."""
         return self.derivative.way
+
+    def confirms(self, sample: Sample, marks: Mapping[int, float], kinks: int) -> bool:
+        """Whether single products agree with those of an earlier run; there are none of a sweep."""
+        return False
 
     def another(self, calls: Sequence[ModuleCall]) -> BatchMeasurer:
         """One of the same kind for other cut points."""

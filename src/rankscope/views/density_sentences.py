@@ -42,9 +42,11 @@ def _plan(v: Values) -> str:
         steps = "as many steps as the bracket needs" if v["steps"] == "auto" else f"{v['steps']:,} steps"
         parts.append(
             f"At {counted(v['lanczos'], 'cut point')} the rank is estimated with {v['probes']:,} Lanczos probes "
-            f"and {steps}. All singular values would need at least {_bytes(v['needed'])}, and {_bytes(v['budget'])} "
-            "of the memory budget are free for them."
+            f"and {steps}."
         )
+        if v["asked"] == "auto":
+            needed, free = _bytes(v["needed"]), _bytes(v["budget"])
+            parts.append(f"All singular values would need {needed} or more; the memory budget leaves {free} for them.")
     every = " for every 200 steps" if v["lanczos"] and v["steps"] == "auto" else ""
     parts.append(f"Expected on each sample: {_seconds(v['seconds'])}{every} and {_bytes(v['bytes'])} beside the model.")
     return " ".join(parts)
