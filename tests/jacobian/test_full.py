@@ -159,7 +159,12 @@ def test_records_survive_a_file(measured, tmp_path: Path):
         # a tolerance that nobody asked for at the time
         assert loaded.with_tolerance(3e-2).reading.rows == result.with_tolerance(3e-2).reading.rows
     assert "<pre>" in measured[0][1]._repr_html_()
-    assert measured[0][1].plot().get_ylabel() == "Jacobian rank"
+    probed = measured[0][1]
+    axes = probed.plot()
+    assert axes.get_ylabel() == "Jacobian rank"
+    (band,) = [c for c in axes.collections if c.get_gid() == "bounds"]
+    highest = max(row["function_rank"]["upper"] for row in probed.reading.rows)
+    assert band.get_paths()[0].vertices[:, 1].max() == highest
     assert "Lanczos" in profile_page(measured[0][1]).html()
 
 

@@ -103,6 +103,7 @@ VALUES: dict[FactKind, dict[str, Any]] = {
     },
     FactKind.NOT_RECORDED: {"where": "a", "reason": "it reads a value"},
     FactKind.SMALLER_CHUNK: {"where": "a", "chunk": 4},
+    FactKind.PRODUCTS_IN_FLOAT64: {"tolerance": "paper"},
     FactKind.LEADING_COUNTED: {"count": 100},
     FactKind.NOT_FROM_MOMENTS: {"names": ("effective_rank",)},
     FactKind.AT_CHANCE: {"accuracy": 0.1, "share": 0.1, "answer": 3, "measure": "overall", "of": "head"},

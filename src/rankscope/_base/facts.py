@@ -87,6 +87,7 @@ class FactKind(StrEnum):
     FULL_PLAN = "plan of a full Jacobian"
     NOT_RECORDED = "products not recorded"  # where, reason
     SMALLER_CHUNK = "smaller chunk after memory ran out"  # where, chunk
+    PRODUCTS_IN_FLOAT64 = "products in float64 for a small threshold"  # tolerance
     LEADING_COUNTED = "leading singular values computed"  # count
     NOT_FROM_MOMENTS = "not bounded by moments"  # names
     # features: measure is overall or balanced, answer a class

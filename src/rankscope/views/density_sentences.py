@@ -68,6 +68,10 @@ def _smaller_chunk(v: Values) -> str:
     return f"Memory ran out at {v['where']!r}. From there on {v['chunk']:,} tangents were pushed at once."
 
 
+def _in_float64(v: Values) -> str:
+    return f"At tolerance {v['tolerance']} the error of float32 products would hide the threshold. They are in float64."
+
+
 def _leading(v: Values) -> str:
     return (
         f"The rank is low: the {counted(v['count'], 'leading singular value')} were computed and all others bounded, "
@@ -86,6 +90,7 @@ DENSITY_SENTENCES: Sentences = {
     FactKind.FULL_PLAN: _plan,
     FactKind.NOT_RECORDED: _not_recorded,
     FactKind.SMALLER_CHUNK: _smaller_chunk,
+    FactKind.PRODUCTS_IN_FLOAT64: _in_float64,
     FactKind.LEADING_COUNTED: _leading,
     FactKind.NOT_FROM_MOMENTS: _absent,
 }
