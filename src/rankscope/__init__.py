@@ -13,13 +13,14 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 # Public by their own name, such as rs.theory, and as slow to load as what they import.
-_PACKAGES = ("datasets", "loading", "metrics", "theory")
+_PACKAGES = ("datasets", "loading", "metrics", "monitor", "theory")
 # Public name → the module it lives in. Loaded on first use, so that `import rankscope` costs little more than torch.
 _HOME = {
     "AgainstRandom": "rankscope.jacobian",
     "ChainExponents": "rankscope.jacobian",
     "ClassDependency": "rankscope.deficit",
     "ClassificationDimension": "rankscope.features",
+    "CollapseAlarm": "rankscope.monitor",
     "Collection": "rankscope.features",
     "CutPointError": "rankscope._base.errors",
     "DataError": "rankscope._base.errors",
@@ -30,6 +31,7 @@ _HOME = {
     "FactKind": "rankscope._base.facts",
     "FeatureProfile": "rankscope.features",
     "JacobianMap": "rankscope.linear.jacobian_map",
+    "JacobianProbe": "rankscope.monitor",
     "JacobianProfile": "rankscope.jacobian",
     "Lanczos": "rankscope.spectra.matrix_free",
     "Layer": "rankscope.jacobian",
@@ -44,6 +46,7 @@ _HOME = {
     "ProbeResult": "rankscope.probes",
     "ProbeResults": "rankscope.probes",
     "RankEstimate": "rankscope.spectra",
+    "RankMonitor": "rankscope.monitor",
     "RankscopeError": "rankscope._base.errors",
     "RegularisationPath": "rankscope.deficit",
     "RemedyResult": "rankscope.probes",
@@ -73,6 +76,7 @@ __all__ = [
     "ChainExponents",
     "ClassDependency",
     "ClassificationDimension",
+    "CollapseAlarm",
     "Collection",
     "CutPointError",
     "DataError",
@@ -83,6 +87,7 @@ __all__ = [
     "FactKind",
     "FeatureProfile",
     "JacobianMap",
+    "JacobianProbe",
     "JacobianProfile",
     "Lanczos",
     "Layer",
@@ -97,6 +102,7 @@ __all__ = [
     "ProbeResult",
     "ProbeResults",
     "RankEstimate",
+    "RankMonitor",
     "RankscopeError",
     "RegularisationPath",
     "RemedyResult",
@@ -125,6 +131,7 @@ if TYPE_CHECKING:
     from rankscope import datasets as datasets
     from rankscope import loading as loading
     from rankscope import metrics as metrics
+    from rankscope import monitor as monitor
     from rankscope import theory as theory
     from rankscope._base.errors import (
         CutPointError,
@@ -159,6 +166,7 @@ if TYPE_CHECKING:
         jacobian_rank,
     )
     from rankscope.linear.jacobian_map import JacobianMap, linear_map
+    from rankscope.monitor import CollapseAlarm, JacobianProbe, RankMonitor
     from rankscope.probes import (
         ProbeResult,
         ProbeResults,

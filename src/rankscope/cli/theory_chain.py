@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Annotated
 
@@ -44,7 +45,7 @@ def theory_chain_command(
     """Measure the Jacobian rank and feature dimension of random deep chains and compare with theory (Fig. 1 d-f)."""
     each, scale = _seeds(seeds), _residual(residual)
 
-    from rankscope.cli.results import print_result, write_result
+    from rankscope.cli.results import print_written, write_result
     from rankscope.theory import deep_chain
 
     with FolderLock(out):
@@ -61,7 +62,11 @@ def theory_chain_command(
             samples=samples,
         )
         write_result(out, "chain", profile.to_dict(), {"chain": profile.table()}, profile.plot())
-    print_result(profile, profile.to_dict(), out, "chain", as_json=as_json)
+    if as_json:
+        print(json.dumps(profile.to_dict(), indent=1, allow_nan=False))
+    else:
+        print(profile)
+        print_written(out, "chain")
 
 
 def _seeds(text: str) -> list[int]:

@@ -15,10 +15,10 @@ from rankscope.slicing import evaluation_mode, observing
 from rankscope.slicing.capture import OUTPUT
 from rankscope.slicing.members import every_member, members
 
-__all__ = ["inference", "record_outputs"]
+__all__ = ["axis_of", "inference", "record_outputs", "resolve_layer", "samples_first", "tensor_of"]
 
 
-def _resolved(model: nn.Module, name: str) -> tuple[nn.Module, str | None]:
+def resolve_layer(model: nn.Module, name: str) -> tuple[nn.Module, str | None]:
     """The module that a name stands for, and the path of one of the tensors that it returns."""
     modules = dict(model.named_modules(remove_duplicate=False))
     if name in modules and name:
@@ -33,7 +33,8 @@ def _resolved(model: nn.Module, name: str) -> tuple[nn.Module, str | None]:
     raise CutPointError(f"{type(model).__name__} has no layer {name!r}; {nearest(name, modules)}")
 
 
-def _tensor(name: str, path: str | None, output: Any) -> torch.Tensor:
+def tensor_of(name: str, path: str | None, output: Any) -> torch.Tensor:
+    """The tensor at ``path`` of what a module returned, or its only one."""
     tensors = every_member(output)
     if path is not None:
         if path not in tensors:
@@ -73,15 +74,13 @@ def record_outputs(
     CutPointError
         For a name that the model does not have.
     """
-    resolved = {name: _resolved(model, name) for name in names}
+    resolved = {name: resolve_layer(model, name) for name in names}
     found: dict[str, torch.Tensor] = {}
     handles = []
 
     def keep(name: str, path: str | None, axis: int) -> Any:
         def hook(_module: nn.Module, _args: Any, output: Any) -> None:
-            tensor = _tensor(name, path, output)
-            if axis and tensor.ndim > axis:
-                tensor = tensor.movedim(axis, 0)
+            tensor = samples_first(tensor_of(name, path, output), axis)
             found.pop(name, None)
             found[name] = _own(name, tensor.detach(), reduced)
 
@@ -92,16 +91,22 @@ def record_outputs(
 
     try:
         for name, (module, path) in resolved.items():
-            handles.append(module.register_forward_hook(keep(name, path, _axis(model, module, path))))
+            handles.append(module.register_forward_hook(keep(name, path, axis_of(model, module, path))))
         if inputs_of is not None:
-            handles.append(_resolved(model, inputs_of)[0].register_forward_pre_hook(keep_input))
+            handles.append(resolve_layer(model, inputs_of)[0].register_forward_pre_hook(keep_input))
         yield found
     finally:
         for handle in handles:
             handle.remove()
 
 
-def _axis(model: nn.Module, module: nn.Module, path: str | None) -> int:
+def samples_first(tensor: torch.Tensor, axis: int) -> torch.Tensor:
+    """The tensor with the dimension that counts samples in front."""
+    return tensor.movedim(axis, 0) if axis and tensor.ndim > axis else tensor
+
+
+def axis_of(model: nn.Module, module: nn.Module, path: str | None) -> int:
+    """Which dimension of what a module of the model returns counts samples."""
     return sample_axis(model, next(name for name, one in model.named_modules() if one is module), path)
 
 

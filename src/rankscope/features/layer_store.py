@@ -19,6 +19,7 @@ from rankscope.features.accumulate import (
     least_bytes,
 )
 from rankscope.features.feature_profile import FeatureProfile, LayerFeatures
+from rankscope.features.moments import CentredMoments
 from rankscope.features.precision import check_real, unit_roundoff
 from rankscope.features.reduction import Channels, Reduce, coarse_square, reduce_output
 from rankscope.features.sample_axis import check_rows
@@ -95,6 +96,28 @@ class LayerStore:
         square = coarse_square(output, self.reduce, channels=self.channels, input_shape=self.input_shape)
         if square is not None:
             self._magnitude[name] = self._magnitude.get(name, torch.zeros_like(square)) + square
+
+    @property
+    def filled(self) -> bool:
+        """Whether any rows have come in."""
+        return bool(self._kept)
+
+    def mergeable(self, name: str) -> bool:
+        """Whether other processes' rows of this layer can be added: moments, not divided by a scale of their own."""
+        return isinstance(self._kept.get(name), CentredMoments) and self._scale.get(name, 1.0) == 1
+
+    def merge_processes(self, name: str) -> None:
+        """Gather the moments of every process: each calls this, and each then holds the rows of all.
+
+        Raises
+        ------
+        DataError
+            Fewer than two rows over all processes.
+        """
+        moments = self._kept[name]
+        assert isinstance(moments, CentredMoments)
+        moments.compute()
+        self._varies.pop(name, None)  # of this process's rows alone; the variance tells of all
 
     def layer(self, name: str) -> LayerFeatures:
         """The record of one layer."""

@@ -66,7 +66,12 @@ class LaterCalls:
             chosen = [c for c in every if (c.key.module, c.key.call) in new]
             if not chosen:
                 continue
-            self.unmeasured |= self._without_derivative(samples[0][1], chosen)
+            self.unmeasured |= as_measured(
+                self.model,
+                samples[0][1],
+                measurers.settings.dtype,
+                lambda s, these=chosen: without_derivative(self.model, s, these),
+            )[0]
             for call, mixes, k in zip(every, path.mixes(every), range(len(every)), strict=True):
                 if call in chosen:
                     before = [_identity(earlier) for earlier in every[:k]]
@@ -84,10 +89,6 @@ class LaterCalls:
                         self._calls[_identity(call)].spectra[index] = finished.spectra[k]
             measurers.join(own)
         self.unmeasured |= dict.fromkeys(sorted(self.waiting), "no sample calls it")
-
-    def _without_derivative(self, given: Sample, calls: list[ModuleCall]) -> dict[str, str]:
-        dtype = self.measurers.settings.dtype
-        return as_measured(self.model, given, dtype, lambda s: without_derivative(self.model, s, calls))[0]
 
     def placed(self, layers: list[Layer], count: int, columns: int) -> list[Layer]:
         """The measured layers with those of later samples among them, each behind the one it follows."""

@@ -11,7 +11,7 @@ from torch import Tensor, fx
 
 from rankscope.linear.regions import Region
 from rankscope.linear.rule import Call, Derived, Push, Regions, Tangent, whole_of
-from rankscope.linear.rules import derive, ties
+from rankscope.linear.rules import derive
 from rankscope.linear.traced import TracedNetwork
 
 __all__ = ["Linearisation", "Step", "linearise", "push"]
@@ -32,8 +32,7 @@ class Linearisation:
     """The steps, the outputs of the cut points, and the region on which each output's tangent comes.
 
     ``largest`` are the entries of one tangent that the largest step takes and gives; ``widest`` the same of the largest
-    convolution. ``ties`` says whether some operator lies exactly at a kink where torch's two modes differ; ``None``
-    where no operator has one.
+    convolution.
     """
 
     steps: list[Step]
@@ -41,7 +40,6 @@ class Linearisation:
     regions: tuple[Region, ...]
     largest: int = 0
     widest: int = 0
-    ties: Tensor | None = None
 
 
 def linearise(network: TracedNetwork, x: Tensor, region: Region | None = None) -> Linearisation:
@@ -53,7 +51,6 @@ def linearise(network: TracedNetwork, x: Tensor, region: Region | None = None) -
     regions: dict[str, Regions] = {network.input.name: region or Region.whole(x.shape)}
     steps: list[Step] = []
     largest = widest = 0
-    at_ties: list[Tensor] = []
     found: dict[str, Tensor] = {n: values[n].reshape(-1) for n in network.outputs if n in values}
     for node in network.nodes:
         if node.op == "placeholder":
@@ -65,9 +62,6 @@ def linearise(network: TracedNetwork, x: Tensor, region: Region | None = None) -
             if node.name in network.depends:
                 takes = tuple(dict.fromkeys(n.name for n in node.all_input_nodes if n.name in network.depends))
                 call = Call(node, args, kwargs, out, network.depends, tuple(regions[n] for n in takes))
-                tied = ties(call)
-                if tied is not None:
-                    at_ties.append(tied)
                 derived = network.folded.get(node.name, derive)(call)
                 regions[node.name] = whole_of(out) if derived.gives is None else derived.gives
                 entries = _entries(derived.takes or call.regions) + _entries(regions[node.name])
@@ -87,7 +81,6 @@ def linearise(network: TracedNetwork, x: Tensor, region: Region | None = None) -
         tuple(regions.get(n) or Region.whole(found[n].shape) for n in network.outputs),
         largest,
         widest,
-        torch.stack(at_ties).any() if at_ties else None,
     )
 
 

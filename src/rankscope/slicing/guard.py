@@ -17,7 +17,7 @@ from rankscope._base.facts import Fact, FactKind
 from rankscope.slicing.grad_mode import plain_modes
 from rankscope.slicing.state import kept_state
 
-__all__ = ["evaluation_mode", "full_precision", "measuring", "mode_facts", "observing"]
+__all__ = ["evaluation_mode", "full_precision", "measuring", "mode_facts", "observing", "random_state"]
 
 
 def mode_facts(model: nn.Module) -> list[Fact]:
@@ -89,7 +89,7 @@ def full_precision() -> Iterator[None]:
 
 
 @contextmanager
-def _random_state(device: torch.device) -> Iterator[None]:
+def random_state(device: torch.device) -> Iterator[None]:
     python, numpy = random.getstate(), np.random.get_state()
     devices = [device] if device.type == "cuda" else []
     with torch.random.fork_rng(devices=devices):
@@ -131,7 +131,7 @@ def observing(model: nn.Module, device: torch.device) -> Iterator[None]:
     _no_script(model)
     with ExitStack() as stack:
         stack.enter_context(kept_state(model))
-        stack.enter_context(_random_state(device))
+        stack.enter_context(random_state(device))
         stack.enter_context(full_precision())
         stack.enter_context(_fast_path_off())
         stack.enter_context(torch.no_grad())

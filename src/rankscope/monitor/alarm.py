@@ -1,0 +1,87 @@
+"""An alarm for a value that stays too low: the sign of dimensional collapse."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any, Literal, TypeAlias
+
+from rankscope._base.checks import choice_of, count_of, number_of
+from rankscope._base.errors import UsageError
+from rankscope.monitor.history import Moment
+
+__all__ = ["Action", "Collapse", "CollapseAlarm"]
+
+
+@dataclass(frozen=True)
+class Collapse:
+    """What an alarm hands to its action."""
+
+    step: int
+    layer: str
+    metric: str
+    value: float
+    below: float
+    patience: int
+
+    def __str__(self) -> str:
+        times = "" if self.patience == 1 else f" for {self.patience} monitored steps in a row"
+        return f"{self.metric} of {self.layer!r} is {self.value:.4g} at step {self.step}, below {self.below:g}{times}"
+
+
+Action: TypeAlias = Literal["warn", "stop"] | Callable[[Collapse], Any]
+
+
+@dataclass(eq=False)
+class CollapseAlarm:
+    """Rings when a metric of a layer has been below a value in ``patience`` monitored steps in a row.
+
+    It rings once for each fall: again only after the value has recovered. NaN counts neither way.
+
+    Parameters
+    ----------
+    metric : str
+        The name of a metric of the monitor, or ``"jacobian_rank"``.
+    below : float
+        In the metric's own units (dimensions).
+    patience : int
+        Monitored steps in a row.
+    action : "warn", "stop" or callable
+        A Python warning; the same and ``monitor.should_stop`` (integrations stop the trainer); or a function of a
+        ``Collapse``.
+    layer : str, optional
+        One cut point; default: any.
+
+    Examples
+    --------
+    >>> CollapseAlarm("effective_rank", below=2.0, patience=3, action="stop").metric
+    'effective_rank'
+    """
+
+    metric: str
+    below: float
+    patience: int = 1
+    action: Action = "warn"
+    layer: str | None = None
+    _low: dict[str, int] = field(default_factory=dict, repr=False)
+
+    def __post_init__(self) -> None:
+        number_of(self.below, "below")
+        count_of(self.patience, "patience")
+        if not callable(self.action):
+            choice_of(self.action, "action", ["warn", "stop"])
+        if not isinstance(self.metric, str):
+            raise UsageError(f"metric is {self.metric!r}; give the name of a metric of the monitor")
+
+    def look(self, moment: Moment) -> list[Collapse]:
+        """What rings at this moment."""
+        rung = []
+        for entry in moment.entries:
+            if entry.metric != self.metric or self.layer not in (None, entry.layer) or entry.value != entry.value:
+                continue
+            low = self._low.get(entry.layer, 0) + 1 if entry.value < self.below else 0
+            self._low[entry.layer] = low
+            if low == self.patience:
+                found = (moment.step, entry.layer, entry.metric, entry.value, self.below, self.patience)
+                rung.append(Collapse(*found))
+        return rung

@@ -1,0 +1,50 @@
+"""Moments of all processes of a training run as one."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+
+from rankscope._base.errors import DataError
+from rankscope.monitor.hooks import StepFeatures
+
+__all__ = ["is_main", "merge_processes", "processes"]
+
+
+def processes() -> int:
+    """How many processes train together."""
+    there = torch.distributed.is_available() and torch.distributed.is_initialized()
+    return torch.distributed.get_world_size() if there else 1
+
+
+def is_main() -> bool:
+    """Whether this process writes."""
+    return processes() == 1 or torch.distributed.get_rank() == 0
+
+
+def merge_processes(found: StepFeatures, names: Sequence[str]) -> None:
+    """Let every process hold the moments of all: each calls this at the same step.
+
+    A layer that one process could not read is read in none, or the others would wait for it for ever.
+    """
+    if processes() == 1:
+        return
+    mine = [name not in found.errors and found.stores[name].filled for name in names]
+    exact = [ok and found.stores[name].mergeable(name) for name, ok in zip(names, mine, strict=True)]
+    nccl = torch.distributed.get_backend() == "nccl"
+    device = torch.device("cuda", torch.cuda.current_device()) if nccl else torch.device("cpu")
+    flags = torch.tensor([mine, exact], dtype=torch.int64, device=device)
+    torch.distributed.all_reduce(flags, op=torch.distributed.ReduceOp.MIN)
+    for name, everywhere, together in zip(names, *flags.tolist(), strict=True):
+        if not everywhere:
+            found.errors.setdefault(name, f"{name}: another process could not read it in this step")
+        elif not together:
+            found.errors.setdefault(
+                name, f"{name}: its moments are too wide, or too large or small, to be merged; give reduce='pool'"
+            )
+        else:
+            try:
+                found.stores[name].merge_processes(name)
+            except DataError as error:  # of the rows of all, so every process meets it
+                found.errors[name] = str(error)

@@ -1,0 +1,193 @@
+"""A monitored run and the same run without a monitor: losses, weights, buffers and random state to the last bit."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import random
+import subprocess
+import sys
+import textwrap
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+from torch.utils.checkpoint import checkpoint
+
+from rankscope.monitor import JacobianProbe, RankMonitor
+from rankscope.slicing import Sketch
+
+
+class Net(nn.Module):
+    def __init__(self, *, checkpointed: str = "") -> None:
+        super().__init__()
+        self.checkpointed = checkpointed
+        self.stem = nn.Sequential(nn.Conv2d(3, 6, 3, padding=1), nn.BatchNorm2d(6), nn.ReLU(inplace=True))
+        self.body = nn.Sequential(nn.Conv2d(6, 8, 3, stride=2, padding=1), nn.ReLU(), nn.Dropout(0.3))
+        self.head = nn.Linear(8, 4)
+
+    def forward(self, x):
+        h = self.stem(x)
+        if self.checkpointed:
+            h = checkpoint(self.body, h, use_reentrant=self.checkpointed == "reentrant")
+        else:
+            h = self.body(h)
+        return self.head(h.mean((2, 3)))
+
+
+def train(wrap=lambda m: m, *, monitored, steps=6, accumulate=1, autocast=False, checkpointed="", **options):
+    torch.manual_seed(0)
+    random.seed(0)
+    np.random.seed(0)
+    net = Net(checkpointed=checkpointed)
+    model = wrap(net)
+    optimiser = torch.optim.SGD(net.parameters(), 0.1, momentum=0.9)
+    options = {"cut_points": ["stem", "body", "head"], "every": 2, **options}
+    monitor = RankMonitor(model, **options) if monitored else None
+    losses = []
+    for _ in range(steps):
+        for _ in range(accumulate):
+            x, y = torch.randn(8, 3, 8, 8), torch.randint(4, (8,))
+            with torch.autocast("cpu", torch.bfloat16) if autocast else contextlib.nullcontext():
+                loss = nn.functional.cross_entropy(model(x), y) / accumulate
+            loss.backward()
+            losses.append(loss.item())
+        optimiser.step()
+        optimiser.zero_grad()
+        if monitor is not None:
+            monitor.step()
+    state = {k: v.clone() for k, v in net.state_dict().items()}
+    tail = (torch.get_rng_state(), random.getstate(), np.random.get_state()[1].tolist())
+    return losses, state, tail, monitor
+
+
+CASES = {
+    "plain": {},
+    "accumulated": {"accumulate": 3},
+    "autocast": {"autocast": True},
+    "checkpointed": {"checkpointed": "plain"},
+    "checkpointed, re-entrant": {"checkpointed": "reentrant"},
+    "blocks": {"cut_points": "blocks"},
+    "probe batch": {"inputs": torch.randn(12, 3, 8, 8, generator=torch.Generator().manual_seed(3))},
+    "jacobian": {"jacobian": JacobianProbe(torch.ones(1, 3, 8, 8), columns=Sketch(4), every=3)},
+    "compiled": {"wrap": lambda m: torch.compile(m, backend="aot_eager")},
+    "compiled under autocast": {"wrap": lambda m: torch.compile(m, backend="aot_eager"), "autocast": True},
+    "data parallel": {"wrap": nn.DataParallel},
+}
+
+
+@pytest.mark.filterwarnings("ignore:rankscope")
+@pytest.mark.parametrize("name", CASES)
+def test_training_is_bit_for_bit_the_same(name):
+    case = dict(CASES[name])
+    own = {k: case.pop(k) for k in ("inputs", "jacobian", "cut_points") if k in case}
+    plain = train(monitored=False, **case)
+    watched = train(monitored=True, **case, **own)
+    assert watched[0] == plain[0]
+    assert all(torch.equal(watched[1][k], plain[1][k]) for k in plain[1])
+    assert torch.equal(watched[2][0], plain[2][0])
+    assert watched[2][1:] == plain[2][1:]
+    history = watched[3].history
+    assert set(history["step"]) >= {0, 2, 4}
+    assert history["value"].notna().all()
+
+
+def compiled_in_place(model):
+    model.compile(backend="aot_eager")
+    return model
+
+
+@pytest.mark.filterwarnings("ignore:rankscope")
+@pytest.mark.parametrize("wrap", [compiled_in_place, lambda m: torch.compile(m, backend="aot_eager")])
+def test_a_compiled_model_gives_the_features_of_the_plain_one(wrap):
+    """In the first step weights are the same, and so are dropout's draws: those of the pass that trains."""
+    plain = train(monitored=True, steps=1)[3].history
+    compiled = train(wrap, monitored=True, steps=1)[3].history
+    # aot_eager runs the same kernels; fused multiply-adds apart, that is some eps32 on each feature
+    np.testing.assert_allclose(compiled["value"], plain["value"], rtol=1e-4)
+    assert compiled["samples"].tolist() == plain["samples"].tolist()
+
+
+def hooks(net):
+    return sum(len(m._forward_hooks) + len(m._forward_pre_hooks) for m in net.modules())
+
+
+def test_hooks_are_there_in_monitored_steps_alone():
+    net = Net()
+    with RankMonitor(net, ["stem"], every=2) as monitor:
+        assert hooks(net) == 1  # on the root alone, until a pass begins
+        net(torch.randn(4, 3, 8, 8))
+        assert hooks(net) > 1
+        monitor.step()
+        assert hooks(net) == 0  # step 1 is not monitored
+        monitor.step()
+        assert hooks(net) == 1
+    assert hooks(net) == 0
+
+
+def test_no_hook_is_left_after_an_exception():
+    net = Net()
+
+    def fail():
+        with RankMonitor(net, ["stem"]):
+            net(torch.randn(4, 3, 8, 8))
+            raise ZeroDivisionError("training failed")
+
+    with pytest.raises(ZeroDivisionError, match="training failed"):
+        fail()
+    assert hooks(net) == 0
+
+
+def test_two_processes_give_the_numbers_of_one(tmp_path):
+    script = textwrap.dedent(
+        """
+        import sys, warnings, torch, torch.distributed as dist
+        from torch import nn
+        from rankscope.monitor import RankMonitor
+        rank, store, watched = int(sys.argv[1]), sys.argv[2], sys.argv[3] == "1"
+        dist.init_process_group("gloo", init_method=f"file://{store}", rank=rank, world_size=2)
+        torch.manual_seed(0)
+        net = nn.Sequential(nn.Linear(6, 8), nn.ReLU(), nn.Linear(8, 3))
+        model = nn.parallel.DistributedDataParallel(net)
+        data = torch.randn(4, 32, 6, generator=torch.Generator().manual_seed(5))
+        optimiser = torch.optim.SGD(model.parameters(), 0.1)
+        path = store + ".jsonl"
+        monitor = RankMonitor(model, ["0", "2"], every=2, path=path) if watched else None
+        for x in data:
+            loss = model(x[rank::2]).square().mean()
+            optimiser.zero_grad(); loss.backward(); optimiser.step()
+            if monitor: monitor.step()
+        torch.save([p.detach() for p in net.parameters()], f"{store}.{rank}.pt")
+        dist.destroy_process_group()
+        """
+    )
+    finals = {}
+    for watched in "01":
+        store = tmp_path / f"store{watched}"
+        running = [
+            subprocess.Popen(
+                [sys.executable, "-c", script, str(r), str(store), watched],
+                env={**os.environ, "OMP_NUM_THREADS": "1"},
+                stderr=subprocess.PIPE,
+                text=True,
+            )
+            for r in range(2)
+        ]
+        for process in running:
+            _, errors = process.communicate(timeout=300)
+            assert process.returncode == 0, errors
+        finals[watched] = torch.load(f"{store}.0.pt")
+    assert all(torch.equal(a, b) for a, b in zip(finals["0"], finals["1"], strict=True))
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Linear(6, 8), nn.ReLU(), nn.Linear(8, 3))
+    first = torch.randn(4, 32, 6, generator=torch.Generator().manual_seed(5))[0]
+    with RankMonitor(net, ["0", "2"], every=2) as alone:
+        net(first)
+        alone.step()
+    from rankscope.monitor.history import History
+
+    merged = History(tmp_path / "store1.jsonl").table()
+    merged = merged[merged["step"] == 0]
+    assert merged["samples"].tolist() == [32] * 4
+    np.testing.assert_allclose(merged["value"], alone.history["value"], rtol=1e-5)
