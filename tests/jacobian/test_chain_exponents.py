@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import mpmath
 import numpy as np
@@ -401,3 +401,37 @@ def test_where_nothing_mixes_it_says_so():
     net = nn.Sequential(nn.Linear(6, 6), nn.LayerNorm(6)).eval()
     with pytest.raises(rs.CutPointError, match="only one operation that mixes features was recognised along"):
         rs.chain_exponents(net, torch.randn(1, 6))
+
+
+class Silent(torch.autograd.Function):
+    """Doubles. Its backward is right, and has the derivative zero without an error."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        return 2 * x
+
+    @staticmethod
+    def backward(ctx: Any, g: Tensor) -> Tensor:
+        return 2 * g.detach() + 0 * g
+
+
+def test_a_backward_that_cannot_be_differentiated_is_not_used_twice() -> None:
+    class Block(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.linear = nn.Linear(4, 4)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return Silent.apply(self.linear(x))  # type: ignore[no-any-return]
+
+    net = nn.Sequential(*[Block() for _ in range(3)]).double().eval()
+    found = rs.chain_exponents(net, torch.zeros(1, 4, dtype=torch.float64), cut_points=["0", "1", "2"], progress=False)
+    logs = [float(torch.linalg.slogdet(2 * block.linear.weight)[1]) for block in net]
+    assert float(found.mean.sum()) == pytest.approx(sum(logs) / 3, abs=1e-10)
+    assert found.method["name"] == "reverse mode by rows"
+    J = rs.linear_map(net, torch.zeros(1, 4, dtype=torch.float64))
+    v = torch.randn(4, dtype=torch.float64)
+    expected = v
+    for block in net:
+        expected = 2 * block.linear.weight.detach() @ expected
+    torch.testing.assert_close(J.push(v), expected, rtol=1e-12, atol=1e-14)

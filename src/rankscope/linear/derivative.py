@@ -154,18 +154,7 @@ class Derivative:
         """
         direction = secant_direction(sample.x[0])
 
-        def refuse(method: Method, out: tuple[Tensor, ...]) -> str:
-            """Second derivatives of a custom backward can be zero without an error; reverse mode itself tells."""
-            if not method.twice:
-                return ""
-            with method.kernels():
-                error, where = adjoint_error(self.runner, sample, direction, out)
-            wrong = error is None or not error <= ADJOINT_LIMIT
-            return (
-                f"disagrees with reverse mode at {where!r}: a backward formula is not differentiable" if wrong else ""
-            )
-
-        self.method, out, self.failed_methods = choose_method(self.runner, sample, direction[None], refuse)
+        self.method, out, self.failed_methods = choose_method(self.runner, sample, direction[None])
         self.lengths = [length_of(o) for o in out]
         self._replay = self.settings.device.type == "cuda" and not takes_tensors(sample)
         if not self._traced_before(sample, earlier):

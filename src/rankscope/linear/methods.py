@@ -19,6 +19,7 @@ from torch.func import jvp, vmap
 
 from rankscope._base.errors import MeasurementError, is_out_of_memory
 from rankscope._base.facts import Fact, FactKind
+from rankscope.linear.checks import ADJOINT_LIMIT, adjoint_error
 from rankscope.linear.reverse import reverse_mode
 from rankscope.linear.runner import Rows, Runner
 from rankscope.slicing import Sample, failing_module
@@ -132,19 +133,24 @@ METHODS = (
 )
 
 
-def choose_method(
-    runner: Runner, sample: Sample, tangents: Tensor, refuse: Callable[[Method, tuple[Tensor, ...]], str] | None = None
-) -> tuple[Method, tuple[Tensor, ...], list[Fact]]:
-    """The first method that works on this sample, what it gave, and why each one before it did not.
+def _refused(method: Method, runner: Runner, sample: Sample, direction: Tensor, out: tuple[Tensor, ...]) -> str:
+    """Second derivatives of a custom backward can be zero without an error; reverse mode itself tells."""
+    if not method.twice:
+        return ""
+    with method.kernels():
+        error, where = adjoint_error(runner, sample, direction, tuple(o[:1] for o in out))
+    wrong = error is None or not error <= ADJOINT_LIMIT
+    return f"disagrees with reverse mode at {where!r}: a backward formula is not differentiable" if wrong else ""
 
-    ``refuse`` may look at what a method gave and say why it must not be used.
-    """
+
+def choose_method(runner: Runner, sample: Sample, tangents: Tensor) -> tuple[Method, tuple[Tensor, ...], list[Fact]]:
+    """The first method that works on this sample, what it gave, and why each one before it did not."""
     failures: list[Fact] = []
     errors: list[Exception] = []
     for method in METHODS:
         try:
             out = method(runner, sample, tangents)
-            reason = refuse(method, out) if refuse is not None else ""
+            reason = _refused(method, runner, sample, tangents[0], out)
         except (RuntimeError, NotImplementedError, TypeError, ValueError, AttributeError, MeasurementError) as error:
             if is_out_of_memory(error):
                 raise
