@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 import rankscope as rs
+from rankscope._base.facts import FactKind, of_kind
 
 X = torch.randn(30, 5, 4, generator=torch.Generator().manual_seed(0))
 
@@ -100,3 +101,70 @@ def test_rows_that_are_no_samples_are_refused(tmp_path: Path) -> None:
     with pytest.raises(rs.CutPointError, match=r"'inner' returns a tensor of shape \(300, 2\) for 30 samples"):
         rs.collect(net, (X, torch.arange(30) % 3), out=tmp_path, cut_points=["inner"], progress=False)
     assert rs.feature_rank(net, X, cut_points="last")["last"].samples == 30
+
+
+def left_out(found: Any) -> list[str]:
+    return [name for fact in of_kind(found.facts, FactKind.ROWS_NOT_SAMPLES) for name in fact["names"]]
+
+
+@pytest.mark.parametrize("wanted", ["all", "*", ["last", "inn*"]], ids=str)
+@pytest.mark.parametrize("batch_size", [30, 1])
+def test_windows_that_nobody_named_are_left_out(wanted: Any, batch_size: int) -> None:
+    net = Windows().eval()
+    found = rs.feature_rank(net, X, cut_points=wanted, batch_size=batch_size)
+    assert left_out(found) == ["inner"]
+    assert [layer.name for layer in found] == ["last"]
+    check(found["last"], net(X).detach())
+    with pytest.raises(rs.CutPointError, match=r"'inner' returns a tensor of shape"):
+        rs.feature_rank(net, X, cut_points=["last", "inner"], batch_size=batch_size)
+
+
+def test_windows_are_left_out_of_a_neighbourhood_and_a_collection(tmp_path: Path) -> None:
+    net = Windows().eval()
+    local = rs.local_feature_rank(net, X[:1], cut_points="all", samples=40)
+    assert left_out(local) == ["inner"]
+    assert [layer.name for layer in local] == ["last"]
+    run = rs.collect(net, (X, torch.arange(30) % 3), out=tmp_path, cut_points="*", progress=False)
+    assert left_out(run) == ["inner"]
+    assert list(run.moments) == ["last"]
+    again = rs.collect(net, (X, torch.arange(30) % 3), out=tmp_path, cut_points="*", progress=False)
+    assert left_out(again) == ["inner"]
+
+
+class Fixed(nn.Module):
+    """Rows of a table, one or two whatever the samples are: a batch of as many does not make them samples."""
+
+    def __init__(self, rows: int) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.table, self.last, self.rows = nn.Linear(4, 4), nn.Linear(20, 3), rows
+
+    def forward(self, x: Tensor) -> Any:
+        return self.last((x + self.table(x.mean((0, 1)).expand(self.rows, 4)).mean(0)).flatten(1))
+
+
+@pytest.mark.parametrize("rows", [1, 2, 3])
+def test_a_fixed_number_of_rows_is_left_out(rows: int) -> None:
+    found = rs.feature_rank(Fixed(rows).eval(), X, cut_points="*", batch_size=max(rows, 1))
+    assert left_out(found) == ["table"]
+
+
+def test_where_no_layer_is_left_the_call_is_refused() -> None:
+    with pytest.raises(rs.CutPointError, match="no layer that cut_points='inn\\*' chooses returns rows that count"):
+        rs.feature_rank(Windows().eval(), X, cut_points="inn*")
+
+
+def test_the_windows_of_a_swin_transformer() -> None:
+    timm = pytest.importorskip("timm")
+    torch.manual_seed(0)
+    net = timm.models.swin_transformer.SwinTransformer(
+        img_size=16, patch_size=2, window_size=4, embed_dim=8, depths=(1, 1), num_heads=(2, 2), num_classes=3
+    ).eval()
+    x = torch.randn(6, 3, 16, 16, generator=torch.Generator().manual_seed(1))
+    found = rs.feature_rank(net, x, cut_points="all", reduce="pool")
+    gone, kept = left_out(found), [layer.name for layer in found]
+    assert "layers.0.blocks.0.attn.qkv" in gone  # 4 windows of 4 × 4 of 8 × 8 positions
+    assert "layers.1.blocks.0.attn.qkv" not in gone  # 4 × 4 positions are one window
+    assert {"layers.0.blocks.0", "layers.1.blocks.0.attn.qkv", "norm"} <= set(kept)
+    with torch.no_grad():
+        check(found["norm"], net.forward_features(x).mean((1, 2)))

@@ -57,6 +57,7 @@ VALUES: dict[FactKind, dict[str, Any]] = {
     FactKind.NO_GRAPH: {},
     FactKind.FEW_ROWS: {"name": "layer1", "samples": 30, "width": 64},
     FactKind.SEVERAL_TENSORS: {"names": ("encoder",), "tensors": ("0", "hidden")},
+    FactKind.ROWS_NOT_SAMPLES: {"names": ("attn.qkv", "attn.proj"), "shape": (4, 16, 96)},
     FactKind.LEFT_OUT: {"names": ("encoder", "decoder"), "what": ("1 text",)},
     FactKind.COMPLEX_ROWS: {"names": ("encoder",)},
     FactKind.NOT_CALLED: {"names": ("experts.0", "experts.3"), "counts": (2, 1), "total": 4},

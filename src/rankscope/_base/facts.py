@@ -71,6 +71,7 @@ class FactKind(StrEnum):
     # what cut points return
     SEVERAL_TENSORS = "several tensors together"  # names, tensors (paths)
     LEFT_OUT = "returned and not part of the cut point"  # names, what
+    ROWS_NOT_SAMPLES = "rows are not samples"  # names, shape (of the first, for one sample or two)
     NOT_CALLED = "not called by every sample"  # names, counts (samples that do not), total
     COMPLEX_ROWS = "real and imaginary parts as rows"  # names
     # chains of equal width

@@ -17,6 +17,7 @@ from rankscope._base.identity import Identity, identity_of
 from rankscope._base.progress import Progress, progress_for
 from rankscope.features.collection import Collection
 from rankscope.features.collection_run import MOMENTS_LIMIT
+from rankscope.features.counted_rows import with_rows_of_samples
 from rankscope.features.cut_names import chosen_calls, cut_names, is_plain, layer_names
 from rankscope.features.fingerprint import data_identity, setting_fingerprint
 from rankscope.features.heads import find_head
@@ -128,7 +129,7 @@ def collect(
     name, layer = find_head(model) if head is None else (head, dict(model.named_modules()).get(head))
     if layer is None:
         raise ModelError(f"{type(model).__name__} has no layer {head!r} to be the head")
-    cut_points = _cut_points(model, dataset, options, meaning, cut_points, reduce, channels)
+    cut_points, left_out = _cut_points(model, dataset, options, meaning, cut_points, reduce, channels)
     about = identity_of(model), data_identity(dataset, options.get("collate_fn"))
     for owner, identity in zip(("model", "data set"), about, strict=True):
         _refuse_incomparable(folder, owner, identity)
@@ -153,7 +154,7 @@ def collect(
             batch_size=batch_size,
             num_workers=num_workers,
             progress=progress,
-            facts=wrapping,
+            facts=(*wrapping, *left_out),
         )
 
 
@@ -261,23 +262,26 @@ def _cut_points(
     wanted: CutPointsLike | None,
     reduce: Reduce,
     channels: Channels,
-) -> list[str]:
-    """Dotted names; without any wanted, the blocks of the network that are narrow enough for a covariance."""
+) -> tuple[list[str], tuple[Fact, ...]]:
+    """Dotted names, and what is to be said of them.
+
+    Without any wanted, the blocks of the network that are narrow enough for a covariance.
+    """
     if wanted is not None and not isinstance(wanted, str) and not wanted:
-        return []
+        return [], ()
     if wanted is not None and is_plain(model, wanted):
-        return [wanted] if isinstance(wanted, str) else list(wanted)
+        return ([wanted] if isinstance(wanted, str) else list(wanted)), ()
     call = first_call(model, dataset, options, meaning)
     if call is None:  # told below, with the reasons, as data without a readable sample
-        return []
+        return [], ()
     sample = call.rows(0, 1, "the first sample")
     if wanted is not None:
-        return cut_names(model, sample, wanted)
+        return with_rows_of_samples(model, sample, cut_names(model, sample, wanted), wanted)
     try:
         calls = chosen_calls(model, sample, "blocks")
     # no block, tokens, or a model that changes its modules as it runs: final features are there all the same
     except (CutPointError, ModelError, KeyError):
-        return []
+        return [], ()
     widths = {
         name: reduce_output(
             torch.empty(call.shape, device="meta"), reduce, channels=channels, input_shape=sample.x.shape
@@ -286,7 +290,11 @@ def _cut_points(
         for name in layer_names(model, call)
         if len(call.shape) > 1
     }
-    return [name for name, width in widths.items() if width <= MOMENTS_LIMIT]
+    narrow = [name for name, width in widths.items() if width <= MOMENTS_LIMIT]
+    try:
+        return with_rows_of_samples(model, sample, narrow, None)
+    except CutPointError:  # no block has rows to count; nobody asked for one
+        return [], ()
 
 
 def _works_beside(device: torch.device) -> bool:

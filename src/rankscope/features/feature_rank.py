@@ -18,6 +18,7 @@ from rankscope._base.provenance import device_name
 from rankscope.features.accumulate import (
     layer_features,
 )
+from rankscope.features.counted_rows import with_rows_of_samples
 from rankscope.features.cut_names import cut_names
 from rankscope.features.feature_profile import FeatureProfile, LayerFeatures
 from rankscope.features.hooks import inference, record_outputs
@@ -88,7 +89,8 @@ def feature_rank(
         NaN or complex features (layer and sample named), features that are constant at every layer, fewer than two
         samples, a layer too wide even for a sketch. A constant layer among others has dimension 0 and is named.
     CutPointError
-        A cut point that the model does not have or does not call.
+        A cut point that the model does not have or does not call, or whose rows are not samples. Of what "blocks",
+        "all" or a glob chooses, such layers are left out.
 
     Examples
     --------
@@ -168,9 +170,10 @@ def measured_features(
     first = next(passing, None)
     if first is None:
         raise DataError("the data hold no sample; give at least two")
-    names = cut_names(model, first.rows(0, 1, "the first sample"), cut_points)
+    sample = first.rows(0, 1, "the first sample")
+    names, left_out = with_rows_of_samples(model, sample, cut_names(model, sample, cut_points), cut_points)
     store = LayerStore(reduce, channels, samples(), _budget(memory_budget))
-    store.facts += (*facts, *mode_facts(model), *facts_of(first, floating=False))
+    store.facts += (*facts, *mode_facts(model), *facts_of(first, floating=False), *left_out)
     with inference(model) as device, record_outputs(model, names) as outputs:
         for call in chain([first], passing):
             outputs.clear()
@@ -251,12 +254,12 @@ def local_feature_rank(
     model, cut_points, facts = unwrapped(model, cut_points)
     sample, reading = _one_input(model, x, meaning_of(differentiate, shared, per_sample))
     generator = torch.Generator().manual_seed(seed)
-    names = cut_names(model, sample, cut_points)
+    names, left_out = with_rows_of_samples(model, sample, cut_names(model, sample, cut_points), cut_points)
     dtype = dtype_of_inputs(model, sample.x)
     # what half precision rounds away is no part of what was published, and noise of this size is lost in it
     coarse = unit_roundoff(dtype) > unit_roundoff(torch.float32)
     store = LayerStore(reduce, channels, samples, budget, rounding=coarse)
-    store.facts += (*facts, *mode_facts(model), *reading)
+    store.facts += (*facts, *mode_facts(model), *reading, *left_out)
     together = batch_size if can_be_repeated(model, sample) else 1
     with inference(model) as device, record_outputs(model, names) as outputs:
         for start in range(0, samples, together):

@@ -54,6 +54,15 @@ def _constant_layer(v: Values) -> str:
     return f"{v['name']!r} gives the same features for all {v['samples']:,} samples. Its dimension is 0."
 
 
+def _rows_not_samples(v: Values) -> str:
+    sizes = "×".join(map(str, v["shape"]))
+    count = len(v["names"])
+    return (
+        f"{counted(count, 'chosen layer')} {own_verb(count, 'return')} rows that are not samples ({sizes} at "
+        f"{v['names'][0]!r}) and {'was' if count == 1 else 'were'} left out: {first_few(v['names'])}."
+    )
+
+
 def _few_rows(v: Values) -> str:
     return (
         f"{v['name']!r} has {v['samples']:,} rows of {v['width']:,} dimensions. They span at most {v['samples'] - 1:,} "
@@ -85,6 +94,7 @@ FEATURE_SENTENCES: Sentences = {
     FactKind.NOT_MONOTONE: _not_monotone,
     FactKind.FEW_DIRECTIONS: _few_directions,
     FactKind.CONSTANT_LAYER: _constant_layer,
+    FactKind.ROWS_NOT_SAMPLES: _rows_not_samples,
     FactKind.FEW_ROWS: _few_rows,
     FactKind.ROUNDED_LAYER: _rounded_layer,
     FactKind.SKETCHED_LAYER: _sketched_layer,

@@ -1,0 +1,73 @@
+"""Layers that a word or a glob chose, and whose rows are no samples: the windows of Swin's attention, for instance.
+
+A name that the caller wrote is refused later, with its shape. What "blocks", "all" or a glob found beside other layers
+is left out, and a fact says so.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import nn
+
+from rankscope._base.errors import CutPointError
+from rankscope._base.facts import Fact, FactKind
+from rankscope.features.hooks import inference, record_outputs
+from rankscope.slicing import CutPointsLike, Sample
+from rankscope.slicing.batches import run_forward
+from rankscope.slicing.calls import can_be_repeated, repeated
+
+__all__ = ["with_rows_of_samples"]
+
+_WORDS = ("blocks", "paper", "all")
+
+
+def with_rows_of_samples(
+    model: nn.Module, sample: Sample, names: Sequence[str], wanted: CutPointsLike | None
+) -> tuple[list[str], tuple[Fact, ...]]:
+    """``names`` without those that ``wanted`` does not spell out and whose first dimension counts something else.
+
+    One sample has to give one row, and two have to give two where they can share a pass. So a fixed number of rows is
+    seen, whatever it is.
+
+    Raises
+    ------
+    CutPointError
+        Where no layer is left.
+    """
+    found = [name for name in names if not _spelled(model, name, wanted)]
+    if not found:
+        return list(names), ()
+    shapes: dict[str, tuple[int, ...]] = {}
+    with inference(model) as device:
+        for count in (1, 2) if can_be_repeated(model, sample) else (1,):
+            together = sample if count == 1 else repeated(sample, torch.cat([sample.x] * count))
+            with record_outputs(model, found) as outputs:
+                run_forward(model, together, device)
+                wrong = {n: tuple(o.shape) for n, o in outputs.items() if not o.ndim or len(o) != count}
+            shapes = {**wrong, **shapes}
+    left = [name for name in found if name in shapes]
+    kept = [name for name in names if name not in shapes]
+    if not kept:
+        raise CutPointError(
+            f"no layer that cut_points={wanted!r} chooses returns rows that count samples; {left[0]!r} returns a "
+            f"tensor of shape {shapes[left[0]]} for one sample or two"
+        )
+    if not left:
+        return kept, ()
+    return kept, (Fact(FactKind.ROWS_NOT_SAMPLES, {"names": tuple(left), "shape": shapes[left[0]]}),)
+
+
+def _spelled(model: nn.Module, name: str, wanted: CutPointsLike | None) -> bool:
+    """Whether the caller wrote this name, or that of the module of which it is one tensor."""
+    if wanted is None or (isinstance(wanted, str) and wanted in _WORDS):
+        return False
+    modules = dict(model.named_modules(remove_duplicate=False))
+    for one in [wanted] if isinstance(wanted, str) else wanted:
+        if set(one) & set("*?["):
+            continue
+        base = one.partition("#")[0]
+        if name == base or (name not in modules and name.startswith((f"{base}.", f"{base}:"))):
+            return True
+    return False
