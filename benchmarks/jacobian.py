@@ -32,6 +32,7 @@ NETWORKS = {
     "ResNet-50": ("timm:resnet50", 1.9, 2.0),
     "ViT-T": ("timm:vit_tiny_patch16_224", 2.6, 2.0),
     "Swin-T": ("timm:swin_tiny_patch4_window7_224", 2.2, 2.0),
+    "EfficientNet-Lite0": ("timm:tf_efficientnet_lite0", 2.2, 2.0),
 }
 SHAPE = (3, 224, 224)
 
@@ -273,7 +274,7 @@ def main() -> None:
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--images", type=int, help="default: 16 on a GPU, 1 on a CPU")
     parser.add_argument("--patch", type=int, default=16)
-    parser.add_argument("--networks", nargs="+", choices=NETWORKS, default=list(NETWORKS))
+    parser.add_argument("--networks", "--models", dest="networks", nargs="+", choices=NETWORKS, default=list(NETWORKS))
     parser.add_argument("--only-ours", action="store_true", help="leave out the slow contenders")
     parser.add_argument("--out", type=Path, help="folder for jacobian-<device>.md and .json")
     args = parser.parse_args()

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from rankscope.linear.graphs import record
-from rankscope.linear.regions import Region, carried, index_of
+from rankscope.linear.regions import Region
 from rankscope.linear.steps import Linearisation, linearise, push
 from rankscope.linear.traced import TracedNetwork
 
@@ -84,7 +84,7 @@ class AtPoint:
             return rows, None
         known = self._places.get((i, id(rows)))
         if known is None:
-            have = index_of(carried(region.places), rows.device)
+            have = region.index.on(rows.device)
             at = torch.searchsorted(have, rows).clamp(max=len(have) - 1)
             unreached = have[at] != rows
             # the rows are held too, so that their id stays theirs
@@ -100,6 +100,8 @@ class AtPoint:
         if found is None or not found.fits(lengths):
             self._pushes.pop(key, None)
             static, padded = tangents.clone(), [_padded(r) for r in rows]
+            if self.region is not None:
+                self._push(static[:1], padded)  # makes the index tensors, which a recording cannot
             try:
                 graph, out = record(lambda: self._push(static, padded), self.pool)
             except RuntimeError:
@@ -118,7 +120,7 @@ class AtPoint:
             if region.is_whole:
                 return flat.clone()
             out = flat.new_zeros(len(flat), self._made.outputs[i].numel())
-            return out.index_copy_(1, index_of(carried(region.places), flat.device), flat)
+            return out.index_copy_(1, region.index.on(flat.device), flat)
 
         full = tangents[:, None].expand(-1, self._images, *tangents.shape[1:])
         return tuple(push(self.network, self._made.steps, full, take))

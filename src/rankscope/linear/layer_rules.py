@@ -87,7 +87,8 @@ def convolution(call: Call, weight: Tensor, rest: Sequence[Any]) -> Derived:
     gives = _box(given, shape, dims, seen)
     if gives is None or not all(seen):
         return whole
-    both, pads = [], []
+    both: list[int] = []
+    pads: list[int] = []
     for d, (axis, window) in enumerate(zip(axes, seen, strict=True)):
         assert isinstance(axis, range)
         before = axis.start - (window.start * spread[0][d] - spread[1][d])
@@ -111,7 +112,8 @@ def _transposed_convolution(
     """Each position reaches a box of the output; what lies outside of the output is cut off."""
     dims, shape = weight.ndim - 2, tuple(call.out.shape)
     stride, padding, dilation = spread
-    axes, pads = [], []
+    axes: list[range] = []
+    pads: list[int] = []
     for d, axis in enumerate(given.axes[-dims:]):
         assert isinstance(axis, range)
         start = axis.start * stride[d] - padding[d]

@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from typing import TypeAlias
+from weakref import WeakValueDictionary
 
 import numpy as np
 import torch
@@ -21,11 +22,10 @@ __all__ = [
     "Axis",
     "Region",
     "Reshaped",
+    "Scattered",
     "axis_of",
     "carried",
-    "found_in",
     "hull",
-    "index_of",
     "positions_of",
     "reshaped",
     "take",
@@ -33,13 +33,31 @@ __all__ = [
 
 
 class Scattered:
-    """Ascending positions that are not consecutive. Equal where the positions are."""
+    """Ascending positions, not all consecutive; the same object for the same positions as long as one is held.
 
-    __slots__ = ("_hash", "positions")
+    A recorded GPU graph reads the index tensor, which lives as long as its positions do.
+    """
+
+    __slots__ = ("__weakref__", "_hash", "_on", "positions")
 
     def __init__(self, positions: np.ndarray) -> None:
         self.positions = positions
         self._hash = hash(positions.tobytes())
+        self._on: dict[torch.device, Tensor] = {}
+
+    @classmethod
+    def of(cls, positions: np.ndarray) -> Scattered:
+        key = positions.astype(np.int64).tobytes()
+        found = _KNOWN.get(key)
+        if found is None:
+            found = _KNOWN[key] = cls(positions)
+        return found
+
+    def on(self, device: torch.device) -> Tensor:
+        """The positions as a tensor. Made once: a copy to a GPU waits for it and cannot be recorded."""
+        if device not in self._on:
+            self._on[device] = torch.from_numpy(self.positions.copy()).to(device)
+        return self._on[device]
 
     def __len__(self) -> int:
         return len(self.positions)
@@ -48,15 +66,13 @@ class Scattered:
         return self._hash
 
     def __eq__(self, other: object) -> bool:
-        return self is other or (
-            isinstance(other, Scattered)
-            and self._hash == other._hash
-            and np.array_equal(self.positions, other.positions)
-        )
+        return self is other or (isinstance(other, Scattered) and np.array_equal(self.positions, other.positions))
 
     def __repr__(self) -> str:
         return f"Scattered({self.positions.tolist()})"
 
+
+_KNOWN: WeakValueDictionary[bytes, Scattered] = WeakValueDictionary()
 
 Axis: TypeAlias = range | Scattered
 """Ascending positions along one dimension; a range where they are consecutive."""
@@ -73,7 +89,7 @@ def carried(positions: np.ndarray) -> Axis:
     if not len(positions):
         return range(0)
     first, last = int(positions[0]), int(positions[-1])
-    return range(first, last + 1) if last - first + 1 == len(positions) else Scattered(positions)
+    return range(first, last + 1) if last - first + 1 == len(positions) else Scattered.of(positions)
 
 
 def axis_of(positions: np.ndarray, size: int) -> Axis:
@@ -97,20 +113,6 @@ def _union(a: Axis, b: Axis, size: int) -> Axis:
     if isinstance(a, range) and isinstance(b, range) and max(a.start, b.start) <= min(a.stop, b.stop):
         return range(min(a.start, b.start), max(a.stop, b.stop))
     return axis_of(np.concatenate([positions_of(a), positions_of(b)]), size)
-
-
-@lru_cache(maxsize=4096)
-def index_of(axis: Axis, device: torch.device) -> Tensor:
-    """Kept, because a copy to a GPU would wait for it and cannot be recorded."""
-    return torch.from_numpy(positions_of(axis).copy()).to(device)
-
-
-def found_in(have: Axis, want: Axis) -> tuple[Axis, Axis]:
-    """The positions in both: their places in the first and their places in the second."""
-    a, b = positions_of(have), positions_of(want)
-    at = np.minimum(np.searchsorted(a, b), len(a) - 1)
-    both = a[at] == b
-    return carried(at[both]), carried(np.flatnonzero(both))
 
 
 @dataclass(frozen=True)
@@ -172,26 +174,19 @@ class Region:
 
     def moved(self, tangent: Tensor, to: Region) -> Tensor:
         """A chunk of tangents carried on this region, carried on another: cut, and filled with zeros."""
+        moves = self._moves.get(to)
+        if moves is None:
+            moves = self._moves[to] = [_move(a, b) for a, b in zip(self.axes, to.axes, strict=True)]
         pads: list[int] = []
-        for d in reversed(range(len(self.axes))):
-            a, b = self.axes[d], to.axes[d]
-            if isinstance(a, range) and isinstance(b, range):
-                before, after = a.start - b.start, b.stop - a.stop
-                if before < 0 or after < 0:  # a cut is a view
-                    start, stop = max(-before, 0), len(a) - max(-after, 0)
-                    if stop <= start:
-                        tangent = tangent.new_zeros(*tangent.shape[: d + 1], len(b), *tangent.shape[d + 2 :])
-                        before = after = 0
-                    else:
-                        tangent = tangent.narrow(d + 1, start, stop - start)
-                pads += [max(before, 0), max(after, 0)]
-                continue
-            pads += [0, 0]
-            if a != b:
-                tangent = _gathered(tangent, d + 1, a, b)
-        if any(pads):
-            tangent = torch.constant_pad_nd(tangent, pads, 0.0)
-        return tangent
+        for dim, move in enumerate(moves):
+            tangent = move.cut(tangent, dim + 1)
+            pads[:0] = move.pad
+        return torch.constant_pad_nd(tangent, pads, 0.0) if any(pads) else tangent
+
+    @cached_property
+    def _moves(self) -> dict[Region, list[_Move]]:
+        """What was worked out once; it lives as long as the region, and with it what a recorded graph reads."""
+        return {}
 
     def part(self, total: Tensor, inner: Region) -> Tensor | None:
         """The view of a chunk carried here that belongs to an inner region, where there is such a view."""
@@ -211,21 +206,48 @@ class Region:
             flat = (flat[:, None] * size + positions_of(axis)).reshape(-1)
         return flat
 
+    @cached_property
+    def index(self) -> Scattered:
+        """The same, as an index."""
+        return Scattered.of(self.places)
+
 
 def take(tangent: Tensor, dim: int, places: Axis) -> Tensor:
     """Some entries along a dimension; a view where they are consecutive."""
     if isinstance(places, range):
         return tangent if len(places) == tangent.shape[dim] else tangent.narrow(dim, places.start, len(places))
-    return tangent.index_select(dim, index_of(places, tangent.device))
+    return tangent.index_select(dim, places.on(tangent.device))
 
 
-def _gathered(tangent: Tensor, dim: int, have: Axis, want: Axis) -> Tensor:
-    sources, targets = found_in(have, want)
-    found = take(tangent, dim, sources) if len(sources) else tangent.narrow(dim, 0, 0)
-    if len(targets) == len(want):
-        return found
-    out = tangent.new_zeros(*tangent.shape[:dim], len(want), *tangent.shape[dim + 1 :])
-    return out.index_copy_(dim, index_of(targets, tangent.device), found) if len(targets) else out
+@dataclass(frozen=True)
+class _Move:
+    """Along one dimension: which entries are kept, where they go among ``size`` (``None``: in order), and padding."""
+
+    kept: Axis | None = None
+    goes: Scattered | None = None
+    size: int = 0
+    pad: tuple[int, int] = (0, 0)
+
+    def cut(self, tangent: Tensor, dim: int) -> Tensor:
+        if self.kept is None:
+            return tangent
+        found = take(tangent, dim, self.kept)
+        if self.goes is None:
+            return found
+        out = tangent.new_zeros(*tangent.shape[:dim], self.size, *tangent.shape[dim + 1 :])
+        return out.index_copy_(dim, self.goes.on(tangent.device), found)
+
+
+def _move(have: Axis, want: Axis) -> _Move:
+    if have == want:
+        return _Move()
+    a, b = positions_of(have), positions_of(want)
+    at = np.minimum(np.searchsorted(a, b), max(len(a) - 1, 0))
+    both = np.flatnonzero(a[at] == b) if len(a) else at[:0]
+    kept = carried(at[both])
+    if len(both) and isinstance(carried(both), range):  # the rest lies before and after
+        return _Move(kept, pad=(int(both[0]), len(b) - 1 - int(both[-1])))
+    return _Move(kept, Scattered.of(both), len(b))
 
 
 @dataclass(frozen=True)
@@ -287,7 +309,8 @@ def _groups(old: tuple[int, ...], new: tuple[int, ...]) -> list[tuple[list[int],
     groups: list[tuple[list[int], list[int]]] = []
     i = j = 0
     while i < len(old) or j < len(new):
-        left, right = [], []
+        left: list[int] = []
+        right: list[int] = []
         a = b = 1
         while True:
             if a == b and left and right:

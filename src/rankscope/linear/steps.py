@@ -11,7 +11,7 @@ from torch import Tensor, fx
 
 from rankscope.linear.regions import Region
 from rankscope.linear.rule import Call, Derived, Push, Regions, Tangent, whole_of
-from rankscope.linear.rules import derive
+from rankscope.linear.rules import derive, ties
 from rankscope.linear.traced import TracedNetwork
 
 __all__ = ["Linearisation", "Step", "linearise", "push"]
@@ -32,7 +32,8 @@ class Linearisation:
     """The steps, the outputs of the cut points, and the region on which each output's tangent comes.
 
     ``largest`` are the entries of one tangent that the largest step takes and gives; ``widest`` the same of the largest
-    convolution.
+    convolution. ``ties`` says whether some operator lies exactly at a kink where torch's two modes differ; ``None``
+    where no operator has one.
     """
 
     steps: list[Step]
@@ -40,6 +41,9 @@ class Linearisation:
     regions: tuple[Region, ...]
     largest: int = 0
     widest: int = 0
+    ties: Tensor | None = None
+    held: Any = None
+    """All regions, as a recording of this reads the index tensors that belong to them."""
 
 
 def linearise(network: TracedNetwork, x: Tensor, region: Region | None = None) -> Linearisation:
@@ -51,6 +55,8 @@ def linearise(network: TracedNetwork, x: Tensor, region: Region | None = None) -
     regions: dict[str, Regions] = {network.input.name: region or Region.whole(x.shape)}
     steps: list[Step] = []
     largest = widest = 0
+    at_ties: list[Tensor] = []
+    held: list[Regions] = []
     found: dict[str, Tensor] = {n: values[n].reshape(-1) for n in network.outputs if n in values}
     for node in network.nodes:
         if node.op == "placeholder":
@@ -62,12 +68,16 @@ def linearise(network: TracedNetwork, x: Tensor, region: Region | None = None) -
             if node.name in network.depends:
                 takes = tuple(dict.fromkeys(n.name for n in node.all_input_nodes if n.name in network.depends))
                 call = Call(node, args, kwargs, out, network.depends, tuple(regions[n] for n in takes))
+                tied = ties(call)
+                if tied is not None:
+                    at_ties.append(tied)
                 derived = network.folded.get(node.name, derive)(call)
                 regions[node.name] = whole_of(out) if derived.gives is None else derived.gives
                 entries = _entries(derived.takes or call.regions) + _entries(regions[node.name])
                 largest = max(largest, entries)
                 if node.target is torch.ops.aten.convolution.default:
                     widest = max(widest, entries)
+                held.append(derived.takes)
                 freed = tuple(n for n in network.last_use.get(node.name, ()) if n not in network.outputs)
                 steps.append(Step(node.name, _moved_first(derived, call.regions), takes, freed))
         if node.name in network.outputs:
@@ -81,6 +91,8 @@ def linearise(network: TracedNetwork, x: Tensor, region: Region | None = None) -
         tuple(regions.get(n) or Region.whole(found[n].shape) for n in network.outputs),
         largest,
         widest,
+        torch.stack(at_ties).any() if at_ties else None,
+        (regions, held),
     )
 
 
