@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 
 import torch
@@ -67,6 +67,10 @@ class BatchMeasurer:
         """How tangents were pushed."""
         return self.derivative.way
 
+    def confirms(self, sample: Sample, marks: Mapping[int, float], kinks: int) -> bool:
+        """Whether single products agree with those of an earlier run; there are none of a sweep."""
+        return False
+
     def another(self, calls: Sequence[ModuleCall]) -> BatchMeasurer:
         """One of the same kind for other cut points."""
         return BatchMeasurer(self.runner.model, calls, self.settings, self.finisher)
@@ -122,6 +126,8 @@ class BatchMeasurer:
             if not absent:  # the other precision takes another path than this one: no number can be trusted
                 raise
             return self._on_its_own_path(sample, absent)
+        if found is not None and self.derivative.modes_agree(sample):
+            return self._submit(sample, result, found, None, alike=True)
         return self._submit(sample, result, found, self._pulled_alone(sample, found))
 
     def _pulled(self, sample: Sample) -> Pulled | None:
@@ -248,12 +254,18 @@ class BatchMeasurer:
         return reference.certify(sample, sweep, result, probes, self.derivative.scale, traced)
 
     def _submit(
-        self, sample: Sample, result: SweepResult, found: Certified | None, pulled: Pulled | None
+        self,
+        sample: Sample,
+        result: SweepResult,
+        found: Certified | None,
+        pulled: Pulled | None,
+        *,
+        alike: bool = False,
     ) -> Callable[[], list[Finished]]:
         columns = self.settings.columns.count(tuple(sample.x.shape[1:]))
         lengths, flips = (None, None) if found is None else (found.lengths, found.flips)
         if found is not None:
-            lengths = self._without_doubt(sample, result, found, pulled)
+            lengths = self._without_doubt(sample, result, found, pulled, alike=alike)
             self._say_range(found)
         return self.finisher.submit(result, lengths, flips, len(sample.x), columns)
 
@@ -266,12 +278,19 @@ class BatchMeasurer:
                 where = self.calls[int(places.nonzero()[0])].name
                 self.derivative.facts.append(Fact(kind, {"where": where, "dtype": dtype}))
 
-    def _without_doubt(self, sample: Sample, result: SweepResult, found: Certified, pulled: Pulled | None) -> Tensor:
-        """The lengths of the probes' errors, NaN from where forward and reverse mode disagree on an image."""
+    def _without_doubt(
+        self, sample: Sample, result: SweepResult, found: Certified, pulled: Pulled | None, *, alike: bool
+    ) -> Tensor:
+        """The lengths of the probes' errors, NaN from where forward and reverse mode disagree on an image.
+
+        ``alike`` says that they agree by rule, so that nothing was pulled.
+        """
         assert self.derivative.method is not None
         lengths = found.lengths.clone()
         if self.derivative.in_doubt is not None:
             lengths[self.derivative.in_doubt :] = torch.nan
+        if alike:
+            return lengths
         if pulled is None or pulled.custom:
             for image in range(len(sample.x)):
                 for place in self.derivative.misled(replace(sample, x=sample.x[image : image + 1])):

@@ -19,6 +19,7 @@ __all__ = ["MANY", "bytes_carried", "bytes_per_tangent", "chunk_for"]
 # The largest operator's inputs and outputs, times what a forward-mode formula keeps alive at once (measured)
 _SAFETY = 3.0
 _SAFETY_LINEAR = 1.4
+_CONVOLVE = torch.ops.aten.convolution.default  # what every convolution is, transposed ones too, below autograd
 _CONVOLUTION = 3.75  # cuDNN's workspace comes on top of a convolution's inputs and outputs (measured)
 
 
@@ -39,7 +40,7 @@ class _LargestOperator(TorchDispatchMode):
         tensors = [t for t in tree_flatten((args, out))[0] if isinstance(t, Tensor)]
         if not func.is_view:
             used = sum(t.numel() * t.element_size() for t in tensors)
-            self.bytes = max(self.bytes, used * (self.convolution if "convolution" in str(func) else 1.0))
+            self.bytes = max(self.bytes, used * (self.convolution if func is _CONVOLVE else 1.0))
         return out
 
 

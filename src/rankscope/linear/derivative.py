@@ -223,6 +223,16 @@ class Derivative:
         del self.failed_methods[said:]  # a new trace decides
         return self.traced
 
+    def modes_agree(self, sample: Sample) -> bool:
+        """Whether a reverse pass of a sample that was swept through the traced network could show rounding alone.
+
+        A model that casts down inside has too much of that.
+        """
+        if self.linearised is None or self.casts:
+            return False
+        with self.runner.hooked():
+            return self.linearised.modes_agree(self.runner, sample)
+
     def give_up_linearised(self, reason: str) -> None:
         """A trace that was the model on the first image may not be on this one: the plain way is."""
         self.failed_methods.append(Fact(FactKind.WAY_GIVEN_UP, {"name": _LINEARISED, "reason": reason[:200]}))

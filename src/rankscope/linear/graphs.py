@@ -13,6 +13,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from rankscope._base.errors import MeasurementError
+
 __all__ = ["Replayed", "record"]
 
 Pool = Any
@@ -50,7 +52,7 @@ class Replayed:
             static = [t.clone() for t in inputs]
             try:
                 graph, outputs = record(lambda: self.function(*static), self._pool)
-            except RuntimeError as error:
+            except (RuntimeError, MeasurementError) as error:  # a product says which of its modes failed
                 torch.cuda.synchronize()
                 self.refused = (str(error).strip().splitlines() or ["capture failed"])[0]
                 return first

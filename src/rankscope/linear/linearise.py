@@ -19,6 +19,7 @@ from torch import Tensor
 
 from rankscope.linear.at_point import AtPoint
 from rankscope.linear.methods import METHODS, Method, Push
+from rankscope.linear.modes import derived_by_torch, unknown_operators
 from rankscope.linear.regions import Region
 from rankscope.linear.runner import Rows, Runner
 from rankscope.linear.traced import TracedNetwork
@@ -61,6 +62,7 @@ class Linearised:
         self._networks: dict[tuple[int, ...], tuple[TracedNetwork, Sample]] = {}
         self._points: dict[tuple[tuple[int, ...], Region | None], AtPoint] = {}
         self._point: AtPoint | None = None
+        self._plain: dict[tuple[int, ...], bool] = {}
 
     def __call__(self, runner: Runner, sample: Sample, tangents: Tensor, rows: Rows = None) -> tuple[Tensor, ...]:
         return self._push(runner, sample, tangents, rows, None)
@@ -97,6 +99,7 @@ class Linearised:
         if known is None or not same_call(known[1], sample):
             for key in [k for k in self._points if k[0] == shape]:
                 del self._points[key]
+            self._plain.pop(shape, None)
             with self.method.kernels():
                 known = self._networks[shape] = TracedNetwork(runner, sample), sample
         point = self._points.get((shape, region))
@@ -107,6 +110,18 @@ class Linearised:
         self._drop_unused(shape, point)
         self._point = point
         return point
+
+    def modes_agree(self, runner: Runner, sample: Sample) -> bool:
+        """Whether forward and reverse mode must agree at a sample that was swept: by rule, not by a reverse pass."""
+        point = self._point
+        if point is None or point.at is not sample.x or unknown_operators(point.network):
+            return False
+        if point.made.ties is not None and bool(point.made.ties):
+            return False
+        shape = tuple(sample.x.shape)
+        if shape not in self._plain:
+            self._plain[shape] = derived_by_torch(runner, self.method, sample)
+        return self._plain[shape]
 
     def _drop_unused(self, shape: tuple[int, ...], kept: AtPoint) -> None:
         """What the first image's checks alone needed holds its coefficients no longer than that image."""

@@ -129,6 +129,16 @@ def _same(call: Call) -> Derived:
     return Derived(lambda t, _: t[0], call.regions[0])
 
 
+def _converted(call: Call) -> Derived | None:
+    """Another dtype or layout: the tangent is rounded as the value is."""
+    if call.out.is_complex() or call.args[0].is_complex():
+        return None
+    if not call.out.is_floating_point() or not call.args[0].is_floating_point():
+        return _zero(call)
+    dtype = call.out.dtype
+    return Derived(_of_first(lambda t: t.to(dtype)), call.region)
+
+
 def _zero(call: Call) -> Derived:
     return Derived(lambda t, _: None)
 
@@ -309,6 +319,7 @@ MOVING: dict[Any, Rule] = {
     aten.expand.default: _rule(_expand),
     aten.clone.default: _rule(_same),  # the trace is functional: no copy is ever written to
     aten.alias.default: _rule(_same),  # a view of the whole; detach() is refused where it may be meant
+    aten._to_copy.default: _rule(_converted),
     aten.lift_fresh_copy.default: _rule(_same),
     aten.contiguous.default: _rule(_same),
     aten.detach.default: _rule(_zero),

@@ -16,9 +16,51 @@ from rankscope.linear.moving_rules import MOVING
 from rankscope.linear.pointwise_rules import pointwise, without_overlap
 from rankscope.linear.rule import Call, Derived, Rule, Tangent, whole_of
 
-__all__ = ["RULES", "derive"]
+__all__ = ["RULES", "derive", "ties"]
 
-RULES: dict[Any, Rule] = {**MOVING, **LAYERS, **MATRICES}
+_ELEMENTWISE = (
+    "abs acos acosh add addcdiv addcmul asin asinh atan atan2 atanh ceil clamp clamp_max clamp_min cos cosh div elu eq "
+    "erf erfc erfinv exp exp2 expm1 fill floor fmax fmin fmod frac ge gelu gt hardshrink hardsigmoid hardswish "
+    "hardtanh hypot isfinite isinf isnan le leaky_relu lerp log log10 log1p log2 logaddexp logical_and logical_not "
+    "logical_or lt masked_fill maximum minimum mish mul nan_to_num ne neg pow reciprocal relu remainder round rsqrt "
+    "rsub sgn sigmoid sign silu sin sinc sinh softplus softshrink sqrt square sub tan tanh threshold trunc where xlogy"
+)
+# by vmap(jvp) of itself, and torch's two formulas agree at ties too
+_OTHERS = (
+    "_log_softmax _unsafe_index adaptive_max_pool2d addmv amax amin aminmax avg_pool3d baddbmm col2im cummax cummin "
+    "cumprod cumsum diagonal dot embedding flip full_like gather glu im2col index index_select kthvalue "
+    "linalg_vector_norm log_sigmoid_forward logsumexp max max_pool3d_with_indices median min mv norm prod "
+    "reflection_pad1d reflection_pad2d repeat replication_pad1d replication_pad2d select_scatter slice_scatter sort "
+    "std topk tril triu unfold upsample_bicubic2d upsample_bilinear2d upsample_linear1d upsample_nearest1d "
+    "upsample_nearest2d var var_mean celu huber_loss smooth_l1_loss"
+)
+
+
+def _overloads(names: str) -> list[Any]:
+    packets = [getattr(torch.ops.aten, name) for name in names.split() if hasattr(torch.ops.aten, name)]
+    return [getattr(packet, overload) for packet in packets for overload in packet.overloads()]
+
+
+def _at_zero(x: Tensor, *_: Any, **__: Any) -> Tensor:
+    return x == 0
+
+
+RULES: dict[Any, Rule] = {
+    **{target: Rule(pointwise) for target in _overloads(_ELEMENTWISE)},
+    **{target: Rule() for target in _overloads(_OTHERS)},
+    # forward mode takes the side of x >= 0, reverse mode that of x > 0
+    **{target: Rule(pointwise, ties=_at_zero) for target in _overloads("_prelu_kernel prelu")},
+    **MOVING,
+    **LAYERS,
+    **MATRICES,
+}
+"""By operator. Of one that does not stand here nothing is known of its two modes."""
+
+
+def ties(call: Call) -> Tensor | None:
+    """Whether a call lies where torch's two modes differ; ``None`` where they differ nowhere or nothing is known."""
+    rule = RULES.get(call.node.target)
+    return None if rule is None or rule.ties is None else rule.ties(*call.args, **call.kwargs).any()
 
 
 def derive(call: Call) -> Derived:
