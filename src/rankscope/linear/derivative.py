@@ -339,8 +339,7 @@ class Derivative:
         if found.verdict == "leaves":
             leak = {"where": found.where, "gap": found.gap}
             self.facts.append(Fact(FactKind.LEAVES_COMPUTATION, leak, caution=True))
-            # every pass, in whichever precision, takes what leaves for a constant: nothing from here on is certified
-            self.in_doubt = found.place if self.in_doubt is None else min(self.in_doubt, found.place)
+            # stop-gradients are the model's own definition of its derivative: that one is certified, and the fact says so
         elif found.verdict == "random":
             # two draws are not one function
             self.facts = [f for f in self.facts if f.kind is not FactKind.REVERSE_DISAGREES]
