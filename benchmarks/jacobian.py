@@ -26,7 +26,7 @@ import rankscope as rs
 from rankscope._base.provenance import device_name, versions
 from rankscope.loading import calibrate_batchnorm, load_model
 from rankscope.slicing import Patch, Sample, full_precision, measuring, select, trace
-from rankscope.views.phrases import phrase
+from rankscope.views.sentences import phrase
 
 NETWORKS = {
     "ResNet-50": ("timm:resnet50", 1.9, 2.0),

@@ -7,6 +7,7 @@ makes; those that the first sample does not make are traced and measured on the 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from functools import partial
 
 from rankscope.jacobian.layer import Layer
 from rankscope.jacobian.measurers import Measurers
@@ -70,7 +71,7 @@ class LaterCalls:
                 self.model,
                 samples[0][1],
                 measurers.settings.dtype,
-                lambda s, these=chosen: without_derivative(self.model, s, these),
+                partial(self._without_derivative, chosen),
             )[0]
             for call, mixes, k in zip(every, path.mixes(every), range(len(every)), strict=True):
                 if call in chosen:
@@ -89,6 +90,9 @@ class LaterCalls:
                         self._calls[_identity(call)].spectra[index] = finished.spectra[k]
             measurers.join(own)
         self.unmeasured |= dict.fromkeys(sorted(self.waiting), "no sample calls it")
+
+    def _without_derivative(self, chosen: list[ModuleCall], sample: Sample) -> tuple[dict[str, str], str | None]:
+        return without_derivative(self.model, sample, chosen)
 
     def placed(self, layers: list[Layer], count: int, columns: int) -> list[Layer]:
         """The measured layers with those of later samples among them, each behind the one it follows."""

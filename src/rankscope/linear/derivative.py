@@ -339,7 +339,7 @@ class Derivative:
         if found.verdict == "leaves":
             leak = {"where": found.where, "gap": found.gap}
             self.facts.append(Fact(FactKind.LEAVES_COMPUTATION, leak, caution=True))
-            # stop-gradients are the model's own definition of its derivative: that one is certified, and the fact says so
+            # a stop-gradient is the model's own word on its derivative: that one is certified, and the fact says so
         elif found.verdict == "random":
             # two draws are not one function
             self.facts = [f for f in self.facts if f.kind is not FactKind.REVERSE_DISAGREES]

@@ -73,7 +73,8 @@ def _leaves(v: Values) -> str:
     return (
         f"The outputs at {v['where']!r} differ from their linear prediction by {v['gap']:.0%} of the change. A tensor "
         "leaves the computation (detach, .data, numpy, .item()) there or before and counts as a constant, or a custom "
-        "operator's derivative is not that of its function. Do not trust layers from there on: none is certified."
+        "operator's derivative is not that of its function. From there on ranks and bounds are of the derivative that "
+        "autograd gives, not of the function: do not read them as what the function does."
     )
 
 
