@@ -159,7 +159,12 @@ def test_records_survive_a_file(measured, tmp_path: Path):
         # a tolerance that nobody asked for at the time
         assert loaded.with_tolerance(3e-2).reading.rows == result.with_tolerance(3e-2).reading.rows
     assert "<pre>" in measured[0][1]._repr_html_()
-    assert measured[0][1].plot().get_ylabel() == "Jacobian rank"
+    probed = measured[0][1]
+    axes = probed.plot()
+    assert axes.get_ylabel() == "Jacobian rank"
+    (band,) = [c for c in axes.collections if c.get_gid() == "bounds"]
+    highest = max(row["function_rank"]["upper"] for row in probed.reading.rows)
+    assert band.get_paths()[0].vertices[:, 1].max() == highest
     assert "Lanczos" in profile_page(measured[0][1]).html()
 
 
@@ -326,3 +331,26 @@ def test_an_input_without_a_finite_jacobian_is_named():
     assert found.layers[0].spectra[0].rank().value == 3
     assert found.layers[0].spectra[1] is None
     assert "not finite on 1" in str(found)
+
+
+def test_what_only_a_later_sample_calls_is_measured():
+    class Turn(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.a, self.b, self.c = nn.Linear(40, 40), nn.Linear(40, 40), nn.Linear(40, 30)
+
+        def forward(self, x: Tensor) -> Tensor:
+            h = self.a(x)
+            out: Tensor = self.c(self.b(h) if x.sum() > 0 else h)
+            return out
+
+    torch.manual_seed(0)
+    model, x = Turn().eval(), torch.randn(1, 40).abs()
+    found = rs.jacobian_rank(model, torch.cat([-x, x]), cut_points="all", method=rs.Lanczos(2, 12), **OPTIONS)
+    assert found["b"].uncalled == (0,)
+    for name, weight, image in (("b", model.b.weight @ model.a.weight, 1), ("c", model.c.weight @ model.a.weight, 0)):
+        rank, sigma = found[name].spectra[image].rank(0.1), torch.linalg.svdvals(weight.detach().double())
+        assert rank.lower <= int((sigma >= 0.1 * sigma[0]).sum()) <= rank.upper
+    table = found.per_image().set_index(["layer", "image"])["method"]
+    assert table["b", "sample 1"] == "Lanczos"
+    assert table.isna()["b", "sample 0"]

@@ -313,3 +313,26 @@ def test_as_the_measurement_will_call_it() -> None:
     rank = found.rank(RTOL)
     assert rank.certified
     assert rank.lower <= true_count(oracle) <= rank.upper
+
+
+def test_small_thresholds_take_float64_products() -> None:
+    """float32 products err by about 1e-6·σ₁², so they know nothing of singular values at 2e-4·σ₁."""
+    sigma = np.r_[np.ones(50), np.full(50, 0.5), np.full(100, 4e-4), np.full(N - 200, 1e-5)]
+    settings, rtol = Lanczos(probes=4, steps=30), 2e-4
+    rough = matrix_free(diagonal(sigma, torch.float32), settings, tolerance=rtol, exact=diagonal(sigma)).rank(rtol)
+    assert rough.lower <= 200 <= rough.upper == N
+    both = diagonal(sigma), diagonal(sigma)
+    found = spectrum_of_products(
+        diagonal(sigma, torch.float32), settings, tolerance=rtol, exact=diagonal(sigma), dense=both, memory_budget="1MB"
+    )
+    assert isinstance(found, SpectralDensity)
+    assert of_kind(found.facts, FactKind.PRODUCTS_IN_FLOAT64)
+    assert found.dtype == "float32", "the threshold rule is that of the measurement"
+    rank = found.rank(rtol)
+    assert rank.lower <= 200 <= rank.upper
+    assert rank.upper - rank.lower < (rough.upper - rough.lower) / 2
+    wide = spectrum_of_products(
+        diagonal(sigma, torch.float32), settings, tolerance=0.1, exact=diagonal(sigma), dense=both, memory_budget="1MB"
+    )
+    assert isinstance(wide, SpectralDensity)
+    assert not of_kind(wide.facts, FactKind.PRODUCTS_IN_FLOAT64)

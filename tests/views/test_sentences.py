@@ -41,6 +41,7 @@ VALUES: dict[FactKind, dict[str, Any]] = {
     FactKind.INPUT_LEFT_OUT: {"name": "label", "reason": "forward does not take it"},
     FactKind.SEVERAL_SIZES: {"shapes": ((5, 8), (7, 8)), "least": 40, "most": 56},
     FactKind.READ_BACK: {"kept": 3, "total": 5, "unit": "image"},
+    FactKind.CUTS_READ_BACK: {"kept": 3},
     FactKind.KEPT_DAMAGED: {"count": 1, "unit": "image"},
     FactKind.KEPT_OTHER: {"count": 2, "unit": "image"},
     FactKind.KEPT_DIFFERS: {"where": "image 3", "unit": "image"},
@@ -90,6 +91,7 @@ VALUES: dict[FactKind, dict[str, Any]] = {
     FactKind.PRODUCTS_CHECKED: {"probes": 6, "failure": 1e-6},
     FactKind.PRODUCTS_UNCHECKED: {"dtype": "float32"},
     FactKind.FULL_PLAN: {
+        "asked": "auto",
         "exact": 2,
         "lanczos": 0,
         "side": 4096,
@@ -102,6 +104,7 @@ VALUES: dict[FactKind, dict[str, Any]] = {
     },
     FactKind.NOT_RECORDED: {"where": "a", "reason": "it reads a value"},
     FactKind.SMALLER_CHUNK: {"where": "a", "chunk": 4},
+    FactKind.PRODUCTS_IN_FLOAT64: {"tolerance": "paper"},
     FactKind.LEADING_COUNTED: {"count": 100},
     FactKind.NOT_FROM_MOMENTS: {"names": ("effective_rank",)},
     FactKind.AT_CHANCE: {"accuracy": 0.1, "share": 0.1, "answer": 3, "measure": "overall", "of": "head"},
@@ -160,8 +163,8 @@ OTHERS: list[tuple[FactKind, dict[str, Any], str]] = [
         FactKind.FULL_PLAN,
         {**VALUES[FactKind.FULL_PLAN], "exact": 0, "lanczos": 3, "needed": 2**38, "seconds": 600.0},
         "At 3 cut points the rank is estimated with 8 Lanczos probes and as many steps as the bracket needs. All "
-        "singular values would need at least 256 GiB, and 4 GiB of the memory budget are free for them. Expected on "
-        "each sample: 10 min for every 200 steps and 1 MiB beside the model.",
+        "singular values would need 256 GiB or more; the memory budget leaves 4 GiB for them. Expected on each sample: "
+        "10 min for every 200 steps and 1 MiB beside the model.",
     ),
 ]
 

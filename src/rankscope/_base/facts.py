@@ -43,6 +43,7 @@ class FactKind(StrEnum):
     SEVERAL_SIZES = "samples of several shapes"  # shapes (without the batch dimension), least, most (columns K)
     # what an earlier run of the same command kept
     READ_BACK = "read back from an earlier run"  # kept, total, unit
+    CUTS_READ_BACK = "cut points read back from an earlier run"  # kept
     KEPT_DAMAGED = "kept results are damaged"  # count, unit
     KEPT_OTHER = "kept results of another question"  # count, unit
     KEPT_DIFFERS = "kept results differ from a new measurement"  # where, unit
@@ -81,11 +82,13 @@ class FactKind(StrEnum):
     LANCZOS_STEPS = "Lanczos steps"  # steps, reason, bracket, asked (None: not), tolerance
     PRODUCTS_CHECKED = "products compared with float64"  # probes, failure
     PRODUCTS_UNCHECKED = "products not compared with float64"  # dtype
-    # the full Jacobian: exact, lanczos (numbers of cut points), side (largest exact), bytes: needed (for all singular
-    # values of the smallest one with probes), budget, bytes (expected); probes, steps, seconds (expected)
+    # the full Jacobian: asked (auto, exact or lanczos), exact, lanczos (numbers of cut points), side (largest exact),
+    # bytes: needed (for all singular values of the smallest one with probes), budget, bytes (expected); probes, steps,
+    # seconds (expected)
     FULL_PLAN = "plan of a full Jacobian"
     NOT_RECORDED = "products not recorded"  # where, reason
     SMALLER_CHUNK = "smaller chunk after memory ran out"  # where, chunk
+    PRODUCTS_IN_FLOAT64 = "products in float64 for a small threshold"  # tolerance
     LEADING_COUNTED = "leading singular values computed"  # count
     NOT_FROM_MOMENTS = "not bounded by moments"  # names
     # features: measure is overall or balanced, answer a class

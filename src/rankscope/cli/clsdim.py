@@ -40,7 +40,7 @@ def clsdim_command(
 ) -> None:
     """Find how many principal components of the final features keep the accuracy of a collected run."""
     from rankscope._base.checks import device_of
-    from rankscope.cli.results import as_json_text, print_written, write_result
+    from rankscope.cli.results import print_result, write_result
     from rankscope.cli.run_data import read_run
     from rankscope.features import classification_dimension
 
@@ -65,8 +65,4 @@ def clsdim_command(
         record = {**result.to_dict(), **found.about}
         tables = {"clsdim": result.table(), "clsdim-curve": result.curve_table()}
         write_result(folder, "clsdim", record, tables, result.plot())
-    if as_json:
-        print(as_json_text(record))
-        return
-    print(result)
-    print_written(folder, "clsdim", "clsdim-curve.csv")
+    print_result(result, record, folder, "clsdim", "clsdim-curve.csv", as_json=as_json)

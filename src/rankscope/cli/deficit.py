@@ -49,7 +49,7 @@ def deficit_command(
     """Find the classes of a collected run whose logits other classes determine, and write a page to search them."""
     from rankscope._base.checks import device_of
     from rankscope._base.files import write_whole
-    from rankscope.cli.results import as_json_text, print_written, write_result
+    from rankscope.cli.results import print_result, write_result
     from rankscope.cli.run_data import read_run
     from rankscope.deficit import independence_deficit
     from rankscope.report.deficit_page import deficit_page, most_dependent
@@ -80,12 +80,8 @@ def deficit_command(
         write_result(folder, "deficit", record, {"deficit": table.table()}, table.plot(shown.index), index=True)
         page = deficit_page(table, model=about["model"], source=str(about["data"]))
         write_whole(folder / "deficit.html", page.html())
-    if as_json:
-        print(as_json_text(record))
-        return
-    print(table)
-    print_written(folder, "deficit", "deficit.html")
-    print(f"figure: class {shown.name}; search all classes in {folder / 'deficit.html'}")
+    if print_result(table, record, folder, "deficit", "deficit.html", as_json=as_json):
+        print(f"figure: class {shown.name}; search all classes in {folder / 'deficit.html'}")
 
 
 def _classes(text: str, names: list[str] | None, count: int) -> list[int]:

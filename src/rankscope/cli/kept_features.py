@@ -12,7 +12,7 @@ from rankscope._base.errors import DataError, UsageError
 from rankscope._base.facts import as_facts
 from rankscope._base.lock import FolderLock
 from rankscope.cli.array_files import ARRAY_FILES, read_arrays
-from rankscope.cli.results import as_json_text, print_facts, print_written, write_result
+from rankscope.cli.results import print_result, write_result
 from rankscope.cli.run_data import read_run
 from rankscope.features import feature_rank
 
@@ -61,13 +61,8 @@ def measure_kept(
     record = {**profile.to_dict(), **about, "notes": [*profile.notes, *notes]}
     with FolderLock(folder):
         write_result(folder, "features", record, {"features": profile.table()}, profile.plot())
-    if as_json:
-        print(as_json_text(record))
-        return
-    print(f"{about['model'] or run}; features: {profile[0].reduce}")
-    print(profile)
-    print_facts(as_facts(notes))
-    print_written(folder, "features")
+    said = f"{about['model'] or run}; features: {profile[0].reduce}\n{profile}"
+    print_result(said, record, folder, "features", as_json=as_json, said=as_facts(notes))
 
 
 def _array(path: Path) -> torch.Tensor:

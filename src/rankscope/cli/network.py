@@ -11,7 +11,6 @@ from rankscope._base.facts import Fact, FactKind
 from rankscope._base.progress import Reporter
 from rankscope.cli.texts import check_texts, model_texts
 from rankscope.loading import Images, LoadedModel, calibrate_batchnorm, load_images, load_model
-from rankscope.loading.texts import Texts
 from rankscope.slicing import example_sample
 
 __all__ = ["Network"]
@@ -60,9 +59,7 @@ class Network:
             num_classes=self.num_classes,
         )
         if self.texts:
-            found = model_texts(loaded.model, self.model, self.texts)
-            kept = found if self.limit is None else Texts(found.texts[: self.limit], found.items[: self.limit])
-            return loaded, kept, None, loaded.facts
+            return loaded, model_texts(loaded.model, self.model, self.texts, limit=self.limit), None, loaded.facts
         say(0, None, "reading images")
         inputs, images, facts = self._inputs(loaded)
         if loaded.random and images is not None:

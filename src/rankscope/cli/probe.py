@@ -60,7 +60,7 @@ def probe_command(
 
     from rankscope._base.checks import choice_of
     from rankscope.cli.components import chosen_components
-    from rankscope.cli.results import as_json_text, print_written, write_result
+    from rankscope.cli.results import print_result, write_result
     from rankscope.probes import SCALES, probe_all, probe_remedies
 
     size: Any = choice_of(scale, "scale", SCALES)
@@ -87,11 +87,8 @@ def probe_command(
             seeds = (seed, seed + 1, seed + 2)
             found = probe_remedies(scale=size, seeds=seeds, tolerance=tolerance)
             write_result(out, "remedies", found.to_dict(), {"remedies": found.table()}, found.side_by_side())
-    if as_json:
-        print(as_json_text(_record(results, found)))
-        return
-    print("\n\n".join(str(part) for part in (results, found) if part is not None))
-    print_written(out, *(name for name, part in (("probe", results), ("remedies", found)) if part is not None))
+    parts = {name: part for name, part in (("probe", results), ("remedies", found)) if part is not None}
+    print_result("\n\n".join(map(str, parts.values())), _record(results, found), out, *parts, as_json=as_json)
 
 
 def _record(results: ProbeResults | None, found: RemedyResult | None) -> dict[str, Any]:

@@ -223,6 +223,15 @@ def _keeping(partial: Path, report: Reporter, total: int | None) -> Iterator[Any
     try:
         yield counted
     except KeyboardInterrupt:
+        cuts = len(list(partial.glob("cut-*.safetensors")))
+        if cuts:
+            points = f"{cuts} cut point{'s' * (cuts != 1)}"
+            before = (
+                f"{kept} image{'s' * (kept != 1)} and {points} of the next" if kept else f"{points} of the first image"
+            )
+            verb = "is" if cuts == 1 and not kept else "are"
+            text = f"interrupted: {before} {verb} kept in {partial}; the same command continues from there"
+            raise InterruptedRunError(text) from None
         of = "" if total is None else f" of {total}"
         images = "image is" if kept == 1 and total is None else "images are"
         raise InterruptedRunError(
@@ -250,7 +259,8 @@ def _write(profile: JacobianProfile, out: Path, *, theory: bool) -> None:
 
 def _discard(partial: Path) -> None:
     """Remove the finished images' own files, and the folder when nothing else lies in it."""
-    for file in partial.glob("image-*.safetensors"):
-        file.unlink(missing_ok=True)
+    for pattern in ("image-*.safetensors", "cut-*.safetensors"):
+        for file in partial.glob(pattern):
+            file.unlink(missing_ok=True)
     with contextlib.suppress(OSError):
         partial.rmdir()

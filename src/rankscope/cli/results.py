@@ -17,7 +17,7 @@ from rankscope.views.sentences import note
 if TYPE_CHECKING:
     import pandas as pd
 
-__all__ = ["as_json_text", "print_facts", "print_written", "write_figure", "write_result"]
+__all__ = ["as_json_text", "print_facts", "print_result", "print_written", "write_figure", "write_result"]
 
 _KINDS = ("json", "csv", "png", "svg")
 
@@ -60,6 +60,22 @@ def print_facts(facts: Iterable[Fact]) -> None:
     """A line for each."""
     for fact in facts:
         print(note(fact))
+
+
+def print_result(
+    result: object, record: Mapping[str, Any], folder: Path, *files: str, as_json: bool, said: Iterable[Fact] = ()
+) -> bool:
+    """The record as JSON alone, or the result in words, facts besides, and where the files are.
+
+    Returns whether it was words, which more lines may follow.
+    """
+    if as_json:
+        print(as_json_text(record))
+        return False
+    print(result)
+    print_facts(said)
+    print_written(folder, *files)
+    return True
 
 
 def print_written(folder: Path, *files: str) -> None:

@@ -14,8 +14,7 @@ from rankscope._base.facts import Fact
 from rankscope._base.progress import Reporter, progress_for
 from rankscope.cli.data import Data, calibrated, load_data
 from rankscope.cli.texts import check_texts, model_texts
-from rankscope.loading import LoadedModel, load_model
-from rankscope.loading.texts import Texts
+from rankscope.loading import load_model
 
 __all__ = ["Source", "progress"]
 
@@ -53,20 +52,13 @@ class Source:
             seed=self.seed,
             num_classes=self.num_classes,
         )
-        data = Data(self._texts(loaded)) if self.data is None else self._data(loaded, labelled)
+        if self.data is None:
+            data = Data(model_texts(loaded.model, self.model, self.texts, limit=self.limit))
+        else:
+            data = load_data(self.data, loaded, labels=self.labels, limit=self.limit, seed=self.seed, labelled=labelled)
         facts = (*loaded.facts, *data.facts, *calibrated(loaded, data.dataset))
         loaded.model.to(where)
         return loaded, data, facts
-
-    def _data(self, loaded: LoadedModel, labelled: bool) -> Data:
-        assert self.data is not None
-        return load_data(self.data, loaded, labels=self.labels, limit=self.limit, seed=self.seed, labelled=labelled)
-
-    def _texts(self, loaded: LoadedModel) -> Texts:
-        if self.limit is not None:
-            count_of(self.limit, "limit")
-        found = model_texts(loaded.model, self.model, self.texts)
-        return found if self.limit is None else Texts(found.texts[: self.limit], found.items[: self.limit])
 
 
 @contextlib.contextmanager

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from rankscope._base.checks import count_of
 from rankscope._base.errors import DataError, UsageError
 from rankscope.loading.texts import Texts, load_tokenizer, read_texts
 
@@ -66,6 +67,9 @@ def _lines(path: Path) -> list[str]:
     return lines
 
 
-def model_texts(model: Any, spec: str, given: Sequence[str]) -> Texts:
-    """The texts through the tokenizer of ``hf:FOLDER``."""
-    return read_texts(model, load_tokenizer(spec.removeprefix("hf:")), texts_of(given))
+def model_texts(model: Any, spec: str, given: Sequence[str], *, limit: int | None) -> Texts:
+    """The texts, the first ``limit`` of them, through the tokenizer of ``hf:FOLDER``."""
+    if limit is not None:
+        count_of(limit, "limit")
+    found = read_texts(model, load_tokenizer(spec.removeprefix("hf:")), texts_of(given))
+    return found if limit is None else Texts(found.texts[:limit], found.items[:limit])

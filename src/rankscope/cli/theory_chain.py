@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Annotated
 
@@ -45,7 +44,7 @@ def theory_chain_command(
     """Measure the Jacobian rank and feature dimension of random deep chains and compare with theory (Fig. 1 d-f)."""
     each, scale = _seeds(seeds), _residual(residual)
 
-    from rankscope.cli.results import print_written, write_result
+    from rankscope.cli.results import print_result, write_result
     from rankscope.theory import deep_chain
 
     with FolderLock(out):
@@ -62,11 +61,7 @@ def theory_chain_command(
             samples=samples,
         )
         write_result(out, "chain", profile.to_dict(), {"chain": profile.table()}, profile.plot())
-    if as_json:
-        print(json.dumps(profile.to_dict(), indent=1, allow_nan=False))
-    else:
-        print(profile)
-        print_written(out, "chain")
+    print_result(profile, profile.to_dict(), out, "chain", as_json=as_json)
 
 
 def _seeds(text: str) -> list[int]:

@@ -55,7 +55,7 @@ def theory_exponents_command(
     from rankscope._base.checks import count_of, device_of, dtype_of
     from rankscope._base.facts import as_facts
     from rankscope.cli.network import Network
-    from rankscope.cli.results import as_json_text, print_written, write_result
+    from rankscope.cli.results import print_result, write_result
     from rankscope.jacobian import chain_exponents
 
     where = device_of(device)
@@ -76,8 +76,4 @@ def theory_exponents_command(
         )
         tables = {"exponents": found.table(), "exponents-by-image": found.frame()}
         write_result(folder, "exponents", found.to_dict(), tables, found.plot())
-    if as_json:
-        print(as_json_text(found.to_dict()))
-        return
-    print(found)
-    print_written(folder, "exponents", "exponents-by-image.csv")
+    print_result(found, found.to_dict(), folder, "exponents", "exponents-by-image.csv", as_json=as_json)

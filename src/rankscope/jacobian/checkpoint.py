@@ -18,12 +18,12 @@ from rankscope._base.facts import Fact, FactKind, gist
 from rankscope._base.files import FolderLock, digest_of_bytes, read_arrays, write_arrays
 from rankscope._base.identity import Identity, identity_of
 from rankscope._base.provenance import versions
-from rankscope.jacobian.spectrum_files import arrays_of, density_of, plain_of, spectrum_of
+from rankscope.jacobian.spectrum_files import arrays_of, described, read_spectrum
 from rankscope.slicing import Sample
 from rankscope.spectra import Spectrum
 from rankscope.spectra.density import AnySpectrum, SpectralDensity
 
-__all__ = ["Checkpoint", "Kept"]
+__all__ = ["Checkpoint", "Kept", "image_key"]
 
 _ROUNDING = 1e-6  # of σ_1, beside the error bounds of both: another device's products
 _KINKED = 1e-2  # where rounding may have put a unit on the other side of its kink
@@ -38,6 +38,8 @@ class Kept:
     facts: tuple[Fact, ...]
     uncalled: tuple[int, ...] = ()
     reasons: Mapping[int, str] = field(default_factory=dict)
+    marks: Mapping[int, float] = field(default_factory=dict)
+    """By cut point, what a single product of a whole Jacobian gave (``KeptCut.mark``)."""
 
     def agrees(self, spectra: Sequence[AnySpectrum | None], kinks: int) -> bool:
         """Whether a new measurement of the same image found the same, up to the error of both."""
@@ -77,9 +79,9 @@ class Checkpoint:
         self.compared = False  # a kept image was measured again and is the same
         self._lock = None if self.folder is None else FolderLock(self.folder)
         self._here: set[str] = set()  # what lay in the folder before this run, and what it wrote
-        self._trusted = True
+        self.trusted = True
         self._read = self._damaged = self._other = 0
-        self._differs = ""
+        self._differs: tuple[str, str] | None = None  # where, and what was compared
         self._facts: list[Fact] = []
 
     def __enter__(self) -> Checkpoint:
@@ -107,6 +109,7 @@ class Checkpoint:
         facts: Sequence[Fact] = (),
         uncalled: Sequence[int] = (),
         reasons: Mapping[int, str] = {},
+        marks: Mapping[int, float] = {},
     ) -> None:
         """Keep one image's spectra.
 
@@ -128,21 +131,22 @@ class Checkpoint:
         about: dict[str, Any] = {"kinks": kinks, "spectra": [], "facts": [fact.to_dict() for fact in facts]}
         about["uncalled"] = list(uncalled)
         about["reasons"] = list(reasons.items())
+        about["marks"] = list(marks.items())
         for k, s in enumerate(row):
             if s is None:
                 about["spectra"].append(None)
                 continue
-            about["spectra"].append(plain_of(s) if isinstance(s, SpectralDensity) else [*s.shape, s.dtype])
+            about["spectra"].append(described(s))
             arrays |= {f"{k}.{name}": array for name, array in arrays_of(s).items()}
-        write_arrays(file, arrays, {"key": self.key, "image": _image(sample), "about": json.dumps(about)})
+        write_arrays(file, arrays, {"key": self.key, "image": image_key(sample), "about": json.dumps(about)})
 
     def read(self, index: int, sample: Sample) -> Kept | None:
         """One image's spectra, or ``None`` where there are none for these settings, this model and this image."""
-        if self.folder is None or not self._trusted or self._file(index).name not in self._here:
+        if self.folder is None or not self.trusted or self._file(index).name not in self._here:
             return None
         try:
             arrays, about = read_arrays(self._file(index))
-            if about.get("key") != self.key or about.get("image") != _image(sample):
+            if about.get("key") != self.key or about.get("image") != image_key(sample):
                 self._other += 1
                 return None
             kept = _kept(arrays, json.loads(about["about"]))
@@ -153,9 +157,9 @@ class Checkpoint:
         self._facts += [fact for fact in kept.facts if fact not in self._facts]
         return kept
 
-    def distrust(self, name: str) -> None:
+    def distrust(self, name: str, unit: str = "image") -> None:
         """A kept image was measured again and differs: nothing that was kept is used."""
-        self._trusted, self._differs, self._read, self._facts = False, name, 0, []
+        self.trusted, self._differs, self._read, self._facts = False, (name, unit), 0, []
 
     def with_kept(self, found: Sequence[Fact]) -> list[Fact]:
         """What was found out when the kept images were measured, and what this run found beside it."""
@@ -174,11 +178,13 @@ class Checkpoint:
         elif self._other:
             found.append(Fact(FactKind.KEPT_OTHER, {"count": self._other, "unit": "image"}))
         if self._differs:
-            found.append(Fact(FactKind.KEPT_DIFFERS, {"where": self._differs, "unit": "image"}, caution=True))
+            found.append(
+                Fact(FactKind.KEPT_DIFFERS, {"where": self._differs[0], "unit": self._differs[1]}, caution=True)
+            )
         return found
 
 
-def _image(sample: Sample) -> str:
+def image_key(sample: Sample) -> str:
     """All that the model is called with."""
     return identity_of({f.name: getattr(sample, f.name) for f in fields(sample) if f.name != "name"}).key
 
@@ -190,10 +196,9 @@ def _kept(arrays: Mapping[str, Any], about: Mapping[str, Any]) -> Kept:
             row.append(None)
             continue
         own = {name.removeprefix(f"{k}."): array for name, array in arrays.items() if name.startswith(f"{k}.")}
-        if isinstance(entry, list):
-            row.append(spectrum_of(own, (entry[0], entry[1]), entry[2]))
-        else:
-            row.append(density_of(own, entry))
+        row.append(read_spectrum(own, entry))
     uncalled = tuple(int(k) for k in about.get("uncalled", ()))  # absent from files of earlier versions
     reasons = {int(k): str(why) for k, why in about.get("reasons", ())}
-    return Kept(row, int(about["kinks"]), tuple(Fact.from_dict(one) for one in about["facts"]), uncalled, reasons)
+    marks = {int(k): float(mark) for k, mark in about.get("marks", ())}
+    facts = tuple(Fact.from_dict(one) for one in about["facts"])
+    return Kept(row, int(about["kinks"]), facts, uncalled, reasons, marks)

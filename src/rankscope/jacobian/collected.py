@@ -38,15 +38,23 @@ class Collected:
         kept = self.store.read(index, sample)
         if kept is None:
             return False
-        if not self.store.compared:
+        if not self.store.compared and not self._confirmed(sample, kept):
             again = self._alone(sample)
             if not kept.agrees(again.spectra, again.kinks):
                 self.store.distrust(name)
                 self._write(index, sample, again)
                 return True
-            self.store.compared = True
+        self.store.compared = True
         self.keep(index, kept)
         return True
+
+    def _confirmed(self, sample: Sample, kept: Kept) -> bool:
+        """Whether single products already show that nothing has changed, where a whole image takes long."""
+        if not kept.marks:
+            return False
+        self.sweep()
+        self.finish()
+        return self.measurers.of(sample).confirms(sample, kept.marks, kept.kinks)
 
     def _alone(self, sample: Sample) -> Finished:
         self.sweep()
@@ -85,5 +93,7 @@ class Collected:
 
     def _write(self, index: int, sample: Sample, finished: Finished) -> None:
         spectra, kinks, uncalled = finished.spectra, finished.kinks, finished.uncalled
-        self.store.write(index, sample, spectra, kinks, self.measurers.facts, uncalled, finished.reasons)
+        beside = finished.reasons, finished.marks
+        self.store.write(index, sample, spectra, kinks, self.measurers.facts, uncalled, *beside)
+        self.measurers.whole(sample)
         self.keep(index, finished)

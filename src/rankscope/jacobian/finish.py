@@ -38,6 +38,8 @@ class Finished:
     uncalled: tuple[int, ...] = ()
     reasons: Mapping[int, str] = field(default_factory=dict)
     """Why there is no spectrum, by place, where that is not because the Jacobian is not finite."""
+    marks: Mapping[int, float] = field(default_factory=dict)
+    """What a single product gave, by place (``KeptCut.mark``)."""
 
     def among(self, places: Sequence[int], count: int) -> Finished:
         """The same image with these spectra at ``places`` of ``count`` cut points; it does not call the others."""
@@ -46,7 +48,8 @@ class Finished:
             spectra[place] = spectrum
         missing = set(range(count)) - {p for k, p in enumerate(places) if k not in self.uncalled}
         reasons = {places[k]: why for k, why in self.reasons.items()}
-        return Finished(spectra, self.kinks, tuple(sorted(missing)), reasons)
+        marks = {places[k]: mark for k, mark in self.marks.items()}
+        return Finished(spectra, self.kinks, tuple(sorted(missing)), reasons, marks)
 
 
 class Finisher:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -16,18 +17,20 @@ from rankscope._base.progress import Reporter
 from rankscope.jacobian.batch import BatchMeasurer
 from rankscope.jacobian.finish import Finished, Finisher
 from rankscope.jacobian.full_plan import Asked, Plan, plan_for
+from rankscope.jacobian.kept_cut_points import KeptCut, KeptCutPoints
 from rankscope.jacobian.products import Pair, products_of, unchecked_products
 from rankscope.linear.derivative import Runners, Settings
 from rankscope.linear.runner import NotCalledError
 from rankscope.slicing import All, ColumnsLike, ModuleCall, Sample
 from rankscope.spectra import Tolerance
 from rankscope.spectra.density import AnySpectrum, SpectralDensity
-from rankscope.spectra.lanczos import NotFiniteError
+from rankscope.spectra.lanczos import NotFiniteError, SquaredMap
 from rankscope.spectra.matrix_free import WAYS, Lanczos, spectrum_of_products
 from rankscope.views.sentences import sentence
 
 __all__ = ["Full", "FullMeasurer", "full_settings"]
 
+_ROUNDING, _KINKED = 1e-4, 2e-2  # of a mark; the second where rounding may have put a unit on another side of its kink
 _SHARE = 4  # of the budget, products take a quarter and what is kept of them the rest
 
 
@@ -38,8 +41,11 @@ class Full:
     asked: Asked
     say: Callable[[str], None] = lambda text: None
     expect: Callable[[Fact], None] = lambda fact: None
+    kept: KeptCutPoints | None = None
 
-    def telling(self, report: Reporter, state: Callable[[], tuple[int, int | None, str]]) -> Full:
+    def telling(
+        self, report: Reporter, state: Callable[[], tuple[int, int | None, str]], kept: KeptCutPoints | None = None
+    ) -> Full:
         """The same, with words for a reporter; ``state`` gives samples done, of how many, and whose turn it is."""
 
         def say(text: str) -> None:
@@ -50,7 +56,7 @@ class Full:
             report.say(sentence(fact))
             report(*state()[:2], sentence(fact))
 
-        return replace(self, say=say, expect=expect)
+        return replace(self, say=say, expect=expect, kept=kept)
 
 
 def full_settings(columns: ColumnsLike, method: Lanczos | str, tolerance: Tolerance) -> Full | None:
@@ -166,24 +172,67 @@ class FullMeasurer(BatchMeasurer):
     def _by_products(self, sample: Sample) -> Finished:
         spectra: list[AnySpectrum | None] = []
         reasons: dict[int, str] = {}
+        marks: dict[int, float] = {}
         flips = 0
         for place, call in enumerate(self.calls):
             self.full.say(f"{call.name} ({place + 1} of {len(self.calls)})")
-            spectrum = None
-            try:
-                spectrum, found = self._spectrum(place, sample)
-                flips = max(flips, found)
-            except (NotCalledError, UsageError):
-                raise  # of a call that is not made: one precision takes another path, no number can be trusted
-            except NotFiniteError:
-                pass
-            except MeasurementError as error:
-                reasons[place] = str(error)
-            spectra.append(spectrum)
-        return Finished(spectra, flips, reasons=reasons)
+            cut = self._read(place, sample)
+            if cut is None:
+                cut = self._cut(place, sample)
+                if self.full.kept is not None:
+                    self.full.kept.write(sample, call, cut)
+            self._say_once(*cut.facts)
+            flips = max(flips, cut.kinks)
+            if cut.reason:
+                reasons[place] = cut.reason
+            if cut.mark is not None:
+                marks[place] = cut.mark
+            spectra.append(cut.spectrum)
+        return Finished(spectra, flips, reasons=reasons, marks=marks)
 
-    def _spectrum(self, place: int, sample: Sample) -> tuple[AnySpectrum, int]:
-        pair = products_of(self.derivative, place, sample, self.settings.budget // _SHARE)
+    def _read(self, place: int, sample: Sample) -> KeptCut | None:
+        """What an interrupted run kept of this cut point, the first of them beside a new product."""
+        if self.full.kept is None:
+            return None
+        cut = self.full.kept.read(sample, self.calls[place])
+        if cut is None or self.full.kept.confirmed:
+            return cut
+        if not self._agrees(place, sample, cut.mark, cut.kinks):
+            self.full.kept.distrust(self.calls[place].name)
+            return None
+        self.full.kept.confirmed = True
+        return cut
+
+    def confirms(self, sample: Sample, marks: Mapping[int, float], kinks: int) -> bool:
+        self.batch_size(sample, 1)
+        if self._absent(sample) or self.plan is None or self.plan.swept:
+            return False
+        return all(self._agrees(place, sample, mark, kinks) for place, mark in marks.items())
+
+    def _agrees(self, place: int, sample: Sample, mark: float | None, kinks: int) -> bool:
+        if mark is None:
+            return False
+        try:
+            new = _mark(unchecked_products(self.derivative, place, sample, self.settings.budget // _SHARE).squared())
+        except MeasurementError:
+            return False
+        return new is not None and abs(new - mark) <= (_KINKED if kinks else _ROUNDING)
+
+    def _cut(self, place: int, sample: Sample) -> KeptCut:
+        """One cut point, measured."""
+        try:
+            pair = products_of(self.derivative, place, sample, self.settings.budget // _SHARE)
+            mark = _mark(pair.work)
+            spectrum = self._spectrum(pair, place)
+        except (NotCalledError, UsageError):
+            raise  # of a call that is not made: one precision takes another path, no number can be trusted
+        except NotFiniteError:
+            return KeptCut(None, 0, None)
+        except MeasurementError as error:
+            return KeptCut(None, 0, None, str(error))
+        return KeptCut(spectrum, pair.flips, mark, facts=tuple(self._facts_of(pair, self.calls[place].name)))
+
+    def _spectrum(self, pair: Pair, place: int) -> AnySpectrum:
         assert self.plan is not None
         spectrum = spectrum_of_products(
             pair.work,
@@ -196,20 +245,27 @@ class FullMeasurer(BatchMeasurer):
         if isinstance(spectrum, SpectralDensity) and self.derivative.certificate.kind is not FactKind.PROBES:
             others = tuple(f for f in spectrum.facts if f.kind is not FactKind.PRODUCTS_CHECKED)
             spectrum = replace(spectrum, facts=others)
-        self._say_pair(pair, self.calls[place].name)
-        return spectrum, pair.flips
+        return spectrum
 
-    def _say_pair(self, pair: Pair, name: str) -> None:
+    def _facts_of(self, pair: Pair, name: str) -> Iterator[Fact]:
         dtype = str(pair.work.dtype).removeprefix("torch.")
         if not pair.certified:
-            self._say_once(Fact(FactKind.PRODUCTS_UNCHECKED, {"dtype": dtype}, caution=True))
+            yield Fact(FactKind.PRODUCTS_UNCHECKED, {"dtype": dtype}, caution=True)
         work = pair.products[0]
         self.chunk = max(self.chunk, work.chunk or 0)
         if work.replayed is not None and work.replayed.refused:
-            self._say_once(Fact(FactKind.NOT_RECORDED, {"where": name, "reason": work.replayed.refused}))
+            yield Fact(FactKind.NOT_RECORDED, {"where": name, "reason": work.replayed.refused})
         less = [products.chunk or 1 for products in pair.products if products.relieved]
         if less:
-            self._say_once(Fact(FactKind.SMALLER_CHUNK, {"where": name, "chunk": min(less)}))
+            yield Fact(FactKind.SMALLER_CHUNK, {"where": name, "chunk": min(less)})
+
+
+def _mark(operator: SquaredMap) -> float | None:
+    """log₂ of gᵀJᵀJg for one seeded g; ``None`` where it is zero."""
+    generator = torch.Generator().manual_seed(0x3A7C)
+    drawn = torch.randn(operator.size, 1, generator=generator, dtype=torch.float64).to(operator.device)
+    value = float((drawn * operator(drawn)).sum())
+    return math.log2(value) + 2 * (operator.exponent or 0) if value > 0 else None
 
 
 def _now(device: torch.device) -> float:

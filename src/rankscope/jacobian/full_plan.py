@@ -48,8 +48,12 @@ class Plan:
     sizes: tuple[int, ...]
     ways: tuple[Literal["exact", "lanczos"], ...]
     swept: bool
-    settings: Lanczos
+    asked: Asked
     budget: int
+
+    @property
+    def settings(self) -> Lanczos:
+        return self.asked.settings
 
     @property
     def bytes(self) -> int:
@@ -75,6 +79,7 @@ class Plan:
         exact = [size for size, way in zip(self.sizes, self.ways, strict=True) if way == "exact"]
         probed = [size for size, way in zip(self.sizes, self.ways, strict=True) if way == "lanczos"]
         values = {
+            "asked": "lanczos" if isinstance(self.asked.method, Lanczos) else self.asked.method,
             "exact": len(exact),
             "lanczos": len(probed),
             "side": max(exact, default=0),
@@ -107,4 +112,4 @@ def plan_for(names: Sequence[str], rows: Sequence[int], columns: int, asked: Ask
     held = 8 * columns * columns * (len(sizes) + _GRAMS)
     cheaper = columns <= _BOTH * sum(sizes) and held <= budget
     swept = all(way == "exact" for way in ways) and (columns <= _SWEPT or cheaper)
-    return Plan(tuple(names), sizes, ways, swept, asked.settings, budget)
+    return Plan(tuple(names), sizes, ways, swept, asked, budget)

@@ -7,7 +7,6 @@ makes; those that the first sample does not make are traced and measured on the 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from functools import partial
 
 from rankscope.jacobian.layer import Layer
 from rankscope.jacobian.measurers import Measurers
@@ -67,12 +66,7 @@ class LaterCalls:
             chosen = [c for c in every if (c.key.module, c.key.call) in new]
             if not chosen:
                 continue
-            self.unmeasured |= as_measured(
-                self.model,
-                samples[0][1],
-                measurers.settings.dtype,
-                partial(self._without_derivative, chosen),
-            )[0]
+            self.unmeasured |= self._without_derivative(samples[0][1], chosen)
             for call, mixes, k in zip(every, path.mixes(every), range(len(every)), strict=True):
                 if call in chosen:
                     before = [_identity(earlier) for earlier in every[:k]]
@@ -91,8 +85,9 @@ class LaterCalls:
             measurers.join(own)
         self.unmeasured |= dict.fromkeys(sorted(self.waiting), "no sample calls it")
 
-    def _without_derivative(self, chosen: list[ModuleCall], sample: Sample) -> tuple[dict[str, str], str | None]:
-        return without_derivative(self.model, sample, chosen)
+    def _without_derivative(self, given: Sample, calls: list[ModuleCall]) -> dict[str, str]:
+        dtype = self.measurers.settings.dtype
+        return as_measured(self.model, given, dtype, lambda s: without_derivative(self.model, s, calls))[0]
 
     def placed(self, layers: list[Layer], count: int, columns: int) -> list[Layer]:
         """The measured layers with those of later samples among them, each behind the one it follows."""

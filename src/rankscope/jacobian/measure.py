@@ -31,6 +31,7 @@ from rankscope.jacobian.collected import Collected
 from rankscope.jacobian.directions import Directions, several_sizes
 from rankscope.jacobian.full_measurer import full_settings
 from rankscope.jacobian.given import Given
+from rankscope.jacobian.kept_cut_points import KeptCutPoints
 from rankscope.jacobian.later_calls import LaterCalls
 from rankscope.jacobian.measurers import Measurers
 from rankscope.jacobian.profile import JacobianProfile, Layer
@@ -220,7 +221,7 @@ def jacobian_rank(
         torch.cuda.reset_peak_memory_stats(where)
     with store, measuring(model, where):
         if full is not None:
-            full = full.telling(report, lambda: (len(collected.spectra), total, image_names[-1]))
+            full = full.telling(report, lambda: (len(collected.spectra), total, image_names[-1]), KeptCutPoints(store))
         measurers = Measurers(model, calls, settings, full=full)
         later = LaterCalls(measurers, chosen, cut_points)
         collected = Collected(measurers, store, lambda i: report(len(collected.spectra), total, labels(i)))
@@ -248,6 +249,7 @@ def jacobian_rank(
                 measurers.close()
                 report.close()
     measurers.gather()
+    kept_cuts = [] if full is None or full.kept is None else full.kept.facts()
     spectra, kinks = collected.spectra, collected.kinks
     count = len(image_names)
     uncalled = [tuple(i for i in range(count) if k in collected.uncalled[i]) for k in range(len(calls))]
@@ -305,7 +307,7 @@ def jacobian_rank(
         adjoint_error=measurers.adjoint,
         kinks=tuple(max(kinks[i], later.kinks.get(i, 0)) for i in range(len(image_names))) if certify else (),
         certificate=measurers.certificate,
-        facts=(*given.facts, *facts, *store.with_kept(measurers.facts), *store.facts(len(image_names))),
+        facts=(*given.facts, *facts, *store.with_kept(measurers.facts), *store.facts(len(image_names)), *kept_cuts),
         seconds=time.perf_counter() - started,
         chunk_size=measurers.chunk,
         peak_memory=torch.cuda.max_memory_allocated(where) if where.type == "cuda" else None,

@@ -75,6 +75,11 @@ class Measurers:
         """What the model returns for a sample in the precision that is measured."""
         return self._runners[0].returned(sample, sample.x)
 
+    def whole(self, sample: Sample) -> None:
+        """The sample is kept as a whole: its cut points need not be kept one by one."""
+        if self.full is not None and self.full.kept is not None:
+            self.full.kept.discard(sample, self.calls)
+
     def _new(self) -> BatchMeasurer:
         if self.full is None:
             return BatchMeasurer(self.model, self.calls, self.settings, self.finisher, self._runners)

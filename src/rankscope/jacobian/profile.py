@@ -178,7 +178,7 @@ class JacobianProfile(Record):
         flat: dict[str, Any] = {name: values.ravel().tolist() for name, values in ranks.items()}
         if found.probed.any():
             flat |= {name: getattr(found, name).ravel().tolist() for name in ("standard_error", "bracket")}
-            flat["method"] = np.where(found.probed, "Lanczos", "exact").ravel().tolist()
+            flat["method"] = np.where(found.probed, "Lanczos", np.where(seen, "exact", None)).ravel().tolist()
         if not found.one_size:
             shapes = [(None, None) if s is None else s.shape for layer in self.layers for s in layer.spectra]
             flat |= {"rows": [rows for rows, _ in shapes], "columns": [columns for _, columns in shapes]}

@@ -11,7 +11,7 @@ from rankscope._base.facts import Fact
 from rankscope.spectra import Spectrum
 from rankscope.spectra.density import AnySpectrum, SpectralDensity
 
-__all__ = ["arrays_of", "density_of", "plain_of", "spectrum_of"]
+__all__ = ["arrays_of", "density_of", "described", "plain_of", "read_spectrum", "spectrum_of"]
 
 _ARRAYS = ("alpha", "beta", "steps", "squared_norms", "removed", "leading")
 _NUMBERS = ("exponent", "dtype", "failure", "seed")
@@ -33,6 +33,22 @@ def plain_of(spectrum: SpectralDensity) -> dict[str, Any]:
     numbers = {name: getattr(spectrum, name) for name in _NUMBERS}
     numbers |= {name: repr(float(getattr(spectrum, name))) for name in _FLOATS}  # JSON has no word for NaN
     return {"shape": list(spectrum.shape), **numbers, "facts": [fact.to_dict() for fact in spectrum.facts]}
+
+
+def described(spectrum: AnySpectrum) -> Any:
+    """What goes beside the arrays of either kind: shape and dtype of a spectrum, all of ``plain_of`` of a density."""
+    return plain_of(spectrum) if isinstance(spectrum, SpectralDensity) else [*spectrum.shape, spectrum.dtype]
+
+
+def read_spectrum(arrays: Mapping[str, Any], about: Any) -> AnySpectrum:
+    """From what ``arrays_of`` and ``described`` made.
+
+    Raises ``KeyError``, ``TypeError`` or ``ValueError`` for what is damaged.
+    """
+    if isinstance(about, Mapping):
+        return density_of(arrays, about)
+    rows, columns, dtype = about
+    return spectrum_of(arrays, (int(rows), int(columns)), str(dtype))
 
 
 def spectrum_of(arrays: Mapping[str, Any], shape: tuple[int, int], dtype: str) -> Spectrum:

@@ -26,6 +26,7 @@ from rankscope.spectra.deflation import leading_part
 from rankscope.spectra.density import AnySpectrum, SpectralDensity
 from rankscope.spectra.gram import spectrum_of_gram
 from rankscope.spectra.lanczos import LanczosProcess, SquaredMap, product_error
+from rankscope.spectra.quadrature import gauss_rule
 from rankscope.spectra.spectrum import Spectrum
 from rankscope.spectra.tolerance import Tolerance, ToleranceLike, as_tolerance
 
@@ -35,6 +36,9 @@ WAYS = ("auto", "exact", "lanczos")
 
 _ROUND = 25  # steps between two looks at the bracket
 _MOST = 2_000  # steps: the bracket falls like 1/steps, and the orthogonalisation grows with their square
+_ROUGH = 1e-2  # relative thresholds above it are far above the error of float32 products, 1e-6·σ₁² squared
+_LOOK = 8  # steps after which σ₁ is known well enough for that comparison
+_APART = 16  # times the error of the products: below it the bounds are wide however many steps are taken
 _COUNTED = 512  # singular values above the threshold, up to which they are computed one by one
 _EXPECTED = 200  # steps that a plan counts on where the bracket decides
 _CHUNK = 256  # columns pushed at once on the exact way
@@ -284,7 +288,27 @@ def spectrum_of_products(
         # the dtype decides the threshold, which stays that of the measurement
         return replace(exact_spectrum(dense[0], exact=dense[1]), dtype=_name(operator.dtype))
     settings = method if isinstance(method, Lanczos) else Lanczos()
+    if dense is not None and _too_rough(operator, exact, settings, tolerance):
+        found = matrix_free(dense[0], settings, tolerance=tolerance, exact=dense[1], memory_budget=memory_budget)
+        said = Fact(FactKind.PRODUCTS_IN_FLOAT64, {"tolerance": as_tolerance(tolerance).name})
+        return replace(found, dtype=_name(operator.dtype), facts=(*found.facts, said))
     return matrix_free(operator, settings, tolerance=tolerance, exact=exact, memory_budget=memory_budget)
+
+
+def _too_rough(operator: SquaredMap, exact: SquaredMap | None, settings: Lanczos, tolerance: ToleranceLike) -> bool:
+    """Whether the error of float32 products is of the size of the squared threshold, by a few steps with them."""
+    tol = as_tolerance(tolerance)
+    rtol = tol.relative(operator.shape, operator.dtype)
+    if rtol > _ROUGH or operator.dtype == torch.float64 or not operator.size:
+        return False
+    generator = torch.Generator().manual_seed(settings.seed)
+    process = LanczosProcess(operator, settings.probes, generator)
+    error, _ = _error(operator, exact, 6, generator)
+    process.extend(_LOOK)
+    alpha, beta = process.alpha.numpy(), process.beta.numpy()
+    top = max(gauss_rule(alpha[p, :m], beta[p, : m - 1])[0][0] for p, m in enumerate(process.steps.tolist()))
+    absolute = float(np.ldexp(tol.atol or 0.0, -(operator.exponent or 0)))
+    return bool(error * _APART > max(rtol * math.sqrt(max(top, 0.0)), absolute) ** 2 > 0)
 
 
 def way_for(size: int, method: Lanczos | str, budget: int) -> Literal["exact", "lanczos"]:

@@ -24,7 +24,7 @@ from rankscope.theory._blocks import (
     Normalisation,
     init_std,
 )
-from rankscope.theory._chain_push import linear_states, nonlinear_states
+from rankscope.theory._chain_push import ChainPush
 from rankscope.theory._chain_spectra import SVD_RTOL, covariance_spectrum, jacobian_spectrum
 from rankscope.theory._matrices import as_matrix, takes_generator
 from rankscope.theory.prediction import relative_tolerance
@@ -179,12 +179,11 @@ def _run(
     dtype: torch.dtype,
 ) -> ChainRun:
     steps: list[ChainStep] = []
-    chain = linear_states if block.linear else nonlinear_states
     rtol = tolerance.relative(shape)
     watched = None if isinstance(init, str) else _Watched(init)  # Gaussian weights are almost surely regular
     with torch.no_grad():
-        states = chain(np.random.default_rng(seed), shape, depth, watched or init, block, samples, dtype)
-        for layer, (jacobian, log_scale, features) in enumerate(states, 1):
+        chain = ChainPush(shape, depth, watched or init, block, samples, dtype)
+        for layer, (jacobian, log_scale, features) in enumerate(chain.states(np.random.default_rng(seed)), 1):
             largest = float(jacobian.abs().max())
             if float32_stop and (largest == 0 or math.log(largest) + log_scale < math.log(EPS32)):
                 return ChainRun(seed, tuple(steps), layer, tuple(watched.singular) if watched else ())

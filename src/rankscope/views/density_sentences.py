@@ -42,9 +42,11 @@ def _plan(v: Values) -> str:
         steps = "as many steps as the bracket needs" if v["steps"] == "auto" else f"{v['steps']:,} steps"
         parts.append(
             f"At {counted(v['lanczos'], 'cut point')} the rank is estimated with {v['probes']:,} Lanczos probes "
-            f"and {steps}. All singular values would need at least {_bytes(v['needed'])}, and {_bytes(v['budget'])} "
-            "of the memory budget are free for them."
+            f"and {steps}."
         )
+        if v["asked"] == "auto":
+            needed, free = _bytes(v["needed"]), _bytes(v["budget"])
+            parts.append(f"All singular values would need {needed} or more; the memory budget leaves {free} for them.")
     every = " for every 200 steps" if v["lanczos"] and v["steps"] == "auto" else ""
     parts.append(f"Expected on each sample: {_seconds(v['seconds'])}{every} and {_bytes(v['bytes'])} beside the model.")
     return " ".join(parts)
@@ -66,6 +68,10 @@ def _smaller_chunk(v: Values) -> str:
     return f"Memory ran out at {v['where']!r}. From there on {v['chunk']:,} tangents were pushed at once."
 
 
+def _in_float64(v: Values) -> str:
+    return f"At tolerance {v['tolerance']} the error of float32 products would hide the threshold. They are in float64."
+
+
 def _leading(v: Values) -> str:
     return (
         f"The rank is low: the {counted(v['count'], 'leading singular value')} were computed and all others bounded, "
@@ -84,6 +90,7 @@ DENSITY_SENTENCES: Sentences = {
     FactKind.FULL_PLAN: _plan,
     FactKind.NOT_RECORDED: _not_recorded,
     FactKind.SMALLER_CHUNK: _smaller_chunk,
+    FactKind.PRODUCTS_IN_FLOAT64: _in_float64,
     FactKind.LEADING_COUNTED: _leading,
     FactKind.NOT_FROM_MOMENTS: _absent,
 }

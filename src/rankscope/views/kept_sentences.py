@@ -12,6 +12,10 @@ def _read_back(v: Values) -> str:
     return f"The results of {v['kept']:,} of {counted(v['total'], v['unit'])} were read back from an earlier run."
 
 
+def _cuts_read_back(v: Values) -> str:
+    return f"The results of {counted(v['kept'], 'cut point')} were read back from an earlier run that was interrupted."
+
+
 def _kept_damaged(v: Values) -> str:
     return f"The kept results of {counted(v['count'], v['unit'])} were damaged and were measured again."
 
@@ -43,6 +47,7 @@ def _kept_incomparable(v: Values) -> str:
 
 KEPT_SENTENCES: Sentences = {
     FactKind.READ_BACK: _read_back,
+    FactKind.CUTS_READ_BACK: _cuts_read_back,
     FactKind.KEPT_DAMAGED: _kept_damaged,
     FactKind.KEPT_OTHER: _kept_other,
     FactKind.KEPT_DIFFERS: _kept_differs,

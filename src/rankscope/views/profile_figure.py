@@ -54,6 +54,9 @@ def plot_profile(
         if any(certified):
             lower = np.array([r["function_rank"]["lower"] for r in rows], dtype=float)
             upper = np.array([r["function_rank"]["upper"] for r in rows], dtype=float)
+            if any(r.get("bracket") is not None for r in rows):  # bounds of probes are wide: a band shows their course
+                band = np.where(certified, [lower, upper], top)
+                ax.fill_between(x, *band, color=colour, alpha=0.16, linewidth=0).set_gid("bounds")
             error = np.where(certified, [top - lower, upper - top], 0.0)
             ax.errorbar(x, top, yerr=error, fmt="none", ecolor=colour, elinewidth=0.9, capsize=2, zorder=2)
         if predicted is not None:
