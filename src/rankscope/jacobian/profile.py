@@ -178,7 +178,9 @@ class JacobianProfile(Record):
         flat: dict[str, Any] = {name: values.ravel().tolist() for name, values in ranks.items()}
         if found.probed.any():
             flat |= {name: getattr(found, name).ravel().tolist() for name in ("standard_error", "bracket")}
-            flat["method"] = np.where(found.probed, "Lanczos", np.where(seen, "exact", None)).ravel().tolist()
+            ways = np.where(found.probed, "Lanczos", "exact").astype(object)
+            ways[~seen] = None
+            flat["method"] = ways.ravel().tolist()
         if not found.one_size:
             shapes = [(None, None) if s is None else s.shape for layer in self.layers for s in layer.spectra]
             flat |= {"rows": [rows for rows, _ in shapes], "columns": [columns for _, columns in shapes]}
