@@ -418,3 +418,11 @@ def test_what_cannot_be_read_gets_one_line(inputs: Any, error: type[Exception], 
     with pytest.raises(error, match=message) as raised:
         list(read_samples(LINEAR, inputs))
     assert "\n" not in str(raised.value)
+
+
+@pytest.mark.parametrize("measure", [rs.jacobian_rank, rs.feature_rank, rs.local_feature_rank, rs.layers])
+@pytest.mark.parametrize("as_mapping", [True, False])
+def test_the_only_input_cannot_be_shared(measure: Any, as_mapping: bool) -> None:
+    net, x = nn.Sequential(nn.Linear(4, 3)), torch.ones(1, 4)
+    with pytest.raises(rs.UsageError, match="'input' is in shared, and no other input is left whose rows count"):
+        measure(net, {"input": x} if as_mapping else x, shared="input")

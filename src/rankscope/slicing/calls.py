@@ -80,6 +80,8 @@ def read_call(
         return _named(model, signature, {str(k): v for k, v in content.items()}, how, meaning, place, dropped)
     first = next(iter(signature.positional), "input")
     meaning.check_names((first,))
+    if first in meaning.shared:
+        raise UsageError(_no_rows_left(first))
     x = _counted(as_tensor(content, place), how, place, meaning)
     return Call(x, first, dropped=dropped)
 
@@ -249,12 +251,13 @@ def _differentiated(
             )
         return wanted
 
-    def candidates(among: Mapping[str, Any]) -> list[str]:
+    def candidates(among: Mapping[str, Any], *, among_shared: bool = False) -> list[str]:
         return [
             name
             for name, value in among.items()
             if isinstance(value, Tensor)
-            and name not in (*meaning.shared, *BESIDE)
+            and name not in BESIDE
+            and (among_shared or name not in meaning.shared)
             and (value.is_floating_point() or not meaning.floating or (name == "input_ids" and is_hugging_face(model)))
         ]
 
@@ -269,6 +272,9 @@ def _differentiated(
     if len(found) == 1 or len(preferred) == 1:
         return (preferred or found)[0]
     kinds = ", ".join(f"{k}: {getattr(v, 'dtype', type(v).__name__)}" for k, v in values.items())
+    in_shared = [name for name in meaning.shared if name in candidates(kept, among_shared=True)]
+    if not found and in_shared:
+        raise UsageError(_no_rows_left(in_shared[0]))
     if not found:
         raise DataError(
             f"no floating-point input to differentiate in {place} ({kinds}); give inputs_embeds or another float tensor"
@@ -276,6 +282,10 @@ def _differentiated(
     listed = " or ".join(f'differentiate="{name}"' for name in found)
     what = "be differentiated" if meaning.floating else "count the samples"
     raise UsageError(f"{len(found)} inputs could {what} ({', '.join(found)}); choose with {listed}")
+
+
+def _no_rows_left(name: str) -> str:
+    return f"{name!r} is in shared, and no other input is left whose rows count the samples; leave it out of shared"
 
 
 def differentiable(model: nn.Module, sample: Sample) -> Sample:
