@@ -137,6 +137,7 @@ class Runner:
         """The same model in float64, also where it casts to lower precision inside."""
         other = copy(self)
         other._casts = False
+        other._capture = None  # its hooks are its own, also where this one's are in place
         return other
 
     @contextmanager
