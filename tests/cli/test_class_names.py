@@ -53,5 +53,5 @@ def test_f13_collect_says_so_before_the_table(tmp_path, capsys):
     out = tmp_path / "out"
     assert main([str(v) for v in ("collect", "digits", "--data", tmp_path / "data", "--out", out)]) == 0
     first = capsys.readouterr().out.splitlines()[0]
-    assert first.startswith("Caution: None of the data's 10 class names (eight, five, four …)")
+    assert first.startswith("Caution: None of the data's 10 class names (eight, five, four and 7 more)")
     assert json.loads((out / "collection.json").read_text())["notes"][0] in first

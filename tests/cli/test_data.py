@@ -257,6 +257,7 @@ def test_features_of_a_collected_run(tmp_path: Path, capsys: pytest.CaptureFixtu
         # a run on a GPU decomposes there, and the same moments read back on a CPU: eigenvalues agree to rounding
         for key in ("eigenvalues", "effective_rank", "participation_ratio", "rankme", "stable_rank", "rounding"):
             np.testing.assert_allclose(one.pop(key), other.pop(key), rtol=1e-9, atol=1e-10)
+        assert one.pop("alpha_req") == pytest.approx(other.pop("alpha_req"), rel=1e-9)  # logarithms of rounding
         assert one == other
     assert (again["model"], again["data"], again["layers"][0]["reduce"]) == ("digits", "digits", "pool")
     (out / "features.csv").unlink()

@@ -169,9 +169,9 @@ def test_how_many_images_share_a_sweep(name: str, monkeypatch: pytest.MonkeyPatc
     sizes: list[int] = []
     plain = BatchMeasurer._submit
 
-    def counted(self: BatchMeasurer, sample: Any, *found: Any) -> Any:
+    def counted(self: BatchMeasurer, sample: Any, *found: Any, **more: Any) -> Any:
         sizes.append(len(sample.x))
-        return plain(self, sample, *found)
+        return plain(self, sample, *found, **more)
 
     monkeypatch.setattr(BatchMeasurer, "_submit", counted)
     case = CASES[name]

@@ -239,7 +239,7 @@ def test_records_serialise_and_print():
     plain = json.loads(json.dumps(prediction.to_dict(), allow_nan=False))
     assert plain["rank"] == int(prediction) == 303
     assert plain["depth_range"] == [4000, None]
-    assert "OUTSIDE the law's range L ≥ 4000" in str(prediction)
+    assert "OUTSIDE the law's range L ≥ 4,000" in str(prediction)
     exponents = gaussian_exponents(3, std=2)
     assert json.loads(json.dumps(exponents.to_dict()))["exponents"] == exponents.exponents.tolist()
     assert "n=3" in repr(exponents)
