@@ -109,7 +109,7 @@ def plan_for(names: Sequence[str], rows: Sequence[int], columns: int, asked: Ask
     """
     sizes = tuple(min(each, columns) for each in rows)
     if asked.method == "auto" and columns <= _SWEPT:  # a sweep splits its rows into groups that fit any budget
-        return Plan(tuple(names), sizes, ("exact",) * len(sizes), True, asked, budget)
+        return Plan(tuple(names), sizes, tuple("exact" for _ in sizes), True, asked, budget)
     ways = tuple(way_for(size, asked.method, budget) for size in sizes)
     held = 8 * columns * columns * (len(sizes) + _GRAMS)
     cheaper = columns <= _BOTH * sum(sizes) and held <= budget
