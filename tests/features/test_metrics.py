@@ -283,6 +283,12 @@ def test_lidar_is_its_formula(views):
     metric.update(x[:13])
     metric.update(*x[13:].unbind(1))
     assert float(metric.compute()) == pytest.approx(lidar_by_numpy(x.numpy()), rel=1e-8)
+    one, other, empty = LiDAR(), LiDAR(), LiDAR()
+    one.update(x[:20])
+    other.update(x[20:])
+    for part in (other, LiDAR(), one):
+        empty.merge_state(part)
+    assert float(empty.compute()) == pytest.approx(lidar_by_numpy(x.numpy()), rel=1e-8)
     with pytest.raises(DataError, match="two views or more"):
         metric.update(x[:, 0])
     with pytest.raises(DataError, match="of the same objects"):

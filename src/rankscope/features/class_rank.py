@@ -62,13 +62,11 @@ class ClassRank(LabelledRows):
                 found = self._features(own, rows.dtype)
                 each[label] = found.pca_dimension
                 limited += found.limited_by == "samples"
-        whole = torch.cat(centred)
-        between = torch.stack(means)
         return {
             "each": each,
             "median": each.nanmedian(),
-            "within": self._dimension(whole, rows.dtype),
-            "means": self._dimension(between, rows.dtype),
+            "within": self._dimension(torch.cat(centred)),
+            "means": self._dimension(torch.stack(means)),
             "limited": torch.tensor(float(limited), dtype=torch.float64),
         }
 
@@ -77,6 +75,6 @@ class ClassRank(LabelledRows):
         store.update(rows.to(dtype))
         return layer_features(self.name, store)
 
-    def _dimension(self, rows: Tensor, dtype: torch.dtype) -> Tensor:
+    def _dimension(self, rows: Tensor) -> Tensor:
         value = self._features(rows, torch.float64).pca_dimension if len(rows) > 1 else 0
         return torch.tensor(float(value), dtype=torch.float64)

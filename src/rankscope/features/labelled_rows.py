@@ -60,7 +60,7 @@ class LabelledRows(Metric):
             self.rows.append(kept_whole(rows.detach()))
             self.labels.append(labels.detach().to(rows.device, torch.int64))
 
-    def all_rows(self, classes: int | None = None) -> tuple[Tensor, Tensor]:
+    def all_rows(self, classes: int) -> tuple[Tensor, Tensor]:
         """All (N, d) rows and (N,) labels.
 
         Raises
@@ -73,6 +73,6 @@ class LabelledRows(Metric):
             raise DataError(f"{self.name}: no rows came in; call update first")
         labels = labels.to(torch.int64)
         low, high = int(labels.min()), int(labels.max())
-        if low < 0 or (classes is not None and high >= classes):
-            raise DataError(f"{self.name}: labels lie between {low} and {high}; 0 … {(classes or 0) - 1} are expected")
+        if low < 0 or high >= classes:
+            raise DataError(f"{self.name}: labels lie between {low} and {high}; 0 … {classes - 1} are expected")
         return rows, labels

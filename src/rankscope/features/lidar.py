@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -10,19 +10,17 @@ from torch import Tensor
 from rankscope._base.arrays import dense
 from rankscope._base.checks import number_of
 from rankscope._base.errors import DataError
-from rankscope.features.moments import merge_moments
+from rankscope.features.moments import CentredMoments
 from rankscope.features.precision import check_real
-from rankscope.loading import ensure_torchvision
 from rankscope.spectra import measures
 
-ensure_torchvision()  # torchmetrics imports it, and dies beside a torch of another variant
-from torchmetrics import Metric  # noqa: E402
-from torchmetrics.utilities.distributed import gather_all_tensors  # noqa: E402
+if TYPE_CHECKING:
+    from torchmetrics import Metric
 
 __all__ = ["LiDAR"]
 
 
-class LiDAR(Metric):
+class LiDAR(CentredMoments):
     """exp of the entropy of the eigenvalues of Σ_w^(−1/2) Σ_b Σ_w^(−1/2) (Thilak et al., ICLR 2024).
 
     Σ_b is the covariance of the objects' mean features, Σ_w the mean covariance of the views of one object plus δ·I,
@@ -48,28 +46,21 @@ class LiDAR(Metric):
     3.0
     """
 
-    full_state_update = True
-    is_differentiable = False
     higher_is_better = True
 
-    count: Tensor
-    mean: Tensor
-    between: Tensor
     within: Tensor
     freedom: Tensor
 
     def __init__(self, *, delta: float = 1e-4, name: str = "features", **kwargs: Any) -> None:
-        super().__init__(**kwargs)
-        self.delta, self.name = number_of(delta, "delta", above=0), name
-        self.add_state("count", torch.zeros((), dtype=torch.int64), dist_reduce_fx=None)
-        self.add_state("mean", torch.zeros(0, dtype=torch.float64), dist_reduce_fx=None)
-        self.add_state("between", torch.zeros(0, 0, dtype=torch.float64), dist_reduce_fx=None)
+        super().__init__(name=name, **kwargs)  # of the objects' means
+        self.delta = number_of(delta, "delta", above=0)
         self.add_state("within", torch.zeros(0, 0, dtype=torch.float64), dist_reduce_fx=None)
         self.add_state("freedom", torch.zeros((), dtype=torch.int64), dist_reduce_fx=None)
 
-    def set_dtype(self, dst_type: str | torch.dtype) -> LiDAR:
-        """States stay float64, also inside a module that is turned to half precision."""
-        return self
+    def _take_width(self, width: int) -> None:
+        super()._take_width(width)
+        if not len(self.within):
+            self.within = torch.zeros_like(self.scatter)
 
     def update(self, *views: Tensor) -> None:
         """Add the features of some objects: (n, d) of each view, or one (n, views, d)."""
@@ -87,48 +78,30 @@ class LiDAR(Metric):
         if not len(x):
             return
         centres = x.mean(1)
+        super().update(centres)
         inner = (x - centres[:, None]).flatten(0, 1)
-        mean = centres.mean(0)
-        one = torch.tensor(len(x), device=x.device)
-        outer = centres - mean
-        if not len(self.mean):
-            self._take_width(x.shape[2])
-        if x.shape[2] != len(self.mean):
-            raise DataError(f"{self.name}: {x.shape[2]} dimensions after {len(self.mean)}")
-        self.count, self.mean, self.between = merge_moments(
-            (self.count, self.mean, self.between), (one, mean, outer.T @ outer)
+        self.within += inner.T @ inner
+        self.freedom += len(x) * (x.shape[1] - 1)
+
+    def merge_state(self, incoming_state: dict[str, Any] | Metric) -> None:
+        """Take in another metric of the same features (or its state); any order gives the same."""
+        other: dict[str, Any] = (
+            incoming_state if isinstance(incoming_state, dict) else dict(incoming_state.metric_state)
         )
-        self.within = self.within + inner.T @ inner
-        self.freedom = self.freedom + len(x) * (x.shape[1] - 1)
-
-    def _take_width(self, width: int) -> None:
-        if width and not self.mean.shape[-1]:
-            self.mean = self.mean.new_zeros(width)
-            self.between = self.between.new_zeros(width, width)
-            self.within = self.within.new_zeros(width, width)
-
-    def _sync_dist(self, dist_sync_fn: Any = None, process_group: Any = None) -> None:
-        """torchmetrics stacks what it gathers, so a process without objects must have the width of the others."""
-        gather = dist_sync_fn or gather_all_tensors
-        width = torch.tensor(len(self.mean), device=self.mean.device)
-        self._take_width(max(int(w) for w in gather(width, group=process_group or self.process_group)))
-        super()._sync_dist(gather, process_group)
-
-    def _merged(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        if self.count.ndim == 0:
-            return self.count, self.between, self.within, self.freedom
-        merged = (self.count[0], self.mean[0], self.between[0])
-        for part in zip(self.count[1:], self.mean[1:], self.between[1:], strict=True):
-            merged = merge_moments(merged, part)
-        return merged[0], merged[2], self.within.sum(0), self.freedom.sum(0)
+        super().merge_state(incoming_state)
+        if len(other["within"]):
+            self.within = self.within + other["within"].to(self.within.device)
+            self.freedom = self.freedom + other["freedom"].to(self.freedom.device)
 
     def compute(self) -> Tensor:
         """The value, a float64 scalar."""
-        count, between, within, freedom = self._merged()
+        count, _, between = self.state()
+        gathered = self.within.ndim > 2  # of every process
+        within = self.within.sum(0) if gathered else self.within
+        freedom = self.freedom.sum(0) if gathered else self.freedom
         if count < 2:
             raise DataError(f"{self.name}: a covariance of objects needs two; {int(count)} came in")
-        width = len(between)
-        inner = within / freedom + self.delta * torch.eye(width, dtype=torch.float64, device=within.device)
+        inner = within / freedom + self.delta * torch.eye(len(between), dtype=torch.float64, device=within.device)
         values, axes = torch.linalg.eigh((inner + inner.T) / 2)
         whitened = axes / values.sqrt()
         outer = whitened.T @ (between / (count - 1)) @ whitened
