@@ -34,7 +34,6 @@ class StepFeatures:
         self.model, self.names = model, list(names)
         self.stores = {name: LayerStore(reduce, channels, None, memory / max(len(names), 1)) for name in names}
         self.errors: dict[str, str] = {}
-        self.evaluated = False
         self._outputs: dict[str, Tensor] = {}
         self._shape: tuple[int, ...] | None = None
         self._handles: list[Any] = []
@@ -70,10 +69,7 @@ class StepFeatures:
 
     def _keep(self, name: str, path: str | None, axis: int) -> Any:
         def hook(_module: nn.Module, _args: Any, output: Any) -> None:
-            if recomputes() or name in self.errors:
-                return
-            if not self.model.training:
-                self.evaluated = True
+            if recomputes() or name in self.errors or not self.model.training:
                 return
             try:
                 # a copy: what follows may write into the output

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Iterable, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
@@ -147,7 +148,7 @@ class RankMonitor:
         last = self._history.last_step
         self._step = 0 if last is None else last + 1
         self._features: StepFeatures | None = None
-        self._watching: Any = None
+        self._watching: ExitStack | None = None
         self._said: set[str] = set()
         self._events: list[str] = []
         self._checked = False
@@ -181,8 +182,8 @@ class RankMonitor:
         """Hooks for the step that comes, where it is a monitored one."""
         if self._step % self.every or self.inputs is not None or self._watching is not None:
             return
-        self._watching = called_with(self.model, self._called)
-        self._watching.__enter__()
+        self._watching = ExitStack()
+        self._watching.enter_context(called_with(self.model, self._called))
 
     def _called(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         """A pass of a monitored step begins."""
@@ -205,11 +206,9 @@ class RankMonitor:
                 self._features.detach()
 
     def _look_up(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[str]:
-        inputs: Any = kwargs if kwargs and not args else args[0] if len(args) == 1 and not kwargs else None
-        if inputs is None and not kwargs:
-            inputs = args
-        if inputs is None:
+        if args and kwargs:
             raise UsageError("blocks and globs need a batch of positional or of named inputs alone; name layers")
+        inputs = kwargs or (args[0] if len(args) == 1 else args)
         with torch.compiler.set_stance("force_eager"):
             sample = next(read_samples(self._inner, inputs, limit=1))
             return cut_names(self._inner, sample, self.cut_points)
@@ -219,8 +218,8 @@ class RankMonitor:
             self._features.detach()
         self._features = None
         if self._watching is not None:
-            watching, self._watching = self._watching, None
-            watching.__exit__(None, None, None)
+            self._watching.close()
+            self._watching = None
 
     # ---- measuring -----------------------------------------------------------------------------------------------
 
@@ -316,12 +315,12 @@ class RankMonitor:
 
     def _event(self, text: str) -> None:
         self._events.append(text)
-        self._say(text, key=text)
+        self._say(text)
 
-    def _say(self, text: str, key: str | None = None) -> None:
+    def _say(self, text: str) -> None:
         """Warn once of each."""
-        if (key or text) not in self._said and is_main():
-            self._said.add(key or text)
+        if text not in self._said and is_main():
+            self._said.add(text)
             warnings.warn(f"rankscope, step {self._step}: {text}", UserWarning, stacklevel=6)
 
     # ---- what was seen -------------------------------------------------------------------------------------------
