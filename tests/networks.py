@@ -281,8 +281,8 @@ class _CubeOnce(torch.autograd.Function):
         return 3 * x**2 * grad
 
 
-class _WrongCube(torch.autograd.Function):
-    """Its forward-mode formula is wrong."""
+class ReverseCube(torch.autograd.Function):
+    """Its backward under a rule for vmap, and no forward-mode formula."""
 
     generate_vmap_rule = True
 
@@ -296,12 +296,25 @@ class _WrongCube(torch.autograd.Function):
         ctx.save_for_forward(inputs[0])
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> Tensor:
+    def backward(ctx: Any, grad: Tensor) -> Tensor:  # type: ignore[override]
         (x,) = ctx.saved_tensors
         return 3 * x**2 * grad
 
+
+class RightCube(ReverseCube):
+    """A right operator, of which no rule can know that it is."""
+
     @staticmethod
-    def jvp(ctx: Any, tangent: Tensor) -> Tensor:
+    def jvp(ctx: Any, tangent: Tensor) -> Tensor:  # type: ignore[override]
+        (x,) = ctx.saved_tensors
+        return 3 * x**2 * tangent
+
+
+class _WrongCube(ReverseCube):
+    """Its forward-mode formula is wrong."""
+
+    @staticmethod
+    def jvp(ctx: Any, tangent: Tensor) -> Tensor:  # type: ignore[override]
         (x,) = ctx.saved_tensors
         return 2 * x**2 * tangent
 
@@ -505,3 +518,18 @@ def oracle(
 
     jacobian = torch.autograd.functional.jacobian(sub_network, x.double())
     return jacobian.reshape(jacobian.shape[0], -1)
+
+
+class Ragged(nn.Module):
+    """Any number of tokens, mixed and averaged; the mask is that of the width."""
+
+    def __init__(self, inputs: int, hidden: int, outputs: int) -> None:
+        super().__init__()
+        self.inner, self.fc = nn.Linear(inputs, hidden), nn.Linear(hidden, outputs)
+
+    def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
+        hidden = torch.tanh(self.inner(x))
+        if mask is not None:
+            hidden = hidden * mask
+        out: Tensor = self.fc(hidden.mean(1))
+        return out

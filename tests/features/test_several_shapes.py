@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from networks import Ragged
 from torch import nn
 from torch.utils.data import DataLoader, Dataset, StackDataset
 
@@ -18,24 +19,10 @@ from rankscope.features import Collection, collect, feature_rank
 from rankscope.loading.texts import Texts
 
 
-class Tokens(nn.Module):
-    """Any number of tokens, mixed, averaged and classified; the mask is that of the width."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.inner, self.fc = nn.Linear(4, 6), nn.Linear(6, 3)
-
-    def forward(self, x: torch.Tensor, mask: torch.Tensor | None = None) -> torch.Tensor:
-        hidden = torch.tanh(self.inner(x))
-        if mask is not None:
-            hidden = hidden * mask
-        return self.fc(hidden.mean(1))
-
-
 @pytest.fixture
-def net() -> Tokens:
+def net() -> Ragged:
     torch.manual_seed(0)
-    return Tokens().double().eval()
+    return Ragged(4, 6, 3).double().eval()
 
 
 LENGTHS = [3, 3, 5, 2, 2, 2, 3, 5, 1, 4, 4, 3]
@@ -61,7 +48,7 @@ class Labelled(Dataset[Any]):
         return {"x": self.inputs[index], "label": index % 3}
 
 
-def hidden(net: Tokens, inputs: list[torch.Tensor]) -> torch.Tensor:
+def hidden(net: Ragged, inputs: list[torch.Tensor]) -> torch.Tensor:
     """Each sample alone, in plain torch."""
     with torch.no_grad():
         return torch.stack([torch.tanh(x @ net.inner.weight.T + net.inner.bias).mean(0) for x in inputs])
@@ -71,7 +58,7 @@ def covariance(rows: torch.Tensor) -> np.ndarray:
     return np.cov(rows.numpy().T)
 
 
-def test_collect_takes_each_sample_at_its_own_length(net: Tokens, tmp_path: Path) -> None:
+def test_collect_takes_each_sample_at_its_own_length(net: Ragged, tmp_path: Path) -> None:
     found = collect(net, Labelled(), out=tmp_path, cut_points=["inner"], batch_size=5, shard_size=4)
     inputs = ragged()
     assert found.indices.tolist() == list(range(12))
@@ -87,7 +74,7 @@ def test_collect_takes_each_sample_at_its_own_length(net: Tokens, tmp_path: Path
 
 
 @pytest.mark.parametrize("stop", [1, 2, 3])
-def test_a_run_goes_on_between_two_shapes_and_unreadable_samples(net: Tokens, tmp_path: Path, stop: int) -> None:
+def test_a_run_goes_on_between_two_shapes_and_unreadable_samples(net: Ragged, tmp_path: Path, stop: int) -> None:
     dataset = Labelled(broken=(1, 4, 11))
     options: dict[str, Any] = {"cut_points": ["inner"], "batch_size": 6, "shard_size": 1}
     calls = 0
@@ -110,7 +97,7 @@ def test_a_run_goes_on_between_two_shapes_and_unreadable_samples(net: Tokens, tm
 
 
 @pytest.mark.parametrize("loaded", [False, True])
-def test_feature_rank_takes_each_sample_at_its_own_length(net: Tokens, loaded: bool) -> None:
+def test_feature_rank_takes_each_sample_at_its_own_length(net: Ragged, loaded: bool) -> None:
     dataset: Any = StackDataset(x=ragged())
     data = DataLoader(dataset, batch_size=1) if loaded else dataset
     with torch.no_grad():
@@ -124,7 +111,7 @@ def test_feature_rank_takes_each_sample_at_its_own_length(net: Tokens, loaded: b
         np.testing.assert_allclose(found, expected[: len(found)], atol=1e-10 * expected[0])
 
 
-def test_rows_of_several_widths_are_refused(net: Tokens, tmp_path: Path) -> None:
+def test_rows_of_several_widths_are_refused(net: Ragged, tmp_path: Path) -> None:
     with pytest.raises(rs.DataError, match=r"inner: 30 dimensions for one sample and 18 for another.*reduce=\"pool\""):
         feature_rank(net, StackDataset(x=ragged()), cut_points=["inner"], reduce="flatten")
     with pytest.raises(rs.DataError, match=r"inner: 30 dimensions for sample 2 and 18 before.*reduce=\"pool\""):
@@ -205,7 +192,7 @@ def test_the_input_that_counts_is_named(tmp_path: Path) -> None:
     torch.testing.assert_close(found.features, inputs["a"] + inputs["b"])
 
 
-def test_no_label_is_said_and_not_made_up(net: Tokens, tmp_path: Path) -> None:
+def test_no_label_is_said_and_not_made_up(net: Ragged, tmp_path: Path) -> None:
     x = torch.stack(ragged()[:2]).repeat(3, 1, 1)
     for k, inputs in enumerate((x, {"x": x})):
         found = collect(net, (inputs, None), out=tmp_path / str(k), cut_points=[])
@@ -217,7 +204,7 @@ def test_no_label_is_said_and_not_made_up(net: Tokens, tmp_path: Path) -> None:
         collect(net, {"x": x}, out=tmp_path / "x")
 
 
-def test_texts_are_passed_one_by_one(net: Tokens, tmp_path: Path) -> None:
+def test_texts_are_passed_one_by_one(net: Ragged, tmp_path: Path) -> None:
     lengths: list[int] = []
     net.register_forward_pre_hook(lambda _m, _a, kwargs: lengths.append(len(kwargs["x"])), with_kwargs=True)
     texts = Texts([str(i) for i in range(12)], [{"x": x} for x in ragged()])
@@ -230,7 +217,7 @@ def test_texts_are_passed_one_by_one(net: Tokens, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("training", [False, True])
-def test_what_is_loaded_keeps_the_mode_of_the_model(net: Tokens, tmp_path: Path, training: bool) -> None:
+def test_what_is_loaded_keeps_the_mode_of_the_model(net: Ragged, tmp_path: Path, training: bool) -> None:
     found = collect(net.train(training), Labelled(), out=tmp_path, cut_points=[])
     fact = Fact(FactKind.TRAINING_MODE)
     assert (fact in found.facts) is training

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+from networks import RightCube
 from operations import IMAGES, OPERATIONS, Function
 from torch import Tensor, nn
 from torch.func import jvp, vmap
@@ -162,32 +163,9 @@ class Scattered(nn.Module):
         return torch.zeros_like(x).index_put((torch.arange(len(x)),), x)
 
 
-class Cubed(torch.autograd.Function):
-    """A right operator, of which no rule can know that it is."""
-
-    generate_vmap_rule = True
-
-    @staticmethod
-    def forward(x: Tensor) -> Tensor:
-        return x**3
-
-    @staticmethod
-    def setup_context(ctx: Any, inputs: Any, output: Any) -> None:
-        ctx.save_for_backward(*inputs)
-        ctx.save_for_forward(*inputs)
-
-    @staticmethod
-    def backward(ctx: Any, g: Tensor) -> Tensor:
-        return 3 * ctx.saved_tensors[0] ** 2 * g
-
-    @staticmethod
-    def jvp(ctx: Any, t: Tensor) -> Tensor:
-        return 3 * ctx.saved_tensors[0] ** 2 * t
-
-
 class Custom(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
-        return Cubed.apply(x)
+        return RightCube.apply(x)
 
 
 @pytest.mark.parametrize(

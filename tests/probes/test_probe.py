@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 from matplotlib.colors import to_rgba
+from networks import ReverseCube
 from torch import Tensor, nn
 
 import rankscope as rs
@@ -152,25 +153,9 @@ def test_an_expected_rank_is_told_once_where_both_are_the_same() -> None:
 # ways of differentiating
 
 
-class _Cube(torch.autograd.Function):
-    generate_vmap_rule = True
-
-    @staticmethod
-    def forward(x: Tensor) -> Tensor:
-        return x**3
-
-    @staticmethod
-    def setup_context(ctx: Any, inputs: Any, output: Any) -> None:
-        ctx.save_for_backward(inputs[0])
-
-    @staticmethod
-    def backward(ctx: Any, g: Tensor) -> Tensor:  # type: ignore[override]
-        return 3 * ctx.saved_tensors[0] ** 2 * g
-
-
 class Reverse(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
-        return _Cube.apply(x)
+        return ReverseCube.apply(x)
 
 
 class DataDependent(nn.Module):

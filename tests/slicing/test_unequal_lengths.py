@@ -7,31 +7,17 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from torch import nn
+from networks import Ragged
 from torch.utils.data import DataLoader, Dataset, StackDataset
 
 import rankscope as rs
 from rankscope.slicing import read_samples
 
 
-class Pooled(nn.Module):
-    """Tokens of any number, mixed and averaged."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.inner, self.fc = nn.Linear(3, 5), nn.Linear(5, 4)
-
-    def forward(self, x: torch.Tensor, mask: torch.Tensor | None = None) -> torch.Tensor:
-        hidden = torch.tanh(self.inner(x))
-        if mask is not None:
-            hidden = hidden * mask
-        return self.fc(hidden.mean(1))
-
-
 @pytest.fixture
-def net() -> Pooled:
+def net() -> Ragged:
     torch.manual_seed(0)
-    return Pooled().double().eval()
+    return Ragged(3, 5, 4).double().eval()
 
 
 def tokens(*lengths: int) -> list[torch.Tensor]:
@@ -39,7 +25,7 @@ def tokens(*lengths: int) -> list[torch.Tensor]:
     return [torch.randn(n, 3, generator=generator, dtype=torch.float64) for n in lengths]
 
 
-def test_the_remedy_for_a_list_works(net: Pooled) -> None:
+def test_the_remedy_for_a_list_works(net: Ragged) -> None:
     inputs = tokens(4, 2, 6)
     with pytest.raises(rs.UsageError, match=r"unequal shapes \(\(4, 3\), \(2, 3\)\).*StackDataset\(x=inputs\)"):
         rs.jacobian_rank(net, inputs)
@@ -52,12 +38,12 @@ def test_the_remedy_for_a_list_works(net: Pooled) -> None:
         np.testing.assert_allclose(spectrum.singular_values[:4], sigma, atol=1e-7 * sigma[0])
 
 
-def test_equal_shapes_still_get_stack(net: Pooled) -> None:
+def test_equal_shapes_still_get_stack(net: Ragged) -> None:
     with pytest.raises(rs.UsageError, match=r"torch\.stack\(inputs\) of samples"):
         rs.jacobian_rank(net, tokens(4, 4))
 
 
-def test_lists_of_unequal_lengths_are_one_sample_a_row(net: Pooled) -> None:
+def test_lists_of_unequal_lengths_are_one_sample_a_row(net: Ragged) -> None:
     inputs = tokens(4, 2, 6)
     found = list(read_samples(net, {"x": [x.tolist() for x in inputs], "mask": torch.ones(5)}))
     assert [tuple(s.x.shape) for s in found] == [(1, 4, 3), (1, 2, 3), (1, 6, 3)]
@@ -67,7 +53,7 @@ def test_lists_of_unequal_lengths_are_one_sample_a_row(net: Pooled) -> None:
     assert len(list(samples)) == 2
 
 
-def test_what_could_be_for_each_row_or_for_all_is_refused(net: Pooled) -> None:
+def test_what_could_be_for_each_row_or_for_all_is_refused(net: Ragged) -> None:
     given = {"x": [x.tolist() for x in tokens(4, 2, 6)], "mask": torch.ones(3, 5, dtype=torch.float64)}
     with pytest.raises(rs.UsageError, match=r"'mask' holds 3 rows beside 3 samples.*shared=\(\"mask\",\)"):
         list(read_samples(net, given))
@@ -77,7 +63,7 @@ def test_what_could_be_for_each_row_or_for_all_is_refused(net: Pooled) -> None:
     assert [tuple(s.extra["mask"].shape) for s in shared] == [(3, 5)] * 3
 
 
-def test_rows_that_are_missing_are_named(net: Pooled) -> None:
+def test_rows_that_are_missing_are_named(net: Ragged) -> None:
     given = {"x": [x.tolist() for x in tokens(4, 2)], "mask": [[1.0]]}
     with pytest.raises(rs.DataError, match="'mask' has 1 rows and 'x' has 2"):
         list(read_samples(net, given, per_sample="mask"))
@@ -109,7 +95,7 @@ class Records(Dataset[dict[str, Any]]):
         return {"x": self.x[index], "mask": self.mask[index]}
 
 
-def test_what_a_loader_stacked_is_shared_once(net: Pooled) -> None:
+def test_what_a_loader_stacked_is_shared_once(net: Ragged) -> None:
     x = torch.stack(tokens(4, 4, 4))
     mask = torch.arange(20, dtype=torch.float64).reshape(4, 5)
     loader = DataLoader(Records(x, [mask] * 3), batch_size=3)
