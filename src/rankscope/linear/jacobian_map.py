@@ -24,6 +24,7 @@ from rankscope.linear.rows import row_numbers, split_rows
 from rankscope.linear.same_weights import SameWeights
 from rankscope.linear.scipy_view import linear_operator
 from rankscope.linear.tracing import traced_calls
+from rankscope.linear.vectors import vectors
 from rankscope.slicing import (
     ColumnsByShape,
     CutPointsLike,
@@ -240,7 +241,7 @@ class JacobianMap:
         UsageError
             For another shape, dtype or device, for rows that there are not, and where the model has changed.
         """
-        tangents, one = self._given(v, "v", self.input_shape)
+        tangents, one = vectors(v, "v", self.input_shape, self.dtype, self.device)
         total = self.shape[0]
         numbers = None if rows is None else row_numbers(rows, total)
         count = total if numbers is None else len(numbers)
@@ -275,7 +276,7 @@ class JacobianMap:
         MeasurementError
             Where reverse mode fails on this model.
         """
-        cotangents, one = self._given(u, "u", (self.shape[0],))
+        cotangents, one = vectors(u, "u", (self.shape[0],), self.dtype, self.device)
         found = torch.zeros(len(cotangents), *self.input_shape, dtype=self.dtype, device=self.device)
         if len(cotangents):
             with self._measured():
@@ -356,31 +357,6 @@ class JacobianMap:
                 yield
         finally:
             self._kept.weights.renew()
-
-    def _given(self, values: Any, name: str, shape: tuple[int, ...]) -> tuple[Tensor, bool]:
-        """Tangents or cotangents as a batch, and whether it was one alone."""
-        if not isinstance(values, Tensor):
-            raise UsageError(f"{parameter(name)} is of type {type(values).__name__}; give a tensor")
-        one = tuple(values.shape) == shape
-        if not one and tuple(values.shape[1:]) != shape:
-            many = ", ".join(["k", *map(str, shape)])
-            raise UsageError(
-                f"{parameter(name)} has shape {tuple(values.shape)}; give {shape}, or ({many}) for k of them at once"
-            )
-        if values.dtype != self.dtype:
-            wide = self.dtype if values.dtype not in (torch.float32, torch.float64) else values.dtype
-            other = "" if wide == self.dtype else f", or take the Jacobian in_dtype({wide})"
-            raise UsageError(
-                f"{parameter(name)} is {values.dtype} and this Jacobian {self.dtype}; "
-                f"convert it with {name}.to({self.dtype}){other}"
-            )
-        if values.device != self.device:
-            raise UsageError(
-                f"{parameter(name)} is on {values.device} and this Jacobian on {self.device}; move it with "
-                f"{name}.to({str(self.device)!r})"
-            )
-        plain = values.detach()
-        return (plain[None] if one else plain), one
 
 
 def _made(
