@@ -23,7 +23,8 @@ def public_names() -> list[str]:
 
     names = [f"rankscope.{name}" for name in rankscope.__all__]
     for package in rankscope._PACKAGES:
-        names += [f"rankscope.{package}.{name}" for name in importlib.import_module(f"rankscope.{package}").__all__]
+        declared = importlib.import_module(f"rankscope.{package}").__all__
+        names += [f"rankscope.{package}.{name}" for name in declared if name not in rankscope.__all__]
     return names
 
 
@@ -36,7 +37,10 @@ def packages() -> str:
         module = importlib.import_module(name)
         # constants carry no docstring, and are left out by a module's listing
         data = [f".. autodata:: {name}.{one}" for one in module.__all__ if not callable(getattr(module, one))]
-        body = "\n\n".join([f".. automodule:: {name}\n   :members:", *data])
+        # what `rankscope` itself offers stands on its page
+        own = ", ".join(sorted(set(module.__all__) & set(rankscope.__all__)))
+        listed = f".. automodule:: {name}\n   :members:" + (f"\n   :exclude-members: {own}" if own else "")
+        body = "\n\n".join([listed, *data])
         made.append(f"## {name}\n\n```{{eval-rst}}\n{body}\n```\n")
     return "\n".join(made)
 

@@ -227,7 +227,7 @@ class JacobianMap:
         Parameters
         ----------
         v : Tensor
-            One tangent of shape ``input_shape``, or k of them, (k, *input_shape); of this map's dtype and device.
+            One tangent of shape ``input_shape``, or k of them, ``(k, *input_shape)``; of this map's dtype and device.
         rows : sequence of int, optional
             Only these rows, in this order.
 
@@ -267,7 +267,7 @@ class JacobianMap:
         Returns
         -------
         Tensor
-            Of shape ``input_shape`` or (k, *input_shape). It carries no gradient.
+            Of shape ``input_shape`` or ``(k, *input_shape)``. It carries no gradient.
 
         Raises
         ------
