@@ -3,6 +3,9 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 OUT ?= rankscope-demo
+# Each test uses one thread; six processes at most, since each holds a torch of its own in memory.
+WORKERS ?= $(shell n=$$(nproc 2>/dev/null || echo 2); [ $$n -lt 6 ] && echo $$n || echo 6)
+PYTEST := $(BIN)/python -m pytest -n $(WORKERS) --dist worksteal
 
 .DEFAULT_GOAL := help
 .PHONY: help demo test test-kernels test-floor lint types bench docs figures clean
@@ -29,15 +32,15 @@ demo: $(VENV)/.made  ## Install if needed, then measure the shipped network and 
 	$(BIN)/rankscope demo --out $(OUT)
 
 test: $(VENV)/.made-dev  ## Install the development tools if needed, then run the whole suite with doctests
-	$(BIN)/python -m pytest
+	$(PYTEST)
 
 # What decides a rank must not hang on the last bit of a kernel.
 NUMERIC := tests/spectra tests/theory tests/deficit tests/features/test_moments.py tests/features/test_feature_rank.py \
 	tests/linear/test_oracle.py tests/linear/test_rules.py tests/probes/test_components.py
 
 test-kernels: $(VENV)/.made-dev  ## Run the numeric tests again under the arithmetic of other processors
-	MKL_CBWR=COMPATIBLE ATEN_CPU_CAPABILITY=default OPENBLAS_CORETYPE=Nehalem $(BIN)/python -m pytest $(NUMERIC)
-	OPENBLAS_CORETYPE=Haswell ATEN_CPU_CAPABILITY=avx2 $(BIN)/python -m pytest $(NUMERIC)
+	MKL_CBWR=COMPATIBLE ATEN_CPU_CAPABILITY=default OPENBLAS_CORETYPE=Nehalem $(PYTEST) $(NUMERIC)
+	OPENBLAS_CORETYPE=Haswell ATEN_CPU_CAPABILITY=avx2 $(PYTEST) $(NUMERIC)
 
 # The lowest versions that pyproject.toml promises, in an environment of their own.
 FLOOR := .venv-floor
@@ -48,7 +51,7 @@ $(FLOOR)/.made: pyproject.toml constraints-floor.txt
 	@touch $@
 
 test-floor: $(FLOOR)/.made  ## Run the tests with the lowest versions that are promised
-	$(FLOOR)/bin/python -m pytest tests
+	$(FLOOR)/bin/python -m pytest -n $(WORKERS) --dist worksteal tests
 
 lint: $(VENV)/.made-dev  ## Style, types and the direction of imports
 	$(BIN)/ruff check .
