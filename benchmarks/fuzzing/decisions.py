@@ -19,6 +19,7 @@ _FIXED = {
 _BOUNDS = {"clamp", "clamp_", "clamp_min", "clamp_max", "hardtanh", "hardtanh_", "threshold"}
 _SYMMETRIC = {"softshrink", "hardshrink"}
 _PAIRS = {"maximum", "minimum", "gt", "ge", "lt", "le"}
+_SUMS = {"sum", "mean"}  # what they give may be zero up to the rounding of what was added
 
 
 class Decisions(TorchDispatchMode):
@@ -28,6 +29,7 @@ class Decisions(TorchDispatchMode):
         super().__init__()
         self.taken: list[Tensor] = []
         self.near = False
+        self._added: dict[int, tuple[Tensor, float]] = {}  # a sum by its storage, with the largest of what was added
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         name = func.overloadpacket.__name__
@@ -41,6 +43,8 @@ class Decisions(TorchDispatchMode):
                 self.taken.append(torch.tensor(tensor))
         if name in ("round", "floor"):
             self.taken.append(out.clone().double())
+        if name in _SUMS and isinstance(out, Tensor) and out.is_floating_point() and args[0].numel():
+            self._added[out.untyped_storage().data_ptr()] = (out, float(args[0].abs().max()))
         return out
 
     def _meet(self, name: str, args: Any) -> None:
@@ -56,12 +60,15 @@ class Decisions(TorchDispatchMode):
             for bound in args[1:3]:
                 if bound is not None and not isinstance(bound, bool):
                     self._beside(x, bound)
+        elif name == "_local_scalar_dense":  # a number that Python compares, nearly always with zero
+            self._beside(x, 0.0)
 
     def _beside(self, x: Tensor, kink: Any) -> None:
         gap = x - kink
         self.taken.append(gap > 0)
         largest = torch.as_tensor(x.abs().max().clamp_min(torch.as_tensor(kink, dtype=x.dtype).abs().max()))
-        self.near |= bool(((gap != 0) & (gap.abs() <= _NEAR * largest)).any())
+        _, added = self._added.get(x.untyped_storage().data_ptr(), (x, 0.0))
+        self.near |= bool(((gap != 0) & (gap.abs() <= _NEAR * largest.clamp_min(added))).any())
 
     def same_as(self, other: Decisions) -> bool:
         """Whether both stand on one piece, with every value clear of the next."""
