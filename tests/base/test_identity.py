@@ -119,8 +119,6 @@ def test_the_smallest_change_of_any_weight_counts(base):
 
 def test_state_of_a_run_is_no_part_of_it(base):
     net = built("# another line\n" * 9 + BASE).train()
-    net.layer.register_forward_hook(lambda *a: None)
-    net.register_forward_pre_hook(lambda *a: None)
     net.layer.weight.requires_grad_(False)
     net.layer.weight.grad = torch.ones(4, 4)
     assert identity_of(net) == base

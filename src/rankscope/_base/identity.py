@@ -2,7 +2,7 @@
 
 Two objects have the same digest when they compute the same from the same input: all bytes of tensors and arrays, plain
 attributes, and the code of classes and functions with what that refers to. An installed package's code is its version.
-An address, a device, random state, a lock, a hook, a cache or the training flag does not enter. A digest is built from
+An address, a device, random state, a lock, a cache or the training flag does not enter. A digest is built from
 the digests of the parts, so that it does not depend on which of them are one object.
 """
 
@@ -67,6 +67,8 @@ def identity_of(*values: Any, files: bool = False) -> Identity:
 
 _PLAIN = (bool, int, float, complex, str, bytes, type(None), type(Ellipsis), type(NotImplemented))
 _FEW = 64
+_TENSORS = (torch.Tensor, nn.Parameter, nn.Buffer)
+_NO_CONTENT = ("_dynamo", "_is_hf_initialized", "_typed_storage")  # what torch and transformers note on a tensor
 # state of a run, not of a function
 _SKIPPED: tuple[type, ...] = (
     torch.device,
@@ -80,10 +82,8 @@ _SKIPPED: tuple[type, ...] = (
     type(threading.Lock()),
     type(threading.RLock()),
     threading.Thread,
-    threading.local,
     threading.Event,
     threading.Condition,
-    weakref.ReferenceType,
     weakref.WeakKeyDictionary,
     weakref.WeakValueDictionary,
     weakref.WeakSet,
@@ -134,7 +134,8 @@ class _Walk(CodeDigests, ObjectDigests, FileDigests):
         return b"skipped"
 
     def _enum(self, value: enum.Enum) -> bytes:
-        return node("enum", self.of(type(value).__qualname__), self.of(value.name))
+        # the value apart: within its class, which a member refers to, a member is only marked
+        return node("enum", self.of(value.name), self.of(value.value), self.of(type(value)))
 
     def _named(self, value: Any) -> bytes:
         return node(type(value).__name__, text(repr(value)))
@@ -151,14 +152,22 @@ class _Walk(CodeDigests, ObjectDigests, FileDigests):
             plain = value.detach().to_sparse_coo().coalesce()
             return node("sparse", repr(tuple(value.shape)).encode(), self.of(plain.indices()), self.of(plain.values()))
         try:
-            return node("tensor", digest_of_tensors([value]).encode())
+            return node("tensor", digest_of_tensors([value]).encode(), self._beside(value, _TENSORS))
         except (RuntimeError, TypeError, ValueError):  # a subclass that wraps others
             return self._reduced(value)
 
     def _array(self, value: np.ndarray[Any, Any]) -> bytes:
         if value.dtype.hasobject or (self.files and value.dtype.kind in "SU"):
             return node("array", repr(value.shape).encode(), self.of(value.tolist()))
-        return node("array", digest_of_tensors([value]).encode())
+        return node("array", digest_of_tensors([value]).encode(), self._beside(value, (np.ndarray, np.memmap)))
+
+    def _beside(self, value: Any, plain: tuple[type, ...]) -> bytes:
+        """What a subclass of tensors or arrays computes by itself, and attributes that were given to one."""
+        own = {k: v for k, v in getattr(value, "__dict__", {}).items() if not k.startswith(_NO_CONTENT)}
+        kind = type(value)
+        if kind in plain:
+            return node("attributes", self.of(own)) if own and kind is not np.memmap else b""
+        return node("extra", self.of(kind), self.of(own))
 
     def _sequence(self, value: Any) -> bytes:
         if self.files and len(value) > _FEW:
@@ -172,7 +181,8 @@ class _Walk(CodeDigests, ObjectDigests, FileDigests):
         return node("set", *sorted(map(self.of, value)))
 
     def _mapping(self, value: Mapping[Any, Any]) -> bytes:
-        pairs = sorted(node("pair", self.of(k), self.of(v)) for k, v in value.items())
+        # in their order, in which code may run through them
+        pairs = [node("pair", self.of(k), self.of(v)) for k, v in value.items()]
         factory = getattr(value, "default_factory", None)
         return node("mapping", *pairs, self.of(factory), self._extra(value))
 
@@ -185,6 +195,8 @@ class _Walk(CodeDigests, ObjectDigests, FileDigests):
 
     _MAKERS: tuple[tuple[Any, Any], ...] = (
         (_SKIPPED, _skip),
+        (weakref.ReferenceType, lambda self, v: node("weak", self.of(v()))),
+        (threading.local, lambda self, v: node("local", self.of(dict(vars(v))))),
         (enum.Enum, _enum),
         ((torch.dtype, torch.layout, torch.memory_format, torch.finfo, torch.iinfo), _named),
         ((np.dtype, np.generic, range, slice, torch._ops.OpOverload, torch._ops.OpOverloadPacket), _named),

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import dis
 import functools
+import sys
 import types
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
-from rankscope._base.digests import Walk, node, text
+from rankscope._base.digests import node, text
+from rankscope._base.identity_imports import ImportDigests
 from rankscope._base.installed import code_is_installed, installed_name, module_version
 
 __all__ = ["CodeDigests"]
@@ -21,13 +23,59 @@ _BOILERPLATE = {
 }  # fmt: skip
 _GLOBAL = {"LOAD_GLOBAL", "LOAD_NAME", "LOAD_FROM_DICT_OR_GLOBALS"}
 _ATTRIBUTE = {"LOAD_ATTR", "LOAD_METHOD", "IMPORT_FROM", "LOAD_SUPER_ATTR"}
+_BY_NAME = {"getattr", "vars", "eval", "exec", "globals"}  # what these take has its name in no instruction
 
 
-class CodeDigests(Walk):
+class CodeDigests(ImportDigests):
     """Modules, functions, methods, classes."""
 
+    def __init__(self) -> None:
+        super().__init__()
+        self._patches: dict[str, bytes] = {}
+        self._within: set[int] = set()  # modules of the user's own whose attributes are being read
+
     def _module(self, value: types.ModuleType) -> bytes:
-        return node("module", text(value.__name__), text(module_version(value.__name__) or ""))
+        """A module as a value, from which anything may be taken."""
+        version = module_version(value.__name__)
+        if version is not None:
+            return node("module", text(value.__name__), text(version))
+        return self._taken(value, vars(value).keys())
+
+    def _taken(self, value: types.ModuleType, attributes: Collection[str]) -> bytes:
+        """A module of the user's own as far as code takes these attributes of it, or of a module within it."""
+        key = id(value)
+        if key in self._within:
+            return b"within itself"
+        self._within.add(key)
+        try:
+            parts = []
+            for name in sorted(attributes & vars(value).keys()):
+                if name.startswith("__") and name.endswith("__"):
+                    continue
+                one = vars(value)[name]
+                parts.append(node(name, self._taken(one, attributes) if _is_own(one) else self.of(one)))
+            return node("own module", text(value.__name__), *parts)
+        finally:
+            self._within.discard(key)
+
+    def _patched(self, value: types.ModuleType, attributes: Collection[str] | None = None) -> list[bytes]:
+        """The user's functions that took the place of an installed module's."""
+        return [
+            node(name, self.of(one))
+            for name, one in sorted(vars(value).items())
+            if (attributes is None or name in attributes) and type(one) is types.FunctionType and _is_users(one)
+        ]
+
+    def _patched_around(self, name: str) -> bytes:
+        """The same for the module that defines an installed class, and the modules that this one works with."""
+        if name not in self._patches:
+            self._patches[name] = b"within itself"
+            module = sys.modules.get(name)
+            known = [] if module is None else [one for one in vars(module).values() if _is_installed(one)]
+            around = {one.__name__: one for one in (*known, *([] if module is None else [module]))}
+            found = [node(key, *each) for key in sorted(around) if (each := self._patched(around[key]))]
+            self._patches[name] = node("patched", *found) if found else b""
+        return self._patches[name]
 
     def _function(self, value: types.FunctionType) -> bytes:
         name = installed_name(value)
@@ -35,6 +83,7 @@ class CodeDigests(Walk):
             return node("installed", text(name))
         cells = [self._cell(cell) for cell in value.__closure__ or ()]
         known = self._globals(value.__code__, value.__globals__)
+        known += self._imported(value.__code__, _package(value.__globals__))
         own = {k: v for k, v in vars(value).items() if k != "__wrapped__"}
         return node(
             "function", self._code(value.__code__), self.of(value.__defaults__), self.of(value.__kwdefaults__),
@@ -56,14 +105,20 @@ class CodeDigests(Walk):
     def _globals(self, code: types.CodeType, known: Mapping[str, Any]) -> list[bytes]:
         """What the code refers to by name; of a module of the user's own, the attributes that it may take."""
         names, attributes = _names(code)
+        if _BY_NAME & names or "__dict__" in attributes:
+            dynamic = {"eval", "exec", "globals"} & names
+            names = names | {name for name in known if not name.startswith("__")} if dynamic else names
+            attributes = attributes | {
+                taken for value in known.values() if _is_own(value) for taken in vars(value)
+            }  # fmt: skip
         found = []
         for name in sorted(names & known.keys()):
             value = known[name]
-            parts = [text(name), self.of(value)]
-            if isinstance(value, types.ModuleType) and module_version(value.__name__) is None:
-                taken = sorted(attributes & vars(value).keys())
-                parts += [node(one, self.of(vars(value)[one])) for one in taken]
-            found.append(node("global", *parts))
+            if _is_own(value):
+                found.append(node("global", text(name), self._taken(value, attributes)))
+                continue
+            patched = self._patched(value, attributes) if isinstance(value, types.ModuleType) else []
+            found.append(node("global", text(name), self.of(value), *patched))
         return found
 
     def _method(self, value: types.MethodType) -> bytes:
@@ -98,7 +153,7 @@ class CodeDigests(Walk):
                 for key, one in sorted(vars(value).items())
                 if isinstance(one, types.FunctionType) and _is_users(one)
             ]
-            return node("installed", text(name), *patched)
+            return node("installed", text(name), *patched, self._patched_around(value.__module__))
         parts = [
             node(key, self.of(one))
             for key, one in sorted(vars(value).items())
@@ -123,6 +178,23 @@ def _names(code: types.CodeType) -> tuple[frozenset[str], frozenset[str]]:
             names |= below[0]
             attributes |= below[1]
     return frozenset(names), frozenset(attributes)
+
+
+def _package(known: Mapping[str, Any]) -> str:
+    """The package that relative imports of a file start from."""
+    found = known.get("__package__")
+    if isinstance(found, str):
+        return found
+    name = str(known.get("__name__", ""))
+    return name if "__path__" in known else name.rpartition(".")[0]
+
+
+def _is_own(value: Any) -> bool:
+    return isinstance(value, types.ModuleType) and module_version(value.__name__) is None
+
+
+def _is_installed(value: Any) -> bool:
+    return isinstance(value, types.ModuleType) and module_version(value.__name__) is not None
 
 
 def _is_users(function: types.FunctionType) -> bool:

@@ -19,7 +19,13 @@ from rankscope._base.identity_files import FileDigests
 
 __all__ = ["ObjectDigests"]
 
-_MODULE_ONLY = {  # of every nn.Module: bookkeeping, hooks and flags
+_HOOKS = (
+    "_forward_pre_hooks",
+    "_forward_hooks",
+    "_backward_pre_hooks",
+    "_backward_hooks",
+)  # may change what it computes
+_MODULE_ONLY = {  # of every nn.Module: bookkeeping and flags, and hooks, whose numbers differ between two runs
     *vars(nn.Module()),
     "_is_hf_initialized",
     "_old_forward",
@@ -34,11 +40,12 @@ class ObjectDigests(Walk):
         self.unreadable: set[str] = set()
 
     def _network(self, value: nn.Module) -> bytes:
+        hooks = [self.of(list(vars(value).get(name, {}).values())) for name in _HOOKS if vars(value).get(name)]
         if isinstance(value, torch.jit.ScriptModule):
             state = [(name, tensor) for name, tensor in value.state_dict().items()]
-            return node("script", text(str(getattr(value, "inlined_graph", ""))), self.of(state))
+            return node("script", text(str(getattr(value, "inlined_graph", ""))), self.of(state), *hooks)
         attributes = {k: v for k, v in vars(value).items() if k not in _MODULE_ONLY and not _is_cache(value, k)}
-        return node("network", self.of(type(value)), self._attributes(attributes))
+        return node("network", self.of(type(value)), self._attributes(attributes), *hooks)
 
     def _attributes(self, attributes: Mapping[str, Any]) -> bytes:
         return node("attributes", *(node(str(k), self.of(attributes[k])) for k in sorted(attributes, key=str)))
@@ -51,7 +58,9 @@ class ObjectDigests(Walk):
             if known is not None:
                 return known
         if hasattr(value, "__array_interface__"):  # a picture
-            return node("array-like", self.of(kind), self.of(np.asarray(value)))
+            colours = getattr(value, "getpalette", lambda: None)()
+            meaning = (getattr(value, "mode", None), colours, getattr(value, "info", None))
+            return node("array-like", self.of(kind), self.of(np.asarray(value)), self.of(meaning))
         slots = {
             name: getattr(value, name)
             for each in kind.__mro__
