@@ -18,6 +18,7 @@ from hypothesis import strategies as st
 
 from rankscope._base import files, lock
 from rankscope._base.errors import OutputError
+from rankscope._base.json_files import read_json
 
 HOLDER = """
 import sys
@@ -93,7 +94,7 @@ def test_r7_a_name_that_is_no_unicode_is_escaped_and_comes_back(tmp_path):
     name = os.fsdecode(b"bad\xff.png")
     for text in (json.dumps({"name": name}), json.dumps({"name": name}, ensure_ascii=False)):
         files.write_whole(tmp_path / "a.json", text)
-        assert files.read_json(tmp_path / "a.json") == {"name": name}
+        assert read_json(tmp_path / "a.json") == {"name": name}
     files.write_whole(tmp_path / "a.csv", f"image,rank\n{name},3\n")
     assert (tmp_path / "a.csv").read_text(encoding="utf-8") == "image,rank\nbad\\udcff.png,3\n"
     files.write_arrays(tmp_path / "a.safetensors", {"x": np.ones(2)}, {"name": json.dumps(name)})

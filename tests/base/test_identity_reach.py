@@ -116,7 +116,7 @@ def test_a_module_that_cannot_be_found_or_read_is_no_error(world):
 
 
 KINDS = """
-import enum, threading, weakref
+import enum, weakref
 import numpy as np
 
 class Enum(enum.Enum):
@@ -144,7 +144,6 @@ PLAIN = Plain()
         ("self.one = torch.ones(2); self.one.k = 2", "one.k = 2", "one.k = 3"),
         ("self.one = np.ones(2).view(Array)", "x * 2", "x * 3"),
         ("self.one = weakref.ref(PLAIN)", "k = 2", "k = 3"),
-        ("self.one = threading.local(); self.one.k = 2", "one.k = 2", "one.k = 3"),
         ("self.one = {'a': torch.relu, 'b': torch.tanh}", "'a': torch.relu, 'b': torch.tanh",
          "'b': torch.tanh, 'a': torch.relu"),
         ("self.one = nn.ModuleDict({'a': nn.ReLU(), 'b': nn.Tanh()})", "'a': nn.ReLU(), 'b': nn.Tanh()",

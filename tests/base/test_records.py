@@ -124,6 +124,7 @@ def test_plain_values_hold_what_is_derived_and_no_nan() -> None:
 def test_a_file_that_is_not_the_record_is_refused(tmp_path: Path) -> None:
     file = Sample().save(tmp_path / "r.json")
     data = json.loads(file.read_text())
+    del data["checksum"]  # which a file of an earlier version has not
     for change, words in [
         ({"kind": "other"}, "kind 'other'"),
         ({"schema_version": 9}, "schema_version 9"),
@@ -135,12 +136,12 @@ def test_a_file_that_is_not_the_record_is_refused(tmp_path: Path) -> None:
         with pytest.raises(rs.OutputError, match=words):
             Sample.load(file)
     file.write_text("{")
-    with pytest.raises(rs.OutputError, match="cannot read a sample"):
+    with pytest.raises(rs.OutputError, match="cannot be read"):
         Sample.load(file)
     file.write_text(Sample().to_json())
     with pytest.raises(rs.OutputError, match="what save\\(\\) wrote"):
         Sample.load(file)
-    with pytest.raises(rs.OutputError, match="cannot read"):
+    with pytest.raises(rs.OutputError, match="cannot be read"):
         Sample.load(tmp_path / "absent.json")
     with pytest.raises(rs.OutputError, match="cannot write"):
         Sample().save(tmp_path / "absent" / "r.json")

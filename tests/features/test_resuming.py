@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 import subprocess
 import sys
@@ -317,6 +318,12 @@ def test_settings_that_are_no_settings_and_a_folder_in_a_shards_place(tmp_path):
     whole = manifest.read_text()
     manifest.write_text(whole.replace('\\"channels\\":', '\\"channels\\";'))
     assert manifest.read_text() != whole
+    with pytest.raises(OutputError, match=r"manifest.json' is damaged.*; collect again into another folder"):
+        Collection.load(folder)
+    plain = json.loads(whole)
+    plain["fingerprint"]["setting"] = plain["fingerprint"]["setting"].replace('"channels":', '"channels";')
+    del plain["checksum"], plain["key"]  # as an earlier version wrote it
+    manifest.write_text(json.dumps(plain))
     with pytest.raises(OutputError, match=r"manifest.json cannot be read .*; collect again into another folder"):
         Collection.load(folder)
     manifest.write_text(whole)

@@ -37,7 +37,7 @@ def as_the_first_version_wrote(folder: Path, **texts: Any) -> Path:
     """The folder, its JSON without what came later."""
     file = folder / "profile.json"
     data = json.loads(file.read_text())
-    for name in ("facts", "provenance", "spectra_checksum"):
+    for name in ("facts", "provenance", "spectra_checksum", "checksum"):
         data.pop(name)
     spectra = folder / "profile.safetensors"
     save_file(load_file(spectra), spectra, {"schema_version": "1"})

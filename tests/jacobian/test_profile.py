@@ -179,6 +179,7 @@ def test_damaged_profiles(profile: JacobianProfile, tmp_path: Path) -> None:
     folder = profile.save(tmp_path / "a")
     good, spectra = (folder / "profile.json").read_text(), (folder / "profile.safetensors").read_bytes()
     data = json.loads(good)
+    del data["checksum"]  # which a file of an earlier version has not
     cases = [
         ("{", "cannot read a profile"),
         ("[]", "has schema_version None"),

@@ -144,7 +144,7 @@ def test_one_chain_is_no_mean(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -
 def test_a_damaged_part_is_named(tmp_path: Path) -> None:
     reproduce("fig1d", out=tmp_path, scale="small")
     (tmp_path / "parts" / "fig1d" / "seed-1" / "result.json").write_text("{")
-    with pytest.raises(OutputError, match=r"seed-1/result.json cannot be read .* delete its folder"):
+    with pytest.raises(OutputError, match=r"seed-1/result.json' cannot be read .* delete its folder"):
         reproduce("fig1d", out=tmp_path, scale="small")
 
 

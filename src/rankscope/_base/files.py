@@ -27,7 +27,6 @@ __all__ = [
     "in_order",
     "make_folder",
     "read_arrays",
-    "read_json",
     "write_arrays",
     "write_whole",
 ]
@@ -198,18 +197,3 @@ def read_arrays(
     if kept is not None and kept != checksum(arrays, about):
         raise OutputError(f"{str(path)!r} is damaged: its content does not have the checksum it was written with")
     return arrays, about
-
-
-def read_json(path: Path) -> Any:
-    """The value a JSON file holds.
-
-    Raises
-    ------
-    OutputError
-        When the file is missing or no JSON.
-    """
-    try:
-        return json.loads(path.read_bytes())
-    except (OSError, ValueError, RecursionError) as error:
-        reason = getattr(error, "strerror", None) or error
-        raise OutputError(f"{str(path)!r} cannot be read ({reason})") from error

@@ -82,6 +82,7 @@ _SKIPPED: tuple[type, ...] = (
     type(threading.Lock()),
     type(threading.RLock()),
     threading.Thread,
+    threading.local,
     threading.Event,
     threading.Condition,
     weakref.WeakKeyDictionary,
@@ -196,7 +197,6 @@ class _Walk(CodeDigests, ObjectDigests, FileDigests):
     _MAKERS: tuple[tuple[Any, Any], ...] = (
         (_SKIPPED, _skip),
         (weakref.ReferenceType, lambda self, v: node("weak", self.of(v()))),
-        (threading.local, lambda self, v: node("local", self.of(dict(vars(v))))),
         (enum.Enum, _enum),
         ((torch.dtype, torch.layout, torch.memory_format, torch.finfo, torch.iinfo), _named),
         ((np.dtype, np.generic, range, slice, torch._ops.OpOverload, torch._ops.OpOverloadPacket), _named),

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Self
 from rankscope._base.checks import path_of
 from rankscope._base.encoding import exact, plain, read, same
 from rankscope._base.errors import OutputError, RankscopeError
-from rankscope._base.files import write_whole
+from rankscope._base.json_files import read_json, write_json
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -69,13 +69,13 @@ class Record(ByValue):
         return json.dumps(self.to_dict(), indent=1, allow_nan=False)
 
     def save(self, path: str | Path) -> Path:
-        """Write one JSON file from which ``load`` makes an equal record; returns its path.
+        """Write one JSON file, with a checksum, from which ``load`` makes an equal record; returns its path.
 
         Raises ``OutputError`` when it cannot be written.
         """
         made = {"schema_version": self.schema_version, "kind": self.kind_name(), "record": exact(self)}
         target = path_of(path, "path")
-        write_whole(target, json.dumps(made, indent=1, allow_nan=False) + "\n")
+        write_json(target, made)
         return target
 
     @classmethod
@@ -84,22 +84,20 @@ class Record(ByValue):
 
         Raises ``OutputError`` when the file is missing, damaged, of another kind or of a later version.
         """
-        place = path_of(path, "path")
-        try:
-            data = json.loads(place.read_text(encoding="utf-8"))
-        except (OSError, ValueError) as error:
-            raise OutputError(f"cannot read a {cls.kind_name()} from {str(path)!r}: {error}") from error
-        about = data if isinstance(data, dict) else {}
-        if about.get("kind") != cls.kind_name() or about.get("schema_version") != cls.schema_version:
-            raise OutputError(
-                f"{str(path)!r} has schema_version {about.get('schema_version')!r} and kind {about.get('kind')!r}; "
-                f"this version reads {cls.schema_version} and {cls.kind_name()!r}"
-            )
+        data = read_json(path_of(path, "path"), version=cls.schema_version, kind=cls.kind_name())
         if "record" not in data:
             raise OutputError(f"{str(path)!r} holds what to_dict() gives; load reads what save() wrote")
         try:
             found: Self = read(cls, data["record"])
-        except (KeyError, TypeError, ValueError, RankscopeError) as error:
+        except (
+            KeyError,
+            TypeError,
+            ValueError,
+            AttributeError,
+            OverflowError,
+            RecursionError,
+            RankscopeError,
+        ) as error:
             raise OutputError(f"the {cls.kind_name()} in {str(path)!r} is damaged: {error}") from error
         return found
 

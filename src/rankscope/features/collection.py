@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from rankscope._base.checks import path_of
-from rankscope._base.errors import OutputError
+from rankscope._base.errors import OutputError, first_line
 from rankscope._base.facts import Fact
 from rankscope._base.files import digest_of_tensors
 from rankscope._base.records import Record
@@ -134,8 +134,11 @@ class Collection(Record):
                 f"the collection in {folder} is not finished ({after:,} of {total:,} samples); collect again "
                 "with the same arguments to go on"
             )
-        moments, head = restored(store, whole - 1, json.loads(store.fingerprint["setting"])["cut_points"])
-        return joined(store, whole, moments, head)
+        try:
+            moments, head = restored(store, whole - 1, json.loads(store.fingerprint["setting"])["cut_points"])
+            return joined(store, whole, moments, head)
+        except (KeyError, TypeError, ValueError, AttributeError, RuntimeError) as error:
+            raise OutputError(f"the collection in {folder} is damaged ({first_line(error)}); collect again") from error
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values for JSON, without the tensors."""

@@ -13,7 +13,8 @@ from typing import Any
 import torch
 
 from rankscope._base.errors import OutputError
-from rankscope._base.files import digest_of_bytes, make_folder, read_arrays, read_json, write_arrays, write_whole
+from rankscope._base.files import digest_of_bytes, make_folder, read_arrays, write_arrays, write_whole
+from rankscope._base.json_files import read_json, write_json
 
 __all__ = ["ShardStore"]
 
@@ -90,7 +91,7 @@ class ShardStore:
             "key": self.key,
             "fingerprint": self.fingerprint,
         }
-        write_whole(self.folder / _MANIFEST, json.dumps(plain, indent=1))
+        write_json(self.folder / _MANIFEST, plain)
 
     def _remove_all_but(self, keep: set[Path]) -> None:
         for path in self.folder.iterdir():
@@ -150,6 +151,8 @@ class ShardStore:
             plain = read_json(path)
             version, found = plain["schema_version"], dict(plain["fingerprint"])
             json.loads(found.get("setting", "{}"))  # which a reader of the collection asks for its cut points
+            if "key" in plain and plain["key"] != ShardStore(folder, found).key:
+                raise ValueError("its key is that of another fingerprint")
         except OutputError as error:
             raise OutputError(f"{error}; collect again into another folder") from error
         except (ValueError, KeyError, TypeError) as error:
@@ -166,7 +169,7 @@ class ShardStore:
         notes: dict[str, Any],
     ) -> None:
         """Write shard ``index`` and the moments after it; the moments before it are removed last."""
-        about = {"key": self.key}
+        about = {"key": self.key, "index": str(index)}
         for path in (self._shard(index), self._moments(index)):
             if path.exists():
                 raise OutputError(
@@ -189,14 +192,14 @@ class ShardStore:
 
     def read(self, index: int) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
         """Tensors and notes of one shard."""
-        tensors, about = self._read(self._shard(index))
+        tensors, about = self._read(self._shard(index), index)
         return tensors, json.loads(about.get("notes", "{}"))
 
     def read_moments(self, index: int) -> dict[str, torch.Tensor]:
         """States of all moments after shard ``index``, by ``layer/state``."""
-        return self._read(self._moments(index))[0]
+        return self._read(self._moments(index), index)[0]
 
-    def _read(self, path: Path) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
+    def _read(self, path: Path, index: int) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
         key = self._stored_key()
         try:
             tensors, about = read_arrays(path, "pt", unchecked=key is None)
@@ -204,6 +207,8 @@ class ShardStore:
             raise OutputError(f"{error}; delete the folder and collect again") from error
         if about.get("key") != key:
             raise OutputError(f"{path} belongs to another run than the {_MANIFEST} beside it; collect again")
+        if about.get("index", str(index)) != str(index):  # absent from files of earlier versions
+            raise OutputError(f"{path} was written as number {about['index']}, under another name; collect again")
         return tensors, about
 
     def _shard(self, index: int) -> Path:

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import json
 from collections import defaultdict
 from pathlib import Path
 from typing import Any
 
 from rankscope._base.encoding import exact, read
 from rankscope._base.errors import OutputError, RankscopeError
-from rankscope._base.files import read_arrays, read_json, write_arrays, write_whole
+from rankscope._base.files import read_arrays, write_arrays
+from rankscope._base.json_files import read_json, write_json
 from rankscope._base.lock import FolderLock
 from rankscope.jacobian import earlier
 from rankscope.jacobian.directions import Directions
@@ -44,7 +44,7 @@ def save_fields(record: dict[str, Any], values: dict[str, Any], path: Path) -> P
                 arrays |= {f"{k}.{i}.{name}": array for name, array in arrays_of(spectrum).items()}
     with FolderLock(path):
         made = write_arrays(path / "profile.safetensors", arrays, {"schema_version": str(SCHEMA_VERSION)})
-        write_whole(path / "profile.json", json.dumps({**record, _TIE: made}, indent=1, allow_nan=False) + "\n")
+        write_json(path / "profile.json", {**record, _TIE: made})
     return path
 
 
@@ -69,23 +69,17 @@ def load_fields(path: Path) -> dict[str, Any]:
     """
     folder = path.parent if path.suffix == ".json" else path
     try:
-        data = read_json(folder / "profile.json")
+        data = read_json(folder / "profile.json", version=SCHEMA_VERSION, kind="jacobian_profile")
         arrays, beside = read_arrays(folder / "profile.safetensors", unchecked=True)
     except OutputError as error:
         raise OutputError(f"cannot read a profile from {str(folder)!r}: {error}") from error
-    about = data if isinstance(data, dict) else {}
-    if about.get("schema_version") != SCHEMA_VERSION or about.get("kind") != "jacobian_profile":
-        raise OutputError(
-            f"{str(folder / 'profile.json')!r} has schema_version {about.get('schema_version')!r} and kind "
-            f"{about.get('kind')!r}; this version reads {SCHEMA_VERSION} and 'jacobian_profile'"
-        )
     if data.get(_TIE) != beside.get("checksum"):  # both are absent from files of earlier versions
         raise OutputError(
             f"profile.json and profile.safetensors in {str(folder)!r} were written by different runs; measure again"
         )
     try:
         return _fields({**data, **data.get("exact", {})}, arrays)
-    except (KeyError, TypeError, ValueError, RankscopeError) as error:
+    except (KeyError, TypeError, ValueError, AttributeError, OverflowError, RankscopeError) as error:
         raise OutputError(f"the profile in {str(folder)!r} is damaged: {error}") from error
 
 

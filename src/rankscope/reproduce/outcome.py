@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -18,6 +17,7 @@ from rankscope._base.encoding import exact, frozen, plain
 from rankscope._base.errors import OutputError
 from rankscope._base.files import write_whole
 from rankscope._base.frames import Frame
+from rankscope._base.json_files import json_text
 from rankscope._base.lock import FolderLock
 from rankscope._base.records import Record
 from rankscope._base.style import figure_style, whole_figure
@@ -117,7 +117,7 @@ class Reproduction(Record):
         where = Path(path)
         record = {**self.to_dict(), "record": exact(self)}
         written: dict[str, bytes | str] = {
-            f"{self.name}.json": json.dumps(record, indent=1, allow_nan=False, ensure_ascii=False) + "\n",
+            f"{self.name}.json": json_text(record, ensure_ascii=False) + "\n",
             f"{self.name}.csv": csv_text(self.values),
             "comparison.csv": csv_text(self.comparison_table()),
             "comparison.md": self.markdown(),

@@ -14,8 +14,11 @@ from typing import Any
 
 from rankscope._base.errors import OutputError, parameter
 from rankscope._base.files import make_folder, write_whole
+from rankscope._base.json_files import read_json, write_json
 
 __all__ = ["Parts"]
+
+_VALUE = "value"
 
 
 @dataclass(frozen=True)
@@ -36,17 +39,19 @@ class Parts:
             When the folder holds the part of other settings (the first that differs is named), or damaged files.
         """
         folder = self.root / key
-        wanted = json.loads(_text(settings))
+        wanted = json.loads(json.dumps(settings, allow_nan=False))
         made = folder / "settings.json"
         if made.exists():
             self._same(folder, _read(made), wanted)
         else:
             make_folder(folder)
-            write_whole(made, _text(wanted))
+            write_whole(made, json.dumps(wanted, indent=1) + "\n")
         result = folder / "result.json"
         if not result.exists():
-            write_whole(result, _text(compute(folder)))
-        return _read(result)
+            write_json(result, {_VALUE: compute(folder)})
+        found = _read(result)
+        # an earlier version wrote the value alone
+        return found[_VALUE] if isinstance(found, dict) and found.keys() == {_VALUE} else found
 
     def _same(self, folder: Path, found: Any, wanted: dict[str, Any]) -> None:
         kept = found if isinstance(found, dict) else {}
@@ -58,10 +63,6 @@ class Parts:
                 )
 
 
-def _text(value: Any) -> str:
-    return json.dumps(value, indent=1, allow_nan=False) + "\n"
-
-
 def _short(value: Any) -> str:
     text = repr(value)
     return text if len(text) <= 100 else f"{text[:97]}…"
@@ -69,6 +70,6 @@ def _short(value: Any) -> str:
 
 def _read(path: Path) -> Any:
     try:
-        return json.loads(path.read_text())
-    except (OSError, ValueError) as error:
-        raise OutputError(f"{path} cannot be read ({error}); delete its folder and run again") from error
+        return read_json(path)
+    except OutputError as error:
+        raise OutputError(f"{error}; delete its folder and run again") from error

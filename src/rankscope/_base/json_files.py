@@ -1,0 +1,77 @@
+"""JSON files that carry a checksum of what they say, so that a number changed in one is no other result."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from rankscope._base.errors import OutputError
+from rankscope._base.files import digest_of_bytes, write_whole
+
+__all__ = ["json_text", "read_json", "write_json"]
+
+_CHECKSUM = "checksum"
+
+
+def json_text(value: Mapping[str, Any], *, ensure_ascii: bool = True) -> str:
+    """The value as JSON, and under ``checksum`` a digest of what it says, whatever its layout.
+
+    >>> print(json_text({"rank": 3}))
+    {
+     "rank": 3,
+     "checksum": "997c33620458b12078ec88d8f4067bd4"
+    }
+    >>> json_text({"rank": float("nan")})
+    Traceback (most recent call last):
+    ValueError: Out of range float values are not JSON compliant: nan
+    """
+    text = json.dumps(value, allow_nan=False)
+    whole = {**value, _CHECKSUM: _digest(json.loads(text))}
+    return json.dumps(whole, indent=1, allow_nan=False, ensure_ascii=ensure_ascii)
+
+
+def write_json(path: Path, value: Mapping[str, Any]) -> None:
+    """Write ``json_text`` whole or not at all.
+
+    Raises
+    ------
+    OutputError
+        When it cannot be written; what was there before is untouched.
+    """
+    write_whole(path, json_text(value) + "\n")
+
+
+def read_json(path: Path, *, version: int | None = None, kind: str | None = None) -> Any:
+    """The value a JSON file holds, without its checksum. A file of an earlier version has none.
+
+    Raises
+    ------
+    OutputError
+        When the file is missing, no JSON, of another ``schema_version`` or ``kind`` than those asked for, or says
+        something else than its checksum does.
+    """
+    try:
+        found = json.loads(path.read_bytes())
+    except (OSError, ValueError, RecursionError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise OutputError(f"{str(path)!r} cannot be read ({reason})") from error
+    about = found if isinstance(found, dict) else {}
+    stored = about.get("schema_version"), about.get("kind")
+    # first, for another version may have another checksum
+    if version is not None and stored != (version, kind):
+        raise OutputError(
+            f"{str(path)!r} has schema_version {stored[0]!r} and kind {stored[1]!r}; this version reads "
+            f"{version!r} and {kind!r}"
+        )
+    if not isinstance(found, dict) or _CHECKSUM not in found:
+        return found
+    kept = found.pop(_CHECKSUM)
+    if kept != _digest(found):
+        raise OutputError(f"{str(path)!r} is damaged: its content does not have the checksum it was written with")
+    return found
+
+
+def _digest(value: Any) -> str:
+    return digest_of_bytes(json.dumps(value, sort_keys=True, separators=(",", ":")))
