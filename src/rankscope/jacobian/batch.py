@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from rankscope._base.errors import MeasurementError
 from rankscope._base.facts import Fact, FactKind
 from rankscope.jacobian.both_modes import doubts
+from rankscope.jacobian.combinations import Combinations
 from rankscope.jacobian.finish import Finished, Finisher
 from rankscope.jacobian.reference import Certified, Reference
 from rankscope.jacobian.sweep import Sweep, SweepResult
@@ -60,6 +61,7 @@ class BatchMeasurer:
         self._coupled = 0
         self._chunks: dict[tuple[tuple[int, ...], bool], int] = {}
         self._regions: dict[tuple[int, ...], Region | None] = {}
+        self._combinations: dict[tuple[int, ...], Combinations] = {}
         self._elsewhere: tuple[frozenset[int], BatchMeasurer] | None = None
 
     @property
@@ -190,8 +192,8 @@ class BatchMeasurer:
         a doubt, that look decides.
         """
         with self.runner.hooked():
-            sweep, result, probes = self._swept(sample)
-        found = self._certify(sample, sweep, result, probes)
+            result = self._swept(sample)
+        found = self._certify(sample, result)
         if (
             self.derivative.linearised is None
             or not self.derivative.probes_compare
@@ -202,8 +204,8 @@ class BatchMeasurer:
             self.derivative.compare(sample)
             if self.derivative.traced:  # rounding alone, as the model has it itself
                 return result, found
-            sweep, result, probes = self._swept(sample)
-        return result, self._certify(sample, sweep, result, probes)
+            result = self._swept(sample)
+        return result, self._certify(sample, result)
 
     def _together(self, samples: Sequence[Sample]) -> Callable[[], list[Finished]] | None:
         """The images in one sweep; ``None`` where they change each other, or where that cannot be seen."""
@@ -223,13 +225,10 @@ class BatchMeasurer:
             return None
         return self._submit(batch, result, found, pulled)
 
-    def _swept(self, sample: Sample) -> tuple[Sweep, SweepResult, Tensor | None]:
+    def _swept(self, sample: Sample) -> SweepResult:
         """One sweep of all columns; the traced network stands down where it is not the model at these images."""
         columns = self.settings.columns.count(tuple(sample.x.shape[1:]))
-        probes = None
-        if self.derivative.exact is not None:
-            generator = torch.Generator().manual_seed(0xCE27)
-            probes = torch.randn(PROBES, columns, generator=generator, dtype=torch.float64)
+        certified = self.derivative.exact is not None
         if self.derivative.linearised is not None:
             try:
                 if not self.derivative.probes_compare:
@@ -237,21 +236,20 @@ class BatchMeasurer:
                 self.chunk = self._chunk(sample, columns)
                 sweep = self._sweep(sample)
                 if self.derivative.linearised is not None:
-                    return sweep, sweep.run(probes), probes
+                    return sweep.run(certified=certified)
             except (torch.OutOfMemoryError, NotCalledError):
                 raise
             except Exception as error:  # a trace of these images runs the model's own code, which may raise anything
                 self.derivative.give_up_linearised((str(error).strip().splitlines() or [type(error).__name__])[0])
         self.chunk = self._chunk(sample, columns)
-        sweep = self._sweep(sample)
-        return sweep, sweep.run(probes), probes
+        return self._sweep(sample).run(certified=certified)
 
-    def _certify(self, sample: Sample, sweep: Sweep, result: SweepResult, probes: Tensor | None) -> Certified | None:
+    def _certify(self, sample: Sample, result: SweepResult) -> Certified | None:
         reference = self._compared(sample)
-        if reference is None or probes is None:
+        if reference is None or self.derivative.exact is None:
             return None
         traced = None if self.derivative.linearised is None else self.derivative.linearised.outputs
-        return reference.certify(sample, sweep, result, probes, self.derivative.scale, traced)
+        return reference.certify(sample, self._combined(sample).probes, result, self.derivative.scale, traced)
 
     def _submit(
         self,
@@ -332,7 +330,21 @@ class BatchMeasurer:
 
     def _sweep(self, sample: Sample) -> Sweep:
         jacobian = self.derivative.at(sample).within(self._region(sample))
-        return Sweep(jacobian, self.settings.columns, chunk=self.chunk, budget=self.settings.budget)
+        return Sweep(
+            jacobian,
+            self.settings.columns,
+            chunk=self.chunk,
+            budget=self.settings.budget,
+            combinations=self._combined(sample),
+        )
+
+    def _combined(self, sample: Sample) -> Combinations:
+        shape = tuple(sample.x.shape[1:])
+        if shape not in self._combinations:
+            self._combinations[shape] = Combinations(
+                self.settings.columns, shape, self.settings.device, self.settings.dtype
+            )
+        return self._combinations[shape]
 
     def _compared(self, sample: Sample) -> Reference | None:
         """The certificate's passes in the other precision; ``None`` where nothing is certified."""

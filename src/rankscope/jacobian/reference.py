@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -10,14 +10,14 @@ import torch
 from torch import Tensor
 from torch.func import vmap
 
-from rankscope.jacobian.sweep import Sweep, SweepResult
+from rankscope.jacobian.sweep import SweepResult
 from rankscope.linear.graphs import Replayed
 from rankscope.linear.kinks import SamePiece
 from rankscope.linear.linear_map import LinearMap
 from rankscope.linear.methods import METHODS
-from rankscope.linear.sharing import gap
+from rankscope.linear.sharing import worst_gaps
 from rankscope.slicing import Sample
-from rankscope.spectra import scaled_norm
+from rankscope.spectra import scaled_norms
 
 __all__ = ["Certified", "Reference"]
 
@@ -91,9 +91,8 @@ class Reference:
     def certify(
         self,
         sample: Sample,
-        sweep: Sweep,
+        tangents: Tensor,
         result: SweepResult,
-        probes: Tensor,
         scale: float,
         traced: tuple[Tensor, ...] | None = None,
     ) -> Certified | None:
@@ -105,7 +104,6 @@ class Reference:
         """
         self._sample = sample
         images = len(sample.x)
-        tangents = sweep.combine(probes)
         batch: tuple[Tensor, ...] = ()
         recorded: list[tuple[Tensor, bool]] = []
         if images > 1:
@@ -127,12 +125,10 @@ class Reference:
             large.append((torch.isfinite(top) & ~whole_range).any(1))
             share = torch.where(top > 0, found.amax(1) / top, found.amax(1)).max().double()
             strayed.append(share)
-            for out, other in zip(part.outputs, traced or (), strict=False):
-                strayed.append(gap(other.view(images, -1)[here], out, len(out)))
+            if traced:
+                strayed.append(_gap(traced, part.outputs, images, here))
             if images > 1:
-                apart += [share, part.off.max().double()]
-                apart += [gap(whole.view(images, -1)[here], out, len(out))
-                          for out, whole in zip(part.outputs, batch, strict=True)]  # fmt: skip
+                apart += [share, part.off.max().double(), _gap(batch, part.outputs, images, here)]
             if images > 1 and scale != 1:  # the working precision alone, and then what sharing changes
                 found = scale * self._own_errors(sample, part, tangents) + found
             else:
@@ -193,39 +189,39 @@ class Reference:
             x = sample.x[image : image + 1].clone()
             own = self.work.at(replace(sample, x=x)).push(tangents.to(self.work.dtype))
             pairs = zip(part.products, own, strict=True)
-            found.append(torch.stack([scaled_norm(p[place].double() - q.double(), dim=1) for p, q in pairs]))
+            found.append(scaled_norms([p[place].double() - q.double() for p, q in pairs]))
         return torch.stack(found, 2)
 
     @staticmethod
     def _range(part: _Found, result: SweepResult, images: int) -> tuple[Tensor, Tensor]:
         """Whether the swept J·g is all zero, and whether all of it is finite, by cut point and image."""
-        zero, finite = [], []
-        count = len(part.flips)
-        for k, rows in enumerate(result.rows):
+        tops = []
+        for k, products in enumerate(result.products):
             start = sum(result.kept[k][: part.start])
-            stop = start + sum(result.kept[k][part.start : part.start + count])
-            image = result.support[k][start:stop] // max(rows, 1) - part.start
-            found = result.products[k][:, start:stop]
-            none = torch.zeros(count, dtype=torch.float64, device=found.device)
-            zero.append(none.index_add(0, image, (found != 0).any(0).double()) == 0)
-            finite.append(none.index_add(0, image, (~torch.isfinite(found)).any(0).double()) == 0)
-        return torch.stack(zero), torch.stack(finite)
+            kept = result.kept[k][part.start : part.start + len(part.flips)]
+            found = products[:, start : start + sum(kept)].split(kept, 1)
+            tops.append(torch.stack([p.abs().amax() if p.numel() else p.new_zeros(()) for p in found]))
+        top = torch.stack(tops)
+        return top == 0, torch.isfinite(top)
 
     @staticmethod
     def _errors(part: _Found, result: SweepResult, images: int) -> tuple[Tensor, Tensor]:
         """‖(J − J₆₄)·g‖ and ‖J₆₄·g‖, by cut point, probe and image."""
-        lengths, tops = [], []
         count = len(part.flips)
-        for k, full in enumerate(part.products):
+        differences = [p.transpose(0, 1).to(torch.float64, copy=True).contiguous() for p in part.products]
+        tops = scaled_norms(differences)
+        for k, difference in enumerate(differences):
             rows = result.rows[k]
-            difference = full.transpose(0, 1).to(torch.float64, copy=True).contiguous()
-            tops.append(scaled_norm(difference, dim=2))
             start = sum(result.kept[k][: part.start])
             stop = start + sum(result.kept[k][part.start : part.start + count])
             places = result.support[k][start:stop] - part.start * rows
             difference.view(len(difference), -1)[:, places] -= result.products[k][:, start:stop]
-            lengths.append(scaled_norm(difference, dim=2))
-        return torch.stack(lengths), torch.stack(tops)
+        return scaled_norms(differences), tops
+
+
+def _gap(whole: Sequence[Tensor], alone: Sequence[Tensor], images: int, here: slice) -> Tensor:
+    """How far some images of a batch are from what they give alone, at the worst cut point."""
+    return worst_gaps([w.view(images, -1)[here] for w in whole], alone, here.stop - here.start)
 
 
 def _largest(gaps: list[Tensor]) -> float:

@@ -7,24 +7,22 @@ are zero on a zero row and almost surely nowhere else.
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
-from itertools import pairwise
+from itertools import accumulate, pairwise
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from rankscope.jacobian.combinations import Combinations
 from rankscope.linear.linear_map import LinearMap
 from rankscope.slicing import Columns
 from rankscope.spectra import exponent_near, times_two_to
 
 __all__ = ["Sweep", "SweepResult"]
 
-_SUPPORT_PROBES = 2
 _CPU_BLOCK = 8192  # rows; × 768 columns in float64 = 50 MB a block
 _GPU_BLOCK = 131_072
-_AMPLIFIED = 2.0**40  # a row of denormal numbers must not round to zero in the look for zero rows
 
 
 @dataclass
@@ -52,42 +50,31 @@ class Sweep:
         *,
         chunk: int,
         budget: int,
+        combinations: Combinations,
     ) -> None:
         self.jacobian, self.columns = jacobian, columns
-        self.shape = tuple(jacobian.sample.x.shape[1:])
-        self.count = columns.count(self.shape)
+        self.shape = combinations.shape
+        self.count = combinations.count
         self.chunk = self.count if jacobian.method.whole else chunk
         self.budget = budget
+        self.combinations = combinations
 
     def tangents(self, start: int, stop: int) -> Tensor:
         return self.columns.tangents(self.shape, start, stop, self.jacobian.device, self.jacobian.dtype)
 
-    def combine(self, weights: Tensor) -> Tensor:
-        """Σ_j weights[q, j] · direction_j for every probe q: (q, *shape) in the map's dtype."""
-        weights = weights.to(self.jacobian.device)
-        flat = self.columns.coordinates(self.shape)
-        if flat is not None:
-            out = torch.zeros(len(weights), math.prod(self.shape), dtype=weights.dtype, device=weights.device)
-            out[:, flat.to(weights.device)] = weights
-        else:
-            out = torch.zeros(len(weights), math.prod(self.shape), dtype=weights.dtype, device=weights.device)
-            for start in range(0, self.count, 64):
-                stop = min(start + 64, self.count)
-                directions = self.columns.tangents(self.shape, start, stop, weights.device, weights.dtype)
-                out += weights[:, start:stop] @ directions.flatten(1)
-        return out.view(len(weights), *self.shape).to(self.jacobian.dtype)
-
     def support(self) -> tuple[list[Tensor], list[int]]:
         """Flat indices (over all images of the batch) of the rows that are not exactly zero, and all row counts."""
-        generator = torch.Generator().manual_seed(0x5EED)
-        weights = torch.randn(_SUPPORT_PROBES, self.count, generator=generator, dtype=torch.float64)
-        probes = self.jacobian.push(self.combine(weights * _AMPLIFIED))
-        kept = [(p != 0).any(0).nonzero().flatten() for p in probes]  # NaN != 0: rows that are not finite stay
-        return kept, [int(p.shape[1]) for p in probes]
+        pushed = self.jacobian.push(self.combinations.look)
+        masks = [(p != 0).any(0) for p in pushed]  # NaN != 0: rows that are not finite stay
+        counts = torch.stack([m.count_nonzero() for m in masks]).tolist()
+        sizes = [len(m) for m in masks]
+        every = torch.cat(masks).nonzero().flatten().split(counts)  # a GPU is waited for twice, however many they are
+        return [places - start for places, start in zip(every, accumulate([0, *sizes]), strict=False)], sizes
 
-    def run(self, probes: Tensor | None) -> SweepResult:
-        """Sweep all columns. ``probes`` (q, K) float64 asks for J·g on the kept rows."""
+    def run(self, *, certified: bool) -> SweepResult:
+        """Sweep all columns. ``certified`` asks for J·g on the kept rows for every probe g."""
         images = len(self.jacobian.sample.x)
+        probes = self.combinations.weights if certified else None
         support, sizes = self.support()
         result = SweepResult([], [], [], [s // images for s in sizes], [], [], support)
         places = [self._segments(s, size, images) for s, size in zip(support, sizes, strict=True)]
@@ -169,7 +156,6 @@ class Sweep:
 
 def _times(probes: Tensor, matrix: Tensor) -> Tensor:
     """probes (q, K) times matrix (K, rows) in float64, in blocks of rows."""
-    probes = probes.to(matrix.device)
     step = _CPU_BLOCK if matrix.device.type == "cpu" else _GPU_BLOCK
     parts = [probes @ matrix[:, i : i + step].to(torch.float64) for i in range(0, matrix.shape[1], step)]
     return torch.cat(parts, 1) if parts else probes.new_zeros(len(probes), 0)

@@ -3,7 +3,7 @@
 from rankscope.spectra.certificate import norm_bound, norm_bound_of_lengths
 from rankscope.spectra.gram import accumulate_gram, gram_square_error, spectrum_of_gram
 from rankscope.spectra.ranks import Ranks, count_ranks
-from rankscope.spectra.scale import exponent_near, scaled_norm, times_two_to
+from rankscope.spectra.scale import exponent_near, scaled_norm, scaled_norms, times_two_to
 from rankscope.spectra.spectrum import RankEstimate, Spectrum
 from rankscope.spectra.tolerance import EPS32, Tolerance, ToleranceLike, as_tolerance
 
@@ -22,6 +22,7 @@ __all__ = [
     "norm_bound",
     "norm_bound_of_lengths",
     "scaled_norm",
+    "scaled_norms",
     "spectrum_of_gram",
     "times_two_to",
 ]

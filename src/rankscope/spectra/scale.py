@@ -6,11 +6,12 @@ Scales are powers of two, so that multiplying by them changes no digit.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
-__all__ = ["exponent_near", "power_of_two", "scaled_norm", "times_two_to"]
+__all__ = ["exponent_near", "power_of_two", "scaled_norm", "scaled_norms", "times_two_to"]
 
 _LIMIT = 1000  # 2^±1000 are normal float64 numbers, so that both a scale and its inverse are
 # Numbers are left as they come between 2**-n and 2**n: squares of sums of many of them are normal numbers
@@ -27,7 +28,10 @@ def exponent_near(values: Tensor, dim: int | None = None, *, keepdim: bool = Fal
         shape = () if dim is None else [1 if d == dim % values.ndim else n for d, n in enumerate(values.shape)]
         return torch.zeros(shape, dtype=torch.int32, device=values.device)
     size = values.detach().abs()
-    top = size.amax() if dim is None else size.amax(dim, keepdim=keepdim)
+    return _exponent_of(size.amax() if dim is None else size.amax(dim, keepdim=keepdim))
+
+
+def _exponent_of(top: Tensor) -> Tensor:
     top = torch.where(torch.isfinite(top), top, torch.zeros_like(top)).to(torch.float64)
     return torch.frexp(top)[1].clamp(-_LIMIT, _LIMIT)
 
@@ -39,10 +43,15 @@ def times_two_to(values: Tensor, exponent: Tensor | int) -> Tensor:
     1.0
     """
     values = values.to(torch.float64)
-    power = torch.as_tensor(exponent, device=values.device)
-    half = power.div(2, rounding_mode="floor")
-    two = torch.tensor(2.0, dtype=torch.float64, device=values.device)
-    return values * two.pow(half) * two.pow(power - half)
+    if isinstance(exponent, int):  # numbers of Python go to a GPU with the kernel: nothing waits
+        half = exponent // 2
+        return values * 2.0**half * 2.0 ** (exponent - half)
+    halves = exponent.div(2, rounding_mode="floor")
+    return values * _two_to(halves) * _two_to(exponent - halves)
+
+
+def _two_to(power: Tensor) -> Tensor:
+    return torch.full_like(power, 2.0, dtype=torch.float64).pow(power)
 
 
 def scaled_norm(values: Tensor, dim: int = -1) -> Tensor:
@@ -51,11 +60,21 @@ def scaled_norm(values: Tensor, dim: int = -1) -> Tensor:
     >>> float(scaled_norm(torch.tensor([3e-200, 4e-200], dtype=torch.float64)) / 5e-200)
     1.0
     """
-    values = values.to(torch.float64)
-    if not values.shape[dim]:
-        return torch.linalg.vector_norm(values, dim=dim)
-    exponent = exponent_near(values, dim, keepdim=True)
-    return times_two_to(torch.linalg.vector_norm(times_two_to(values, -exponent), dim=dim), exponent.squeeze(dim))
+    return scaled_norms([values.movedim(dim, -1)])[0]
+
+
+def scaled_norms(parts: Sequence[Tensor]) -> Tensor:
+    """The same of several tensors along their last dimension, stacked: the others have one shape in all of them.
+
+    >>> scaled_norms([torch.tensor([3.0, 4.0]), torch.tensor([1e-200])])[0]
+    tensor(5., dtype=torch.float64)
+    """
+    parts = [p.to(torch.float64) for p in parts]
+    zero = parts[0].new_zeros(parts[0].shape[:-1])
+    exponents = _exponent_of(torch.stack([p.detach().abs().amax(-1) if p.shape[-1] else zero for p in parts]))
+    units = _two_to(-exponents)
+    lengths = [torch.linalg.vector_norm(p * u.unsqueeze(-1), dim=-1) for p, u in zip(parts, units, strict=True)]
+    return times_two_to(torch.stack(lengths), exponents)
 
 
 def power_of_two(largest: float, dtype: torch.dtype = torch.float64) -> float:
