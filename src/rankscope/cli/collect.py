@@ -87,6 +87,7 @@ def collect_command(
     from rankscope.cli.results import as_json_text, print_facts, print_written, write_result
     from rankscope.cli.source import Source, progress
     from rankscope.features import collect, feature_rank
+    from rankscope.features.shards import ShardStore
     from rankscope.views.sentences import note, sentence
 
     if shard_size is not None:
@@ -116,6 +117,7 @@ def collect_command(
         cautions = class_cautions(found.labels, found.logits, *names) if labelled else ()
         about = {
             **found.to_dict(),
+            "run": ShardStore.key_in(out),
             "model": loaded.name,
             "weights": loaded.weights,
             "data": "texts" if data is None else data,

@@ -247,12 +247,13 @@ def _write(profile: JacobianProfile, out: Path, *, theory: bool) -> None:
     With ``theory`` also ``against-random.json``, and the prediction in the figure.
     """
     from rankscope._base.files import write_whole
+    from rankscope._base.json_files import write_json
     from rankscope.cli.results import write_figure
     from rankscope.report import profile_page
 
     profile.save(out)
     if theory:
-        write_whole(out / "against-random.json", profile.against_random().to_json() + "\n")
+        write_json(out / "against-random.json", profile.against_random().to_dict())
     write_figure(out, "profile", lambda: profile.plot(theory=theory))
     write_whole(out / "report.html", profile_page(profile).html())
 

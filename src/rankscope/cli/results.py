@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from rankscope._base.csv_text import csv_text
 from rankscope._base.facts import Fact
 from rankscope._base.files import make_folder, write_whole
+from rankscope._base.json_files import write_json
 from rankscope._base.style import figure_style, whole_figure
 from rankscope.views.sentences import note
 
@@ -36,9 +37,9 @@ def write_result(
     *,
     index: bool = False,
 ) -> None:
-    """``name.json``, one CSV for each of ``tables`` (by file name), ``name.png`` and ``name.svg``."""
+    """``name.json`` with a checksum, one CSV for each of ``tables`` (by file name), ``name.png`` and ``name.svg``."""
     make_folder(folder)
-    write_whole(folder / f"{name}.json", as_json_text(record) + "\n")
+    write_json(folder / f"{name}.json", record)
     for stem, table in tables.items():
         write_whole(folder / f"{stem}.csv", csv_text(table, index=index))
     if axes is not None:

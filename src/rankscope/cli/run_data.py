@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -10,9 +9,11 @@ from typing import Any
 import torch
 
 from rankscope._base.errors import DataError, OutputError, UsageError
+from rankscope._base.json_files import read_json
 from rankscope.cli.array_files import ARRAY_FILES, class_indices, read_arrays, read_labels
 from rankscope.features import CentredMoments, Collection
 from rankscope.features.reduction import Reduce
+from rankscope.features.shards import ShardStore
 
 __all__ = ["RunData", "read_run"]
 
@@ -101,7 +102,14 @@ def _about(run: Path) -> tuple[dict[str, Any], tuple[str, ...]]:
     if not path.exists():
         return dict.fromkeys(_ABOUT), ()
     try:
-        plain = json.loads(path.read_text())
-        return {key: plain[key] for key in _ABOUT}, tuple(map(str, plain.get("notes", ())))
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise OutputError(f"{path} cannot be read ({error}); collect again, or remove it") from error
+        plain = read_json(path, version=1, kind="collection")
+        about = {key: plain[key] for key in _ABOUT}
+        notes = tuple(map(str, plain.get("notes", ())))
+    except OutputError as error:
+        raise OutputError(f"{error}; collect again, or remove it") from error
+    except (KeyError, TypeError) as error:
+        raise OutputError(f"{str(path)!r} is damaged ({error}); collect again, or remove it") from error
+    key = ShardStore.key_in(run)
+    if plain.get("run", key) != key:  # absent from files of earlier versions
+        raise OutputError(f"{str(path)!r} belongs to another run than the shards beside it; remove it")
+    return about, notes

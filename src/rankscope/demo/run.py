@@ -5,7 +5,6 @@ A further measurement is one more function in ``SECTIONS``: it takes a ``Context
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -13,6 +12,7 @@ from pathlib import Path
 from typing import TypeAlias
 
 from rankscope._base.files import write_whole
+from rankscope._base.json_files import write_json
 from rankscope._base.lock import FolderLock
 from rankscope._base.progress import Progress
 from rankscope._base.provenance import device_name, versions
@@ -105,7 +105,7 @@ def run_demo(
                 for name, part in parts.items()
             ],
         }
-        write_whole(folder / "demo.json", json.dumps(record, indent=1, allow_nan=False) + "\n")
+        write_json(folder / "demo.json", record)
         page = Page(
             "rankscope demo",
             [part.section for part in parts.values()],

@@ -108,6 +108,11 @@ class ShardStore:
         """What ties shards to a manifest."""
         return digest_of_bytes(json.dumps(self.fingerprint, sort_keys=True))
 
+    @classmethod
+    def key_in(cls, folder: Path) -> str:
+        """The key of the run that a folder holds."""
+        return cls(folder, cls.read_manifest(folder)).key
+
     def _stored_key(self) -> str | None:
         """The key in the manifest; ``None`` in one of an earlier version, whose shards have no checksum either."""
         plain = read_json(self.folder / _MANIFEST)
