@@ -34,6 +34,7 @@ from rankscope.slicing import CutPointsLike, mode_facts
 from rankscope.slicing.batches import run_forward
 from rankscope.slicing.calls import Call
 from rankscope.slicing.meaning import Meaning
+from rankscope.slicing.memory import forward_facts
 from rankscope.slicing.reader import facts_of, meaning_of
 from rankscope.slicing.wrapped import unwrapped
 
@@ -218,7 +219,13 @@ def _collect(
                 options=options,
                 meaning=meaning,
             )
+            remembers: list[Fact] | None = None
             for batch in on_device(loader, device) if run.after < len(dataset) else ():
+                if batch.call is not None and remembers is None:
+                    shape = None
+                    sample = batch.call.rows(0, 1, "the first sample")
+                    remembers = forward_facts(model, sample, device, outputs)
+                    run.about = about = (*about, *remembers)
                 if batch.call is not None:
                     run.launch(batch, outputs, passed(batch.call), layer, name, coarse)
                 # a batch is looked at when the next one is on its way; on a CPU there is nothing to wait for

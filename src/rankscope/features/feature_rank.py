@@ -31,6 +31,7 @@ from rankscope.slicing import CutPointsLike, Sample, mode_facts
 from rankscope.slicing.batches import Batches, dtype_of_inputs, run_forward
 from rankscope.slicing.calls import Call, can_be_repeated, repeated
 from rankscope.slicing.meaning import Meaning
+from rankscope.slicing.memory import forward_facts
 from rankscope.slicing.reader import Samples, facts_of, meaning_of
 from rankscope.slicing.values import is_array
 from rankscope.slicing.wrapped import unwrapped
@@ -175,6 +176,7 @@ def measured_features(
     store = LayerStore(reduce, channels, samples(), _budget(memory_budget))
     store.facts += (*facts, *mode_facts(model), *facts_of(first, floating=False), *left_out)
     with inference(model) as device, record_outputs(model, names) as outputs:
+        store.facts += forward_facts(model, sample, device, outputs)
         for call in chain([first], passing):
             outputs.clear()
             run_forward(model, call.rows(0, len(call), "a batch"), device)
@@ -262,6 +264,7 @@ def local_feature_rank(
     store.facts += (*facts, *mode_facts(model), *reading, *left_out)
     together = batch_size if can_be_repeated(model, sample) else 1
     with inference(model) as device, record_outputs(model, names) as outputs:
+        store.facts += forward_facts(model, sample, device, outputs)
         for start in range(0, samples, together):
             n = min(together, samples - start)
             # one draw a sample: the noise does not depend on the batch size

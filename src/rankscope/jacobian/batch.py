@@ -16,13 +16,14 @@ from rankscope.jacobian.finish import Finished, Finisher
 from rankscope.jacobian.reference import Certified, Reference
 from rankscope.jacobian.sweep import Sweep, SweepResult
 from rankscope.linear.budget import MANY, bytes_carried, bytes_per_tangent, chunk_for
-from rankscope.linear.derivative import PROBES, Derivative, Runners, Settings, takes_tensors, worst
+from rankscope.linear.derivative import PROBES, Derivative, Runners, Settings, takes_tensors
 from rankscope.linear.linearise import same_call
 from rankscope.linear.methods import METHODS
 from rankscope.linear.regions import Region
 from rankscope.linear.runner import NotCalledError
-from rankscope.linear.sharing import APART, Pulled, pull_apart
+from rankscope.linear.sharing import Pulled, pull_apart
 from rankscope.slicing import ModuleCall, Sample
+from rankscope.slicing.apart import APART, worst
 
 __all__ = ["BatchMeasurer", "join"]
 

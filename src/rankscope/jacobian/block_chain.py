@@ -38,6 +38,7 @@ from rankscope.slicing import (
     read_samples,
     select,
 )
+from rankscope.slicing.memory import forward_facts
 from rankscope.slicing.wrapped import unwrapped
 
 if TYPE_CHECKING:
@@ -169,6 +170,7 @@ def chain_exponents(
     found: list[LyapunovExponents] = []
     way = _Way()
     with measuring(model, where):
+        facts += forward_facts(model, first, device_of(None, model), {})
         try:
             for index, raw in enumerate([first, *samples]):
                 if raw.x.shape != first.x.shape:

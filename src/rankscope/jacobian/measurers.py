@@ -12,8 +12,9 @@ from rankscope._base.facts import Fact, FactKind, gist
 from rankscope.jacobian.batch import BatchMeasurer
 from rankscope.jacobian.finish import Finisher
 from rankscope.jacobian.full_measurer import Full, FullMeasurer
-from rankscope.linear.derivative import Settings, in_both_precisions, worst
+from rankscope.linear.derivative import Settings, in_both_precisions
 from rankscope.slicing import ModuleCall, Sample
+from rankscope.slicing.apart import worst
 
 __all__ = ["Measurers", "layout"]
 

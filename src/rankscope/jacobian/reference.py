@@ -15,8 +15,8 @@ from rankscope.linear.graphs import Replayed
 from rankscope.linear.kinks import SamePiece
 from rankscope.linear.linear_map import LinearMap
 from rankscope.linear.methods import METHODS
-from rankscope.linear.sharing import worst_gaps
 from rankscope.slicing import Sample
+from rankscope.slicing.apart import worst_gaps
 from rankscope.spectra import scaled_norms
 
 __all__ = ["Certified", "Reference"]

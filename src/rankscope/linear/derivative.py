@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from typing import Literal, TypeAlias
@@ -21,15 +21,15 @@ from rankscope.linear.methods import Method, choose_method
 from rankscope.linear.rounded import Rounded
 from rankscope.linear.runner import Runner
 from rankscope.linear.secant import FunctionCheck, against_the_function, length_of, secant_direction
-from rankscope.linear.sharing import APART, worst_gap
 from rankscope.slicing import Columns, ModuleCall, Sample, guarded
+from rankscope.slicing.apart import APART, worst, worst_gap
+from rankscope.slicing.memory import state_facts
 
 __all__ = ["PROBES", "Derivative", "Runners", "Settings", "in_both_precisions", "takes_tensors"]
 
 PROBES = 6  # the certificate's bound fails with probability 10^-6
 _CARRIED = 1e-2  # of the largest entry: rounding to float32 gives 1e-6, a range that is too small gives 1
 _LINEARISED = "linearised network"  # its name among the ways to push tangents
-_NAMED = 3  # of what a call changes
 _HALF = ("float16", "bfloat16")
 _AGREE = 1e-4  # of a cut point's largest entry; a kink on the other side would show as far more
 
@@ -176,22 +176,14 @@ class Derivative:
         self._check_state(sample)
 
     def _check_state(self, sample: Sample) -> None:
-        """Whether what a call leaves in the model changes the next one; a cache does not."""
+        """Whether what a call leaves in the model changes the next one, at a cut point or anywhere in its output."""
         state = guarded(self.runner.model)
-        if state is None or not state.changed:
+        if state is None:
             return
-        first, again = (self.runner.outputs(sample, sample.x) for _ in range(2))
         try:
-            second = self.runner.outputs(sample, sample.x, fresh=False)
-            other = worst(worst_gap(a, b) for a, b in zip(second, first, strict=True)) > APART
-        except Exception:  # from the state that a call leaves, the next may take any path
-            other = True
-        finally:
-            state.restore()
-        same = worst(worst_gap(a, b) for a, b in zip(again, first, strict=True)) == 0
-        if same and other:
-            named = tuple(sorted(state.changed))
-            self.facts.append(Fact(FactKind.KEEPS_STATE, {"where": named[:_NAMED]}))
+            self.facts += state_facts(state, lambda fresh: self.runner.everything(sample, fresh=fresh))
+        except Exception:  # what follows the last cut point need not run in this dtype, nor at all
+            self.facts += state_facts(state, lambda fresh: self.runner.outputs(sample, sample.x, fresh=fresh))
 
     def _linearise(self, sample: Sample, direction: Tensor, expected: tuple[Tensor, ...], replay: bool) -> None:
         """Take the faster path where it gives what the plain one gave; say why where it does not."""
@@ -370,8 +362,3 @@ def _needs_widening(runner: Runner, sample: Sample) -> bool:
         return bool(lower_precision_inside(runner, sample))
     except (RuntimeError, TypeError, ValueError):
         return True  # what fails for another reason fails without the casts too, and says so there
-
-
-def worst(gaps: Iterable[float]) -> float:
-    """The largest, where NaN is larger than any number; 0 of none."""
-    return max(gaps, key=lambda g: float("inf") if g != g else g, default=0.0)

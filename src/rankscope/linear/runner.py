@@ -26,6 +26,7 @@ from rankscope.slicing import (
 from rankscope.slicing.capture import OUTPUT
 from rankscope.slicing.grad_mode import StaysOn, recording_through
 from rankscope.slicing.members import every_member, flat_rows, members
+from rankscope.slicing.memory import values_of
 
 __all__ = ["NotCalledError", "Rows", "Runner"]
 
@@ -196,6 +197,15 @@ class Runner:
         mode = StaysOn() if self.through and torch.is_grad_enabled() else None
         with recording_through(self.model, mode), nullcontext() if state is None else state.paused():
             return call_model(model, sample, x)
+
+    def everything(self, sample: Sample, *, fresh: bool = True) -> list[Tensor]:
+        """What a whole call returns and what every cut point returned in it, as flat copies in float64."""
+        assert self._capture is not None, "everything() outside hooked()"
+        self._images, self._rows = len(sample.x), None
+        self._capture.clear()
+        self._missing = -1  # no cut point is the last one: the call goes on to its end
+        made = self.returned(sample, sample.x, fresh=fresh)
+        return values_of([made, list(self._capture.outputs.values())])
 
     def outputs(self, sample: Sample, x: Tensor, rows: Rows = None, *, fresh: bool = True) -> tuple[Tensor, ...]:
         """Flat outputs of every cut point (or the chosen rows of each), in the order of ``keys``.

@@ -21,9 +21,8 @@ from rankscope.linear.reverse import reverse_mode
 from rankscope.linear.runner import Runner
 from rankscope.slicing import Sample
 
-__all__ = ["APART", "Pulled", "pull_apart", "worst_gap", "worst_gaps"]
+__all__ = ["Pulled", "pull_apart"]
 
-APART = 1e-5  # of the largest entry: some ten times what rounding does to one image in two batch sizes (measured)
 _REACH = 60  # powers of two by which weights may be scaled, within what float32 carries beside any J
 
 
@@ -78,32 +77,3 @@ def pull_apart(runner: Runner, method: Method, sample: Sample, lengths: Sequence
                 elif bit == 0:
                     gradient[side] = found[side]
     return Pulled(weights, torch.tensor(units, dtype=torch.float64), gradient, custom)
-
-
-def worst_gap(found: Tensor, expected: Tensor, images: int = 1) -> float:
-    """The largest difference of any image, relative to the largest entry of that image; NaN where both are equals NaN.
-
-    >>> worst_gap(torch.tensor([1.0, 2.0, 0.0, 0.5]), torch.tensor([1.0, 2.0, 0.0, 1.0]), images=2)
-    0.5
-    """
-    return float(worst_gaps([found], [expected], images))
-
-
-def worst_gaps(found: Sequence[Tensor], expected: Sequence[Tensor], images: int = 1) -> Tensor:
-    """The worst of several pairs, as a tensor that nothing has to wait for; 0 of none."""
-    if any(a.shape != b.shape for a, b in zip(found, expected, strict=True)):
-        return torch.full((), torch.inf, dtype=torch.float64, device=expected[0].device)
-    pairs = [(a.reshape(images, -1), b.reshape(images, -1)) for a, b in zip(found, expected, strict=True) if b.numel()]
-    if not pairs:
-        device = expected[0].device if len(expected) else None
-        return torch.zeros((), dtype=torch.float64, device=device)
-    kinds = {(a.dtype, b.dtype) for a, b in pairs}
-    if len(kinds) > 1:
-        return torch.stack([worst_gaps([a], [b], images) for a, b in pairs]).max()
-    a, b = (torch.cat(side, 1) for side in zip(*pairs, strict=True))
-    same = (a == b) | (a.isnan() & b.isnan())  # infinities of one sign too
-    far = torch.where(same, torch.zeros_like(a), (a - b).abs())
-    sizes = [b.shape[1] for _, b in pairs]
-    apart = torch.stack([part.amax(1) for part in far.split(sizes, 1)])
-    top = torch.stack([part.amax(1) for part in b.nan_to_num(0.0, 0.0, 0.0).abs().split(sizes, 1)])
-    return torch.where(top > 0, apart / top, apart).max().double()  # a NaN stays one

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-__all__ = ["Path", "every_member", "flat_rows", "members", "objects", "real", "with_member"]
+__all__ = ["Path", "every_member", "every_tensor", "flat_rows", "members", "objects", "real", "with_member"]
 
 Path = str
 _DEEPEST = 16  # a list that holds itself ends here
@@ -49,6 +49,11 @@ def every_member(output: Any) -> dict[Path, Tensor]:
                 name += "'"
             found[name] = member
     return found
+
+
+def every_tensor(output: Any) -> list[Tensor]:
+    """Every tensor of whatever dtype, in the order in which they are returned."""
+    return [member for _, member in _leaves(output, (), _DEEPEST) if isinstance(member, Tensor)]
 
 
 def objects(output: Any) -> dict[Path, str]:

@@ -1,0 +1,72 @@
+"""Whether what one call leaves in a model changes what the next one returns; a cache changes nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from rankscope._base.facts import Fact, FactKind
+from rankscope.slicing.apart import APART, worst, worst_gap
+from rankscope.slicing.batches import run_forward
+from rankscope.slicing.members import every_tensor, real
+from rankscope.slicing.sample import Sample
+from rankscope.slicing.state import ModelState, guarded
+
+__all__ = ["forward_facts", "state_facts", "values_of"]
+
+_NAMED = 3  # of what a call changes
+
+
+def state_facts(state: ModelState, run: Callable[[bool], Sequence[Tensor]]) -> list[Fact]:
+    """What is to be said of a model that remembers; nothing of one that does not, or that draws random numbers.
+
+    ``run`` makes a whole call and returns every tensor that came of it, copied: from the kept state for ``True``, else
+    from what the last call has left. It is called once where calls change nothing.
+    """
+    first = run(True)
+    state.restore()
+    if not state.changed:
+        return []
+    again = run(True)
+    try:
+        other = not _apart(run(False), first) <= APART
+    except Exception:  # from the state that a call leaves, the next may take any path
+        other = True
+    finally:
+        state.restore()
+    if not other or not _apart(again, first) <= APART:
+        return []
+    return [Fact(FactKind.KEEPS_STATE, {"where": tuple(sorted(state.changed))[:_NAMED]})]
+
+
+def forward_facts(model: nn.Module, sample: Sample, device: torch.device, kept: Mapping[str, Tensor]) -> list[Fact]:
+    """The same for what only runs a model forward, inside its guard; hooks fill ``kept`` in every call."""
+    state = guarded(model)
+    if state is None:
+        return []
+
+    def run(fresh: bool) -> list[Tensor]:
+        with nullcontext() if fresh else state.paused():
+            made = run_forward(model, sample, device)
+        return values_of([made, *kept.values()])
+
+    try:
+        return state_facts(state, run)
+    except Exception:  # a call that fails is the measurement's to report
+        return []
+
+
+def values_of(outputs: Sequence[Any]) -> list[Tensor]:
+    """Every tensor in what was returned, as flat copies in float64: the next call may write into the originals."""
+    tensors = [t for output in outputs for t in every_tensor(output) if not t.is_meta]
+    return [real(t).detach().to(torch.float64, copy=True).reshape(-1) for t in tensors]
+
+
+def _apart(found: Sequence[Tensor], expected: Sequence[Tensor]) -> float:
+    if len(found) != len(expected):
+        return float("inf")
+    return worst(worst_gap(a, b) for a, b in zip(found, expected, strict=True))
