@@ -126,7 +126,7 @@ def _compare(
                 notes.append(f"{name}, sample {i}: {status}: {note}")
             if verbose:
                 print(f"{name:<24} sample {i}: {status} {note}")
-    _complete(profile, truths, cells, notes)
+    _complete(profile, truths, call.work, cells, notes)
 
 
 def _key(name: str) -> tuple[str, int]:
@@ -158,20 +158,32 @@ def _wanted(truth: Truth, name: str) -> Tensor | str:
     return parts[truth.paths[key].index(path)] if path in truth.paths[key] else "absent"
 
 
-def _complete(profile: Any, truths: list[Truth], cells: Counter[str], notes: list[str]) -> None:
-    """Every call that depends on the input is measured or named; and so is the network's own output."""
+def _complete(profile: Any, truths: list[Truth], work: torch.dtype, cells: Counter[str], notes: list[str]) -> None:
+    """Every call that depends on the input is measured or named; and so is the network's own output.
+
+    What is named may be missing where no number of the working precision is as large as the derivative there or before.
+    """
     if all(t.kink for t in truths):
         return
     for truth in truths:
         places = {_place(truth, layer.name) for layer in profile.layers} - {None}
         present = {place[0] for place in places if place is not None}
         held = {id(j) for key in present for j in truth.jacobians[key]}
+        beyond = False
+        named: set[int] = set()  # the network's output is named by the module that returned it
         for key, parts in truth.jacobians.items():
+            beyond = beyond or any(float(j.abs().max()) > torch.finfo(work).max for j in parts if j.numel())
             live = [j for j in parts if bool((j != 0).any())]
             if live and key not in present and not all(id(j) in held for j in live):
                 name = f"{key[0]}#{key[1] + 1}" if key[0] else "output"
+                spellings = [name, *([key[0]] if key[0] and not key[1] else [])]
+                word = next((profile.unmeasured[s] for s in spellings if s in profile.unmeasured), None)
+                if beyond and (word is not None or all(id(j) in named for j in live)):
+                    named |= {id(j) for j in live}
+                    cells["range"] += 1
+                    continue
                 cells["incomplete"] += 1
-                notes.append(f"{name} is missing: {profile.unmeasured.get(key[0] or 'output', 'without a word')}")
+                notes.append(f"{name} is missing: {word or 'without a word'}")
 
 
 def _cell(spectrum: Any, jacobian: Tensor, call: Call, floor: float) -> tuple[str, str]:

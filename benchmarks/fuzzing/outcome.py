@@ -20,6 +20,7 @@ Status = Literal[
     "near",  # too wide because a singular value of the truth lies nearer to the threshold than the certified error
     "kink",  # rounding decides which linear piece the network stands on, so there is no one truth
     "noise",  # the truth is zero but for its own rounding, so it has no rank to compare with
+    "range",  # the derivative is too large for the working precision, and the result says that it has no number there
     "ambiguous",  # refused as the generator meant it
     "measured",
 ]

@@ -10,6 +10,7 @@ from fuzzing.outcome import ORDER, Outcome
 __all__ = ["table"]
 
 _ASKED = ("measured", "near", "wide", "uncertified", "refused", "incomplete", "wrong", "raw error", "changed")
+_NO_TRUTH = ("kink", "noise", "range", "ambiguous")  # nothing to compare with
 
 
 def table(outcomes: Sequence[Outcome]) -> str:
@@ -22,7 +23,7 @@ def table(outcomes: Sequence[Outcome]) -> str:
     lines.append(f"| tried | {len(outcomes)} | {sum(cells.values())} |")
     for status in reversed(ORDER):
         lines.append(f"| {status} | {networks[status]} | {cells[status]} |")
-    judged = sum(cells.values()) - cells["kink"] - cells["noise"] - cells["ambiguous"]
+    judged = sum(cells.values()) - sum(cells[s] for s in _NO_TRUTH)
     share = 100 * cells["measured"] / judged if judged else 0.0
     lines += ["", f"{share:.1f} % of the {judged} cells with one truth were measured.", ""]
     lines += ["| ingredient | networks | " + " | ".join(_ASKED) + " |", "|---|---|" + "---|" * len(_ASKED)]
@@ -35,7 +36,7 @@ def table(outcomes: Sequence[Outcome]) -> str:
         part: Counter[str] = Counter()
         for outcome in by[name]:
             part.update(outcome.cells)
-        total = sum(part.values()) - part["kink"] - part["noise"] - part["ambiguous"]
+        total = sum(part.values()) - sum(part[s] for s in _NO_TRUTH)
         shown = [f"{100 * part['measured'] / total:.0f} %" if total else "", *(str(counted[s]) for s in _ASKED[1:])]
         lines.append(f"| {name} | {len(by[name])} | " + " | ".join(shown) + " |")
     return "\n".join(lines)

@@ -82,3 +82,10 @@ def test_a_line_that_was_cut_off_is_dropped_and_the_table_counts(tmp_path: Path)
     shown = table(whole)
     assert "| tried | 2 | 5 |" in shown
     assert "80.0 % of the 5 cells" in shown
+
+
+def test_a_cut_point_beyond_the_range_of_the_precision_is_named() -> None:
+    """It is 1.7e39 at the second call of a shared module. float32 has no such number, as the result says."""
+    found = run(404176)
+    assert found.status == "range", found.detail
+    assert found.cells["measured"] == 14  # seven cut points of two samples

@@ -275,6 +275,80 @@ def test_later_calls_are_looked_for_in_float64() -> None:
     assert profile.unmeasured == {"right": "no sample calls it"}
 
 
+@pytest.mark.parametrize("wanted", ["all", "blocks", ["left", "right"]])
+@pytest.mark.parametrize("tied", [0, 1, 2])
+def test_a_sample_that_only_rounding_routes_is_measured_and_not_certified(wanted: Any, tied: int) -> None:
+    """float32 rounds 1 + 2⁻⁴⁰ to 1, float64 does not: the certificate's pass would be of the other expert."""
+    torch.manual_seed(4)
+    net, x = NearTie(2.0**-40).eval(), torch.randn(3, 6)
+    x[:, 0] = -1.0
+    x[tied, 0] = 1.0
+    profile = rs.jacobian_rank(net, x, cut_points=wanted)
+    (fact,) = of_kind(profile.facts, FactKind.OTHER_PATH)
+    assert fact.caution
+    assert fact["dtype"] == "float32"
+    exact = copy.deepcopy(net)
+    exact.step = 0.0  # in float64 this takes the path that float32 took: 1 is not more than 1
+    check(profile, exact, x)
+    for layer in profile.layers:
+        assert [spectrum.rank("paper").certified for spectrum in layer.spectra] == [i != tied for i in range(3)]
+
+
+@pytest.mark.parametrize("method", ["exact", "lanczos"])
+def test_a_full_jacobian_that_only_rounding_routes_is_not_certified(method: str) -> None:
+    torch.manual_seed(4)
+    net, x = NearTie(2.0**-40).eval(), torch.randn(2, 6)
+    x[:, 0] = torch.tensor([1.0, -1.0])
+    profile = rs.jacobian_rank(net, x, cut_points=["left"], columns="all", method=method)
+    assert len(of_kind(profile.facts, FactKind.OTHER_PATH)) == 1
+    tied, clear = profile["left"].spectra
+    assert tied is not None
+    assert clear is not None
+    assert not tied.rank("paper").certified
+    assert clear.rank("paper").certified
+    assert (clear.rank("paper").lower, clear.rank("paper").upper) == (6, 6)
+
+
+def test_where_rounding_routes_every_sample_nothing_is_certified() -> None:
+    torch.manual_seed(4)
+    net, x = NearTie(2.0**-40).eval(), torch.randn(2, 6)
+    x[:, 0] = 1.0
+    profile = rs.jacobian_rank(net, x, cut_points="all")
+    assert profile.certificate.kind is FactKind.NO_COMMON_PATH
+    assert profile.method.kind in (FactKind.LINEARISED, FactKind.PUSHED)
+    for layer in profile.layers:
+        assert [s.rank("paper").certified for s in layer.spectra if s is not None] == [False, False]
+
+
+class Quotient(NearTie):
+    """As many steps as a rounded quotient says."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = torch.tanh(self.stem(x))
+        for _ in range(int((x.flatten()[0] / 0.1).floor()) - 4):
+            h = torch.tanh(self.right(h))
+        return self.head(h)
+
+
+@pytest.mark.parametrize("tied", [0, 1])
+def test_a_loop_whose_length_only_rounding_decides(tied: int) -> None:
+    """The float32 number nearest to 0.7, divided by 0.1, is 7 in float32 and less in float64."""
+    torch.manual_seed(4)
+    net, x = Quotient().eval(), torch.randn(2, 6)
+    x[:, 0] = 0.65
+    x[tied, 0] = 0.7
+    assert [int((x[tied, 0].to(dtype) / 0.1).floor()) for dtype in (torch.float32, torch.float64)] == [7, 6]
+    profile = rs.jacobian_rank(net, x, cut_points="all")
+    third = next(layer for layer in profile.layers if layer.name == "right#3")
+    assert third.uncalled == (1 - tied,)
+    exact = copy.deepcopy(net)
+    x[tied, 0] += 1e-6  # a step across which float64 takes the path of float32; what that moves is within rounding
+    check(profile, exact, x)
+    assert third.spectra[tied] is not None
+    assert not third.spectra[tied].rank("paper").certified
+    assert profile["stem"].spectra[1 - tied].rank("paper").certified
+
+
 @pytest.mark.parametrize("wanted", [["right", "head"], ["head", "right"], "right", ["ri*"]])
 @pytest.mark.parametrize("where", [0, 1, 3])
 def test_a_named_layer_that_only_some_samples_call(wanted: Any, where: int, tmp_path: Path) -> None:

@@ -36,6 +36,7 @@ class FactKind(StrEnum):
     NOT_IN_BOTH = "not certified: does not run in both precisions"
     NOT_IN_FLOAT64 = "not certified: does not run in float64"
     NOT_CERTIFIED = "not certified: not asked for"
+    NO_COMMON_PATH = "not certified: the two precisions lead to different calls"
     # what the model was called with
     DIFFERENTIATED = "differentiated input"  # name, per_sample, shared: names of the other inputs
     COUNTED = "input whose rows are the samples"  # name, per_sample, shared: names of the other inputs
@@ -56,6 +57,7 @@ class FactKind(StrEnum):
     OVERFLOW = "products overflow"  # where, dtype
     SOME_DISAGREE = "reverse mode disagrees on some"  # error, where
     NO_FLOAT64 = "no float64 reference"  # reason
+    OTHER_PATH = "another path in the other precision"  # dtype (the working one)
     CASTS_DOWN = "casts to lower precision"
     LEAVES_COMPUTATION = "a tensor leaves the computation"  # where, gap
     CUSTOM_BACKWARD = "a custom operator's backward is not its derivative"  # where, operator (name of the class)

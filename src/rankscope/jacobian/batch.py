@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from rankscope._base.errors import MeasurementError
-from rankscope._base.facts import Fact, FactKind
+from rankscope._base.facts import Fact, FactKind, gist
 from rankscope.jacobian.both_modes import doubts
 from rankscope.jacobian.combinations import Combinations
 from rankscope.jacobian.finish import Finished, Finisher
@@ -18,7 +18,7 @@ from rankscope.jacobian.sweep import Sweep, SweepResult
 from rankscope.linear.budget import MANY, bytes_carried, bytes_per_tangent, chunk_for
 from rankscope.linear.derivative import PROBES, Derivative, Runners, Settings, takes_tensors
 from rankscope.linear.linearise import same_call
-from rankscope.linear.methods import METHODS
+from rankscope.linear.methods import METHODS, Method
 from rankscope.linear.regions import Region
 from rankscope.linear.runner import NotCalledError
 from rankscope.linear.sharing import Pulled, pull_apart
@@ -64,19 +64,44 @@ class BatchMeasurer:
         self._regions: dict[tuple[int, ...], Region | None] = {}
         self._combinations: dict[tuple[int, ...], Combinations] = {}
         self._elsewhere: tuple[frozenset[int], BatchMeasurer] | None = None
+        self._uncompared: BatchMeasurer | None = None
 
     @property
     def way(self) -> Fact:
         """How tangents were pushed."""
-        return self.derivative.way
+        return self._shown.derivative.way
+
+    @property
+    def method(self) -> Method | None:
+        """How the model's own passes are made; ``None`` where nothing was measured."""
+        return self._shown.derivative.method
+
+    @property
+    def adjoint(self) -> float | None:
+        """By how much the two modes of differentiation disagree; ``None`` where reverse mode fails."""
+        return self._shown.derivative.adjoint
+
+    @property
+    def certificate(self) -> Fact:
+        """What bounds the error of those that are certified."""
+        if self._shown is not self:
+            return Fact(FactKind.NO_COMMON_PATH)
+        return self.derivative.certificate
+
+    @property
+    def _shown(self) -> BatchMeasurer:
+        """The one that has measured, where no sample could be compared with the other precision."""
+        return self if self.derivative.method is not None or self._uncompared is None else self._uncompared
 
     def confirms(self, sample: Sample, marks: Mapping[int, float], kinks: int) -> bool:
         """Whether single products agree with those of an earlier run; there are none of a sweep."""
         return False
 
-    def another(self, calls: Sequence[ModuleCall]) -> BatchMeasurer:
-        """One of the same kind for other cut points."""
-        return BatchMeasurer(self.runner.model, calls, self.settings, self.finisher)
+    def another(
+        self, calls: Sequence[ModuleCall], settings: Settings | None = None, runners: Runners | None = None
+    ) -> BatchMeasurer:
+        """One of the same kind for other cut points, or with other settings."""
+        return BatchMeasurer(self.runner.model, calls, settings or self.settings, self.finisher, runners)
 
     def batch_size(self, sample: Sample, remaining: int) -> int:
         """How many images share a sweep."""
@@ -126,9 +151,7 @@ class BatchMeasurer:
             result, found = self._swept_and_certified(sample)
         except NotCalledError:
             absent = self._absent(sample)
-            if not absent:  # the other precision takes another path than this one: no number can be trusted
-                raise
-            return self._on_its_own_path(sample, absent)
+            return self._on_its_own_path(sample, absent) if absent else self._uncertified(sample)
         if found is not None and self.derivative.modes_agree(sample):
             return self._submit(sample, result, found, None, alike=True)
         return self._submit(sample, result, found, self._pulled_alone(sample, found))
@@ -172,10 +195,34 @@ class BatchMeasurer:
             self._elsewhere = None  # before the next one takes its room
             chosen = [self.calls[k] for k in places]
             self._elsewhere = (absent, self.another(chosen))
-        other = self._elsewhere[1]
+        done = self._by(self._elsewhere[1], sample)
+        return lambda: [image.among(places, count) for image in done()]
+
+    def _uncertified(self, sample: Sample) -> Callable[[], list[Finished]]:
+        """A sample that calls every cut point, but not so in the other precision, which may tell nothing of it."""
+        if not self.settings.certify:  # what one precision calls changes from one call to the next
+            why = "the model calls other modules from one call to the next"
+            images = [Finished([None] * len(self.calls), 0, reasons=dict.fromkeys(range(len(self.calls)), why))]
+            return lambda: images
+        if self._uncompared is None:
+            alone = replace(self.settings, certify=False)
+            self._uncompared = self.another(self.calls, alone, (self.runner, None))
+        dtype = str(self.settings.dtype).removeprefix("torch.")
+        self._say_once(Fact(FactKind.OTHER_PATH, {"dtype": dtype}, caution=True))
+        # that one precision alone cannot check the function belongs to what is said of these samples
+        return self._by(self._uncompared, sample, without=FactKind.FUNCTION_UNCHECKED)
+
+    def _say_once(self, *found: Fact) -> None:
+        known = {gist(fact) for fact in self.derivative.facts}
+        self.derivative.facts += [fact for fact in found if gist(fact) not in known]
+
+    def _by(
+        self, other: BatchMeasurer, sample: Sample, *, without: FactKind | None = None
+    ) -> Callable[[], list[Finished]]:
+        """One sample by another measurer, whose findings belong to the result but for those of one kind."""
         other.batch_size(sample, 1)
         done = other.measure([sample])
-        self.derivative.facts += [fact for fact in other.derivative.facts if fact not in self.derivative.facts]
+        self._say_once(*(fact for fact in other.derivative.facts if fact.kind is not without))
         self.derivative.failed_methods += [
             fact for fact in other.derivative.failed_methods if fact not in self.derivative.failed_methods
         ]
@@ -183,7 +230,7 @@ class BatchMeasurer:
         self.derivative.adjoint = (
             worst(e for e in (self.derivative.adjoint, other.derivative.adjoint) if e is not None) if both else None
         )
-        return lambda: [image.among(places, count) for image in done()]
+        return done
 
     def _swept_and_certified(self, sample: Sample) -> tuple[SweepResult, Certified | None]:
         """One sweep and what the probes find of it; once more by the plain path where a trace is not the model here.

@@ -12,7 +12,7 @@ from torch import nn
 
 from rankscope._base.checks import choice_of
 from rankscope._base.errors import MeasurementError, RankscopeError, UsageError, is_out_of_memory, parameter
-from rankscope._base.facts import Fact, FactKind, gist
+from rankscope._base.facts import Fact, FactKind
 from rankscope._base.progress import Reporter
 from rankscope.jacobian.batch import BatchMeasurer
 from rankscope.jacobian.finish import Finished, Finisher
@@ -103,8 +103,10 @@ class FullMeasurer(BatchMeasurer):
             return super().way
         return Fact(FactKind.PUSHED, {"name": self.derivative.method.name})
 
-    def another(self, calls: Sequence[ModuleCall]) -> FullMeasurer:
-        return FullMeasurer(self.runner.model, calls, self.settings, self.full, self.finisher)
+    def another(
+        self, calls: Sequence[ModuleCall], settings: Settings | None = None, runners: Runners | None = None
+    ) -> FullMeasurer:
+        return FullMeasurer(self.runner.model, calls, settings or self.settings, self.full, self.finisher, runners)
 
     def batch_size(self, sample: Sample, remaining: int) -> int:
         together = super().batch_size(sample, remaining)
@@ -129,6 +131,12 @@ class FullMeasurer(BatchMeasurer):
         absent = self._absent(sample)
         if absent:
             return self._on_its_own_path(sample, absent)
+        try:
+            return self._measured(sample)
+        except NotCalledError:
+            return self._uncertified(sample)
+
+    def _measured(self, sample: Sample) -> Callable[[], list[Finished]]:
         if self.derivative.method is None:
             with self.runner.hooked():
                 self.derivative.prepare(sample)
@@ -142,10 +150,6 @@ class FullMeasurer(BatchMeasurer):
             self.full.expect(self._expected)
         done = self._by_products(sample)
         return lambda: [done]
-
-    def _say_once(self, *found: Fact) -> None:
-        known = {gist(fact) for fact in self.derivative.facts}
-        self.derivative.facts += [fact for fact in found if gist(fact) not in known]
 
     def _seconds(self, sample: Sample) -> float:
         """What one sample is expected to take, from one product with each cut point's Jacobian."""

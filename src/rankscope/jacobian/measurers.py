@@ -19,7 +19,13 @@ from rankscope.slicing.apart import worst
 __all__ = ["Measurers", "layout"]
 
 _KEPT = 4  # shapes whose traced networks and recorded passes stay at hand
-_WEAKEST = (FactKind.PROBES, FactKind.SCALED_PROBES, FactKind.NARROW_PROBES, FactKind.NOT_IN_FLOAT64)
+_WEAKEST = (
+    FactKind.PROBES,
+    FactKind.SCALED_PROBES,
+    FactKind.NARROW_PROBES,
+    FactKind.NOT_IN_FLOAT64,
+    FactKind.NO_COMMON_PATH,
+)
 
 
 def layout(sample: Sample) -> tuple[Any, ...]:
@@ -98,10 +104,10 @@ class Measurers:
         known = {gist(fact) for fact in self.failed_methods}
         self.failed_methods += [fact for fact in one.derivative.failed_methods if gist(fact) not in known]
         self.chunk = max(self.chunk, one.chunk)
-        if one.derivative.method is not None:
+        if one.method is not None:
             self._ways.append(one.way)
-            self._adjoint.append(one.derivative.adjoint)
-            self._certificates.append(one.derivative.certificate)
+            self._adjoint.append(one.adjoint)
+            self._certificates.append(one.certificate)
 
     def gather(self) -> None:
         """Take in what every shape has shown; afterwards the properties below are complete."""

@@ -19,7 +19,7 @@ from rankscope.linear.linear_map import LinearMap, works_in
 from rankscope.linear.linearise import Linearised
 from rankscope.linear.methods import Method, choose_method
 from rankscope.linear.rounded import Rounded
-from rankscope.linear.runner import Runner
+from rankscope.linear.runner import NotCalledError, Runner
 from rankscope.linear.secant import FunctionCheck, against_the_function, length_of, secant_direction
 from rankscope.slicing import Columns, ModuleCall, Sample, guarded
 from rankscope.slicing.apart import APART, worst, worst_gap
@@ -151,7 +151,21 @@ class Derivative:
         """On the first sample: the method, the adjoint check, and whether the other precision runs.
 
         ``earlier`` is a traced network of the same runner: it is taken where it is the model at this sample too.
+
+        Raises
+        ------
+        NotCalledError
+            Where the sample does not call every cut point in both precisions. It leaves nothing behind: another sample
+            may show what holds for the others.
         """
+        before = {name: list(value) if isinstance(value, list) else value for name, value in vars(self).items()}
+        try:
+            self._prepare(sample, earlier)
+        except NotCalledError:
+            vars(self).update(before)
+            raise
+
+    def _prepare(self, sample: Sample, earlier: Linearised | None) -> None:
         direction = secant_direction(sample.x[0])
 
         self.method, out, self.failed_methods = choose_method(self.runner, sample, direction[None])
@@ -276,6 +290,8 @@ class Derivative:
             self.exact = Runner(self.runner.model, self.runner.keys, self.settings.device, torch.float64)
         try:
             self._set_exact(sample, down=down)
+        except NotCalledError:  # of this sample alone: another may lead to the same calls in both precisions
+            raise
         except (RuntimeError, TypeError, ValueError, MeasurementError) as error:
             reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
             self.facts.append(Fact(FactKind.NO_FLOAT64, {"reason": reason}, caution=True))

@@ -50,6 +50,13 @@ def _no_float64(v: Values) -> str:
     return f"No rank is certified, because the model does not run in float64: {v['reason']}."
 
 
+def _other_path(v: Values) -> str:
+    return (
+        f"On some samples rounding decides which modules the model calls: another precision than {v['dtype']} leads to "
+        "others. What could not be compared for this reason is measured on the path that was taken, and not certified."
+    )
+
+
 def _casts_down(v: Values) -> str:
     if "to" not in v:  # of earlier versions, whose probes had the casts too
         return (
@@ -149,6 +156,7 @@ DERIVATIVE_SENTENCES: Sentences = {
     FactKind.UNDERFLOW: _underflow,
     FactKind.OVERFLOW: _overflow,
     FactKind.NO_FLOAT64: _no_float64,
+    FactKind.OTHER_PATH: _other_path,
     FactKind.CASTS_DOWN: _casts_down,
     FactKind.CUSTOM_BACKWARD: _custom_backward,
     FactKind.LEAVES_COMPUTATION: _leaves,

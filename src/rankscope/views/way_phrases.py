@@ -28,4 +28,5 @@ WAY_PHRASES: Sentences = {
     FactKind.NOT_IN_BOTH: lambda v: "none: the component does not run in both precisions",
     FactKind.NOT_IN_FLOAT64: lambda v: "none: the model does not run in float64",
     FactKind.NOT_CERTIFIED: lambda v: "not asked for",
+    FactKind.NO_COMMON_PATH: lambda v: "none: the model calls other modules in float64 than in float32",
 }
