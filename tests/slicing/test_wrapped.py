@@ -129,3 +129,71 @@ def test_what_is_no_model_is_refused_with_the_remedy(call: Any, given: Any, mess
 def test_weights_alone_are_no_model(call: Any) -> None:
     with pytest.raises(rs.UsageError, match="call load_state_dict on it, and give the network"):
         call(net().state_dict(), X[:1])
+
+
+class Elsewhere(nn.DataParallel):
+    """A wrapper of the user's own, which computes something else."""
+
+    def forward(self, x: Any) -> Tensor:
+        return 2 * self.module(x)
+
+
+def _refuses(*_: Any, **__: Any) -> Any:
+    raise RuntimeError("a wrapper ran")
+
+
+@pytest.mark.parametrize("wrap", WRAPPERS.values(), ids=WRAPPERS)
+def test_a_wrapper_inside_the_network_calls_what_it_holds(
+    wrap: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    plain = nn.Sequential(nn.Linear(6, 6), net(), nn.Linear(3, 3)).eval()
+    model = nn.Sequential(plain[0], wrap(plain[1]), plain[2]).eval()
+    monkeypatch.setattr(nn.DataParallel, "forward", _refuses)
+    before = {name: dict(vars(module)) for name, module in model.named_modules()}
+    expected = torch.autograd.functional.jacobian(plain.double(), X[0].double())
+    plain.float()
+    found = rs.jacobian_rank(model, X, cut_points=["2"], progress=False)
+    spectrum = found.layers[0].spectra[0]
+    assert spectrum is not None
+    # float32 products of this depth keep some six digits
+    torch.testing.assert_close(
+        torch.tensor(spectrum.singular_values), torch.linalg.svdvals(expected), rtol=1e-4, atol=1e-6
+    )
+    for record in (found, rs.feature_rank(model, X, cut_points="all"), rs.local_feature_rank(model, X[:1], samples=9)):
+        (fact,) = of_kind(record.facts, FactKind.UNWRAPPED)
+        assert fact["inside"][0] == "1"
+    collected = rs.collect(model, (X, LABELS), out=tmp_path, head="2", progress=False)
+    assert of_kind(collected.facts, FactKind.UNWRAPPED)
+    for name, module in model.named_modules():
+        assert vars(module).get("forward") is before[name].get("forward")
+
+
+def test_nothing_compiled_runs_inside(monkeypatch: pytest.MonkeyPatch) -> None:
+    runs = []
+
+    def backend(graph: Any, _: Any) -> Any:
+        runs.append(graph)
+        return graph
+
+    in_place, wrapped = net(), net()
+    in_place.compile(backend=backend)
+    compiled_call = in_place._compiled_call_impl
+    for inner in (in_place, torch.compile(wrapped, backend=backend)):
+        model = nn.Sequential(nn.Linear(6, 6), inner).eval()
+        assert rs.jacobian_rank(model, X, cut_points="all", progress=False).function_rank[-1] <= 3
+    assert in_place._compiled_call_impl is compiled_call
+    assert not runs
+
+
+def test_hooks_and_a_forward_of_its_own_stay_in_force_inside() -> None:
+    x = torch.randn(1, 6)
+    inner = net()
+    hooked = nn.DataParallel(inner)
+    hooked.register_forward_hook(lambda *args: args[2] * 0)
+    zero = rs.jacobian_rank(nn.Sequential(hooked), x, cut_points=["output"], progress=False)
+    assert zero.function_rank == (0,)
+    own, plain = (
+        rs.jacobian_rank(nn.Sequential(w), x, cut_points=["output"], progress=False) for w in (Elsewhere(inner), inner)
+    )
+    sigma = [p.layers[0].spectra[0].singular_values for p in (own, plain)]  # type: ignore[union-attr]
+    torch.testing.assert_close(torch.tensor(sigma[0]), 2 * torch.tensor(sigma[1]), rtol=1e-5, atol=1e-7)

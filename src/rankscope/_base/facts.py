@@ -61,7 +61,7 @@ class FactKind(StrEnum):
     CASTS_DOWN = "casts to lower precision"
     LEAVES_COMPUTATION = "a tensor leaves the computation"  # where, gap
     CUSTOM_BACKWARD = "a custom operator's backward is not its derivative"  # where, operator (name of the class)
-    UNWRAPPED = "wrappers taken off"  # wrappers (names of their classes), from the outside in
+    UNWRAPPED = "wrappers taken off"  # wrappers (names of their classes), inside (names of nested ones)
     TRAINING_MODE = "training mode"
     KEEPS_STATE = "keeps state between calls"  # where: names of what a call changes
     RANDOM_MODEL = "random in evaluation mode"  # where

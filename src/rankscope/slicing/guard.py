@@ -16,6 +16,7 @@ from rankscope._base.errors import ModelError
 from rankscope._base.facts import Fact, FactKind
 from rankscope.slicing.grad_mode import plain_modes
 from rankscope.slicing.state import kept_state
+from rankscope.slicing.wrapped import called_directly
 
 __all__ = ["evaluation_mode", "full_precision", "measuring", "mode_facts", "observing", "random_state"]
 
@@ -130,6 +131,7 @@ def observing(model: nn.Module, device: torch.device) -> Iterator[None]:
     """
     _no_script(model)
     with ExitStack() as stack:
+        stack.enter_context(called_directly(model))  # before the state is kept, in which it then belongs
         stack.enter_context(kept_state(model))
         stack.enter_context(random_state(device))
         stack.enter_context(full_precision())

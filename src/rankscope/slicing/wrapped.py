@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from typing import Any, TypeVar
 
 from torch import nn
@@ -12,7 +13,7 @@ from torch.nn.parallel import DistributedDataParallel
 from rankscope._base.checks import module_of
 from rankscope._base.facts import Fact, FactKind
 
-__all__ = ["unwrapped", "wrapped_by"]
+__all__ = ["called_directly", "unwrapped", "wrapped_by"]
 
 _Names = TypeVar("_Names")
 
@@ -38,15 +39,22 @@ def unwrapped(model: Any, cut_points: _Names) -> tuple[nn.Module, _Names, list[F
         wrappers.append(type(found).__name__)
         attribute, found = inner
         prefix += f"{attribute}."
-    if not wrappers:
-        return found, cut_points, []
-    return found, _own(cut_points, prefix, found), [Fact(FactKind.UNWRAPPED, {"wrappers": tuple(wrappers)})]
+    facts = [Fact(FactKind.UNWRAPPED, {"wrappers": tuple(wrappers)})] if wrappers else []
+    nested = {name: type(module).__name__ for name, module in found.named_modules() if name and _inside(module)}
+    if nested:
+        kinds = tuple(dict.fromkeys(nested.values()))
+        facts.append(Fact(FactKind.UNWRAPPED, {"wrappers": kinds, "inside": tuple(nested)}))
+    return found, _own(cut_points, prefix, found) if wrappers else cut_points, facts
 
 
 def wrapped_by(model: nn.Module) -> tuple[str, nn.Module] | None:
     """The attribute of a wrapper that holds the network, and the network; ``None`` for what is no such wrapper."""
     if model._forward_hooks or model._forward_pre_hooks or model._backward_hooks or model._backward_pre_hooks:
         return None
+    return _inside(model)
+
+
+def _inside(model: nn.Module) -> tuple[str, nn.Module] | None:
     for kind in (nn.DataParallel, DistributedDataParallel):
         if isinstance(model, kind) and type(model).forward is kind.forward and isinstance(model.module, nn.Module):
             return "module", model.module
@@ -55,6 +63,47 @@ def wrapped_by(model: nn.Module) -> tuple[str, nn.Module] | None:
         inner = model._orig_mod
         return ("_orig_mod", inner) if isinstance(inner, nn.Module) else None
     return None
+
+
+@contextmanager
+def called_directly(model: nn.Module) -> Iterator[None]:
+    """Wrappers anywhere in the model call the module inside them, where it is, and nothing that is compiled runs.
+
+    ``DataParallel`` would run on every GPU whatever device is measured on, ``DistributedDataParallel`` wait for other
+    processes, and compiled code see neither hooks nor tangents. Hooks of the wrapper stay in force.
+    """
+    changed: list[tuple[dict[str, Any], str, Any]] = []
+    try:
+        for module in model.modules():
+            own, inner = vars(module), _inside(module)
+            if inner is not None and not isinstance(own.get("forward"), _Direct):
+                changed.append((own, "forward", own.get("forward", _ABSENT)))
+                own["forward"] = _Direct(inner[1])
+            if own.get("_compiled_call_impl") is not None:  # module.compile()
+                changed.append((own, "_compiled_call_impl", own["_compiled_call_impl"]))
+                own["_compiled_call_impl"] = None
+        yield
+    finally:
+        for own, name, value in changed:
+            if value is _ABSENT:
+                own.pop(name, None)
+            else:
+                own[name] = value
+
+
+_ABSENT = object()
+
+
+class _Direct:
+    """The ``forward`` of a wrapper: the module inside."""
+
+    __slots__ = ("module",)
+
+    def __init__(self, module: nn.Module) -> None:
+        self.module = module
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        return self.module(*args, **kwargs)
 
 
 def _own(cut_points: Any, prefix: str, model: nn.Module) -> Any:

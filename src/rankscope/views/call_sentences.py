@@ -38,6 +38,8 @@ def _several_sizes(v: Values) -> str:
 
 
 def _unwrapped(v: Values) -> str:
+    if v.get("inside"):
+        return f"The modules inside {joined(v['wrappers'])} ({_quoted(v['inside'])}) were called directly."
     return f"The network inside {joined(v['wrappers'])} was measured, and layers have their names there."
 
 
