@@ -16,7 +16,8 @@ from torch import Tensor, nn
 
 import rankscope as rs
 from rankscope._base.facts import Fact, FactKind
-from rankscope.probes import _bench, _products
+from rankscope.linear.linear_map import LinearMap
+from rankscope.probes import _bench
 from rankscope.probes._bench import covariance_spectrum, matrix_spectrum
 from rankscope.probes._component import Prepared
 from rankscope.spectra import gram_square_error
@@ -81,8 +82,8 @@ def test_small_chunks_give_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
     plain = probe("gelu").jacobian_after[0].singular_values
     monkeypatch.setitem(_bench._CHUNK_BYTES, "cpu", 8 * 64 * 8 * 3)  # three tangents: 64 is no multiple
     seen = []
-    products = _products.products
-    monkeypatch.setattr(_bench, "products", lambda m, f, x, t: products(m, f, x, (seen.append(len(c)) or c for c in t)))
+    push = LinearMap.push
+    monkeypatch.setattr(LinearMap, "push", lambda j, t, rows=None: seen.append(len(t)) or push(j, t, rows))
     np.testing.assert_allclose(probe("gelu").jacobian_after[0].singular_values, plain, rtol=1e-11)
     assert seen.count(3) == 21
 
@@ -114,15 +115,33 @@ class OnlyDouble(nn.Module):
         return x * 2
 
 
-def test_without_a_second_precision_nothing_is_certified() -> None:
+class IntoHalf(nn.Module):
+    """A cast that no argument of an operator asks for, so that it cannot be left out."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        narrow = torch.tensor([0.0] * x.numel(), dtype=torch.float16).view(x.shape)
+        return narrow.copy_(x).to(x.dtype) * 2
+
+
+def test_a_component_of_one_precision_is_compared_with_shorter_numbers() -> None:
+    """What takes float64 alone is run on float64 numbers of float32's length: 2·W in the end, known from NumPy."""
     found = probe(OnlyDouble())
+    assert found.rank_after.certified
+    sigma, bound = found.jacobian_after[0].singular_values, found.jacobian_after[0].error_bound
+    np.testing.assert_allclose(sigma, 2 * found.jacobian_before.singular_values, atol=max(bound, 1e-14), rtol=0)
+    assert bound < 1e-10
+
+
+def test_without_a_second_precision_nothing_is_certified() -> None:
+    found = probe(IntoHalf())
     assert not found.rank_after.certified
     assert not found.summary()["certified"]
+    assert not found.dimension_after.certified
     assert found.certificate == Fact(FactKind.NOT_IN_BOTH)
     assert (found.rank_after.lower, found.rank_after.upper) == (0, 64)
     assert "[?]" in str(found)
-    both = rs.probe_all({"double": OnlyDouble(), "relu": nn.ReLU()}, input_shape=(4, 4, 4), batch=80, device="cpu")
-    assert "certificate of double: none" in str(both)
+    both = rs.probe_all({"half": IntoHalf(), "relu": nn.ReLU()}, input_shape=(4, 4, 4), batch=80, device="cpu")
+    assert "certificate of half: none" in str(both)
     assert "certificate of relu: float32 against float64" in str(both)
 
 
@@ -168,21 +187,50 @@ class Cube(nn.Module):
         return x**3
 
 
+class Wrong(torch.autograd.Function):
+    """The cube, whose backward is that of the square."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        ctx.save_for_backward(x)
+        return x**3
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> Tensor:
+        (x,) = ctx.saved_tensors
+        return grad * 2 * x
+
+
+class WronglyDerived(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return Wrong.apply(x)
+
+
 def test_fallbacks_agree() -> None:
     plain, reverse, looped = probe(Cube()), probe(Reverse()), probe(DataDependent())
-    assert plain.method["name"] == "vmap(jvp)"
-    assert reverse.method["name"] == "vmap(vjp) of every row"
+    assert plain.method == Fact(FactKind.LINEARISED, {"name": "vmap(jvp)", "difference": 0.0})
+    assert reverse.method == Fact(FactKind.PUSHED, {"name": "double backward"})
     expected = plain.jacobian_after[0].singular_values
     for other in (reverse, looped):
         np.testing.assert_allclose(other.jacobian_after[0].singular_values, expected, rtol=1e-10)
         assert other.rank_after.certified
 
 
-def test_one_by_one_is_the_same() -> None:
-    x, t = torch.randn(1, 5, dtype=torch.float64), torch.randn(4, 1, 5, dtype=torch.float64)
-    expected = (3 * x**2 * t).reshape(4, 5)
-    for method in _products.METHODS:
-        torch.testing.assert_close(next(_products.products(method, lambda v: v**3, x, iter([t]))), expected)
+def test_a_wrong_backward_is_not_certified() -> None:
+    """Both precisions agree on the wrong derivative; the function itself does not."""
+    found = probe(WronglyDerived())
+    assert found.certificate == Fact(FactKind.IN_DOUBT)
+    assert not found.rank_after.certified
+    assert FactKind.CUSTOM_BACKWARD in {fact.kind for fact in found.facts}
+    assert "in doubt" in str(found)
+
+
+def test_a_detached_factor_is_said() -> None:
+    """x·sg(x): autograd says diag(x), the function 2·diag(x)."""
+    found = probe(Returns(lambda x: x * x.detach()), front="orthogonal")
+    (fact,) = found.facts
+    assert fact.kind is FactKind.LEAVES_COMPUTATION
+    assert fact.caution
 
 
 # modes
@@ -218,9 +266,16 @@ def test_random_masks_are_said_and_repeat() -> None:
     assert single.rank_after.value == found.rank_after.value  # the same mask
     assert single.rank_after.certified
     assert probe(nn.Dropout2d(0.5)).facts == (Fact(FactKind.RANDOM_MASKS),)
-    other = probe(Returns(lambda x: x * (torch.rand(x.shape, dtype=x.dtype) > 0.5)))
-    assert not other.rank_after.certified  # two precisions, two masks: their difference is no rounding error
-    assert not other.dimension_after.certified
+    own = probe(Returns(lambda x: x * (torch.rand(x.shape, dtype=x.dtype) > 0.5)), front="orthogonal")
+    # two precisions would draw two masks: float64 numbers of float32's length stand in, with one and the same
+    sigma = own.jacobian_after[0].singular_values
+    assert own.rank_after.certified
+    assert set(sigma.round(12)) == {0.0, 1.0}
+    assert own.rank_after.value == int(sigma.sum().round())
+    single = probe(Returns(lambda x: x * (torch.rand(x.shape, dtype=x.dtype) > 0.5)), dtype="float32")
+    assert not single.rank_after.certified  # there they do: their difference is no rounding error
+    assert not single.dimension_after.certified
+    assert single.certificate == Fact(FactKind.IN_DOUBT)
     still = probe(nn.Dropout(0.25).eval())
     assert not still.facts
     assert still.rank_after.value == still.rank_before.value
@@ -433,13 +488,13 @@ def test_cuda_agrees_with_the_cpu() -> None:
 def test_the_point_has_storage_of_its_own(monkeypatch):
     """A tangent of a view can be allocated as large as what it views: at full size 312 GiB for a chunk of 1,024."""
     seen = []
-    products = _bench.products
+    push = LinearMap.push
 
-    def watched(method, f, x, tangents):
-        seen.append(x.untyped_storage().nbytes() == x.nbytes)
-        return products(method, f, x, tangents)
+    def watched(jacobian, tangents, rows=None):
+        seen.append(jacobian.sample.x.untyped_storage().nbytes() == jacobian.sample.x.nbytes)
+        return push(jacobian, tangents, rows)
 
-    monkeypatch.setattr(_bench, "products", watched)
+    monkeypatch.setattr(LinearMap, "push", watched)
     rs.probe(nn.ReLU(), input_shape=(4, 2, 2), batch=40)
     assert seen
     assert all(seen)
@@ -452,12 +507,23 @@ class CastsDown(nn.Module):
         return nn.functional.layer_norm(x.flatten(1).float(), (64,)).to(x.dtype).view_as(x)
 
 
-def test_a_component_that_casts_down_is_not_certified_as_float64():
+def test_the_bounds_of_a_component_that_casts_down_cover_what_it_rounds_off():
     """Its 63 exact dimensions become 64 by rounding, in both precisions alike: no bound may say that they are 64."""
-    found = rs.probe(CastsDown(), input_shape=(4, 4, 4), batch=100)
-    assert not found.rank_after.certified
-    assert found.exact_rank_at_least == 0
-    assert not found.dimension_after.certified
+    found = rs.probe(CastsDown(), input_shape=(4, 4, 4), batch=100, front="orthogonal")
+    assert found.exact_rank_at_least == 63
+    assert found.rank_after.certified
+    assert found.rank_after.lower <= 62 <= found.rank_after.upper  # LayerNorm takes the mean and the length
+    x = found.jacobian_after[0]
+    exact = rs.probe(
+        Returns(lambda v: nn.functional.layer_norm(v.flatten(1), (64,)).view_as(v)),
+        input_shape=(4, 4, 4),
+        batch=100,
+        front="orthogonal",
+    ).jacobian_after[0]
+    gap = np.abs(x.singular_values - exact.singular_values).max()
+    assert 1e-9 < gap <= x.error_bound < 1e-4
+    assert found.dimension_after.certified
+    assert found.facts == (Fact(FactKind.CASTS_DOWN, {"to": "float32"}),)
 
 
 def test_named_conventions_read_feature_dimensions_alike():

@@ -35,6 +35,7 @@ VALUES: dict[FactKind, dict[str, Any]] = {
     FactKind.SCALED_PROBES: {"probes": 6},
     FactKind.NARROW_PROBES: {"probes": 6},
     FactKind.NOT_IN_FLOAT64: {},
+    FactKind.IN_DOUBT: {},
     FactKind.NOT_CERTIFIED: {},
     FactKind.NO_COMMON_PATH: {},
     FactKind.DIFFERENTIATED: {"name": "x", "per_sample": ("t", "y"), "shared": ("mask",)},

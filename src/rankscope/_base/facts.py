@@ -35,6 +35,7 @@ class FactKind(StrEnum):
     TWO_PRECISIONS = "float32 against float64"  # probes, failure (probability)
     NOT_IN_BOTH = "not certified: does not run in both precisions"
     NOT_IN_FLOAT64 = "not certified: does not run in float64"
+    IN_DOUBT = "not certified: in doubt"
     NOT_CERTIFIED = "not certified: not asked for"
     NO_COMMON_PATH = "not certified: the two precisions lead to different calls"
     # what the model was called with

@@ -11,19 +11,18 @@ from functools import cached_property
 import torch
 from torch import Tensor, nn
 
-from rankscope._base.errors import DeviceError, MeasurementError, ModelError, RankscopeError, parameter
+from rankscope._base.errors import DeviceError, MeasurementError, parameter
+from rankscope._base.facts import Fact
 from rankscope.probes._component import Prepared, check_finite
-from rankscope.probes._products import choose_method, products, value
+from rankscope.probes._derivative import ComponentDerivative
 from rankscope.probes._settings import Settings
 from rankscope.probes.components import Expectation
-from rankscope.slicing import LowerPrecision
-from rankscope.spectra import Spectrum, accumulate_gram, gram_square_error, norm_bound, spectrum_of_gram
+from rankscope.spectra import Spectrum, accumulate_gram, gram_square_error, spectrum_of_gram
 
 __all__ = ["PROBES", "Bench", "Measured", "covariance_spectrum", "matrix_spectrum"]
 
 _SVD_LIMIT = 1024  # up to this side a float64 SVD costs a second and resolves σ to 1e-13·σ₁; a Gram matrix to 1e-6
 PROBES = 10  # Gaussian tangents of the certificate: it fails with probability 1e-10
-_TO_FLOAT64 = 16 * 2.0**-29  # ratio of the unit roundoffs, with a factor of 16 to spare
 _CHUNK_BYTES = {"cpu": 2**27, "cuda": 2**31}
 _WORKSPACE = 8.0  # a forward-mode rule's intermediates, in outputs (LayerNorm keeps about six)
 
@@ -35,7 +34,10 @@ class Measured:
     features: Spectrum
     jacobians: tuple[Spectrum, ...]
     expected: tuple[tuple[int | None, int | None], ...]
-    method: str
+    way: Fact
+    facts: tuple[Fact, ...]
+    alone: bool
+    """Whether there was no second precision to compare with."""
     coupled: bool
     random: bool
     output_shape: tuple[int, ...]
@@ -140,117 +142,60 @@ class Bench:
         settings = self.settings
         part = Prepared(module, name, self.features, seed=settings.seed)
         with _without_cudnn() if part.coupled else nullcontext():
-            return self._measure(part, module, expectation)
+            return self._measure(part, expectation)
 
-    def _measure(self, part: Prepared, module: nn.Module, expectation: Expectation | None) -> Measured:
+    def _measure(self, part: Prepared, expectation: Expectation | None) -> Measured:
         settings, name = self.settings, part.name
         m = math.prod(part.output_shape)
         self._require(self._bytes(m), f"of {name}")
-        reduced = self._reduced(module, name)
-        if self._casts_down(part):
-            reduced = None  # both precisions round alike inside, so their difference would say nothing
-        # the features that go in carry the random layer's rounding
-        relative = self._feature_error(part, reduced) + self._front_error
-        features = covariance_spectrum(part.all_outputs(self.features), relative_error=relative, dtype=self._dtype)
-        others = self.features[-1:]
-        spectra, expected, method, moved = [], [], "", False
+        derivative = ComponentDerivative(part, settings.device, settings.dtype)
+        spectra, expected, moved = [], [], False
         for point in range(settings.points):
             part.seed = settings.seed + point  # another mask at every point
-            if reduced is not None:
-                reduced.seed = part.seed
             # its own storage: a tangent of a view is allocated as large as what it views, here all the samples
             x = self.features[point : point + 1].clone()
+            others = None
             if part.coupled:
                 others = torch.cat([self.features[:point], self.features[point + 1 :]])[: settings.context - 1]
-            f = part.of_one_sample(others)
-            method = method or choose_method(f, x)
+            jacobian = derivative.at(x, others)
             columns = torch.empty(settings.size, m, device=x.device, dtype=settings.dtype)
             row, per_sample = 0, max(m, settings.size) * (settings.context if part.coupled else 1)
-            for block in products(method, f, x, self._tangents(per_sample)):
-                columns[row : row + len(block)] = block
-                row += len(block)
+            for tangents in self._tangents(per_sample, together=jacobian.traced is None and jacobian.method.whole):
+                columns[row : row + len(tangents)] = jacobian.push(tangents)[0]
+                row += len(tangents)
             check_finite(columns, f"the Jacobian of {name}")
             moved = moved or bool(columns.any())
-            spectra.append(matrix_spectrum(columns, error_bound=self._certificate(part, reduced, x, others, method)))
+            probes = (self.probes @ self.weight.T).view(-1, *settings.input_shape)
+            spectra.append(matrix_spectrum(columns, error_bound=derivative.error_bound(jacobian, probes)))
             del columns
             if expectation is not None:
-                y = value(method, f, x)
+                y = jacobian.outputs()[0].view(1, *part.output_shape)
                 expected.append((expectation.exact_rank(x, y), expectation.numerical_rank(x, y)))
         if not moved:
             raise MeasurementError(
                 f"the Jacobian of {name} is zero at {settings.points} of {settings.points} points: its output does "
                 "not follow its input; check that it is not constant and detaches nothing"
             )
-        return Measured(features, tuple(spectra), tuple(expected), method, part.coupled, part.random, part.output_shape)
+        part.seed = settings.seed
+        # the features that go in carry the random layer's rounding
+        error = derivative.output_error(self.features[: settings.context], others) + self._front_error
+        features = covariance_spectrum(part.all_outputs(self.features), relative_error=error, dtype=self._dtype)
+        seen = derivative.way, derivative.facts, derivative.alone
+        return Measured(features, tuple(spectra), tuple(expected), *seen, part.coupled, part.random, part.output_shape)
 
     @property
     def _dtype(self) -> str:
         return str(self.settings.dtype).removeprefix("torch.")
 
-    def _tangents(self, per_sample: int) -> Iterator[Tensor]:
-        """The random layer's columns, a chunk at a time, each as a direction of the component's input."""
+    def _tangents(self, per_sample: int, *, together: bool) -> Iterator[Tensor]:
+        """The random layer's columns, a chunk at a time or all ``together``, as directions of the component's input."""
         size = self.weight.element_size() * per_sample * _WORKSPACE
         chunk = int(max(1, min(1024, _CHUNK_BYTES[self.settings.device.type] // size)))
+        chunk = self.settings.size if together else chunk
         for start in range(0, self.settings.size, chunk):
             # as rows in memory: with tangents that lie across the matrix 2,048 columns took 175 s, not 5
             rows = self.weight[:, start : start + chunk].T.contiguous()
-            yield rows.view(-1, 1, *self.settings.input_shape)
-
-    def _reduced(self, module: nn.Module, name: str) -> Prepared | None:
-        """The component in float32, whose measured error tells what rounding does; ``None`` where it cannot run."""
-        try:
-            return Prepared(module, name, self.features[: self.settings.context].float(), seed=self.settings.seed)
-        except RankscopeError:
-            return None
-
-    def _casts_down(self, part: Prepared) -> bool:
-        """Whether the component works in less than float64 when it is given float64."""
-        try:
-            full = self._full(part)
-            with LowerPrecision() as seen:
-                full.run(self.features[: self.settings.context].double())
-        except ModelError:
-            return False  # it has no float64 at all: the certificate finds that out itself
-        return seen.found
-
-    def _full(self, part: Prepared) -> Prepared:
-        if self.settings.dtype == torch.float64:
-            return part
-        return Prepared(part.module[0], part.name, self.features[: self.settings.context].double(), seed=part.seed)
-
-    def _feature_error(self, part: Prepared, reduced: Prepared | None) -> float:
-        """Relative error of the features: float32 against float64 on a few samples, scaled to the dtype in use."""
-        if reduced is None:
-            return math.nan
-        some = self.features[: self.settings.context]
-        try:
-            exact = self._full(part).run(some.double())
-        except ModelError:
-            return math.nan
-        length = float(torch.linalg.vector_norm(exact))
-        error = float(torch.linalg.vector_norm(reduced.run(some.float()).double() - exact))
-        if part.random:  # masks of both precisions agree on one device, or nothing can be said
-            error = error if error < 1e-3 * length else math.nan
-        return self._scaled(error / length if length else 0.0)
-
-    def _certificate(self, part: Prepared, reduced: Prepared | None, x: Tensor, others: Tensor, method: str) -> float:
-        """Bound on ‖E‖₂ of the Jacobian's rounding error from Gaussian tangents in both precisions; NaN if unknown."""
-        if reduced is None:
-            return math.nan
-        tangents = (self.probes @ self.weight.T).view(-1, 1, *self.settings.input_shape)
-        try:
-            full = self._full(part)
-            exact = next(products(method, full.of_one_sample(others.double()), x.double(), iter([tangents.double()])))
-            rough = next(products(method, reduced.of_one_sample(others.float()), x.float(), iter([tangents.float()])))
-        except (RankscopeError, RuntimeError):
-            return math.nan
-        difference = rough.double() - exact
-        if part.random and float(difference.norm()) > 1e-3 * float(exact.norm()):
-            return math.nan  # the two precisions drew different masks: their difference says nothing of rounding
-        return self._scaled(norm_bound(difference.T))
-
-    def _scaled(self, error: float) -> float:
-        return error * _TO_FLOAT64 if self.settings.dtype == torch.float64 else error
+            yield rows.view(-1, *self.settings.input_shape)
 
     def _bytes(self, outputs: int) -> int:
         """Bytes at the peak: random layer, features, outputs, columns of J, a Gram matrix and its eigensolver."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Sized
+from collections.abc import Sized
 
 import torch
 from torch import Tensor, nn
@@ -126,14 +126,3 @@ class Prepared:
                 "to count samples"
             )
         return together
-
-    def of_one_sample(self, others: Tensor) -> Callable[[Tensor], Tensor]:
-        """x ↦ output for x, of shapes (1, …); where samples are coupled, in one batch with ``others`` held fixed."""
-
-        def alone(x: Tensor) -> Tensor:
-            return self.run(x)
-
-        def among(x: Tensor) -> Tensor:
-            return self.run(torch.cat([x, others]))[:1]
-
-        return among if self.coupled else alone

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
@@ -205,7 +206,14 @@ class _Unknown:
 
 def _facts(found: Measured, settings: Settings) -> tuple[Fact, ...]:
     coupled = Fact(FactKind.SAMPLES_COUPLED, {"context": settings.context})
-    return (coupled,) * found.coupled + (Fact(FactKind.RANDOM_MASKS),) * found.random
+    mode = (coupled,) * found.coupled + (Fact(FactKind.RANDOM_MASKS),) * found.random
+    return (*mode, *found.facts)
+
+
+def _certificate(found: Measured) -> Fact:
+    if not any(math.isnan(s.error_bound) for s in found.jacobians):
+        return _CERTIFICATE
+    return Fact(FactKind.NOT_IN_BOTH if found.alone else FactKind.IN_DOUBT)
 
 
 def _run(chosen: Sequence[Component | _Unknown], settings: Settings, progress: bool | Progress | None) -> ProbeResults:
@@ -245,7 +253,6 @@ def _peak_memory(device: torch.device) -> int | None:
 def _result(
     part: Component | _Unknown, found: Measured, before: Any, settings: Settings, seconds: float, peak: int | None
 ) -> ProbeResult:
-    certified = not any(s.error_bound != s.error_bound for s in found.jacobians)
     return ProbeResult(
         name=part.name,
         label=part.label,
@@ -261,12 +268,12 @@ def _result(
         front=settings.front,
         dtype=str(settings.dtype).removeprefix("torch."),
         device=device_name(settings.device),
-        method=Fact(FactKind.PUSHED, {"name": found.method}),
+        method=found.way,
         facts=_facts(found, settings),
         expected_exact=tuple(e[0] for e in found.expected),
         expected_numerical=tuple(e[1] for e in found.expected),
         expectation=part.expected.note if isinstance(part, Component) else "",
-        certificate=_CERTIFICATE if certified else Fact(FactKind.NOT_IN_BOTH),
+        certificate=_certificate(found),
         versions=versions(),
         seconds=seconds,
         peak_memory=peak,

@@ -43,11 +43,12 @@ class ProbeResult(Record):
         shrinks; ``None`` where no exact value is known. The random layer is invertible, so the first is also the
         exact rank of component∘layer.
     method : Fact
-        How tangents were pushed: kind ``PUSHED``, the ``name`` of the way.
+        How tangents were pushed: kind ``PUSHED`` or ``LINEARISED``, the ``name`` of the way.
     certificate : Fact
-        What bounds the rounding error: kind ``TWO_PRECISIONS`` or ``NOT_IN_BOTH``.
+        What bounds the rounding error: kind ``TWO_PRECISIONS``, ``NOT_IN_BOTH`` or ``IN_DOUBT``.
     facts : tuple of Fact
-        How training mode was read where it couples samples or is random; ``notes`` are their sentences.
+        How training mode was read where it couples samples or is random, and what puts the derivative in doubt;
+        ``notes`` are their sentences.
     expectation : str
         Why the standard set expects these ranks; empty for a component of the user's.
     seconds : float

@@ -27,6 +27,7 @@ WAY_PHRASES: Sentences = {
     ),
     FactKind.NOT_IN_BOTH: lambda v: "none: the component does not run in both precisions",
     FactKind.NOT_IN_FLOAT64: lambda v: "none: the model does not run in float64",
+    FactKind.IN_DOUBT: lambda v: "none: the derivative is in doubt, or the two precisions drew different masks",
     FactKind.NOT_CERTIFIED: lambda v: "not asked for",
     FactKind.NO_COMMON_PATH: lambda v: "none: the model calls other modules in float64 than in float32",
 }
