@@ -151,13 +151,13 @@ def test_r2_what_was_found_out_stays_with_what_was_kept(tmp_path: Path) -> None:
 
 
 def test_kept_images_that_do_not_repeat_are_all_measured_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """As after an edit that the identity cannot see: a value of the environment."""
+    """As after an edit that the identity cannot see: a variable whose name is made as it runs."""
 
     class Hidden(Cut):
         def forward(self, x: Tensor) -> Tensor:
             import os
 
-            return super().forward(x * float(os.environ["FACTOR"]))
+            return super().forward(x * float(os.environ["factor".upper()]))
 
     def run() -> JacobianProfile:
         torch.manual_seed(0)

@@ -12,6 +12,7 @@ import collections
 import enum
 import functools
 import logging
+import os
 import random
 import threading
 import types
@@ -89,7 +90,17 @@ _SKIPPED: tuple[type, ...] = (
     weakref.WeakValueDictionary,
     weakref.WeakSet,
     logging.Logger,
+    type(os.environ),
 )
+
+
+_OF_A_SHELL = ("_", "PWD", "OLDPWD", "SHLVL")  # these change from one command to the next
+
+
+def _variable(name: str) -> bytes:
+    """The value of the environment variable of that name, which code that holds the name may read."""
+    value = None if name in _OF_A_SHELL else os.environ.get(name)
+    return b"" if value is None else node("variable", text(value))
 
 
 class _Walk(CodeDigests, ObjectDigests, FileDigests):
@@ -122,7 +133,7 @@ class _Walk(CodeDigests, ObjectDigests, FileDigests):
 
     def _plain(self, value: Any) -> bytes:
         if isinstance(value, str):
-            return node("str", text(value), self._content(value) if self.files else b"")
+            return node("str", text(value), self._content(value) if self.files else b"", _variable(value))
         return node(type(value).__name__, value if isinstance(value, bytes) else repr(value).encode())
 
     def _compute(self, value: Any) -> bytes:

@@ -10,10 +10,11 @@ import torch
 from torch import nn
 
 from rankscope._base.checks import count_of, path_of
-from rankscope._base.errors import CutPointError, ModelError, OutputError
+from rankscope._base.errors import CutPointError, ModelError, OutputError, nearest
 from rankscope._base.facts import Fact
 from rankscope._base.files import FolderLock
 from rankscope._base.identity import Identity, identity_of
+from rankscope._base.identity_process import process_state
 from rankscope._base.progress import Progress, progress_for
 from rankscope.features.collection import Collection
 from rankscope.features.collection_run import MOMENTS_LIMIT
@@ -33,6 +34,7 @@ from rankscope.features.whole_call import WholeCall
 from rankscope.slicing import CutPointsLike, mode_facts
 from rankscope.slicing.batches import run_forward
 from rankscope.slicing.calls import Call
+from rankscope.slicing.capture import OUTPUT
 from rankscope.slicing.meaning import Meaning
 from rankscope.slicing.memory import forward_facts
 from rankscope.slicing.reader import facts_of, meaning_of
@@ -127,9 +129,7 @@ def collect(
     head = unwrapped(model, head)[1]
     model, cut_points, wrapping = unwrapped(model, cut_points)
     dataset, options = as_dataset(model, data, meaning)
-    name, layer = find_head(model) if head is None else (head, dict(model.named_modules()).get(head))
-    if layer is None:
-        raise ModelError(f"{type(model).__name__} has no layer {head!r} to be the head")
+    name, layer = _head(model, head)
     cut_points, left_out = _cut_points(model, dataset, options, meaning, cut_points, reduce, channels)
     about = identity_of(model), data_identity(dataset, options.get("collate_fn"))
     for owner, identity in zip(("model", "data set"), about, strict=True):
@@ -138,7 +138,7 @@ def collect(
         "model": f"{type(model).__name__} {about[0].key}",
         "data set": f"{type(dataset).__name__} of {len(dataset)} {about[1].key}",
         "setting": setting_fingerprint(
-            cut_points=cut_points, reduce=reduce, channels=channels, head=name, **_said(meaning)
+            cut_points=cut_points, reduce=reduce, channels=channels, head=name, **_said(meaning), **_process()
         ),
     }
     with FolderLock(folder):
@@ -241,10 +241,29 @@ def _collect(
     return run.result(resumed, (*about, *taken.facts))
 
 
+def _head(model: nn.Module, head: str | None) -> tuple[str, nn.Module]:
+    """Name and module of the final linear layer; one that is the whole model is named as its output."""
+    if head is None:
+        name, layer = find_head(model)
+        return name or OUTPUT, layer
+    named = {name: module for name, module in model.named_modules() if name}
+    if head in named:
+        return head, named[head]
+    if head == OUTPUT and not list(model.children()):
+        return head, model
+    raise ModelError(f"{type(model).__name__} has no layer {head!r} to be the head; {nearest(head, named or [OUTPUT])}")
+
+
 def _said(meaning: Meaning) -> dict[str, Any]:
     """What the caller said about names; nothing where nothing was, as in the settings of earlier versions."""
     given = {"differentiate": meaning.differentiate, "shared": meaning.shared, "per_sample": meaning.per_sample}
     return {key: value for key, value in given.items() if value}
+
+
+def _process() -> dict[str, Any]:
+    """What the process adds to the answer; nothing where nothing is unusual, likewise."""
+    found = process_state()
+    return {"process": found} if found else {}
 
 
 def _reading(dataset: Any) -> tuple[Fact, ...]:
@@ -313,4 +332,5 @@ def _logits(made: Any) -> torch.Tensor:
     made = getattr(made, "logits", made)
     if not isinstance(made, torch.Tensor) or made.ndim != 2:
         raise ModelError(f"the model returns {type(made).__name__}; a collection needs logits (samples × classes)")
-    return made
+    # one output is that of a binary classifier: class 0 has the logit 0, as in ``linear_parts``
+    return torch.cat([torch.zeros_like(made), made], 1) if made.shape[1] == 1 else made

@@ -86,14 +86,14 @@ def record_outputs(
 
         return hook
 
-    def keep_input(_module: nn.Module, args: tuple[Any, ...]) -> None:
-        found["<input>"] = args[0].detach().clone()
+    def keep_input(_module: nn.Module, args: tuple[Any, ...], named: dict[str, Any]) -> None:
+        found["<input>"] = (args[0] if args else next(iter(named.values()))).detach().clone()
 
     try:
         for name, (module, path) in resolved.items():
             handles.append(module.register_forward_hook(keep(name, path, axis_of(model, module, path))))
         if inputs_of is not None:
-            handles.append(resolve_layer(model, inputs_of)[0].register_forward_pre_hook(keep_input))
+            handles.append(resolve_layer(model, inputs_of)[0].register_forward_pre_hook(keep_input, with_kwargs=True))
         yield found
     finally:
         for handle in handles:

@@ -24,6 +24,7 @@ from rankscope._base.checks import (
 from rankscope._base.errors import MeasurementError, UsageError, parameter
 from rankscope._base.facts import Fact, FactKind
 from rankscope._base.identity import Identity, identity_of
+from rankscope._base.identity_process import process_state
 from rankscope._base.progress import Progress, progress_for
 from rankscope._base.provenance import device_name, versions
 from rankscope.jacobian.checkpoint import Checkpoint
@@ -211,6 +212,7 @@ def jacobian_rank(
         "background": background,
         "dtype": str(work_dtype),
         "certify": certify,
+        "process": process_state(),
         **({} if full is None else full.asked.question(first.x[0].numel())),
     }
     store = Checkpoint(checkpoint, identity, question)
