@@ -1,4 +1,7 @@
-"""A traced network linearised at one point, and then at the next; on a GPU both steps are recorded as CUDA graphs."""
+"""A traced network linearised at one point, and then at the next; on a GPU both steps are recorded as CUDA graphs.
+
+The first point is not recorded: a recording takes as long as several passes, and there may be no second point.
+"""
 
 from __future__ import annotations
 
@@ -39,16 +42,6 @@ class AtPoint:
         self._graph: torch.cuda.CUDAGraph | None = None
         self._pushes: dict[Any, _RecordedPush] = {}
         self._places: dict[tuple[int, int], tuple[Tensor, Tensor, Tensor | None]] = {}
-        if replay:
-            self.pool = torch.cuda.graph_pool_handle()
-            self._x = x.clone()
-            try:
-                self._graph, self._made = record(lambda: linearise(network, self._x, self._everywhere), self.pool)
-                self._graph.replay()
-            except RuntimeError:
-                torch.cuda.synchronize()
-                self.replay = False
-                self._made = linearise(network, x, self._everywhere)
 
     @property
     def outputs(self) -> tuple[Tensor, ...]:
@@ -63,10 +56,23 @@ class AtPoint:
         self.at = x
         self.moved += 1
         self._places.clear()
-        if self._graph is not None and self.replay:
+        if not self.replay:
+            self._made = linearise(self.network, x, self._everywhere)
+        elif self._graph is None:
+            self._record(x)
+        else:
             self._x.copy_(x)
             self._graph.replay()
-        else:
+
+    def _record(self, x: Tensor) -> None:
+        self.pool = torch.cuda.graph_pool_handle()
+        self._x = x.clone()
+        try:
+            self._graph, self._made = record(lambda: linearise(self.network, self._x, self._everywhere), self.pool)
+            self._graph.replay()
+        except RuntimeError:
+            torch.cuda.synchronize()
+            self.replay = False
             self._made = linearise(self.network, x, self._everywhere)
 
     def push(self, tangents: Tensor, rows: Sequence[Tensor | None]) -> tuple[Tensor, ...]:
@@ -92,7 +98,7 @@ class AtPoint:
         return known[1:]
 
     def _push_at(self, tangents: Tensor, rows: Sequence[Tensor | None]) -> tuple[Tensor, ...]:
-        if not self.replay:
+        if not self.replay or self._graph is None:
             return self._push(tangents, rows)
         lengths = [None if r is None else len(r) for r in rows]
         key = (len(tangents), tuple(None if n is None else n > 0 for n in lengths))

@@ -30,15 +30,16 @@ def record(function: Callable[[], Any], pool: Pool) -> tuple[torch.cuda.CUDAGrap
 
 
 class Replayed:
-    """A function of tensors, recorded on its first call for each key and shape and replayed on later ones.
+    """A function of tensors, recorded on its second call for each key and shape and replayed on later ones.
 
-    What a replay returns is overwritten by the next replay. Where recording fails the function simply runs, and
-    ``refused`` says why.
+    A recording takes as long as several calls, so what is called once is not recorded. What a replay returns is
+    overwritten by the next replay. Where recording fails the function simply runs, and ``refused`` says why.
     """
 
     def __init__(self, function: Callable[..., Any], *, enabled: bool) -> None:
         self.function, self.enabled = function, enabled
         self.refused = ""
+        self._called: set[Any] = set()
         self._recorded: dict[Any, tuple[torch.cuda.CUDAGraph, list[Tensor], Any]] = {}
         self._pool: Pool = torch.cuda.graph_pool_handle() if enabled else None
 
@@ -46,18 +47,19 @@ class Replayed:
         if not self.enabled or self.refused:
             return self.function(*inputs)
         full_key = (key, *(tuple(t.shape) for t in inputs))
+        if full_key not in self._called:
+            self._called.add(full_key)
+            return self.function(*inputs)
         found = self._recorded.get(full_key)
         if found is None:
-            first = self.function(*inputs)
             static = [t.clone() for t in inputs]
             try:
                 graph, outputs = record(lambda: self.function(*static), self._pool)
             except (RuntimeError, MeasurementError) as error:  # a product says which of its modes failed
                 torch.cuda.synchronize()
                 self.refused = (str(error).strip().splitlines() or ["capture failed"])[0]
-                return first
-            self._recorded[full_key] = (graph, static, outputs)
-            return first
+                return self.function(*inputs)
+            found = self._recorded[full_key] = (graph, static, outputs)
         graph, static, outputs = found
         for place, value in zip(static, inputs, strict=True):
             place.copy_(value)
