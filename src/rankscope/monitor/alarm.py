@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal, TypeAlias
 
 from rankscope._base.checks import choice_of, count_of, number_of
@@ -63,7 +63,7 @@ class CollapseAlarm:
     patience: int = 1
     action: Action = "warn"
     layer: str | None = None
-    _low: dict[str, int] = field(default_factory=dict, repr=False)
+    _low: dict[str, int] = field(default_factory=dict, repr=False, init=False)
 
     def __post_init__(self) -> None:
         number_of(self.below, "below")
@@ -72,6 +72,10 @@ class CollapseAlarm:
             choice_of(self.action, "action", ["warn", "stop"])
         if not isinstance(self.metric, str):
             raise UsageError(f"metric is {self.metric!r}; give the name of a metric of the monitor")
+
+    def fresh(self) -> CollapseAlarm:
+        """The same alarm with nothing seen: each monitor counts by itself, and anew after going back."""
+        return replace(self)
 
     def look(self, moment: Moment) -> list[Collapse]:
         """What rings at this moment."""

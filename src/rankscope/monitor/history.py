@@ -2,15 +2,25 @@
 
 from __future__ import annotations
 
+import contextlib
+import errno
+import io
 import json
 import math
 import os
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
+from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 from rankscope._base.errors import OutputError
+
+fcntl: ModuleType | None
+try:
+    import fcntl
+except ImportError:  # no POSIX: two monitors of one file are not noticed
+    fcntl = None
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -18,6 +28,7 @@ if TYPE_CHECKING:
 __all__ = ["COLUMNS", "Entry", "History", "Moment"]
 
 COLUMNS = ("step", "layer", "metric", "value", "samples")
+_BEGINS = b'{"step": '
 
 
 @dataclass(frozen=True)
@@ -44,40 +55,103 @@ class Moment:
         ]
         return json.dumps({"step": self.step, "values": values, "events": list(self.events)}, allow_nan=False)
 
+    @classmethod
+    def of(cls, line: str | bytes) -> Moment:
+        """Read back what ``line`` gave; raises ``ValueError`` for anything else."""
+        try:
+            found = json.loads(line)
+            entries = tuple(_entries(found["values"]))
+            return cls(int(found["step"]), entries, tuple(map(str, found.get("events", ()))))
+        except (KeyError, TypeError, AttributeError) as error:
+            raise ValueError(f"{type(error).__name__}: {error}") from error
+
 
 class History:
     """Moments in order of step, kept in a file where ``path`` is given.
 
     A step that was monitored before takes the place of its earlier moment and of all later ones: training went back to
     a checkpoint.
+
+    Raises
+    ------
+    OutputError
+        For a file that is no history, that cannot be read or written, or that another monitor writes.
     """
 
     def __init__(self, path: Path | None = None, *, write: bool = True) -> None:
         self.path, self.moments = path, list[Moment]()
         self.unwritten = ""
-        """Why the last line is not in the file; empty where it is."""
+        """Why the last moments are not in the file; empty where they are."""
         self._write = write and path is not None
-        if path is not None and path.exists():
+        self._file: io.FileIO | None = None
+        self._waiting: list[Moment] = []
+        if path is None:
+            return
+        there = path.exists()
+        if self._write:
+            self.open()
+        if there:
             self._read(path)
+
+    # ---- the file ------------------------------------------------------------------------------------------------
+
+    def open(self) -> None:
+        """Take the file, so that no other monitor writes it, until ``close``."""
+        if self._file is not None or not self._write:
+            return
+        assert self.path is not None
+        file: io.FileIO | None = None
+        try:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            file = io.FileIO(self.path, "ab")
+            if fcntl is not None:
+                fcntl.flock(file.fileno(), fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            if file is not None and error.errno in (errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL):
+                self._file = file  # a file system without locks
+                return
+            if file is not None:
+                file.close()
+            why = error.strerror or type(error).__name__
+            if error.errno in (errno.EWOULDBLOCK, errno.EACCES) and file is not None:
+                why = "another monitor writes it; close that one first, or give another path"
+            raise OutputError(f"cannot write the history {str(self.path)!r}: {why}") from error
+        self._file = file
+
+    def close(self) -> None:
+        """Let the file go."""
+        if self._file is not None:
+            self._file.close()
+            self._file = None
 
     def _read(self, path: Path) -> None:
         try:
             content = path.read_bytes()
         except OSError as error:
+            self.close()
             raise OutputError(f"cannot read the history {str(path)!r}: {error.strerror}") from error
-        whole = content.rfind(b"\n") + 1  # a kill may have cut the last line
-        for number, line in enumerate(content[:whole].splitlines(), 1):
-            try:
-                self._place(_moment(json.loads(line)))
-            except (ValueError, KeyError, TypeError) as error:
-                raise OutputError(
-                    f"line {number} of {str(path)!r} is no step of a monitor's history ({error}); give another path"
-                ) from error
-        if self._write and whole < len(content):
-            try:
-                os.truncate(path, whole)
-            except OSError as error:
-                raise OutputError(f"cannot write the history {str(path)!r}: {error.strerror}") from error
+        whole = content.rfind(b"\n") + 1
+        try:
+            for number, line in enumerate(content[:whole].splitlines(), 1):
+                self._place(_of_line(path, number, line))
+            tail = content[whole:]
+            # a kill cuts the last line; anything else that ends without a newline is another's file
+            if tail and not tail.startswith(_BEGINS[: len(tail)]):
+                _of_line(path, content.count(b"\n") + 1, tail)
+        except OutputError:
+            self.close()
+            raise
+        if tail and self._write:
+            self._drop(path, whole)
+
+    def _drop(self, path: Path, size: int) -> None:
+        try:
+            os.truncate(path, size)
+        except OSError as error:
+            self.close()
+            raise OutputError(f"cannot write the history {str(path)!r}: {error.strerror}") from error
+
+    # ---- moments -------------------------------------------------------------------------------------------------
 
     def _place(self, moment: Moment) -> None:
         while self.moments and self.moments[-1].step >= moment.step:
@@ -85,24 +159,48 @@ class History:
         self.moments.append(moment)
 
     def add(self, moment: Moment) -> None:
-        """Keep a moment. A file that cannot be written is said in ``unwritten``; nothing is raised."""
+        """Keep a moment. A file that cannot be written is said in ``unwritten``, and is made up for with the next."""
         self._place(moment)
-        if not self._write or self.path is None:
+        if not self._write:
             return
+        self._waiting.append(moment)
         try:
-            self.path.parent.mkdir(parents=True, exist_ok=True)
-            with open(self.path, "ab") as file:
-                start = file.tell()
-                try:
-                    file.write(moment.line().encode() + b"\n")
-                    file.flush()
-                    os.fsync(file.fileno())
-                except OSError:
-                    file.truncate(start)  # half a line would join the next one
-                    raise
-            self.unwritten = ""
-        except OSError as error:
-            self.unwritten = error.strerror or type(error).__name__
+            self._append()
+        except (OSError, OutputError) as error:
+            reason = error.strerror if isinstance(error, OSError) else str(error)
+            self.unwritten = reason or type(error).__name__
+        else:
+            self._waiting, self.unwritten = [], ""
+
+    def _append(self) -> None:
+        if self._file is not None and not os.fstat(self._file.fileno()).st_nlink:  # someone removed the file
+            self.close()
+            self._waiting = list(self.moments)
+        self.open()
+        assert self._file is not None
+        at = self._file.fileno()
+        start = os.fstat(at).st_size
+        left = memoryview(b"".join(moment.line().encode() + b"\n" for moment in self._waiting))
+        try:
+            while left:
+                left = left[os.write(at, left) :]
+            os.fsync(at)
+        except OSError:
+            with contextlib.suppress(OSError):
+                os.ftruncate(at, start)  # half a line would join the next one
+            raise
+
+    def back_to(self, step: int, moments: Iterable[Moment]) -> None:
+        """Forget what was seen at ``step`` and later; take in what a checkpoint kept and the file lacks."""
+        kept = {moment.step: moment for moment in self.moments if moment.step < step}
+        lacking = {moment.step: moment for moment in moments if moment.step < step and moment.step not in kept}
+        self.moments = [kept[at] for at in sorted(kept)]
+        if not lacking:
+            return
+        first = min(lacking)
+        again = sorted((at, moment) for at, moment in (kept | lacking).items() if at >= first)
+        for _, moment in again:
+            self.add(moment)
 
     def table(self) -> pd.DataFrame:
         """One row a number: step, layer, metric, value, samples."""
@@ -122,8 +220,13 @@ def _plain(value: float) -> float | str:
     return value if math.isfinite(value) else str(value)
 
 
-def _moment(found: Any) -> Moment:
-    return Moment(int(found["step"]), tuple(_entries(found["values"])), tuple(map(str, found.get("events", ()))))
+def _of_line(path: Path, number: int, line: bytes) -> Moment:
+    try:
+        return Moment.of(line)
+    except ValueError as error:
+        raise OutputError(
+            f"line {number} of {str(path)!r} is no step of a monitor's history ({error}); give another path"
+        ) from error
 
 
 def _entries(values: Iterable[Any]) -> Iterable[Entry]:

@@ -6,7 +6,7 @@ nowhere but into the monitor's own float64 moments.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -17,8 +17,12 @@ from rankscope.features.feature_profile import LayerFeatures
 from rankscope.features.hooks import axis_of, resolve_layer, samples_first, tensor_of
 from rankscope.features.layer_store import LayerStore
 from rankscope.features.reduction import Channels, Reduce
+from rankscope.monitor.passes import Hook
 
-__all__ = ["StepFeatures"]
+__all__ = ["TROUBLE", "StepFeatures", "sample_shape"]
+
+TROUBLE = (RankscopeError, torch.OutOfMemoryError, torch._C._LinAlgError)
+"""What a measurement may meet and training goes on from."""
 
 
 class StepFeatures:
@@ -40,13 +44,13 @@ class StepFeatures:
 
     def attach(self) -> None:
         """Put the hooks in place."""
+        if self._handles:
+            return
         try:
             for name in self.names:
                 module, path = resolve_layer(self.model, name)
                 axis = axis_of(self.model, module, path)
-                self._handles.append(module.register_forward_hook(self._keep(name, path, axis)))
-            self._handles.append(self.model.register_forward_pre_hook(self._begin, with_kwargs=True))
-            self._handles.append(self.model.register_forward_hook(self._end))
+                self._handles.append(module.register_forward_hook(Hook(module, self._keep(name, path, axis))))
         except BaseException:
             self.detach()
             raise
@@ -57,45 +61,37 @@ class StepFeatures:
             self._handles.pop().remove()
         self._outputs.clear()
 
-    def _begin(self, _module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        if not recomputes():
-            self.begin(args, kwargs)
-
     def begin(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        """A pass begins; its first tensor's first dimension counts samples."""
+        """A pass begins with these arguments."""
         self._outputs.clear()
-        first = next((v for v in (*args, *kwargs.values()) if isinstance(v, Tensor)), None)
-        self._shape = None if first is None else tuple(first.shape)
+        self._shape = sample_shape((*args, *kwargs.values()))
 
     def _keep(self, name: str, path: str | None, axis: int) -> Any:
         def hook(_module: nn.Module, _args: Any, output: Any) -> None:
-            if recomputes() or name in self.errors or not self.model.training:
+            if name in self.errors or not self.model.training:
                 return
             try:
                 # a copy: what follows may write into the output
                 tensor = samples_first(tensor_of(name, path, output), axis)
                 self._outputs[name] = tensor.detach().clone()
-            except RankscopeError as error:
-                self.errors[name] = str(error)
+            except TROUBLE as error:
+                self.errors[name] = _said(name, error)
 
         return hook
 
-    def _end(self, _module: nn.Module, _args: Any, _output: Any) -> None:
-        if not recomputes():
-            self.take(self._outputs)
-            self._outputs.clear()
-
     @torch.no_grad()
-    def take(self, outputs: dict[str, Tensor]) -> None:
-        """Add what one forward pass left at the cut points."""
-        samples = self._shape[0] if self._shape else 1
-        for name, output in outputs.items():
-            if name in self.errors:
+    def end(self, *, failed: bool = False) -> None:
+        """A pass is over: add what it left at the cut points; one that failed is none."""
+        for name, output in self._outputs.items():
+            if failed or name in self.errors:
                 continue
             try:
-                self.stores[name].add({name: output}, samples, self._shape)
-            except RankscopeError as error:
-                self.errors[name] = str(error)
+                if self._shape is None:
+                    raise DataError(f"{name}: the model was called without a tensor, so its samples are not known")
+                self.stores[name].add({name: output}, self._shape[0], self._shape)
+            except TROUBLE as error:
+                self.errors[name] = _said(name, error)
+        self._outputs.clear()
 
     @property
     def seen(self) -> bool:
@@ -108,13 +104,24 @@ class StepFeatures:
         if name not in self.errors and store.filled:
             try:
                 return store.layer(name)
-            except DataError as error:
-                self.errors[name] = str(error)
+            except TROUBLE as error:
+                self.errors[name] = _said(name, error)
         elif name not in self.errors:
             self.errors[name] = f"{name}: it was not called in this step"
         return None
 
 
-def recomputes() -> bool:
-    """Whether this runs inside a backward pass, as the recomputation of gradient checkpointing does."""
-    return bool(torch._C._current_graph_task_id() != -1)
+def _said(name: str, error: BaseException) -> str:
+    text = str(error)
+    return text if isinstance(error, RankscopeError) else f"{name}: {type(error).__name__}: {text}"
+
+
+def sample_shape(values: Iterable[Any]) -> tuple[int, ...] | None:
+    """Shape of the tensor whose first dimension counts samples: the first with features, else the first of any kind.
+
+    Labels and masks may come before the features, and a scalar counts nothing.
+    """
+    inside = [part for v in values for part in (v.values() if isinstance(v, Mapping) else (v,))]
+    tensors = [v for v in inside if isinstance(v, Tensor) and v.ndim]
+    features = [v for v in tensors if v.is_floating_point() and v.ndim > 1]
+    return next((tuple(v.shape) for v in (*features, *tensors)), None)

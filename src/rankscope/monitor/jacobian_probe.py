@@ -13,7 +13,10 @@ from rankscope.monitor.history import Entry
 from rankscope.slicing import ColumnsLike, CutPointsLike
 from rankscope.spectra import ToleranceLike, as_tolerance
 
-__all__ = ["JacobianProbe"]
+__all__ = ["JACOBIAN_METRICS", "JacobianProbe"]
+
+JACOBIAN_METRICS = ("jacobian_rank", "jacobian_rank_lower", "jacobian_rank_upper")
+_COLUMNS = ("max", "lower", "upper")  # of a profile's table: the function rank and its certified bounds
 
 
 @dataclass(frozen=True, eq=False)
@@ -59,10 +62,6 @@ class JacobianProbe:
         count = len(profile.images)
         entries = []
         for row in profile.table().to_dict("records"):
-            for metric, column in (
-                ("jacobian_rank", "max"),
-                ("jacobian_rank_lower", "lower"),
-                ("jacobian_rank_upper", "upper"),
-            ):
+            for metric, column in zip(JACOBIAN_METRICS, _COLUMNS, strict=True):
                 entries.append(Entry(str(row["layer"]), metric, float(row[column]), count))
         return entries

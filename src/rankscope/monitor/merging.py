@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TypeVar
 
 import torch
 
 from rankscope._base.errors import DataError
 from rankscope.monitor.hooks import StepFeatures
 
-__all__ = ["is_main", "merge_processes", "processes"]
+__all__ = ["any_process", "from_main", "is_main", "merge_processes", "processes"]
+
+_Value = TypeVar("_Value")
 
 
 def processes() -> int:
@@ -23,6 +26,30 @@ def is_main() -> bool:
     return processes() == 1 or torch.distributed.get_rank() == 0
 
 
+def _device() -> torch.device:
+    """Where what is exchanged must be."""
+    nccl = torch.distributed.get_backend() == "nccl"
+    return torch.device("cuda", torch.cuda.current_device()) if nccl else torch.device("cpu")
+
+
+def any_process(value: bool) -> bool:
+    """Whether it is true in any process; each asks at the same step."""
+    if processes() == 1:
+        return value
+    flag = torch.tensor(int(value), device=_device())
+    torch.distributed.all_reduce(flag, op=torch.distributed.ReduceOp.MAX)
+    return bool(flag)
+
+
+def from_main(value: _Value) -> _Value:
+    """The first process's value in every process; each asks at the same step."""
+    if processes() == 1:
+        return value
+    holder = [value]
+    torch.distributed.broadcast_object_list(holder, src=0, device=_device())
+    return holder[0]
+
+
 def merge_processes(found: StepFeatures, names: Sequence[str]) -> None:
     """Let every process hold the moments of all: each calls this at the same step.
 
@@ -32,9 +59,7 @@ def merge_processes(found: StepFeatures, names: Sequence[str]) -> None:
         return
     mine = [name not in found.errors and found.stores[name].filled for name in names]
     exact = [ok and found.stores[name].mergeable(name) for name, ok in zip(names, mine, strict=True)]
-    nccl = torch.distributed.get_backend() == "nccl"
-    device = torch.device("cuda", torch.cuda.current_device()) if nccl else torch.device("cpu")
-    flags = torch.tensor([mine, exact], dtype=torch.int64, device=device)
+    flags = torch.tensor([mine, exact], dtype=torch.int64, device=_device())
     torch.distributed.all_reduce(flags, op=torch.distributed.ReduceOp.MIN)
     for name, everywhere, together in zip(names, *flags.tolist(), strict=True):
         if not everywhere:

@@ -1,7 +1,9 @@
-"""An eager pass of a compiled model, whose code skips every hook that came later."""
+"""The calls of a model in a monitored step: where each begins and ends, and an eager pass where hooks cannot fire."""
 
 from __future__ import annotations
 
+import contextlib
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -13,40 +15,96 @@ from torch.utils._pytree import tree_map
 from rankscope.slicing.guard import random_state
 from rankscope.slicing.state import kept_state
 
-__all__ = ["called_with", "eager_pass", "is_compiled"]
+__all__ = ["Hook", "around_calls", "eager_pass", "hides_hooks", "recomputes"]
+
+Enter = Callable[[nn.Module, tuple[Any, ...], dict[str, Any]], None]
 
 
-def is_compiled(model: nn.Module) -> bool:
-    """Whether the model or any of its modules was compiled: hooks that come later never fire there."""
+class Hook:
+    """A hook of one module. Copies of the module, and files that it is saved in, get one that does nothing.
+
+    A replica of ``DataParallel`` shares its hooks with the module; there it does nothing either.
+    """
+
+    def __init__(self, module: nn.Module, act: Callable[..., None]) -> None:
+        self._module, self._act = module, act
+
+    def __call__(self, module: nn.Module, *given: Any) -> None:
+        if module is self._module and not recomputes():
+            self._act(module, *given)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # takes anything and returns None, and can be read back without this package
+        return getattr, (contextlib.nullcontext(), "__exit__")
+
+
+def recomputes() -> bool:
+    """Whether this runs inside a backward pass, as the recomputation of gradient checkpointing does."""
+    return bool(torch._C._current_graph_task_id() != -1)
+
+
+def hides_hooks(model: nn.Module) -> bool:
+    """Whether hooks on the modules inside do not fire: compiled code skips them, and so do replicas."""
+    if isinstance(model, nn.DataParallel) and len(model.device_ids) > 1:
+        return True
     return any(
         isinstance(module, torch._dynamo.OptimizedModule) or module._compiled_call_impl is not None
         for module in model.modules()
     )
 
 
+class _Watched:
+    """In place of the compiled code of a module that was compiled in place: shows each call to those who asked."""
+
+    def __init__(self, compiled: Callable[..., Any]) -> None:
+        self.compiled, self.looks = compiled, list[Callable[[tuple[Any, ...], dict[str, Any]], None]]()
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        for look in tuple(self.looks):
+            look(args, kwargs)
+        return self.compiled(*args, **kwargs)
+
+
 @contextmanager
-def called_with(model: nn.Module, look: Callable[[tuple[Any, ...], dict[str, Any]], None]) -> Iterator[None]:
-    """Inside, ``look`` gets the arguments of every call of the model, before the call."""
-    compiled = model._compiled_call_impl
-    if compiled is None:
-        handle = model.register_forward_pre_hook(
-            lambda _module, args, kwargs: look(args, kwargs), with_kwargs=True, prepend=True
-        )
+def around_calls(module: nn.Module, enter: Enter, leave: Callable[[bool], None]) -> Iterator[Callable[[], None]]:
+    """Inside, ``enter`` gets the arguments of every call of the module before it, and ``leave`` whether it failed.
+
+    It yields what puts ``leave`` behind the hooks that the module has by then. Where the module itself was compiled in
+    place there is no ``leave``.
+    """
+    handled: list[BaseException | None] = []  # what was being handled when each call began
+
+    def entered(called: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        handled.append(sys.exception())
+        enter(called, args, kwargs)
+
+    def left(*_: Any) -> None:
+        if handled:
+            leave(handled.pop() is not sys.exception())
+
+    if module._compiled_call_impl is not None:
+        if not isinstance(module._compiled_call_impl, _Watched):
+            module._compiled_call_impl = _Watched(module._compiled_call_impl)
+        watched = module._compiled_call_impl
+
+        def look(args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+            enter(module, args, kwargs)
+
+        watched.looks.append(look)
         try:
-            yield
+            yield lambda: None
         finally:
-            handle.remove()
+            watched.looks.remove(look)
+            if not watched.looks and module._compiled_call_impl is watched:
+                module._compiled_call_impl = watched.compiled
         return
-
-    def looked_at(*args: Any, **kwargs: Any) -> Any:
-        look(args, kwargs)
-        return compiled(*args, **kwargs)
-
-    model._compiled_call_impl = looked_at
+    before = module.register_forward_pre_hook(Hook(module, entered), with_kwargs=True, prepend=True)
+    after = module.register_forward_hook(Hook(module, left), always_call=True)
     try:
-        yield
+        yield lambda: module._forward_hooks.move_to_end(after.id)
     finally:
-        model._compiled_call_impl = compiled
+        before.remove()
+        after.remove()
 
 
 def eager_pass(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
@@ -54,11 +112,11 @@ def eager_pass(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) 
 
     It is in the mode, and under the autocast, of the code that called.
     """
-    copied_args, copied_kwargs = tree_map(
-        lambda v: v.detach().clone() if isinstance(v, torch.Tensor) else v, (args, kwargs)
-    )
     parameter = next(iter(model.parameters()), None)
     device = parameter.device if parameter is not None else torch.device("cpu")
+    copied_args, copied_kwargs = tree_map(
+        lambda v: v.detach().to(device, copy=True) if isinstance(v, torch.Tensor) else v, (args, kwargs)
+    )
     cached = torch.is_autocast_cache_enabled()
     in_place = {module: module._compiled_call_impl for module in model.modules() if module._compiled_call_impl}
     # weights that autocast converts without gradients must not be kept for the pass that trains

@@ -3,30 +3,29 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterable, Sequence
-from contextlib import ExitStack
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
 import torch
 from torch import nn
 
-from rankscope._base.checks import MemoryBudget, budget_of, count_of, names_of, path_of
-from rankscope._base.errors import MeasurementError, RankscopeError, UsageError, nearest
-from rankscope.features.cut_names import cut_names, is_plain
+from rankscope._base.checks import MemoryBudget, budget_of, choice_of, count_of, names_of, path_of
+from rankscope._base.errors import MeasurementError, UsageError, nearest
+from rankscope.features.cut_names import is_plain
 from rankscope.features.feature_profile import LayerFeatures
 from rankscope.features.feature_rank import feature_rank
 from rankscope.features.hooks import resolve_layer
 from rankscope.features.reduction import Channels, Reduce, check_reduce
-from rankscope.monitor.alarm import Collapse, CollapseAlarm
+from rankscope.monitor.alarm import CollapseAlarm
 from rankscope.monitor.history import Entry, History, Moment
-from rankscope.monitor.hooks import StepFeatures
-from rankscope.monitor.jacobian_probe import JacobianProbe
+from rankscope.monitor.hooks import TROUBLE, StepFeatures
+from rankscope.monitor.jacobian_probe import JACOBIAN_METRICS, JacobianProbe
 from rankscope.monitor.loggers import Logger
-from rankscope.monitor.merging import is_main, merge_processes
-from rankscope.monitor.passes import called_with, eager_pass, is_compiled
+from rankscope.monitor.merging import any_process, from_main, is_main, merge_processes, processes
+from rankscope.monitor.telling import Teller
+from rankscope.monitor.training_batch import Called, TrainingBatch
 from rankscope.slicing import CutPointsLike
-from rankscope.slicing.reader import read_samples
 from rankscope.slicing.wrapped import unwrapped
 
 if TYPE_CHECKING:
@@ -83,6 +82,8 @@ class RankMonitor:
         What to do when a value stays too low.
     path : path, optional
         A file of JSON lines that keeps the history, one line a monitored step. Where it exists, it is continued.
+    called : "whole" or "parts"
+        ``parts`` where the training loop does not call the model itself, but its children one by one.
     memory_budget : int or str, optional
         Bytes for the moments of all cut points in a monitored step; default: 4e9.
 
@@ -91,7 +92,7 @@ class RankMonitor:
     UsageError, CutPointError
         For options that cannot be used and layers that the model does not have.
     OutputError
-        For a history that cannot be read.
+        For a history that cannot be read or written, or that another monitor writes.
 
     Examples
     --------
@@ -121,6 +122,7 @@ class RankMonitor:
         inputs: Any = None,
         alarms: CollapseAlarm | Sequence[CollapseAlarm] = (),
         path: str | Path | None = None,
+        called: Called = "whole",
         memory_budget: MemoryBudget = None,
     ) -> None:
         self._inner, self.cut_points, _ = unwrapped(model, cut_points)
@@ -130,96 +132,90 @@ class RankMonitor:
         for name in self.metrics:
             if name not in METRICS:
                 raise UsageError(f"unknown metric {name!r}; {nearest(name, METRICS)}")
+        if not self.metrics and jacobian is None:
+            raise UsageError(f"metrics is empty; {nearest('', METRICS)}")
         if jacobian is not None and not isinstance(jacobian, JacobianProbe):
             raise UsageError(f"jacobian is a {type(jacobian).__name__}; give rs.JacobianProbe(inputs, …)")
         check_reduce(reduce, channels)
+        choice_of(called, "called", ["whole", "parts"])
         self.jacobian, self.reduce, self.channels, self.inputs = jacobian, reduce, channels, inputs
-        self.loggers = _several(loggers, Logger, "loggers")
-        self.alarms = _several(alarms, CollapseAlarm, "alarms")
+        self.alarms = tuple(alarm.fresh() for alarm in _several(alarms, CollapseAlarm, "alarms"))
         self.should_stop = False
-        """Whether an alarm with ``action="stop"`` has rung."""
+        """Whether an alarm with ``action="stop"`` has rung, in any process."""
         self._memory = 4e9 if memory_budget is None else budget_of(memory_budget, torch.device("cpu"))
-        self._names: list[str] | None = None
+        names: list[str] | None = None
         if is_plain(self._inner, self.cut_points):
-            self._names = [self.cut_points] if isinstance(self.cut_points, str) else list(self.cut_points)
-            for name in self._names:
+            names = [self.cut_points] if isinstance(self.cut_points, str) else list(self.cut_points)
+            if not names:
+                raise UsageError("cut_points is empty; give 'blocks', 'all' or the names of layers")
+            for name in names:
                 resolve_layer(self._inner, name)
+        self._check_alarms(names)
+        self._teller = Teller(_several(loggers, Logger, "loggers"))
+        self._batch = TrainingBatch(
+            model, self._inner, self.cut_points, names, called, (reduce, channels, self._memory), self._teller.say
+        )
         self._history = History(None if path is None else path_of(path, "path"), write=is_main())
         last = self._history.last_step
         self._step = 0 if last is None else last + 1
-        self._features: StepFeatures | None = None
-        self._watching: ExitStack | None = None
-        self._said: set[str] = set()
         self._events: list[str] = []
-        self._checked = False
+        self._checked = self._closed = False
+        self._replay()
         self._arm()
 
+    def _check_alarms(self, names: Sequence[str] | None) -> None:
+        """Refuse an alarm that could never ring."""
+        for alarm in self.alarms:
+            of_jacobian = alarm.metric in JACOBIAN_METRICS
+            known = (*self.metrics, *(JACOBIAN_METRICS if self.jacobian is not None else ()))
+            if alarm.metric not in known:
+                remedy = "give jacobian=rs.JacobianProbe(…)" if of_jacobian else nearest(alarm.metric, known)
+                raise UsageError(f"the alarm watches {alarm.metric!r}, which this monitor does not measure; {remedy}")
+            if names is not None and alarm.layer is not None and not of_jacobian and alarm.layer not in names:
+                raise UsageError(f"the alarm watches layer {alarm.layer!r}; {nearest(alarm.layer, names)}")
+
     # ---- a step of training --------------------------------------------------------------------------------------
+
+    def begin(self, at: int) -> None:
+        """Say that the step that comes is number ``at``; without it, it is one more than the last.
+
+        For training that counts by itself and does not begin at 0. Call it before the step's first forward pass.
+        """
+        self._check_open()
+        if count_of(at, "at", least=0) != self._step:
+            self._batch.disarm()
+            self._step = at
+        self._arm()
 
     def step(self, at: int | None = None) -> None:
         """Say that a training step is over; measures where it was a monitored one.
 
-        ``at`` is the number of the step that is over, where the trainer counts; default: one more than the last.
+        ``at`` is the number of the step that is over, where the trainer counts; default: one more than the last. Where
+        it is not one more than the last, call ``begin`` before the step.
         """
-        if at is not None and count_of(at, "at", least=0) != self._step:
-            self._move(at)
+        self._check_open()
+        if at is not None:
+            self._step = count_of(at, "at", least=0)
+        self._teller.step = self._step
         due = self._step % self.every == 0
         probed = self.jacobian is not None and self._step % self.jacobian.every == 0
         try:
             if due or probed:
                 self._measure(due=due, probed=probed)
         finally:
-            self._disarm()
+            self._batch.disarm()
             self._step += 1
         self._arm()
 
-    def _move(self, at: int) -> None:
-        self._step = at
-        if at % self.every and self._features is not None:
-            self._disarm()
+    def _check_open(self) -> None:
+        if self._closed:
+            raise UsageError("this monitor is closed; make another one, or call step() inside its with block")
 
     def _arm(self) -> None:
         """Hooks for the step that comes, where it is a monitored one."""
-        if self._step % self.every or self.inputs is not None or self._watching is not None:
-            return
-        self._watching = ExitStack()
-        self._watching.enter_context(called_with(self.model, self._called))
-
-    def _called(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        """A pass of a monitored step begins."""
-        if not self._inner.training:
-            return
-        if self._names is None:
-            self._names = self._look_up(args, kwargs)
-        compiled = is_compiled(self.model)
-        if self._features is None:
-            self._features = StepFeatures(self._inner, self._names, self.reduce, self.channels, self._memory)
-            if not compiled:
-                self._features.attach()
-                self._features.begin(args, kwargs)  # its own hook comes too late for this pass
-        if compiled:
-            self._say("the model is compiled: in monitored steps its original module runs once more, eagerly")
-            self._features.attach()
-            try:
-                eager_pass(self._inner, args, kwargs)
-            finally:
-                self._features.detach()
-
-    def _look_up(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[str]:
-        if args and kwargs:
-            raise UsageError("blocks and globs need a batch of positional or of named inputs alone; name layers")
-        inputs = kwargs or (args[0] if len(args) == 1 else args)
-        with torch.compiler.set_stance("force_eager"):
-            sample = next(read_samples(self._inner, inputs, limit=1))
-            return cut_names(self._inner, sample, self.cut_points)
-
-    def _disarm(self) -> None:
-        if self._features is not None:
-            self._features.detach()
-        self._features = None
-        if self._watching is not None:
-            self._watching.close()
-            self._watching = None
+        if self._step % self.every == 0 and self.inputs is None:
+            self._teller.step = self._step
+            self._batch.arm()
 
     # ---- measuring -----------------------------------------------------------------------------------------------
 
@@ -228,45 +224,57 @@ class RankMonitor:
         self._events = []
         if due:
             entries += self._of_probe_batch() if self.inputs is not None else self._of_training_batch()
-        if probed and self.jacobian is not None and is_main():
-            try:
-                with torch.compiler.set_stance("force_eager"):
-                    entries += self.jacobian.measure(self._inner, self.cut_points)
-            except RankscopeError as error:
-                self._event(f"Jacobian rank: {error}")
+        if probed:
+            entries += self._of_jacobian()
         moment = Moment(self._step, tuple(entries), tuple(self._events))
         self._history.add(moment)
         if self._history.unwritten:
-            self._say(f"the history cannot be written ({self._history.unwritten}); it is kept in memory")
-        self._log(moment)
-        for alarm in self.alarms:
-            for collapse in alarm.look(moment):
-                self._ring(alarm, collapse)
+            self._teller.say(
+                f"the history cannot be written ({self._history.unwritten}); it is kept in memory, and written when "
+                "that succeeds again",
+                "history",
+            )
+        else:
+            self._teller.well("history")
+        self._teller.log(moment)
+        rung = [(alarm, collapse) for alarm in self.alarms for collapse in alarm.look(moment)]
+        stop = any(alarm.action == "stop" for alarm, _ in rung)
+        self.should_stop |= any_process(stop) if self.alarms else stop
+        for alarm, collapse in rung:
+            if callable(alarm.action):
+                alarm.action(collapse)
+            elif is_main():
+                warnings.warn(f"rankscope: {collapse}", UserWarning, stacklevel=4)
 
     def _of_training_batch(self) -> list[Entry]:
-        features = self._features
+        features = self._batch.features
         if features is not None:
             features.detach()
-        names = self._names or []
-        if features is None or not (features.seen or torch.distributed.is_initialized()):
+        names = self._batch.names or []
+        if features is None or not (features.seen or processes() > 1):
             why = (
                 "no forward pass in training mode went through the model that the monitor was given; give it the "
-                "module that the training loop calls, the compiled or wrapped one where there is one"
+                "module that the training loop calls, the compiled or wrapped one where there is one, or give "
+                "called='parts' where the loop calls its children"
             )
             if not self._checked:
                 self._checked = True
                 raise MeasurementError(f"step {self._step}: {why}")
             self._event(why)
             return []
+        if not self._checked:
+            self._check_alarms(names)
         self._checked = True
         merge_processes(features, names)
-        entries = []
-        for name in names:
-            found = features.read(name)
-            if found is None:
-                self._event(features.errors[name])
-            entries += self._entries(name, found)
-        return entries
+        return [entry for name in names for entry in self._of_layer(name, features)]
+
+    def _of_layer(self, name: str, features: StepFeatures) -> list[Entry]:
+        found = features.read(name)
+        if found is None:
+            self._event(features.errors[name], f"layer {name}")
+        else:
+            self._teller.well(f"layer {name}")
+        return self._entries(name, found)
 
     def _of_probe_batch(self) -> list[Entry]:
         try:
@@ -274,18 +282,37 @@ class RankMonitor:
                 profile = feature_rank(
                     self._inner,
                     self.inputs,
-                    cut_points=self.cut_points if self._names is None else self._names,
+                    cut_points=self.cut_points if self._batch.names is None else self._batch.names,
                     reduce=self.reduce,
                     channels=self.channels,
                     memory_budget=self._memory,
                 )
         except UsageError:  # a question that can never be answered
             raise
-        except RankscopeError as error:
-            self._event(str(error))
-            return []
-        self._names = [layer.name for layer in profile]
+        except TROUBLE as error:
+            self._event(str(error), "probe batch")
+            return [entry for name in self._batch.names or () for entry in self._entries(name, None)]
+        self._teller.well("probe batch")
+        if self._batch.names is None:
+            self._batch.names = [layer.name for layer in profile]
+            self._check_alarms(self._batch.names)
         return [entry for layer in profile for entry in self._entries(layer.name, layer)]
+
+    def _of_jacobian(self) -> list[Entry]:
+        """The first process measures; every process gets the numbers, so that alarms ring in all."""
+        found: tuple[list[Entry], str] = ([], "")
+        if is_main() and self.jacobian is not None:
+            try:
+                with torch.compiler.set_stance("force_eager"):
+                    found = self.jacobian.measure(self._inner, self.cut_points), ""
+            except TROUBLE as error:
+                found = [], f"Jacobian rank: {error}"
+        entries, trouble = from_main(found)
+        if trouble:
+            self._event(trouble, "jacobian")
+        else:
+            self._teller.well("jacobian")
+        return entries
 
     def _entries(self, name: str, found: LayerFeatures | None) -> list[Entry]:
         row = {} if found is None else found.to_dict()
@@ -293,37 +320,16 @@ class RankMonitor:
         values = [(metric, row.get(metric)) for metric in self.metrics]
         return [Entry(name, metric, float("nan") if v is None else float(v), samples) for metric, v in values]
 
-    # ---- telling -------------------------------------------------------------------------------------------------
-
-    def _log(self, moment: Moment) -> None:
-        if not self.loggers or not is_main():
-            return
-        values = {f"rank/{e.layer}/{e.metric}": e.value for e in moment.entries if e.value == e.value}
-        for logger in self.loggers:
-            try:
-                logger.log(values, moment.step)
-            except Exception as error:  # another's code: training goes on without it
-                self._say(f"the logger {type(logger).__name__} failed ({type(error).__name__}: {error})")
-
-    def _ring(self, alarm: CollapseAlarm, collapse: Collapse) -> None:
-        if callable(alarm.action):
-            alarm.action(collapse)
-            return
-        if is_main():
-            warnings.warn(f"rankscope: {collapse}", UserWarning, stacklevel=5)
-        self.should_stop |= alarm.action == "stop"
-
-    def _event(self, text: str) -> None:
+    def _event(self, text: str, about: str = "") -> None:
         self._events.append(text)
-        self._say(text)
-
-    def _say(self, text: str) -> None:
-        """Warn once of each."""
-        if text not in self._said and is_main():
-            self._said.add(text)
-            warnings.warn(f"rankscope, step {self._step}: {text}", UserWarning, stacklevel=6)
+        self._teller.say(text, about)
 
     # ---- what was seen -------------------------------------------------------------------------------------------
+
+    @property
+    def loggers(self) -> tuple[Logger, ...]:
+        """Where numbers go beside the history."""
+        return self._teller.loggers
 
     @property
     def history(self) -> pd.DataFrame:
@@ -336,20 +342,50 @@ class RankMonitor:
         return [(moment.step, text) for moment in self._history.moments for text in moment.events]
 
     def state_dict(self) -> dict[str, Any]:
-        """What a checkpoint of the training run keeps of the monitor."""
-        return {"step": self._step}
+        """What a checkpoint of the training run keeps of the monitor: the number of the next step, and the history."""
+        return {
+            "step": self._step,
+            "should_stop": self.should_stop,
+            "moments": [moment.line() for moment in self._history.moments],
+        }
 
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on from a checkpoint: what was monitored after it is replaced as training goes on."""
-        self._disarm()
-        self._step = count_of(state["step"], "step", least=0)
-        self._arm()
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on from a checkpoint: what was monitored after it is forgotten, and measured anew as training goes on.
+
+        Raises
+        ------
+        UsageError
+            For what is no state of a monitor.
+        """
+        try:
+            at = count_of(state["step"], "step", least=0)
+            moments = [Moment.of(line) for line in state.get("moments", ())]
+            stopped = bool(state.get("should_stop", False))
+        except (KeyError, TypeError, AttributeError, ValueError) as error:
+            raise UsageError(f"this is no state of a monitor ({type(error).__name__}: {error})") from error
+        self._batch.disarm()
+        self._history.back_to(at, moments)
+        self._step, self.should_stop = at, stopped
+        self._replay()
+        if not self._closed:
+            self._arm()
+
+    def _replay(self) -> None:
+        """Let the alarms count what was seen, without ringing."""
+        self.alarms = tuple(alarm.fresh() for alarm in self.alarms)
+        for moment in self._history.moments:
+            for alarm in self.alarms:
+                alarm.look(moment)
 
     def close(self) -> None:
-        """Remove all hooks. What was seen stays."""
-        self._disarm()
+        """Remove all hooks, and let the history's file go. What was seen stays."""
+        self._closed = True
+        self._batch.disarm()
+        self._history.close()
 
     def __enter__(self) -> Self:
+        self._closed = False
+        self._history.open()
         self._arm()
         return self
 
