@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
@@ -85,6 +86,82 @@ def test_rounding_before_a_maximum_is_in_the_bound(name: str) -> None:
     for seed in range(3):
         near, x = cancelling(seed, torch.tensor([2e-4, 5e-5]).repeat(12))
         within_the_bound(nn.Sequential(near, Chosen(CHOICES[name]), nn.Linear(12, 12)), x)
+
+
+BENT: dict[str, Callable[[Tensor], Tensor]] = {
+    "hard-swish": functional.hardswish,
+    "clamp": lambda h: torch.clamp(h, -3.0, 3.0) ** 2,
+    "clamp of one side": lambda h: h.clamp(max=3.0) ** 2,
+    "clamp_min": lambda h: h.clamp_min(-3.0) ** 2,
+    "clamp to a tensor": lambda h: torch.clip(h, torch.full((12,), -3.0, dtype=h.dtype)) ** 2,
+    "more bounds than inputs": lambda h: h.clamp(min=torch.full((2, 12), -3.0, dtype=h.dtype)).mean(0, True) ** 2,
+    "hardtanh": lambda h: functional.hardtanh(h, max_val=3.0, min_val=-3.0) ** 2,
+    "relu6": lambda h: functional.relu6(h + 3) ** 2,
+    "threshold": lambda h: functional.threshold(h, -3.0, -3.0) ** 2,
+}
+
+
+@pytest.mark.parametrize("name", BENT)
+def test_rounding_before_a_function_that_bends_between_its_kinks_is_in_the_bound(name: str) -> None:
+    """Rounding moves these inputs by some 3e-3, and the derivative with them: no kink is near any."""
+
+    class Bent(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return BENT[name](x + 1e5 - 1e5)
+
+    near, x = cancelling(1, torch.linspace(-2, 2, 12))
+    within_the_bound(nn.Sequential(near, Bent(), nn.Linear(12, 12)), x)
+
+
+@pytest.mark.parametrize("bent", [functional.hardswish, lambda h: torch.sqrt(torch.clamp(h, min=-3.0) + 4)])
+def test_the_same_of_a_float64_network(bent: Callable[[Tensor], Tensor]) -> None:
+    """Against extended precision: rounding moves the inputs by 1e-11, and the derivatives with them."""
+    torch.manual_seed(0)
+    first, last = (nn.Linear(6, 6).double() for _ in range(2))
+
+    class Bent(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return bent(x + 1e5 - 1e5)
+
+    x = torch.randn(1, 6, dtype=torch.float64)
+    profile = rs.jacobian_rank(nn.Sequential(first, Bent(), last).eval(), x, dtype="float64", progress=False)
+    found = profile.layers[-1].spectra[0]
+    assert found is not None and found.rank().certified
+    a, b, c = (t.detach().numpy().astype(np.longdouble) for t in (first.weight, first.bias, last.weight))
+    h = a @ x[0].numpy().astype(np.longdouble) + b
+    slope = (2 * h + 3) / 6 if bent is functional.hardswish else 1 / (2 * np.sqrt(h + 4))
+    exact = np.linalg.svd((c @ (slope[:, None] * a)).astype(np.float64), compute_uv=False)
+    gap = np.abs(found.singular_values - exact).max()
+    assert gap <= found.error_bound + found.square_error / exact.min() + 1e-15 * exact[0]
+
+
+KINKED: dict[str, tuple[Callable[[Tensor], Tensor], int]] = {
+    "relu": (functional.relu, 1),
+    "relu6": (lambda h: functional.relu6(6 + h), 1),
+    "hard-swish": (lambda h: functional.hardswish(h - 3), 1),
+    "hard-sigmoid": (lambda h: functional.hardsigmoid(3 + h), 1),
+    "clamp elsewhere": (lambda h: h.clamp(min=1.0), 0),
+    "clamp": (lambda h: (h + 1).clamp(max=1.0), 1),
+    "max_pool1d": (lambda h: functional.max_pool1d(1 + torch.stack([0 * h, h], 2), 2), 1),
+    "max along": (lambda h: torch.stack([0 * h, h], 2).max(2).values, 1),
+    "amax": (lambda h: torch.stack([0 * h, h], 2).amax(2), 1),
+    "max of all": (lambda h: torch.cat([0 * h[:, :1], h.clamp(max=2.0**-20)], 1).max()[None], 1),
+    "max with room": (lambda h: torch.stack([h, h - 1], 2).amax(2), 0),
+}
+
+
+@pytest.mark.parametrize("name", KINKED)
+def test_every_kink_that_rounding_decides_is_counted(name: str) -> None:
+    """2^-42 is zero in float32 beside 1 or 6, and in float64 it is beyond the kink; all other inputs are well clear."""
+    kinked, count = KINKED[name]
+
+    class Net(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return kinked(1.0 + x - 1.0).flatten(1) if name != "max of all" else kinked(1.0 + x - 1.0)
+
+    x = torch.tensor([[2.0**-42, -0.5, -0.25]])
+    profile = rs.jacobian_rank(nn.Sequential(Net()).eval(), x, cut_points="output", progress=False)
+    assert profile.kinks == (count,)
 
 
 @pytest.mark.parametrize("name", CHOICES)

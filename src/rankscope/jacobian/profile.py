@@ -65,7 +65,8 @@ class JacobianProfile(Record):
     adjoint_error : float or None
         Relative disagreement of forward and reverse mode on the first image; ``None`` where reverse mode fails.
     kinks : tuple of int
-        For each image, piecewise linear units that rounding puts on the other side of their kink.
+        For each image, units that rounding puts on the other side of their kink, and maxima of which it chooses another
+        entry. Bounds hold for the working precision's side.
     facts : tuple of Fact
         What a reader has to know to trust the numbers; ``notes`` are their sentences.
     provenance : mapping

@@ -44,9 +44,20 @@ CHOOSING = frozenset([*_WINDOWS, *_SPREAD, *_ALONG])
 
 @dataclass(frozen=True)
 class Choice:
-    """What one call took: ``of(x)`` is what the function makes of another ``x`` if it takes the same entries."""
+    """What one call took: ``of(x)`` is what the function makes of another ``x`` if it takes the same entries.
+
+    ``taken`` holds the places, or says of every entry whether it was taken; ``shared`` are the dimensions along which
+    entries share one choice, where it is the latter.
+    """
 
     of: Callable[[Tensor], Any]
+    taken: Tensor
+    shared: tuple[int, ...] = ()
+
+    def apart(self, other: Choice) -> Tensor:
+        """Which of the choices are not those of another call of the same function."""
+        differ = self.taken != other.taken
+        return differ.sum(self.shared, dtype=torch.bool) if self.shared else differ
 
     @classmethod
     def made(
@@ -72,7 +83,7 @@ def _of_windows(func: Callable[..., Any], chosen: Tensor, args: tuple[Any, ...],
         taken = x.flatten(-dims).gather(-1, places.flatten(-dims)).unflatten(-1, places.shape[-dims:])
         return (taken, places) if asked else taken
 
-    return Choice(of)
+    return Choice(of, places)
 
 
 def _of_all_equal(func: Callable[..., Any], chosen: Tensor, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Choice:
@@ -86,7 +97,7 @@ def _of_all_equal(func: Callable[..., Any], chosen: Tensor, args: tuple[Any, ...
     def of(x: Tensor) -> Tensor:
         return (torch.where(equal, x, torch.zeros_like(x)) / share).sum(dims, keepdim=keepdim)
 
-    return Choice(of)
+    return Choice(of, equal, tuple(dims))
 
 
 def _along(func: Callable[..., Any], chosen: Tensor, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Choice | None:
@@ -105,4 +116,4 @@ def _along(func: Callable[..., Any], chosen: Tensor, args: tuple[Any, ...], kwar
         taken = x if not x.ndim else x.gather(dim, places)
         return type(made)((taken if keepdim or not x.ndim else taken.squeeze(dim), made.indices))
 
-    return Choice(of)
+    return Choice(of, places)

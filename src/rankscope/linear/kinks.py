@@ -7,7 +7,8 @@ the units that had to be moved across their kink are counted by themselves.
 
 Only those units are moved. What rounding did to the others belongs to the error that the certificate measures: a
 square root behind a clamp is steep, and its derivative shows it. Of a maximum, likewise, only the choice is taken over
-(``choices``), never the value.
+(``choices``), never the value; a choice that float64 makes otherwise counts as one unit. What is in neither list, and
+what cannot be decided, keeps the piece that its own precision gives it, so that the error holds the difference.
 """
 
 from __future__ import annotations
@@ -25,54 +26,58 @@ from rankscope.linear.choices import CHOOSING, Choice
 
 __all__ = ["SamePiece"]
 
-_SIGNED: tuple[Callable[..., Any], ...] = (
-    functional.relu,
-    functional.relu_,
-    functional.relu6,
-    functional.leaky_relu,
-    functional.leaky_relu_,
-    functional.hardtanh,
-    functional.hardtanh_,
-    functional.hardswish,
-    functional.hardsigmoid,
-    functional.threshold,
-    functional.prelu,
-    torch.relu,
-    torch.relu_,
-    torch.clamp,
-    torch.clamp_min,
-    torch.clamp_max,
-    torch.clip,
-    torch.abs,
-    Tensor.relu,
-    Tensor.relu_,
-    Tensor.clamp,
-    Tensor.clamp_,
-    Tensor.clamp_min,
-    Tensor.clamp_min_,
-    Tensor.clamp_max,
-    Tensor.clamp_max_,
-    Tensor.clip,
-    Tensor.clip_,
-    Tensor.abs,
-)
-# whose only kink is at zero
-_AT_ZERO = frozenset(
-    {
-        functional.relu,
-        functional.relu_,
-        functional.leaky_relu,
-        functional.leaky_relu_,
-        functional.prelu,
-        torch.relu,
-        torch.relu_,
-        torch.abs,
-        Tensor.relu,
-        Tensor.relu_,
-        Tensor.abs,
-    }
-)
-_KINKED = frozenset([*_SIGNED, *CHOOSING])
+_Bounds = tuple[float | Tensor | None, ...]
+
+
+def _given(args: tuple[Any, ...], kwargs: dict[str, Any], place: int, name: str, default: Any = None) -> Any:
+    return args[place] if len(args) > place else kwargs.get(name, default)
+
+
+def _at_zero(args: tuple[Any, ...], kwargs: dict[str, Any]) -> _Bounds:
+    return (0.0,)
+
+
+def _of_hardtanh(args: tuple[Any, ...], kwargs: dict[str, Any]) -> _Bounds:
+    return _given(args, kwargs, 0, "min_val", -1.0), _given(args, kwargs, 1, "max_val", 1.0)
+
+
+def _of_clamp(args: tuple[Any, ...], kwargs: dict[str, Any]) -> _Bounds:
+    return _given(args, kwargs, 0, "min"), _given(args, kwargs, 1, "max")
+
+
+# where each function has its kinks, from what it is called with beside its input
+_KINKS: dict[Callable[..., Any], Callable[[tuple[Any, ...], dict[str, Any]], _Bounds]] = {
+    functional.relu: _at_zero,
+    functional.relu_: _at_zero,
+    functional.relu6: lambda args, kwargs: (0.0, 6.0),
+    functional.leaky_relu: _at_zero,
+    functional.leaky_relu_: _at_zero,
+    functional.hardtanh: _of_hardtanh,
+    functional.hardtanh_: _of_hardtanh,
+    functional.hardswish: lambda args, kwargs: (-3.0, 3.0),
+    functional.hardsigmoid: lambda args, kwargs: (-3.0, 3.0),
+    functional.threshold: lambda args, kwargs: (_given(args, kwargs, 0, "threshold"),),
+    functional.prelu: _at_zero,
+    torch.relu: _at_zero,
+    torch.relu_: _at_zero,
+    torch.clamp: _of_clamp,
+    torch.clamp_min: lambda args, kwargs: (_given(args, kwargs, 0, "min"),),
+    torch.clamp_max: lambda args, kwargs: (_given(args, kwargs, 0, "max"),),
+    torch.clip: _of_clamp,
+    torch.abs: _at_zero,
+    Tensor.relu: _at_zero,
+    Tensor.relu_: _at_zero,
+    Tensor.clamp: _of_clamp,
+    Tensor.clamp_: _of_clamp,
+    Tensor.clamp_min: lambda args, kwargs: (_given(args, kwargs, 0, "min"),),
+    Tensor.clamp_min_: lambda args, kwargs: (_given(args, kwargs, 0, "min"),),
+    Tensor.clamp_max: lambda args, kwargs: (_given(args, kwargs, 0, "max"),),
+    Tensor.clamp_max_: lambda args, kwargs: (_given(args, kwargs, 0, "max"),),
+    Tensor.clip: _of_clamp,
+    Tensor.clip_: _of_clamp,
+    Tensor.abs: _at_zero,
+}
+_KINKED = frozenset([*_KINKS, *CHOOSING])
 # where the functions that can work in place without a name that says so take that argument
 _IN_PLACE = {
     functional.relu: 1,
@@ -101,25 +106,16 @@ class _Called:
     kwargs: dict[str, Any]
 
     def apart(self, x: Tensor, wanted: Tensor) -> Tensor | None:
-        """Where the two inputs lie on different pieces; ``None`` where only moving all of them makes sure.
+        """Where the two inputs lie on different sides of a kink, or only one exactly at it.
 
-        Between two points of one piece the function is straight: its value half-way is the mean of theirs.
+        By comparisons, each in its own precision: arithmetic rounds, and hard-swish bends between its kinks too.
+        ``None`` where a tensor of bounds has more entries than the input.
         """
-        if self.func in _AT_ZERO:
-            return torch.sign(x) != torch.sign(wanted)
-        if x.dtype != torch.float64:
-            return None
-
-        def value(at: Tensor) -> Tensor:
-            found: Tensor = self.func(at.clone(), *self.args, **self.kwargs)
-            return found
-
-        a, b = value(x), value(wanted)
-        if a.shape != x.shape:
-            return None
-        bend = (a + b - 2 * value((x + wanted) / 2)).abs()
-        rounding = 16 * torch.finfo(x.dtype).eps * (a.abs() + b.abs() + x.abs())
-        return (bend > rounding) | bend.isnan()
+        apart = torch.zeros_like(x, dtype=torch.bool)
+        for bound in _KINKS[self.func](self.args, self.kwargs):
+            if bound is not None:
+                apart = apart | ((x > bound) != (wanted > bound)) | ((x < bound) != (wanted < bound))
+        return apart if apart.shape == x.shape else None
 
 
 _Move = Tensor | Choice | None
@@ -211,18 +207,18 @@ class SamePiece:
                 self.moves.append(None)
                 return None
             wanted = self.inputs[position]
-            if called.func in _SIGNED and x.numel() % images == 0:
-                flipped = ((x > 0) != (wanted > 0)).reshape(images, -1).sum(1)
-                self.flips = flipped if self.flips is None else self.flips + flipped
-            move: _Move
+            move: _Move = None
             if called.func in CHOOSING:
                 move = Choice.made(called.func, wanted, called.args, called.kwargs)
+                own = None if move is None else Choice.made(called.func, x, called.args, called.kwargs)
+                apart = None if move is None or own is None else move.apart(own)
             else:
-                wanted = wanted.to(x.dtype)
-                move = wanted - x
-                moved = called.apart(x, wanted)
-                if moved is not None:
-                    move = torch.where(moved, move, torch.zeros_like(move))
+                apart = called.apart(x, wanted)
+                if apart is not None:
+                    move = torch.where(apart, wanted.to(x.dtype) - x, torch.zeros_like(x))
+            if apart is not None and apart.numel() % images == 0:
+                flipped = apart.reshape(images, -1).sum(1)
+                self.flips = flipped if self.flips is None else self.flips + flipped
             self.moves.append(move)
             return move
 
