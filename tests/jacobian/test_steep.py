@@ -126,7 +126,8 @@ def test_the_same_of_a_float64_network(bent: Callable[[Tensor], Tensor]) -> None
     x = torch.randn(1, 6, dtype=torch.float64)
     profile = rs.jacobian_rank(nn.Sequential(first, Bent(), last).eval(), x, dtype="float64", progress=False)
     found = profile.layers[-1].spectra[0]
-    assert found is not None and found.rank().certified
+    assert found is not None
+    assert found.rank().certified
     a, b, c = (t.detach().numpy().astype(np.longdouble) for t in (first.weight, first.bias, last.weight))
     h = a @ x[0].numpy().astype(np.longdouble) + b
     slope = (2 * h + 3) / 6 if bent is functional.hardswish else 1 / (2 * np.sqrt(h + 4))

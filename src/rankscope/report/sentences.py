@@ -141,8 +141,8 @@ def _cautions(profile: JacobianProfile, rows: list[dict[str, Any]]) -> Iterator[
     if most:
         yield (
             f"{counted(most, 'unit')} {'is' if most == 1 else 'are'} within rounding error of a kink, such as ReLU at "
-            "0 or two equal entries of a max pool (the most in one image). Another precision would take the derivative on the other side; the bounds hold "
-            "for this side."
+            "0 or two equal entries of a max pool (the most in one image). Another precision would take the derivative "
+            "on the other side; the bounds hold for this side."
         )
 
 
