@@ -160,10 +160,10 @@ def test_a_wrapper_inside_the_network_calls_what_it_holds(
         torch.tensor(spectrum.singular_values), torch.linalg.svdvals(expected), rtol=1e-4, atol=1e-6
     )
     for record in (found, rs.feature_rank(model, X, cut_points="all"), rs.local_feature_rank(model, X[:1], samples=9)):
-        (fact,) = of_kind(record.facts, FactKind.UNWRAPPED)
+        (fact,) = of_kind(record.facts, FactKind.PASSED_THROUGH)
         assert fact["inside"][0] == "1"
     collected = rs.collect(model, (X, LABELS), out=tmp_path, head="2", progress=False)
-    assert of_kind(collected.facts, FactKind.UNWRAPPED)
+    assert of_kind(collected.facts, FactKind.PASSED_THROUGH)
     for name, module in model.named_modules():
         assert vars(module).get("forward") is before[name].get("forward")
 

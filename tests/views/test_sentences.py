@@ -19,6 +19,7 @@ VALUES: dict[FactKind, dict[str, Any]] = {
     FactKind.EARLIER_NOTE: {"text": "The network was trained for 3 epochs."},
     FactKind.CUSTOM_BACKWARD: {"where": "act", "operator": "Leaky"},
     FactKind.UNWRAPPED: {"wrappers": ("DataParallel",)},
+    FactKind.PASSED_THROUGH: {"wrappers": ("DataParallel",), "inside": ("encoder",)},
     FactKind.TRAINING_MODE: {},
     FactKind.KEEPS_STATE: {"where": ("seen", "cache")},
     FactKind.PUSHED: {"name": "vmap(jvp)"},

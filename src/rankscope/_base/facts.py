@@ -62,7 +62,8 @@ class FactKind(StrEnum):
     CASTS_DOWN = "casts to lower precision"
     LEAVES_COMPUTATION = "a tensor leaves the computation"  # where, gap
     CUSTOM_BACKWARD = "a custom operator's backward is not its derivative"  # where, operator (name of the class)
-    UNWRAPPED = "wrappers taken off"  # wrappers (names of their classes), inside (names of nested ones)
+    UNWRAPPED = "wrappers taken off"  # wrappers (names of their classes), from the outside in
+    PASSED_THROUGH = "wrappers inside passed through"  # wrappers (names of their classes), inside (their own names)
     TRAINING_MODE = "training mode"
     KEEPS_STATE = "keeps state between calls"  # where: names of what a call changes
     RANDOM_MODEL = "random in evaluation mode"  # where

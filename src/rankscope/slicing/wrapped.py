@@ -43,7 +43,7 @@ def unwrapped(model: Any, cut_points: _Names) -> tuple[nn.Module, _Names, list[F
     nested = {name: type(module).__name__ for name, module in found.named_modules() if name and _inside(module)}
     if nested:
         kinds = tuple(dict.fromkeys(nested.values()))
-        facts.append(Fact(FactKind.UNWRAPPED, {"wrappers": kinds, "inside": tuple(nested)}))
+        facts.append(Fact(FactKind.PASSED_THROUGH, {"wrappers": kinds, "inside": tuple(nested)}))
     return found, _own(cut_points, prefix, found) if wrappers else cut_points, facts
 
 

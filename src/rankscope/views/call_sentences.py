@@ -38,9 +38,11 @@ def _several_sizes(v: Values) -> str:
 
 
 def _unwrapped(v: Values) -> str:
-    if v.get("inside"):
-        return f"The modules inside {joined(v['wrappers'])} ({_quoted(v['inside'])}) were called directly."
     return f"The network inside {joined(v['wrappers'])} was measured, and layers have their names there."
+
+
+def _passed_through(v: Values) -> str:
+    return f"The modules inside {joined(v['wrappers'])} ({_quoted(v['inside'])}) were called directly."
 
 
 def _training_mode(_: Values) -> str:
@@ -92,6 +94,7 @@ CALL_SENTENCES: Sentences = {
     FactKind.INPUT_LEFT_OUT: _input_left_out,
     FactKind.SEVERAL_SIZES: _several_sizes,
     FactKind.UNWRAPPED: _unwrapped,
+    FactKind.PASSED_THROUGH: _passed_through,
     FactKind.TRAINING_MODE: _training_mode,
     FactKind.KEEPS_STATE: _keeps_state,
     FactKind.SEVERAL_TENSORS: _several_tensors,
