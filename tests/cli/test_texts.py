@@ -223,7 +223,25 @@ def test_collect_refuses_in_one_line(folder: Path, tmp_path: Path, capsys: pytes
         assert re.match(rf"error: .*{re.escape(match)}", lines[-1]), lines
 
 
-@pytest.mark.parametrize("make", [classifier])
+def decoder() -> Any:
+    """Its logits are those of a text's last token; it has no padding token."""
+    config = transformers.GPT2Config(vocab_size=7, n_embd=8, n_layer=2, n_head=2, n_positions=8, num_labels=3)
+    config._attn_implementation = "eager"
+    torch.manual_seed(1)
+    return transformers.GPT2ForSequenceClassification(config).eval()
+
+
+def llama() -> Any:
+    config = transformers.LlamaConfig(
+        vocab_size=7, hidden_size=8, num_hidden_layers=2, num_attention_heads=2, intermediate_size=12, num_labels=3,
+        max_position_embeddings=8, pad_token_id=0,
+    )  # fmt: skip
+    config._attn_implementation = "eager"
+    torch.manual_seed(1)
+    return transformers.LlamaForSequenceClassification(config).eval()
+
+
+@pytest.mark.parametrize("make", [classifier, decoder, llama])
 def test_every_command_takes_texts_for_a_classifier(make: Any, tmp_path: Path) -> None:
     """Features and logits of each text alone, as the model itself gives them."""
     net = make()
@@ -262,3 +280,97 @@ def test_every_command_takes_texts_for_a_classifier(make: Any, tmp_path: Path) -
         assert spectrum is not None
         # float32 through two layers of width 8
         np.testing.assert_allclose(np.asarray(spectrum.singular_values)[:3], sigma, atol=1e-4 * sigma[0])
+
+
+def bart() -> Any:
+    """An encoder–decoder that classifies by the decoder's state at the last token."""
+    config = transformers.BartConfig(
+        vocab_size=7, d_model=8, encoder_layers=1, decoder_layers=1, encoder_attention_heads=2,
+        decoder_attention_heads=2, encoder_ffn_dim=8, decoder_ffn_dim=8, max_position_embeddings=16, num_labels=3,
+        pad_token_id=1, bos_token_id=1, eos_token_id=6, decoder_start_token_id=6, forced_eos_token_id=6,
+    )  # fmt: skip
+    config._attn_implementation = "eager"
+    torch.manual_seed(1)
+    return transformers.BartForSequenceClassification(config).eval()
+
+
+def words(text: str) -> dict[str, list[int]]:
+    return {"input_ids": [WORDS.index(word) for word in text.split()] + [6]}
+
+
+def test_an_encoder_decoder_classifies_texts(tmp_path: Path) -> None:
+    net, texts = bart(), ["cat sat", "a cat on a", "on"]
+    found = rs.collect(net, read_texts(net, words, texts), out=tmp_path)
+    seen: list[torch.Tensor] = []
+    net.classification_head.out_proj.register_forward_pre_hook(lambda _m, args: seen.append(args[0][0]))
+    with torch.no_grad():
+        logits = [net(input_ids=torch.tensor([words(text)["input_ids"]])).logits[0] for text in texts]
+    torch.testing.assert_close(found.logits, torch.stack(logits), rtol=0, atol=0)
+    torch.testing.assert_close(found.features, torch.stack(seen), rtol=0, atol=0)
+    with pytest.raises(rs.ModelError, match="Passing input embeddings is currently not supported"):
+        rs.jacobian_rank(net, read_texts(net, words, texts))
+
+
+@pytest.mark.parametrize("make", [decoder, llama])
+def test_the_features_of_a_decoder_are_those_of_the_token_it_classifies_by(make: Any, tmp_path: Path) -> None:
+    """Also where a padded batch has another last token in every row."""
+    net = make()
+    net.config.pad_token_id = 0
+    ids = torch.tensor([[1, 2, 3, 0, 0], [5, 6, 0, 0, 0], [1, 2, 3, 4, 5]])
+    given = {"input_ids": ids, "attention_mask": (ids != 0).long()}
+    found = rs.collect(net, (given, torch.tensor([0, 1, 2])), out=tmp_path, cut_points=[])
+    with torch.no_grad():
+        out = net(**given, output_hidden_states=True)
+    last = torch.tensor([2, 1, 4])
+    torch.testing.assert_close(found.features, out.hidden_states[-1][torch.arange(3), last], rtol=0, atol=1e-6)
+    torch.testing.assert_close(found.logits, out.logits, rtol=0, atol=1e-6)
+    # the head makes the logits of the features: the same product, summed in another order
+    torch.testing.assert_close(found.features @ net.score.weight.T, found.logits, rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("kind", ["GPT2LMHeadModel", "GPT2ForTokenClassification"])
+def test_logits_of_every_token_are_no_classification(kind: str, tmp_path: Path) -> None:
+    net = getattr(transformers, kind)(decoder().config).eval()
+    with pytest.raises(rs.ModelError, match=r"returns a tensor of shape \(1, 3, \d\); a collection needs logits"):
+        rs.collect(net, read_texts(net, tokenizer(), ["the cat sat"]), out=tmp_path)
+
+
+class Best(torch.nn.Module):
+    """The position whose logits are largest: no rule that only knows last tokens finds it."""
+
+    def __init__(self, ties: bool) -> None:
+        super().__init__()
+        self.body, self.head, self.ties = torch.nn.Linear(4, 6), torch.nn.Linear(6, 3, bias=False), ties
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        made = self.head(torch.tanh(self.body(x)) * (0.0 if self.ties else 1.0) + (x[..., :1] if self.ties else 0.0))
+        return made.mean(1) if self.ties else made[torch.arange(len(x)), made.sum(2).argmax(1)]
+
+
+def test_any_position_that_gives_the_logits(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    net, x = Best(ties=False).eval(), torch.randn(5, 7, 4)
+    found = rs.collect(net, (x, torch.arange(5) % 3), out=tmp_path, cut_points=[])
+    with torch.no_grad():
+        rows = torch.tanh(net.body(x))
+        place = net.head(rows).sum(2).argmax(1)
+    assert len(set(place.tolist())) > 1
+    torch.testing.assert_close(found.features, rows[torch.arange(5), place], rtol=0, atol=0)
+
+
+def test_a_decoder_with_one_output(tmp_path: Path) -> None:
+    """Two classes, the first with the logit 0."""
+    config = decoder().config
+    config.num_labels = 1
+    torch.manual_seed(1)
+    net = transformers.GPT2ForSequenceClassification(config).eval()
+    found = rs.collect(net, read_texts(net, tokenizer(), TEXTS), out=tmp_path, cut_points=[])
+    assert found.features.shape == (4, 8)
+    assert found.logits.shape == (4, 2)
+    torch.testing.assert_close(found.features @ net.score.weight[0], found.logits[:, 1], rtol=0, atol=1e-5)
+
+
+def test_a_mean_over_positions_is_not_what_the_head_makes(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    with pytest.raises(rs.ModelError, match="the head 'head' is applied at 7 positions, and no position"):
+        rs.collect(Best(ties=True).eval(), (torch.randn(5, 7, 4), torch.arange(5) % 3), out=tmp_path, cut_points=[])

@@ -21,6 +21,7 @@ from rankscope.features.collection_run import MOMENTS_LIMIT
 from rankscope.features.counted_rows import with_rows_of_samples
 from rankscope.features.cut_names import chosen_calls, cut_names, is_plain, layer_names
 from rankscope.features.fingerprint import data_identity, setting_fingerprint
+from rankscope.features.head_inputs import head_inputs
 from rankscope.features.heads import find_head
 from rankscope.features.hooks import inference, record_outputs
 from rankscope.features.pipeline import on_device
@@ -199,7 +200,10 @@ def _collect(
                 nonlocal shape
                 outputs.clear()
                 shape = tuple(call.x.shape)
-                return _logits(run_forward(model, call.rows(0, len(call), "a batch"), device))
+                logits = _logits(run_forward(model, call.rows(0, len(call), "a batch"), device))
+                if "<input>" in outputs:  # else told with the names of those that were not called
+                    outputs["<input>"] = head_inputs(outputs["<input>"], outputs["<output>"], logits, name)
+                return logits
 
             def forward(call: Call) -> tuple[torch.Tensor, torch.Tensor]:
                 logits = passed(call)
@@ -331,6 +335,7 @@ def _works_beside(device: torch.device) -> bool:
 def _logits(made: Any) -> torch.Tensor:
     made = getattr(made, "logits", made)
     if not isinstance(made, torch.Tensor) or made.ndim != 2:
-        raise ModelError(f"the model returns {type(made).__name__}; a collection needs logits (samples × classes)")
+        what = f"a tensor of shape {tuple(made.shape)}" if isinstance(made, torch.Tensor) else type(made).__name__
+        raise ModelError(f"the model returns {what}; a collection needs logits (samples × classes)")
     # one output is that of a binary classifier: class 0 has the logit 0, as in ``linear_parts``
     return torch.cat([torch.zeros_like(made), made], 1) if made.shape[1] == 1 else made

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 import torch
 from torch import nn
 
-from rankscope._base.errors import CutPointError
+from rankscope._base.errors import CutPointError, ModelError
 from rankscope._base.facts import Fact, FactKind
 from rankscope.features.hooks import inference, record_outputs
 from rankscope.slicing import CutPointsLike, Sample
@@ -44,7 +44,12 @@ def with_rows_of_samples(
         for count in (1, 2) if can_be_repeated(model, sample) else (1,):
             together = sample if count == 1 else repeated(sample, torch.cat([sample.x] * count))
             with record_outputs(model, found) as outputs:
-                run_forward(model, together, device)
+                try:
+                    run_forward(model, together, device)
+                except ModelError:
+                    if count == 1:
+                        raise
+                    break  # it takes one sample at a time, as a decoder's classifier without a padding token
                 wrong = {n: tuple(o.shape) for n, o in outputs.items() if not o.ndim or len(o) != count}
             shapes = {**wrong, **shapes}
     left = [name for name in found if name in shapes]

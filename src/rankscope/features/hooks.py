@@ -64,10 +64,10 @@ def record_outputs(
     """A dictionary that each forward pass fills with the outputs of the named modules, in the order of execution.
 
     A name is that of a module, or of one of several tensors that it returns (``lstm.0``), or ``output`` for what the
-    model returns. ``inputs_of`` names a module whose *input* is kept too, under the key ``"<input>"``. Outputs are
-    cloned, since the next layer may work in place; with ``reduced`` its result, of name and output, is kept instead,
-    cloned only where it shares memory with the output: the feature map itself is then never copied. A module called
-    more than once keeps its last output.
+    model returns. ``inputs_of`` names a module whose *input* is kept too, under the key ``"<input>"``, and what it made
+    of it under ``"<output>"``. Outputs are cloned, since the next layer may work in place; with ``reduced`` its result,
+    of name and output, is kept instead, cloned only where it shares memory with the output: the feature map itself is
+    then never copied. A module called more than once keeps its last output.
 
     Raises
     ------
@@ -89,11 +89,16 @@ def record_outputs(
     def keep_input(_module: nn.Module, args: tuple[Any, ...], named: dict[str, Any]) -> None:
         found["<input>"] = (args[0] if args else next(iter(named.values()))).detach().clone()
 
+    def keep_output(_module: nn.Module, _args: tuple[Any, ...], output: Any) -> None:
+        found["<output>"] = output.detach().clone() if isinstance(output, torch.Tensor) else found["<input>"]
+
     try:
         for name, (module, path) in resolved.items():
             handles.append(module.register_forward_hook(keep(name, path, axis_of(model, module, path))))
         if inputs_of is not None:
-            handles.append(resolve_layer(model, inputs_of)[0].register_forward_pre_hook(keep_input, with_kwargs=True))
+            head = resolve_layer(model, inputs_of)[0]
+            handles.append(head.register_forward_pre_hook(keep_input, with_kwargs=True))
+            handles.append(head.register_forward_hook(keep_output))
         yield found
     finally:
         for handle in handles:

@@ -67,7 +67,8 @@ def read_texts(model: nn.Module, tokenizer: Any, texts: str | Sequence[str]) -> 
     name = type(model).__name__
     if config is None or not callable(getattr(model, "get_input_embeddings", None)):
         raise UsageError(f"{name} is no model of Hugging Face with token embeddings; give its inputs as tensors")
-    if getattr(config, "is_encoder_decoder", False):
+    # a classifier of this kind gives its decoder the text itself, shifted by one token
+    if getattr(config, "is_encoder_decoder", False) and not hasattr(model, "classification_head"):
         raise UsageError(
             f"{name} is an encoder–decoder, which needs a second text; give a mapping with input_ids and "
             "decoder_input_ids"
