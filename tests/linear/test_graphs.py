@@ -28,3 +28,17 @@ def test_a_failed_recording_is_refused_once(monkeypatch: pytest.MonkeyPatch, err
         assert float(replayed((), [torch.tensor(value)])) == 2 * value
     assert tried == [1]
     assert str(error) in replayed.refused
+
+
+@pytest.mark.cuda
+def test_random_numbers_can_be_drawn_after_a_failed_recording() -> None:
+    x = torch.ones(4, device="cuda")
+    state = torch.cuda.get_rng_state()
+    replayed = graphs.Replayed(lambda x: x * float(x.sum()), enabled=True)
+    for _ in range(3):
+        assert torch.equal(replayed((), [x]), 4 * x)
+    assert replayed.refused
+    assert torch.equal(torch.cuda.get_rng_state(), state)
+    first = torch.rand(3, device="cuda")
+    torch.cuda.set_rng_state(state)
+    assert torch.equal(torch.rand(3, device="cuda"), first)

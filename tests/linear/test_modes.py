@@ -44,10 +44,9 @@ KINKS: dict[str, Callable[[Tensor], Any]] = {
     "clamp": lambda x: x.clamp(-1, 1) + x.clamp_min(0.5) + x.clamp_max(0.5),
     "clamp by tensors": lambda x: x.clamp(other(x), other(x) + 1) + torch.clamp(other(x), min=x, max=x + 1),
     "maximum": lambda x: torch.maximum(x, other(x)) + torch.minimum(x, other(x)) + torch.maximum(x, x.flip(-1)),
-    "fmax": lambda x: torch.fmax(x, other(x)) + torch.fmin(x, other(x)),
     "all": lambda x: x.max() + x.min() + x.median(),
     "along a dimension": lambda x: x.max(-1)[0] + x.min(-1)[0] + x.median(-1)[0] + x.kthvalue(2, -1)[0],
-    "amax": lambda x: x.amax(-1) + x.amin(-1) + x.aminmax(dim=-1)[0],
+    "amax": lambda x: x.amax(-1) + x.amin(-1),
     "sort, topk": lambda x: x.sort(-1)[0][..., :2] + x.topk(2, -1)[0],
     "cummax": lambda x: x.cummax(-1)[0] + x.cummin(-1)[0] + x.cumprod(-1),
     "max pools": lambda x: F.max_pool2d(x, 3, 1, 1) + F.max_pool3d(x[None], (1, 3, 3), 1, (0, 1, 1))[0],
@@ -119,6 +118,27 @@ def test_the_modes_of_every_operation_agree_where_nothing_is_unknown(name: str) 
 def test_the_modes_of_every_image_operation_agree_where_nothing_is_unknown(name: str) -> None:
     x = torch.randint(-1, 2, (2, 4, 6, 5), generator=torch.Generator().manual_seed(0)).double()
     held_to_torch(IMAGES[name], x)
+
+
+@pytest.mark.parametrize("function", [torch.fmax, torch.fmin])
+def test_fmax_of_equal_values_is_a_tie_and_elsewhere_none(function: Callable[[Tensor, Tensor], Tensor]) -> None:
+    x = torch.tensor([1.0, -1.0, 2.0], dtype=torch.float64)
+    network = traced(lambda x: function(x, torch.tensor([0.0, -1.0, 3.0], dtype=x.dtype)), x)
+    tied = linearise(network, x).ties
+    apart = linearise(network, x + 0.5).ties
+    assert tied is not None
+    assert apart is not None
+    assert bool(tied)
+    assert not bool(apart)
+
+
+def test_aminmax_agrees_where_torch_has_its_forward_formula() -> None:
+    x = torch.tensor([1.0, 1.0, 2.0, 2.0], dtype=torch.float64).view(1, 2, 2)
+    try:
+        jvp(lambda y: y.aminmax(dim=-1)[0], (x,), (x,))
+    except NotImplementedError:
+        pytest.skip("this torch has none")
+    assert held_to_torch(lambda x: x.aminmax(dim=-1)[0], x)
 
 
 def test_prelu_at_zero_is_a_tie_and_elsewhere_none() -> None:

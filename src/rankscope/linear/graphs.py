@@ -8,6 +8,7 @@ image: the same kernels on other numbers.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from typing import Any
 
 import torch
@@ -24,9 +25,21 @@ def record(function: Callable[[], Any], pool: Pool) -> tuple[torch.cuda.CUDAGrap
     """Record ``function``; replaying the graph writes its (fixed) outputs again. Run it once before, to warm up."""
     torch.cuda.synchronize()
     graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph, pool=pool, capture_error_mode="thread_local"):
-        outputs = function()
+    try:
+        with torch.cuda.graph(graph, pool=pool, capture_error_mode="thread_local"):
+            outputs = function()
+    except BaseException:
+        _leave_recording()
+        raise
     return graph, outputs
+
+
+def _leave_recording() -> None:
+    """After a failed recording torch's random generator still believes that one is under way; a whole one ends that."""
+    with suppress(RuntimeError):
+        torch.cuda.synchronize()
+        with torch.cuda.graph(torch.cuda.CUDAGraph(), capture_error_mode="thread_local"):
+            torch.zeros(1, device="cuda")
 
 
 class Replayed:

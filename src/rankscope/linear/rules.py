@@ -20,7 +20,7 @@ __all__ = ["RULES", "derive", "ties"]
 
 _ELEMENTWISE = (
     "abs acos acosh add addcdiv addcmul asin asinh atan atan2 atanh ceil clamp clamp_max clamp_min cos cosh div elu eq "
-    "erf erfc erfinv exp exp2 expm1 fill floor fmax fmin fmod frac ge gelu gt hardshrink hardsigmoid hardswish "
+    "erf erfc erfinv exp exp2 expm1 fill floor fmod frac ge gelu gt hardshrink hardsigmoid hardswish "
     "hardtanh hypot isfinite isinf isnan le leaky_relu lerp log log10 log1p log2 logaddexp logical_and logical_not "
     "logical_or lt masked_fill maximum minimum mish mul nan_to_num ne neg pow reciprocal relu remainder round rsqrt "
     "rsub sgn sigmoid sign silu sin sinc sinh softplus softshrink sqrt square sub tan tanh threshold trunc where xlogy"
@@ -45,11 +45,17 @@ def _at_zero(x: Tensor, *_: Any, **__: Any) -> Tensor:
     return x == 0
 
 
+def _equal(x: Tensor, other: Tensor) -> Tensor:
+    return x == other
+
+
 RULES: dict[Any, Rule] = {
     **{target: Rule(pointwise) for target in _overloads(_ELEMENTWISE)},
     **{target: Rule() for target in _overloads(_OTHERS)},
     # forward mode takes the side of x >= 0, reverse mode that of x > 0
     **{target: Rule(pointwise, ties=_at_zero) for target in _overloads("_prelu_kernel prelu")},
+    # some versions of torch share the derivative of equal values in one mode and not in the other
+    **{target: Rule(pointwise, ties=_equal) for target in _overloads("fmax fmin")},
     **MOVING,
     **LAYERS,
     **MATRICES,
