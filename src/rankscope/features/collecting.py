@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.utils.data import TensorDataset
 
 from rankscope._base.checks import count_of, path_of
 from rankscope._base.errors import CutPointError, ModelError, OutputError, nearest
@@ -38,6 +39,7 @@ from rankscope.slicing.calls import Call
 from rankscope.slicing.capture import OUTPUT
 from rankscope.slicing.meaning import Meaning
 from rankscope.slicing.memory import forward_facts
+from rankscope.slicing.one_sample import naming_the_batch
 from rankscope.slicing.reader import facts_of, meaning_of
 from rankscope.slicing.wrapped import unwrapped
 
@@ -131,7 +133,9 @@ def collect(
     model, cut_points, wrapping = unwrapped(model, cut_points)
     dataset, options = as_dataset(model, data, meaning)
     name, layer = _head(model, head)
-    cut_points, left_out = _cut_points(model, dataset, options, meaning, cut_points, reduce, channels)
+    shape = _given_shape(dataset)
+    with naming_the_batch(shape):
+        cut_points, left_out = _cut_points(model, dataset, options, meaning, cut_points, reduce, channels)
     about = identity_of(model), data_identity(dataset, options.get("collate_fn"))
     for owner, identity in zip(("model", "data set"), about, strict=True):
         _refuse_incomparable(folder, owner, identity)
@@ -142,7 +146,7 @@ def collect(
             cut_points=cut_points, reduce=reduce, channels=channels, head=name, **_said(meaning), **_process()
         ),
     }
-    with FolderLock(folder):
+    with FolderLock(folder), naming_the_batch(shape):
         taken = begin(ShardStore(folder, fingerprint), cut_points, len(dataset))
         return _collect(
             model,
@@ -158,6 +162,13 @@ def collect(
             progress=progress,
             facts=(*wrapping, *left_out),
         )
+
+
+def _given_shape(dataset: Any) -> tuple[int, ...] | None:
+    """The shape of an input that was given whole; None where items of a data set are samples."""
+    if isinstance(dataset, WholeCall):
+        return tuple(dataset.call.x.shape)
+    return tuple(dataset.tensors[0].shape) if type(dataset) is TensorDataset and dataset.tensors else None
 
 
 def _collect(

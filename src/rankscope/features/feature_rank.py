@@ -32,6 +32,7 @@ from rankscope.slicing.batches import Batches, dtype_of_inputs, run_forward
 from rankscope.slicing.calls import Call, can_be_repeated, repeated
 from rankscope.slicing.meaning import Meaning
 from rankscope.slicing.memory import forward_facts
+from rankscope.slicing.one_sample import naming_the_batch
 from rankscope.slicing.reader import Samples, facts_of, meaning_of
 from rankscope.slicing.values import is_array
 from rankscope.slicing.wrapped import unwrapped
@@ -110,16 +111,17 @@ def feature_rank(
         meaning = meaning_of(differentiate, shared, per_sample, floating=False)
         # a decoder's head looks for padding in a batch, and texts have none
         batches = Batches(source, data, 1 if isinstance(data, Texts) else batch_size, meaning)
-        return measured_features(
-            source,
-            batches,
-            cut_points=cut_points,
-            reduce=reduce,
-            channels=channels,
-            samples=lambda: samples or batches.total,
-            memory_budget=memory_budget,
-            facts=wrapping,
-        )
+        with naming_the_batch(data.shape if is_array(data) else None):
+            return measured_features(
+                source,
+                batches,
+                cut_points=cut_points,
+                reduce=reduce,
+                channels=channels,
+                samples=lambda: samples or batches.total,
+                memory_budget=memory_budget,
+                facts=wrapping,
+            )
     _check_kept(source, reduce, channels)
     refuse_unused(
         [
@@ -256,14 +258,16 @@ def local_feature_rank(
     model, cut_points, facts = unwrapped(model, cut_points)
     sample, reading = _one_input(model, x, meaning_of(differentiate, shared, per_sample))
     generator = torch.Generator().manual_seed(seed)
-    names, left_out = with_rows_of_samples(model, sample, cut_names(model, sample, cut_points), cut_points)
+    with naming_the_batch(x.shape if is_array(x) else None):
+        names, left_out = with_rows_of_samples(model, sample, cut_names(model, sample, cut_points), cut_points)
     dtype = dtype_of_inputs(model, sample.x)
     # what half precision rounds away is no part of what was published, and noise of this size is lost in it
     coarse = unit_roundoff(dtype) > unit_roundoff(torch.float32)
     store = LayerStore(reduce, channels, samples, budget, rounding=coarse)
     store.facts += (*facts, *mode_facts(model), *reading, *left_out)
     together = batch_size if can_be_repeated(model, sample) else 1
-    with inference(model) as device, record_outputs(model, names) as outputs:
+    alone = x.shape if is_array(x) else None
+    with inference(model) as device, record_outputs(model, names) as outputs, naming_the_batch(alone):
         store.facts += forward_facts(model, sample, device, outputs)
         for start in range(0, samples, together):
             n = min(together, samples - start)

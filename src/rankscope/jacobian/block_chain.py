@@ -39,6 +39,8 @@ from rankscope.slicing import (
     select,
 )
 from rankscope.slicing.memory import forward_facts
+from rankscope.slicing.one_sample import naming_the_batch
+from rankscope.slicing.values import is_array
 from rankscope.slicing.wrapped import unwrapped
 
 if TYPE_CHECKING:
@@ -157,7 +159,8 @@ def chain_exponents(
     )
     first = next(samples)
     facts += samples.facts()
-    path = traced(model, first, work_dtype)
+    with naming_the_batch(inputs.shape if is_array(inputs) else None):
+        path = traced(model, first, work_dtype)
     calls = select(model, path, cut_points)
     chain = _longest(path, calls, merge=isinstance(cut_points, str) and cut_points in _DEFAULTS)
     tracked = min(top, chain.width)

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
-from rankscope._base.errors import MeasurementError
+from rankscope._base.errors import MeasurementError, ModelError, first_line, is_out_of_memory, parameter
 from rankscope._base.facts import Fact, FactKind
 from rankscope.linear.checks import ADJOINT_LIMIT, adjoint_error, lower_precision_inside
 from rankscope.linear.custom import wrongly_derived
@@ -168,7 +168,11 @@ class Derivative:
     def _prepare(self, sample: Sample, earlier: Linearised | None) -> None:
         direction = secant_direction(sample.x[0])
 
-        self.method, out, self.failed_methods = choose_method(self.runner, sample, direction[None])
+        try:
+            self.method, out, self.failed_methods = choose_method(self.runner, sample, direction[None])
+        except MeasurementError as error:
+            self._runs(sample, error)
+            raise
         self.lengths = [length_of(o) for o in out]
         self._replay = self.settings.device.type == "cuda" and not takes_tensors(sample)
         if not self._traced_before(sample, earlier):
@@ -188,6 +192,19 @@ class Derivative:
             self._check_exact(sample, direction, out)
         self._check_secant(sample, direction, out)
         self._check_state(sample)
+
+    def _runs(self, sample: Sample, error: MeasurementError) -> None:
+        """Refuse the dtype where no derivative was found because the model itself does not run in it."""
+        try:
+            self.runner.outputs(sample, sample.x)
+        except (RuntimeError, TypeError, ValueError) as raised:
+            if is_out_of_memory(raised):
+                return
+            dtype, other = ("float64", "float32") if self.settings.dtype == torch.float64 else ("float32", "float64")
+            raise ModelError(
+                f"{type(self.runner.model).__name__} does not run in {dtype}: {first_line(raised)}; give "
+                f"{parameter('dtype', other)}, or let it make its constants in the dtype of its input"
+            ) from error
 
     def _check_state(self, sample: Sample) -> None:
         """Whether what a call leaves in the model changes the next one, at a cut point or anywhere in its output."""

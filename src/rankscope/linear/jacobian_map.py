@@ -35,6 +35,7 @@ from rankscope.slicing import (
     mode_facts,
     read_samples,
 )
+from rankscope.slicing.values import is_array
 from rankscope.slicing.wrapped import unwrapped
 from rankscope.views.sentences import phrase, sentence
 
@@ -133,7 +134,8 @@ def _one_sample(model: nn.Module, x: Any, options: Mapping[str, Any]) -> tuple[S
     sample = next(read)
     if next(read, None) is not None:
         counted = "more than one sample" if read.total is None else f"{read.total} samples"
-        raise UsageError(f"{parameter('x')} holds {counted}; give one, such as x[:1]")
+        alone = ", or x[None] if it is one sample" if is_array(x) else ""
+        raise UsageError(f"{parameter('x')} holds {counted}; give one, such as x[:1]{alone}")
     own = {k: _cloned(v) for k, v in sample.extra.items()}
     return replace(prepared(sample, ColumnsByShape("all"), "image"), x=sample.x.clone(), extra=own), read
 

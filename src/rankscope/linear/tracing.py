@@ -13,9 +13,9 @@ from rankscope._base.checks import device_of
 from rankscope._base.errors import MeasurementError, ModelError
 from rankscope.linear.returned import without_derivative
 from rankscope.slicing import CutPointsLike, ModuleCall, Sample, Samples, Trace, on_this_path, select, trace
+from rankscope.slicing.one_sample import CallFailedError
 from rankscope.slicing.precision import converted
 from rankscope.slicing.state import set_aside
-from rankscope.slicing.trace import CallFailedError
 
 __all__ = ["Chosen", "as_measured", "at_home", "traced", "traced_calls"]
 

@@ -9,9 +9,10 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
-from rankscope._base.errors import DataError, ModelError, RankscopeError, is_out_of_memory
+from rankscope._base.errors import DataError, RankscopeError, is_out_of_memory
 from rankscope.slicing.calls import Call
 from rankscope.slicing.meaning import Meaning
+from rankscope.slicing.one_sample import CallFailedError
 from rankscope.slicing.ragged import rows_apart
 from rankscope.slicing.reader import is_one_call, length_of, order_of, read_calls
 from rankscope.slicing.sample import Sample, call_model
@@ -129,7 +130,7 @@ def run_forward(model: nn.Module, sample: Sample, device: torch.device) -> Any:
 
     Raises
     ------
-    ModelError
+    CallFailedError
         Where the model itself raises: the message has the shape and dtype that it was given.
     """
     moved = sample.to(device, dtype_of_inputs(model, sample.x))
@@ -142,7 +143,7 @@ def run_forward(model: nn.Module, sample: Sample, device: torch.device) -> Any:
             raise
         reason = (str(error).splitlines() or [type(error).__name__])[0][:200]
         given = f"{moved.x.dtype} inputs of shape {tuple(moved.x.shape)}{_beside(moved.extra)}"
-        raise ModelError(f"{type(model).__name__} does not take {given}: {reason}") from error
+        raise CallFailedError(f"{type(model).__name__} does not take {given}: {reason}") from error
 
 
 def _beside(extra: Mapping[str, Any]) -> str:

@@ -17,7 +17,7 @@ from rankscope._base.errors import DataError, UsageError
 from rankscope.slicing.belonging import belongs_to_samples, same_for_all
 from rankscope.slicing.meaning import BESIDE, LABELS, MAIN, NOT_BATCHED, PREFERRED, How, Meaning
 from rankscope.slicing.sample import Sample
-from rankscope.slicing.signature import Signature, is_hugging_face, signature_of
+from rankscope.slicing.signature import Signature, is_hugging_face
 from rankscope.slicing.values import as_input, as_tensor, is_array, is_scalar_label, numbers_of
 
 __all__ = [
@@ -79,6 +79,7 @@ def read_call(
     if isinstance(content, Mapping):
         return _named(model, signature, {str(k): v for k, v in content.items()}, how, meaning, place, dropped)
     first = next(iter(signature.positional), "input")
+    meaning.check_taken(lambda name: name == first or signature.takes(name), signature.listed())
     meaning.check_names((first,))
     if first in meaning.shared:
         raise UsageError(_no_rows_left(first))
@@ -162,8 +163,8 @@ def _named(
     place: str,
     dropped: dict[str, str],
 ) -> Call:
-    meaning.check_names([*content, *(["inputs_embeds"] if "input_ids" in content else [])])
     meaning.check_taken(signature.takes, signature.listed())
+    meaning.check_names([*content, *(["inputs_embeds"] if "input_ids" in content else [])])
     values = {name: _value(model, name, value, how) for name, value in content.items()}
     kept = {}
     for name, value in values.items():
@@ -172,7 +173,7 @@ def _named(
             dropped[name] = reason
         else:
             kept[name] = value
-    name = _differentiated(model, kept, dropped, values, meaning, place)
+    name = _differentiated(model, signature, kept, dropped, values, how, meaning, place)
     keyword: str | None = name
     if name not in kept and name in values:  # under another name than forward's own: its first argument
         kept[name], keyword = values[name], None
@@ -228,9 +229,11 @@ def _left_out(model: nn.Module, signature: Signature, name: str, value: Any, val
 
 def _differentiated(
     model: nn.Module,
+    signature: Signature,
     kept: Mapping[str, Any],
     dropped: Mapping[str, str],
     values: Mapping[str, Any],
+    how: How,
     meaning: Meaning,
     place: str,
 ) -> str:
@@ -238,7 +241,7 @@ def _differentiated(
     wanted = meaning.differentiate
     if wanted is not None:
         if wanted in dropped:
-            listed = signature_of(model).listed()
+            listed = signature.listed()
             raise UsageError(
                 f"differentiate names {wanted!r}, which is not passed on: {dropped[wanted]} (it takes {listed})"
             )
@@ -264,7 +267,14 @@ def _differentiated(
     found = candidates(kept)
     if "inputs_embeds" in found and "input_ids" in found:
         found.remove("input_ids")
-    if not found:  # records name their input as they like, and forward has one argument for it
+    apart = [k for k in dropped if k in values and k not in LABELS]
+    usual = any(k in PREFERRED for k in apart)  # {"image": ...}: what everyone calls an input
+    if not found and apart and not usual and how is How.GIVEN and signature.positional:
+        named = ", ".join(map(repr, apart))
+        raise UsageError(
+            f"{place} names {named}, which forward does not take; name it as forward does ({signature.listed()})"
+        )
+    if not found:  # records of data sets name their input as they like, and forward has one argument for it
         found = [name for name in candidates({k: values[k] for k in dropped if k in values}) if name not in LABELS]
     if not meaning.floating:
         found = [name for name in found if name not in LABELS] or found
@@ -275,6 +285,12 @@ def _differentiated(
     in_shared = [name for name in meaning.shared if name in candidates(kept, among_shared=True)]
     if not found and in_shared:
         raise UsageError(_no_rows_left(in_shared[0]))
+    lists = [k for k, v in kept.items() if isinstance(v, list | tuple) and v and all(map(is_array, v))]
+    if not found and lists:
+        raise DataError(
+            f"{lists[0]!r} is a list of tensors; give one tensor in its place, whose first dimension counts samples "
+            "(torch.stack(tensors)), or wrap the model in a module whose forward makes the list of one"
+        )
     if not found:
         raise DataError(
             f"no floating-point input to differentiate in {place} ({kinds}); give inputs_embeds or another float tensor"

@@ -17,8 +17,10 @@ from rankscope._base.records import Record
 from rankscope._base.text import one_line
 from rankscope.slicing.blocks import default_blocks
 from rankscope.slicing.example import example_sample
+from rankscope.slicing.one_sample import naming_the_batch
 from rankscope.slicing.paper_networks import paper_cut_points
 from rankscope.slicing.trace import ModuleCall, Trace, trace
+from rankscope.slicing.values import is_array
 from rankscope.slicing.wrapped import unwrapped
 from rankscope.views.bars_figure import plot_bars
 
@@ -256,7 +258,8 @@ def layers(
     device = next((p.device for p in model.parameters()), torch.device("cpu"))
     dtype = next((p.dtype for p in model.parameters() if p.is_floating_point()), torch.float32)
     sample = example_sample(model, inputs, differentiate=differentiate, shared=shared, per_sample=per_sample)
-    found = trace(model, sample.to(device, dtype))
+    with naming_the_batch(inputs.shape if is_array(inputs) else None):
+        found = trace(model, sample.to(device, dtype))
     try:
         default = tuple(c.name for c in default_blocks(model, found))
     except KeyError:  # a model that changes its own modules while it runs

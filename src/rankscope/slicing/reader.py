@@ -17,6 +17,7 @@ from rankscope._base.errors import DataError, UsageError
 from rankscope._base.facts import Fact, FactKind
 from rankscope.slicing.calls import Call, read_call
 from rankscope.slicing.meaning import How, Meaning
+from rankscope.slicing.one_sample import counts_samples
 from rankscope.slicing.ragged import rows_apart
 from rankscope.slicing.sample import Sample
 from rankscope.slicing.sequences import check_samples_first
@@ -108,13 +109,9 @@ class Samples(Iterator[Sample]):
 
     def counted(self) -> str:
         """What an error adds about the dimension that counts samples, where it is another than a user may expect."""
-        if self.call is None or len(self.call) < 2:
+        if self.call is None or (len(self.call) < 2 and not self._whole):
             return ""
-        what = "the input" if self._whole else "the first batch"
-        return (
-            f" ({what} has shape {tuple(self.call.x.shape)}, whose first dimension counts samples; give x[None] if it "
-            "is one sample)"
-        )
+        return counts_samples(self.call.x.shape, "the input" if self._whole else "the first batch")
 
     def facts(self) -> tuple[Fact, ...]:
         """What was differentiated and shared, and what was left out: nothing for a call with a single tensor."""

@@ -20,6 +20,7 @@ from rankscope.slicing.grad_mode import StaysOn, recording_through
 from rankscope.slicing.guard import measuring
 from rankscope.slicing.members import Path, every_member, members, objects, real
 from rankscope.slicing.mixing import MixingGraph, Stretch, mixing_before
+from rankscope.slicing.one_sample import CallFailedError
 from rankscope.slicing.paths import Paths, Place
 from rankscope.slicing.sample import Sample, call_model
 
@@ -168,10 +169,6 @@ class _Call:
             if not any(one.same(other) for other in made.values()):
                 into[path] = one
         return cls(module, made, records, outside)
-
-
-class CallFailedError(ModelError):
-    """The model's own code raised on the input that it was given."""
 
 
 class _Run:
