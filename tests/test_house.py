@@ -115,6 +115,23 @@ def test_the_search_sees_a_flag() -> None:
     assert not FLAG.search("a --- b, x--y, 1 -- 2")
 
 
+def _cuts_an_error(tree: ast.Module) -> bool:
+    """Whether text of an exception is split into its lines by hand: ``first_line`` does it."""
+    caught = {h.name for h in ast.walk(tree) if isinstance(h, ast.ExceptHandler) and h.name} | {"error"}
+    return any(
+        isinstance(call, ast.Call)
+        and isinstance(call.func, ast.Attribute)
+        and call.func.attr in ("splitlines", "split", "partition")
+        and {f"str({name})" for name in caught} & {ast.unparse(n) for n in ast.walk(call.func)}
+        for call in ast.walk(tree)
+    )
+
+
+def test_the_first_line_of_an_error_has_one_home() -> None:
+    by_hand = {str(f.relative_to(ROOT)) for f in ROOT.rglob("*.py") if _cuts_an_error(ast.parse(f.read_text()))}
+    assert by_hand == {"_base/errors.py"}
+
+
 def _checks(node: ast.AST, helpers: set[str]) -> bool:
     """Whether a function asserts something, raises, or calls what does."""
     for step in ast.walk(node):

@@ -14,10 +14,11 @@ from networks import CASES, oracle
 from torch import Tensor, nn
 
 import rankscope as rs
-from rankscope._base.facts import FactKind, of_kind
+from rankscope._base.errors import MeasurementError
+from rankscope._base.facts import Fact, FactKind, of_kind
 from rankscope.jacobian import JacobianProfile
 from rankscope.linear.linearise import Linearised
-from rankscope.linear.methods import METHODS
+from rankscope.linear.methods import METHODS, failed
 from rankscope.linear.runner import Runner
 from rankscope.slicing import call_model, measuring, read_samples, select, trace
 
@@ -129,6 +130,20 @@ def test_fallbacks_are_recorded() -> None:
     profile = rs.jacobian_rank(case.model(), case.sample(), cut_points="all", progress=False)
     assert profile.method["name"] == "reverse mode by rows"
     assert [f["name"] for f in profile.failed_methods][: len(METHODS) - 2] == [m.name for m in METHODS[:-2]]
+
+
+@pytest.mark.parametrize(
+    ("error", "reason"),
+    [
+        (RuntimeError("0 INTERNAL ASSERT FAILED at x.cpp, please report a bug"), "torch raised a RuntimeError inside"),
+        (NotImplementedError("no forward formula\nmore"), "no forward formula"),
+        (MeasurementError("forward mode gave no tangent"), "forward mode gave no tangent"),
+        (ValueError(), "ValueError"),
+    ],
+    ids=lambda v: type(v).__name__,
+)
+def test_why_a_way_failed_is_decided_by_type(error: Exception, reason: str) -> None:
+    assert failed("vmap(jvp)", error) == Fact(FactKind.WAY_FAILED, {"name": "vmap(jvp)", "reason": reason})
 
 
 def test_reverse_rows_in_groups_and_at_a_zero_layer() -> None:

@@ -8,7 +8,7 @@ from zipfile import BadZipFile
 
 import torch
 
-from rankscope._base.errors import DataError
+from rankscope._base.errors import DataError, first_line
 from rankscope.slicing.values import as_tensor
 
 __all__ = ["ARRAY_FILES", "class_indices", "read_arrays", "read_labels"]
@@ -38,8 +38,7 @@ def read_arrays(path: Path) -> dict[str, torch.Tensor]:
                 return {key: as_tensor(file[key], f"{key} in {path.name}") for key in file.files}
         return load_file(path)
     except (OSError, ValueError, TypeError, EOFError, BadZipFile, zlib.error, SafetensorError) as error:
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
-        raise DataError(f"{str(path)!r} cannot be read: {reason}") from error
+        raise DataError(f"{str(path)!r} cannot be read: {first_line(error)}") from error
 
 
 def read_labels(path: Path) -> torch.Tensor:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import torch
 from torch import nn
 
-from rankscope._base.errors import DataError, ModelError
+from rankscope._base.errors import DataError, ModelError, first_line
 from rankscope._base.facts import Fact, FactKind
 from rankscope.features import find_head
 from rankscope.loading import class_folders, class_order, imagenet_classes, is_image, split_folder
@@ -55,8 +55,7 @@ def read_folder(path: Path) -> Any:
     try:
         return _Classes(str(path), is_valid_file=lambda file: is_image(os.path.relpath(file, path)))
     except (OSError, RuntimeError) as error:
-        first = str(error).splitlines()[0]
-        raise DataError(f"{str(path)!r} is no folder with one subfolder a class: {first}") from error
+        raise DataError(f"{str(path)!r} is no folder with one subfolder a class: {first_line(error)}") from error
 
 
 def folder_labels(path: Path, folders: Sequence[str], loaded: LoadedModel, classes: int | None) -> FolderLabels:

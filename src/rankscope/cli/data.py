@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch.utils.data import TensorDataset
 
-from rankscope._base.errors import DataError, UsageError
+from rankscope._base.errors import DataError, UsageError, first_line
 from rankscope._base.facts import Fact
 from rankscope.cli.array_files import class_indices, read_arrays, read_labels
 from rankscope.cli.class_data import check_labels, folder_labels, head_classes, read_folder
@@ -130,9 +130,8 @@ def _check_shape(path: Path, inputs: torch.Tensor, loaded: LoadedModel) -> None:
         with inference(loaded.model) as device:
             loaded.model(inputs[:1].to(device))
     except (RuntimeError, ValueError, TypeError, IndexError, AssertionError) as error:
-        reason = (str(error).splitlines() or [type(error).__name__])[0][:200]
         known = loaded.input_size is not None and tuple(inputs.shape[1:]) != loaded.input_size
-        takes = f", which takes {loaded.input_size} a sample" if known else f": {reason}"
+        takes = f", which takes {loaded.input_size} a sample" if known else f": {first_line(error)}"
         raise DataError(
             f"{path.name} has shape {tuple(inputs.shape)}; a sample of {tuple(inputs.shape[1:])} does not fit "
             f"{loaded.name}{takes}"

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from rankscope._base.arrays import as_tensor
-from rankscope._base.errors import DataError, ModelError, UsageError
+from rankscope._base.errors import DataError, ModelError, UsageError, first_line
 from rankscope.features.heads import evaluated_copy, find_head, linear_parts
 
 __all__ = ["Predict", "predictor"]
@@ -88,7 +88,7 @@ def _check_function(predict: Predict, x: torch.Tensor) -> None:
 
 
 def _first(error: Exception) -> str:
-    return f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"[:200]
+    return f"{type(error).__name__}: {first_line(error)}"
 
 
 def _device_of(head: Any, x: torch.Tensor) -> torch.device:

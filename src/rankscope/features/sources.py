@@ -22,7 +22,7 @@ from torch.utils.data import (
     default_convert,
 )
 
-from rankscope._base.errors import DataError, UsageError
+from rankscope._base.errors import DataError, UsageError, first_line
 from rankscope.features.same_shape import runs_of_one_shape
 from rankscope.features.whole_call import NO_LABEL, WholeCall, named_inputs, split_label, whole_call
 from rankscope.loading.texts import Texts
@@ -201,9 +201,7 @@ class _Collate:
         except (TypeError, RuntimeError, KeyError) as error:
             if self.inner is not default_collate:
                 raise
-            raise DataError(
-                f"samples cannot be put into one batch ({str(error).splitlines()[0]}); {_REMEDY}"
-            ) from error
+            raise DataError(f"samples cannot be put into one batch ({first_line(error)}); {_REMEDY}") from error
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,7 @@ from rankscope.jacobian.sweep import Sweep, SweepResult
 from rankscope.linear.budget import MANY, bytes_carried, bytes_per_tangent, chunk_for
 from rankscope.linear.derivative import PROBES, Derivative, Runners, Settings, takes_tensors
 from rankscope.linear.linearise import same_call
-from rankscope.linear.methods import METHODS, Method
+from rankscope.linear.methods import METHODS, Method, reason_of
 from rankscope.linear.regions import Region
 from rankscope.linear.runner import NotCalledError
 from rankscope.linear.sharing import Pulled, pull_apart
@@ -288,7 +288,7 @@ class BatchMeasurer:
             except (torch.OutOfMemoryError, NotCalledError):
                 raise
             except Exception as error:  # a trace of these images runs the model's own code, which may raise anything
-                self.derivative.give_up_linearised((str(error).strip().splitlines() or [type(error).__name__])[0])
+                self.derivative.give_up_linearised(reason_of(error))
         self.chunk = self._chunk(sample, columns)
         return self._sweep(sample).run(certified=certified)
 

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 from rankscope._base.checks import DeviceLike, DtypeLike, count_of, device_of
-from rankscope._base.errors import CutPointError, DataError, ModelError, is_out_of_memory, parameter
+from rankscope._base.errors import CutPointError, DataError, ModelError, first_line, is_out_of_memory, parameter
 from rankscope._base.facts import Fact, FactKind
 from rankscope._base.progress import Progress, progress_for
 from rankscope._base.provenance import device_name, versions
@@ -215,7 +215,7 @@ def _named_failure(model: str, dtype: torch.dtype) -> Iterator[None]:
         if is_out_of_memory(error):
             raise
         width = str(dtype).removeprefix("torch.")
-        words = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        words = first_line(error)
         # the model itself ran in its own dtype when it was traced
         remedy = parameter("dtype", "float32" if dtype == torch.float64 else "float64")
         raise ModelError(

@@ -17,7 +17,7 @@ from rankscope.linear.checks import ADJOINT_LIMIT, adjoint_error, lower_precisio
 from rankscope.linear.custom import wrongly_derived
 from rankscope.linear.linear_map import LinearMap, works_in
 from rankscope.linear.linearise import Linearised
-from rankscope.linear.methods import Method, choose_method
+from rankscope.linear.methods import Method, choose_method, failed
 from rankscope.linear.rounded import Rounded
 from rankscope.linear.runner import NotCalledError, Runner
 from rankscope.linear.secant import FunctionCheck, against_the_function, length_of, secant_direction
@@ -223,8 +223,7 @@ class Derivative:
         try:
             found = fast(self.runner, sample, direction[None])
         except Exception as error:  # tracing runs the model's own code, which may raise anything
-            reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-            self.failed_methods.append(Fact(FactKind.WAY_FAILED, {"name": _LINEARISED, "reason": reason[:200]}))
+            self.failed_methods.append(failed(_LINEARISED, error))
             return
         self.difference = worst(worst_gap(a, b) for a, b in zip(found, expected, strict=True))
         if not self.difference <= _AGREE * (1 if self.settings.dtype == torch.float32 else 1e-7):
@@ -310,7 +309,7 @@ class Derivative:
         except NotCalledError:  # of this sample alone: another may lead to the same calls in both precisions
             raise
         except (RuntimeError, TypeError, ValueError, MeasurementError) as error:
-            reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+            reason = first_line(error)
             self.facts.append(Fact(FactKind.NO_FLOAT64, {"reason": reason}, caution=True))
             self.certificate = Fact(FactKind.NOT_IN_FLOAT64)
             self.exact = None
@@ -360,7 +359,7 @@ class Derivative:
                 if runner is not self.runner or self.casts not in _HALF:  # half precision drowns every step
                     found = against_the_function(runner, method, one, direction, out, narrow=narrow)
         except (RuntimeError, TypeError, ValueError, MeasurementError) as error:
-            why = (str(error).strip().splitlines() or [type(error).__name__])[0]
+            why = first_line(error)
         if found.verdict == "leaves":
             leak = {"where": found.where, "gap": found.gap}
             self.facts.append(Fact(FactKind.LEAVES_COMPUTATION, leak, caution=True))

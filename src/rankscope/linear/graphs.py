@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from rankscope._base.errors import MeasurementError
+from rankscope._base.errors import MeasurementError, first_line
 
 __all__ = ["Replayed", "record"]
 
@@ -70,7 +70,7 @@ class Replayed:
                 graph, outputs = record(lambda: self.function(*static), self._pool)
             except (RuntimeError, MeasurementError) as error:  # a product says which of its modes failed
                 torch.cuda.synchronize()
-                self.refused = (str(error).strip().splitlines() or ["capture failed"])[0]
+                self.refused = first_line(error)
                 return self.function(*inputs)
             found = self._recorded[full_key] = (graph, static, outputs)
         graph, static, outputs = found

@@ -17,14 +17,14 @@ import torch
 from torch import Tensor
 from torch.func import jvp, vmap
 
-from rankscope._base.errors import MeasurementError, is_out_of_memory
+from rankscope._base.errors import MeasurementError, first_line, is_out_of_memory
 from rankscope._base.facts import Fact, FactKind
 from rankscope.linear.checks import ADJOINT_LIMIT, adjoint_error
 from rankscope.linear.reverse import reverse_mode
 from rankscope.linear.runner import Rows, Runner
 from rankscope.slicing import Sample, failing_module
 
-__all__ = ["METHODS", "Method", "choose_method"]
+__all__ = ["METHODS", "Method", "choose_method", "failed", "reason_of"]
 
 Push = Callable[[Runner, Sample, Tensor, Rows], tuple[Tensor, ...]]
 MAX_REVERSE_ROWS = 200_000
@@ -143,6 +143,20 @@ def _refused(method: Method, runner: Runner, sample: Sample, direction: Tensor, 
     return f"disagrees with reverse mode at {where!r}: a backward formula is not differentiable" if wrong else ""
 
 
+def reason_of(error: Exception) -> str:
+    """Why a way to push tangents failed.
+
+    A bare RuntimeError is what torch's inside raises where it meets what it was not made for, with a request to report
+    it: another way serves, so nothing is to be reported, and the type alone is told.
+    """
+    return "torch raised a RuntimeError inside" if type(error) is RuntimeError else first_line(error)
+
+
+def failed(name: str, error: Exception) -> Fact:
+    """That a way to push tangents failed, and why."""
+    return Fact(FactKind.WAY_FAILED, {"name": name, "reason": reason_of(error)})
+
+
 def choose_method(runner: Runner, sample: Sample, tangents: Tensor) -> tuple[Method, tuple[Tensor, ...], list[Fact]]:
     """The first method that works on this sample, what it gave, and why each one before it did not."""
     failures: list[Fact] = []
@@ -155,8 +169,7 @@ def choose_method(runner: Runner, sample: Sample, tangents: Tensor) -> tuple[Met
             if is_out_of_memory(error):
                 raise
             errors.append(error)
-            reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
-            failures.append(Fact(FactKind.WAY_FAILED, {"name": method.name, "reason": reason}))
+            failures.append(failed(method.name, error))
         else:
             if not reason:
                 return method, out, failures
@@ -165,9 +178,7 @@ def choose_method(runner: Runner, sample: Sample, tangents: Tensor) -> tuple[Met
     if told is not None:  # it names a remedy of its own
         raise told
     where = failing_module(runner.model, errors[0]) if errors else None
-    reasons = dict.fromkeys(
-        (str(e).strip().splitlines() or [type(e).__name__])[0][:120] for e in (errors[:1] + errors[-1:])
-    )
+    reasons = dict.fromkeys(first_line(e) for e in (errors[:1] + errors[-1:]))
     replace = "" if where is None else f"replace {where} by plain operations, or "
     raise MeasurementError(
         f"{replace}choose cut points before what has no derivative: no way to differentiate this model worked. "

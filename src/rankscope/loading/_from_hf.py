@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from rankscope._base.errors import ModelError, UsageError, nearest
+from rankscope._base.errors import ModelError, UsageError, first_line, nearest
 from rankscope._base.facts import Fact, FactKind
 from rankscope.loading._hub import download
 from rankscope.loading._random import open_branches, seeded
@@ -110,7 +110,7 @@ def _config(transformers: Any, where: str, *, local: bool, bare: bool, num_class
         try:
             return transformers.AutoConfig.from_pretrained(where, **options)
         except (OSError, ValueError, KeyError) as error:
-            raise ModelError(f"{where}/config.json cannot be used: {str(error).splitlines()[0][:200]}") from error
+            raise ModelError(f"{where}/config.json cannot be used: {first_line(error)}") from error
     with download(f"configuration of hf:{where}", remedy=_fetch(where)):
         return transformers.AutoConfig.from_pretrained(where, **options)
 
@@ -140,10 +140,9 @@ def _pretrained(builder: Any, where: str, name: str, *, local: bool) -> tuple[An
     try:
         return builder.from_pretrained(where, output_loading_info=True, **_PLAIN)
     except Exception as error:
-        reason = str(error).strip().splitlines()[0][:200] if str(error).strip() else type(error).__name__
         raise ModelError(
-            f"weights in folder {where!r} cannot be loaded ({reason}); it needs a whole model.safetensors that fits "
-            f"its config.json, or use {RANDOM}"
+            f"weights in folder {where!r} cannot be loaded ({first_line(error)}); it needs a whole "
+            f"model.safetensors that fits its config.json, or use {RANDOM}"
         ) from error
 
 

@@ -16,7 +16,7 @@ import traceback
 
 import torch
 
-from rankscope._base.errors import ModelError
+from rankscope._base.errors import ModelError, first_line
 
 __all__ = ["ensure_torchvision", "misses_operator"]
 
@@ -85,8 +85,7 @@ def _forget(package: str) -> None:
 
 
 def _message(error: Exception) -> str:
-    first = str(error).splitlines()[0] if str(error) else type(error).__name__
     return (
-        f"torchvision cannot be imported: {first}. Install a torchvision that fits torch {torch.__version__} "
-        "(the same release and the same index: https://pytorch.org/get-started)"
+        f"torchvision cannot be imported: {first_line(error)}. Install a torchvision that fits torch "
+        f"{torch.__version__} (the same release and the same index: https://pytorch.org/get-started)"
     )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-from rankscope._base.errors import ModelError
+from rankscope._base.errors import ModelError, first_line
 from rankscope._base.facts import Fact, FactKind
 from rankscope.loading._random import seeded
 
@@ -25,9 +25,8 @@ def size_lazy_layers(model: nn.Module, input_size: tuple[int, int, int] | None, 
         with seeded(seed), torch.no_grad():
             model(torch.zeros(1, *input_size))
     except Exception as error:
-        reason = (str(error).splitlines() or [type(error).__name__])[0][:200]
         raise ModelError(
-            f"lazy layers could not be sized by an input of shape {(1, *input_size)}: {reason}; run the "
+            f"lazy layers could not be sized by an input of shape {(1, *input_size)}: {first_line(error)}; run the "
             " model once on an example input in the factory"
         ) from error
     finally:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 
-from rankscope._base.errors import DataError, UsageError, parameter
+from rankscope._base.errors import DataError, UsageError, first_line, parameter
 from rankscope.loading.preprocessing import Preprocessing, check_channels
 
 if TYPE_CHECKING:
@@ -174,8 +174,7 @@ def _open(opener: Callable[[int], Image.Image], index: int, preprocessing: Prepr
     except PIL.UnidentifiedImageError as error:
         raise DataError("is no image that Pillow can read") from error
     except Exception as error:  # decoders raise nearly anything on damaged files
-        text = str(error).strip()
-        raise DataError(f"cannot be read: {text.splitlines()[0][:160] if text else type(error).__name__}") from error
+        raise DataError(f"cannot be read: {first_line(error)}") from error
 
 
 _ARRAYS = (".npy", ".npz", ".safetensors", ".pt", ".pth")

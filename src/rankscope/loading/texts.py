@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
-from rankscope._base.errors import DataError, ModelError, UsageError
+from rankscope._base.errors import DataError, ModelError, UsageError, first_line
 
 __all__ = ["Texts", "load_tokenizer", "read_texts"]
 
@@ -112,5 +112,4 @@ def load_tokenizer(where: str) -> Any:
     try:
         return transformers.AutoTokenizer.from_pretrained(where)
     except Exception as error:  # whatever a file or the hub leads to
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
-        raise ModelError(f"the tokenizer of hf:{where} cannot be read ({reason})") from error
+        raise ModelError(f"the tokenizer of hf:{where} cannot be read ({first_line(error)})") from error

@@ -8,16 +8,12 @@ from collections.abc import Sized
 import torch
 from torch import Tensor, nn
 
-from rankscope._base.errors import MeasurementError, ModelError, parameter
+from rankscope._base.errors import MeasurementError, ModelError, first_line, parameter
 
 __all__ = ["Prepared", "check_finite"]
 
 _CHUNK = 512  # samples a forward pass
 _SOME = 64  # samples that have to show whether a component is random
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]
 
 
 def check_finite(values: Tensor, what: str) -> Tensor:
@@ -68,7 +64,7 @@ class Prepared:
             self.module = nn.ModuleList([copy.deepcopy(module)]).to(features.device, features.dtype)
         except Exception as error:
             raise ModelError(
-                f"{name} cannot be copied, and it must not be changed: {_first_line(error)}; give a module whose "
+                f"{name} cannot be copied, and it must not be changed: {first_line(error)}; give a module whose "
                 "parameters and buffers are leaves"
             ) from error
         self.input_shape = tuple(features.shape[1:])
@@ -102,7 +98,7 @@ class Prepared:
             output = self.module[0](features + 0)
         except Exception as error:
             raise ModelError(
-                f"{self.name} failed on features of shape {self.input_shape}: {_first_line(error)}; give the shape of "
+                f"{self.name} failed on features of shape {self.input_shape}: {first_line(error)}; give the shape of "
                 f"one sample that it takes as {parameter('input_shape')}"
             ) from error
         if not isinstance(output, Tensor):

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
-from rankscope._base.errors import DataError, RankscopeError, is_out_of_memory
+from rankscope._base.errors import DataError, RankscopeError, first_line, is_out_of_memory
 from rankscope.slicing.calls import Call
 from rankscope.slicing.meaning import Meaning
 from rankscope.slicing.one_sample import CallFailedError
@@ -141,9 +141,8 @@ def run_forward(model: nn.Module, sample: Sample, device: torch.device) -> Any:
     except Exception as error:  # whatever a model's own code raises
         if is_out_of_memory(error):
             raise
-        reason = (str(error).splitlines() or [type(error).__name__])[0][:200]
         given = f"{moved.x.dtype} inputs of shape {tuple(moved.x.shape)}{_beside(moved.extra)}"
-        raise CallFailedError(f"{type(model).__name__} does not take {given}: {reason}") from error
+        raise CallFailedError(f"{type(model).__name__} does not take {given}: {first_line(error)}") from error
 
 
 def _beside(extra: Mapping[str, Any]) -> str:

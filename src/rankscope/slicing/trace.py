@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from rankscope._base.errors import ModelError
+from rankscope._base.errors import ModelError, first_line
 from rankscope.slicing.capture import OUTPUT, CallKey, capture
 from rankscope.slicing.grad_mode import StaysOn, recording_through
 from rankscope.slicing.guard import measuring
@@ -190,7 +190,7 @@ class _Run:
                     self.made = call_model(model, sample, self.leaf * 1)
                 except Exception as error:
                     raise CallFailedError(
-                        f"{type(model).__name__} failed on an input of shape {tuple(leaf.shape)}: {_first_line(error)}"
+                        f"{type(model).__name__} failed on an input of shape {tuple(leaf.shape)}: {first_line(error)}"
                     ) from error
             self.output = _Call.of(model, self.made)
         self.through = mode is not None and mode.needed
@@ -385,7 +385,3 @@ def _weights_up_to(before: list[ModuleCall], module: nn.Module) -> int:
     own = any(p.ndim >= 2 for p in module.parameters(recurse=False))
     earlier = before[-1].mixing if before else 0
     return earlier | (1 << len(before) if own else 0)
-
-
-def _first_line(error: BaseException) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]
