@@ -156,6 +156,8 @@ def check_planted(options: argparse.Namespace, pieces: Pieces) -> int:
     spectra = planted(options.size) | (more(options.size) if options.more else {})
     missed, rows = 0, []
     for name, sigma in spectra.items():
+        if options.only and name not in options.only:
+            continue
         found: list[Row] = []
         for seed in range(options.seeds):
             about = f"{options.size}-{options.dtype}-{options.probes}-{options.steps}"
@@ -193,7 +195,9 @@ def network(name: str, side: int, device: str) -> tuple[nn.Module, torch.Tensor]
     import timm
 
     torch.manual_seed(0)
-    sized = {"img_size": side} if name.startswith(("vit", "swin")) and side != 224 else {}
+    sized: dict[str, Any] = {"img_size": side} if name.startswith(("vit", "swin")) and side != 224 else {}
+    if name.startswith("resnet"):
+        sized["zero_init_last"] = False  # the last norm of a block would switch it off
     model = timm.create_model(name, pretrained=False, **sized).eval()
     noise = torch.randn(_NOISE, 3, side, side, generator=torch.Generator().manual_seed(1))
     calibrate_batchnorm(model, [noise])
@@ -343,7 +347,7 @@ def main() -> int:
     parser.add_argument("--networks", action="store_true", help="seconds and bytes of real networks")
     parser.add_argument("--planted", action="store_true", help="planted spectra, whose ranks are known")
     parser.add_argument("--counts", action="store_true", help="real networks against exact counts")
-    parser.add_argument("--only", nargs="*", help="these networks of timm alone")
+    parser.add_argument("--only", nargs="*", help="these networks of timm, or planted spectra, alone")
     parser.add_argument("--cut-points", default="blocks")
     parser.add_argument("--side", type=int, default=224, help="of the images of --networks")
     parser.add_argument("--sides", type=int, nargs="*", default=[64, 96], help="of the images of --counts")
