@@ -11,6 +11,7 @@ from typing import Any
 
 from rankscope._base.digests import node, text
 from rankscope._base.identity_imports import ImportDigests
+from rankscope._base.identity_operators import OperatorDigests
 from rankscope._base.installed import code_is_installed, installed_name, module_version
 
 __all__ = ["CodeDigests"]
@@ -23,10 +24,11 @@ _BOILERPLATE = {
 }  # fmt: skip
 _GLOBAL = {"LOAD_GLOBAL", "LOAD_NAME", "LOAD_FROM_DICT_OR_GLOBALS"}
 _ATTRIBUTE = {"LOAD_ATTR", "LOAD_METHOD", "IMPORT_FROM", "LOAD_SUPER_ATTR"}
+_FUNCTIONS = (types.FunctionType, types.BuiltinFunctionType)
 _BY_NAME = {"getattr", "vars", "eval", "exec", "globals"}  # what these take has its name in no instruction
 
 
-class CodeDigests(ImportDigests):
+class CodeDigests(ImportDigests, OperatorDigests):
     """Modules, functions, methods, classes."""
 
     def __init__(self) -> None:
@@ -59,12 +61,18 @@ class CodeDigests(ImportDigests):
             self._within.discard(key)
 
     def _patched(self, value: types.ModuleType, attributes: Collection[str] | None = None) -> list[bytes]:
-        """The user's functions that took the place of an installed module's."""
+        """What took the place of an installed module's functions: the user's, and those of another name."""
         return [
-            node(name, self.of(one))
+            node(name, self._put(one))
             for name, one in sorted(vars(value).items())
-            if (attributes is None or name in attributes) and type(one) is types.FunctionType and _is_users(one)
+            if (attributes is None or name in attributes) and _is_put(name, one)
         ]
+
+    def _put(self, value: Any) -> bytes:
+        """An installed function by its name alone, for what it refers to is what its package made of it."""
+        if isinstance(value, _FUNCTIONS) and not _is_users(value):
+            return node("alias", text(f"{getattr(value, '__module__', '')}.{value.__qualname__}"))
+        return self.of(value)
 
     def _patched_around(self, name: str) -> bytes:
         """The same for the module that defines an installed class, and the modules that this one works with."""
@@ -111,7 +119,7 @@ class CodeDigests(ImportDigests):
             attributes = attributes | {
                 taken for value in known.values() if _is_own(value) for taken in vars(value)
             }  # fmt: skip
-        found = []
+        found = self._operators(attributes)
         for name in sorted(names & known.keys()):
             value = known[name]
             if _is_own(value):
@@ -149,9 +157,7 @@ class CodeDigests(ImportDigests):
         name = installed_name(value)
         if name is not None:
             patched = [
-                node(key, self.of(one))
-                for key, one in sorted(vars(value).items())
-                if isinstance(one, types.FunctionType) and _is_users(one)
+                node(key, self._put(one)) for key, one in sorted(vars(value).items()) if _is_put(key, one, value)
             ]
             return node("installed", text(name), *patched, self._patched_around(value.__module__))
         parts = [
@@ -197,7 +203,24 @@ def _is_installed(value: Any) -> bool:
     return isinstance(value, types.ModuleType) and module_version(value.__name__) is not None
 
 
-def _is_users(function: types.FunctionType) -> bool:
+def _is_put(name: str, value: Any, owner: type | None = None) -> bool:
+    """Whether what an installed module or class has under a name is the user's, or a function of another name."""
+    kind = type(value)  # asked by type: some objects of torch warn when they are asked for their class
+    if issubclass(kind, _FUNCTIONS):
+        whole = name if owner is None else f"{owner.__qualname__}.{name}"
+        other = (value.__name__ if owner is None else value.__qualname__) != whole
+        # torch.compile puts functions of its own into nn.Module, which compute nothing
+        return _is_users(value) or (other and not str(value.__module__).startswith("torch._dynamo."))
+    if issubclass(kind, functools.partial):
+        return _is_put(getattr(value.func, "__name__", ""), value.func)
+    if issubclass(kind, type | types.ModuleType):
+        return False
+    return module_version(kind.__module__) is None and callable(value)
+
+
+def _is_users(function: Any) -> bool:
     """Whether a function was put into an installed class by code that is not installed."""
+    if not isinstance(function, types.FunctionType):
+        return False
     file = function.__code__.co_filename
     return not file.startswith("<") and not code_is_installed(file) and module_version(function.__module__) is None

@@ -1,0 +1,107 @@
+"""What took the place of an installed function, and the operators that a user registers, count in an identity."""
+
+from __future__ import annotations
+
+import functools
+import subprocess
+import sys
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from rankscope._base.identity import identity_of
+
+
+@torch.library.custom_op("rankscope_tests::twice", mutates_args=())
+def twice(x: torch.Tensor) -> torch.Tensor:
+    return x * 2
+
+
+class _Scales:
+    k = 1.0
+
+    def __call__(self, x: torch.Tensor, *_: Any) -> torch.Tensor:
+        return x * self.k
+
+
+class _Net(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Linear(2, 2, bias=False)
+        nn.init.eye_(self.layer.weight)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return torch.relu(self.layer(x))
+
+
+PATCHES = {
+    "a function of another name": (F, "linear", F.bilinear),
+    "an object": (F, "linear", _Scales()),
+    "a partial function": (F, "linear", functools.partial(lambda k, x, *_: x * k, 2)),
+    "another class's method": (nn.Linear, "forward", nn.Identity.forward),
+    "an object for a method": (nn.Linear, "forward", _Scales()),
+    "a builtin that the model calls": (torch, "relu", torch.tanh),
+    "the call of every module": (nn.Module, "__call__", lambda self, *args: args[0]),
+}
+
+
+@pytest.mark.parametrize("name", PATCHES)
+def test_what_took_the_place_of_an_installed_function_counts(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    before = identity_of(_Net())
+    with monkeypatch.context() as patch:
+        patch.setattr(*PATCHES[name])
+        assert identity_of(_Net()) != before
+        assert identity_of(_Net()).unreadable == ()
+    assert identity_of(_Net()) == before
+
+
+def test_what_a_put_object_holds_counts(monkeypatch: pytest.MonkeyPatch) -> None:
+    put = _Scales()
+    monkeypatch.setattr(F, "linear", put)
+    before = identity_of(_Net())
+    put.k = 2.0
+    assert identity_of(_Net()) != before
+
+
+def test_what_torch_compile_changes_in_every_module_does_not_count() -> None:
+    code = (
+        "import torch; from torch import nn; from rankscope._base.identity import identity_of\n"
+        "net = nn.Sequential(nn.Linear(2, 2), nn.MultiheadAttention(4, 2), nn.LSTM(2, 2))\n"
+        "before = identity_of(net)\n"
+        "torch.compile(nn.Linear(2, 2), backend='eager')(torch.ones(1, 2))\n"
+        "assert identity_of(net) == before\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+
+
+class _ByNamespace(nn.Module):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return torch.ops.rankscope_tests.twice(x)
+
+
+class _ByAttribute(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.operator = torch.ops.rankscope_tests.twice.default
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.operator(x)
+
+
+class _ByName(nn.Module):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return twice(x)
+
+
+@pytest.mark.parametrize("kind", [_ByNamespace, _ByAttribute, _ByName])
+@pytest.mark.parametrize("part", ["_init_fn", "_backward_fn"])
+def test_the_body_of_a_users_operator_counts(kind: type[nn.Module], part: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    before = identity_of(kind())
+    assert before.unreadable == ()
+    assert identity_of(kind()) == before
+    monkeypatch.setattr(twice, part, lambda *args: args[-1] * 3)
+    assert identity_of(kind()) != before
