@@ -77,6 +77,8 @@ class FactKind(StrEnum):
     SEVERAL_TENSORS = "several tensors together"  # names, tensors (paths)
     LEFT_OUT = "returned and not part of the cut point"  # names, what
     ROWS_NOT_SAMPLES = "rows are not samples"  # names, shape (of the first, for one sample or two)
+    CALLED_ALONE = "each sample called alone"
+    CALLED_ONCE = "layers that one sample alone calls"  # names
     NOT_CALLED = "not called by every sample"  # names, counts (samples that do not), total
     COMPLEX_ROWS = "real and imaginary parts as rows"  # names
     # chains of equal width

@@ -18,7 +18,7 @@ from rankscope.slicing import CutPointsLike, Sample
 from rankscope.slicing.batches import run_forward
 from rankscope.slicing.calls import can_be_repeated, repeated
 
-__all__ = ["with_rows_of_samples"]
+__all__ = ["spelled", "with_rows_of_samples"]
 
 _WORDS = ("blocks", "paper", "all")
 
@@ -36,7 +36,7 @@ def with_rows_of_samples(
     CutPointError
         Where no layer is left.
     """
-    found = [name for name in names if not _spelled(model, name, wanted)]
+    found = [name for name in names if not spelled(model, name, wanted)]
     if not found:
         return list(names), ()
     shapes: dict[str, tuple[int, ...]] = {}
@@ -64,7 +64,7 @@ def with_rows_of_samples(
     return kept, (Fact(FactKind.ROWS_NOT_SAMPLES, {"names": tuple(left), "shape": shapes[left[0]]}),)
 
 
-def _spelled(model: nn.Module, name: str, wanted: CutPointsLike | None) -> bool:
+def spelled(model: nn.Module, name: str, wanted: CutPointsLike | None) -> bool:
     """Whether the caller wrote this name, or that of the module of which it is one tensor."""
     if wanted is None or (isinstance(wanted, str) and wanted in _WORDS):
         return False

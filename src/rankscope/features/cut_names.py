@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import torch
 from torch import nn
 
 from rankscope._base.errors import CutPointError
 from rankscope.features.hooks import inference
-from rankscope.slicing import CutPointsLike, ModuleCall, Sample, check_names, select, trace
+from rankscope.slicing import CutPointsLike, ModuleCall, Sample, Trace, check_names, on_this_path, select, trace
 from rankscope.slicing.batches import dtype_of_inputs
 from rankscope.slicing.calls import differentiable
 
-__all__ = ["chosen_calls", "cut_names", "is_plain", "layer_names"]
+__all__ = ["Chosen", "chosen_calls", "chosen_names", "cut_names", "is_plain", "layer_names"]
 
 
 def is_plain(model: nn.Module, wanted: CutPointsLike) -> bool:
@@ -31,16 +33,28 @@ def chosen_calls(model: nn.Module, x: torch.Tensor | Sample, wanted: CutPointsLi
         A name that no module has or calls, an earlier call of a module that is called several times, or inputs that
         are integers (tokens), of which there is no graph to read.
     """
-    sample = differentiable(model, x if isinstance(x, Sample) else Sample(x, "the first sample"))
+    sample = _floating(model, x if isinstance(x, Sample) else Sample(x, "the first sample"))
+    found = _traced(model, sample)
+    return _last_calls(model, found, select(model, found, wanted))
+
+
+def _floating(model: nn.Module, sample: Sample) -> Sample:
+    sample = differentiable(model, sample)
     if not sample.x.is_floating_point():
         kind = sample.x.dtype
         raise CutPointError(f"blocks and globs are read off a graph that {kind} inputs do not have; name layers")
+    return sample
+
+
+def _traced(model: nn.Module, sample: Sample) -> Trace:
     with inference(model) as device:
-        found = trace(model, sample.to(device, dtype_of_inputs(model, sample.x)))
+        return trace(model, sample.to(device, dtype_of_inputs(model, sample.x)))
+
+
+def _last_calls(model: nn.Module, found: Trace, calls: list[ModuleCall]) -> list[ModuleCall]:
     last: dict[str, int] = {}
     for call in found.calls:
         last[call.key.module] = max(call.key.call, last.get(call.key.module, -1))
-    calls = select(model, found, wanted)
     # a hook keeps the last output of a module: an earlier one cannot be meant by its number alone
     kept = [call for call in calls if call.of_network or call.key.call == last[call.key.module]]
     missing = {call.key.module for call in calls} - {call.key.module for call in kept}
@@ -70,3 +84,31 @@ def cut_names(model: nn.Module, x: torch.Tensor | Sample, wanted: CutPointsLike)
         return [wanted] if isinstance(wanted, str) else list(wanted)
     names = [name for call in chosen_calls(model, x, wanted) for name in layer_names(model, call)]
     return list(dict.fromkeys(names))
+
+
+@dataclass(frozen=True)
+class Chosen:
+    """What one sample shows: the layers that were asked for, in order of depth, and what another may still show."""
+
+    names: list[str]
+    called: set[str] | None
+    """The modules that it calls; ``None`` where layers were named one by one, so that no other sample adds any."""
+    waiting: set[str]
+    """What was asked for under which this sample calls nothing."""
+
+
+def chosen_names(model: nn.Module, sample: Sample, wanted: CutPointsLike) -> Chosen:
+    """``cut_names`` of one sample among several.
+
+    Raises
+    ------
+    CutPointError
+        As ``chosen_calls``, but for names that the sample alone does not call.
+    """
+    if is_plain(model, wanted):
+        return Chosen([wanted] if isinstance(wanted, str) else list(wanted), None, set())
+    found = _traced(model, _floating(model, sample))
+    calls, waiting = on_this_path(model, found, wanted)
+    names = [name for call in _last_calls(model, found, calls) for name in layer_names(model, call)]
+    called = {module for module, _ in found.called} | {""}
+    return Chosen(list(dict.fromkeys(names)), called, set(waiting))

@@ -12,26 +12,24 @@ from torch import nn
 
 from rankscope._base.arrays import dense
 from rankscope._base.checks import MemoryBudget, budget_of, count_of, module_of, number_of, refuse_unused
-from rankscope._base.errors import CutPointError, DataError, UsageError
+from rankscope._base.errors import DataError, UsageError
 from rankscope._base.facts import Fact
 from rankscope._base.provenance import device_name
 from rankscope.features.accumulate import (
     layer_features,
 )
-from rankscope.features.counted_rows import with_rows_of_samples
-from rankscope.features.cut_names import cut_names
 from rankscope.features.feature_profile import FeatureProfile, LayerFeatures
-from rankscope.features.hooks import inference, record_outputs
+from rankscope.features.hooks import inference
+from rankscope.features.later_layers import LayersOfSamples
 from rankscope.features.layer_store import LayerStore, profile_of
 from rankscope.features.moments import CentredMoments
 from rankscope.features.precision import unit_roundoff
 from rankscope.features.reduction import Channels, Reduce, check_reduce
 from rankscope.loading.texts import Texts
 from rankscope.slicing import CutPointsLike, Sample, mode_facts
-from rankscope.slicing.batches import Batches, dtype_of_inputs, run_forward
+from rankscope.slicing.batches import Batches, dtype_of_inputs
 from rankscope.slicing.calls import Call, can_be_repeated, repeated
 from rankscope.slicing.meaning import Meaning
-from rankscope.slicing.memory import forward_facts
 from rankscope.slicing.one_sample import naming_the_batch
 from rankscope.slicing.reader import Samples, facts_of, meaning_of
 from rankscope.slicing.values import is_array
@@ -174,17 +172,15 @@ def measured_features(
     if first is None:
         raise DataError("the data hold no sample; give at least two")
     sample = first.rows(0, 1, "the first sample")
-    names, left_out = with_rows_of_samples(model, sample, cut_names(model, sample, cut_points), cut_points)
     store = LayerStore(reduce, channels, samples(), _budget(memory_budget))
-    store.facts += (*facts, *mode_facts(model), *facts_of(first, floating=False), *left_out)
-    with inference(model) as device, record_outputs(model, names) as outputs:
-        store.facts += forward_facts(model, sample, device, outputs)
+    store.facts += (*facts, *mode_facts(model), *facts_of(first, floating=False))
+    with inference(model) as device, LayersOfSamples(model, sample, cut_points, device) as layers:
+        store.facts += layers.remembers(sample)
         for call in chain([first], passing):
-            outputs.clear()
-            run_forward(model, call.rows(0, len(call), "a batch"), device)
-            _all_called(names, outputs)
-            store.add(outputs, len(call), call.x.shape)
-    return store.profile("feature_rank", {"device": device_name(device)})
+            for part in layers.parts(call):
+                store.add(layers.of(part.rows(0, len(part), "a batch")), len(part), part.x.shape)
+        store.facts += layers.found()
+    return store.profile("feature_rank", {"device": device_name(device)}, layers.measured)
 
 
 def local_feature_rank(
@@ -258,26 +254,27 @@ def local_feature_rank(
     model, cut_points, facts = unwrapped(model, cut_points)
     sample, reading = _one_input(model, x, meaning_of(differentiate, shared, per_sample))
     generator = torch.Generator().manual_seed(seed)
-    with naming_the_batch(x.shape if is_array(x) else None):
-        names, left_out = with_rows_of_samples(model, sample, cut_names(model, sample, cut_points), cut_points)
     dtype = dtype_of_inputs(model, sample.x)
     # what half precision rounds away is no part of what was published, and noise of this size is lost in it
     coarse = unit_roundoff(dtype) > unit_roundoff(torch.float32)
     store = LayerStore(reduce, channels, samples, budget, rounding=coarse)
-    store.facts += (*facts, *mode_facts(model), *reading, *left_out)
-    together = batch_size if can_be_repeated(model, sample) else 1
-    alone = x.shape if is_array(x) else None
-    with inference(model) as device, record_outputs(model, names) as outputs, naming_the_batch(alone):
-        store.facts += forward_facts(model, sample, device, outputs)
+    store.facts += (*facts, *mode_facts(model), *reading)
+    given = x.shape if is_array(x) else None
+    with (
+        inference(model) as device,
+        naming_the_batch(given),
+        LayersOfSamples(model, sample, cut_points, device) as layers,
+    ):
+        store.facts += layers.remembers(sample)
+        together = batch_size if can_be_repeated(model, sample) and not layers.alone else 1
         for start in range(0, samples, together):
             n = min(together, samples - start)
             # one draw a sample: the noise does not depend on the batch size
             step = noise * torch.stack([torch.randn(sample.x.shape[1:], generator=generator) for _ in range(n)])
-            outputs.clear()
-            run_forward(model, repeated(sample, sample.x.to("cpu", dtype) + step), device)
-            _all_called(names, outputs)
-            store.add(outputs, n, sample.x.shape)
-    return store.profile("local_feature_rank", {"device": device_name(device), "noise": noise, "seed": seed})
+            store.add(layers.of(repeated(sample, sample.x.to("cpu", dtype) + step)), n, sample.x.shape)
+        store.facts += layers.found()
+    about = {"device": device_name(device), "noise": noise, "seed": seed}
+    return store.profile("local_feature_rank", about, layers.measured)
 
 
 def _check_kept(source: Any, reduce: Reduce, channels: Channels) -> None:
@@ -304,12 +301,6 @@ def _one_input(model: nn.Module, x: Any, meaning: Meaning) -> tuple[Sample, tupl
     if len(found) > 1:
         raise DataError(f"x must be one input; this {type(x).__name__} holds more")
     return found[0], samples.facts()
-
-
-def _all_called(cut_points: Sequence[str], outputs: Mapping[str, torch.Tensor]) -> None:
-    missing = [name for name in cut_points if name not in outputs]
-    if missing:
-        raise CutPointError(f"layer {missing[0]!r} is never called in the forward pass; choose another cut point")
 
 
 def _budget(memory_budget: MemoryBudget) -> float:

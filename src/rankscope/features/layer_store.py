@@ -50,6 +50,7 @@ class LayerStore:
         self._first: dict[str, torch.Tensor] = {}
         self._varies: dict[str, torch.Tensor] = {}
         self._scale: dict[str, float] = {}
+        self._granted = 0.0
 
     def add(self, outputs: Mapping[str, torch.Tensor], batch: int, input_shape: Sequence[int] | None = None) -> None:
         """Take in what one batch left at every layer; ``input_shape`` is that of the model's input."""
@@ -77,8 +78,9 @@ class LayerStore:
                 self._scale[name] = power_of_two(largest)
             if self._scale[name] != 1:
                 rows[name] = part / self._scale[name]
-        if not self._kept:
-            self._choose(rows, batch)
+        new = {name: part for name, part in rows.items() if name not in self._kept}
+        if new:
+            self._choose(new, batch)
         for name, part in rows.items():
             self._kept[name].update(part)
             self._look(name, outputs[name], part)
@@ -138,7 +140,8 @@ class LayerStore:
             for name, part in rows.items()
         }
         wanted = {name: min(exact_bytes(p.shape[1], totals[name], p.element_size())) for name, p in rows.items()}
-        shares = fair_shares(wanted, self.memory, {name: least_bytes(p.shape[1]) for name, p in rows.items()})
+        left = max(self.memory - self._granted, 0.0)  # layers that only later samples call take what the others leave
+        shares = fair_shares(wanted, left, {name: least_bytes(p.shape[1]) for name, p in rows.items()})
         for name, part in rows.items():
             self._kept[name], found = choose_accumulator(
                 name,
@@ -149,11 +152,14 @@ class LayerStore:
                 device=part.device,
             )
             self.facts += found
+        self._granted += sum(min(wanted[name], shares[name]) for name in rows)
 
-    def profile(self, kind: str, provenance: dict[str, Any]) -> FeatureProfile:
+    def profile(self, kind: str, provenance: dict[str, Any], order: Sequence[str] | None = None) -> FeatureProfile:
+        """The record of all layers, in ``order`` or as they came."""
         if not self._kept:
             raise DataError("the data hold no batch; give at least two samples")
-        return profile_of([self.layer(name) for name in self._kept], kind, self.facts, provenance)
+        names = [name for name in order or self._kept if name in self._kept]
+        return profile_of([self.layer(name) for name in names], kind, self.facts, provenance)
 
 
 def profile_of(

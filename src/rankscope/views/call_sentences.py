@@ -79,6 +79,17 @@ def _not_called(v: Values) -> str:
     )
 
 
+def _called_alone(_: Values) -> str:
+    return "Values of a sample decide what the model computes. Each sample was therefore called alone."
+
+
+def _called_once(v: Values) -> str:
+    verb = "was" if len(v["names"]) == 1 else "were"
+    return (
+        f"{_quoted(v['names'])} {verb} left out: a single sample calls it, and features of one sample have no spread."
+    )
+
+
 def _complex_rows(v: Values) -> str:
     what = "returns a complex tensor" if len(v["names"]) == 1 else "return complex tensors"
     return f"{_quoted(v['names'])} {what}. Real and imaginary parts are separate rows."
@@ -99,6 +110,8 @@ CALL_SENTENCES: Sentences = {
     FactKind.KEEPS_STATE: _keeps_state,
     FactKind.SEVERAL_TENSORS: _several_tensors,
     FactKind.LEFT_OUT: _left_out,
+    FactKind.CALLED_ALONE: _called_alone,
+    FactKind.CALLED_ONCE: _called_once,
     FactKind.NOT_CALLED: _not_called,
     FactKind.COMPLEX_ROWS: _complex_rows,
 }

@@ -1,0 +1,202 @@
+"""Features of models whose path depends on the sample, beside NumPy on what hooks keep of each sample alone."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, TensorDataset
+
+import rankscope as rs
+from rankscope._base.facts import FactKind, of_kind
+from rankscope.slicing.value_reads import reads_values
+
+
+class Routed(nn.Module):
+    """One of two experts for a whole call, by the sign of its first value."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.head = nn.Linear(6, 6), nn.Linear(6, 5)
+        self.right, self.left = nn.Linear(6, 6), nn.Linear(6, 4)
+        self.back = nn.Linear(4, 6)
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = torch.tanh(self.stem(x))
+        return self.head(torch.tanh(self.right(h) if bool(x.flatten()[0] > 0) else self.back(self.left(h))))
+
+
+class EachRouted(Routed):
+    """The same for every row by itself."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = torch.tanh(self.stem(x))
+        out = torch.zeros_like(h)
+        for chosen, way in ((x[:, 0] > 0, self.right), (x[:, 0] <= 0, lambda rows: self.back(self.left(rows)))):
+            if bool(chosen.any()):
+                out = out.index_put((chosen.nonzero().flatten(),), way(h[chosen]))
+        return self.head(torch.tanh(out))
+
+
+class Exits(nn.Module):
+    """Leaves early where the features are large: the last layer is one that only few samples call."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.deep, self.head = nn.Linear(6, 6), nn.Linear(6, 6), nn.Linear(6, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = self.stem(x)
+        if h.norm().item() < 2.0:
+            h = torch.tanh(self.deep(h))
+        return self.head(h)
+
+
+class ByLength(nn.Module):
+    """A path that hangs on the shape, not on the values: texts of more than three tokens take another layer."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.short, self.long, self.head = nn.Linear(6, 6), nn.Linear(6, 6), nn.Linear(6, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head((self.long if x.shape[1] > 3 else self.short)(x).mean(1))
+
+
+def alone(model: nn.Module, samples: Any) -> dict[str, np.ndarray[Any, Any]]:
+    """What every layer returns for each sample alone, in float64, by layer."""
+    model = copy.deepcopy(model).double().eval()
+    rows: dict[str, list[Tensor]] = {}
+    for name, module in model.named_modules():
+        if isinstance(module, nn.Linear):
+            module.register_forward_hook(lambda _m, _a, out, n=name: rows.setdefault(n, []).append(out.detach()))
+    for x in samples:
+        model(x[None].double())
+    return {name: torch.cat([r.flatten(0, -2) for r in found]).numpy() for name, found in rows.items()}
+
+
+def dimension(rows: np.ndarray[Any, Any]) -> int:
+    """PCA dimension of §6.1: λ ≥ eps·N·λ₁ over the N eigenvalues of the centred covariance."""
+    values = np.linalg.svd(rows - rows.mean(0), compute_uv=False) ** 2
+    return int((values >= 2.0**-23 * min(rows.shape) * values[0]).sum())
+
+
+def mixed(count: int = 12) -> Tensor:
+    torch.manual_seed(3)
+    x = torch.randn(count, 6)
+    x[:, 0] = x[:, 0].abs() * torch.tensor([1.0, 1.0, -1.0, 1.0]).repeat(count // 4)
+    return x
+
+
+@pytest.mark.parametrize("batch_size", [1, 5, 64])
+@pytest.mark.parametrize("wanted", ["all", "blocks", ["left", "right", "head"], ["le*", "r*"], "left"])
+@pytest.mark.parametrize("kind", [Routed, EachRouted, Exits])
+def test_every_layer_that_some_sample_calls(kind: type[nn.Module], wanted: Any, batch_size: int) -> None:
+    torch.manual_seed(0)
+    net, x = kind().eval(), mixed()
+    if kind is Exits:
+        wanted = {"left": "deep"}.get(wanted, wanted) if isinstance(wanted, str) else ["d*", "head"]
+        x = x * torch.linspace(0.3, 1.5, 12).flip(0)[:, None]
+    profile = rs.feature_rank(net, x, cut_points=wanted, batch_size=batch_size)
+    truth = alone(net, x)
+    names = {layer.name for layer in profile.layers}
+    if wanted == "all":
+        assert names == set(truth)
+    assert names & {"left", "deep"}
+    for layer in profile.layers:
+        assert layer.samples == len(truth[layer.name])
+        assert layer.pca_dimension == dimension(truth[layer.name])
+        # float32 layers of width six, compared by the share of the variance that each direction has
+        values = np.linalg.svd(truth[layer.name] - truth[layer.name].mean(0), compute_uv=False) ** 2
+        found = np.asarray(layer.covariance.singular_values)[: len(values)]
+        np.testing.assert_allclose(found / found.sum(), (values / values.sum())[: len(found)], atol=1e-5)
+    (fact,) = of_kind(profile.facts, FactKind.NOT_CALLED)
+    missing = {layer.name: len(x) - layer.samples for layer in profile.layers if layer.samples < len(x)}
+    assert dict(zip(fact["names"], fact["counts"], strict=True)) == missing
+    assert len(of_kind(profile.facts, FactKind.CALLED_ALONE)) == 1
+
+
+def test_layers_stand_in_order_of_depth() -> None:
+    torch.manual_seed(0)
+    names = [layer.name for layer in rs.feature_rank(Routed().eval(), mixed(), cut_points="all").layers]
+    assert names.index("stem") < names.index("left") < names.index("back") < names.index("head")
+    assert names.index("stem") < names.index("right") < names.index("head")
+
+
+def test_a_path_that_hangs_on_the_shape() -> None:
+    torch.manual_seed(0)
+    net = ByLength().eval()
+    samples = [torch.randn(2 + k % 4, 6) for k in range(16)]
+    data = torch.utils.data.StackDataset(x=samples)
+    profile = rs.feature_rank(net, data, cut_points="all", reduce="positions")
+    truth = alone(net, samples)
+    assert {layer.name for layer in profile.layers} == {"short", "long", "head"}
+    for layer in profile.layers:
+        assert layer.samples == len(truth[layer.name])
+        assert layer.pca_dimension == dimension(truth[layer.name])
+    assert not of_kind(profile.facts, FactKind.CALLED_ALONE)  # no value decides: one shape shares a pass
+
+
+def test_loaders_bring_their_batches_and_samples_still_go_alone() -> None:
+    torch.manual_seed(0)
+    net, x = Routed().eval(), mixed()
+    loader = DataLoader(TensorDataset(x), batch_size=6)
+    given = rs.feature_rank(net, loader, cut_points="all")
+    for layer, other in zip(given.layers, rs.feature_rank(net, x, cut_points="all", batch_size=1).layers, strict=True):
+        assert (layer.name, layer.samples, layer.pca_dimension) == (other.name, other.samples, other.pca_dimension)
+
+
+def test_the_neighbourhood_of_a_point_at_a_branch() -> None:
+    """About half of the noisy copies take the other branch."""
+    torch.manual_seed(0)
+    net, x = Routed().eval(), torch.randn(1, 6)
+    x[0, 0] = 0.0
+    profile = rs.local_feature_rank(net, x, cut_points="all", noise=1e-2, samples=60, seed=5)
+    generator = torch.Generator().manual_seed(5)
+    step = 1e-2 * torch.stack([torch.randn(6, generator=generator) for _ in range(60)])
+    right = int(((x + step)[:, 0] > 0).sum())
+    assert 0 < right < 60
+    assert (profile["right"].samples, profile["left"].samples, profile["stem"].samples) == (right, 60 - right, 60)
+
+
+def test_a_layer_that_one_sample_calls_has_no_spread() -> None:
+    torch.manual_seed(0)
+    net, x = Routed().eval(), mixed()
+    x[:, 0] = x[:, 0].abs()
+    x[7, 0] = -1.0
+    profile = rs.feature_rank(net, x, cut_points="all")
+    assert "left" not in {layer.name for layer in profile.layers}
+    (fact,) = of_kind(profile.facts, FactKind.CALLED_ONCE)
+    assert set(fact["names"]) == {"left", "back"}
+    with pytest.raises(rs.DataError, match="left: a covariance needs two samples; 1 came in"):
+        rs.feature_rank(net, x, cut_points=["left"])
+
+
+@pytest.mark.parametrize("wanted", [["left", "head"], "left", ["le*"], ["head", "le*"]])
+def test_what_no_sample_calls_is_an_error(wanted: Any) -> None:
+    torch.manual_seed(0)
+    with pytest.raises(rs.CutPointError, match=r"layer 'le.*' is never called"):
+        rs.feature_rank(Routed().eval(), mixed().abs(), cut_points=wanted)
+
+
+@pytest.mark.parametrize(
+    ("run", "reads"),
+    [
+        (lambda x: x * 2 if x.mean() > 0 else x, True),
+        (lambda x: x[: int(x.sum().item())], True),
+        (lambda x: x[x > 0].sum(), True),
+        (lambda x: x.masked_select(x > 0), True),
+        (lambda x: (x > 0).nonzero(), True),
+        (lambda x: x.clone().mul_(2).view(-1)[0].item(), True),
+        (lambda x: torch.equal(x, x + 1), True),
+        (lambda x: torch.where(x > 0, x, -x).topk(2).values, False),
+        (lambda x: x[:, torch.tensor([0, 1])].argmax(), False),
+        (lambda x: x * torch.ones(3).sum().item(), False),  # a number, and none of the input's
+    ],
+)
+def test_numbers_that_are_read(run: Any, reads: bool) -> None:
+    assert reads_values(torch.tensor([[1.0, 2.0, 0.5]]), run) is reads
