@@ -20,6 +20,7 @@ from torch.func import jvp, vmap
 from rankscope._base.errors import MeasurementError, first_line, is_out_of_memory
 from rankscope._base.facts import Fact, FactKind
 from rankscope.linear.checks import ADJOINT_LIMIT, adjoint_error
+from rankscope.linear.other_libraries import Differentiated
 from rankscope.linear.reverse import reverse_mode
 from rankscope.linear.runner import Rows, Runner
 from rankscope.slicing import Sample, failing_module
@@ -65,7 +66,8 @@ def _plain_kernels() -> Iterator[None]:
 
 def _tangent(runner: Runner, sample: Sample, rows: Rows, direction: Tensor) -> tuple[Tensor, ...]:
     def run(x: Tensor) -> tuple[Tensor, ...]:
-        return runner.outputs(sample, x, rows)
+        with Differentiated():
+            return runner.outputs(sample, x, rows)
 
     out: tuple[Tensor, ...] = jvp(run, (sample.x,), (direction.expand_as(sample.x),))[1]
     for key, tangent in zip(runner.keys, out, strict=True):
@@ -90,7 +92,8 @@ def _double_backward(runner: Runner, sample: Sample, tangents: Tensor, rows: Row
     """J·v as the derivative of u ↦ Jᵀu, which is linear in u."""
     with reverse_mode(sample.x.device):
         x = sample.x.detach().clone().requires_grad_()
-        outputs = runner.outputs(sample, x * 1, rows)
+        with Differentiated():
+            outputs = runner.outputs(sample, x * 1, rows)
         dual = [torch.zeros_like(o, requires_grad=True) for o in outputs]
         back = torch.autograd.grad(outputs, x, dual, create_graph=True)[0]
         parts = [
@@ -104,7 +107,8 @@ def _reverse_rows(runner: Runner, sample: Sample, tangents: Tensor, rows: Rows) 
     directions = torch.stack([v.expand_as(sample.x).reshape(-1) for v in tangents])
     with reverse_mode(sample.x.device):
         x = sample.x.detach().clone().requires_grad_()
-        outputs = runner.outputs(sample, x * 1, rows)
+        with Differentiated():
+            outputs = runner.outputs(sample, x * 1, rows)
         total = sum(o.numel() for o in outputs)
         if total > MAX_REVERSE_ROWS:
             raise MeasurementError(

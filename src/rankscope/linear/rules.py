@@ -13,6 +13,7 @@ from torch.utils._pytree import tree_flatten, tree_unflatten
 from rankscope.linear.layer_rules import LAYERS
 from rankscope.linear.matrix_rules import MATRICES
 from rankscope.linear.moving_rules import MOVING
+from rankscope.linear.other_libraries import Differentiated
 from rankscope.linear.pointwise_rules import pointwise, without_overlap
 from rankscope.linear.rule import Call, Derived, Rule, Tangent, whole_of
 
@@ -115,7 +116,8 @@ def _generic(call: Call) -> Derived:
                 full = list(primals)
                 for i, v in zip(live, values, strict=True):
                     full[i] = v
-                return run(*full)
+                with Differentiated():
+                    return run(*full)
 
             return jvp(part, tuple(primals[i] for i in live), tangents)[1]
 
