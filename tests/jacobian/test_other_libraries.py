@@ -106,3 +106,15 @@ def test_cut_points_before_such_an_operator_are_measured_in_forward_mode(library
     profile = rs.jacobian_rank(net, torch.randn(1, 1, 8, 8), columns="all", cut_points="first", progress=False)
     assert profile["first"].estimates(profile.tolerance)[0].value == 1
     assert profile.method["name"] == "vmap(jvp)"
+
+
+def test_an_operator_that_gives_places_alone_needs_no_derivative() -> None:
+    ops = pytest.importorskip("torchvision").ops
+
+    def kept(x: Tensor, net: nn.Module) -> Tensor:
+        boxes = torch.cat([x[0, 0, :, :2], x[0, 0, :, :2] + 1], 1)
+        return boxes[ops.nms(boxes, x[0, 0, :, 3], 0.5)[:4]]
+
+    torch.manual_seed(0)
+    profile = is_certified_and_right(Beside(kept, 1.0), torch.randn(1, 1, 8, 8))
+    assert "jvp" in profile.method["name"]

@@ -19,7 +19,9 @@ from torch.utils._pytree import tree_leaves
 __all__ = ["Differentiated"]
 
 _OWN = {"aten", "prim", "prims", "profiler", "quantized"}
-_NO_FORMULA = "torch::autograd::WarnNotImplemented"  # torch's class of the node that it puts in place of a missing formula
+_NO_FORMULA = (
+    "torch::autograd::WarnNotImplemented"  # torch's class of the node that it puts in place of a missing formula
+)
 # linear in their first argument, and constant in the regions, as their backward formulas have it
 _LINEAR = {"torchvision::roi_align"}
 
@@ -42,7 +44,8 @@ class Differentiated(TorchFunctionMode):
             raise NotImplementedError(f"{name} has no derivative")
         if not name or not any(_tangent(a) is not None for a in tree_leaves((args, kwargs))):
             return out
-        if any(_tangent(o) is not None for o in tree_leaves(out)):
+        made = [o for o in tree_leaves(out) if isinstance(o, Tensor) and o.is_floating_point()]
+        if not made or any(_tangent(o) is not None for o in made):  # places and counts have no derivative
             return out
         if name not in _LINEAR or not args:
             raise NotImplementedError(f"{name} has no forward-mode formula")
