@@ -15,6 +15,7 @@ __all__ = [
     "MeasurementError",
     "ModelError",
     "NotFetchedError",
+    "NotInstalledError",
     "OutputError",
     "PartlyDoneError",
     "RankscopeError",
@@ -81,6 +82,17 @@ class UsageError(RankscopeError, ValueError):
 
 class CutPointError(UsageError):
     """A requested layer does not exist, is never called, or cannot be a cut point."""
+
+
+class NotInstalledError(UsageError, ImportError):
+    """A package that an extra brings is missing.
+
+    >>> str(NotInstalledError("wandb", "wandb"))
+    "wandb is not installed; install it with: pip install 'rankscope[wandb]'"
+    """
+
+    def __init__(self, package: str, extra: str) -> None:
+        super().__init__(f"{package} is not installed; install it with: pip install 'rankscope[{extra}]'")
 
 
 class ModelError(RankscopeError):

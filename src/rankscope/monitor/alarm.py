@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal, TypeAlias
 
 from rankscope._base.checks import choice_of, count_of, number_of
-from rankscope._base.errors import UsageError
+from rankscope._base.errors import UsageError, nearest
 from rankscope.monitor.history import Moment
+from rankscope.monitor.jacobian_probe import JACOBIAN_METRICS
 
-__all__ = ["Action", "Collapse", "CollapseAlarm"]
+__all__ = ["Action", "Collapse", "CollapseAlarm", "check_alarms"]
 
 
 @dataclass(frozen=True)
@@ -89,3 +90,14 @@ class CollapseAlarm:
                 found = (moment.step, entry.layer, entry.metric, entry.value, self.below, self.patience)
                 rung.append(Collapse(*found))
         return rung
+
+
+def check_alarms(alarms: Iterable[CollapseAlarm], measured: Sequence[str], layers: Sequence[str] | None) -> None:
+    """Refuse an alarm that could never ring: its metric is not measured, or its layer is none of these."""
+    for alarm in alarms:
+        of_jacobian = alarm.metric in JACOBIAN_METRICS
+        if alarm.metric not in measured:
+            remedy = "give jacobian=rs.JacobianProbe(…)" if of_jacobian else nearest(alarm.metric, measured)
+            raise UsageError(f"the alarm watches {alarm.metric!r}, which this monitor does not measure; {remedy}")
+        if layers is not None and alarm.layer is not None and not of_jacobian and alarm.layer not in layers:
+            raise UsageError(f"the alarm watches layer {alarm.layer!r}; {nearest(alarm.layer, layers)}")

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
 from rankscope._base.checks import path_of
-from rankscope._base.errors import UsageError
+from rankscope._base.errors import NotInstalledError, UsageError
 
 __all__ = ["CsvLogger", "Logger", "MLflowLogger", "TensorBoardLogger", "WandbLogger"]
 
@@ -19,10 +19,6 @@ class Logger(Protocol):
 
     def log(self, values: Mapping[str, float], step: int) -> None:
         """Take in numbers by name, such as ``rank/layer1.0/effective_rank``."""
-
-
-def _missing(package: str, extra: str) -> UsageError:
-    return UsageError(f"{package} is not installed; install it with: pip install 'rankscope[{extra}]'")
 
 
 class TensorBoardLogger:
@@ -41,7 +37,7 @@ class TensorBoardLogger:
         try:
             from torch.utils.tensorboard import SummaryWriter
         except ImportError:
-            raise _missing("tensorboard", "tensorboard") from None
+            raise NotInstalledError("tensorboard", "tensorboard") from None
         self.writer = SummaryWriter(str(path_of(to, "to")))
 
     def log(self, values: Mapping[str, float], step: int) -> None:
@@ -58,7 +54,7 @@ class WandbLogger:
             try:
                 import wandb
             except ImportError:
-                raise _missing("wandb", "wandb") from None
+                raise NotInstalledError("wandb", "wandb") from None
             run = wandb.run
             if run is None:
                 raise UsageError("no Weights & Biases run is active; call wandb.init first, or pass the run")
@@ -86,7 +82,7 @@ class MLflowLogger:
         try:
             import mlflow
         except ImportError:
-            raise _missing("mlflow", "mlflow") from None
+            raise NotInstalledError("mlflow", "mlflow") from None
         self.client: Any = mlflow.MlflowClient(tracking_uri)
         active = mlflow.active_run()
         if run_id is None and active is not None and tracking_uri is None:

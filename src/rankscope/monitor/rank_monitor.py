@@ -17,7 +17,7 @@ from rankscope.features.feature_profile import LayerFeatures
 from rankscope.features.feature_rank import feature_rank
 from rankscope.features.hooks import resolve_layer
 from rankscope.features.reduction import Channels, Reduce, check_reduce
-from rankscope.monitor.alarm import CollapseAlarm
+from rankscope.monitor.alarm import CollapseAlarm, check_alarms
 from rankscope.monitor.history import Entry, History, Moment
 from rankscope.monitor.hooks import TROUBLE, StepFeatures
 from rankscope.monitor.jacobian_probe import JACOBIAN_METRICS, JacobianProbe
@@ -150,7 +150,8 @@ class RankMonitor:
                 raise UsageError("cut_points is empty; give 'blocks', 'all' or the names of layers")
             for name in names:
                 resolve_layer(self._inner, name)
-        self._check_alarms(names)
+        self._known = (*self.metrics, *(JACOBIAN_METRICS if jacobian is not None else ()))
+        check_alarms(self.alarms, self._known, names)
         self._teller = Teller(_several(loggers, Logger, "loggers"))
         self._batch = TrainingBatch(
             model, self._inner, self.cut_points, names, called, (reduce, channels, self._memory), self._teller.say
@@ -163,16 +164,14 @@ class RankMonitor:
         self._replay()
         self._arm()
 
-    def _check_alarms(self, names: Sequence[str] | None) -> None:
-        """Refuse an alarm that could never ring."""
-        for alarm in self.alarms:
-            of_jacobian = alarm.metric in JACOBIAN_METRICS
-            known = (*self.metrics, *(JACOBIAN_METRICS if self.jacobian is not None else ()))
-            if alarm.metric not in known:
-                remedy = "give jacobian=rs.JacobianProbe(…)" if of_jacobian else nearest(alarm.metric, known)
-                raise UsageError(f"the alarm watches {alarm.metric!r}, which this monitor does not measure; {remedy}")
-            if names is not None and alarm.layer is not None and not of_jacobian and alarm.layer not in names:
-                raise UsageError(f"the alarm watches layer {alarm.layer!r}; {nearest(alarm.layer, names)}")
+    @property
+    def calls_around(self) -> int:
+        """How many calls of the model stand around each forward pass and are none: a trainer's own, usually 0."""
+        return self._batch.around
+
+    @calls_around.setter
+    def calls_around(self, count: int) -> None:
+        self._batch.around = count_of(count, "calls_around", least=0)
 
     # ---- a step of training --------------------------------------------------------------------------------------
 
@@ -263,7 +262,7 @@ class RankMonitor:
             self._event(why)
             return []
         if not self._checked:
-            self._check_alarms(names)
+            check_alarms(self.alarms, self._known, names)
         self._checked = True
         merge_processes(features, names)
         return [entry for name in names for entry in self._of_layer(name, features)]
@@ -295,7 +294,7 @@ class RankMonitor:
         self._teller.well("probe batch")
         if self._batch.names is None:
             self._batch.names = [layer.name for layer in profile]
-            self._check_alarms(self._batch.names)
+            check_alarms(self.alarms, self._known, self._batch.names)
         return [entry for layer in profile for entry in self._entries(layer.name, layer)]
 
     def _of_jacobian(self) -> list[Entry]:
