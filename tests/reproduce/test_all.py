@@ -137,12 +137,12 @@ def flat(folder: Path) -> str:
 
 
 def test_constant_logits_end_fig4_only_where_no_network_is_left(world: World, tmp_path: Path) -> None:
-    why = "flat: the logit of class 0 is 0 for every sample (1 such classes); remove it: nothing depends on a constant"
-    with pytest.raises(DataError, match=rf"^fig4: no network is left: {re.escape(why)}; give weights of trained"):
+    why = "the logit of class 0 is 0 for every sample (1 such classes); remove it: nothing depends on a constant"
+    with pytest.raises(DataError, match=rf"^fig4: no network is left: flat: {re.escape(why)}; give weights of trained"):
         reproduce("fig4", out=tmp_path / "out", **options(world, networks=[flat(tmp_path)]))
     found = reproduce("fig4", out=tmp_path / "out", **options(world, networks=[flat(tmp_path), world.net]))
     assert set(found.values["network"]) == {"small"}
-    assert f"left out: {why}" in found.notes
+    assert f"flat: It was left out: {why}." in found.notes
     assert [about["name"] for about in found.settings["networks"]] == ["small"]
 
 
@@ -158,7 +158,7 @@ def test_a_factory_brings_its_own_weights(world: World, tmp_path: Path) -> None:
     own, theirs = found.values.to_dict("records")
     assert (own["network"], theirs["network"]) == ("net3", "small")
     assert own["top1_percent"] == theirs["top1_percent"] > 90
-    note = f"net3: {str(mine.weights)!r} has no net3.safetensors (or .pth): the weights are the factory's own"
+    note = f"net3: {str(mine.weights)!r} has no net3.safetensors (or .pth). The weights are the factory's own."
     assert note in found.notes
     assert [n for n in found.notes if "factory's own" in n] == [note]
     assert found.settings["networks"][0]["weights"] == "as tiny.py:net3 returns them"

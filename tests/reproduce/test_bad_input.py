@@ -15,11 +15,13 @@ from safetensors.torch import load_file, save_file
 from small_world import World
 
 from rankscope._base.errors import DataError, ModelError, NotFetchedError, UsageError
+from rankscope._base.facts import Fact, FactKind, of_kind
 from rankscope.cli import main
 from rankscope.loading import load_images, plain_preprocessing
 from rankscope.reproduce import reproduce
 from rankscope.reproduce.data import read_class_folders
-from rankscope.reproduce.measured import chance_note
+from rankscope.reproduce.measured import chance_fact
+from rankscope.views.sentences import sentence
 
 
 @pytest.fixture
@@ -300,7 +302,9 @@ def test_images_below_a_class_folder_are_taken(mine: World, tmp_path: Path) -> N
     assert held == [f"class3/{n}" for n in ("1.png", "2.png", "3.png", "sub/deeper/0.png", "sub/deeper/1.png")]
     found = run(mine, tmp_path)
     assert (found.values["images"][0], found.values["skipped"][0]) == (40, 1)
-    assert any("left out: class3/sub/deeper/1.png (" in n for n in found.notes)
+    (fact,) = of_kind(found.facts, FactKind.IMAGES_UNREADABLE)
+    assert (fact["network"], fact["files"][0][0]) == ("small", "class3/sub/deeper/1.png")
+    assert any("1 image could not be read and was left out: class3/sub/deeper/1.png (" in n for n in found.notes)
 
 
 def test_links_are_followed_once_and_hidden_folders_are_not(mine: World, tmp_path: Path) -> None:
@@ -350,7 +354,7 @@ def test_other_modes_are_converted_and_unreadable_images_counted(mine: World, tm
     assert (row["images"], row["skipped"]) == (42 - 2, 2)  # two files were added beside four
     assert (
         "4 images were converted to RGB: 1 of mode L (class0/0.png), 1 of mode CMYK (class0/1.jpg), 1 of mode RGBA, "
-        "transparency dropped (class0/2.png), 1 of mode P (class0/3.gif)"
+        "transparency dropped (class0/2.png), 1 of mode P (class0/3.gif)."
     ) in found.notes
     note = next(n for n in found.notes if "could not be read" in n)
     assert note.startswith("small: 2 images could not be read and were left out: class1/2.png (")
@@ -366,10 +370,10 @@ def test_an_accuracy_of_chance_is_remarked(mine: World, tmp_path: Path) -> None:
     for c in range(10):
         (mine.images / f"class{c}").rename(mine.images / f"{'zyxwvutsrq'[c]}")
     found = run(mine, tmp_path)
-    start, end = (
-        "not clearly above guessing among 10 classes (10.00%",
-        "; are the class folders in the order of its head",
-    )
+    (fact,) = of_kind(found.facts, FactKind.LIKE_GUESSING)
+    assert fact.caution
+    assert (fact["network"], fact["classes"]) == ("small", 10)
+    start, end = "not clearly above guessing among 10 classes (10.00%", "Check that the class folders are in the order"
     assert any(start in n and end in n for n in found.notes)
 
 
@@ -377,20 +381,25 @@ def test_an_accuracy_of_chance_is_remarked(mine: World, tmp_path: Path) -> None:
     ("right", "samples", "classes", "said"),
     [
         (40, 60, 3, ""),  # 66.67 %: chance is 33.33 %, its standard error 6.09 %, so guessing ends at 57.68 %
-        (34, 60, 3, "not clearly above guessing among 3 classes (33.33%, four standard errors above it is 57.68%)"),
+        (34, 60, 3, "not clearly above guessing among 3 classes (33.33%; four standard errors above it is 57.68%)"),
         (35, 60, 3, ""),
         (100, 100, 2, ""),
         (71, 100, 2, ""),  # guessing ends at 70 %
-        (70, 100, 2, "not clearly above guessing among 2 classes (50.00%, four standard errors above it is 70.00%)"),
-        (12, 12, 2, "12 images are too few to tell an accuracy of 100.00% from guessing among 2 classes (50.00%)"),
-        (3, 12, 2, "accuracy 25.00% on 12 images is not clearly above guessing"),
+        (70, 100, 2, "not clearly above guessing among 2 classes (50.00%; four standard errors above it is 70.00%)"),
+        (
+            12,
+            12,
+            2,
+            "12 images are too few to distinguish an accuracy of 100.00% from guessing among 2",
+        ),
+        (3, 12, 2, "accuracy of 25.00% on 12 images is not clearly above guessing"),
         (30, 20_000, 1000, "not clearly above guessing among 1,000 classes (0.10%"),
         (5, 5, 1, ""),
     ],
 )
 def test_chance_is_what_guessing_may_give(right: int, samples: int, classes: int, said: str) -> None:
-    found = chance_note("net", {"accuracy": right / samples, "samples": samples, "classes": classes})
-    assert (found == []) if not said else (len(found) == 1 and said in found[0])
+    found = chance_fact({"accuracy": right / samples, "samples": samples, "classes": classes})
+    assert (found == ()) if not said else (len(found) == 1 and said in sentence(found[0]))
 
 
 def test_orders_of_class_folders(tmp_path: Path) -> None:
@@ -408,9 +417,7 @@ def test_orders_of_class_folders(tmp_path: Path) -> None:
     classes, names = order("n04486054", "n01534433")  # in the order of the 1,000, with their names
     assert classes == ("n01534433", "n04486054")
     assert names == ("junco", "triumphal arch")
-    assert (
-        "the 2 class folders are not ImageNet's 1,000" in read_class_folders(tmp_path / "n04486054-n01534433").notes[0]
-    )
+    assert read_class_folders(tmp_path / "n04486054-n01534433").facts[0] == Fact(FactKind.NOT_IMAGENET, {"classes": 2})
 
 
 def test_imagenet_with_images_missing_is_remarked(tmp_path: Path) -> None:
@@ -420,6 +427,6 @@ def test_imagenet_with_images_missing_is_remarked(tmp_path: Path) -> None:
         (tmp_path / name).mkdir()
         (tmp_path / name / "a.JPEG").touch()
     found = read_class_folders(tmp_path)
-    assert found.notes == ("1,000 images where ImageNet's validation set has 50,000",)
+    assert found.facts == (Fact(FactKind.OTHER_COUNT, {"images": 1000, "usual": 50_000}),)
     assert len(found) == 1000
     assert found.names[13] == "junco"

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import csv
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from rankscope._base.errors import OutputError, UsageError
+from rankscope._base.facts import Fact, FactKind
 from rankscope.reproduce import EXPERIMENTS, reproduce, reproduce_all
 from rankscope.theory import deep_chain, predicted_rank
 
@@ -192,3 +194,20 @@ def test_all_without_data_does_nothing(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="all: imagenet=DIR is needed"):
         reproduce_all(out=tmp_path / "out")
     assert not (tmp_path / "out").exists()
+
+
+def test_notes_of_an_earlier_version_become_facts(tmp_path: Path) -> None:
+    """Files from before had sentences; they load, and say the same."""
+    found = reproduce("fig1e", out=tmp_path, scale="small", progress=False)
+    file = found.save(tmp_path / "earlier") / "fig1e.json"
+    data = json.loads(file.read_text(encoding="utf-8"))
+    data.pop("checksum")
+    del data["record"]["facts"]
+    text = "small scale: width 60, 24 layers; not the paper's size"
+    data["record"]["notes"] = [text]
+    file.write_text(json.dumps(data), encoding="utf-8")
+    old = type(found).load(file)
+    assert old.facts == (Fact(FactKind.EARLIER_NOTE, {"text": text}),)
+    assert replace(old, facts=found.facts) == found
+    assert found.facts == (Fact(FactKind.SMALL_SCALE, {"sizes": (("width", 60), ("depth", 24))}),)
+    assert found.notes == ("The scale is small: width 60 and 24 layers, not the paper's.",)

@@ -140,11 +140,11 @@ def test_fewer_features_than_logits_are_told(
     given = one("net")
     given.about = dict
     table = replace(tables["tied"], feature_dimension=features).to_dict()
-    for name, found in {"prepared": [given], "pass_over": {}, "_solved": table, "data_notes": []}.items():
+    for name, found in {"prepared": [given], "pass_over": {}, "_solved": table, "data_facts": []}.items():
         monkeypatch.setattr(module, name, lambda *_, found=found: found)
     settings: Any = SimpleNamespace(as_printed="paper", scale="small", device=torch.device("cpu"), to_dict=dict)
     notes = module.deficit("fig4", settings).notes
-    exact = f"net: {features} features make 6 logits, so exact dependences exist whatever was learned"
+    exact = f"net: {features} features make 6 logits, so exact dependences exist whatever was learned."
     assert (exact in notes) == told
     assert any("logits, so exact" in note for note in notes) == told
 

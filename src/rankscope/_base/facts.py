@@ -13,7 +13,7 @@ from typing import Any
 
 from rankscope._base.encoding import exact, frozen, read
 
-__all__ = ["Fact", "FactKind", "as_facts", "gist", "of_kind"]
+__all__ = ["Fact", "FactKind", "about", "as_facts", "gist", "of_kind"]
 
 
 class FactKind(StrEnum):
@@ -129,6 +129,21 @@ class FactKind(StrEnum):
     FOLDER_ORDER = "order of class folders"  # rule: numbers or alphabet
     FEWER_CLASSES = "classes without data"  # classes, found
     FEWER_FOLDERS = "classes without a folder"  # classes, folders, labels, positions (counted from 0 for want of names)
+    # reproductions of the paper; of one network where ``network`` is among the values
+    SMALL_SCALE = "smaller than the paper's"  # sizes: pairs; width, depth, input_shape, samples, images, patch
+    RANK_KEPT = "components that keep the Jacobian rank"  # names, total
+    SAMPLE_LIMIT = "dimension limited by the samples"  # samples
+    NOT_IMAGENET = "class folders of other data"  # classes
+    OTHER_COUNT = "another number of images than ImageNet's"  # images, usual
+    IMAGES_UNREADABLE = "images that could not be read"  # files: pairs of a name and a reason
+    IMAGES_CONVERTED = "images converted"  # modes: triples of a mode, a number and the first file; to
+    TOO_FEW_TO_JUDGE = "too few images to tell from guessing"  # accuracy, images, classes
+    LIKE_GUESSING = "accuracy like guessing"  # accuracy, images, classes, above (what is clearly no guess)
+    ALL_ZERO = "every solution is zero"  # eta, as_printed, largest (η_max), shown (η), kept
+    LOGITS_DEPENDENT = "fewer features than logits"  # features, classes
+    NETWORK_LEFT_OUT = "network left out"  # reason
+    LAYER_NOT_MEASURED = "layer not measured"  # where, reason
+    FACTORY_WEIGHTS = "weights of the factory"  # folder, file
 
 
 @dataclass(frozen=True)
@@ -188,6 +203,15 @@ def as_facts(found: Iterable[Fact | str], kind: FactKind = FactKind.NOTE) -> tup
     """
     each = [found] if isinstance(found, str | Fact) else found
     return tuple(one if isinstance(one, Fact) else Fact(kind, {"text": str(one)}) for one in each)
+
+
+def about(network: str, facts: Iterable[Fact]) -> tuple[Fact, ...]:
+    """The same facts as those of one network among several.
+
+    >>> about("resnet", [Fact("no autograd graph")])[0]["network"]
+    'resnet'
+    """
+    return tuple(Fact(fact.kind, {**fact.values, "network": network}, fact.caution) for fact in facts)
 
 
 def of_kind(facts: Iterable[Fact], kind: FactKind) -> tuple[Fact, ...]:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from rankscope._base.facts import Fact, FactKind
 from rankscope._base.frames import Frame
 from rankscope._base.provenance import versions
 from rankscope.reproduce.comparison import Comparison
@@ -93,7 +94,7 @@ def chain(name: str, settings: Settings) -> Reproduction:
     if ends:
         why = "the layer at which every |J| is below 1.19e-7; the paper's curve ends there too but names no layer"
         rows.append(Comparison("stopped by float32 at layer", None, float(np.mean(ends)), None, "paper, §6.1", why))
-    notes = [] if settings.full else [f"small scale: width {width}, {depth} layers; not the paper's size"]
+    facts = () if settings.full else (Fact(FactKind.SMALL_SCALE, {"sizes": (("width", width), ("depth", depth))}),)
     return Reproduction(
         name=name,
         title=f"Fig. 1 ({panel.letter}): linear chain, {panel.title}",
@@ -115,7 +116,7 @@ def chain(name: str, settings: Settings) -> Reproduction:
             "dtype": "float64",
         },
         provenance=versions(),
-        notes=tuple(notes),
+        facts=facts,
         picture=Picture(
             "chain", {"letter": panel.letter, "title": panel.title, "tolerance": tolerance, "width": width}
         ),

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from rankscope._base.facts import Fact, FactKind
 from rankscope._base.frames import Frame
 from rankscope._base.provenance import device_name, versions
 from rankscope.probes import SCALES, probe_all, standard_components
@@ -72,14 +73,11 @@ def components(name: str, settings: Settings) -> Reproduction:
                 )
             )  # fmt: skip
     kept = [r["label"] for r in rows if r[f"rank_after_{tolerance}"] >= r[f"rank_before_{tolerance}"]]
-    if kept:
-        notes = [f"{len(kept)} of {len(rows)} components kept the Jacobian rank ({', '.join(kept)}); the paper: none"]
-    else:
-        notes = [f"none of {len(rows)} components kept the Jacobian rank, as in the paper"]
+    facts = [Fact(FactKind.RANK_KEPT, {"names": kept, "total": len(rows)})]
     if rows and rows[0]["dimension_before"] >= batch - 1:
-        notes.append(f"no feature dimension can exceed {batch - 1:,}, one less than the samples")
+        facts.append(Fact(FactKind.SAMPLE_LIMIT, {"samples": batch}))
     if not settings.full:
-        notes.append(f"small scale: inputs {'×'.join(map(str, shape))}, {batch} samples; not the paper's size")
+        facts.append(Fact(FactKind.SMALL_SCALE, {"sizes": (("input_shape", shape), ("samples", batch))}))
     return Reproduction(
         name=name,
         title="Fig. 3: dimension and rank before and after components",
@@ -99,7 +97,7 @@ def components(name: str, settings: Settings) -> Reproduction:
             "front": "gaussian",
         },
         provenance={**versions(), "device": device_name(settings.device)},
-        notes=tuple(notes),
+        facts=tuple(facts),
         picture=Picture("components", {"tolerance": tolerance, "limit": batch - 1}),
     )
 

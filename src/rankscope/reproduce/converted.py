@@ -7,15 +7,9 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-__all__ = ["converted_images", "converted_note"]
+from rankscope._base.facts import Fact, FactKind
 
-_LOST = {
-    "RGBA": "transparency dropped",
-    "LA": "transparency dropped",
-    "PA": "transparency dropped",
-    "I;16": "16 bits scaled to 8",
-    "I;16B": "16 bits scaled to 8",
-}
+__all__ = ["converted_fact", "converted_images"]
 
 
 def converted_images(root: Path, files: Iterable[str], channels: int) -> list[list[Any]]:
@@ -43,19 +37,12 @@ def converted_images(root: Path, files: Iterable[str], channels: int) -> list[li
     return list(found.values())
 
 
-def converted_note(converted: Iterable[Iterable[Any]], channels: int) -> list[str]:
-    """One note that counts the modes and names the first file of each.
+def converted_fact(converted: Iterable[Iterable[Any]], channels: int) -> tuple[Fact, ...]:
+    """One fact with the modes, the number of each and its first file; none where nothing was converted.
 
-    >>> converted_note([["L", 2, "cat/1.png"], ["RGBA", 1, "dog/7.png"]], 3)
-    ['3 images were converted to RGB: 2 of mode L (first: cat/1.png), 1 of mode RGBA, transparency dropped (dog/7.png)']
+    >>> converted_fact([["L", 2, "cat/1.png"]], 3)[0].values["modes"]
+    (('L', 2, 'cat/1.png'),)
     """
     rows = [tuple(row) for row in converted]
-    if not rows:
-        return []
-    total = sum(count for _, count, _ in rows)
-    parts = [
-        f"{count:,} of mode {mode}{f', {_LOST[mode]}' if mode in _LOST else ''} ({'first: ' * (count > 1)}{first})"
-        for mode, count, first in rows
-    ]
-    images = "1 image was" if total == 1 else f"{total:,} images were"
-    return [f"{images} converted to {'L' if channels == 1 else 'RGB'}: {', '.join(parts)}"]
+    values = {"modes": rows, "to": "L" if channels == 1 else "RGB"}
+    return (Fact(FactKind.IMAGES_CONVERTED, values),) * bool(rows)

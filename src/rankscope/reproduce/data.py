@@ -10,6 +10,7 @@ import torch
 from torch.utils.data import Dataset
 
 from rankscope._base.errors import DataError, UsageError, parameter
+from rankscope._base.facts import Fact, FactKind
 from rankscope.loading import (
     IMAGE_SUFFIXES,
     LoadedModel,
@@ -19,7 +20,6 @@ from rankscope.loading import (
     imagenet_classes,
     split_folder,
 )
-from rankscope.views.sentences import sentence
 
 __all__ = ["VALIDATION", "ClassFolders", "LabelledImages", "read_class_folders"]
 
@@ -42,7 +42,7 @@ class ClassFolders:
     classes: tuple[str, ...]
     names: tuple[str, ...]
     files: tuple[tuple[str, int], ...]
-    notes: tuple[str, ...] = ()
+    facts: tuple[Fact, ...] = ()
     imagenet: bool = False
 
     def __len__(self) -> int:
@@ -127,7 +127,7 @@ def read_class_folders(path: Path | None) -> ClassFolders:
     if len(folders) < 2:
         raise DataError(f"{given} has {len(folders)} class folders; it must hold one subfolder a class")
     order, names, _, said = class_order([f.name for f in folders])
-    notes = list(map(sentence, said))
+    facts = list(said)
     held = {f.name: _images(f.path) for f in folders}
     empty = [name for name in order if not held[name]]
     if empty:
@@ -136,12 +136,10 @@ def read_class_folders(path: Path | None) -> ClassFolders:
     files = tuple((file, label) for label, name in enumerate(order) for file in held[name])
     imagenet = set(order) == set(imagenet_classes()[0])
     if not imagenet:
-        notes.insert(
-            0, f"the {len(order)} class folders are not ImageNet's 1,000: the paper's numbers are of other data"
-        )
+        facts.insert(0, Fact(FactKind.NOT_IMAGENET, {"classes": len(order)}))
     elif len(files) != VALIDATION:
-        notes.insert(0, f"{len(files):,} images where ImageNet's validation set has {VALIDATION:,}")
-    return ClassFolders(path, order, names, files, tuple(notes), imagenet)
+        facts.insert(0, Fact(FactKind.OTHER_COUNT, {"images": len(files), "usual": VALIDATION}))
+    return ClassFolders(path, order, names, files, tuple(facts), imagenet)
 
 
 def dataset_of(folders: ClassFolders, loaded: LoadedModel, limit: int | None, seed: int) -> LabelledImages:

@@ -6,11 +6,12 @@ from pathlib import Path
 from typing import Any
 
 from rankscope._base.errors import DataError
+from rankscope._base.facts import Fact, FactKind, about
 from rankscope._base.frames import Frame
 from rankscope._base.provenance import device_name, versions
 from rankscope.deficit import ClassDependency, DependencyTable, independence_deficit
-from rankscope.reproduce.deficit_rows import ETA, KEEP, PANELS, SOLVED, compare, shown_class, solution, which_eta
-from rankscope.reproduce.measured import Prepared, collection, data_notes, pass_over, prepared
+from rankscope.reproduce.deficit_rows import ETA, KEEP, PANELS, SOLVED, compare, keeps, shown_class, solution
+from rankscope.reproduce.measured import Prepared, collection, data_facts, pass_over, prepared
 from rankscope.reproduce.outcome import Reproduction
 from rankscope.reproduce.pictures import Picture
 from rankscope.reproduce.settings import Settings
@@ -31,10 +32,10 @@ def deficit(name: str, settings: Settings) -> Reproduction:
     """
     import pandas as pd
 
-    frames, comparison, notes, about = [], [], [], []
+    frames, comparison, facts, abouts = [], [], [], []
     drawn: list[tuple[str, ClassDependency, ClassDependency]] = []
     counts: list[str] = []
-    left_out: list[str] = []
+    left_out: list[tuple[str, str]] = []
     gap: float | None = None
     for one in prepared(settings, DEFICIT_NETWORKS):
         over = pass_over(one)
@@ -42,7 +43,7 @@ def deficit(name: str, settings: Settings) -> Reproduction:
         try:
             tables = {c: DependencyTable.from_dict(_solved(one, c)) for c in SOLVED}
         except DataError as error:
-            left_out.append(f"{label}: {error}")
+            left_out.append((label, str(error)))
             continue
         for as_printed, table in tables.items():
             frame = table.table().reset_index().drop(columns=["trivial"])
@@ -61,23 +62,21 @@ def deficit(name: str, settings: Settings) -> Reproduction:
         )
         comparison += compare(one, chosen, row, settings.as_printed)
         comparison += compare(one, tables["largest-eta"], largest, "largest-eta")
-        notes += data_notes(one, over)
+        facts += data_facts(one, over)
         if not row.n_dependencies:
-            notes.append(
-                f"{label}: at η = {ETA:g} every solution is zero under {settings.as_printed}, η_max is at most "
-                f"{max(r.eta_max for r in chosen):.3g}: the penalty outweighs all that the logits share; "
-                f"the lower panel shows {which_eta(largest)}"
-            )
+            zero = {"eta": ETA, "as_printed": settings.as_printed, "largest": max(r.eta_max for r in chosen)}
+            zero |= {"shown": largest.eta, "kept": keeps(largest)}
+            facts += about(label, [Fact(FactKind.ALL_ZERO, zero)])
         if chosen.feature_dimension is not None and chosen.feature_dimension < chosen.n_classes:
-            notes.append(
-                f"{label}: {chosen.feature_dimension} features make {chosen.n_classes} logits, so exact dependences "
-                "exist whatever was learned"
-            )
-        about.append(one.about())
+            fewer = {"features": chosen.feature_dimension, "classes": chosen.n_classes}
+            facts += about(label, [Fact(FactKind.LOGITS_DEPENDENT, fewer)])
+        abouts.append(one.about())
     if not drawn:
         settings.place.network = None
-        raise DataError(f"no network is left: {'; '.join(left_out)}; give weights of trained networks")
-    notes += [f"left out: {told}" for told in left_out]
+        reasons = "; ".join(f"{label}: {why}" for label, why in left_out)
+        raise DataError(f"no network is left: {reasons}; give weights of trained networks")
+    for label, why in left_out:
+        facts += about(label, [Fact(FactKind.NETWORK_LEFT_OUT, {"reason": why}, caution=True)])
     values = pd.concat(frames, ignore_index=True)
     return Reproduction(
         name=name,
@@ -98,10 +97,10 @@ def deficit(name: str, settings: Settings) -> Reproduction:
             "keep": KEEP,
             "tolerance": gap,
             "permutations": _PERMUTATIONS[settings.scale],
-            "networks": about,
+            "networks": abouts,
         },
         provenance={**versions(), "device": device_name(settings.device)},
-        notes=tuple(dict.fromkeys(notes)),
+        facts=tuple(dict.fromkeys(facts)),
         picture=Picture.of_deficit(drawn, settings.as_printed),
     )
 

@@ -52,9 +52,14 @@ def shown_class(table: DependencyTable, network: str) -> ClassDependency:
     )  # fmt: skip
 
 
+def keeps(row: ClassDependency) -> bool:
+    """Whether some η of the third solution keeps 90 % of the accuracy."""
+    return row.status not in _NONE_KEEPS
+
+
 def which_eta(row: ClassDependency) -> str:
     """What η the third solution has: the walk down from η_max stops where the accuracy is kept, or at its end."""
-    if row.status in _NONE_KEEPS:
+    if not keeps(row):
         return f"the smallest η tried, {row.eta:.2g}: none keeps 90 % of the accuracy"
     return f"the largest η that keeps 90 % of the accuracy, {row.eta:.2g}"
 

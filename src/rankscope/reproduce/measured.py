@@ -5,32 +5,32 @@ from __future__ import annotations
 import hashlib
 import math
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
+from rankscope._base.facts import Fact, FactKind, about, as_facts
 from rankscope.features import Collection, classification_dimension, collect
 from rankscope.features.fingerprint import data_fingerprint, model_fingerprint
 from rankscope.loading import LoadedModel
-from rankscope.reproduce.converted import converted_images, converted_note
+from rankscope.reproduce.converted import converted_fact, converted_images
 from rankscope.reproduce.data import ClassFolders, LabelledImages, dataset_of, read_class_folders
 from rankscope.reproduce.networks import Network, choose, load
 from rankscope.reproduce.parts import Parts
 from rankscope.reproduce.settings import Settings
-from rankscope.views.sentences import sentence
 
 __all__ = [
     "BOOTSTRAP",
     "Prepared",
-    "chance_note",
+    "chance_fact",
     "clsdim",
     "collection",
-    "data_notes",
+    "data_facts",
     "pass_over",
     "prepared",
-    "skipped_notes",
+    "skipped_fact",
 ]
 
 BOOTSTRAP = {"full": 200, "small": 20}  # resamples behind an interval
@@ -65,9 +65,9 @@ class Prepared:
         """The images that take part in passes over the folder."""
         return dataset_of(self.folders, self.loaded, self.settings.limit, self.settings.seed)
 
-    def notes(self) -> list[str]:
-        """What to know of the folder and of this network, its name in front."""
-        return [*self.folders.notes, *(f"{self.network.name}: {sentence(fact)}" for fact in self.loaded.facts)]
+    def facts(self) -> list[Fact]:
+        """What to know of the folder and of this network."""
+        return [*self.folders.facts, *about(self.network.name, self.loaded.facts)]
 
     @cached_property
     def fingerprint(self) -> str:
@@ -193,7 +193,7 @@ def clsdim(one: Prepared) -> dict[str, Any]:
                 "ambient": result.ambient,
                 "full_accuracy": result.full_accuracy,
                 "curve": result.curve.tolist(),
-                "notes": list(result.notes),
+                "facts": [fact.to_dict() for fact in result.facts],
             }
         return made
 
@@ -201,48 +201,45 @@ def clsdim(one: Prepared) -> dict[str, Any]:
     return made
 
 
-def data_notes(one: Prepared, over: dict[str, Any]) -> list[str]:
+def kept_facts(part: Mapping[str, Any]) -> tuple[Fact, ...]:
+    """The facts of a part; one that an earlier version kept has notes."""
+    if "facts" in part:
+        return tuple(map(Fact.from_dict, part["facts"]))
+    return as_facts(part["notes"], FactKind.EARLIER_NOTE)
+
+
+def data_facts(one: Prepared, over: dict[str, Any]) -> list[Fact]:
     """What to know of the folder, of this network and of this pass: left out, converted, no better than chance."""
     return [
-        *one.notes(),
-        *skipped_notes(one.network.name, over["skipped"]),
-        *converted_note(over.get("converted", []), one.channels),
-        *chance_note(one.network.name, over),
+        *one.facts(),
+        *about(one.network.name, skipped_fact(over["skipped"])),
+        *converted_fact(over.get("converted", []), one.channels),
+        *about(one.network.name, chance_fact(over)),
     ]
 
 
-def skipped_notes(name: str, skipped: list[list[str]]) -> list[str]:
-    """One note that counts and names the images that could not be read."""
-    if not skipped:
-        return []
-    shown = "; ".join(f"{file} ({reason})" for file, reason in skipped[:3])
-    more = f" and {len(skipped) - 3} more" if len(skipped) > 3 else ""
-    return [f"{name}: {len(skipped)} images could not be read and were left out: {shown}{more}"]
+def skipped_fact(skipped: list[list[str]]) -> tuple[Fact, ...]:
+    """One fact with the images that could not be read, and why; none where all could."""
+    return (Fact(FactKind.IMAGES_UNREADABLE, {"files": skipped}, caution=True),) * bool(skipped)
 
 
-def chance_note(name: str, over: dict[str, Any]) -> list[str]:
-    """A warning where the accuracy may be that of guessing, which is what a wrong order of classes looks like.
+def chance_fact(over: dict[str, Any]) -> tuple[Fact, ...]:
+    """A caution where the accuracy may be that of guessing, which is what a wrong order of classes looks like.
 
     Guessing among c classes is right on a share 1/c of n images, with a standard error of √((1/c)(1 − 1/c)/n); what
     lies more than four of these above it is no guess.
 
-    >>> chance_note("net", {"accuracy": 0.9, "samples": 100, "classes": 2})
-    []
-    >>> chance_note("net", {"accuracy": 1.0, "samples": 10, "classes": 2})
-    ['net: 10 images are too few to tell an accuracy of 100.00% from guessing among 2 classes (50.00%)']
+    >>> chance_fact({"accuracy": 0.9, "samples": 100, "classes": 2})
+    ()
+    >>> chance_fact({"accuracy": 1.0, "samples": 10, "classes": 2})[0].kind.name
+    'TOO_FEW_TO_JUDGE'
     """
     classes, samples, accuracy = over["classes"], over["samples"], over["accuracy"]
     chance = 1 / classes
     above = chance + 4 * math.sqrt(chance * (1 - chance) / samples)
     if accuracy > above or classes == 1:
-        return []
+        return ()
+    seen = {"accuracy": accuracy, "images": samples, "classes": classes}
     if accuracy > chance and above >= 1:
-        return [
-            f"{name}: {samples:,} images are too few to tell an accuracy of {accuracy:.2%} from guessing among "
-            f"{classes:,} classes ({chance:.2%})"
-        ]
-    return [
-        f"{name}: accuracy {accuracy:.2%} on {samples:,} images is not clearly above guessing among {classes:,} "
-        f"classes ({chance:.2%}, four standard errors above it is {above:.2%}); are the class folders in the order of "
-        "its head, and are these its weights?"
-    ]
+        return (Fact(FactKind.TOO_FEW_TO_JUDGE, seen, caution=True),)
+    return (Fact(FactKind.LIKE_GUESSING, {**seen, "above": above}, caution=True),)

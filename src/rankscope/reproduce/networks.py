@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from rankscope._base.errors import DataError, ModelError, NotFetchedError, UsageError, nearest, parameter
-from rankscope._base.facts import as_facts
+from rankscope._base.facts import Fact, FactKind
 from rankscope.loading import LoadedModel, load_model, read_weights
 from rankscope.reproduce.fetching import check_fetchable, how_to_fetch, is_kept
 from rankscope.reproduce.settings import Settings
@@ -57,14 +57,14 @@ PAPER_NETWORKS = (
 class Network:
     """A network that takes part: the name it goes by, what ``load_model`` is asked for, and its local file.
 
-    ``note`` tells where weights come from that are not where they were looked for.
+    ``origin`` says where weights come from that are not where they were looked for.
     """
 
     name: str
     spec: str
     paper: PaperNetwork | None
     file: Path | None
-    note: str | None = None
+    origin: Fact | None = None
 
     @property
     def slug(self) -> str:
@@ -145,7 +145,7 @@ def load(network: Network, classes: int, imagenet: Path, others: Sequence[Networ
             raise ModelError(f"{error.reason}: {how_to_fetch(_wanted([network, *lacking]))}") from error
         head: Any = find_head(loaded.model)[1]
         _check_head(int(head.weight.shape[0]), classes, network.name, imagenet)
-        return loaded if network.note is None else replace(loaded, facts=(*as_facts([network.note]), *loaded.facts))
+        return loaded if network.origin is None else replace(loaded, facts=(network.origin, *loaded.facts))
     skeleton = load_model(network.spec, weights="random")
     held = _head_rows(network.file, find_head(skeleton.model)[0])
     if held is None:  # nothing of that name: let the loader say all that does not fit
@@ -197,8 +197,8 @@ def _local(networks: list[Network], folder: Path) -> tuple[Network, ...]:
                 f"{', '.join(f.name for f in fits)}; leave one"
             )
         if not fits and network.spec.rpartition(":")[0].endswith(".py"):
-            note = f"{str(folder)!r} has no {stems[0]}.safetensors (or .pth): the weights are the factory's own"
-            found.append(replace(network, note=note))
+            own = Fact(FactKind.FACTORY_WEIGHTS, {"folder": str(folder), "file": stems[0]})
+            found.append(replace(network, origin=own))
             continue
         if not fits:
             missing.append(f"{stems[0]}.safetensors (or .pth) for {network.name}")

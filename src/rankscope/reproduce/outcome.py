@@ -15,6 +15,7 @@ import numpy as np
 from rankscope._base.csv_text import csv_text
 from rankscope._base.encoding import exact, frozen, plain
 from rankscope._base.errors import OutputError
+from rankscope._base.facts import Fact, FactKind, as_facts
 from rankscope._base.files import write_whole
 from rankscope._base.frames import Frame
 from rankscope._base.json_files import json_text
@@ -24,6 +25,7 @@ from rankscope._base.style import figure_style, whole_figure
 from rankscope._base.text import one_line
 from rankscope.reproduce.comparison import Comparison
 from rankscope.reproduce.pictures import Picture, draw
+from rankscope.views.sentences import sentence
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -53,8 +55,9 @@ class Reproduction(Record):
         Everything that decides the numbers; versions and device.
     picture : Picture
         Which figure ``plot`` draws.
-    notes : tuple of str
-        What a reader has to know to trust the numbers.
+    facts : tuple of Fact
+        What a reader has to know to trust the numbers; one about a single network has its name as ``network``.
+        ``notes`` are their sentences.
     """
 
     name: str
@@ -66,11 +69,24 @@ class Reproduction(Record):
     settings: Mapping[str, Any]
     provenance: Mapping[str, Any]
     picture: Picture
-    notes: tuple[str, ...] = ()
+    facts: tuple[Fact, ...] = ()
 
     def __post_init__(self) -> None:
         for name in ("settings", "provenance"):
             object.__setattr__(self, name, frozen(dict(getattr(self, name))))
+
+    @classmethod
+    def from_earlier(cls, data: Mapping[str, Any]) -> Mapping[str, Any]:
+        """Earlier files say in words what are facts today."""
+        if "notes" not in data:
+            return data
+        facts = as_facts(data["notes"], FactKind.EARLIER_NOTE)
+        return {**{k: v for k, v in data.items() if k != "notes"}, "facts": [fact.to_dict() for fact in facts]}
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """The facts as sentences, the network in front where there are several."""
+        return tuple(f"{f['network']}: {sentence(f)}" if "network" in f.values else sentence(f) for f in self.facts)
 
     @cached_property
     def values(self) -> pd.DataFrame:
@@ -105,6 +121,7 @@ class Reproduction(Record):
             "settings": plain(self.settings),
             "comparison": [asdict(c) for c in self.comparison],
             "disagreement": self.disagreement,
+            "facts": [fact.to_dict() for fact in self.facts],
             "notes": list(self.notes),
             "provenance": plain(self.provenance),
         }

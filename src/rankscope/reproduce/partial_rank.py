@@ -6,21 +6,21 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rankscope._base.errors import UsageError, parameter
-from rankscope._base.facts import FactKind
+from rankscope._base.facts import Fact, FactKind, about
 from rankscope._base.frames import Frame
 from rankscope._base.provenance import device_name, versions
 from rankscope.jacobian import JacobianProfile, jacobian_rank
 from rankscope.loading import load_images
 from rankscope.reproduce.comparison import Comparison
-from rankscope.reproduce.converted import converted_images, converted_note
-from rankscope.reproduce.measured import Prepared, prepared, skipped_notes
+from rankscope.reproduce.converted import converted_fact, converted_images
+from rankscope.reproduce.measured import Prepared, kept_facts, prepared, skipped_fact
 from rankscope.reproduce.networks import PAPER_NETWORKS
 from rankscope.reproduce.outcome import Reproduction
 from rankscope.reproduce.partial_rank_figure import called
 from rankscope.reproduce.pictures import Picture
 from rankscope.reproduce.settings import Settings
 from rankscope.slicing import Patch
-from rankscope.views.sentences import phrase, sentence
+from rankscope.views.sentences import phrase
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -68,8 +68,8 @@ def partial_rank(name: str, settings: Settings) -> Reproduction:
     letter, _, words = _PANELS[name]
     rows: list[dict[str, Any]] = []
     comparison: list[Comparison] = []
-    notes: list[str] = []
-    about = []
+    facts: list[Fact] = []
+    abouts = []
     images, side = _SIZES[settings.scale]
     images = settings.images or images
     for one in prepared(settings, panel_networks(name)):
@@ -78,12 +78,12 @@ def partial_rank(name: str, settings: Settings) -> Reproduction:
             rows += [{"network": one.network.name, "as_printed": as_printed, **row} for row in part["layers"]]
         chosen = found[settings.as_printed]
         comparison += _compare(one, chosen, settings.as_printed)
-        about.append({**one.about(), **_where(one, side), "images": chosen["images"], "method": chosen["method"]})
-        notes += one.notes() + [f"{one.network.name}: {note}" for note in chosen["notes"]]
-        notes += skipped_notes(one.network.name, chosen["skipped"])
-        notes += converted_note(chosen.get("converted", []), one.channels)
+        abouts.append({**one.about(), **_where(one, side), "images": chosen["images"], "method": chosen["method"]})
+        facts += one.facts()
+        facts += about(one.network.name, [*kept_facts(chosen), *skipped_fact(chosen["skipped"])])
+        facts += converted_fact(chosen.get("converted", []), one.channels)
     if not settings.full:
-        notes.append(f"small scale: {images} images and a patch of {side}×{side}; not the paper's sizes")
+        facts.append(Fact(FactKind.SMALL_SCALE, {"sizes": (("images", images), ("patch", side))}))
     values = pd.DataFrame(rows)
     return Reproduction(
         name=name,
@@ -100,10 +100,10 @@ def partial_rank(name: str, settings: Settings) -> Reproduction:
             "background": BACKGROUNDS[settings.as_printed],
             "tolerance": settings.as_printed,
             "threshold": _THRESHOLDS[settings.as_printed],
-            "networks": about,
+            "networks": abouts,
         },
         provenance={**versions(), "device": device_name(settings.device)},
-        notes=tuple(dict.fromkeys(notes)),
+        facts=tuple(dict.fromkeys(facts)),
         picture=Picture(
             "ranks",
             {
@@ -176,14 +176,14 @@ def _plain(profile: JacobianProfile, skipped: tuple[tuple[str, str], ...]) -> di
         )
     # a run that was stopped and taken up again leaves the record that it would have left without
     facts = [fact for fact in profile.facts if fact.kind is not FactKind.READ_BACK]
-    notes = [*map(sentence, facts), *(f"{k} was not measured: {v}" for k, v in profile.unmeasured.items())]
+    missing = [Fact(FactKind.LAYER_NOT_MEASURED, {"where": k, "reason": v}) for k, v in profile.unmeasured.items()]
     return {
         "layers": layers,
         "rises": profile.rises(),
         "images": list(profile.images),
         "method": phrase(profile.method),
         "certificate": phrase(profile.certificate),
-        "notes": notes,
+        "facts": [fact.to_dict() for fact in (*facts, *missing)],
         "skipped": [list(pair) for pair in skipped],
     }
 

@@ -7,12 +7,13 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from rankscope._base.facts import Fact, FactKind, about
 from rankscope._base.frames import Frame
 from rankscope._base.provenance import device_name, versions
 from rankscope.loading import imagenet_classes
 from rankscope.reproduce.comparison import Comparison
 from rankscope.reproduce.data import VALIDATION
-from rankscope.reproduce.measured import BOOTSTRAP, Prepared, clsdim, data_notes, pass_over, prepared
+from rankscope.reproduce.measured import BOOTSTRAP, Prepared, clsdim, data_facts, kept_facts, pass_over, prepared
 from rankscope.reproduce.outcome import Reproduction
 from rankscope.reproduce.pictures import Picture
 from rankscope.reproduce.settings import Settings
@@ -34,7 +35,7 @@ def networks_table(name: str, settings: Settings) -> Reproduction:
     """Table 1 of the submission: layers, parameters and accuracy."""
     import pandas as pd
 
-    rows, comparison, notes, about = [], [], [], []
+    rows, comparison, facts, abouts = [], [], [], []
     for one in prepared(settings):
         over = pass_over(one)
         count, millions = _layers(one), sum(p.numel() for p in one.loaded.model.parameters()) / 1e6
@@ -70,13 +71,13 @@ def networks_table(name: str, settings: Settings) -> Reproduction:
                 one.why("other weights of the same name, another decoder or resize" + fewer, data="alone"),
             ),
         ]  # fmt: skip
-        notes += data_notes(one, over)
-        about.append(one.about())
+        facts += data_facts(one, over)
+        abouts.append(one.about())
     return _made(
         name, "Table 1 (submission): the networks", settings, pd.DataFrame(rows), comparison,
         "Neither the tolerance nor the background of the patch enters these numbers, so text and code agree. "
         f"Under both, {_best(rows)}.",
-        notes, about, Picture("table", {"columns": ("network", "layers", "parameters_millions", "top1_percent")}),
+        facts, abouts, Picture("table", {"columns": ("network", "layers", "parameters_millions", "top1_percent")}),
     )  # fmt: skip
 
 
@@ -95,7 +96,7 @@ def _dimensions(name: str, title: str, settings: Settings) -> Reproduction:
 
     rows: list[dict[str, Any]] = []
     curves: list[dict[str, Any]] = []
-    comparison, notes, about = [], [], []
+    comparison, facts, abouts = [], [], []
     for one in prepared(settings):
         over, found, paper = pass_over(one), clsdim(one), one.network.paper
         ours, centred, label = found["paper"], found["centred"], one.network.name
@@ -140,9 +141,9 @@ def _dimensions(name: str, title: str, settings: Settings) -> Reproduction:
                 one.why("fixed by the architecture: must agree", data="not"),
             )
         )  # fmt: skip
-        notes += data_notes(one, over)
-        notes += [f"{label}: {note}" for note in ours["notes"]]
-        about.append(one.about())
+        facts += data_facts(one, over)
+        facts += about(label, kept_facts(ours))
+        abouts.append(one.about())
     pairs = ", ".join(f"{r['network']} {r['centred']} instead of {r['classification_dimension']}" for r in rows)
     said = (
         "The text (Eq. 6) does not say whether the mean is taken off before projecting; the authors' code leaves it "
@@ -153,7 +154,7 @@ def _dimensions(name: str, title: str, settings: Settings) -> Reproduction:
     frame = pd.DataFrame(curves if plots else rows)
     marks = {r["network"]: r for r in rows}
     return _made(
-        name, title, settings, frame, comparison, said, notes, about,
+        name, title, settings, frame, comparison, said, facts, abouts,
         Picture("curves", {"marks": marks}) if plots else Picture("table", {"columns": _TABLE_2}),
     )  # fmt: skip
 
@@ -163,11 +164,11 @@ _TABLE_2 = ["network", "classification_dimension", "ambient", "paper"]
 
 def _made(
     name: str, title: str, settings: Settings, values: pd.DataFrame, comparison: list[Comparison], said: str,
-    notes: list[str], about: list[dict[str, Any]], picture: Picture,
+    facts: list[Fact], abouts: list[dict[str, Any]], picture: Picture,
 ) -> Reproduction:  # fmt: skip
     # the networks alone have no projection
     measured = {} if name == "table1" else {"retain": 0.95, "centred": False, "bootstrap": BOOTSTRAP[settings.scale]}
-    small = [] if settings.full else ["small scale: fewer resamples for the intervals"]
+    small = [] if settings.full else [Fact(FactKind.SMALL_SCALE, {"sizes": ()})]
     return Reproduction(
         name=name,
         title=title,
@@ -175,9 +176,9 @@ def _made(
         numbers=Frame.of(values),
         comparison=tuple(comparison),
         disagreement=said,
-        settings={**settings.to_dict(), **measured, "networks": about},
+        settings={**settings.to_dict(), **measured, "networks": abouts},
         provenance={**versions(), "device": device_name(settings.device)},
-        notes=tuple(dict.fromkeys([*notes, *small])),
+        facts=tuple(dict.fromkeys([*facts, *small])),
         picture=picture,
     )
 

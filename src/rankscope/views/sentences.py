@@ -14,6 +14,7 @@ from rankscope.views.feature_sentences import FEATURE_SENTENCES
 from rankscope.views.kept_sentences import KEPT_SENTENCES
 from rankscope.views.loading_sentences import LOADING_SENTENCES
 from rankscope.views.phrases import Sentences, Values, capital
+from rankscope.views.reproduce_sentences import REPRODUCE_SENTENCES
 from rankscope.views.way_phrases import WAY_PHRASES
 
 __all__ = ["ROOMS", "note", "phrase", "sentence"]
@@ -34,6 +35,7 @@ ROOMS: tuple[Sentences, ...] = (
     DENSITY_SENTENCES,
     FEATURE_SENTENCES,
     LOADING_SENTENCES,
+    REPRODUCE_SENTENCES,
 )
 _TABLE: Sentences = {kind: words for room in ROOMS for kind, words in room.items()}
 
