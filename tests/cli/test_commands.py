@@ -286,3 +286,18 @@ def test_channels_of_a_patch(model_file: str, photos: Path, tmp_path: Path, caps
         assert profile["layers"][0]["rank"]["max"] == count
     assert main(["profile", model_file, "--channels", "0"]) == 2
     assert "--channels 0 needs a patch; add --patch 16" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("given", "hint"),
+    [
+        (["profile", "digits", "--shape", "3"], "rankscope profile --help lists its options"),
+        (["theory", "chain", "--nosuch"], "rankscope theory chain --help lists its options"),
+        (["nosuch"], "rankscope --help lists the commands"),
+    ],
+)
+def test_a_usage_error_names_the_help_of_its_command(
+    given: list[str], hint: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(given) == 2
+    assert hint in capsys.readouterr().err

@@ -64,7 +64,10 @@ def _failed(error: BaseException, given: list[str]) -> int:
     if isinstance(error, RankscopeError):
         text, code = error.worded(_options(given).get), error.exit_code
     elif usage is not None:
-        text, code = f"{usage()} (rankscope --help shows the commands)", int(getattr(error, "exit_code", 2))
+        words = _command(given)[1]
+        shown = "lists its options" if words else "lists the commands"
+        help_of = " ".join(["rankscope", *words, "--help", shown])
+        text, code = f"{usage()} ({help_of})", int(getattr(error, "exit_code", 2))
     elif is_out_of_memory(error):
         text, code = f"out of memory ({first_line(error)})", 1
     else:
@@ -78,10 +81,19 @@ def _failed(error: BaseException, given: list[str]) -> int:
 
 def _options(given: list[str]) -> dict[str, str]:
     """From a parameter's name to the option of the command that was given, for commands and groups of commands."""
-    command: Any = typer.main.get_command(app)
-    for word in given:
-        command = getattr(command, "commands", {}).get(word, command)
+    command = _command(given)[0]
     return {p.name: max(p.opts, key=len) for p in command.params if p.name and p.opts and p.opts[0].startswith("-")}
+
+
+def _command(given: list[str]) -> tuple[Any, list[str]]:
+    """The command that was given, and its words."""
+    command: Any = typer.main.get_command(app)
+    words = []
+    for word in given:
+        if word in getattr(command, "commands", {}):
+            command = command.commands[word]
+            words.append(word)
+    return command, words
 
 
 def _one_line(text: str) -> str:
