@@ -9,7 +9,17 @@ import numpy as np
 import pytest
 import torch
 
-from rankscope._base.checks import budget_of, choice_of, count_of, dtype_of, names_of, number_of, path_of, shape_of
+from rankscope._base.checks import (
+    budget_of,
+    choice_of,
+    count_of,
+    dtype_of,
+    names_of,
+    number_of,
+    path_of,
+    seed_of,
+    shape_of,
+)
 from rankscope._base.errors import UsageError
 
 CPU = torch.device("cpu")
@@ -34,9 +44,9 @@ def test_bounds_of_a_count() -> None:
         count_of(-1, "seed", least=0)
     with pytest.raises(UsageError, match="samples is 2,000; it must be at most 1,000"):
         count_of(2000, "samples", most=1000)
-    assert count_of(2**63 - 1, "seed") == 2**63 - 1
+    assert seed_of(2**63 - 1) == 2**63 - 1
     with pytest.raises(UsageError, match="seed is a whole number of 64 bits; it must be at most 9,223,372,036,854"):
-        count_of(2**63, "seed")
+        seed_of(2**63)
     with pytest.raises(UsageError, match="samples is a whole number of 20001 bits; it must be at most"):
         count_of(2**20000, "samples")  # more digits than Python turns into text
 

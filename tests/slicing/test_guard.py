@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import warnings
 from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -288,3 +289,47 @@ def test_inference_mode_outside() -> None:
     for other in (found, made_inside):
         assert (other.function_rank, other.method) == (expected.function_rank, expected.method)
         assert other.notes == ()
+
+
+class Gated(nn.Module):
+    def __init__(self, gate: nn.Module) -> None:
+        super().__init__()
+        self.first, self.gate = nn.Linear(6, 8), gate
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.gate(self.first(x))
+
+
+def _tangents_of_glu() -> None:
+    torch.func.vmap(lambda t: torch.func.jvp(nn.functional.glu, (torch.ones(4),), (t,))[1])(torch.randn(3, 4))
+
+
+@contextmanager
+def _said(capfd: pytest.CaptureFixture[str], into: list[str]) -> Iterator[None]:
+    """What torch warns of inside: on standard error, or through Python where a call of Python leads to it."""
+    capfd.readouterr()
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        yield
+    into.append(capfd.readouterr().err + "".join(str(one.message) for one in caught))
+
+
+@pytest.mark.parametrize("gate", [nn.GLU(), nn.LogSigmoid(), nn.Softplus(), nn.RReLU(), nn.Hardshrink()])
+def test_torch_prints_nothing_of_operators_without_a_batching_rule(
+    gate: nn.Module, capfd: pytest.CaptureFixture[str]
+) -> None:
+    said: list[str] = []
+    with _said(capfd, said):
+        rs.jacobian_rank(Gated(gate).eval(), torch.randn(2, 6), progress=False)
+        with measuring(Gated(gate), CPU):  # a measurement within a measurement
+            rs.jacobian_rank(Gated(gate).eval(), torch.randn(2, 6), progress=False)
+            _tangents_of_glu()
+    assert "batching rule" not in said[0]
+
+
+def test_afterwards_torch_warns_as_before(capfd: pytest.CaptureFixture[str]) -> None:
+    said: list[str] = []
+    rs.jacobian_rank(Gated(nn.GLU()).eval(), torch.randn(1, 6), progress=False)
+    with _said(capfd, said):
+        _tangents_of_glu()
+    assert "aten::glu_jvp" in said[0]

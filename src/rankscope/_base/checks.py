@@ -36,6 +36,7 @@ __all__ = [
     "number_of",
     "path_of",
     "refuse_unused",
+    "seed_of",
     "shape_of",
 ]
 
@@ -46,6 +47,8 @@ Scale: TypeAlias = Literal["full", "small"]
 
 _DTYPES = {"float32": torch.float32, "float64": torch.float64}
 _WORD = 2**63 - 1
+_MOST = 10**9  # of what is gone through one by one: more cannot be meant
+_LARGEST = 2**31  # entries of one sample
 _UNITS = {"": 1, "K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
 _DEFAULT_BUDGET = 4 * 2**30  # measured: larger chunks gain nothing on the networks of the paper
 
@@ -161,10 +164,10 @@ def _shown(value: Any) -> str:
     return text if len(text) <= 60 else f"a {type(value).__name__}"
 
 
-def count_of(value: Any, name: str, *, least: int = 1, most: int | None = _WORD) -> int:
+def count_of(value: Any, name: str, *, least: int = 1, most: int | None = _MOST) -> int:
     """``value`` as a whole number of at least ``least``; a float such as ``5e3`` is taken where it is whole.
 
-    By default at most what 64 bits hold: sizes, counts and seeds of torch go no further.
+    By default at most a billion; what takes memory or a pass for each one has a lower limit at its place.
 
     >>> count_of(5e3, "batch_size")
     5000
@@ -176,6 +179,15 @@ def count_of(value: Any, name: str, *, least: int = 1, most: int | None = _WORD)
         shown = f"{number:,}" if number <= _WORD else _shown(value)
         raise UsageError(f"{parameter(name)} is {shown}; it must be at most {most:,}")
     return number
+
+
+def seed_of(value: Any, name: str = "seed") -> int:
+    """``value`` as a seed of torch: a whole number from 0 to what 64 bits hold.
+
+    >>> seed_of(2**40)
+    1099511627776
+    """
+    return count_of(value, name, least=0, most=_WORD)
 
 
 def _whole(value: Any) -> int | None:
@@ -318,7 +330,7 @@ def shape_of(sizes: Any, name: str) -> tuple[int, ...]:
         found = tuple(count_of(size, name) for size in listed)
     except UsageError:
         found = ()
-    if not found:
+    if not found or math.prod(found) > _LARGEST:
         raise UsageError(
             f"{parameter(name)} is {_shown(sizes)}; give the sizes of one sample, for instance (128, 8, 8)"
         )

@@ -11,7 +11,7 @@ import torch
 
 from rankscope._base.arrays import dense
 from rankscope._base.chance import ACCURACIES, Accuracy, against_one_answer
-from rankscope._base.checks import DeviceLike, choice_of, count_of, number_of
+from rankscope._base.checks import DeviceLike, choice_of, count_of, number_of, seed_of
 from rankscope._base.errors import DataError, UsageError, parameter
 from rankscope._base.provenance import device_name, versions
 from rankscope.deficit.accuracy import Accuracies, Rivals, rivals
@@ -115,9 +115,9 @@ def independence_deficit(
     choice_of(null, "null", _NULLS)
     choice_of(accuracy, "accuracy", ACCURACIES)
     eta = None if eta is None else number_of(eta, "eta", above=0)
-    permutations, seed = count_of(permutations, "permutations", least=0), count_of(seed, "seed", least=0)
+    permutations, seed = count_of(permutations, "permutations", least=0, most=10**7), seed_of(seed)
     keep, tol = number_of(keep, "keep", above=0, most=1), number_of(tol, "tol", above=0, most=_LARGEST_GAP)
-    path_points = count_of(path_points, "path_points")
+    path_points = count_of(path_points, "path_points", most=10**5)
     path_floor = number_of(path_floor, "path_floor", above=0, most=_LARGEST_FLOOR)
     sample = check_sample(
         logits, labels, classes=classes, class_names=class_names, held_out=held_out, seed=seed, device=device

@@ -125,7 +125,7 @@ class DependencyTable(Record):
         self[index]
         if self._follow is None:
             raise UsageError("this table was read back without its logits; run independence_deficit again for a path")
-        points, floor = count_of(points, "points"), number_of(floor, "floor", above=0)
+        points, floor = count_of(points, "points", most=10**5), number_of(floor, "floor", above=0)
         if floor >= 1:
             raise UsageError(f"floor is {floor}; it must be below 1, where the path starts")
         return self._follow(index, points, floor)

@@ -40,7 +40,7 @@ class ClassRank(LabelledRows):
 
     def __init__(self, classes: int, *, name: str = "features", **kwargs: Any) -> None:
         super().__init__(name=name, **kwargs)
-        self.classes = count_of(classes, "classes", least=2)
+        self.classes = count_of(classes, "classes", least=2, most=10**7)
 
     def compute(self) -> dict[str, Tensor]:
         """float64 tensors.

@@ -9,7 +9,7 @@ import torch
 
 from rankscope._base.arrays import dense
 from rankscope._base.chance import ACCURACIES, Accuracy, against_one_answer
-from rankscope._base.checks import DeviceLike, choice_of, count_of, device_of, number_of
+from rankscope._base.checks import DeviceLike, choice_of, count_of, device_of, number_of, seed_of
 from rankscope._base.errors import DataError, MeasurementError, UsageError
 from rankscope.features._inputs import as_labels, as_matrix, first_bad_row
 from rankscope.features.accuracy_curve import RankSweep, rank_of_label
@@ -111,7 +111,7 @@ def classification_dimension(
     """
     _check_options(projection, accuracy, head, scorer)
     retain = number_of(retain, "retain", above=0, most=1)
-    bootstrap, seed = count_of(bootstrap, "bootstrap", least=0), count_of(seed, "seed", least=0)
+    bootstrap, seed = count_of(bootstrap, "bootstrap", least=0, most=10**7), seed_of(seed)
     x = as_matrix(features, "features", device=None if device is None else device_of(device))
     fitted = x if fit_features is None else as_matrix(fit_features, "fit_features", device=x.device)
     if fitted.shape[1] != x.shape[1]:

@@ -126,7 +126,7 @@ def collect(
     """
     check_reduce(reduce, channels)
     shard_size, batch_size = count_of(shard_size, "shard_size"), count_of(batch_size, "batch_size")
-    num_workers = count_of(num_workers, "num_workers", least=0)
+    num_workers = count_of(num_workers, "num_workers", least=0, most=1024)
     folder = path_of(out, "out")
     meaning = meaning_of(differentiate, shared, per_sample, floating=False)
     head = unwrapped(model, head)[1]

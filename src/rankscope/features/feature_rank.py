@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from rankscope._base.arrays import dense
-from rankscope._base.checks import MemoryBudget, budget_of, count_of, module_of, number_of, refuse_unused
+from rankscope._base.checks import MemoryBudget, budget_of, count_of, module_of, number_of, refuse_unused, seed_of
 from rankscope._base.errors import DataError, UsageError
 from rankscope._base.facts import Fact
 from rankscope._base.provenance import device_name
@@ -246,9 +246,9 @@ def local_feature_rank(
     2
     """
     check_reduce(reduce, channels)
-    samples, batch_size = count_of(samples, "samples", least=2), count_of(batch_size, "batch_size")
+    samples, batch_size = count_of(samples, "samples", least=2, most=10**8), count_of(batch_size, "batch_size")
     budget = _budget(memory_budget)
-    noise, seed = number_of(noise, "noise", above=0), count_of(seed, "seed", least=0)
+    noise, seed = number_of(noise, "noise", above=0), seed_of(seed)
     if not cut_points:
         raise UsageError("no cut_points are given; name one layer or more")
     model, cut_points, facts = unwrapped(model, cut_points)

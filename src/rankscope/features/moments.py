@@ -87,7 +87,7 @@ class CentredMoments(Metric):
     def __init__(self, width: int | None = None, *, name: str = "features", **kwargs: Any) -> None:
         super().__init__(**kwargs)
         if width is not None:
-            count_of(width, "width")
+            count_of(width, "width", most=2**17)
         self.name = name
         self.roundoff = 0.0  # unit roundoff of the coarsest rows, or outputs that they were made of
         self.magnitude = 0.0  # ‖X‖²_F of half-precision outputs whose rows are means over positions; else 0

@@ -76,7 +76,7 @@ class NeuralCollapse(LabelledRows):
         self, classes: int, *, head: Any = None, bias: Any = None, name: str = "features", **kwargs: Any
     ) -> None:
         super().__init__(name=name, **kwargs)
-        self.classes = count_of(classes, "classes", least=2)
+        self.classes = count_of(classes, "classes", least=2, most=10**7)
         self._head = _affine(head, bias, self.classes)
 
     def compute(self) -> dict[str, Tensor]:

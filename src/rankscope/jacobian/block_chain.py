@@ -14,7 +14,7 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from rankscope._base.checks import DeviceLike, DtypeLike, count_of, device_of
+from rankscope._base.checks import DeviceLike, DtypeLike, count_of, device_of, seed_of
 from rankscope._base.errors import CutPointError, DataError, ModelError, first_line, is_out_of_memory, parameter
 from rankscope._base.facts import Fact, FactKind
 from rankscope._base.progress import Progress, progress_for
@@ -148,7 +148,7 @@ def chain_exponents(
 
     started = time.perf_counter()
     top, chunk_size = count_of(top, "top"), count_of(chunk_size, "chunk_size")
-    seed = count_of(seed, "seed", least=0)
+    seed = seed_of(seed)
     model, cut_points, wrapping = unwrapped(model, cut_points)
     where = device_of(device, model)
     work_dtype, facts = working_dtype(model, dtype)

@@ -18,6 +18,7 @@ from rankscope._base.checks import (
     count_of,
     device_of,
     dtype_of,
+    seed_of,
     shape_of,
 )
 from rankscope._base.errors import UsageError
@@ -65,8 +66,8 @@ class Settings:
     ) -> Settings:
         """Check every option; raises ``UsageError`` or ``DeviceError`` with the value and the remedy."""
         shape = shape_of(input_shape, "input_shape")
-        samples = count_of(batch, "batch", least=2)  # a covariance needs two
-        points = count_of(jacobian_points, "jacobian_points")
+        samples = count_of(batch, "batch", least=2, most=10**7)  # a covariance needs two
+        points = count_of(jacobian_points, "jacobian_points", most=10**6)
         if points > samples:
             raise UsageError(f"jacobian_points is {points} with a batch of {samples}; points are samples of the batch")
         where = device_of(device)
@@ -74,7 +75,7 @@ class Settings:
         return cls(
             shape,
             samples,
-            count_of(seed, "seed", least=0),
+            seed_of(seed),
             where,
             dtype_of(dtype),
             as_tolerance(tolerance),

@@ -97,15 +97,15 @@ def probe_remedies(
     """
     choice_of(scale, "scale", REMEDY_SCALES)
     names = _names(remedies)
-    n = count_of(REMEDY_SCALES[scale][0] if width is None else width, "width", least=2)
-    layers = count_of(REMEDY_SCALES[scale][1] if depth is None else depth, "depth")
-    factor = count_of(width_factor, "width_factor", least=2)
+    n = count_of(REMEDY_SCALES[scale][0] if width is None else width, "width", least=2, most=2**15)
+    layers = count_of(REMEDY_SCALES[scale][1] if depth is None else depth, "depth", most=10**6)
+    factor = count_of(width_factor, "width_factor", least=2, most=2**10)
     common: dict[str, Any] = {
         "depth": layers,
         "input_width": n,
         "activation": activation,
         "init": "kaiming_normal" if activation == "relu" else "xavier_normal",
-        "samples": count_of(5 * n if samples is None else samples, "samples", least=2),
+        "samples": count_of(5 * n if samples is None else samples, "samples", least=2, most=10**7),
         "seeds": seeds,
         "tolerance": as_tolerance(tolerance),
     }

@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 import torch
 
-from rankscope._base.checks import DeviceLike, Scale, choice_of, count_of, device_of
+from rankscope._base.checks import DeviceLike, Scale, choice_of, count_of, device_of, seed_of
 from rankscope._base.errors import DataError, ModelError, parameter
 from rankscope._base.progress import Reporter
 from rankscope.loading import check_spec
@@ -101,8 +101,8 @@ class Settings:
         for name, size in (("images", images), ("limit", limit)):
             if size is not None:
                 count_of(size, name)
-        count_of(seed, "seed", least=0)
-        count_of(workers, "workers", least=0)
+        seed_of(seed)
+        count_of(workers, "workers", least=0, most=1024)
         for spec in networks:
             check_spec(spec)
         data = None if imagenet is None else Path(imagenet).expanduser()

@@ -140,6 +140,25 @@ def observing(model: nn.Module, device: torch.device) -> Iterator[None]:
         yield
 
 
+_QUIET: list[None] = []  # one for each measurement within a measurement: the outermost turns it on again
+
+
+@contextmanager
+def _quiet_vmap() -> Iterator[None]:
+    """torch's warning, on standard error, that an operator has no batching rule and is slower (``aten::glu_jvp``).
+
+    No filter of Python sees it, and torch has a switch but no question for it: afterwards it is on, as torch starts.
+    """
+    functorch: Any = torch._C._functorch
+    functorch._set_vmap_fallback_warning_enabled(False)
+    _QUIET.append(None)
+    try:
+        yield
+    finally:
+        _QUIET.pop()
+        functorch._set_vmap_fallback_warning_enabled(not _QUIET)
+
+
 @contextmanager
 def measuring(model: nn.Module, device: torch.device) -> Iterator[None]:
     """The guards of derivatives: those of ``observing``, evaluation mode, and attention by its plain formula."""
@@ -149,6 +168,7 @@ def measuring(model: nn.Module, device: torch.device) -> Iterator[None]:
         sdpa_kernel([SDPBackend.MATH]),
         torch.inference_mode(False),  # some versions drop every tangent inside it, without a word
         plain_modes(),
+        _quiet_vmap(),
         torch.no_grad(),
     ):
         yield

@@ -19,7 +19,7 @@ from typing import Literal
 import numpy as np
 import torch
 
-from rankscope._base.checks import MemoryBudget, budget_of, choice_of, count_of, number_of
+from rankscope._base.checks import MemoryBudget, budget_of, choice_of, count_of, number_of, seed_of
 from rankscope._base.errors import UsageError, parameter
 from rankscope._base.facts import Fact, FactKind
 from rankscope.spectra.deflation import leading_part
@@ -74,13 +74,15 @@ class Lanczos:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "probes", count_of(self.probes, "probes"))
+        object.__setattr__(self, "probes", count_of(self.probes, "probes", most=2**16))
         steps = (
-            choice_of(self.steps, "steps", ["auto"]) if isinstance(self.steps, str) else count_of(self.steps, "steps")
+            choice_of(self.steps, "steps", ["auto"])
+            if isinstance(self.steps, str)
+            else count_of(self.steps, "steps", most=2**20)
         )
         object.__setattr__(self, "steps", steps)
         object.__setattr__(self, "bracket", number_of(self.bracket, "bracket", above=0, most=1))
-        object.__setattr__(self, "seed", count_of(self.seed, "seed", least=0))
+        object.__setattr__(self, "seed", seed_of(self.seed))
 
     @property
     def expected_steps(self) -> int:

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from rankscope._base.checks import count_of
+from rankscope._base.checks import count_of, seed_of
 from rankscope._base.errors import UsageError, nearest
 from rankscope._base.provenance import device_name, versions
 from rankscope.spectra import EPS32, Tolerance, ToleranceLike, as_tolerance
@@ -100,9 +100,9 @@ def deep_chain(
     ((1, 12), True)
     """
     started = time.perf_counter()
-    width, depth = count_of(width, "width"), count_of(depth, "depth")
-    samples = count_of(samples, "samples")
-    columns = width if input_width is None else count_of(input_width, "input_width")
+    width, depth = count_of(width, "width", most=2**16), count_of(depth, "depth", most=10**7)
+    samples = count_of(samples, "samples", most=10**7)
+    columns = width if input_width is None else count_of(input_width, "input_width", most=2**16)
     if columns > width:
         raise UsageError(f"input_width is {columns} with a width of {width}; it must be at most the width")
     if samples < 2:
@@ -164,7 +164,7 @@ def _seeds(seeds: Any) -> tuple[int, ...]:
     listed = tuple(seeds) if isinstance(seeds, Iterable) else (seeds,)
     if not listed:
         raise UsageError(f"seeds is {seeds!r}; give one or more whole numbers of at least 0")
-    return tuple(count_of(s, "seeds", least=0) for s in listed)
+    return tuple(seed_of(s, "seeds") for s in listed)
 
 
 def _run(

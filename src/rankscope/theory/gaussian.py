@@ -53,7 +53,7 @@ class GaussianExponents(Record):
 
     def standard_errors(self, depth: int) -> NDArray[np.float64]:
         """Standard deviation of log σ_k/depth about λ_k, shape (n,)."""
-        return np.sqrt(self.variances / count_of(depth, "depth"))
+        return np.sqrt(self.variances / count_of(depth, "depth", most=2**63 - 1))
 
     def table(self) -> pd.DataFrame:
         """One row an exponent: ``k``, ``exponent``, ``variance``, ``ratio``."""
@@ -95,7 +95,7 @@ def gaussian_exponents(n: int, std: float = 1.0) -> GaussianExponents:
     >>> exponents.exponents.round(4).tolist()
     [0.058, -0.6352]
     """
-    n, std = count_of(n, "n"), number_of(std, "std", above=0)
+    n, std = count_of(n, "n", most=10**7), number_of(std, "std", above=0)
     half = (n - np.arange(n)) / 2.0
     exponents = math.log(std) + 0.5 * (math.log(2.0) + digamma(half))
     return GaussianExponents(n, std, _frozen(exponents), _frozen(0.25 * polygamma(1, half)))
@@ -110,7 +110,7 @@ def growth_rate(n: int, std: float = 1.0) -> float:
     >>> round(growth_rate(1), 3), round(growth_rate(2), 3)
     (-0.635, 0.058)
     """
-    n, std = count_of(n, "n"), number_of(std, "std", above=0)
+    n, std = count_of(n, "n", most=10**7), number_of(std, "std", above=0)
     return math.log(std) + 0.5 * (math.log(2.0) + float(digamma(n / 2.0)))
 
 

@@ -79,7 +79,7 @@ def lyapunov_exponents(
     True
     """
     target = None if target_error is None else number_of(target_error, "target_error", above=0)
-    burn_in = count_of(burn_in, "burn_in", least=0)
+    burn_in = count_of(burn_in, "burn_in", least=0, most=10**8)
     rng = generator(seed)
     take, depth = _source(layers, depth, burn_in, rng)
     first = take(0)
@@ -147,7 +147,7 @@ def _source(
             raise UsageError("a sampler has no length of its own; give depth=, the number of layers to draw")
         takes_generator("the sampler", layers)
         sampler = layers
-        return lambda index: sampler(rng), count_of(depth, "depth")
+        return lambda index: sampler(rng), count_of(depth, "depth", most=10**8)
     if not isinstance(layers, Sequence) or isinstance(layers, str):
         raise UsageError(f"layers is a {type(layers).__name__}; give a sampler or a sequence of matrices")
     if not len(layers):

@@ -35,7 +35,7 @@ def marchenko_pastur_rank(rows: int, columns: int, tolerance: ToleranceLike = "p
     >>> marchenko_pastur_rank(4000, 1000)
     1000.0
     """
-    rows, columns = count_of(rows, "rows"), count_of(columns, "columns")
+    rows, columns = count_of(rows, "rows", most=2**63 - 1), count_of(columns, "columns", most=2**63 - 1)
     rtol = relative_tolerance(tolerance, (rows, columns))
     small, large = min(rows, columns), max(rows, columns)
     root = math.sqrt(small / large)

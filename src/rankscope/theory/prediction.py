@@ -184,7 +184,7 @@ def predicted_rank(n: int, depth: int, tolerance: ToleranceLike = "paper", *, la
     >>> predicted_rank(1000, 50, law="lyapunov").rank
     303
     """
-    n, depth = count_of(n, "n"), count_of(depth, "depth")
+    n, depth = count_of(n, "n", most=10**7), count_of(depth, "depth", most=2**63 - 1)
     if law not in _LAWS:
         raise UsageError(f"unknown law {law!r}; {nearest(str(law), _LAWS)}")
     rtol = relative_tolerance(tolerance, (n, n))
@@ -229,7 +229,7 @@ def depth_to_rank(
     >>> depth_to_rank(1000, 248)
     50
     """
-    n, rank = count_of(n, "n"), count_of(rank, "rank")
+    n, rank = count_of(n, "n", most=10**7), count_of(rank, "rank")
     if law not in _LAWS:
         raise UsageError(f"unknown law {law!r}; {nearest(str(law), _LAWS)}")
     rtol = relative_tolerance(tolerance, (n, n))

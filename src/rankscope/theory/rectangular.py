@@ -79,7 +79,7 @@ def rectangular_chain_rank(columns: int, widths: Sequence[int], tolerance: Toler
     >>> round(rectangular_chain_rank(768, [802_816, 512, 512, 512], "reference"), 1)
     459.1
     """
-    columns = count_of(columns, "columns")
+    columns = count_of(columns, "columns", most=2**63 - 1)
     sizes = _sizes(widths)
     rtol = relative_tolerance(tolerance, (int(sizes[-1]), columns))
     room = min(columns, int(sizes.min()))
@@ -110,7 +110,9 @@ def _sizes(widths: Any) -> NDArray[np.float64]:
         raise UsageError(f"widths is a {type(widths).__name__}; give the width of every layer as a list")
     if not len(widths):
         raise UsageError("widths is empty; a chain needs at least one layer")
-    return np.array([count_of(w, f"width {i} (counted from 1)") for i, w in enumerate(widths, 1)], float)
+    return np.array(
+        [count_of(w, f"width {i} (counted from 1)", most=2**63 - 1) for i, w in enumerate(widths, 1)], float
+    )
 
 
 class _Law:

@@ -77,7 +77,7 @@ class ResidualExponents(Record):
         The limit of great depth. Before it this counts too many, 50 where simulated chains keep 43 (n = 200, t = 1,
         depth 100, paper tolerance): ``residual_chain_rank`` holds there, and says 41.6.
         """
-        depth = count_of(depth, "depth")
+        depth = count_of(depth, "depth", most=2**63 - 1)
         rtol = relative_tolerance(tolerance, (self.n, self.n))
         if counts_nothing(tolerance, rtol):
             return 0
@@ -130,7 +130,7 @@ def residual_exponents(n: int, t: float, *, samples: int | None = None, seed: in
     >>> residual_exponents(200, 0.05).rank(400)
     200
     """
-    n, t = count_of(n, "n"), number_of(t, "t", above=0)
+    n, t = count_of(n, "n", most=10**7), number_of(t, "t", above=0)
     if samples is not None:
         return _sampled(n, t, samples, seed)
     if n == 1:  # E log|1 + t·g| exactly: (1 + t·g)²/t² is a noncentral χ² variable
@@ -159,11 +159,11 @@ def relu_width(n: int) -> int:
     >>> relu_width(1000)
     500
     """
-    return max(1, count_of(n, "n") // 2)
+    return max(1, count_of(n, "n", most=10**7) // 2)
 
 
 def _sampled(n: int, t: float, samples: int, seed: int) -> ResidualExponents:
-    samples = count_of(samples, "samples")
+    samples = count_of(samples, "samples", most=10**7)
     if samples < 2:
         raise UsageError("samples is 1; a standard error needs at least 2")
     rng = generator(seed)

@@ -64,7 +64,7 @@ def residual_chain_rank(n: int, t: float, depth: int, tolerance: ToleranceLike =
     >>> residual_chain_rank(200, 400**-0.5, 400)
     200.0
     """
-    n, depth, t = count_of(n, "n"), count_of(depth, "depth"), number_of(t, "t", above=0)
+    n, depth, t = count_of(n, "n", most=10**7), count_of(depth, "depth", most=2**63 - 1), number_of(t, "t", above=0)
     rtol = relative_tolerance(tolerance, (n, n))
     if counts_nothing(tolerance, rtol):
         return 0.0
