@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
@@ -16,6 +17,7 @@ __all__ = [
     "figure_style",
     "new_axes",
     "plain_text",
+    "title_above",
     "whole_figure",
     "whole_ticks",
 ]
@@ -80,6 +82,14 @@ def plain_text(text: str, most: int = 40) -> str:
         seen = f"{seen[: most // 2]}…{seen[len(seen) - (most - 1) // 2 :]}"
     seen = seen.replace("$", r"\$")
     return f"\N{HAIR SPACE}{seen}" if seen.startswith("_") else seen
+
+
+def title_above(ax: Axes, title: str) -> None:
+    """A title in as many lines as the width of the axes asks for."""
+    points = float(ax.figure.get_figwidth()) * ax.get_position().width * 72
+    letters = max(int(points / (0.52 * _STYLE["axes.titlesize"])), 12)  # 0.52 em: the mean letter of the sans serif
+    lines = textwrap.wrap(title, letters) or [""]
+    ax.set_title("\n".join(plain_text(line, letters) for line in lines), loc="left")
 
 
 def whole_figure(axes: Any) -> Any:

@@ -42,9 +42,10 @@ def findings(profile: JacobianProfile) -> list[Finding]:
 def _results(profile: JacobianProfile, rows: list[dict[str, Any]]) -> Iterator[str]:
     first, last = rows[0], rows[-1]
     count = _images(profile)
+    ends = [first, last] if len(rows) > 1 else [first]
     yield (
-        f"Function rank (largest over {count}, tolerance: {profile.tolerance.name}) is {_of(first)} at "
-        f"{first['name']} and {_of(last)} at {last['name']}."
+        f"Function rank (largest over {count}, tolerance: {profile.tolerance.name}) is "
+        f"{' and '.join(_at(row) for row in ends)}."
     )
     if profile.reading.one_size:  # what is lost between two layers is that of one and the same sample
         yield from _loss(rows)
@@ -175,6 +176,10 @@ def _room(row: dict[str, Any]) -> int:
 
 def _of(row: dict[str, Any]) -> str:
     return f"{row['rank']['max']:,} of {_room(row):,} possible"
+
+
+def _at(row: dict[str, Any]) -> str:
+    return f"{_of(row)} at {row['name']}"
 
 
 def _images(profile: JacobianProfile) -> str:

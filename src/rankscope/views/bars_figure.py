@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from rankscope._base.style import COLOURS, TEXT_WIDTH, figure_style, new_axes, plain_text
+from rankscope._base.style import COLOURS, TEXT_WIDTH, figure_style, new_axes, plain_text, title_above
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -39,5 +39,5 @@ def plot_bars(
         if log and any(value > 0 for value in values):
             ax.set_yscale("log")
         ax.set_ylabel(quantity)
-        ax.set_title(plain_text(title, 80), loc="left")
+        title_above(ax, title)
     return ax

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from rankscope._base.style import COLOURS, figure_style, new_axes, plain_text
+from rankscope._base.style import COLOURS, figure_style, new_axes, title_above
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -28,6 +28,6 @@ def plot_density(
         ax.set_ylim(0, max(size, 1) * 1.03)
         ax.set_xlabel("threshold τ/σ₁")
         ax.set_ylabel("singular values ≥ τ")
-        ax.set_title(plain_text(title, 60), loc="left")
+        title_above(ax, title)
         ax.legend()
     return ax

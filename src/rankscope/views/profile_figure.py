@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from rankscope._base.style import COLOURS, TEXT_WIDTH, figure_style, new_axes, plain_text
+from rankscope._base.style import COLOURS, TEXT_WIDTH, figure_style, new_axes, plain_text, title_above
 from rankscope.views.compared import Compared
 
 if TYPE_CHECKING:
@@ -71,7 +71,7 @@ def plot_profile(
             ax.scatter(x[branches], top[branches], marker="x", s=22, color="#000000", zorder=5, linewidths=0.9)
         _frame(ax, [r["name"] for r in rows], float(top.max(initial=1)))
         _legend(ax, images, rising=bool(rising), branches=bool(branches))
-        ax.set_title(plain_text(title, 80), loc="left")
+        title_above(ax, title)
     return ax
 
 
@@ -87,7 +87,7 @@ def plot_against_random(layers: Sequence[Compared], *, model: str, title: str, a
         _draw_random(ax, [entry.predicted for entry in layers], "#000000")
         _frame(ax, [entry.name for entry in layers], max(top))
         _legend(ax, 1, rising=False, branches=False)
-        ax.set_title(title, loc="left")
+        title_above(ax, title)
     return ax
 
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from rankscope._base.style import COLOURS, figure_style, new_axes, plain_text, whole_ticks
+from rankscope._base.style import COLOURS, figure_style, new_axes, plain_text, title_above, whole_ticks
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -39,7 +39,7 @@ def plot_spectrum(
         whole_ticks(ax)
         ax.set_xlabel("index k")
         ax.set_ylabel(label)
-        ax.set_title(plain_text(title, 60), loc="left")
+        title_above(ax, title)
     return ax
 
 
@@ -62,6 +62,6 @@ def plot_depths(
         ax.set_ylim(bottom=0)
         ax.set_xlabel("depth (layers)")
         ax.set_ylabel("predicted rank")
-        ax.set_title(plain_text(title, 60), loc="left")
+        title_above(ax, title)
         ax.legend()
     return ax
