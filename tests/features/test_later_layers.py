@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+import threading
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -174,6 +176,67 @@ def test_a_layer_that_one_sample_calls_has_no_spread() -> None:
     assert set(fact["names"]) == {"left", "back"}
     with pytest.raises(rs.DataError, match="left: a covariance needs two samples; 1 came in"):
         rs.feature_rank(net, x, cut_points=["left"])
+
+
+class Stops(torch.utils.data.Dataset[Any]):
+    """A data set whose sample 10 stops the run when it is read for the ``stop``-th time, which is no part of it."""
+
+    def __init__(self, x: Tensor, stop: int = 0) -> None:
+        self.x, self.run = x, threading.local()
+        self.run.left = stop
+
+    def __len__(self) -> int:
+        return len(self.x)
+
+    def __getitem__(self, i: int) -> tuple[Tensor, int]:
+        if i == 10:
+            self.run.left -= 1
+            if self.run.left == 0:
+                raise KeyboardInterrupt("stopped")
+        return self.x[i], i % 5
+
+
+@pytest.mark.parametrize("batch_size", [1, 5, 64])
+@pytest.mark.parametrize("wanted", ["all", "blocks", ["left", "right"], ["le*", "stem"]])
+@pytest.mark.parametrize("kind", [Routed, EachRouted])
+def test_a_collection_has_every_layer_that_some_sample_calls(
+    kind: type[nn.Module], wanted: Any, batch_size: int, tmp_path: Path
+) -> None:
+    """Stopped and taken up again, since what a shard holds of such a layer differs from shard to shard."""
+    torch.manual_seed(0)
+    net, x = kind().eval(), mixed()
+    options: dict[str, Any] = {"cut_points": wanted, "batch_size": batch_size, "head": "head", "shard_size": 3}
+    truth = alone(net, x)
+    rs.collect(net, Stops(x), out=tmp_path / "a", **options)
+    with pytest.raises(KeyboardInterrupt, match="stopped"):
+        # words and globs are looked up on every sample before
+        rs.collect(net, Stops(x, 1 if wanted == ["left", "right"] else 2), out=tmp_path / "b", **options)
+    for folder in ("a", "b"):
+        found = rs.collect(net, Stops(x), out=tmp_path / folder, **options)
+        assert (folder == "b" and batch_size == 64) or found.resumed
+        # what a sample gives in float32, by products of width six
+        np.testing.assert_allclose(found.logits.numpy(), truth["head"], atol=1e-5)
+        assert set(found.moments) >= {"left"}
+        for name, moments in found.moments.items():
+            if name not in truth:  # the output of the network, under its own name
+                continue
+            rows = truth[name]
+            assert int(moments.count) == len(rows)
+            scatter = np.cov(rows.T, bias=True) * len(rows)
+            np.testing.assert_allclose(moments.scatter.numpy(), scatter, atol=1e-4)
+        (fact,) = of_kind(found.facts, FactKind.NOT_CALLED)
+        assert dict(zip(fact["names"], fact["counts"], strict=True))["left"] == 12 - len(truth["left"])
+    assert rs.Collection.load(tmp_path / "a").moments.keys() == found.moments.keys()
+
+
+def test_a_collection_names_what_no_sample_calls(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    for k, wanted in enumerate((["left"], ["le*"])):
+        with pytest.raises(rs.CutPointError, match=r"layer 'le.*' is never called"):
+            rs.collect(
+                Routed().eval(), (mixed().abs(), torch.arange(12) % 5), out=tmp_path / str(k), cut_points=wanted,
+                head="head",
+            )  # fmt: skip
 
 
 @pytest.mark.parametrize("wanted", [["left", "head"], "left", ["le*"], ["head", "le*"]])

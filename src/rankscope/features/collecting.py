@@ -12,7 +12,7 @@ from torch.utils.data import TensorDataset
 
 from rankscope._base.checks import count_of, path_of
 from rankscope._base.errors import CutPointError, ModelError, OutputError, nearest
-from rankscope._base.facts import Fact
+from rankscope._base.facts import Fact, FactKind
 from rankscope._base.files import FolderLock
 from rankscope._base.identity import Identity, identity_of
 from rankscope._base.identity_process import process_state
@@ -25,6 +25,7 @@ from rankscope.features.fingerprint import data_identity, setting_fingerprint
 from rankscope.features.head_inputs import head_inputs
 from rankscope.features.heads import find_head
 from rankscope.features.hooks import inference, record_outputs
+from rankscope.features.later_layers import layers_of_all, one_by_one
 from rankscope.features.pipeline import on_device
 from rankscope.features.precision import unit_roundoff
 from rankscope.features.reduction import Channels, Reduce, check_reduce, coarse_square, reduce_output
@@ -193,6 +194,8 @@ def _collect(
     about = (*facts, *mode_facts(model), *_reading(dataset))  # the mode that the model came in
 
     coarse: dict[str, tuple[float, torch.Tensor | None]] = {}
+    counts: dict[str, int] = {}
+    alone: bool | None = None
 
     def rows_of(name: str, output: torch.Tensor) -> torch.Tensor:
         if shape is not None:
@@ -207,7 +210,34 @@ def _collect(
             record_outputs(model, taken.cut_points, inputs_of=name, reduced=rows_of) as outputs,
         ):
 
+            def looked_at(call: Call) -> bool:
+                nonlocal shape
+                shape = None
+                return one_by_one(model, call.rows(0, 1, "the first sample"), device)
+
             def passed(call: Call) -> torch.Tensor:
+                nonlocal alone
+                counts.clear()
+                if alone is None:
+                    alone = looked_at(call)
+                if not alone or len(call) < 2:
+                    return together(call)
+                kept: dict[str, list[torch.Tensor]] = {}
+                levels: dict[str, list[tuple[float, torch.Tensor | None]]] = {}
+                logits = []
+                for i in range(len(call)):
+                    logits.append(together(call.part(i, i + 1)))
+                    for key, output in outputs.items():
+                        kept.setdefault(key, []).append(output)
+                    for key in outputs.keys() & coarse.keys():
+                        levels.setdefault(key, []).append(coarse[key])
+                outputs.clear()
+                outputs.update({key: torch.cat(parts) for key, parts in kept.items()})
+                counts.update({key: len(parts) for key, parts in kept.items()})
+                coarse.update({key: _summed(parts) for key, parts in levels.items()})
+                return torch.cat(logits)
+
+            def together(call: Call) -> torch.Tensor:
                 nonlocal shape
                 outputs.clear()
                 shape = tuple(call.x.shape)
@@ -240,9 +270,11 @@ def _collect(
                     shape = None
                     sample = batch.call.rows(0, 1, "the first sample")
                     remembers = forward_facts(model, sample, device, outputs)
-                    run.about = about = (*about, *remembers)
+                    alone = looked_at(batch.call) if alone is None else alone
+                    apart = [Fact(FactKind.CALLED_ALONE)] if alone and len(dataset) > 1 else []
+                    run.about = about = (*about, *remembers, *apart)
                 if batch.call is not None:
-                    run.launch(batch, outputs, passed(batch.call), layer, name, coarse)
+                    run.launch(batch, outputs, passed(batch.call), layer, name, coarse, counts)
                 # a batch is looked at when the next one is on its way; on a CPU there is nothing to wait for
                 run.settle(waiting=1 if run.beside else 0)
                 run.skip(batch)
@@ -267,6 +299,12 @@ def _head(model: nn.Module, head: str | None) -> tuple[str, nn.Module]:
     if head == OUTPUT and not list(model.children()):
         return head, model
     raise ModelError(f"{type(model).__name__} has no layer {head!r} to be the head; {nearest(head, named or [OUTPUT])}")
+
+
+def _summed(levels: list[tuple[float, torch.Tensor | None]]) -> tuple[float, torch.Tensor | None]:
+    """The rounding of the coarsest output, and ‖X‖²_F of all of them."""
+    squares = [square for _, square in levels if square is not None]
+    return max(level for level, _ in levels), torch.stack(squares).sum(0) if squares else None
 
 
 def _said(meaning: Meaning) -> dict[str, Any]:
@@ -317,6 +355,10 @@ def _cut_points(
         return [], ()
     sample = call.rows(0, 1, "the first sample")
     if wanted is not None:
+        with inference(model) as device:
+            if one_by_one(model, sample, device):  # each sample may call other layers: all are looked at
+                read = batches(model, dataset, 0, batch_size=1, num_workers=0, options=options, meaning=meaning)
+                return layers_of_all(model, sample, wanted, (b.call for b in read if b.call is not None), device)
         return with_rows_of_samples(model, sample, cut_names(model, sample, wanted), wanted)
     try:
         calls = chosen_calls(model, sample, "blocks")

@@ -177,6 +177,8 @@ def restored(
     states = store.read_moments(last)
     moments = {}
     for name in cut_points:
+        if f"{name}/mean" not in states:  # no sample so far calls it
+            continue
         moments[name] = CentredMoments(len(states[f"{name}/mean"]), name=name)
         moments[name].merge_state({key: states[f"{name}/{key}"] for key in ("count", "mean", "scatter")})
         # shards of earlier versions do not have these

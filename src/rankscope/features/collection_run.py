@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
@@ -10,7 +11,7 @@ import torch
 from torch import nn
 
 from rankscope._base.errors import CutPointError, DataError, ModelError
-from rankscope._base.facts import Fact
+from rankscope._base.facts import Fact, FactKind
 from rankscope.features.collection import Collection, joined, restored
 from rankscope.features.heads import linear_parts
 from rankscope.features.moments import CentredMoments
@@ -23,6 +24,7 @@ __all__ = ["MOMENTS_LIMIT", "CollectionRun"]
 
 MOMENTS_LIMIT = 16_384  # widest layer whose covariance is kept while collecting: 2.1 GB
 _PER_SHAPE = 'measure each shape by itself, or give reduce="pool" where the channels stay the same'
+_ALL: Mapping[str, int] = {}
 _HELD = 1 << 24  # entries of rows that wait for their product: 64 MB a layer
 
 
@@ -47,10 +49,14 @@ class CollectionRun:
         self._writer = ThreadPoolExecutor(1)
         self._writing: Future[None] | None = None
         self._skipped: list[Skipped] = []
+        self._calling: Counter[str] = Counter()  # by layer, the samples that call it
+        self._unwritten: Counter[str] = Counter()  # the same, of the open shard
         for index in range(whole):
             tensors, notes = store.read(index)
             self.samples += len(tensors["labels"])
             self.after = int(notes["after"])
+            # shards of earlier versions hold samples that call every layer
+            self._calling.update(notes.get("calling", dict.fromkeys(cut_points, len(tensors["labels"]))))
         if whole:
             self.moments, self.head = restored(store, whole - 1, cut_points)
 
@@ -62,21 +68,22 @@ class CollectionRun:
         layer: nn.Module,
         head: str,
         coarse: Mapping[str, tuple[float, torch.Tensor | None]],
+        count: Mapping[str, int] = _ALL,
     ) -> None:
         """Take over what a forward pass left, without waiting for it.
+
+        ``count`` says of layers how many samples of the batch call them, where not all do.
 
         ``coarse`` says of each layer how its output's dtype rounds, and relative to which ‖X‖²_F where that is not the
         norm of its rows.
         """
-        missing = [name for name in (*self.cut_points, "<input>") if name not in outputs]
-        if missing:
-            what = f"the head {head!r}" if missing[0] == "<input>" else f"layer {missing[0]!r}"
-            raise CutPointError(f"{what} is never called in the forward pass; choose another")
+        if "<input>" not in outputs:
+            raise CutPointError(f"the head {head!r} is never called in the forward pass; choose another")
         features, logits = kept_whole(outputs["<input>"].flatten(1)), kept_whole(logits)
         labels = batch.labels
         if labels.ndim != 1 or labels.is_floating_point() or len(labels) != len(features):
             raise DataError(f"labels are {labels.dtype} of shape {tuple(labels.shape)}; give one class index a sample")
-        rows = {name: outputs[name] for name in self.cut_points}
+        rows = {name: outputs[name] for name in self.cut_points if name in outputs}
         for name, values in {"the features before the head": features, **rows}.items():
             known = self.moments[name].width if name in self.moments else values.shape[1]
             known = self._widths.setdefault(name, known)
@@ -92,11 +99,14 @@ class CollectionRun:
                     f"{name}: {width:,} dimensions; a covariance would take {8 * width**2 / 1e9:,.1f} GB: use "
                     'reduce="pool" or "positions", or feature_rank(model, …), which sketches wide layers'
                 )
-        for name in self.cut_points:
+        for name in rows:
             roundoff, square = coarse[name]
             self._roundoff[name] = max(roundoff, self._roundoff.get(name, 0.0))
             if square is not None:
                 self._square[name] = self._square[name] + square if name in self._square else square
+        calling = {name: count.get(name, len(labels)) for name in rows}
+        self._calling.update(calling)
+        self._unwritten.update(calling)
         self._flights.append(launch(batch, rows, features, logits))
         if not self._head_checked:
             self._flights[-1].check()  # a NaN is told as such, not as a head that does not fit
@@ -179,6 +189,7 @@ class CollectionRun:
         states |= {"<head>/weight": self.head[0], "<head>/bias": self.head[1]}
         notes = {"after": self.after, "total": self.total, "skipped": [vars(one) for one in self._skipped]}
         notes["facts"] = [fact.to_dict() for fact in self.about]
+        notes["calling"] = dict(self._unwritten)
         if self.beside:
             # moments go on changing in place: the thread writes copies, and waits for these
             states = {key: state.to("cpu", non_blocking=True, copy=True) for key, state in states.items()}
@@ -188,7 +199,7 @@ class CollectionRun:
             self.store.append(self.shard, tensors, states, notes)
         self.shard += 1
         self.pending = 0
-        self._open, self._skipped = {}, []
+        self._open, self._skipped, self._unwritten = {}, [], Counter()
 
     def _append(self, copied: Any, *shard: Any) -> None:
         if copied is not None:
@@ -210,6 +221,14 @@ class CollectionRun:
         if not self.shard or self.head is None:
             reasons = f"; the first: {self._skipped[0].name}: {self._skipped[0].reason}" if self._skipped else ""
             raise DataError(f"the data hold no readable sample ({len(self._skipped)} skipped{reasons})")
+        missing = [name for name in self.cut_points if not self._calling[name]]
+        if missing:
+            raise CutPointError(f"layer {missing[0]!r} is never called in the forward pass; choose another")
+        some = {name: self.samples - self._calling[name] for name in self.cut_points}
+        some = {name: without for name, without in some.items() if without > 0}
+        if some:
+            values = {"names": tuple(some), "counts": tuple(some.values()), "total": self.samples}
+            facts = (*facts, Fact(FactKind.NOT_CALLED, values))
         unwritten = tuple(self._skipped)
         return joined(
             self.store, self.shard, self.moments, self.head, unwritten=unwritten, resumed=resumed, facts=facts

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack
 from types import TracebackType
 from typing import Any
@@ -22,7 +22,7 @@ from rankscope.slicing.calls import Call
 from rankscope.slicing.memory import forward_facts
 from rankscope.slicing.value_reads import reads_values
 
-__all__ = ["LayersOfSamples", "one_by_one"]
+__all__ = ["LayersOfSamples", "layers_of_all", "one_by_one"]
 
 
 def one_by_one(model: nn.Module, sample: Sample, device: torch.device) -> bool:
@@ -159,3 +159,15 @@ def _merged(names: Sequence[str], others: Sequence[str]) -> list[str]:
             earlier = [merged.index(other) for other in others[:k] if other in merged]
             merged.insert(max(earlier, default=-1) + 1, name)
     return merged
+
+
+def layers_of_all(
+    model: nn.Module, sample: Sample, wanted: CutPointsLike, calls: Iterable[Call], device: torch.device
+) -> tuple[list[str], tuple[Fact, ...]]:
+    """The layers that ``wanted`` stands for over all calls, the first of which is ``sample``; and those left out."""
+    with LayersOfSamples(model, sample, wanted, device) as layers:
+        for call in calls:
+            for part in layers.parts(call):
+                layers.of(part.rows(0, len(part), "a sample"))
+        layers.found()
+    return layers.names, layers.facts
