@@ -9,7 +9,7 @@ from rankscope._base.checks import count_of
 from rankscope._base.errors import DataError
 from rankscope._base.facts import Fact, FactKind
 from rankscope._base.progress import Reporter
-from rankscope.cli.texts import check_texts, model_texts
+from rankscope.cli.texts import check_kind, check_texts, model_texts
 from rankscope.loading import Images, LoadedModel, calibrate_batchnorm, load_images, load_model
 from rankscope.slicing import example_sample
 
@@ -58,6 +58,8 @@ class Network:
             seed=self.seed,
             num_classes=self.num_classes,
         )
+        if self.texts or self.images is not None:
+            check_kind(loaded.model, self.model, texts=bool(self.texts), option="images")
         if self.texts:
             return loaded, model_texts(loaded.model, self.model, self.texts, limit=self.limit), None, loaded.facts
         say(0, None, "reading images")

@@ -13,7 +13,7 @@ from rankscope._base.errors import UsageError
 from rankscope._base.facts import Fact
 from rankscope._base.progress import Reporter, progress_for
 from rankscope.cli.data import Data, calibrated, load_data
-from rankscope.cli.texts import check_texts, model_texts
+from rankscope.cli.texts import check_kind, check_texts, model_texts
 from rankscope.loading import load_model
 
 __all__ = ["Source", "progress"]
@@ -52,6 +52,9 @@ class Source:
             seed=self.seed,
             num_classes=self.num_classes,
         )
+        folder = self.data is not None and (self.data == "digits" or Path(self.data).is_dir())
+        if self.data is None or folder:  # an array file may hold token ids
+            check_kind(loaded.model, self.model, texts=bool(self.texts), option="data")
         if self.data is None:
             data = Data(model_texts(loaded.model, self.model, self.texts, limit=self.limit))
         else:

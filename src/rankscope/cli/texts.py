@@ -9,8 +9,9 @@ from typing import Any
 from rankscope._base.checks import count_of
 from rankscope._base.errors import DataError, UsageError
 from rankscope.loading.texts import Texts, load_tokenizer, read_texts
+from rankscope.slicing.signature import is_hugging_face, signature_of
 
-__all__ = ["check_texts", "model_texts", "texts_of"]
+__all__ = ["check_kind", "check_texts", "model_texts", "texts_of"]
 
 
 _SUFFIXES = (".txt", ".text", ".csv", ".tsv", ".json", ".jsonl", ".md")
@@ -21,10 +22,25 @@ def check_texts(given: Sequence[str], model: str, **others: Any) -> None:
     if not given:
         return
     if not model.startswith("hf:"):
-        raise UsageError(f"--text needs a model of Hugging Face with its tokenizer (hf:FOLDER); {model!r} has none")
+        inputs = next(iter(others), "images")
+        raise UsageError(
+            f"--text needs a model of Hugging Face with its tokenizer (hf:FOLDER), and {model!r} has none; give "
+            f"--{inputs} for a model of images"
+        )
     for option, value in others.items():
         if value is not None:
             raise UsageError(f"--text and --{option} both say what to measure on; give one of them")
+
+
+def check_kind(model: Any, spec: str, *, texts: bool, option: str) -> None:
+    """Refuse texts for a model of images, and images for a model of texts; ``option`` is that of images."""
+    if not is_hugging_face(model):
+        return
+    signature = signature_of(model)
+    if texts and not signature.names("input_ids"):
+        raise UsageError(f"{spec} takes no texts (its forward has no input_ids); give --{option} in place of --text")
+    if not texts and signature.names("input_ids") and not signature.names("pixel_values"):
+        raise UsageError(f"{spec} takes texts (its forward has no pixel_values); give --text in place of --{option}")
 
 
 def texts_of(given: Sequence[str]) -> list[str]:
