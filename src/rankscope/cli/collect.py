@@ -17,6 +17,7 @@ from rankscope.cli.options import (
     ChannelAxisOption,
     ClassesOption,
     DataLimitOption,
+    DataOption,
     DataWeightsOption,
     DebugOption,
     DeviceOption,
@@ -39,15 +40,7 @@ __all__ = ["collect_command"]
 def collect_command(
     model: ModelArgument,
     out: Annotated[Path, typer.Option(metavar="RUN", help="Folder for the shards.", show_default=False)],
-    data: Annotated[
-        str | None,
-        typer.Option(
-            metavar="DIR|digits|FILE",
-            help="A folder with one subfolder for each class, digits, or arrays: a .npy (see --labels), .npz or "
-            ".safetensors.",
-            show_default=False,
-        ),
-    ] = None,
+    data: DataOption = None,
     text: TextOption = None,
     labels: LabelsOption = None,
     weights: DataWeightsOption = "pretrained",

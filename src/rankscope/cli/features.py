@@ -19,11 +19,13 @@ from rankscope.cli.options import (
     ChannelAxisOption,
     ClassesOption,
     DataLimitOption,
+    DataOption,
     DataWeightsOption,
     DebugOption,
     DeviceOption,
     JsonOption,
     LabelsOption,
+    LayersOption,
     SeedOption,
     TextOption,
     WeightsKeyOption,
@@ -59,24 +61,14 @@ def features_command(
             show_default=False,
         ),
     ],
-    data: Annotated[
-        str | None,
-        typer.Option(
-            metavar="DIR|digits|FILE",
-            help="For a model: a folder with one subfolder for each class, digits, or arrays (.npy, .npz, "
-            ".safetensors).",
-            show_default=False,
-        ),
-    ] = None,
+    data: DataOption = None,
     text: TextOption = None,
     labels: LabelsOption = None,
     weights: DataWeightsOption = "pretrained",
     weights_key: WeightsKeyOption = None,
     seed: SeedOption = 0,
     num_classes: ClassesOption = None,
-    cut_points: Annotated[
-        str, typer.Option(help="Layers to measure: blocks, paper, all, or names and globs separated by commas.")
-    ] = "blocks",
+    cut_points: LayersOption = "blocks",
     reduce: Annotated[
         str | None,
         typer.Option(help="How feature maps become rows: flatten (default), pool or positions.", show_default=False),
@@ -109,7 +101,7 @@ def features_command(
     import torch
 
     from rankscope._base.checks import budget_of
-    from rankscope.cli.results import as_json_text, print_facts, print_written, write_result
+    from rankscope.cli.results import print_result, write_result
     from rankscope.cli.source import Source, progress
     from rankscope.features.feature_rank import measured_features
     from rankscope.features.reduction import check_reduce
@@ -158,12 +150,6 @@ def features_command(
             "notes": [*profile.notes, *map(sentence, facts)],
         }
         write_result(folder, "features", record, {"features": profile.table()}, profile.plot())
-    if as_json:
-        print(as_json_text(record))
-        return
-    print(f"{loaded.name}, {loaded.weights}; features: {chosen}")
-    print(profile)
-    print_facts(facts)
-    for line in skipped_lines(skipped):
-        print(line)
-    print_written(folder, "features")
+    heading = f"{loaded.name}, {loaded.weights}; features: {chosen}"
+    lines = skipped_lines(skipped)
+    print_result(f"{heading}\n{profile}", record, folder, "features", as_json=as_json, said=facts, lines=lines)

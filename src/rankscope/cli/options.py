@@ -13,11 +13,15 @@ __all__ = [
     "ChannelAxisOption",
     "ClassesOption",
     "DataLimitOption",
+    "DataOption",
     "DataWeightsOption",
     "DebugOption",
     "DeviceOption",
+    "ImageLimitOption",
+    "ImagesOption",
     "JsonOption",
     "LabelsOption",
+    "LayersOption",
     "ModelArgument",
     "NetworkOutOption",
     "NetworkWeightsOption",
@@ -68,11 +72,37 @@ ClassesOption = Annotated[
     int | None,
     typer.Option("--num-classes", help="Number of classes of the last layer, for random weights or a FILE of weights."),
 ]
+ImagesOption = Annotated[
+    str | None,
+    typer.Option(
+        "--images",
+        help="photos (the two photographs of scikit-learn), digits, noise, a folder, or a file. Default: photos, or 32 "
+        "digits for a network of 8×8 digits.",
+        show_default=False,
+    ),
+]
+ImageLimitOption = Annotated[
+    int | None, typer.Option("--limit", help="At most this many images, drawn at random from the seed.")
+]
+LayersOption = Annotated[
+    str,
+    typer.Option("--cut-points", help="Layers to measure: blocks, paper, all, or names and globs separated by commas."),
+]
 NetworkOutOption = Annotated[
     Path | None, typer.Option("--out", metavar="RUN", help="Folder for the results. Default: runs/MODEL.")
 ]
 
 # data sets
+DataOption = Annotated[
+    str | None,
+    typer.Option(
+        "--data",
+        metavar="DIR|digits|FILE",
+        help="A folder with one subfolder for each class, digits, or arrays: a .npy (see --labels), .npz or "
+        ".safetensors.",
+        show_default=False,
+    ),
+]
 LabelsOption = Annotated[
     Path | None, typer.Option("--labels", metavar="FILE", help="File of labels for a .npy, one for each sample.")
 ]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -21,7 +20,10 @@ from rankscope.cli.options import (
     ClassesOption,
     DebugOption,
     DeviceOption,
+    ImageLimitOption,
+    ImagesOption,
     JsonOption,
+    LayersOption,
     ModelArgument,
     NetworkOutOption,
     NetworkWeightsOption,
@@ -46,16 +48,9 @@ def profile_command(
     weights_key: WeightsKeyOption = None,
     seed: SeedOption = 0,
     num_classes: ClassesOption = None,
-    images: Annotated[
-        str | None,
-        typer.Option(
-            help="photos (the two photographs of scikit-learn), digits, noise, a folder, or a file. Default: photos, "
-            "or 32 digits for a network of 8×8 digits.",
-            show_default=False,
-        ),
-    ] = None,
+    images: ImagesOption = None,
     text: TextOption = None,
-    limit: Annotated[int | None, typer.Option(help="At most this many images, drawn at random from the seed.")] = None,
+    limit: ImageLimitOption = None,
     patch: Annotated[
         str | None,
         typer.Option(metavar="SIZE", help="Measure the partial rank of one patch. SIZE is 16, or HEIGHTxWIDTH."),
@@ -100,9 +95,7 @@ def profile_command(
     ] = None,
     background: Annotated[str, typer.Option(help="What surrounds the patch: image or zero.")] = "image",
     tolerance: ToleranceOption = "paper",
-    cut_points: Annotated[
-        str, typer.Option(help="Layers to measure: blocks, paper, all, or names and globs separated by commas.")
-    ] = "blocks",
+    cut_points: LayersOption = "blocks",
     dtype: Annotated[str | None, typer.Option(help="float32 or float64. Default: the dtype of the model.")] = None,
     device: DeviceOption = "auto",
     chunk_size: Annotated[str, typer.Option(help="Number of tangents pushed at once, or auto.")] = "auto",
@@ -137,6 +130,7 @@ def profile_command(
     from rankscope._base.checks import budget_of, choice_of, device_of, dtype_of
     from rankscope._base.lock import FolderLock
     from rankscope.cli.network import Network
+    from rankscope.cli.results import as_json_text
     from rankscope.spectra import as_tolerance
 
     where = device_of(device)
@@ -171,7 +165,7 @@ def profile_command(
         _discard(folder / "partial")
     if as_json:
         beside = {"against_random": profile.against_random().to_dict()} if theory else {}
-        print(json.dumps(profile.to_dict() | beside, indent=1, allow_nan=False))
+        print(as_json_text(profile.to_dict() | beside))
     elif not quiet:
         print(profile)
         if theory:

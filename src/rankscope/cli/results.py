@@ -64,9 +64,15 @@ def print_facts(facts: Iterable[Fact]) -> None:
 
 
 def print_result(
-    result: object, record: Mapping[str, Any], folder: Path, *files: str, as_json: bool, said: Iterable[Fact] = ()
+    result: object,
+    record: Mapping[str, Any],
+    folder: Path | None,
+    *files: str,
+    as_json: bool,
+    said: Iterable[Fact] = (),
+    lines: Iterable[str] = (),
 ) -> bool:
-    """The record as JSON alone, or the result in words, facts besides, and where the files are.
+    """The record as JSON alone, or the result in words, facts and lines besides, and where the files are.
 
     Returns whether it was words, which more lines may follow.
     """
@@ -75,7 +81,10 @@ def print_result(
         return False
     print(result)
     print_facts(said)
-    print_written(folder, *files)
+    for line in lines:
+        print(line)
+    if folder is not None:
+        print_written(folder, *files)
     return True
 
 

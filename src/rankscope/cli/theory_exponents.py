@@ -15,6 +15,8 @@ from rankscope.cli.options import (
     ClassesOption,
     DebugOption,
     DeviceOption,
+    ImageLimitOption,
+    ImagesOption,
     JsonOption,
     ModelArgument,
     NetworkOutOption,
@@ -34,11 +36,8 @@ def theory_exponents_command(
     weights_key: WeightsKeyOption = None,
     seed: SeedOption = 0,
     num_classes: ClassesOption = None,
-    images: Annotated[
-        str | None,
-        typer.Option(help="photos, digits, noise, a folder, or a file, as in rankscope profile.", show_default=False),
-    ] = None,
-    limit: Annotated[int | None, typer.Option(help="At most this many images, drawn at random from the seed.")] = None,
+    images: ImagesOption = None,
+    limit: ImageLimitOption = None,
     cut_points: Annotated[
         str, typer.Option(help="Where blocks may end: blocks, or names and globs separated by commas.")
     ] = "blocks",

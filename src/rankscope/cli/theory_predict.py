@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from typing import Annotated
 
 import typer
@@ -26,8 +25,9 @@ def theory_predict_command(
     debug: DebugOption = False,
 ) -> None:
     """Predict the numerical rank of a product of random square layers, in closed form."""
+    from rankscope.cli.results import print_result
     from rankscope.theory import predicted_rank
 
     # an unknown law is refused there, with the known ones named
     found = predicted_rank(width, depth, tolerance, law=law)  # type: ignore[arg-type]
-    print(json.dumps(found.to_dict(), indent=1, allow_nan=False) if as_json else found)
+    print_result(found, found.to_dict(), None, as_json=as_json)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     import pandas as pd
     from matplotlib.axes import Axes
 
-__all__ = ["FeatureProfile", "LayerFeatures", "Limit"]
+__all__ = ["DIMENSIONS", "FeatureProfile", "LayerFeatures", "Limit"]
 
 Limit: TypeAlias = Literal["constant", "sketch", "precision", "samples", "network"]
 
@@ -175,14 +175,8 @@ class LayerFeatures(ByValue):
             "name": self.name,
             "width": self.width,
             "samples": self.samples,
-            "pca_dimension": self.pca_dimension,
             "pca_bounds": list(self.pca_bounds),
-            "effective_rank": self.effective_rank,
-            "participation_ratio": self.participation_ratio,
-            "rankme": self.rankme,
-            "stable_rank": self.stable_rank,
-            **{f"variance_dimension_{100 * share:.0f}": self.variance_dimension(share) for share in _SHARES},
-            "alpha_req": None if math.isnan(alpha := self.alpha_req()) else alpha,
+            **{name: of(self) for name, of in DIMENSIONS.items()},
             "limited_by": self.limited_by,
             "method": self.method,
             "reduce": self.reduce,
@@ -191,6 +185,26 @@ class LayerFeatures(ByValue):
             "scale": self.scale,
             "eigenvalues": self.covariance.singular_values[: max(self.samples - 1, 1)].tolist(),
         }
+
+
+def _held(share: float) -> Callable[[LayerFeatures], float | None]:
+    return lambda layer: layer.variance_dimension(share)
+
+
+def _alpha(layer: LayerFeatures) -> float | None:
+    return None if math.isnan(alpha := layer.alpha_req()) else alpha
+
+
+DIMENSIONS: dict[str, Callable[[LayerFeatures], float | None]] = {
+    "pca_dimension": lambda layer: layer.pca_dimension,
+    "effective_rank": lambda layer: layer.effective_rank,
+    "participation_ratio": lambda layer: layer.participation_ratio,
+    "rankme": lambda layer: layer.rankme,
+    "stable_rank": lambda layer: layer.stable_rank,
+    **{f"variance_dimension_{100 * share:.0f}": _held(share) for share in _SHARES},
+    "alpha_req": _alpha,
+}
+"""What one layer's features are measured by, under the names of the table; ``None``: unknown."""
 
 
 @dataclass(frozen=True, eq=False)

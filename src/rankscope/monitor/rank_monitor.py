@@ -13,7 +13,7 @@ from torch import nn
 from rankscope._base.checks import MemoryBudget, budget_of, choice_of, count_of, names_of, path_of
 from rankscope._base.errors import MeasurementError, UsageError, nearest
 from rankscope.features.cut_names import is_plain
-from rankscope.features.feature_profile import LayerFeatures
+from rankscope.features.feature_profile import DIMENSIONS, LayerFeatures
 from rankscope.features.feature_rank import feature_rank
 from rankscope.features.hooks import resolve_layer
 from rankscope.features.reduction import Channels, Reduce, check_reduce
@@ -31,19 +31,7 @@ from rankscope.slicing.wrapped import unwrapped
 if TYPE_CHECKING:
     import pandas as pd
 
-__all__ = ["METRICS", "RankMonitor"]
-
-METRICS = (
-    "rankme",
-    "effective_rank",
-    "participation_ratio",
-    "stable_rank",
-    "pca_dimension",
-    "variance_dimension_90",
-    "variance_dimension_95",
-    "variance_dimension_99",
-    "alpha_req",
-)
+__all__ = ["RankMonitor"]
 
 
 class RankMonitor:
@@ -130,10 +118,10 @@ class RankMonitor:
         self.every = count_of(every, "every")
         self.metrics = tuple(names_of(metrics, "metrics"))
         for name in self.metrics:
-            if name not in METRICS:
-                raise UsageError(f"unknown metric {name!r}; {nearest(name, METRICS)}")
+            if name not in DIMENSIONS:
+                raise UsageError(f"unknown metric {name!r}; {nearest(name, DIMENSIONS)}")
         if not self.metrics and jacobian is None:
-            raise UsageError(f"metrics is empty; {nearest('', METRICS)}")
+            raise UsageError(f"metrics is empty; {nearest('', DIMENSIONS)}")
         if jacobian is not None and not isinstance(jacobian, JacobianProbe):
             raise UsageError(f"jacobian is a {type(jacobian).__name__}; give rs.JacobianProbe(inputs, …)")
         check_reduce(reduce, channels)
@@ -314,9 +302,8 @@ class RankMonitor:
         return entries
 
     def _entries(self, name: str, found: LayerFeatures | None) -> list[Entry]:
-        row = {} if found is None else found.to_dict()
         samples = 0 if found is None else found.samples
-        values = [(metric, row.get(metric)) for metric in self.metrics]
+        values = [(metric, None if found is None else DIMENSIONS[metric](found)) for metric in self.metrics]
         return [Entry(name, metric, float("nan") if v is None else float(v), samples) for metric, v in values]
 
     def _event(self, text: str, about: str = "") -> None:
