@@ -77,18 +77,20 @@ def plain_text(text: str, most: int = 40) -> str:
     >>> print(plain_text("$x$"), plain_text("layer" * 20, 13))
     \\$x\\$ layerl…rlayer
     """
-    seen = "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in str(text))
-    if len(seen) > most:
-        seen = f"{seen[: most // 2]}…{seen[len(seen) - (most - 1) // 2 :]}"
+    seen = _shortened("".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in str(text)), most)
     seen = seen.replace("$", r"\$")
     return f"\N{HAIR SPACE}{seen}" if seen.startswith("_") else seen
 
 
+def _shortened(text: str, most: int) -> str:
+    return text if len(text) <= most else f"{text[: most // 2]}…{text[len(text) - (most - 1) // 2 :]}"
+
+
 def title_above(ax: Axes, title: str) -> None:
-    """A title in as many lines as the width of the axes asks for."""
+    """A title in as many lines as the width of the axes asks for; of more than 80 letters the middle goes."""
     points = float(ax.figure.get_figwidth()) * ax.get_position().width * 72
     letters = max(int(points / (0.52 * _STYLE["axes.titlesize"])), 12)  # 0.52 em: the mean letter of the sans serif
-    lines = textwrap.wrap(title, letters) or [""]
+    lines = textwrap.wrap(_shortened(title, 80), letters)
     ax.set_title("\n".join(plain_text(line, letters) for line in lines), loc="left")
 
 

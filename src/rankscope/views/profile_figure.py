@@ -110,7 +110,7 @@ def _draw_random(ax: Axes, predicted: list[float], colour: str) -> None:
 
 def _frame(ax: Axes, names: list[str], highest: float) -> None:
     named = np.arange(0, len(names), -(-len(names) // _NAMED))  # evenly spaced; the table beside it names all
-    ax.set_xticks(named, [plain_text(names[k]) for k in named], rotation=60, ha="right", rotation_mode="anchor")
+    ax.set_xticks(named, [plain_text(names[k], 32) for k in named], rotation=60, ha="right", rotation_mode="anchor")
     if len(named) < len(names):
         ax.set_xticks(np.arange(len(names)), minor=True)
     ax.set_xlim(-0.4, len(names) - 0.6)
