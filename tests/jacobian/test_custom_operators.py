@@ -178,3 +178,42 @@ def test_operators_are_found_behind_others() -> None:
     x = torch.randn(3, requires_grad=True)
     plain, custom = x.sin(), Leaky.apply(x * 2, right).cos()
     assert custom_operators([plain, custom, plain + custom]) == [frozenset(), {Leaky}, {Leaky}]
+
+
+class CastsDown(torch.autograd.Function):
+    """A sine in float32, whatever comes in; the derivative is right up to ``factor``."""
+
+    factor = 1.0
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        ctx.save_for_backward(x)
+        return x.float().sin().to(x.dtype)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> Tensor:
+        (x,) = ctx.saved_tensors
+        return CastsDown.factor * grad * x.float().cos().to(grad.dtype)
+
+
+class ThroughCasts(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.last = nn.Linear(6, 6), nn.Linear(6, 6)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.last(CastsDown.apply(self.first(x)))
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize(("factor", "right"), [(1.0, True), (1.001, False)])
+def test_an_operator_that_casts_down_is_judged_without_its_casts(
+    dtype: str, factor: float, right: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(CastsDown, "factor", factor)
+    torch.manual_seed(0)
+    profile = rs.jacobian_rank(
+        ThroughCasts().eval(), torch.randn(2, 6), cut_points=["last"], dtype=dtype, progress=False
+    )
+    assert [s is not None and s.rank().certified for s in profile.layers[0].spectra] == [right, right]
+    assert (FactKind.CUSTOM_BACKWARD in {fact.kind for fact in profile.facts}) is not right

@@ -376,7 +376,9 @@ class Derivative:
 
         Said once for all images. Where neither precision is float64 nothing can be looked at, and nothing is certified.
         """
-        runner = self.runner if self.settings.dtype == torch.float64 else self.exact
+        # one that casts down inside is looked at without its casts, as is the derivative that ranks are compared with
+        other = self.settings.dtype != torch.float64 or (self._widened and self.exact is not None)
+        runner = self.exact if other else self.runner
         assert runner is not None
         one = sample.to(self.settings.device, runner.dtype)
         with runner.hooked():
