@@ -17,6 +17,7 @@ from rankscope._base.files import FolderLock
 from rankscope._base.identity import Identity, identity_of
 from rankscope._base.identity_process import process_state
 from rankscope._base.progress import Progress, progress_for
+from rankscope._base.turns import in_turn
 from rankscope.features.collection import Collection
 from rankscope.features.collection_run import MOMENTS_LIMIT
 from rankscope.features.counted_rows import with_rows_of_samples
@@ -47,6 +48,7 @@ from rankscope.slicing.wrapped import unwrapped
 __all__ = ["collect"]
 
 
+@in_turn
 def collect(
     model: nn.Module,
     data: Any,

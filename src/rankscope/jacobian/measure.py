@@ -27,6 +27,7 @@ from rankscope._base.identity import Identity, identity_of
 from rankscope._base.identity_process import process_state
 from rankscope._base.progress import Progress, progress_for
 from rankscope._base.provenance import device_name, versions
+from rankscope._base.turns import in_turn
 from rankscope.jacobian.checkpoint import Checkpoint
 from rankscope.jacobian.collected import Collected
 from rankscope.jacobian.directions import Directions, several_sizes
@@ -62,6 +63,7 @@ __all__ = ["Background", "jacobian_rank"]
 Background = Literal["image", "zero"]
 
 
+@in_turn
 def jacobian_rank(
     model: nn.Module,
     inputs: Any,

@@ -14,6 +14,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from rankscope._base.errors import ModelError
 from rankscope._base.facts import Fact, FactKind
+from rankscope._base.turns import one_at_a_time
 from rankscope.slicing.grad_mode import plain_modes
 from rankscope.slicing.state import kept_state
 from rankscope.slicing.wrapped import called_directly
@@ -30,17 +31,18 @@ def mode_facts(model: nn.Module) -> list[Fact]:
 @contextmanager
 def evaluation_mode(model: nn.Module) -> Iterator[None]:
     """Evaluation mode inside; every module's own mode is put back afterwards."""
-    modes = {module: module.training for module in model.modules()}
-    try:
+    with one_at_a_time():
+        modes = {module: module.training for module in model.modules()}
         try:
-            model.eval()
-        except NotImplementedError:  # a program that torch.export made has the mode that it was exported in
-            for module in modes:
-                module.training = False
-        yield
-    finally:
-        for module, mode in modes.items():
-            module.training = mode
+            try:
+                model.eval()
+            except NotImplementedError:  # a program that torch.export made has the mode that it was exported in
+                for module in modes:
+                    module.training = False
+            yield
+        finally:
+            for module, mode in modes.items():
+                module.training = mode
 
 
 def _precision_settings() -> list[Any]:
@@ -132,6 +134,7 @@ def observing(model: nn.Module, device: torch.device) -> Iterator[None]:
     _no_script(model)
     with ExitStack() as stack:
         stack.enter_context(called_directly(model))  # before the state is kept, in which it then belongs
+        stack.enter_context(one_at_a_time())
         stack.enter_context(kept_state(model))
         stack.enter_context(random_state(device))
         stack.enter_context(full_precision())
