@@ -20,6 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from rankscope._base.errors import DeviceError, UsageError, nearest, parameter
+from rankscope._base.text import counted
 
 __all__ = [
     "DeviceLike",
@@ -144,7 +145,7 @@ def _named_device(device: Any, name: str) -> torch.device:
 
 def _present(count: int) -> str:
     if count:
-        return f"torch {torch.__version__} sees {count} CUDA device{'s' if count > 1 else ''} (cuda:0–cuda:{count - 1})"
+        return f"torch {torch.__version__} sees {counted(count, 'CUDA device')} (cuda:0–cuda:{count - 1})"
     built = "was built without CUDA" if torch.version.cuda is None else "finds no usable NVIDIA GPU or driver"
     return f"torch {torch.__version__} {built}"
 

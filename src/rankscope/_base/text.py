@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-__all__ = ["one_line"]
+__all__ = ["counted", "one_line", "own_verb", "was"]
 
 
 def one_line(text: object) -> str:
@@ -16,3 +16,30 @@ def one_line(text: object) -> str:
     if said.isprintable():
         return said
     return "".join(c if c.isprintable() else c.encode("unicode_escape", "backslashreplace").decode() for c in said)
+
+
+def counted(count: int, one: str, several: str | None = None) -> str:
+    """A count with its noun.
+
+    >>> counted(1, "image"), counted(2048, "image"), counted(3, "class", "classes")
+    ('1 image', '2,048 images', '3 classes')
+    """
+    return f"{count:,} {one if count == 1 else several or f'{one}s'}"
+
+
+def own_verb(count: int, verb: str) -> str:
+    """The verb of so many things.
+
+    >>> own_verb(1, "start"), own_verb(2, "start")
+    ('starts', 'start')
+    """
+    return f"{verb}s" if count == 1 else verb
+
+
+def was(count: int) -> str:
+    """The past of "to be" for so many things.
+
+    >>> was(1), was(2)
+    ('was', 'were')
+    """
+    return "was" if count == 1 else "were"

@@ -12,6 +12,7 @@ import typer
 
 from rankscope._base.errors import UsageError
 from rankscope._base.progress import Reporter, progress_for
+from rankscope._base.text import counted as words
 from rankscope.cli.columns import parse_columns
 from rankscope.cli.interrupted import InterruptedRunError
 from rankscope.cli.memory import saves_memory
@@ -219,10 +220,8 @@ def _keeping(partial: Path, report: Reporter, total: int | None) -> Iterator[Any
     except KeyboardInterrupt:
         cuts = len(list(partial.glob("cut-*.safetensors")))
         if cuts:
-            points = f"{cuts} cut point{'s' * (cuts != 1)}"
-            before = (
-                f"{kept} image{'s' * (kept != 1)} and {points} of the next" if kept else f"{points} of the first image"
-            )
+            points = words(cuts, "cut point")
+            before = f"{words(kept, 'image')} and {points} of the next" if kept else f"{points} of the first image"
             verb = "is" if cuts == 1 and not kept else "are"
             text = f"interrupted: {before} {verb} kept in {partial}; the same command continues from there"
             raise InterruptedRunError(text) from None

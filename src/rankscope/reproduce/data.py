@@ -11,6 +11,7 @@ from torch.utils.data import Dataset
 
 from rankscope._base.errors import DataError, UsageError, parameter
 from rankscope._base.facts import Fact, FactKind
+from rankscope._base.text import counted
 from rankscope.loading import (
     IMAGE_SUFFIXES,
     LoadedModel,
@@ -121,11 +122,11 @@ def read_class_folders(path: Path | None) -> ClassFolders:
         raise DataError(f"{given} holds splits, not classes; give {str(path / split)!r}")
     if loose:
         raise DataError(
-            f"{given} holds {len(loose):,} images outside class folders ({loose[0]}, …); sort them into "
-            "one folder a class"
+            f"{given} holds {counted(len(loose), 'image')} outside class folders ({loose[0]}, …); sort them into one "
+            "folder a class"
         )
     if len(folders) < 2:
-        raise DataError(f"{given} has {len(folders)} class folders; it must hold one subfolder a class")
+        raise DataError(f"{given} has {counted(len(folders), 'class folder')}; it must hold one subfolder a class")
     order, names, _, said = class_order([f.name for f in folders])
     facts = list(said)
     held = {f.name: _images(f.path) for f in folders}

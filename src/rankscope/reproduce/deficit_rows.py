@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from rankscope._base.text import counted, own_verb
 from rankscope.deficit import ClassDependency, DependencyTable, Status
 from rankscope.reproduce.comparison import Comparison
 from rankscope.reproduce.measured import Prepared
@@ -108,7 +109,7 @@ def _deficits(one: Prepared, table: DependencyTable, as_printed: str) -> list[Co
             Comparison(
                 f"{label}: deficit({k}){words} (% of {len(table)} classes)",
                 None, 100 * table.deficit(k, KEEP, beyond_null=beyond), None,
-                f"at most {k} other{' keeps' if k == 1 else 's keep'} {KEEP:.0%} of the class's accuracy and of that "
+                f"at most {counted(k, 'other')} {own_verb(k, 'keep')} {KEEP:.0%} of the class's accuracy and of that "
                 f"on all images; {eta}, {solution(as_printed)}; {null}",
                 why,
             )

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from rankscope._base.errors import DataError, UsageError
+from rankscope._base.text import counted
 from rankscope.slicing.belonging import belongs_to_samples, same_for_all
 from rankscope.slicing.meaning import BESIDE, LABELS, MAIN, NOT_BATCHED, PREFERRED, How, Meaning
 from rankscope.slicing.sample import Sample
@@ -116,7 +117,7 @@ def _by_position(
     for k, value in enumerate(values[taken:], taken):
         name = names[k] if k < len(names) else None
         if name is None and not signature.any_positional:
-            dropped[f"item {k + 1}"] = f"forward takes {len(names)} positional argument{'s' * (len(names) != 1)}"
+            dropped[f"item {k + 1}"] = f"forward takes {counted(len(names), 'positional argument')}"
         elif name is None or (not _labels_one(value, values[0], how) and name not in LABELS):
             raise UsageError(_either(model, name, k))
         elif name in LABELS and not is_hugging_face(model):

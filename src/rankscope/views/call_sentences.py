@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from rankscope._base.facts import FactKind
-from rankscope.views.phrases import Sentences, Values, counted, first_few, joined, own_verb, shapes_of, span
+from rankscope.views.phrases import Sentences, Values, counted, first_few, joined, own_verb, shapes_of, span, was
 
 __all__ = ["CALL_SENTENCES"]
 
@@ -84,7 +84,7 @@ def _called_alone(_: Values) -> str:
 
 
 def _called_once(v: Values) -> str:
-    verb = "was" if len(v["names"]) == 1 else "were"
+    verb = was(len(v["names"]))
     return (
         f"{_quoted(v['names'])} {verb} left out: a single sample calls it, and features of one sample have no spread."
     )

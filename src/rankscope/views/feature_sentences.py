@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from rankscope._base.facts import FactKind
-from rankscope.views.phrases import Sentences, Values, counted, first_few, gigabytes, own_verb
+from rankscope.views.phrases import Sentences, Values, counted, first_few, gigabytes, own_verb, was
 
 __all__ = ["FEATURE_SENTENCES"]
 
@@ -59,7 +59,7 @@ def _rows_not_samples(v: Values) -> str:
     count = len(v["names"])
     return (
         f"{counted(count, 'chosen layer')} {own_verb(count, 'return')} rows that are not samples ({sizes} at "
-        f"{v['names'][0]!r}) and {'was' if count == 1 else 'were'} left out: {first_few(v['names'])}."
+        f"{v['names'][0]!r}) and {was(count)} left out: {first_few(v['names'])}."
     )
 
 

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from rankscope._base.facts import FactKind
+from rankscope._base.text import counted, own_verb, was
 
 __all__ = [
     "Sentences",
@@ -55,33 +56,6 @@ def bounds(lower: int, upper: int) -> str:
     '[64, 1,064]'
     """
     return f"[{lower:,}, {upper:,}]"
-
-
-def counted(count: int, one: str, several: str | None = None) -> str:
-    """A count with its noun.
-
-    >>> counted(1, "image"), counted(2048, "image"), counted(3, "class", "classes")
-    ('1 image', '2,048 images', '3 classes')
-    """
-    return f"{count:,} {one if count == 1 else several or f'{one}s'}"
-
-
-def own_verb(count: int, verb: str) -> str:
-    """The verb of so many things.
-
-    >>> own_verb(1, "start"), own_verb(2, "start")
-    ('starts', 'start')
-    """
-    return f"{verb}s" if count == 1 else verb
-
-
-def was(count: int) -> str:
-    """The past of "to be" for so many things.
-
-    >>> was(1), was(2)
-    ('was', 'were')
-    """
-    return "was" if count == 1 else "were"
 
 
 def joined(names: Iterable[str]) -> str:
