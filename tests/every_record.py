@@ -73,6 +73,10 @@ def _reproduction() -> Record:
         return reproduce("fig1e", out=folder, scale="small", progress=False)
 
 
+def _jacobian() -> rs.JacobianProfile:
+    return rs.jacobian_rank(_model(), _x(), cut_points="all", progress=False)
+
+
 def _density() -> Record:
     values = torch.linspace(1, 0.01, 90, dtype=torch.float64)[:, None]
     operator = SquaredMap(lambda q: values * q, lambda q: values * q, (90, 90), torch.float64)
@@ -80,7 +84,7 @@ def _density() -> Record:
 
 
 MADE: dict[str, Callable[[], Record]] = {
-    "JacobianProfile": lambda: rs.jacobian_rank(_model(), _x(), cut_points="all", progress=False),
+    "JacobianProfile": lambda: _jacobian(),
     "AgainstRandom": lambda: rs.jacobian_rank(_model(), _x(), cut_points="all", progress=False).against_random(),
     "ChainExponents": _singular,
     "ChainProfile": lambda: rs.theory.deep_chain(width=6, depth=4, samples=20, seeds=(0, 1), activation="relu"),
@@ -100,5 +104,6 @@ MADE: dict[str, Callable[[], Record]] = {
     "LayerTable": lambda: rs.layers(_model(), _x()),
     "Reproduction": _reproduction,
     "SpectralDensity": _density,
+    "Comparison": lambda: rs.compare([_jacobian(), _jacobian().with_tolerance(0.1)], same_images=True),
     "RemedyResult": lambda: rs.probe_remedies(["plain", "width"], width=6, depth=3, seeds=(0, 1)),
 }

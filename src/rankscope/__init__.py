@@ -22,6 +22,7 @@ _HOME = {
     "ClassificationDimension": "rankscope.features",
     "CollapseAlarm": "rankscope.monitor",
     "Collection": "rankscope.features",
+    "Comparison": "rankscope.report.comparison",
     "CutPointError": "rankscope._base.errors",
     "DataError": "rankscope._base.errors",
     "DensityRank": "rankscope.spectra.density",
@@ -59,6 +60,7 @@ _HOME = {
     "chain_exponents": "rankscope.jacobian",
     "classification_dimension": "rankscope.features",
     "collect": "rankscope.features",
+    "compare": "rankscope.report.comparison",
     "feature_rank": "rankscope.features",
     "independence_deficit": "rankscope.deficit",
     "jacobian_rank": "rankscope.jacobian",
@@ -78,6 +80,7 @@ __all__ = [
     "ClassificationDimension",
     "CollapseAlarm",
     "Collection",
+    "Comparison",
     "CutPointError",
     "DataError",
     "DensityRank",
@@ -115,6 +118,7 @@ __all__ = [
     "chain_exponents",
     "classification_dimension",
     "collect",
+    "compare",
     "feature_rank",
     "independence_deficit",
     "jacobian_rank",
@@ -176,6 +180,7 @@ if TYPE_CHECKING:
         probe_remedies,
         standard_components,
     )
+    from rankscope.report.comparison import Comparison, compare
     from rankscope.slicing import LayerTable, Patch, Positions, Sketch, layers
     from rankscope.spectra import RankEstimate, Spectrum, Tolerance
     from rankscope.spectra.density import DensityRank, SpectralDensity

@@ -17,6 +17,10 @@ from rankscope.views.way_phrases import WAY_PHRASES
 VALUES: dict[FactKind, dict[str, Any]] = {
     FactKind.NOTE: {"text": "The network was trained for 3 epochs."},
     FactKind.EARLIER_NOTE: {"text": "The network was trained for 3 epochs."},
+    FactKind.RUNS_DIFFER: {"what": "tolerance", "labels": ("a", "b"), "values": ("paper", "torch")},
+    FactKind.MATCHED_BY_DEPTH: {"labels": ("a", "b"), "first": ("conv1", "stem")},
+    FactKind.NOT_IN_ALL: {"names": ("conv1", "stem")},
+    FactKind.IMAGES_UNKNOWN: {},
     FactKind.CUSTOM_BACKWARD: {"where": "act", "operator": "Leaky"},
     FactKind.UNWRAPPED: {"wrappers": ("DataParallel",)},
     FactKind.PASSED_THROUGH: {"wrappers": ("DataParallel",), "inside": ("encoder",)},

@@ -108,6 +108,11 @@ class FactKind(StrEnum):
     FEW_ROWS = "dimension set by the number of rows"  # name, samples, width
     ROUNDED_LAYER = "dimension open because of the dtype"  # name, low, high
     SKETCHED_LAYER = "layer sketched"  # name, width, directions; bytes: covariance, rows (None unknown), memory
+    # a comparison of runs: labels and values have one entry a run
+    RUNS_DIFFER = "runs differ in how they were measured"  # what (a setting's name), labels, values (as text)
+    MATCHED_BY_DEPTH = "layers matched by depth"  # labels, first (names of the first layer)
+    NOT_IN_ALL = "layers that some runs lack"  # names
+    IMAGES_UNKNOWN = "images have no names of their own"
     # how a model and its data were loaded
     RANDOM_WEIGHTS = "random weights"  # seed
     NORMS_OPENED = "norm scales set from zero to one"  # count

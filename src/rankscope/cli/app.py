@@ -9,6 +9,7 @@ import typer
 from rankscope.cli import (
     clsdim,
     collect,
+    compare,
     deficit,
     demo,
     features,
@@ -56,6 +57,7 @@ app.command("features")(features.features_command)
 app.command("clsdim")(clsdim.clsdim_command)
 app.command("deficit")(deficit.deficit_command)
 app.command("probe")(probe.probe_command)
+app.command("compare")(compare.compare_command)
 app.command("reproduce")(reproduce.reproduce_command)
 
 _theory = typer.Typer(help="Predict how depth lowers rank: random chains, closed forms, a network's exponents.")

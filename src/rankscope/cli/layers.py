@@ -18,6 +18,11 @@ __all__ = ["layers_command"]
 @saves_memory("--weights random", "a smaller model of the same family")
 def layers_command(
     model: ModelArgument,
+    globs: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="[GLOB]...", help="Only layers with such names, for instance 'layer1.*'."),
+    ] = None,
+    true_cuts: Annotated[bool, typer.Option("--true-cuts", help="Only layers that all information passes.")] = False,
     weights: Annotated[
         str, typer.Option(help="pretrained, random, or a FILE of weights. The table does not depend on them.")
     ] = "random",
@@ -38,7 +43,7 @@ def layers_command(
         loaded = load_model(model, weights=weights, weights_key=weights_key, seed=seed, num_classes=num_classes)
         size = loaded.input_size
         example = None if size is None else torch.randn(1, *size, generator=torch.Generator().manual_seed(0))
-        table = layers(loaded.model, example)
+        table = layers(loaded.model, example).only(*globs or (), true_cuts=true_cuts)
     if as_json:
         print(json.dumps({**table.to_dict(), "model": loaded.name, "default": list(table.default)}, indent=1))
     else:

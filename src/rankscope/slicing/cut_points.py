@@ -5,7 +5,7 @@ from __future__ import annotations
 import fnmatch
 import math
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 import torch
@@ -184,6 +184,28 @@ class LayerTable(Record):
 
     def __iter__(self) -> Any:
         return iter(self.calls)
+
+    def only(self, *globs: str, true_cuts: bool = False) -> LayerTable:
+        """The calls whose names match any of the globs (default: all), and that are true cuts if asked for.
+
+        Raises ``CutPointError`` for a glob that matches no call.
+
+        >>> import torch
+        >>> net = torch.nn.Sequential(torch.nn.Linear(4, 3), torch.nn.ReLU())
+        >>> [call.name for call in layers(net).only("[1-9]", true_cuts=True)]
+        ['1']
+        """
+        for glob in globs:
+            if not any(fnmatch.fnmatchcase(c.name, glob) for c in self.calls):
+                raise CutPointError(f"no layer matches {glob!r}; {nearest(glob, [c.name for c in self.calls])}")
+        kept = tuple(
+            call
+            for call in self.calls
+            if (call.true_cut or not true_cuts)
+            and (not globs or any(fnmatch.fnmatchcase(call.name, glob) for glob in globs))
+        )
+        names = {call.name for call in kept}
+        return replace(self, calls=kept, default=tuple(name for name in self.default if name in names))
 
     def table(self) -> pd.DataFrame:
         """One row a call: ``name``, ``kind``, ``shape``, ``true_cut``, ``depends``, ``default``."""

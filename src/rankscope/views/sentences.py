@@ -8,6 +8,7 @@ from __future__ import annotations
 from rankscope._base.facts import Fact, FactKind
 from rankscope._base.text import one_line
 from rankscope.views.call_sentences import CALL_SENTENCES
+from rankscope.views.comparison_sentences import COMPARISON_SENTENCES
 from rankscope.views.density_sentences import DENSITY_SENTENCES
 from rankscope.views.derivative_sentences import DERIVATIVE_SENTENCES
 from rankscope.views.feature_sentences import FEATURE_SENTENCES
@@ -30,6 +31,7 @@ ROOMS: tuple[Sentences, ...] = (
     _OWN,
     WAY_PHRASES,
     CALL_SENTENCES,
+    COMPARISON_SENTENCES,
     KEPT_SENTENCES,
     DERIVATIVE_SENTENCES,
     DENSITY_SENTENCES,

@@ -1,0 +1,74 @@
+"""Several runs beside each other as text for the terminal and as a figure."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from rankscope._base.facts import Fact
+from rankscope._base.style import COLOURS, TEXT_WIDTH, figure_style, new_axes, plain_text
+from rankscope._base.text import one_line
+from rankscope.views.sentences import note
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+__all__ = ["comparison_text", "plot_comparison"]
+
+_NAMED = 40  # names that stand apart along the figure
+
+
+def comparison_text(rows: Sequence[dict[str, Any]], labels: Sequence[str], metric: str, facts: Sequence[Fact]) -> str:
+    """What differs first, then one line a layer: a value for each run, and the difference from the first run."""
+    head = ["layer", *map(one_line, labels), *(f"{one_line(label)} − {one_line(labels[0])}" for label in labels[1:])]
+    body = []
+    for row in rows:
+        differences = [_difference(row, run) for run in range(1, len(labels))]
+        body.append([one_line(row["layer"]), *map(_value, row["values"]), *differences])
+    widths = [max(len(line[i]) for line in (head, *body)) for i in range(len(head))]
+    lines = [
+        "  ".join(v.rjust(w) if i else v.ljust(w) for i, (v, w) in enumerate(zip(line, widths, strict=True))).rstrip()
+        for line in (head, *body)
+    ]
+    return "\n".join([*map(note, facts), metric, *lines])
+
+
+def _value(value: float) -> str:
+    return "–" if np.isnan(value) else f"{value:,.0f}" if float(value).is_integer() else f"{value:,.2f}"
+
+
+def _difference(row: dict[str, Any], run: int) -> str:
+    mean, low, high = (row[name][run] for name in ("paired", "paired_low", "paired_high"))
+    if not np.isnan(mean):
+        return f"{mean:+,.1f} [{low:+,.1f}, {high:+,.1f}]"
+    plain = row["values"][run] - row["values"][0]
+    return "–" if np.isnan(plain) else f"{plain:+,.4g}"
+
+
+def plot_comparison(
+    rows: Sequence[dict[str, Any]], labels: Sequence[str], metric: str, *, ax: Axes | None = None
+) -> Axes:
+    """One line a run over the matched layers, with certified bounds as whiskers."""
+    with figure_style():
+        if ax is None:
+            ax = new_axes(max(3.35, min(TEXT_WIDTH, 0.24 * len(rows) + 1.4)), 2.7)
+        x = np.arange(len(rows))
+        for run, label in enumerate(labels):
+            values, lower, upper = (
+                np.array([row[name][run] for row in rows], dtype=float) for name in ("values", "lower", "upper")
+            )
+            colour = COLOURS[run % len(COLOURS)]
+            ax.plot(x, values, marker="osD^v"[run % 5], color=colour, label=plain_text(label, 60), zorder=3)
+            known = ~np.isnan(lower) & ~np.isnan(values)
+            if known.any():
+                error = np.clip([values - lower, upper - values], 0, None)[:, known]
+                ax.errorbar(x[known], values[known], yerr=error, fmt="none", ecolor=colour, elinewidth=0.9, capsize=2)
+        if len(rows) <= _NAMED:
+            ax.set_xticks(x, [plain_text(row["layer"], 30) for row in rows], rotation=90)
+        ax.set_xlabel("layer")
+        ax.set_ylabel(metric.replace("_", " "))
+        ax.set_ylim(bottom=0)
+        ax.legend()
+    return ax

@@ -1,0 +1,169 @@
+"""``rs.compare``: matching, differences in how runs were measured, paired intervals, and the command."""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from torch import nn
+from typer.testing import CliRunner
+
+import rankscope as rs
+from rankscope.cli.app import app
+from rankscope.report.comparison import plain_name
+
+
+def relu_net(seed):
+    torch.manual_seed(seed)
+    return nn.Sequential(nn.Linear(5, 5), nn.ReLU(), nn.Linear(5, 5), nn.ReLU())
+
+
+X = torch.randn(8, 5, generator=torch.Generator().manual_seed(1))
+
+
+def profile(seed, **more):
+    return rs.jacobian_rank(relu_net(seed), X, columns="all", progress=False, **{"cut_points": ["1", "3"], **more})
+
+
+@pytest.fixture(scope="module")
+def profiles():
+    return {"a": profile(0), "b": profile(1)}
+
+
+def ranks(seed, layer):
+    """Rank of each image's Jacobian from autograd's own rows in float64."""
+    net = relu_net(seed).double()[: layer + 1]
+    rows = [torch.autograd.functional.jacobian(net, x).numpy() for x in X.double()]
+    return np.array([np.linalg.matrix_rank(row) for row in rows])
+
+
+def test_values_differences_and_paired_intervals(profiles):
+    found = rs.compare(profiles, same_images=True)
+    assert found.labels == ("a", "b")
+    for layer in found.layers:
+        a, b = (ranks(seed, int(layer.layer)) for seed in (0, 1))
+        assert layer.values == (a.max(), b.max())
+        assert layer.paired[1] == pytest.approx((b - a).mean())
+        # 2000 draws: each end is a mean of 8 whole numbers, so within 1/8 of the exact quantile
+        rng = np.random.default_rng(99)
+        means = (b - a)[rng.integers(8, size=(20000, 8))].mean(axis=1)
+        low, high = np.quantile(means, [0.025, 0.975])
+        assert layer.paired_low[1] == pytest.approx(low, abs=0.126)
+        assert layer.paired_high[1] == pytest.approx(high, abs=0.126)
+        assert np.isnan(layer.paired[0])
+    assert found == rs.compare(profiles, same_images=True)
+    assert found.facts == ()
+
+
+def test_numbered_images_are_not_taken_for_the_same(profiles):
+    found = rs.compare(profiles)
+    assert np.isnan(found.layers[0].paired[1])
+    assert "it is not known whether the runs saw the same ones" in found.notes[-1]
+    assert "−" in str(found)
+    assert str(found).startswith("Note: The images have numbers and no names")
+
+
+def test_what_differs_is_named_before_the_numbers(profiles):
+    other = rs.jacobian_rank(
+        relu_net(1), X[:4], cut_points=["1", "3"], columns=rs.Sketch(3), tolerance=0.01, progress=False
+    )
+    found = rs.compare({"a": profiles["a"], "b": other})
+    said = str(found).split("layer ")[0]
+    for what in ("tolerance", "columns", "images"):
+        assert f"Caution: The runs differ in {what} (a: " in said
+    with pytest.raises(rs.UsageError, match="different numbers of images"):
+        rs.compare({"a": profiles["a"], "b": other}, same_images=True)
+
+
+@pytest.mark.parametrize(
+    ("name", "plain"),
+    [
+        ("module.layer1", "layer1"),
+        ("_orig_mod.module.layer1", "layer1"),
+        ("module._orig_mod.a.b", "a.b"),
+        ("net._orig_mod.a", "net.a"),
+        ("net.module.a", "net.module.a"),
+        ("module", "module"),
+        ("_orig_mod", "_orig_mod"),
+    ],
+)
+def test_names_of_wrappers_are_ignored(name, plain):
+    assert plain_name(name) == plain
+
+
+def history(**layers):
+    rows = [(step, layer, "rankme", value + step, 9) for layer, value in layers.items() for step in (0, 10)]
+    return pd.DataFrame(rows, columns=["step", "layer", "metric", "value", "samples"])
+
+
+def test_layers_are_matched_by_name_in_the_order_of_depth():
+    one = history(**{"module.a": 1.0, "module.c": 3.0})
+    two = history(a=5.0, b=6.0, c=7.0)
+    found = rs.compare([one, two])
+    assert [layer.layer for layer in found.layers] == ["a", "b", "c"]
+    assert [layer.values for layer in found.layers][::2] == [(11.0, 15.0), (13.0, 17.0)]
+    assert np.isnan(found.layers[1].values[0])
+    assert found.layers[1].names == ("", "b")
+    assert found.notes == ("1 layer is not in every run: b.",)
+    assert found.labels == ("run 1", "run 2")
+
+
+def test_layers_without_a_common_name_are_matched_by_depth():
+    found = rs.compare({"x": history(a=1.0, b=2.0), "y": history(p=3.0, q=4.0)})
+    assert [layer.names for layer in found.layers] == [("a", "p"), ("b", "q")]
+    assert found.notes[0].startswith("The runs share no layer name. Layers are matched by their order: 'a' of x")
+    with pytest.raises(rs.UsageError, match=r"different numbers of layers \(x: 2, y: 1\)"):
+        rs.compare({"x": history(a=1.0, b=2.0), "y": history(p=3.0)})
+
+
+def test_histories_are_compared_at_the_last_common_step():
+    one, two = history(a=1.0), history(a=2.0)
+    two = two[two["step"] == 0]
+    assert rs.compare([one, two]).layers[0].values == (1.0, 2.0)
+    with pytest.raises(rs.UsageError, match="share no monitored step"):
+        rs.compare([one[one["step"] == 10], two])
+
+
+def test_feature_profiles():
+    data = [rs.feature_rank(relu_net(seed), X, cut_points=["0", "2"]) for seed in (0, 1)]
+    found = rs.compare(data, metric="participation_ratio", labels=["p", "q"])
+    for layer in found.layers:
+        for seed, value in zip((0, 1), layer.values, strict=True):
+            with torch.no_grad():
+                rows = relu_net(seed)[: int(layer.layer) + 1](X).double().numpy()
+            values = np.linalg.eigvalsh(np.cov(rows.T))
+            assert value == pytest.approx(values.sum() ** 2 / (values**2).sum(), rel=1e-6)
+    assert np.isnan(found.layers[0].paired[1])
+
+
+@pytest.mark.parametrize(
+    ("given", "options", "match"),
+    [
+        ([], {}, "profiles has 0 entries"),
+        ([history(a=1.0)], {}, "profiles has 1 entries"),
+        ([history(a=1.0), 3], {}, "a run is a int"),
+        ([history(a=1.0)] * 2, {"metric": "rank"}, "has no metric 'rank'"),
+        ([history(a=1.0)] * 2, {"labels": ["x", "x"]}, "give 2 different names"),
+        ([history(**{"a": 1.0, "module.a": 2.0})] * 2, {}, "has two layers 'a'"),
+        ([history(a=1.0)] * 2, {"resamples": 0}, "resamples is 0"),
+    ],
+)
+def test_what_cannot_be_compared(given, options, match):
+    with pytest.raises(rs.UsageError, match=match):
+        rs.compare(given, **options)
+
+
+def test_kinds_do_not_mix(profiles):
+    with pytest.raises(rs.UsageError, match="several kinds"):
+        rs.compare([profiles["a"], history(a=1.0)])
+
+
+def test_the_command(tmp_path, profiles):
+    paths = [str(found.save(tmp_path / name)) for name, found in profiles.items()]
+    done = CliRunner().invoke(app, ["compare", *paths, "--same-images", "--out", str(tmp_path / "out")])
+    assert done.exit_code == 0, done.output
+    assert "jacobian_rank" in done.output
+    assert {p.name for p in (tmp_path / "out").iterdir()} == {f"comparison.{k}" for k in ("json", "csv", "png", "svg")}
+    table = pd.read_csv(tmp_path / "out" / "comparison.csv")
+    assert table["value"].tolist() == [v for layer in rs.compare(profiles).layers for v in layer.values]
