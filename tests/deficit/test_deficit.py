@@ -244,6 +244,21 @@ def test_f7_logits_that_are_the_same_throughout_each_class_have_no_null():
     assert free[4].status == "dependent"
 
 
+def test_f7_a_class_of_one_sample_among_others_of_many():
+    """The others have a null within their class, and a planted dependence is still found."""
+    generator = torch.Generator().manual_seed(1)
+    y = torch.cat([torch.arange(400) % 4, torch.tensor([4])])
+    z = torch.randn(401, 5, generator=generator)
+    z[:, 3] = z[:, 0] - z[:, 1]
+    table = independence_deficit(z, y, eta=1e-3)
+    assert table[3].status == "dependent"
+    assert table[2].status != "dependent"
+    # Rows that no class repeats: no permutation within classes moves anything, for two samples or for fifty
+    for n in (2, 50):
+        alone = independence_deficit(torch.randn(n, n, generator=generator) + 4 * torch.eye(n), torch.arange(n))
+        assert "dependent" not in {r.status for r in alone}
+
+
 def test_a_class_that_is_not_solved_is_marked(monkeypatch, planted):
     z, y = planted()
     import rankscope.deficit.problem as problem

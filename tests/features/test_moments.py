@@ -149,6 +149,58 @@ def test_two_processes_give_what_one_gives(tmp_path):
         torch.testing.assert_close(again, filled(both, 500).compute(), rtol=1e-12, atol=1e-12)
 
 
+GATHERED = """
+import sys, torch, torch.distributed as dist
+import rankscope as rs
+from rankscope.features import CentredMoments
+rank, where = int(sys.argv[1]), sys.argv[2]
+dist.init_process_group("gloo", init_method=f"file://{where}", rank=rank, world_size=2)
+x = torch.load(where + ".pt")
+own = (x[:501], x[501:])[rank]
+moments = CentredMoments(x.shape[1])
+moments.update(own)
+try:
+    rs.feature_rank({"layer": moments})
+except rs.UsageError as error:
+    assert f"hold the {len(own)} rows of this process alone; call compute()" in str(error)
+else:
+    raise AssertionError("half of the rows were taken for all")
+moments.compute()
+found = rs.feature_rank({"layer": moments})["layer"]
+left = int(moments.count)
+torch.save((found.samples, found.pca_dimension, left), f"{where}.{rank}")
+dist.destroy_process_group()
+"""
+
+
+def test_f19_the_features_of_two_processes_are_those_of_all_rows(tmp_path):
+    """1,001 rows of which each process has about half: rank three in one, three others in the other, six in all."""
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn(1001, 8, generator=generator, dtype=torch.float64)
+    x[:501, 3:] = 0
+    x[501:, :3] = 0
+    x[501:, 6:] = 0
+    where = str(tmp_path / "meet")
+    torch.save(x, where + ".pt")
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo"}
+    started = [
+        subprocess.Popen(
+            [sys.executable, "-c", textwrap.dedent(GATHERED), str(r), where],
+            env=environment,
+            stderr=subprocess.PIPE,
+        )
+        for r in range(2)
+    ]
+    for process in started:
+        _, errors = process.communicate(timeout=1200)
+        assert process.returncode == 0, errors.decode()
+    assert int(torch.linalg.matrix_rank(x - x.mean(0))) == 6
+    for r in range(2):
+        samples, dimension, left = torch.load(f"{where}.{r}")
+        assert (samples, dimension) == (1001, 6)
+        assert left == (501, 500)[r]  # what a process has stays its own: a later gathering counts nothing twice
+
+
 def test_gram_of_the_samples_has_the_eigenvalues_of_the_scatter():
     x = rows(12, 30)
     store = RowStore(30)
