@@ -14,7 +14,7 @@ _missing = False
 try:
     from lightning.pytorch.callbacks import Callback
 except ImportError:
-    Callback, _missing = object, True
+    Callback, _missing = object, True  # type: ignore[misc,assignment,unused-ignore]
 
 __all__ = ["RankCallback"]
 

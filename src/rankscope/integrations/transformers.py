@@ -20,7 +20,7 @@ _missing = False
 try:
     from transformers import TrainerCallback
 except ImportError:
-    TrainerCallback, _missing = object, True
+    TrainerCallback, _missing = object, True  # type: ignore[misc,assignment,unused-ignore]
 
 __all__ = ["RankCallback"]
 

@@ -21,7 +21,7 @@ from rankscope.monitor.passes import Hook
 
 __all__ = ["TROUBLE", "StepFeatures", "sample_shape"]
 
-TROUBLE = (RankscopeError, torch.OutOfMemoryError, torch._C._LinAlgError)
+TROUBLE = (RankscopeError, torch.OutOfMemoryError, torch.linalg.LinAlgError)  # type: ignore[attr-defined]
 """What a measurement may meet and training goes on from."""
 
 

@@ -100,8 +100,9 @@ def around_calls(module: nn.Module, enter: Enter, leave: Callable[[bool], None])
         return
     before = module.register_forward_pre_hook(Hook(module, entered), with_kwargs=True, prepend=True)
     after = module.register_forward_hook(Hook(module, left), always_call=True)
+    hooks: Any = module._forward_hooks  # an OrderedDict
     try:
-        yield lambda: module._forward_hooks.move_to_end(after.id)
+        yield lambda: hooks.move_to_end(after.id)
     finally:
         before.remove()
         after.remove()

@@ -60,7 +60,7 @@ def _jacobian(profile: JacobianProfile, metric: str | None) -> Run:
         raise UsageError(f"unknown metric {metric!r}; Jacobian profiles have 'jacobian_rank'")
     reading = profile.reading
     seen = reading.rank >= 0
-    certified = reading.certified.any(axis=1)
+    certified: list[bool] = np.any(reading.certified, axis=1).tolist()
     rows = [profile.summary(layer)["function_rank"] for layer in profile.layers]
     nan = float("nan")
     return Run(
