@@ -42,6 +42,7 @@ _HOME = {
     "ModelError": "rankscope._base.errors",
     "OutputError": "rankscope._base.errors",
     "PartlyDoneError": "rankscope._base.errors",
+    "ProcessError": "rankscope._base.errors",
     "Patch": "rankscope.slicing",
     "Positions": "rankscope.slicing",
     "ProbeResult": "rankscope.probes",
@@ -104,6 +105,7 @@ __all__ = [
     "Positions",
     "ProbeResult",
     "ProbeResults",
+    "ProcessError",
     "RankEstimate",
     "RankMonitor",
     "RankscopeError",
@@ -145,6 +147,7 @@ if TYPE_CHECKING:
         ModelError,
         OutputError,
         PartlyDoneError,
+        ProcessError,
         RankscopeError,
         UsageError,
     )

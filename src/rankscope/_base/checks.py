@@ -21,6 +21,7 @@ from torch import Tensor, nn
 
 from rankscope._base.errors import DeviceError, UsageError, nearest, parameter
 from rankscope._base.text import counted
+from rankscope._base.world import local_rank, local_size
 
 __all__ = [
     "DeviceLike",
@@ -47,6 +48,7 @@ MemoryBudget: TypeAlias = int | float | str | None
 Scale: TypeAlias = Literal["full", "small"]
 
 _DTYPES = {"float32": torch.float32, "float64": torch.float64}
+_CPU = torch.device("cpu")
 _WORD = 2**63 - 1
 _MOST = 10**9  # of what is gone through one by one: more cannot be meant
 _LARGEST = 2**31  # entries of one sample
@@ -58,7 +60,8 @@ def device_of(device: DeviceLike, model: object = None, *, float64: bool = True,
     """The device called ``"cpu"``, ``"cuda"``, ``"cuda:1"`` or ``"mps"``, and that is really there.
 
     ``None`` means where ``model`` is (a module's first parameter or buffer, or a tensor); without a model, the CPU.
-    ``"auto"`` means the first GPU, else the CPU; it never takes MPS, which has no ``float64``.
+    ``"auto"`` means the first GPU, else the CPU; it never takes MPS, which has no ``float64``. Of several processes
+    that torchrun has started each takes the GPU of its number (``LOCAL_RANK``), also as ``"cuda"``.
 
     Raises
     ------
@@ -104,6 +107,11 @@ def module_of(model: Any, name: str = "model") -> nn.Module:
     raise UsageError(f"{parameter(name)} is {given}; {remedy}")
 
 
+def _own_gpu(count: int) -> int:
+    """The GPU of this process among those that a launcher's processes share; with fewer GPUs some take the same."""
+    return (local_rank() or 0) % max(count, 1)
+
+
 def _home(model: nn.Module | Tensor | None) -> torch.device:
     if isinstance(model, Tensor):
         return model.device
@@ -119,7 +127,7 @@ def _named_device(device: Any, name: str) -> torch.device:
         raise unknown
     text = f"cuda:{device}" if isinstance(device, int) else str(device).strip().lower()
     if text == "auto":
-        return torch.device("cuda:0" if torch.cuda.is_available() else "cpu")
+        return torch.device("cuda", _own_gpu(torch.cuda.device_count())) if torch.cuda.is_available() else _CPU
     try:
         found = torch.device(text)
     except RuntimeError:
@@ -130,7 +138,7 @@ def _named_device(device: Any, name: str) -> torch.device:
         count = torch.cuda.device_count() if torch.cuda.is_available() else 0
         index: int | None = found.index
         if index is None:  # the caller's current device, as everywhere in torch
-            index = torch.cuda.current_device() if count and torch.cuda.is_initialized() else 0
+            index = torch.cuda.current_device() if count and torch.cuda.is_initialized() else _own_gpu(count)
         if index >= count:
             raise DeviceError(
                 f"{parameter(name)} {text!r} was asked for, but {_present(count)}; use {_remedy(name, count)}"
@@ -274,14 +282,16 @@ def budget_of(
 ) -> int:
     """Bytes from a number or a text such as ``"6GB"``.
 
-    ``None`` means ``share`` of what is free on the device, and at most ``most`` bytes.
+    ``None`` means ``share`` of what is free on the device, and at most ``most`` bytes; processes of one launcher that
+    use the same device divide that among them.
 
     >>> budget_of("1.5 GB", torch.device("cpu"))
     1610612736
     """
     if memory_budget is None:
         free = torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else psutil.virtual_memory().available
-        found = int(share * free)
+        users = local_size() if device.type != "cuda" else -(-local_size() // max(torch.cuda.device_count(), 1))
+        found = int(share * free) // users
         return found if most is None else min(most, found)
     if isinstance(memory_budget, str):
         match = re.fullmatch(r"\s*(\d+\.?\d*|\.\d+)\s*([KMGT]?)i?B?\s*", memory_budget, re.IGNORECASE)

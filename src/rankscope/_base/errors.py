@@ -18,6 +18,7 @@ __all__ = [
     "NotInstalledError",
     "OutputError",
     "PartlyDoneError",
+    "ProcessError",
     "RankscopeError",
     "UsageError",
     "closest",
@@ -121,6 +122,10 @@ class MeasurementError(RankscopeError):
 
 class OutputError(RankscopeError):
     """A result cannot be written or read back."""
+
+
+class ProcessError(RankscopeError):
+    """Another process that shares the work has failed or ended."""
 
 
 class PartlyDoneError(RankscopeError):

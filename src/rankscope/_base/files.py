@@ -197,3 +197,14 @@ def read_arrays(
     if kept is not None and kept != checksum(arrays, about):
         raise OutputError(f"{str(path)!r} is damaged: its content does not have the checksum it was written with")
     return arrays, about
+
+
+def read_about(path: Path) -> dict[str, str] | None:
+    """The texts of a safetensors file, without its arrays and unchecked; ``None`` where they cannot be read."""
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(str(path), framework="numpy") as file:
+            return dict(file.metadata() or {})
+    except (OSError, SafetensorError, ValueError, TypeError):
+        return None

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from rankscope._base.errors import ProcessError
 from rankscope._base.lock import FolderLock
 from rankscope.cli.interrupted import InterruptedRunError
 from rankscope.cli.memory import saves_memory
@@ -72,10 +73,14 @@ def collect_command(
     as_json: JsonOption = False,
     debug: DebugOption = False,
 ) -> None:
-    """Pass a data set through a model once and keep what clsdim, deficit and features need."""
+    """Pass a data set through a model once and keep what clsdim, deficit and features need.
+
+    Under torchrun --nproc-per-node=N -m rankscope collect, N processes share the data, each on a GPU of its own.
+    """
     wanted = None if cut_points is None else parse_cut_points(cut_points)
 
     from rankscope._base.checks import count_of
+    from rankscope._base.processes import team
     from rankscope.cli.class_names import class_cautions
     from rankscope.cli.results import as_json_text, print_facts, print_written, write_result
     from rankscope.cli.source import Source, progress
@@ -89,7 +94,8 @@ def collect_command(
         model, data, labels, weights, weights_key, seed, num_classes, limit, device, batch_size, tuple(text or ())
     )
     # what a model's own code prints must not mix with the result; the lock also covers the files that follow the shards
-    with FolderLock(out, lend=True), contextlib.redirect_stdout(sys.stderr), progress("collect") as report:
+    lock = FolderLock(out, lend=True) if team().writes else contextlib.nullcontext()
+    with lock, contextlib.redirect_stdout(sys.stderr), progress("collect") as report:
         loaded, read, facts = source.load()
         try:
             found = collect(
@@ -104,7 +110,11 @@ def collect_command(
                 progress=report,
             )
         except KeyboardInterrupt:
-            raise InterruptedRunError(_interrupted(out, len(read.dataset))) from None
+            raise InterruptedRunError(f"interrupted: {_kept(out, len(read.dataset))}") from None
+        except ProcessError as error:
+            raise ProcessError(f"{error.marked}; {_kept(out, len(read.dataset))}") from error
+        if not team().writes:
+            return
         labelled = bool((found.labels >= 0).any())
         names = read.class_names, loaded.class_names
         cautions = class_cautions(found.labels, found.logits, *names) if labelled else ()
@@ -143,17 +153,17 @@ def _shard_size(samples: int) -> int:
     return min(10_000, max(256, -(-samples // 10)))
 
 
-def _interrupted(out: Path, total: int) -> str:
+def _kept(out: Path, total: int) -> str:
     """What a stopped collection has on disk, counted there."""
     from rankscope.features.shards import ShardStore
 
     after = ShardStore(out, {}).progress()[0]
     if not after:
         return (
-            f"interrupted: no shard was whole, so 0 of {total:,} samples are kept; the same command starts again "
+            f"no shard was whole, so 0 of {total:,} samples are kept; the same command starts again "
             "(--shard-size N writes after every N samples)"
         )
-    return f"interrupted: {after:,} of {total:,} samples are kept in {out}; the same command goes on after them"
+    return f"{after:,} of {total:,} samples are kept in {out}; the same command goes on after them"
 
 
 def _samples(found: Collection) -> Any:

@@ -13,6 +13,7 @@ import typer
 from rankscope._base.errors import ModelError, OutputError, RankscopeError, first_line, is_out_of_memory
 from rankscope.cli.app import app
 from rankscope.cli.interrupted import InterruptedRunError
+from rankscope.cli.launched import ToldElsewhereError, launched
 from rankscope.cli.streams import tolerant_streams
 
 __all__ = ["main"]
@@ -32,7 +33,7 @@ def main(args: Sequence[str] | None = None) -> int:
 
 def _run(given: list[str]) -> int:
     try:
-        with warnings.catch_warnings():
+        with launched(given), warnings.catch_warnings():
             if "--debug" not in given:
                 # what other packages deprecate is nothing the user of a command can mend
                 warnings.simplefilter("ignore")
@@ -40,6 +41,8 @@ def _run(given: list[str]) -> int:
         if code == 130:  # newer typer turns an interrupt into this code
             return _stopped("interrupted")
         return code if isinstance(code, int) else 0
+    except ToldElsewhereError as told:
+        return told.code
     except (KeyboardInterrupt, typer.Abort):
         return _stopped("interrupted")
     except SystemExit as error:

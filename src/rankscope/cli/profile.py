@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from rankscope._base.errors import UsageError
+from rankscope._base.errors import ProcessError, UsageError
 from rankscope._base.progress import Reporter, progress_for
 from rankscope._base.text import counted as words
 from rankscope.cli.columns import parse_columns
@@ -119,7 +119,10 @@ def profile_command(
     quiet: Annotated[bool, typer.Option("--quiet", help="Print neither the table nor progress.")] = False,
     debug: DebugOption = False,
 ) -> None:
-    """Measure the Jacobian rank from the input to every layer, print a table and write a report."""
+    """Measure the Jacobian rank from the input to every layer, print a table and write a report.
+
+    Under torchrun --nproc-per-node=N -m rankscope profile, N processes share the images, each on a GPU of its own.
+    """
     # everything that can be refused without the model is refused before it is loaded
     chosen = parse_columns(columns, patch, patch_offset, channels, seed)
     if background == "zero" and columns is not None and columns.startswith("sketch"):
@@ -130,6 +133,7 @@ def profile_command(
 
     from rankscope._base.checks import budget_of, choice_of, device_of, dtype_of
     from rankscope._base.lock import FolderLock
+    from rankscope._base.processes import team
     from rankscope.cli.network import Network
     from rankscope.cli.results import as_json_text
     from rankscope.spectra import as_tolerance
@@ -154,13 +158,16 @@ def profile_command(
     network = Network(model, weights, weights_key, seed, num_classes, images, limit, tuple(text or ()))
     folder = out if out is not None else default_folder(model)
     # the whole run has the folder for itself: another model's results may not appear in between
-    with FolderLock(folder, lend=True), contextlib.redirect_stdout(sys.stderr):
+    lock = FolderLock(folder, lend=True) if team().writes else contextlib.nullcontext()
+    with lock, contextlib.redirect_stdout(sys.stderr):
         # what a model's own code prints must not mix with the result
-        report = progress_for(False if quiet else None, "Jacobian rank")
+        report = progress_for(None if team().writes and not quiet else False, "Jacobian rank")
         try:
             profile = _measure(network, asked, folder / "partial", report)
         finally:
             report.close()
+        if not team().writes:
+            return
         theory = theory and profile.comparable  # else the profile's own facts say why
         _write(profile, folder, theory=theory)
         _discard(folder / "partial")
@@ -218,20 +225,24 @@ def _keeping(partial: Path, report: Reporter, total: int | None) -> Iterator[Any
     try:
         yield counted
     except KeyboardInterrupt:
-        cuts = len(list(partial.glob("cut-*.safetensors")))
-        if cuts:
-            points = words(cuts, "cut point")
-            before = f"{words(kept, 'image')} and {points} of the next" if kept else f"{points} of the first image"
-            verb = "is" if cuts == 1 and not kept else "are"
-            text = f"interrupted: {before} {verb} kept in {partial}; the same command continues from there"
-            raise InterruptedRunError(text) from None
-        of = "" if total is None else f" of {total}"
-        images = "image is" if kept == 1 and total is None else "images are"
-        raise InterruptedRunError(
-            f"interrupted: {kept}{of} {images} kept in {partial}; the same command continues from there"
-            if kept
-            else "interrupted: no image was finished; the same command starts again"
-        ) from None
+        raise InterruptedRunError(f"interrupted: {_kept(partial, kept, total)}") from None
+    except ProcessError as error:
+        raise ProcessError(f"{error.marked}; {_kept(partial, kept, total)}") from error
+
+
+def _kept(partial: Path, kept: int, total: int | None) -> str:
+    """What a run that was stopped leaves behind."""
+    cuts = len(list(partial.glob("cut-*.safetensors")))
+    if cuts:
+        points = words(cuts, "cut point")
+        before = f"{words(kept, 'image')} and {points} of the next" if kept else f"{points} of the first image"
+        verb = "is" if cuts == 1 and not kept else "are"
+        return f"{before} {verb} kept in {partial}; the same command continues from there"
+    of = "" if total is None else f" of {total}"
+    images = "image is" if kept == 1 and total is None else "images are"
+    if kept:
+        return f"{kept}{of} {images} kept in {partial}; the same command continues from there"
+    return "no image was finished; the same command starts again"
 
 
 def _write(profile: JacobianProfile, out: Path, *, theory: bool) -> None:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import contextlib
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import nn
@@ -16,10 +17,11 @@ from rankscope._base.facts import Fact, FactKind
 from rankscope._base.files import FolderLock
 from rankscope._base.identity import Identity, identity_of
 from rankscope._base.identity_process import process_state
+from rankscope._base.processes import Processes, several, team, together
 from rankscope._base.progress import Progress, progress_for
 from rankscope._base.turns import in_turn
 from rankscope.features.collection import Collection
-from rankscope.features.collection_run import MOMENTS_LIMIT
+from rankscope.features.collection_run import MOMENTS_LIMIT, CollectionRun
 from rankscope.features.counted_rows import with_rows_of_samples
 from rankscope.features.cut_names import chosen_calls, cut_names, is_plain, layer_names
 from rankscope.features.fingerprint import data_identity, setting_fingerprint
@@ -33,7 +35,8 @@ from rankscope.features.reduction import Channels, Reduce, check_reduce, coarse_
 from rankscope.features.resuming import Resumed, begin
 from rankscope.features.sample_axis import check_rows
 from rankscope.features.shards import ShardStore
-from rankscope.features.sources import as_dataset, batches, first_call
+from rankscope.features.sharing_out import SharedRun, same_collection
+from rankscope.features.sources import Batch, as_dataset, batches, first_call
 from rankscope.features.whole_call import WholeCall
 from rankscope.slicing import CutPointsLike, mode_facts
 from rankscope.slicing.batches import run_forward
@@ -49,6 +52,7 @@ __all__ = ["collect"]
 
 
 @in_turn
+@together
 def collect(
     model: nn.Module,
     data: Any,
@@ -65,6 +69,7 @@ def collect(
     differentiate: str | None = None,
     shared: str | Sequence[str] = (),
     per_sample: str | Sequence[str] = (),
+    processes: Processes = "all",
 ) -> Collection:
     """Stream ``data`` through ``model`` once; keep final features, logits, labels, and moments of the cut points.
 
@@ -105,6 +110,10 @@ def collect(
     shared, per_sample : names, optional
         Inputs of a mapping that every sample is called with, and inputs whose rows belong to the samples, where the
         shape leaves it open.
+    processes : "all" or "this"
+        Inside an initialised process group of ``torch.distributed``, ``"all"`` of its processes, which have to make the
+        same call, share the samples, a shard at a time, and the first writes. With ``"this"`` the process does all
+        itself.
 
     Raises
     ------
@@ -117,6 +126,8 @@ def collect(
         No final linear layer, or one whose output is not the model's output.
     CutPointError
         A cut point that the model does not have, does not call, or that is too wide for a covariance.
+    ProcessError
+        Another process of the group failed, ended, or does not make the call; whole shards are kept.
 
     Examples
     --------
@@ -140,7 +151,10 @@ def collect(
     with naming_the_batch(shape):
         cut_points, left_out = _cut_points(model, dataset, options, meaning, cut_points, reduce, channels)
     about = identity_of(model), data_identity(dataset, options.get("collate_fn"))
+    company = several()
     for owner, identity in zip(("model", "data set"), about, strict=True):
+        if company is not None:
+            company.comparable(identity.key, identity.unreadable, owner)
         _refuse_incomparable(folder, owner, identity)
     fingerprint = {
         "model": f"{type(model).__name__} {about[0].key}",
@@ -149,22 +163,26 @@ def collect(
             cut_points=cut_points, reduce=reduce, channels=channels, head=name, **_said(meaning), **_process()
         ),
     }
-    with FolderLock(folder), naming_the_batch(shape):
-        taken = begin(ShardStore(folder, fingerprint), cut_points, len(dataset))
-        return _collect(
+    if company is not None:
+        company.agree(**{**fingerprint, "sizes": f"{shard_size}, {batch_size}"})
+    with FolderLock(folder) if team().writes else contextlib.nullcontext(), naming_the_batch(shape):
+        taken = begin(ShardStore(folder, fingerprint), cut_points, len(dataset)) if team().writes else None
+        found = _collect(
             model,
             dataset,
             options,
             taken,
             meaning=meaning,
             head=(name, layer),
+            cut_points=cut_points,
             reduced=(reduce, channels),
             shard_size=shard_size,
             batch_size=batch_size,
             num_workers=num_workers,
-            progress=progress,
+            progress=progress if team().writes else False,
             facts=(*wrapping, *left_out),
         )
+        return same_collection(company, found, folder) if company is not None else cast(Collection, found)
 
 
 def _given_shape(dataset: Any) -> tuple[int, ...] | None:
@@ -178,18 +196,19 @@ def _collect(
     model: nn.Module,
     dataset: Any,
     options: dict[str, Any],
-    taken: Resumed,
+    taken: Resumed | None,
     *,
     meaning: Meaning,
     head: tuple[str, nn.Module],
+    cut_points: list[str],
     reduced: tuple[Reduce, Channels],
     shard_size: int,
     batch_size: int,
     num_workers: int,
     progress: bool | Progress | None,
     facts: Sequence[Fact],
-) -> Collection:
-    """The pass over what is not yet in whole shards."""
+) -> Collection | None:
+    """The pass over what is not yet in whole shards; ``taken`` and the result are those of the first process."""
     name, layer = head
     report = progress_for(progress, "collect")
     shape: tuple[int, ...] | None = None
@@ -206,10 +225,11 @@ def _collect(
         coarse[name] = unit_roundoff(output.dtype), square
         return reduce_output(output, reduced[0], channels=reduced[1], input_shape=shape)
 
+    resumed, looked = 0, False
     try:
         with (
             inference(model) as device,
-            record_outputs(model, taken.cut_points, inputs_of=name, reduced=rows_of) as outputs,
+            record_outputs(model, cut_points, inputs_of=name, reduced=rows_of) as outputs,
         ):
 
             def looked_at(call: Call) -> bool:
@@ -252,42 +272,69 @@ def _collect(
                 logits = passed(call)
                 return outputs["<input>"].flatten(1), logits
 
-            taken.compare(model, dataset, options, batch_size, forward, meaning)
-            run = taken.run
-            resumed = run.samples
-            run.beside = _works_beside(device)
-            run.about = about
-            loader = batches(
-                model,
-                dataset,
-                run.after,
-                batch_size=batch_size,
-                num_workers=num_workers,
-                options=options,
-                meaning=meaning,
-            )
-            remembers: list[Fact] | None = None
-            for batch in on_device(loader, device) if run.after < len(dataset) else ():
-                if batch.call is not None and remembers is None:
+            def read(start: int, stop: int) -> Iterator[Batch]:
+                loader = batches(
+                    model,
+                    dataset,
+                    start,
+                    batch_size=batch_size,
+                    num_workers=num_workers,
+                    options=options,
+                    meaning=meaning,
+                    stop=stop,
+                )
+                return on_device(loader, device) if start < stop else iter(())
+
+            def look(call: Call) -> None:
+                nonlocal shape, about, looked, alone
+                if not looked:
                     shape = None
-                    sample = batch.call.rows(0, 1, "the first sample")
+                    sample = call.rows(0, 1, "the first sample")
                     remembers = forward_facts(model, sample, device, outputs)
-                    alone = looked_at(batch.call) if alone is None else alone
+                    alone = looked_at(call) if alone is None else alone
                     apart = [Fact(FactKind.CALLED_ALONE)] if alone and len(dataset) > 1 else []
-                    run.about = about = (*about, *remembers, *apart)
-                if batch.call is not None:
-                    run.launch(batch, outputs, passed(batch.call), layer, name, coarse, counts)
-                # a batch is looked at when the next one is on its way; on a CPU there is nothing to wait for
-                run.settle(waiting=1 if run.beside else 0)
-                run.skip(batch)
-                report(batch.after, run.total, "collecting")
-                if run.pending >= shard_size:
-                    run.flush(layer, device)
-            run.flush(layer, device)
+                    about, looked = (*about, *remembers, *apart), True
+
+            def fill(run: CollectionRun, start: int, stop: int) -> None:
+                run.beside = _works_beside(device)
+                for batch in read(start, stop):
+                    if batch.call is not None and company is None:
+                        look(batch.call)
+                    run.about = about
+                    if batch.call is not None:
+                        run.launch(batch, outputs, passed(batch.call), layer, name, coarse, counts)
+                    # a batch is looked at when the next one is on its way; on a CPU there is nothing to wait for
+                    run.settle(waiting=1 if run.beside else 0)
+                    run.skip(batch)
+                    report(batch.after, run.total, "collecting")
+                    # one block of several processes is one shard
+                    if run.pending >= shard_size and company is None:
+                        run.flush(layer, device)
+
+            company = several()
+            if taken is not None:
+                taken.compare(model, dataset, options, batch_size, forward, meaning)
+                resumed, taken.run.about = taken.run.samples, about
+            run = None if taken is None else taken.run
+            if company is not None and run is not None:
+                found = next((batch.call for batch in read(run.after, len(dataset)) if batch.call is not None), None)
+                if found is not None:
+                    look(found)
+                run.about = about
+                company.publish("called alone", alone)
+            if company is not None:
+                alone = company.known("called alone")  # as the first process has seen, in every process
+                size = options.get("batch_size") or batch_size
+                step = -(-shard_size // size) * size  # whole batches, as in one process
+                SharedRun(company, run, cut_points, len(dataset), step, (layer, device)).measure(fill)
+            elif run is not None:
+                fill(run, run.after, len(dataset))
+                run.flush(layer, device)
     finally:
         report.close()
-        taken.run.close()
-    return run.result(resumed, (*about, *taken.facts))
+        if taken is not None:
+            taken.run.close()
+    return None if taken is None else taken.run.result(resumed, (*about, *taken.facts))
 
 
 def _head(model: nn.Module, head: str | None) -> tuple[str, nn.Module]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -20,12 +21,24 @@ from rankscope.features.precision import kept_whole
 from rankscope.features.shards import ShardStore
 from rankscope.features.sources import Batch, Skipped
 
-__all__ = ["MOMENTS_LIMIT", "CollectionRun"]
+__all__ = ["MOMENTS_LIMIT", "Block", "CollectionRun"]
 
 MOMENTS_LIMIT = 16_384  # widest layer whose covariance is kept while collecting: 2.1 GB
 _PER_SHAPE = 'measure each shape by itself, or give reduce="pool" where the channels stay the same'
 _ALL: Mapping[str, int] = {}
 _HELD = 1 << 24  # entries of rows that wait for their product: 64 MB a layer
+
+
+@dataclass(frozen=True, eq=False)
+class Block:
+    """Some samples in a row: what a shard holds of them, and the moments of these samples alone; empty where none was
+    readable.
+    """
+
+    tensors: dict[str, torch.Tensor]
+    states: dict[str, torch.Tensor]
+    skipped: tuple[Skipped, ...]
+    after: int
 
 
 class CollectionRun:
@@ -200,6 +213,32 @@ class CollectionRun:
         self.shard += 1
         self.pending = 0
         self._open, self._skipped, self._unwritten = {}, [], Counter()
+
+    def take(self, block: Block, layer: nn.Module, device: torch.device) -> None:
+        """Write what another run made of the next samples, as a shard of this one."""
+        for name in self.cut_points if block.tensors else ():
+            state = {key: block.states[f"{name}/{key}"] for key in ("count", "mean", "scatter")}
+            width = len(state["mean"])
+            known = self.moments.setdefault(name, CentredMoments(width, name=name))
+            if width != known.width:
+                sample = int(block.tensors["indices"][0])
+                raise DataError(
+                    f"{name}: {width:,} dimensions for sample {sample} and {known.width:,} before, for samples of "
+                    f"another shape; {_PER_SHAPE}"
+                )
+            known.merge_state(state)
+            known.roundoff = max(known.roundoff, float(block.states[f"{name}/roundoff"]))
+            known.magnitude += float(block.states[f"{name}/magnitude"])
+        self._open = {key: [value] for key, value in block.tensors.items()}
+        self.samples += len(block.tensors.get("labels", ()))
+        self._skipped += block.skipped
+        self.after = block.after
+        self.flush(layer, device)
+
+    @property
+    def skipped(self) -> tuple[Skipped, ...]:
+        """Samples that could not be read and are in no shard yet."""
+        return tuple(self._skipped)
 
     def _append(self, copied: Any, *shard: Any) -> None:
         if copied is not None:

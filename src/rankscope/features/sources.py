@@ -247,29 +247,30 @@ def batches(
     num_workers: int,
     options: dict[str, Any],
     meaning: Meaning = _FORWARD,
+    stop: int | None = None,
 ) -> Iterator[Batch]:
-    """Batches from sample ``start`` on, in order; nothing before it is read again.
+    """Batches from sample ``start`` on, in order, up to ``stop``; nothing before it is read again.
 
     Samples of several shapes are cut into batches of one shape each.
     """
-    size = options.get("batch_size") or batch_size
+    size, total = options.get("batch_size") or batch_size, len(dataset) if stop is None else stop
     signature = signature_of(model)
     if type(dataset) is TensorDataset and len(dataset.tensors) == 2 and "collate_fn" not in options:
         # slices of arrays: picking samples one by one and stacking them copies all of it, on one thread
         inputs, labels = dataset.tensors
-        for a in range(start, len(dataset), size):
-            part = slice(a, min(a + size, len(dataset)))
+        for a in range(start, total, size):
+            part = slice(a, min(a + size, total))
             call = read_call(model, signature, inputs[part], How.GIVEN, meaning, "inputs")
             yield Batch(call, labels[part].cpu(), torch.arange(part.start, part.stop), (), part.stop)
         return
     if type(dataset) is WholeCall:
-        for a in range(start, len(dataset), size):
-            b = min(a + size, len(dataset))
+        for a in range(start, total, size):
+            b = min(a + size, total)
             yield Batch(dataset.call.part(a, b), dataset.labels[a:b].cpu(), torch.arange(a, b), (), b)
         return
     collate = options.get("collate_fn", default_collate)
     loader = DataLoader(
-        Subset(_Guarded(dataset), range(start, len(dataset))),
+        Subset(_Guarded(dataset), range(start, total)),
         batch_size=size,
         num_workers=options.get("num_workers", num_workers),
         pin_memory=options.get("pin_memory", False),

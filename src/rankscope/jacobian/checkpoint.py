@@ -15,7 +15,7 @@ import numpy as np
 from rankscope._base.checks import path_of
 from rankscope._base.errors import OutputError, RankscopeError
 from rankscope._base.facts import Fact, FactKind, gist
-from rankscope._base.files import FolderLock, digest_of_bytes, read_arrays, write_arrays
+from rankscope._base.files import FolderLock, digest_of_bytes, read_about, read_arrays, write_arrays
 from rankscope._base.identity import Identity, identity_of
 from rankscope._base.provenance import versions
 from rankscope.jacobian.spectrum_files import arrays_of, described, read_spectrum
@@ -83,6 +83,7 @@ class Checkpoint:
         self._read = self._damaged = self._other = 0
         self._differs: tuple[str, str] | None = None  # where, and what was compared
         self._facts: list[Fact] = []
+        self._useless: dict[int, bool] = {}  # by image, whether its file is damaged; else it is of another question
 
     def __enter__(self) -> Checkpoint:
         if self._lock is not None and self.folder is not None:
@@ -103,7 +104,7 @@ class Checkpoint:
     def write(
         self,
         index: int,
-        sample: Sample,
+        image: str,
         row: Sequence[AnySpectrum | None],
         kinks: int,
         facts: Sequence[Fact] = (),
@@ -111,7 +112,7 @@ class Checkpoint:
         reasons: Mapping[int, str] = {},
         marks: Mapping[int, float] = {},
     ) -> None:
-        """Keep one image's spectra.
+        """Keep one image's spectra; ``image`` is its ``image_key``.
 
         Raises
         ------
@@ -138,7 +139,7 @@ class Checkpoint:
                 continue
             about["spectra"].append(described(s))
             arrays |= {f"{k}.{name}": array for name, array in arrays_of(s).items()}
-        write_arrays(file, arrays, {"key": self.key, "image": image_key(sample), "about": json.dumps(about)})
+        write_arrays(file, arrays, {"key": self.key, "image": image, "about": json.dumps(about)})
 
     def read(self, index: int, sample: Sample) -> Kept | None:
         """One image's spectra, or ``None`` where there are none for these settings, this model and this image."""
@@ -154,8 +155,28 @@ class Checkpoint:
             self._damaged += 1
             return None
         self._read += 1
-        self._facts += [fact for fact in kept.facts if fact not in self._facts]
+        known = {gist(fact) for fact in self._facts}
+        self._facts += [fact for fact in kept.facts if gist(fact) not in known]
         return kept
+
+    def usable(self) -> set[int]:
+        """The images of which something is kept for this question, as the files say before their content is read."""
+        found = set()
+        for name in self._here:
+            index = int(Path(name).stem.partition("-")[2])
+            about = read_about(self._file(index))
+            if about is not None and about.get("key") == self.key:
+                found.add(index)
+            else:
+                self._useless[index] = about is None
+        return found
+
+    def passed_over(self, index: int) -> None:
+        """An image is measured again because what is kept of it, if anything, is not usable."""
+        damaged = self._useless.pop(index, None)
+        if damaged is not None:
+            self._damaged += damaged
+            self._other += not damaged
 
     def distrust(self, name: str, unit: str = "image") -> None:
         """A kept image was measured again and differs: nothing that was kept is used."""

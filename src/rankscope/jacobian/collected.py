@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable
 
-from rankscope.jacobian.checkpoint import Checkpoint, Kept
+from rankscope.jacobian.checkpoint import Checkpoint, Kept, image_key
 from rankscope.jacobian.finish import Finished
 from rankscope.jacobian.measurers import Measurers, layout
 from rankscope.slicing import Sample
@@ -56,6 +56,13 @@ class Collected:
         self.finish()
         return self.measurers.of(sample).confirms(sample, kept.marks, kept.kinks)
 
+    def _key(self, index: int, sample: Sample) -> str:
+        """The image's name on disk, where it is kept."""
+        return "" if self.store.folder is None else image_key(sample)
+
+    def arrives(self, index: int, given: Sample) -> None:
+        """The next sample, where it was given: before it is moved to the device."""
+
     def _alone(self, sample: Sample) -> Finished:
         self.sweep()
         self.finish()
@@ -78,13 +85,21 @@ class Collected:
         batch, self._waiting = self._waiting, []
         result = self.measurers.of(batch[0][1]).measure([s for _, s in batch])
         self._under_way.append((batch, result))
-        while len(self._under_way) > (_AHEAD if self.measurers.settings.device.type == "cuda" else 0):
+        while len(self._under_way) > self.ahead:
             self._take_in()
+
+    @property
+    def ahead(self) -> int:
+        """How many batches may be under way while the next is swept."""
+        return _AHEAD if self.measurers.settings.device.type == "cuda" else 0
 
     def finish(self) -> None:
         """Take in everything that was swept."""
         while self._under_way:
             self._take_in()
+
+    def meet(self) -> None:
+        """Every image has been taken or restored: nothing is to come from elsewhere."""
 
     def _take_in(self) -> None:
         batch, result = self._under_way.popleft()
@@ -94,6 +109,6 @@ class Collected:
     def _write(self, index: int, sample: Sample, finished: Finished) -> None:
         spectra, kinks, uncalled = finished.spectra, finished.kinks, finished.uncalled
         beside = finished.reasons, finished.marks
-        self.store.write(index, sample, spectra, kinks, self.measurers.facts, uncalled, *beside)
+        self.store.write(index, self._key(index, sample), spectra, kinks, self.measurers.facts, uncalled, *beside)
         self.measurers.whole(sample)
         self.keep(index, finished)

@@ -40,9 +40,13 @@ class Finished:
     """Why there is no spectrum, by place, where that is not because the Jacobian is not finite."""
     marks: Mapping[int, float] = field(default_factory=dict)
     """What a single product gave, by place (``KeptCut.mark``)."""
+    elsewhere: bool = False
+    """Whether the image is put together in another process, from what this one and others have measured of it."""
 
     def among(self, places: Sequence[int], count: int) -> Finished:
         """The same image with these spectra at ``places`` of ``count`` cut points; it does not call the others."""
+        if self.elsewhere:
+            return self
         spectra: list[AnySpectrum | None] = [None] * count
         for place, spectrum in zip(places, self.spectra, strict=True):
             spectra[place] = spectrum

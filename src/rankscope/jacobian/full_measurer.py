@@ -15,10 +15,12 @@ from rankscope._base.errors import MeasurementError, RankscopeError, UsageError,
 from rankscope._base.facts import Fact, FactKind
 from rankscope._base.progress import Reporter
 from rankscope.jacobian.batch import BatchMeasurer
+from rankscope.jacobian.checkpoint import image_key
 from rankscope.jacobian.finish import Finished, Finisher
 from rankscope.jacobian.full_plan import Asked, Plan, plan_for
-from rankscope.jacobian.kept_cut_points import KeptCut, KeptCutPoints
+from rankscope.jacobian.kept_cut_points import KeptCut, KeptCutPoints, call_key
 from rankscope.jacobian.products import Pair, products_of, unchecked_products
+from rankscope.jacobian.sharing_cut_points import SharedCutPoints
 from rankscope.linear.derivative import Runners, Settings
 from rankscope.linear.runner import NotCalledError
 from rankscope.slicing import All, ColumnsLike, ModuleCall, Sample
@@ -42,9 +44,14 @@ class Full:
     say: Callable[[str], None] = lambda text: None
     expect: Callable[[Fact], None] = lambda fact: None
     kept: KeptCutPoints | None = None
+    shared: SharedCutPoints | None = None
 
     def telling(
-        self, report: Reporter, state: Callable[[], tuple[int, int | None, str]], kept: KeptCutPoints | None = None
+        self,
+        report: Reporter,
+        state: Callable[[], tuple[int, int | None, str]],
+        kept: KeptCutPoints | None = None,
+        shared: SharedCutPoints | None = None,
     ) -> Full:
         """The same, with words for a reporter; ``state`` gives samples done, of how many, and whose turn it is."""
 
@@ -56,7 +63,7 @@ class Full:
             report.say(sentence(fact))
             report(*state()[:2], sentence(fact))
 
-        return replace(self, say=say, expect=expect, kept=kept)
+        return replace(self, say=say, expect=expect, kept=kept, shared=shared)
 
 
 def full_settings(columns: ColumnsLike, method: Lanczos | str, tolerance: Tolerance) -> Full | None:
@@ -95,6 +102,7 @@ class FullMeasurer(BatchMeasurer):
         self.full, self.asked = full, full.asked
         self.plan: Plan | None = None
         self._expected: Fact | None = None
+        self._at_once = False  # what other processes measure is waited for before the sample is left
 
     @property
     def way(self) -> Fact:
@@ -106,7 +114,15 @@ class FullMeasurer(BatchMeasurer):
     def another(
         self, calls: Sequence[ModuleCall], settings: Settings | None = None, runners: Runners | None = None
     ) -> FullMeasurer:
-        return FullMeasurer(self.runner.model, calls, settings or self.settings, self.full, self.finisher, runners)
+        chosen = settings or self.settings
+        other = FullMeasurer(self.runner.model, calls, chosen, self.full, self.finisher, runners)
+        other._at_once = True
+        return other
+
+    @property
+    def by_cut_points(self) -> bool:
+        """Whether a sample's cut points are measured one by one; also where no sample has shown that yet."""
+        return self.plan is None or not self.plan.swept
 
     def batch_size(self, sample: Sample, remaining: int) -> int:
         together = super().batch_size(sample, remaining)
@@ -144,10 +160,13 @@ class FullMeasurer(BatchMeasurer):
         assert self.plan is not None
         if self.plan.swept:
             return super()._alone(sample)
-        if self._expected is None:
-            self._expected = self.plan.fact(self._seconds(sample))
+        shared = self.full.shared
+        if self._expected is None and (shared is None or shared.writes):
+            self._expected = self.plan.fact(self._seconds(sample) / (1 if shared is None else shared.company.size))
             self._say_once(self._expected)
             self.full.expect(self._expected)
+        if shared is not None and shared.index is not None:
+            return self._shared_out(sample, shared, shared.index)
         done = self._by_products(sample)
         return lambda: [done]
 
@@ -174,25 +193,59 @@ class FullMeasurer(BatchMeasurer):
         return total
 
     def _by_products(self, sample: Sample) -> Finished:
-        spectra: list[AnySpectrum | None] = []
-        reasons: dict[int, str] = {}
-        marks: dict[int, float] = {}
-        flips = 0
+        cuts: list[KeptCut] = []
         for place, call in enumerate(self.calls):
-            self.full.say(f"{call.name} ({place + 1} of {len(self.calls)})")
+            self._say_place(place)
             cut = self._read(place, sample)
             if cut is None:
                 cut = self._cut(place, sample)
                 if self.full.kept is not None:
-                    self.full.kept.write(sample, call, cut)
+                    self.full.kept.write(image_key(sample), call_key(call), cut)
+            cuts.append(cut)
+        return self._put_together(cuts)
+
+    def _say_place(self, place: int) -> None:
+        self.full.say(f"{self.calls[place].name} ({place + 1} of {len(self.calls)})")
+
+    def _put_together(self, cuts: Sequence[KeptCut]) -> Finished:
+        for cut in cuts:
             self._say_once(*cut.facts)
-            flips = max(flips, cut.kinks)
-            if cut.reason:
-                reasons[place] = cut.reason
-            if cut.mark is not None:
-                marks[place] = cut.mark
-            spectra.append(cut.spectrum)
-        return Finished(spectra, flips, reasons=reasons, marks=marks)
+        return Finished(
+            [cut.spectrum for cut in cuts],
+            max((cut.kinks for cut in cuts), default=0),
+            reasons={place: cut.reason for place, cut in enumerate(cuts) if cut.reason},
+            marks={place: cut.mark for place, cut in enumerate(cuts) if cut.mark is not None},
+        )
+
+    def _shared_out(self, sample: Sample, shared: SharedCutPoints, index: int) -> Callable[[], list[Finished]]:
+        """The same where other processes measure some of the cut points; the first puts the sample together."""
+        assert self.plan is not None
+        plan = self.plan
+        image, keys = image_key(sample), [call_key(call) for call in self.calls]
+        before: dict[str, KeptCut] = {}
+
+        def read() -> list[str]:
+            found = {key: self._read(place, sample) for place, key in enumerate(keys)}
+            before.update({key: cut for key, cut in found.items() if cut is not None})
+            return list(before) if self.full.kept is None or self.full.kept.store.trusted else []
+
+        done = shared.done_before(image, read)
+        # deeper cut points take longer at as many products
+        for place in sorted(range(len(keys)), key=lambda place: (plan.products(place), place), reverse=True):
+            if keys[place] not in done and shared.claim(keys[place]):
+                self._say_place(place)
+                shared.give(image, keys[place], self._cut(place, sample))
+        if not shared.writes:
+            return lambda: [Finished([], 0, elsewhere=True)]
+
+        def finished() -> list[Finished]:
+            cuts = [before[key] if key in done else shared.wait_for(index, image, key) for key in keys]
+            return [self._put_together(cuts)]
+
+        if not self._at_once:
+            return finished
+        made = finished()
+        return lambda: made
 
     def _read(self, place: int, sample: Sample) -> KeptCut | None:
         """What an interrupted run kept of this cut point, the first of them beside a new product."""

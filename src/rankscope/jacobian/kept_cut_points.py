@@ -16,10 +16,10 @@ from rankscope.jacobian.spectrum_files import arrays_of, described, read_spectru
 from rankscope.slicing import ModuleCall, Sample
 from rankscope.spectra.density import AnySpectrum
 
-__all__ = ["KeptCut", "KeptCutPoints"]
+__all__ = ["NAMED", "KeptCut", "KeptCutPoints", "call_key"]
 
 _UNIT = "cut point"
-_NAMED = 16  # characters of a digest in a file's name; the whole one is inside the file
+NAMED = 16  # characters of a digest in a file's name; the whole one is inside the file
 
 
 @dataclass(frozen=True)
@@ -41,6 +41,11 @@ class KeptCut:
     facts: tuple[Fact, ...] = ()
 
 
+def call_key(call: ModuleCall) -> str:
+    """What names a cut point in another run, and in another process."""
+    return repr(tuple(call.key))
+
+
 class KeptCutPoints:
     """One safetensors file a cut point, in the folder of a checkpoint and for the same question."""
 
@@ -52,19 +57,22 @@ class KeptCutPoints:
         if store.folder is not None:
             self._here = {file.name for file in store.folder.glob("cut-*.safetensors")}
 
-    def _file(self, image: str, call: ModuleCall) -> Path:
-        assert self.store.folder is not None
-        place = digest_of_bytes(repr(tuple(call.key)))
-        return self.store.folder / f"cut-{image[:_NAMED]}-{place[:_NAMED]}.safetensors"
+    def images(self) -> set[str]:
+        """The images, by the start of their key, of which single cut points are kept."""
+        return {name.split("-")[1] for name in self._here}
 
-    def write(self, sample: Sample, call: ModuleCall, cut: KeptCut) -> None:
-        """Keep one cut point.
+    def _file(self, image: str, call: str) -> Path:
+        assert self.store.folder is not None
+        place = digest_of_bytes(call)
+        return self.store.folder / f"cut-{image[:NAMED]}-{place[:NAMED]}.safetensors"
+
+    def write(self, image: str, call: str, cut: KeptCut) -> None:
+        """Keep one cut point of the image with that ``image_key``, at the call with that ``call_key``.
 
         Raises ``OutputError`` when it cannot be written, or another run's file has appeared under its name.
         """
         if self.store.folder is None:
             return
-        image = image_key(sample)
         file = self._file(image, call)
         if file.exists() and file.name not in self._here:
             raise OutputError(
@@ -76,7 +84,7 @@ class KeptCutPoints:
         about["facts"] = [fact.to_dict() for fact in cut.facts]
         about["spectrum"] = None if cut.spectrum is None else described(cut.spectrum)
         arrays = {} if cut.spectrum is None else arrays_of(cut.spectrum)
-        beside = {"key": self.store.key, "image": image, "call": repr(tuple(call.key)), "about": json.dumps(about)}
+        beside = {"key": self.store.key, "image": image, "call": call, "about": json.dumps(about)}
         write_arrays(file, arrays, beside)
 
     def read(self, sample: Sample, call: ModuleCall) -> KeptCut | None:
@@ -84,7 +92,7 @@ class KeptCutPoints:
         if self.store.folder is None or not self.store.trusted:
             return None
         image = image_key(sample)
-        file = self._file(image, call)
+        file = self._file(image, call_key(call))
         if file.name not in self._here or not file.exists():
             return None
         try:
@@ -114,7 +122,7 @@ class KeptCutPoints:
             return
         image = image_key(sample)
         for call in calls:
-            file = self._file(image, call)
+            file = self._file(image, call_key(call))
             file.unlink(missing_ok=True)
             self._here.discard(file.name)
 

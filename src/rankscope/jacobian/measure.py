@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from itertools import chain
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import torch
 from torch import nn
@@ -25,11 +25,11 @@ from rankscope._base.errors import MeasurementError, UsageError, parameter
 from rankscope._base.facts import Fact, FactKind
 from rankscope._base.identity import Identity, identity_of
 from rankscope._base.identity_process import process_state
+from rankscope._base.processes import Processes, several, team, together
 from rankscope._base.progress import Progress, progress_for
 from rankscope._base.provenance import device_name, versions
 from rankscope._base.turns import in_turn
 from rankscope.jacobian.checkpoint import Checkpoint
-from rankscope.jacobian.collected import Collected
 from rankscope.jacobian.directions import Directions, several_sizes
 from rankscope.jacobian.full_measurer import full_settings
 from rankscope.jacobian.given import Given
@@ -38,6 +38,8 @@ from rankscope.jacobian.later_calls import LaterCalls
 from rankscope.jacobian.measurers import Measurers
 from rankscope.jacobian.profile import JacobianProfile, Layer
 from rankscope.jacobian.reading import Reading
+from rankscope.jacobian.sharing_cut_points import SharedCutPoints
+from rankscope.jacobian.sharing_out import collected_by
 from rankscope.linear.derivative import Settings
 from rankscope.linear.prepared import finite_weights, prepared, working_dtype
 from rankscope.linear.returned import returned_facts
@@ -64,6 +66,7 @@ Background = Literal["image", "zero"]
 
 
 @in_turn
+@together
 def jacobian_rank(
     model: nn.Module,
     inputs: Any,
@@ -86,6 +89,7 @@ def jacobian_rank(
     differentiate: str | None = None,
     shared: str | Sequence[str] = (),
     per_sample: str | Sequence[str] = (),
+    processes: Processes = "all",
 ) -> JacobianProfile:
     """Jacobian rank of every sub-network from the input to a cut point, on every given input.
 
@@ -143,6 +147,10 @@ def jacobian_rank(
     shared, per_sample : str or sequence of str, optional
         Inputs that every sample is called with as they are, and inputs whose rows belong to the samples: needed where
         the shapes leave it open, as for a 6×6 mask beside 6 samples.
+    processes : ``"all"`` or ``"this"``
+        Inside an initialised process group of ``torch.distributed``, ``"all"`` of its processes, which have to make the
+        same call, share the samples (or the cut points of a full Jacobian) and return the same profile; the first
+        writes ``checkpoint``. With ``"this"`` the process measures everything itself.
 
     Returns
     -------
@@ -160,6 +168,8 @@ def jacobian_rank(
         For an absent device or a memory budget that is too small.
     MeasurementError
         When no cut point could be measured.
+    ProcessError
+        When another process of the group fails, ends, or does not make the call; finished samples are kept.
 
     Examples
     --------
@@ -179,7 +189,8 @@ def jacobian_rank(
     work_dtype, facts = working_dtype(model, dtype)
     facts += [*wrapping, *mode_facts(model)]
     # before any forward pass, which may leave traces in the model
-    identity = Identity("") if checkpoint is None else identity_of(model)
+    company = several()
+    identity = Identity("") if checkpoint is None and company is None else identity_of(model)
     finite_weights(model)
 
     samples = read_samples(
@@ -197,7 +208,7 @@ def jacobian_rank(
     if not found.structured:
         facts.append(Fact(FactKind.NO_GRAPH))
 
-    budget = budget_of(memory_budget, where)
+    budget = team().least("memory budget", budget_of(memory_budget, where))
     settings = Settings(
         chunk_size=chunk_size,
         budget=budget,
@@ -217,41 +228,51 @@ def jacobian_rank(
         "process": process_state(),
         **({} if full is None else full.asked.question(first.x[0].numel())),
     }
-    store = Checkpoint(checkpoint, identity, question)
-    report = progress_for(progress, "Jacobian rank")
+    store = Checkpoint(checkpoint if team().writes else None, identity, question)
+    if company is not None:
+        said = (str(question), repr(tol), str(chunk_size), repr(differentiate), repr(shared), repr(per_sample))
+        company.agree(model=company.comparable(identity.key, identity.unreadable, "model"), options="; ".join(said))
+    report = progress_for(progress if team().writes else False, "Jacobian rank")
     image_names: list[str] = []
     shapes: list[tuple[int, ...]] = []
     if where.type == "cuda":
         torch.cuda.reset_peak_memory_stats(where)
     with store, measuring(model, where):
         if full is not None:
-            full = full.telling(report, lambda: (len(collected.spectra), total, image_names[-1]), KeptCutPoints(store))
+            kept = KeptCutPoints(store)
+            cuts = None if company is None else SharedCutPoints(company, kept)
+            full = full.telling(report, lambda: (len(collected.spectra), total, image_names[-1]), kept, cuts)
         measurers = Measurers(model, calls, settings, full=full)
         later = LaterCalls(measurers, chosen, cut_points)
-        collected = Collected(measurers, store, lambda i: report(len(collected.spectra), total, labels(i)))
+        collected = collected_by(company, measurers, store, lambda i: report(len(collected.spectra), total, labels(i)))
         try:
             for index, raw in enumerate(chain([first, *chosen.passed], samples)):
                 shapes.append(_fits(choice, raw, labels(index), background))
                 own = prepared(raw, choice, background)
+                collected.arrives(index, own)
                 sample = own.to(where, work_dtype)
                 image_names.append(labels(index))
                 home = at_home(model, own)
                 if shapes[-1] not in shapes[:-1] and index and home.x.dtype not in NARROW:
                     run_forward(model, home, home.x.device)  # another shape than the model takes: said at once
-                if not (later.whole and measurers.one_path(sample)):
+                if team().writes and not (later.whole and measurers.one_path(sample)):
                     later.look(index, own, sample)
                 if not collected.restore(index, sample, image_names[-1]):
                     # of unknown length: the last, shorter batch is swept when the samples end
                     collected.add(index, sample, sys.maxsize if total is None else total - index - 1)
             collected.sweep()
             collected.finish()
-            later.measure()
+            collected.meet()
+            if team().writes:
+                later.measure()
         finally:
             try:
                 collected.finish()  # also after Ctrl-C: what was swept is kept
             finally:
                 measurers.close()
                 report.close()
+    if not team().writes:
+        return cast(JacobianProfile, team().result())
     measurers.gather()
     kept_cuts = [] if full is None or full.kept is None else full.kept.facts()
     spectra, kinks = collected.spectra, collected.kinks
@@ -290,7 +311,7 @@ def jacobian_rank(
         facts.append(Fact(FactKind.NOT_CALLED, {"names": names_of, "counts": counts, "total": count}))
     if len(set(shapes)) > 1 or not Reading(tuple(layers), tol).one_size:
         facts.append(several_sizes(directions, shapes))
-    return JacobianProfile(
+    profile = JacobianProfile(
         model=given.model or found.model,
         weights=given.weights,
         layers=tuple(layers),
@@ -318,6 +339,7 @@ def jacobian_rank(
         skipped=given.skipped,
         provenance=given.kept,
     )
+    return team().same(profile)
 
 
 def _fits(choice: ColumnsByShape, sample: Sample, name: str, background: str) -> tuple[int, ...]:

@@ -10,6 +10,7 @@ from torch.utils._pytree import tree_leaves
 
 from rankscope._base.facts import Fact, FactKind, gist
 from rankscope.jacobian.batch import BatchMeasurer
+from rankscope.jacobian.findings import Shown, deduplicated
 from rankscope.jacobian.finish import Finisher
 from rankscope.jacobian.full_measurer import Full, FullMeasurer
 from rankscope.linear.derivative import Settings, in_both_precisions
@@ -78,6 +79,10 @@ class Measurers:
         self._at_hand[key] = found  # the latest stands last
         return found
 
+    def at_hand(self, sample: Sample) -> bool:
+        """Whether the one for this sample's shape has been made."""
+        return layout(sample) in self._at_hand
+
     def returned(self, sample: Sample) -> Any:
         """What the model returns for a sample in the precision that is measured."""
         return self._runners[0].returned(sample, sample.x)
@@ -114,6 +119,16 @@ class Measurers:
         for one in self._at_hand.values():
             self._take_in(one)
         self._at_hand.clear()
+
+    def take_over(self, shown: Sequence[Shown]) -> None:
+        """What the measurers of all processes have shown, one entry a shape, in place of what these have."""
+        self._at_hand.clear()
+        self._facts = deduplicated(fact for one in shown for fact in one.facts)
+        self.failed_methods = deduplicated(fact for one in shown for fact in one.failed)
+        self._ways = [one.way for one in shown]
+        self._adjoint = [one.adjoint for one in shown]
+        self._certificates = [one.certificate for one in shown]
+        self.chunk = max((one.chunk for one in shown), default=0)
 
     def join(self, other: Measurers) -> None:
         """Take over what the measurers of other cut points have shown."""

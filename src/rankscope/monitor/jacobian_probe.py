@@ -57,7 +57,13 @@ class JacobianProbe:
         """Function rank of every cut point with its certified bounds."""
         wanted = cut_points if self.cut_points is None else self.cut_points
         profile = jacobian_rank(
-            model, self.inputs, cut_points=wanted, columns=self.columns, tolerance=self.tolerance, progress=False
+            model,
+            self.inputs,
+            cut_points=wanted,
+            columns=self.columns,
+            tolerance=self.tolerance,
+            progress=False,
+            processes="this",  # a monitor may live in one process of a group alone
         )
         count = len(profile.images)
         entries = []

@@ -145,6 +145,7 @@ def pass_over(one: Prepared) -> dict[str, Any]:
             batch_size=_BATCH,
             num_workers=one.settings.workers,
             progress=progress,
+            processes="this",
         )
         root, skipped = one.folders.root, {s.name: s.reason for s in found.skipped}
         right = int((found.logits.argmax(1) == found.labels).sum())

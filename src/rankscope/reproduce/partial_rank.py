@@ -141,6 +141,7 @@ def _measured(one: Prepared, as_printed: str, images: int, side: int) -> dict[st
             tolerance=as_printed,
             device=one.settings.device,
             checkpoint=folder / "images",
+            processes="this",
             names=lambda i: data.names[i],
             progress=lambda done, total, _: one.settings.report(done, total, f"{one.network.name}, {background}"),
         )

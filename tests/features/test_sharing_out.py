@@ -1,0 +1,96 @@
+"""Several processes of one group collect what one process collects, whatever becomes of one of them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from processes import in_processes
+from torch import nn
+
+import rankscope as rs
+
+NET = """
+import rankscope as rs
+from torch import nn
+torch.manual_seed(0)
+net = nn.Sequential(nn.Linear(5, 6), nn.Tanh(), nn.Linear(6, 4), nn.Tanh(), nn.Linear(4, 3)).eval()
+x = torch.randn(37, 5)
+class Data(torch.utils.data.Dataset):
+    def __len__(self):
+        return len(x)
+    def __getitem__(self, index):
+        if index in BROKEN:
+            raise ValueError("cannot be read")
+        return x[index], index % 3
+BROKEN = {broken}
+run = rs.collect(net, Data(), out="run", cut_points=["0", "2"], shard_size=7, batch_size=4)
+run.save(f"copy{{RANK}}")
+print(run.resumed, [one.index for one in run.skipped], run.facts)
+"""
+# the second process dies once it has handed on its first shard; the first waits for that
+DIES = """
+import signal
+from rankscope._base import processes
+def dies(self, value, then=processes.Several.send):
+    then(self, value)
+    os.kill(os.getpid(), signal.SIGKILL)
+processes.Several.send = dies
+"""
+WAITS = """
+from rankscope.features import sharing_out
+def waits(self, number, block, then=sharing_out.SharedRun._take):
+    if RANK == 0 and not os.path.exists("waited"):
+        open("waited", "w").close()
+        while not self.company.blame():
+            pass
+    then(self, number, block)
+sharing_out.SharedRun._take = waits
+"""
+
+
+def check(folder: Path, broken: set[int]) -> rs.Collection:
+    """Beside plain forward passes, and NumPy's covariance in float64."""
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Linear(5, 6), nn.Tanh(), nn.Linear(6, 4), nn.Tanh(), nn.Linear(4, 3)).eval()
+    x = torch.randn(37, 5)
+    run = rs.Collection.load(folder)
+    kept = [index for index in range(37) if index not in broken]
+    assert run.indices.tolist() == kept
+    assert run.labels.tolist() == [index % 3 for index in kept]
+    assert sorted(one.index for one in run.skipped) == sorted(broken)
+    with torch.no_grad():
+        # a product of another batch size may round in another way: a few units in the last place of float32
+        assert torch.allclose(run.features, net[:4](x[kept]), rtol=0, atol=1e-6)
+        assert torch.allclose(run.logits, net(x[kept]), rtol=0, atol=1e-6)
+        for depth, name in ((1, "0"), (3, "2")):
+            rows = net[:depth](x[kept]).double().numpy()
+            moments = run.moments[name]
+            assert int(moments.count) == len(kept)
+            # rows are off by 1e-6, so their covariance by 1e-6 times their size, which is about one
+            expected = np.cov(rows.T, bias=True) * len(kept)
+            assert np.allclose(moments.scatter.numpy(), expected, rtol=0, atol=1e-4)
+    return run
+
+
+@pytest.mark.parametrize(("size", "broken"), [(2, set()), (3, {0, 1, 2, 3, 4, 5, 6, 7, 30, 36})], ids=["2", "3 broken"])
+def test_every_process_returns_what_one_collects(size: int, broken: set[int], tmp_path: Path) -> None:
+    runs = in_processes(size, NET.format(broken=broken), tmp_path)
+    assert [run.code for run in runs] == [0] * size, runs[-1].error
+    found = [check(tmp_path / f"copy{rank}", broken) for rank in range(size)]
+    assert all(one == found[0] for one in found)
+    assert len({run.out for run in runs}) == 1  # also what is said
+
+
+def test_a_process_that_is_killed(tmp_path: Path) -> None:
+    code = NET.format(broken="set()")
+    first, second = in_processes(2, code, tmp_path, each=[WAITS, DIES])
+    assert (first.code, second.code) == (1, -9), first.error
+    assert first.error.strip().splitlines()[-1].endswith("ended without a message; it may have been killed")
+    whole = len(list((tmp_path / "run").glob("shard-*.safetensors")))
+    runs = in_processes(3, code, tmp_path)
+    assert [run.code for run in runs] == [0, 0, 0], runs[-1].error
+    check(tmp_path / "copy2", set())
+    assert int(runs[2].out.split()[0]) == 8 * whole  # two batches of four make a shard of at least seven
