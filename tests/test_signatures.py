@@ -28,6 +28,7 @@ ONE: dict[str, set[str]] = {
     "tolerance": {"ToleranceLike"},
     "as_printed": {"str"},
     "differentiate": {"str | None"},
+    "processes": {"Processes"},
     "cut_points": {"CutPointsLike", "CutPointsLike | None"},
 }
 # option → its only default, where it has one
@@ -43,6 +44,7 @@ DEFAULT: dict[str, Any] = {
     "accuracy": "overall",
     "limit": None,
     "differentiate": None,
+    "processes": "all",
 }
 GONE = {"memory", "convention", "chunk", "n_samples", "num_images", "max_images", "verbose", "rng", "random_state"}
 

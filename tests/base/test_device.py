@@ -8,7 +8,7 @@ import pytest
 import torch
 
 import rankscope as rs
-from rankscope._base.checks import device_of
+from rankscope._base.checks import budget_of, device_of
 from rankscope._base.errors import DeviceError, UsageError
 
 
@@ -35,6 +35,43 @@ def gpus(monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> int
 def test_present(gpus: int, name: str, found: str) -> None:
     assert device_of(name) == torch.device(found)
     assert device_of(torch.device(found)) == torch.device(found)
+
+
+@pytest.mark.parametrize(
+    ("gpus", "name", "own", "found"),
+    [
+        (2, "auto", "1", "cuda:1"),
+        (2, "cuda", "1", "cuda:1"),
+        (2, "cuda:0", "1", "cuda:0"),
+        (2, "auto", "2", "cuda:0"),  # three processes on two GPUs
+        (1, "auto", "3", "cuda:0"),  # each process sees its own GPU alone
+        (0, "auto", "1", "cpu"),
+        (2, "cpu", "1", "cpu"),
+    ],
+    indirect=["gpus"],
+)
+def test_each_process_of_a_launcher_has_its_own_gpu(
+    gpus: int, name: str, own: str, found: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_initialized", lambda: False)
+    monkeypatch.setenv("LOCAL_RANK", own)
+    assert device_of(name) == torch.device(found)
+
+
+@pytest.mark.parametrize("gpus", [2], indirect=True)
+def test_a_local_rank_that_is_no_number(gpus: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LOCAL_RANK", "first")
+    with pytest.raises(UsageError, match="the environment variable LOCAL_RANK is 'first'"):
+        device_of("auto")
+
+
+@pytest.mark.parametrize("gpus", [0], indirect=True)
+def test_processes_divide_the_memory_of_the_device(gpus: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    alone = budget_of(None, torch.device("cpu"), share=1e-3, most=None)
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "4")
+    # what is free changes between the two calls, by far less than half
+    assert 0.5 < 4 * budget_of(None, torch.device("cpu"), share=1e-3, most=None) / alone < 2
+    assert budget_of("1 GB", torch.device("cpu")) == 2**30
 
 
 @pytest.mark.parametrize("gpus", [0], indirect=True)
