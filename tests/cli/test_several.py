@@ -95,7 +95,9 @@ def test_profile(folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.C
     monkeypatch.chdir(folder)
     assert main([*PROFILE[:-1], "alone", "--json"]) == 0
     alone = json.loads(capsys.readouterr().out)
-    assert [layer["ranks"] for layer in shared["layers"]] == [layer["ranks"] for layer in alone["layers"]]
+    assert [(each["name"], each["rank"]) for each in shared["layers"]] == [
+        (each["name"], each["rank"]) for each in alone["layers"]
+    ]
     assert shared["images"] == alone["images"]
     assert {f.name for f in (folder / "run").iterdir()} == {f.name for f in (folder / "alone").iterdir()}
 
