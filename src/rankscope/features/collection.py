@@ -179,7 +179,7 @@ def restored(
     for name in cut_points:
         if f"{name}/mean" not in states:  # no sample so far calls it
             continue
-        moments[name] = CentredMoments(len(states[f"{name}/mean"]), name=name)
+        moments[name] = CentredMoments(len(states[f"{name}/mean"]), name=name, sync_on_compute=False)
         moments[name].merge_state({key: states[f"{name}/{key}"] for key in ("count", "mean", "scatter")})
         # shards of earlier versions do not have these
         moments[name].roundoff = float(states.get(f"{name}/roundoff", 0.0))

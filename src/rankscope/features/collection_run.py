@@ -149,7 +149,7 @@ class CollectionRun:
             return
         rows = torch.cat(parts) if len(parts) > 1 else parts[0]
         if name not in self.moments:
-            self.moments[name] = CentredMoments(rows.shape[1], name=name)
+            self.moments[name] = CentredMoments(rows.shape[1], name=name, sync_on_compute=False)
         if self.moments[name].mean.device != rows.device:
             self.moments[name].to(rows.device)
         self.moments[name].add_checked(rows)
@@ -216,10 +216,12 @@ class CollectionRun:
 
     def take(self, block: Block, layer: nn.Module, device: torch.device) -> None:
         """Write what another run made of the next samples, as a shard of this one."""
-        for name in self.cut_points if block.tensors else ():
+        for name in self.cut_points:
+            if f"{name}/mean" not in block.states:  # none of these samples calls it
+                continue
             state = {key: block.states[f"{name}/{key}"] for key in ("count", "mean", "scatter")}
             width = len(state["mean"])
-            known = self.moments.setdefault(name, CentredMoments(width, name=name))
+            known = self.moments.setdefault(name, CentredMoments(width, name=name, sync_on_compute=False))
             if width != known.width:
                 sample = int(block.tensors["indices"][0])
                 raise DataError(
