@@ -205,9 +205,7 @@ def test_findings_and_later_calls_are_those_of_one_process(tmp_path: Path) -> No
 def test_a_launcher_without_a_group(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("WORLD_SIZE", "2")
     net, x = nn.Linear(3, 2).eval(), torch.zeros(1, 3)
-    with pytest.raises(
-        rs.UsageError, match=r"WORLD_SIZE is 2, but .* init_process_group\(\) first, or give processes="
-    ):
+    with pytest.raises(rs.UsageError, match=r"WORLD_SIZE is 2, but .*init_process_group\(\) first, or give processes="):
         rs.jacobian_rank(net, x)
     assert rs.jacobian_rank(net, x, processes="this").function_rank == (2,)
     monkeypatch.setenv("WORLD_SIZE", "two")

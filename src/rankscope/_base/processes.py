@@ -150,7 +150,11 @@ class Several(Team):
     def until(self, done: Callable[[], bool]) -> None:
         """Wait for something, as long as all processes are there."""
         while not done():
-            self._pause()
+            try:
+                self._pause()
+            except ProcessError:
+                if not done():  # it may have come just before the other process ended
+                    raise
 
     def _pause(self) -> None:
         self.check()
@@ -220,8 +224,8 @@ class Several(Team):
             return False
         machine, number, _ = self._there[rank]
         if machine == _machine():
-            with contextlib.suppress(psutil.Error):
-                if psutil.Process(number).status() != psutil.STATUS_ZOMBIE:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                if psutil.Process(number).status() not in (psutil.STATUS_ZOMBIE, psutil.STATUS_DEAD):
                     return False
         elif not self._silent(rank):
             return False

@@ -38,8 +38,8 @@ def _run(given: list[str]) -> int:
                 # what other packages deprecate is nothing the user of a command can mend
                 warnings.simplefilter("ignore")
             code = typer.main.get_command(app).main(given, prog_name="rankscope", standalone_mode=False)
-        if code == 130:  # newer typer turns an interrupt into this code
-            return _stopped("interrupted")
+            if code == 130:  # newer typer turns an interrupt into this code
+                raise KeyboardInterrupt
         return code if isinstance(code, int) else 0
     except ToldElsewhereError as told:
         return told.code
