@@ -38,6 +38,8 @@ class Block:
     tensors: dict[str, torch.Tensor]
     states: dict[str, torch.Tensor]
     skipped: tuple[Skipped, ...]
+    calling: dict[str, int]
+    """By layer, the samples that call it."""
     after: int
 
 
@@ -233,6 +235,8 @@ class CollectionRun:
             known.magnitude += float(block.states[f"{name}/magnitude"])
         self._open = {key: [value] for key, value in block.tensors.items()}
         self.samples += len(block.tensors.get("labels", ()))
+        self._calling.update(block.calling)
+        self._unwritten.update(block.calling)
         self._skipped += block.skipped
         self.after = block.after
         self.flush(layer, device)

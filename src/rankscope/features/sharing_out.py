@@ -31,6 +31,7 @@ class _Caught(ShardStore):
         super().__init__(Path(), {})
         self.shard: tuple[dict[str, torch.Tensor], dict[str, torch.Tensor]] = {}, {}
         self.skipped: tuple[Skipped, ...] = ()
+        self.calling: dict[str, int] = {}
 
     def append(
         self,
@@ -44,6 +45,7 @@ class _Caught(ShardStore):
             {key: value.cpu() for key, value in moments.items()},
         )
         self.skipped = tuple(Skipped(**one) for one in notes["skipped"])
+        self.calling = dict(notes["calling"])
 
 
 class SharedRun:
@@ -79,7 +81,7 @@ class SharedRun:
                 made.wait_for_writing()
             finally:
                 made.close()
-            block = Block(*caught.shard, (*caught.skipped, *made.skipped), stop)
+            block = Block(*caught.shard, (*caught.skipped, *made.skipped), caught.calling, stop)
             if self.run is None:
                 self.company.send((number, block))
             else:
