@@ -22,7 +22,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from matplotlib.text import Text
 
-from rankscope._base.facts import Fact
+from rankscope._base.facts import Fact, FactKind, about
 from rankscope._base.frames import Column, Frame
 from rankscope._base.records import Record
 from rankscope._base.style import figure_style, whole_figure
@@ -114,8 +114,15 @@ def pictures(name: str) -> list[Reproduction]:
         (bars, Picture("components", {"tolerance": "paper", "limit": 4})),
         (curve, Picture.of_deficit(solved, "paper")),
     ]
+    facts = (
+        Fact(FactKind.NOTE, {"text": name}),
+        Fact(FactKind.IMAGES_UNREADABLE, {"files": ((name, name), (f"{name}1", name))}),
+        Fact(FactKind.FACTORY_WEIGHTS, {"folder": name, "file": name}),
+        *about(name, [Fact(FactKind.NETWORK_LEFT_OUT, {"reason": name})]),
+        *about(name, [Fact(FactKind.LAYER_NOT_MEASURED, {"where": name, "reason": name})]),
+    )
     return [
-        Reproduction("fig2", name, "paper", Frame.of(values), compared, name, {"a": name}, {}, picture, (name,))
+        Reproduction("fig2", name, "paper", Frame.of(values), compared, name, {"a": name}, {}, picture, facts)
         for values, picture in drawn
     ]
 

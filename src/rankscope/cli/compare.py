@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from rankscope.cli.memory import saves_memory
 from rankscope.cli.options import DebugOption, JsonOption
 
 if TYPE_CHECKING:
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
 __all__ = ["compare_command"]
 
 
+@saves_memory("fewer runs")
 def compare_command(
     runs: Annotated[
         list[Path],
