@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,12 @@ from torch import Tensor, nn
 import rankscope as rs
 from rankscope._base.facts import FactKind, of_kind
 from rankscope.slicing.wrapped import unwrapped
+
+
+@pytest.fixture(autouse=True)
+def _on_the_processor(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A machine with GPUs would move what it wraps there, and these networks are compared with plain ones."""
+    monkeypatch.setattr(sys.modules[nn.DataParallel.__module__], "_get_available_device_type", lambda: None)
 
 
 def net() -> nn.Sequential:

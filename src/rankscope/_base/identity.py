@@ -212,7 +212,7 @@ class _Walk(CodeDigests, ObjectDigests, FileDigests):
         ((torch.dtype, torch.layout, torch.memory_format, torch.finfo, torch.iinfo), _named),
         ((np.dtype, np.generic, range, slice), _named),
         ((torch._ops.OpOverload, torch._ops.OpOverloadPacket), CodeDigests._overload),
-        (torch.library.CustomOpDef, CodeDigests._operator),
+        (torch._library.custom_ops.CustomOpDef, CodeDigests._operator),
         (PurePath, _path),
         (torch.Tensor, _tensor),
         (np.ndarray, _array),

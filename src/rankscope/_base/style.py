@@ -88,7 +88,7 @@ def _shortened(text: str, most: int) -> str:
 
 def title_above(ax: Axes, title: str) -> None:
     """A title in as many lines as the width of the axes asks for; of more than 80 letters the middle goes."""
-    points = float(ax.figure.get_figwidth()) * ax.get_position().width * 72
+    points = float(ax.bbox.width) / float(ax.figure.dpi) * 72
     letters = max(int(points / (0.52 * _STYLE["axes.titlesize"])), 12)  # 0.52 em: the mean letter of the sans serif
     lines = textwrap.wrap(_shortened(title, 80), letters)
     ax.set_title("\n".join(plain_text(line, letters) for line in lines), loc="left")
