@@ -15,10 +15,10 @@ from rankscope.cli import main
 from rankscope.features import Collection
 from rankscope.features.shards import ShardStore
 
-# A network of two classes or as many as are asked for, on 1×8×8 pictures; stops like Ctrl-C after STOP batches.
-# The count stands in the environment: what the class holds would make it another model.
+# A network of two classes or as many as are asked for, on 1×8×8 pictures; stops like Ctrl-C after as many batches as
+# the file "stop" beside it holds: a count in the class or in the environment would make it another model.
 FACTORY = """
-import os
+from pathlib import Path
 
 import torch
 from torch import nn
@@ -31,9 +31,11 @@ class Net(nn.Module):
         self.flat, self.hidden, self.fc = nn.Flatten(), nn.Linear(64, 6), nn.Linear(6, classes)
 
     def forward(self, x):
-        if "STOP" in os.environ and len(x) > 1:
-            os.environ["STOP"] = str(int(os.environ["STOP"]) - 1)
-            if int(os.environ["STOP"]) < 0:
+        count = Path(__file__).with_name("stop")
+        if count.exists() and len(x) > 1:
+            left = int(count.read_text()) - 1
+            count.write_text(str(left))
+            if left < 0:
                 raise KeyboardInterrupt
         return self.fc(torch.relu(self.hidden(self.flat(x))))
 
@@ -213,12 +215,12 @@ def test_an_interruption_says_what_is_kept(
     net: str,
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
-    monkeypatch: pytest.MonkeyPatch,
     options: tuple[object, ...],
     kept: int,
 ):
     out = tmp_path / "run"
-    monkeypatch.setenv("STOP", "21")
+    stop = Path(net.removesuffix(":build")).with_name("stop")
+    stop.write_text("21")
     np.save(tmp_path / "x.npy", np.random.default_rng(0).random((2000, 1, 8, 8), dtype=np.float32))
     np.save(tmp_path / "y.npy", np.arange(2000) % 2)
     given = ("--data", tmp_path / "x.npy", "--labels", tmp_path / "y.npy", "--weights", "random", "--out", out)
@@ -226,7 +228,7 @@ def test_an_interruption_says_what_is_kept(
     assert ShardStore(out, {}).progress() == ((kept, 2000) if kept else (0, 0))
     assert (f"{kept:,} of 2,000 samples are kept") in err
     assert ("the same command goes on after them" in err) == bool(kept)
-    monkeypatch.delenv("STOP")
+    stop.unlink()
     assert run("collect", net, *given, "--json") == 0
     assert json.loads(capsys.readouterr().out)["resumed"] == kept
     found = Collection.load(out)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from typing import Any
 
@@ -182,10 +183,10 @@ def test_it_is_kept_with_the_profile(tmp_path):
     assert [x.mixes for x in profile.layers] == [Stretch(1, ((6, 6),)), Stretch(), Stretch(1, ((6, 6),)), Stretch()]
     loaded = rs.JacobianProfile.load(profile.save(tmp_path))
     assert [x.mixes for x in loaded.layers] == [x.mixes for x in profile.layers]
-    text = (tmp_path / "profile.json").read_text()
-    (tmp_path / "profile.json").write_text(
-        text.replace('"mixes"', '"before"').replace("mixing_op", "op")
-    )  # as earlier versions wrote it
+    plain = json.loads((tmp_path / "profile.json").read_text())
+    del plain["checksum"]
+    text = json.dumps(plain).replace('"mixes"', '"before"').replace("mixing_op", "op")
+    (tmp_path / "profile.json").write_text(text)  # as earlier versions wrote it
     assert all(x.mixes for x in rs.JacobianProfile.load(tmp_path).layers)
 
 
