@@ -71,9 +71,10 @@ def direct(world: World) -> dict[str, Any]:
     data = load_images(world.images, preprocessing=loaded.preprocessing)
     head = find_head(loaded.model)[1]
     seen: list[torch.Tensor] = []
-    head.register_forward_hook(lambda _, args, __: seen.append(args[0]))
+    handle = head.register_forward_hook(lambda _, args, __: seen.append(args[0]))
     with torch.no_grad():
         logits = loaded.model(data.tensor)
+    handle.remove()  # a hook is part of what a model is
     return {
         "model": loaded.model,
         "loaded": loaded,
