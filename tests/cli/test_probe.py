@@ -124,8 +124,8 @@ def test_components_of_ones_own(component: str, rank: int, folder: Path, capsys:
     assert one["expected_exact"] is None
 
 
-def test_evaluation_mode_is_asked_for(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    for extra, random in (([], True), (["--eval"], False)):
+def test_training_mode_is_asked_for(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for extra, random in (([], False), (["--training"], True)):
         assert main(["probe", "own_parts:drop", *TINY, *extra, "--json", "--out", "out"]) == 0
         kinds = {fact["kind"] for fact in json.loads(capsys.readouterr().out)["components"][0]["facts"]}
         assert ("random in training mode" in kinds) is random
@@ -148,7 +148,7 @@ def test_evaluation_mode_is_asked_for(folder: Path, capsys: pytest.CaptureFixtur
         (["own_parts:tensor"], 1, "gives a Tensor; a component is a torch.nn.Module"),
         (["own_parts:pair"], 1, "returned a tuple of 2; wrap it"),
         ([" , "], 2, "names nothing"),
-        (["relu", "--eval"], 2, "--eval is for a component of your own"),
+        (["relu", "--training"], 2, "--training is for a component of your own"),
         (["relu", "--scale", "smal"], 2, "unknown --scale 'smal'; did you mean 'small'"),
         (["relu", "--input-shape", "4x"], 2, "--input-shape '4x' is not a shape"),
         (["relu", "--input-shape", "0x4x4"], 2, "--input-shape '0x4x4' is not a shape"),

@@ -227,7 +227,7 @@ def test_a_wrong_backward_is_not_certified() -> None:
 
 def test_a_detached_factor_is_said() -> None:
     """x·sg(x): autograd says diag(x), the function 2·diag(x)."""
-    found = probe(Returns(lambda x: x * x.detach()), front="orthogonal")
+    found = probe(Returns(lambda x: x * x.detach()).eval(), front="orthogonal")
     (fact,) = found.facts
     assert fact.kind is FactKind.LEAVES_COMPUTATION
     assert fact.caution
@@ -242,7 +242,7 @@ class CentreBatch(nn.Module):
 
 
 def test_coupled_samples_are_found_and_said() -> None:
-    found = probe(CentreBatch(), front="orthogonal", context=5)
+    found = probe(CentreBatch().eval(), front="orthogonal", context=5)
     assert found.facts == (Fact(FactKind.SAMPLES_COUPLED, {"context": 5}),)
     assert "batch of 5 " in str(found)
     # the others are fixed: the sample's own derivative is I − I/5
@@ -254,18 +254,17 @@ def test_coupled_samples_are_found_and_said() -> None:
 
 
 def test_random_masks_are_said_and_repeat() -> None:
-    found = probe(nn.Dropout(0.25))
+    found = probe(nn.Dropout(0.25), training=True)
     assert found.facts == (Fact(FactKind.RANDOM_MASKS),)
-    np.testing.assert_array_equal(
-        found.jacobian_after[0].singular_values, probe(nn.Dropout(0.25)).jacobian_after[0].singular_values
-    )
-    assert probe(nn.Dropout(0.25), seed=1).rank_after.value != 64
-    inside = probe(nn.Sequential(nn.Identity(), nn.Dropout(0.25)))
+    again = probe(nn.Dropout(0.25), training=True)
+    np.testing.assert_array_equal(found.jacobian_after[0].singular_values, again.jacobian_after[0].singular_values)
+    assert probe(nn.Dropout(0.25), training=True, seed=1).rank_after.value != 64
+    inside = probe(nn.Sequential(nn.Identity(), nn.Dropout(0.25)), training=True)
     assert inside.rank_after.value == found.rank_after.value
-    single = probe(nn.Dropout(0.25), dtype="float32")
+    single = probe(nn.Dropout(0.25), training=True, dtype="float32")
     assert single.rank_after.value == found.rank_after.value  # the same mask
     assert single.rank_after.certified
-    assert probe(nn.Dropout2d(0.5)).facts == (Fact(FactKind.RANDOM_MASKS),)
+    assert probe(nn.Dropout2d(0.5), training=True).facts == (Fact(FactKind.RANDOM_MASKS),)
     own = probe(Returns(lambda x: x * (torch.rand(x.shape, dtype=x.dtype) > 0.5)), front="orthogonal")
     # two precisions would draw two masks: float64 numbers of float32's length stand in, with one and the same
     sigma = own.jacobian_after[0].singular_values
@@ -279,6 +278,23 @@ def test_random_masks_are_said_and_repeat() -> None:
     still = probe(nn.Dropout(0.25).eval())
     assert not still.facts
     assert still.rank_after.value == still.rank_before.value
+
+
+def test_a_component_in_training_mode_is_measured_in_evaluation_mode() -> None:
+    component = nn.Sequential(nn.Dropout(0.5), nn.BatchNorm2d(4))
+    found = probe(component, front="orthogonal")
+    assert found.facts == (Fact(FactKind.TRAINING_MODE),)
+    assert component.training
+    assert component[0].training
+    np.testing.assert_allclose(found.jacobian_after[0].singular_values, (1 + 1e-5) ** -0.5, rtol=1e-9)
+    assert not probe(component.eval(), front="orthogonal").facts
+    assert not component.training
+    trained = probe(component, front="orthogonal", training=True)
+    assert {fact.kind for fact in trained.facts} >= {FactKind.SAMPLES_COUPLED}
+    with pytest.raises(rs.UsageError, match="training is for a component of your own"):
+        probe("dropout", training=True)
+    with pytest.raises(rs.UsageError, match="training is 'no'; give True or False"):
+        probe(nn.ReLU(), training="no")
 
 
 def test_masks_differ_between_the_parts_of_a_batch() -> None:
@@ -509,7 +525,7 @@ class CastsDown(nn.Module):
 
 def test_the_bounds_of_a_component_that_casts_down_cover_what_it_rounds_off():
     """Its 63 exact dimensions become 64 by rounding, in both precisions alike: no bound may say that they are 64."""
-    found = rs.probe(CastsDown(), input_shape=(4, 4, 4), batch=100, front="orthogonal")
+    found = rs.probe(CastsDown().eval(), input_shape=(4, 4, 4), batch=100, front="orthogonal")
     assert found.exact_rank_at_least == 63
     assert found.rank_after.certified
     assert found.rank_after.lower <= 62 <= found.rank_after.upper  # LayerNorm takes the mean and the length
@@ -542,7 +558,7 @@ def test_rare_masks_are_seen_and_differ_from_point_to_point():
             return x * (torch.rand(len(x), 1, 1, 1) > 0.1).to(x.dtype)
 
     for seed in range(4):
-        found = rs.probe(DropRow(), input_shape=(2, 4, 4), batch=80, jacobian_points=20, seed=seed, device="cpu")
+        found = rs.probe(DropRow().eval(), input_shape=(2, 4, 4), batch=80, jacobian_points=20, seed=seed, device="cpu")
         assert found.facts == (Fact(FactKind.RANDOM_MASKS),)
         ranks = {s.rank("paper").value for s in found.jacobian_after}
         assert 0 in ranks  # of twenty points some lose their whole row; all keep it for one seed in eight

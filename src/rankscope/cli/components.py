@@ -16,15 +16,15 @@ from rankscope._base.errors import ModelError, UsageError, nearest
 __all__ = ["chosen_components", "load_component"]
 
 
-def chosen_components(text: str, *, seed: int, evaluation: bool) -> list[str] | dict[str, nn.Module] | None:
+def chosen_components(text: str, *, seed: int, training: bool) -> list[str] | dict[str, nn.Module] | None:
     """``None`` for all, a list of standard names, or a user's component by its name.
 
-    >>> chosen_components("relu, gelu", seed=0, evaluation=False)
+    >>> chosen_components("relu, gelu", seed=0, training=False)
     ['relu', 'gelu']
     """
     if ":" in text:
         module = load_component(text.strip(), seed=seed)
-        return {text.strip().rpartition(":")[2]: module.eval() if evaluation else module}
+        return {text.strip().rpartition(":")[2]: module.train() if training else module}
     names = [part.strip() for part in text.split(",") if part.strip()]
     if not names:
         raise UsageError(f"COMPONENT {text!r} names nothing; give all, a standard name, or package.module:Class")
@@ -32,8 +32,8 @@ def chosen_components(text: str, *, seed: int, evaluation: bool) -> list[str] | 
     if dotted:
         package, _, attribute = dotted[0].rpartition(".")
         raise UsageError(f"COMPONENT {dotted[0]!r}: put a colon before the class or factory: {package}:{attribute}")
-    if evaluation:
-        raise UsageError("--eval is for a component of your own; the standard ones come in the mode they are named for")
+    if training:
+        raise UsageError("--training is for a component of your own; a standard one has its name's mode")
     return None if names == ["all"] else names
 
 

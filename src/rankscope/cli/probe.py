@@ -45,7 +45,7 @@ def probe_command(
     tolerance: ToleranceOption = "paper",
     front: Annotated[str, typer.Option(help="Random layer before the component: gaussian or orthogonal.")] = "gaussian",
     dtype: Annotated[str, typer.Option(help="float64 or float32.")] = "float64",
-    evaluation: Annotated[bool, typer.Option("--eval", help="Measure your own component in evaluation mode.")] = False,
+    training: Annotated[bool, typer.Option("--training", help="Measure your own component in training mode.")] = False,
     remedies: Annotated[
         bool, typer.Option("--remedies", help="Compare remedies on one deep chain (skip, normalisation, width, …).")
     ] = False,
@@ -69,7 +69,7 @@ def probe_command(
     # what a component's own code prints must not mix with the result
     with FolderLock(out), contextlib.redirect_stdout(sys.stderr):
         if component is not None or not remedies:
-            chosen = chosen_components(component or "all", seed=seed, evaluation=evaluation)
+            chosen = chosen_components(component or "all", seed=seed, training=training)
             results = probe_all(
                 chosen,
                 scale=size,
@@ -78,6 +78,7 @@ def probe_command(
                 jacobian_points=points,
                 tolerance=tolerance,
                 front=front,
+                training=training,
                 dtype=dtype,
                 seed=seed,
                 device=device,

@@ -105,9 +105,12 @@ def _without_cudnn() -> Iterator[None]:
 
 
 class Bench:
-    """Gaussian input x, a random layer h = W·x of as many units, reshaped to ``input_shape``; spectra of h and W."""
+    """Gaussian input x, a random layer h = W·x of as many units, reshaped to ``input_shape``; spectra of h and W.
 
-    def __init__(self, settings: Settings) -> None:
+    ``given`` samples are h themselves, and W the identity.
+    """
+
+    def __init__(self, settings: Settings, given: Tensor | None = None) -> None:
         self.settings = settings
         n = settings.size
         self._require(self._bytes(n), "before any component")
@@ -116,12 +119,16 @@ class Bench:
         def drawn(rows: int) -> Tensor:  # on the CPU in float32, so that a seed means the same everywhere
             return torch.randn(rows, n, generator=generator).to(settings.device, settings.dtype)
 
-        weight = drawn(n) / math.sqrt(n)  # keeps unit variance
-        if settings.front == "orthogonal":
-            weight = torch.linalg.qr(weight.to(torch.float64))[0].to(settings.dtype)
-        noise = drawn(settings.batch)
-        self.weight = weight
-        self.features = (noise @ weight.T).view(settings.batch, *settings.input_shape)
+        if given is not None:
+            self.weight = torch.eye(n, device=settings.device, dtype=settings.dtype)
+            self.features = given.to(settings.device, settings.dtype)
+        else:
+            weight = drawn(n) / math.sqrt(n)  # keeps unit variance
+            if settings.front == "orthogonal":
+                weight = torch.linalg.qr(weight.to(torch.float64))[0].to(settings.dtype)
+            noise = drawn(settings.batch)
+            self.weight = weight
+            self.features = (noise @ weight.T).view(settings.batch, *settings.input_shape)
         self.probes = drawn(PROBES)
 
     @cached_property
@@ -131,16 +138,20 @@ class Bench:
     @property
     def _front_error(self) -> float:
         """Relative error of a product of two matrices in floating point: u·n at most, √n·u in practice."""
+        if self.settings.front == "none":
+            return 0.0
         return torch.finfo(self.settings.dtype).eps * math.sqrt(self.settings.size)
 
     @cached_property
     def jacobian_before(self) -> Spectrum:
         return matrix_spectrum(self.weight.T)
 
-    def after(self, module: nn.Module, name: str, expectation: Expectation | None = None) -> Measured:
-        """Everything that is measured of one component."""
+    def after(
+        self, module: nn.Module, name: str, expectation: Expectation | None = None, *, training: bool | None = None
+    ) -> Measured:
+        """Everything that is measured of one component, in the mode asked for or, with ``None``, in its own."""
         settings = self.settings
-        part = Prepared(module, name, self.features, seed=settings.seed)
+        part = Prepared(module, name, self.features, seed=settings.seed, training=training)
         with _without_cudnn() if part.coupled else nullcontext():
             return self._measure(part, expectation)
 

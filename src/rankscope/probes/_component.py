@@ -51,13 +51,15 @@ def _draw_masks_on_the_cpu(module: nn.Module) -> None:
 
 
 class Prepared:
-    """A copy of the user's module on the device, in the mode in which it was given.
+    """A copy of the user's module on the device, in evaluation mode or in the mode in which it was given.
 
     Running statistics of layers in training mode are not updated: the function computed in training mode does not
     depend on them, and an update in place has no meaning under ``vmap``.
     """
 
-    def __init__(self, module: nn.Module, name: str, features: Tensor, *, seed: int) -> None:
+    def __init__(
+        self, module: nn.Module, name: str, features: Tensor, *, seed: int, training: bool | None = None
+    ) -> None:
         self.name, self.seed = name, seed
         try:
             # inside a container, so that the module itself can be replaced as its children can
@@ -67,6 +69,8 @@ class Prepared:
                 f"{name} cannot be copied, and it must not be changed: {first_line(error)}; give a module whose "
                 "parameters and buffers are leaves"
             ) from error
+        if training is not None:
+            self.module.train(training)
         self.input_shape = tuple(features.shape[1:])
         for part in self.module.modules():
             if isinstance(part, nn.modules.batchnorm._NormBase) and part.training:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 import torch
+from torch import Tensor
 
 from rankscope._base.checks import (
     DeviceLike,
@@ -21,13 +22,14 @@ from rankscope._base.checks import (
     seed_of,
     shape_of,
 )
-from rankscope._base.errors import UsageError
+from rankscope._base.errors import UsageError, parameter
 from rankscope.spectra import Tolerance, ToleranceLike, as_tolerance
 
 __all__ = ["Front", "Settings"]
 
-Front = Literal["gaussian", "orthogonal"]
+Front = Literal["gaussian", "orthogonal", "none"]
 _FRONTS = ("gaussian", "orthogonal")
+_SHAPE, _BATCH = (128, 8, 8), 5000  # paper, §6.1
 
 
 @dataclass(frozen=True)
@@ -43,6 +45,7 @@ class Settings:
     points: int
     context: int
     front: Front
+    training: bool
     budget: int
 
     @property
@@ -53,8 +56,8 @@ class Settings:
     def of(
         cls,
         *,
-        input_shape: Sequence[int],
-        batch: int,
+        input_shape: Sequence[int] | None,
+        batch: int | None,
         seed: int,
         device: DeviceLike,
         dtype: DtypeLike,
@@ -62,16 +65,36 @@ class Settings:
         jacobian_points: int,
         context: int,
         front: str,
+        training: bool,
         memory_budget: MemoryBudget,
+        given: Tensor | None = None,
     ) -> Settings:
-        """Check every option; raises ``UsageError`` or ``DeviceError`` with the value and the remedy."""
-        shape = shape_of(input_shape, "input_shape")
-        samples = count_of(batch, "batch", least=2, most=10**7)  # a covariance needs two
+        """Check every option; raises ``UsageError`` or ``DeviceError`` with the value and the remedy.
+
+        ``given`` are samples of the component's own input, in place of noise behind a random layer.
+        """
+        if given is not None:
+            for name, value in (("input_shape", input_shape), ("batch", batch)):
+                if value is not None:
+                    raise UsageError(f"{parameter('inputs')} have their own {parameter(name)}; leave {name} out")
+            if choice_of(front, "front", _FRONTS) != "gaussian":
+                raise UsageError(
+                    f"{parameter('front')} is {front!r}, but no layer stands before given {parameter('inputs')}; leave "
+                    "it out"
+                )
+            if len(given) < 2:
+                raise UsageError(f"a feature dimension needs two samples; {parameter('inputs')} hold {len(given)}")
+            input_shape, batch = tuple(given.shape[1:]), len(given)
+        shape = shape_of(_SHAPE if input_shape is None else input_shape, "input_shape")
+        samples = count_of(_BATCH if batch is None else batch, "batch", least=2, most=10**7)  # a covariance needs two
         points = count_of(jacobian_points, "jacobian_points", most=10**6)
         if points > samples:
             raise UsageError(f"jacobian_points is {points} with a batch of {samples}; points are samples of the batch")
         where = device_of(device)
-        chosen: Front = "orthogonal" if choice_of(front, "front", _FRONTS) == "orthogonal" else "gaussian"
+        if not isinstance(training, bool):
+            raise UsageError(f"{parameter('training')} is {training!r}; give True or False")
+        named = choice_of(front, "front", _FRONTS)
+        chosen: Front = "none" if given is not None else "orthogonal" if named == "orthogonal" else "gaussian"
         return cls(
             shape,
             samples,
@@ -82,5 +105,6 @@ class Settings:
             points,
             min(count_of(context, "context", least=2), samples),
             chosen,
+            training,
             budget_of(memory_budget, where, share=0.8, most=None),
         )

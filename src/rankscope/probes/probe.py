@@ -8,10 +8,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from rankscope._base.checks import DeviceLike, DtypeLike, MemoryBudget, Scale, choice_of, device_of
-from rankscope._base.errors import UsageError, nearest
+from rankscope._base.errors import DataError, UsageError, nearest, parameter
 from rankscope._base.facts import Fact, FactKind
 from rankscope._base.progress import Progress, progress_for
 from rankscope._base.provenance import device_name, versions
@@ -19,8 +19,9 @@ from rankscope.probes._bench import PROBES, Bench, Measured
 from rankscope.probes._settings import Front, Settings
 from rankscope.probes.components import Component, standard_components
 from rankscope.probes.result import ProbeResult, ProbeResults
-from rankscope.slicing import measuring
+from rankscope.slicing import measuring, read_samples
 from rankscope.spectra import ToleranceLike
+from rankscope.views.phrases import joined
 
 __all__ = ["SCALES", "probe", "probe_all"]
 
@@ -34,8 +35,14 @@ _CERTIFICATE = Fact(FactKind.TWO_PRECISIONS, {"probes": PROBES, "failure": 10.0*
 def probe(
     component: nn.Module | str,
     *,
-    input_shape: Sequence[int] = (128, 8, 8),
-    batch: int = 5000,
+    inputs: Any = None,
+    limit: int | None = None,
+    differentiate: str | None = None,
+    shared: str | Sequence[str] = (),
+    per_sample: str | Sequence[str] = (),
+    training: bool = False,
+    input_shape: Sequence[int] | None = None,
+    batch: int | None = None,
     seed: int = 0,
     device: DeviceLike = "auto",
     tolerance: ToleranceLike = "paper",
@@ -51,20 +58,36 @@ def probe(
     128×8×8), is reshaped to ``input_shape``, and passes the component. The Jacobian is that of component∘layer with
     respect to all inputs.
 
-    A component is measured in the mode in which it is given. Where training mode couples the samples of a batch
-    (BatchNorm), the Jacobian is that of one sample's output with respect to that sample's input, in a batch of
-    ``context`` samples of which the others are held fixed; the feature dimension normalises over the whole batch.
-    Random masks (dropout) are drawn once for a Jacobian and independently for each sample of the features.
+    With ``inputs`` these are what the component receives, and the Jacobian is that of the component alone at them.
+
+    A component of your own is measured in evaluation mode, and the result says where it was in training mode;
+    ``training=True`` measures it in training mode. Those of the standard set have the mode of their name
+    (``batchnorm_train``). Where training mode couples the samples of a batch (BatchNorm), the Jacobian is that of one
+    sample's output with respect to that sample's input, in a batch of ``context`` samples of which the others are held
+    fixed; the feature dimension normalises over the whole batch. Random masks (dropout) are drawn once for a Jacobian
+    and independently for each sample of the features.
 
     Parameters
     ----------
     component : torch.nn.Module or str
         Any module that maps a batch to a batch, or the name of one of the standard set (``standard_components``). The
         module itself is not changed: a copy is moved and measured.
-    input_shape : sequence of int
-        Sizes of one sample, without the batch dimension. Default: paper, §6.1.
-    batch : int
-        Samples for the feature dimension, which they limit to batch − 1. Default: paper, §6.1.
+    inputs : Tensor, array, mapping, tuple, Dataset, DataLoader or data set of Hugging Face, optional
+        Samples of one shape for the component, read as ``jacobian_rank`` reads those of a network; the first
+        ``jacobian_points`` of them are where the Jacobian is taken. Default: noise behind the random layer.
+    limit : int, optional
+        At most this many of the ``inputs``.
+    differentiate : str, optional
+        The name of the component's input in a mapping. It is the only one a component may have.
+    shared, per_sample : names, optional
+        As in ``jacobian_rank``. A component with further inputs is refused.
+    training : bool
+        Whether to measure a component of your own in training mode.
+    input_shape : sequence of int, optional
+        Sizes of one sample, without the batch dimension. Default: that of ``inputs``, else 128×8×8 (paper, §6.1).
+    batch : int, optional
+        Samples for the feature dimension, which they limit to batch − 1. Default: all ``inputs``, else 5,000 (paper,
+        §6.1).
     seed : int
         Of the layer, the noise, and random masks; a named component draws its weights from it too.
     device : str or torch.device, optional
@@ -102,23 +125,51 @@ def probe(
     >>> result.exact_rank_at_least, result.rank_after.value
     (15, 14)
     """
+    own = None if isinstance(component, str) else _given(component)
+    if training and own is None:
+        raise UsageError(f"{parameter('training')} is for a component of your own; a standard one has its name's mode")
+    meaning = {"differentiate": differentiate, "shared": shared, "per_sample": per_sample}
+    given = None if inputs is None else _read(nn.Identity() if own is None else own.module, inputs, limit, meaning)
+    if inputs is None:
+        for name, value in {"limit": limit, **meaning}.items():
+            if value is not None and value != ():
+                raise UsageError(
+                    f"{parameter(name)} says how {parameter('inputs')} are read; give {parameter('inputs')}"
+                )
     settings = Settings.of(
         input_shape=input_shape,
         batch=batch,
         seed=seed,
-        device=device_of(device, component if isinstance(component, nn.Module) else None),
+        device=device_of(device, None if own is None else own.module),
         dtype=dtype,
         tolerance=tolerance,
         jacobian_points=jacobian_points,
         context=context,
         front=front,
+        training=training,
         memory_budget=memory_budget,
+        given=given,
     )
-    if isinstance(component, str):
-        chosen: Sequence[Component | _Unknown] = _named([component], settings)
-    else:
-        chosen = [_given(component)]
-    return _run(chosen, settings, None).results[0]
+    chosen: Sequence[Component | _Unknown] = [own] if own is not None else _named([str(component)], settings)
+    return _run(chosen, settings, None, given).results[0]
+
+
+def _read(component: nn.Module, inputs: Any, limit: int | None, meaning: Mapping[str, Any]) -> Tensor:
+    """The samples as one tensor."""
+    found: list[Tensor] = []
+    for sample in read_samples(component, inputs, limit=limit, **meaning):
+        if sample.extra:
+            raise UsageError(
+                f"a component has one input, and {parameter('inputs')} hold {joined(sorted(map(str, sample.extra)))} "
+                f"beside {sample.name!r}; wrap the component in a module that fixes the others"
+            )
+        if found and sample.x.shape != found[0].shape:
+            raise DataError(
+                f"sample {len(found)} has shape {tuple(sample.x.shape[1:])} and the first {tuple(found[0].shape[1:])}; "
+                "a component is probed with samples of one shape"
+            )
+        found.append(sample.x.detach())
+    return torch.cat(found)
 
 
 def probe_all(
@@ -143,8 +194,8 @@ def probe_all(
     progress : bool or callable, optional
         A bar (default: on a terminal), or a function of (done, total, text).
     **options
-        As of ``probe``: ``seed``, ``device``, ``tolerance``, ``jacobian_points``, ``front``, ``context``, ``dtype``,
-        ``memory_budget``.
+        As of ``probe``: ``seed``, ``device``, ``tolerance``, ``jacobian_points``, ``front``, ``context``,
+        ``training``, ``dtype``, ``memory_budget``.
 
     Examples
     --------
@@ -160,6 +211,7 @@ def probe_all(
         "jacobian_points": 1,
         "front": "gaussian",
         "context": 32,
+        "training": False,
         "dtype": "float64",
         "memory_budget": None,
     }
@@ -188,7 +240,7 @@ def _named(names: Iterable[str] | None, settings: Settings) -> list[Component]:
     return list(standard_components(settings.input_shape, seed=settings.seed, only=names).values())
 
 
-def _given(module: Any, name: str | None = None) -> Component | _Unknown:
+def _given(module: Any, name: str | None = None) -> _Unknown:
     if not isinstance(module, nn.Module):
         raise UsageError(f"a component is a torch.nn.Module or a standard name; this is a {type(module).__name__}")
     return _Unknown(name or type(module).__name__, module)
@@ -204,7 +256,13 @@ class _Unknown:
         self.module = module
 
 
-def _facts(found: Measured, settings: Settings) -> tuple[Fact, ...]:
+def _facts(part: Component | _Unknown, found: Measured, settings: Settings) -> tuple[Fact, ...]:
+    if isinstance(part, _Unknown) and not settings.training and any(m.training for m in part.module.modules()):
+        return (Fact(FactKind.TRAINING_MODE), *_modes(found, settings))
+    return _modes(found, settings)
+
+
+def _modes(found: Measured, settings: Settings) -> tuple[Fact, ...]:
     coupled = Fact(FactKind.SAMPLES_COUPLED, {"context": settings.context})
     mode = (coupled,) * found.coupled + (Fact(FactKind.RANDOM_MASKS),) * found.random
     return (*mode, *found.facts)
@@ -216,20 +274,26 @@ def _certificate(found: Measured) -> Fact:
     return Fact(FactKind.NOT_IN_BOTH if found.alone else FactKind.IN_DOUBT)
 
 
-def _run(chosen: Sequence[Component | _Unknown], settings: Settings, progress: bool | Progress | None) -> ProbeResults:
+def _run(
+    chosen: Sequence[Component | _Unknown],
+    settings: Settings,
+    progress: bool | Progress | None,
+    given: Tensor | None = None,
+) -> ProbeResults:
     cuda = settings.device.type == "cuda"
     started = time.perf_counter()
     results = []
     report = progress_for(progress if len(chosen) > 1 else progress or False, "Probing components")
     try:
         with measuring(nn.Identity(), settings.device):  # the guards; each component keeps its own mode
-            bench = Bench(settings)
+            bench = Bench(settings, given)
             before = bench.features_before, bench.jacobian_before
             peaks = [_peak_memory(settings.device)]
             for i, part in enumerate(chosen):
                 report(i, len(chosen), part.name)
                 begun = time.perf_counter()
-                found = bench.after(part.module, part.name, part.expected)
+                training = None if isinstance(part, Component) else settings.training
+                found = bench.after(part.module, part.name, part.expected, training=training)
                 if cuda:
                     torch.cuda.synchronize(settings.device)
                 peaks.append(_peak_memory(settings.device))
@@ -269,7 +333,7 @@ def _result(
         dtype=str(settings.dtype).removeprefix("torch."),
         device=device_name(settings.device),
         method=found.way,
-        facts=_facts(found, settings),
+        facts=_facts(part, found, settings),
         expected_exact=tuple(e[0] for e in found.expected),
         expected_numerical=tuple(e[1] for e in found.expected),
         expectation=part.expected.note if isinstance(part, Component) else "",

@@ -30,9 +30,12 @@ def probes_text(found: ProbesView) -> str:
     """Header, one line a component, and what has to be known to read it."""
     results, first = found.rows, found.rows[0]
     width = max([len(one_line(r.name)) for r in results] + [9])
+    source = f"Gaussian input of {shape_of(found.input_shape)}, {counted(found.batch, 'sample')}, behind a random "
+    source += f"{found.front} layer of {counted(found.units, 'unit')}"
+    if found.front == "none":
+        source = f"{counted(found.batch, 'sample')} of {shape_of(found.input_shape)} as given"
     lines = [
-        f"Gaussian input of {shape_of(found.input_shape)}, {counted(found.batch, 'sample')}, behind a random "
-        f"{found.front} layer of {counted(found.units, 'unit')}",
+        source,
         f"tolerance {found.tolerance}, {found.dtype} on {found.device}",
         f"before every component: PCA dimension {_shown(first.dimension_before)}, "
         f"Jacobian rank {_shown(first.rank_before)}",
