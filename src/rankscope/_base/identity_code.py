@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ctypes
+import datetime
 import dis
 import functools
 import sys
@@ -22,6 +24,8 @@ _BOILERPLATE = {
     "__module__", "__orig_bases__", "__parameters__", "__qualname__", "__slotnames__", "__static_attributes__",
     "__weakref__", "_abc_impl", "_autograd_function_id", "_backward_cls", "_compiled_autograd_key",
 }  # fmt: skip
+_CAPSULE = type(datetime.datetime_CAPI)  # type: ignore[attr-defined]
+_name_of_capsule = ctypes.PYFUNCTYPE(ctypes.c_char_p, ctypes.py_object)(("PyCapsule_GetName", ctypes.pythonapi))
 _GLOBAL = {"LOAD_GLOBAL", "LOAD_NAME", "LOAD_FROM_DICT_OR_GLOBALS"}
 _ATTRIBUTE = {"LOAD_ATTR", "LOAD_METHOD", "IMPORT_FROM", "LOAD_SUPER_ATTR"}
 _FUNCTIONS = (types.FunctionType, types.BuiltinFunctionType)
@@ -55,10 +59,16 @@ class CodeDigests(ImportDigests, OperatorDigests):
                 if name.startswith("__") and name.endswith("__"):
                     continue
                 one = vars(value)[name]
-                parts.append(node(name, self._taken(one, attributes) if _is_own(one) else self.of(one)))
+                parts.append(node(name, self._taken(one, attributes) if _is_own(one) else self._member(one)))
             return node("own module", text(value.__name__), *parts)
         finally:
             self._within.discard(key)
+
+    def _member(self, value: Any) -> bytes:
+        """What a module or class has under a name. A pointer there is to compiled code; elsewhere it may be to data."""
+        if type(value) is _CAPSULE:
+            return node("compiled code", _name_of_capsule(value) or b"")
+        return self.of(value)
 
     def _patched(self, value: types.ModuleType, attributes: Collection[str] | None = None) -> list[bytes]:
         """What took the place of an installed module's functions: the user's, and those of another name."""
@@ -126,7 +136,7 @@ class CodeDigests(ImportDigests, OperatorDigests):
                 found.append(node("global", text(name), self._taken(value, attributes)))
                 continue
             patched = self._patched(value, attributes) if isinstance(value, types.ModuleType) else []
-            found.append(node("global", text(name), self.of(value), *patched))
+            found.append(node("global", text(name), self._member(value), *patched))
         return found
 
     def _method(self, value: types.MethodType) -> bytes:
@@ -161,7 +171,7 @@ class CodeDigests(ImportDigests, OperatorDigests):
             ]
             return node("installed", text(name), *patched, self._patched_around(value.__module__))
         parts = [
-            node(key, self.of(one))
+            node(key, self._member(one))
             for key, one in sorted(vars(value).items())
             if key not in _BOILERPLATE and not isinstance(one, types.MemberDescriptorType | types.GetSetDescriptorType)
         ]

@@ -8,7 +8,11 @@ from __future__ import annotations
 
 import dis
 import importlib.machinery
+import os
+import pkgutil
+import sys
 import types
+from collections.abc import Iterable
 from importlib import metadata
 from pathlib import Path
 
@@ -71,7 +75,7 @@ class ImportDigests(Walk):
         if file is None or spec.origin in ("built-in", "frozen") or code_is_installed(file):
             return node("installed", text(name), text(_version(name.partition(".")[0])))
         try:
-            content = Path(file).read_bytes()
+            content = _content(spec, file)
             if not file.endswith(".py"):
                 return node("file", text(name), content)
             code = compile(content, file, "exec", dont_inherit=True)
@@ -91,7 +95,9 @@ def _spec(name: str) -> importlib.machinery.ModuleSpec | None:
         try:
             if count == 1 and importlib.machinery.BuiltinImporter.find_spec(whole) is not None:
                 return importlib.machinery.ModuleSpec(whole, None, origin="built-in")
-            spec = importlib.machinery.PathFinder.find_spec(whole, path)
+            spec = _found_in(whole, sys.path if path is None else path)
+            if spec is None and count == 1:
+                spec = _found_otherwise(whole)
         except (ImportError, ValueError, TypeError):
             return None
         if spec is None:
@@ -100,6 +106,38 @@ def _spec(name: str) -> importlib.machinery.ModuleSpec | None:
         if path is None and count < len(parts):
             return None
     return spec
+
+
+def _found_in(name: str, path: Iterable[str]) -> importlib.machinery.ModuleSpec | None:
+    """What Python's own search of a path finds, which for a namespace needs the packages above it to be loaded."""
+    portions: list[str] = []
+    for entry in path:
+        finder = pkgutil.get_importer(entry or os.getcwd())
+        found = None if finder is None else finder.find_spec(name)
+        if found is not None and found.loader is not None:
+            return found
+        portions += [] if found is None else found.submodule_search_locations or []
+    if not portions:
+        return None
+    spec = importlib.machinery.ModuleSpec(name, None, is_package=True)
+    spec.submodule_search_locations = portions
+    return spec
+
+
+def _found_otherwise(name: str) -> importlib.machinery.ModuleSpec | None:
+    """What the finders find that an editable installation adds to those of Python."""
+    for finder in sys.meta_path:
+        if not str(getattr(finder, "__module__", "") or "").startswith("_frozen_importlib"):
+            spec = finder.find_spec(name, None) if hasattr(finder, "find_spec") else None
+            if spec is not None:
+                return spec
+    return None
+
+
+def _content(spec: importlib.machinery.ModuleSpec, file: str) -> bytes:
+    """The bytes of a module's file, which may be in an archive."""
+    get_data = getattr(spec.loader, "get_data", None)
+    return Path(file).read_bytes() if get_data is None else bytes(get_data(file))
 
 
 def _version(top: str) -> str:

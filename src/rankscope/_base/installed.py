@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import platform
 import site
 import sys
@@ -12,6 +13,10 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import torch
+
+from rankscope._base.distributions import distribution_of
 from rankscope._base.files import digest_of_file
 
 __all__ = ["code_is_installed", "installed_name", "module_version"]
@@ -19,16 +24,17 @@ __all__ = ["code_is_installed", "installed_name", "module_version"]
 
 @lru_cache(maxsize=1)
 def _roots() -> tuple[str, ...]:
+    """Folders of Python itself, of what it has installed, and of torch and NumPy, however these two came here."""
     paths = [sysconfig.get_path(name) for name in ("stdlib", "platstdlib", "purelib", "platlib")]
-    return tuple({str(Path(p)) + "/" for p in (*paths, *site.getsitepackages(), site.getusersitepackages()) if p})
+    ours = [os.path.dirname(str(module.__file__)) for module in (torch, np)]
+    paths += [*site.getsitepackages(), site.getusersitepackages(), *ours]
+    return tuple({os.path.join(str(Path(p)), "") for p in paths if p})
 
 
+@lru_cache(maxsize=65536)
 def code_is_installed(file: str) -> bool:
     """Whether a file with code belongs to Python or to an installed package."""
-    path = file.replace("\\", "/")
-    if path.startswith("<frozen "):
-        return True
-    return path.startswith(_roots()) or "/site-packages/" in path or "/dist-packages/" in path
+    return file.startswith(("<frozen ", *_roots())) or (not file.startswith("<") and distribution_of(file) is not None)
 
 
 @lru_cache(maxsize=1024)
