@@ -22,16 +22,6 @@ import rankscope as rs
 from rankscope.loading import calibrate_batchnorm, load_model
 
 
-class Clock:
-    """When each sample was done, from the progress that the first process reports."""
-
-    def __init__(self) -> None:
-        self.times: dict[int, float] = {}
-
-    def __call__(self, done: int, total: int | None, text: str) -> None:
-        self.times.setdefault(done, time.perf_counter())
-
-
 def network(name: str) -> torch.nn.Module:
     torch.manual_seed(0)
     if name == "small":
@@ -44,18 +34,17 @@ def network(name: str) -> torch.nn.Module:
     return made
 
 
-def measured(call: Callable[[str, Clock], Any], *, alone: bool) -> tuple[float, Clock, Any]:
-    """Seconds, and when samples were done: by the first process alone, or by all of them."""
-    clock = Clock()
+def measured(call: Callable[[str], Any], *, alone: bool) -> tuple[float, Any]:
+    """Seconds, and the profile: by the first process alone, or by all of them."""
     several = dist.is_initialized()
     meet()
     started = time.perf_counter()
     found = None
     if not alone or not several or dist.get_rank() == 0:
-        found = call("this" if alone else "all", clock)
+        found = call("this" if alone else "all")
     took = time.perf_counter() - started
     meet()
-    return took, clock, found
+    return took, found
 
 
 def meet() -> None:
@@ -68,21 +57,20 @@ def images(model: torch.nn.Module, device: torch.device, count: int, side: int, 
     """Images a second after the first image, with the paper's patch of 768 columns."""
     x = torch.randn(count, 3, side, side, generator=torch.Generator().manual_seed(1))
 
-    def call(processes: str, clock: Clock) -> Any:
+    def call(processes: str, number: int) -> Any:
         return rs.jacobian_rank(
-            model, x, columns=rs.Patch(16), cut_points="blocks", device=device,
-            progress=clock, processes=processes,  # type: ignore[arg-type]
+            model, x[:number], columns=rs.Patch(16), cut_points="blocks", device=device,
+            processes=processes,  # type: ignore[arg-type]
         )  # fmt: skip
 
-    took, clock, found = measured(call, alone=alone)
-    if found is None or not clock.times:
+    first, _ = measured(lambda processes: call(processes, 1), alone=alone)
+    took, found = measured(lambda processes: call(processes, count), alone=alone)
+    if found is None:
         return {}
-    first = min(moment for done, moment in clock.times.items() if done >= 1)
-    at_first = max(done for done, moment in clock.times.items() if moment <= first)
-    after = max(clock.times.values()) - first
     return {
         "seconds": took,
-        "images a second after the first": (count - at_first) / after if after > 0 else None,
+        "seconds of the first image": first,
+        "images a second after the first": (count - 1) / (took - first) if took > first else None,
         "function rank": list(found.function_rank),
     }
 
@@ -93,13 +81,13 @@ def whole(
     """Seconds of the full Jacobian of one image at every cut point."""
     x = torch.randn(1, 3, side, side, generator=torch.Generator().manual_seed(2))
 
-    def call(processes: str, clock: Clock) -> Any:
+    def call(processes: str) -> Any:
         return rs.jacobian_rank(
             model, x, columns="all", method=method, cut_points="blocks", device=device,
-            progress=clock, processes=processes,  # type: ignore[arg-type]
+            processes=processes,  # type: ignore[arg-type]
         )  # fmt: skip
 
-    took, _, found = measured(call, alone=alone)
+    took, found = measured(call, alone=alone)
     return {} if found is None else {"seconds": took, "function rank": list(found.function_rank)}
 
 
