@@ -47,6 +47,9 @@ def waits(self, *values, then=sharing_out.SharedOut._mine):
 sharing_out.SharedOut._mine = waits
 """
 
+# the second process ends itself once it has handed on its first image, as a launcher or Ctrl-C would
+SIGNALLED = DIES.replace("signal.SIGKILL", "signal.{name}")
+
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
@@ -126,6 +129,16 @@ def test_a_process_that_is_killed(folder: Path) -> None:
     done = torchrun(folder, *PROFILE)
     assert done.returncode == 0, done.stderr
     assert f"{kept} of 4 images" in done.stdout
+
+
+@pytest.mark.parametrize("name", ["SIGTERM", "SIGINT"])
+def test_an_interrupt_of_one_process_ends_all(name: str, folder: Path) -> None:
+    (first, _, error), (second, _, silent) = by_hand(folder, PROFILE, WAITS, SIGNALLED.format(name=name))
+    assert (first, second) == (130, 130), error
+    lines = [line for said in (error, silent) for line in said.splitlines() if "interrupted" in line]
+    assert len(lines) == 1
+    assert lines[0].startswith("interrupted: ")
+    assert lines[0].endswith("kept in run/partial; the same command continues from there")
 
 
 def test_an_error_is_said_once(folder: Path) -> None:

@@ -35,6 +35,7 @@ _POLL, _LISTEN = 0.02, 0.1  # seconds between two looks at the store, of who wai
 _JOIN = 600.0  # seconds in which every process has to make the call: loading a model may take minutes
 _BEAT, _SILENT = 5.0, 120.0  # seconds: a process of another machine has ended where its beat stands still
 _PARTING = 5.0  # seconds that a failing first process waits for the others to read why
+_INTERRUPTED = 130  # exit code of an interrupt that has been put into words
 _NUMBER = itertools.count()
 
 
@@ -250,7 +251,7 @@ class Several(Team):
 
     def fail(self, error: BaseException) -> None:
         """Tell the other processes why this one ends."""
-        interrupted = isinstance(error, KeyboardInterrupt)
+        interrupted = isinstance(error, KeyboardInterrupt) or getattr(error, "exit_code", 1) == _INTERRUPTED
         text = f"{type(error).__name__}: {first_line(error)}"
         if isinstance(error, RankscopeError):
             text = error.marked
