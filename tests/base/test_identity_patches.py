@@ -105,3 +105,14 @@ def test_the_body_of_a_users_operator_counts(kind: type[nn.Module], part: str, m
     assert identity_of(kind()) == before
     monkeypatch.setattr(twice, part, lambda *args: args[-1] * 3)
     assert identity_of(kind()) != before
+
+
+@pytest.mark.parametrize("name", ["excepthook", "displayhook", "breakpointhook"])
+def test_what_the_interpreter_calls_is_no_part_of_an_answer(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    data = torch.utils.data.TensorDataset(torch.zeros(3))  # its module works with sys
+    before = identity_of(data)
+    # torch.distributed.init_process_group puts a function of its own there
+    monkeypatch.setattr(sys, name, lambda *values: None)
+    assert identity_of(data) == before
+    monkeypatch.setattr(sys, "getsizeof", lambda *values: 0)
+    assert identity_of(data) != before  # what code calls counts

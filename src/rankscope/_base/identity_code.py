@@ -75,7 +75,7 @@ class CodeDigests(ImportDigests, OperatorDigests):
         return [
             node(name, self._put(one))
             for name, one in sorted(vars(value).items())
-            if (attributes is None or name in attributes) and _is_put(name, one)
+            if (attributes is None or name in attributes) and _is_put(name, one) and not _is_hook(value, name)
         ]
 
     def _put(self, value: Any) -> bytes:
@@ -211,6 +211,11 @@ def _is_own(value: Any) -> bool:
 
 def _is_installed(value: Any) -> bool:
     return isinstance(value, types.ModuleType) and module_version(value.__name__) is not None
+
+
+def _is_hook(module: types.ModuleType, name: str) -> bool:
+    """Whether the interpreter itself calls it: process groups, debuggers and test runners put in one of their own."""
+    return module is sys and name.endswith("hook")
 
 
 def _is_put(name: str, value: Any, owner: type | None = None) -> bool:
