@@ -8,13 +8,17 @@ import shutil
 import subprocess
 import sys
 import textwrap
+import threading
+import warnings
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
 from torch import nn
+from torch.utils.data import TensorDataset
 
 from rankscope._base.identity import identity_of
 
@@ -206,3 +210,15 @@ def test_the_order_of_a_mapping_is_the_same_in_another_process(tmp_path):
         for seed in ("1", "2")
     }
     assert len(found) == 1
+
+
+@pytest.mark.parametrize(
+    ("module", "name"),
+    [(sys, "excepthook"), (sys, "displayhook"), (threading, "excepthook"), (warnings, "showwarning")],
+)
+def test_what_a_session_shows_is_no_part(module: Any, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A process group, a notebook or a debugger puts hooks of its own there."""
+    data = TensorDataset(torch.zeros(2, 3))
+    before = identity_of(data)
+    monkeypatch.setattr(module, name, lambda *_, **__: None)
+    assert identity_of(data) == before

@@ -29,6 +29,12 @@ _name_of_capsule = ctypes.PYFUNCTYPE(ctypes.c_char_p, ctypes.py_object)(("PyCaps
 _GLOBAL = {"LOAD_GLOBAL", "LOAD_NAME", "LOAD_FROM_DICT_OR_GLOBALS"}
 _ATTRIBUTE = {"LOAD_ATTR", "LOAD_METHOD", "IMPORT_FROM", "LOAD_SUPER_ATTR"}
 _FUNCTIONS = (types.FunctionType, types.BuiltinFunctionType)
+# what Python calls for errors, warnings and prompts: notebooks, debuggers and process groups put theirs there
+_OF_A_SESSION = {
+    "sys": {"breakpointhook", "displayhook", "excepthook", "unraisablehook", "__interactivehook__"},
+    "threading": {"excepthook"},
+    "warnings": {"formatwarning", "showwarning", "_showwarnmsg", "_showwarnmsg_impl"},
+}
 _BY_NAME = {"getattr", "vars", "eval", "exec", "globals"}  # what these take has its name in no instruction
 
 
@@ -72,10 +78,11 @@ class CodeDigests(ImportDigests, OperatorDigests):
 
     def _patched(self, value: types.ModuleType, attributes: Collection[str] | None = None) -> list[bytes]:
         """What took the place of an installed module's functions: the user's, and those of another name."""
+        left_out = _OF_A_SESSION.get(value.__name__, set())
         return [
             node(name, self._put(one))
             for name, one in sorted(vars(value).items())
-            if (attributes is None or name in attributes) and _is_put(name, one) and not _is_hook(value, name)
+            if (attributes is None or name in attributes) and name not in left_out and _is_put(name, one)
         ]
 
     def _put(self, value: Any) -> bytes:
@@ -211,11 +218,6 @@ def _is_own(value: Any) -> bool:
 
 def _is_installed(value: Any) -> bool:
     return isinstance(value, types.ModuleType) and module_version(value.__name__) is not None
-
-
-def _is_hook(module: types.ModuleType, name: str) -> bool:
-    """Whether the interpreter itself calls it: process groups, debuggers and test runners put in one of their own."""
-    return module is sys and name.endswith("hook")
 
 
 def _is_put(name: str, value: Any, owner: type | None = None) -> bool:
