@@ -24,7 +24,7 @@ _BOILERPLATE = {
     "__module__", "__orig_bases__", "__parameters__", "__qualname__", "__slotnames__", "__static_attributes__",
     "__weakref__", "_abc_impl", "_autograd_function_id", "_backward_cls", "_compiled_autograd_key",
 }  # fmt: skip
-_CAPSULE = type(datetime.datetime_CAPI)  # type: ignore[attr-defined]
+_CAPSULE = type(datetime.datetime_CAPI)
 _name_of_capsule = ctypes.PYFUNCTYPE(ctypes.c_char_p, ctypes.py_object)(("PyCapsule_GetName", ctypes.pythonapi))
 _GLOBAL = {"LOAD_GLOBAL", "LOAD_NAME", "LOAD_FROM_DICT_OR_GLOBALS"}
 _ATTRIBUTE = {"LOAD_ATTR", "LOAD_METHOD", "IMPORT_FROM", "LOAD_SUPER_ATTR"}
