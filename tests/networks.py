@@ -252,7 +252,7 @@ class Spectral(nn.Module):
         return self.last(torch.fft.irfft(z, n=6))
 
 
-class _Cube(torch.autograd.Function):
+class BackwardCube(torch.autograd.Function):
     """Without a ``jvp`` and without a rule for vmap."""
 
     @staticmethod
@@ -447,7 +447,7 @@ CASES: dict[str, Case] = {
     "halves": Case(Halves, (6,)),
     "in-place input": Case(InPlaceInput, (6,)),
     "spectral": Case(Spectral, (6,)),
-    "double backward": Case(lambda: Custom(_Cube), (6,), "double backward"),
+    "double backward": Case(lambda: Custom(BackwardCube), (6,), "double backward"),
     "reverse rows": Case(lambda: Custom(_CubeOnce), (6,), "reverse mode by rows"),
     "language": Case(Language, (3, 6), inputs=_ids),
     "masked": Case(Masked, (6,), inputs=_masks),

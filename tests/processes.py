@@ -1,4 +1,4 @@
-"""Python code in several processes of one group of ``torch.distributed`` on the CPU (gloo)."""
+"""Code and commands in processes of their own; those of one group of ``torch.distributed`` are on the CPU (gloo)."""
 
 from __future__ import annotations
 
@@ -10,8 +10,30 @@ import tempfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-__all__ = ["Run", "in_processes", "started"]
+import numpy as np
 
+__all__ = ["COMMAND", "Run", "in_processes", "started", "with_network"]
+
+COMMAND = "import sys; from rankscope.cli import main; sys.exit(main(sys.argv[1:]))"
+"""The command line as code, for a process of its own."""
+# `waits` says that it is there and goes on once a line arrives, so the order of events is the test's own
+_NET = """
+import sys
+import torch
+from torch import nn
+
+class Net(nn.Sequential):
+    input_size = (3, 4, 4)
+
+def small():
+    torch.manual_seed(0)
+    return Net(nn.Flatten(), nn.Linear(48, 6), nn.Tanh(), nn.Linear(6, 2)).eval()
+
+def waits():
+    print("inside", file=sys.stderr, flush=True)
+    sys.stdin.readline()
+    return small()
+"""
 _BEGIN = """
 import os, sys, torch, torch.distributed as dist
 dist.init_process_group("gloo", init_method={method!r}, rank={rank}, world_size={size})
@@ -61,3 +83,10 @@ def in_processes(size: int, code: str, folder: Path, *, each: Sequence[str] = ()
     """Run ``code`` in ``size`` processes to its end."""
     with started(size, code, folder, each=each) as processes:
         return [Run(process) for process in processes]
+
+
+def with_network(folder: Path, more: str = "") -> None:
+    """Put ``net.py`` into a folder, with ``more`` code at its end, and arrays for it into ``data.npz``."""
+    (folder / "net.py").write_text(_NET + more)
+    inputs = np.random.default_rng(0).standard_normal((10, 3, 4, 4)).astype(np.float32)
+    np.savez(folder / "data.npz", inputs=inputs, labels=np.arange(10) % 2)

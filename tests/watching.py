@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+import pytest
 import torch
 from torch import nn
 
@@ -61,3 +62,34 @@ def expect(history, step, layer, rows):
     assert (here["samples"] == len(rows)).all()
     for name, of in ORACLE.items():
         np.testing.assert_allclose(here.loc[name, "value"], of(rows), rtol=RTOL)
+
+
+def in_tensorboard(folder, tag, wanted):
+    """Steps of a tag in TensorBoard's event files, whose values are those of a history's rows."""
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    events = EventAccumulator(str(folder))
+    events.Reload()
+    found = events.Scalars(tag)
+    np.testing.assert_allclose([e.value for e in found], wanted["value"], rtol=1e-6)  # TensorBoard keeps float32
+    return [e.step for e in found]
+
+
+def mlflow_store(kind, folder, monkeypatch):
+    """MLflow and the address of a new store, of ``"files"`` or of ``"sqlite"``; skips where it is not there."""
+    mlflow = pytest.importorskip("mlflow")
+    if kind == "sqlite":
+        pytest.importorskip("alembic", reason="the SQLite store of MLflow needs alembic, which mlflow-skinny lacks")
+    monkeypatch.setenv("MLFLOW_ALLOW_FILE_STORE", "true")
+    return mlflow, f"sqlite:///{folder}/m.db" if kind == "sqlite" else (folder / "runs").as_uri()
+
+
+def same_numbers(one, two, steps):
+    """Two histories as lines, of one process and of several with parts of the same batches."""
+    assert [m["step"] for m in one] == [m["step"] for m in two] == steps
+    for a, b in zip(one, two, strict=True):
+        assert [(v["layer"], v["metric"], v["samples"]) for v in a["values"]] == [
+            (v["layer"], v["metric"], v["samples"]) for v in b["values"]
+        ]
+        # sums of gradients in another order: some eps32 on each weight
+        np.testing.assert_allclose([v["value"] for v in b["values"]], [v["value"] for v in a["values"]], rtol=1e-4)

@@ -9,26 +9,14 @@ import subprocess
 import sys
 from pathlib import Path
 
-import numpy as np
 import pytest
+from processes import COMMAND
 
 from rankscope.cli import main
 
-NET = """
-import torch
-from torch import nn
-
-class Net(nn.Sequential):
-    input_size = (3, 4, 4)
-
-def small():
-    torch.manual_seed(0)
-    return Net(nn.Flatten(), nn.Linear(48, 6), nn.Tanh(), nn.Linear(6, 2)).eval()
-"""
 PROFILE = ["profile", "net.py:small", "--weights", "random", "--images", "noise", "--limit", "4", "--out", "run"]
 COLLECT = ["collect", "net.py:small", "--weights", "random", "--data", "data.npz", "--out", "run", "--shard-size", "4"]
 COLLECT += ["--batch-size", "4"]
-PLAIN = "import sys; from rankscope.cli import main; sys.exit(main(sys.argv[1:]))"
 # the second process dies when it has handed on its first image, and the first has waited for that
 DIES = """
 import os, signal
@@ -51,14 +39,6 @@ sharing_out.SharedOut._mine = waits
 SIGNALLED = DIES.replace("signal.SIGKILL", "signal.{name}")
 
 
-@pytest.fixture
-def folder(tmp_path: Path) -> Path:
-    (tmp_path / "net.py").write_text(NET)
-    inputs = np.random.default_rng(0).standard_normal((10, 3, 4, 4)).astype(np.float32)
-    np.savez(tmp_path / "data.npz", inputs=inputs, labels=np.arange(10) % 2)
-    return tmp_path
-
-
 def torchrun(folder: Path, *args: str) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", "-m", "rankscope"]
     return subprocess.run([*command, *args], cwd=folder, capture_output=True, text=True, timeout=300)
@@ -75,7 +55,7 @@ def by_hand(folder: Path, args: list[str], *codes: str) -> list[tuple[int, str, 
         env = {**os.environ, **number, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
         processes.append(
             subprocess.Popen(
-                [sys.executable, "-c", code + PLAIN, *args],
+                [sys.executable, "-c", code + COMMAND, *args],
                 cwd=folder,
                 env=env,
                 stdout=subprocess.PIPE,

@@ -8,29 +8,11 @@ import subprocess
 import sys
 from pathlib import Path
 
-import numpy as np
 import pytest
+from processes import COMMAND, with_network
 
 from rankscope.cli import main
 
-# `waits` says that it is there and goes on once a line arrives, so the order of events is the test's own
-NET = """
-import sys
-import torch
-from torch import nn
-
-class Net(nn.Sequential):
-    input_size = (3, 4, 4)
-
-def small():
-    torch.manual_seed(0)
-    return Net(nn.Flatten(), nn.Linear(48, 6), nn.Tanh(), nn.Linear(6, 2)).eval()
-
-def waits():
-    print("inside", file=sys.stderr, flush=True)
-    sys.stdin.readline()
-    return small()
-"""
 # the file that follows the shards is written once a line arrives
 LATE = """
 import sys
@@ -44,18 +26,9 @@ def waits(folder, name, *rest, **options):
 results.write_result = waits
 sys.exit(main(sys.argv[1:]))
 """
-PLAIN = "import sys; from rankscope.cli import main; sys.exit(main(sys.argv[1:]))"
 
 
-@pytest.fixture
-def folder(tmp_path: Path) -> Path:
-    (tmp_path / "net.py").write_text(NET)
-    inputs = np.random.default_rng(0).standard_normal((10, 3, 4, 4)).astype(np.float32)
-    np.savez(tmp_path / "data.npz", inputs=inputs, labels=np.arange(10) % 2)
-    return tmp_path
-
-
-def start(folder: Path, *args: str, code: str = PLAIN) -> subprocess.Popen[str]:
+def start(folder: Path, *args: str, code: str = COMMAND) -> subprocess.Popen[str]:
     pipe = subprocess.PIPE
     return subprocess.Popen(
         [sys.executable, "-c", code, *args], cwd=folder, stdin=pipe, stdout=pipe, stderr=pipe, text=True
@@ -73,8 +46,8 @@ def collect(factory: str) -> list[str]:
 @pytest.mark.parametrize(
     ("first", "second", "code"),
     [
-        (profile("waits"), profile("small"), PLAIN),
-        (collect("waits"), collect("small"), PLAIN),
+        (profile("waits"), profile("small"), COMMAND),
+        (collect("waits"), collect("small"), COMMAND),
         (collect("small"), collect("small"), LATE),
     ],
     ids=["profile", "collect", "collection.json"],
@@ -117,9 +90,7 @@ def kept(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A collected run, and a network whose blocks are square."""
     folder = tmp_path_factory.mktemp("kept")
     square = "\ndef square():\n    return Net(nn.Flatten(), *(nn.Linear(48, 48) for _ in range(3)))\n"
-    (folder / "net.py").write_text(NET + square)
-    inputs = np.random.default_rng(0).standard_normal((10, 3, 4, 4)).astype(np.float32)
-    np.savez(folder / "data.npz", inputs=inputs, labels=np.arange(10) % 2)
+    with_network(folder, square)
     with contextlib.chdir(folder):
         assert main([*collect("small")[:-1], "kept"]) == 0
     return folder

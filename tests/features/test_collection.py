@@ -356,7 +356,7 @@ def test_nothing_is_copied_that_is_not_kept(tmp_path, monkeypatch):
         seen.append((output.shape, made.shape))
         return made
 
-    monkeypatch.setattr("rankscope.features.collecting.reduce_output", reduced)
+    monkeypatch.setattr("rankscope.features.passes.reduce_output", reduced)
     dataset = data()
     dataset_type = type(dataset)
     monkeypatch.setattr(dataset_type, "__getitem__", lambda self, i: pytest.fail("a sample was read alone"))

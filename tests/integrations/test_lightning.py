@@ -8,12 +8,11 @@ import subprocess
 import sys
 import textwrap
 
-import numpy as np
 import pytest
 import torch
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
-from watching import expect, hooks, net
+from watching import expect, hooks, in_tensorboard, mlflow_store, net, same_numbers
 
 import rankscope as rs
 
@@ -165,27 +164,19 @@ def test_a_module_that_was_compiled_as_a_whole_is_refused(tmp_path):
 def test_tensorboard_gets_the_numbers(tmp_path):
     pytest.importorskip("tensorboard")
     from lightning.pytorch.loggers import TensorBoardLogger
-    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
     callback = RankCallback(["net.2"], every=2)
     fit(tmp_path, callback, logger=TensorBoardLogger(tmp_path, name="", version="run"))
-    events = EventAccumulator(str(tmp_path / "run"))
-    events.Reload()
-    found = events.Scalars("rank/net.2/rankme")
     wanted = callback.monitor.history.query("metric == 'rankme'")
-    assert [e.step for e in found] == wanted["step"].tolist() == [0, 2, 4, 6]
-    np.testing.assert_allclose([e.value for e in found], wanted["value"], rtol=1e-6)  # TensorBoard keeps float32
+    found = in_tensorboard(tmp_path / "run", "rank/net.2/rankme", wanted)
+    assert found == wanted["step"].tolist() == [0, 2, 4, 6]
 
 
 @pytest.mark.parametrize("store", ["sqlite", "files"])
 def test_mlflow_gets_the_numbers(tmp_path, store, monkeypatch):
-    mlflow = pytest.importorskip("mlflow")
-    if store == "sqlite":
-        pytest.importorskip("alembic", reason="the SQLite store of MLflow needs alembic, which mlflow-skinny lacks")
-    monkeypatch.setenv("MLFLOW_ALLOW_FILE_STORE", "true")
+    mlflow, uri = mlflow_store(store, tmp_path, monkeypatch)
     from lightning.pytorch.loggers import MLFlowLogger
 
-    uri = f"sqlite:///{tmp_path}/m.db" if store == "sqlite" else (tmp_path / "runs").as_uri()
     logger = MLFlowLogger("e", tracking_uri=uri, artifact_location=str(tmp_path))
     callback = RankCallback(["net.2"], every=4)
     fit(tmp_path, callback, logger=logger)
@@ -237,11 +228,4 @@ def test_two_processes_give_the_numbers_of_one(tmp_path):
         )
         assert done.returncode == 0, done.stderr[-3000:]
         tables.append([json.loads(line) for line in path.read_text().splitlines()])
-    one, two = tables
-    assert [m["step"] for m in one] == [m["step"] for m in two] == [0, 2]
-    for a, b in zip(one, two, strict=True):
-        assert [(v["layer"], v["metric"], v["samples"]) for v in a["values"]] == [
-            (v["layer"], v["metric"], v["samples"]) for v in b["values"]
-        ]
-        # sums of gradients in another order: some eps32 on each weight
-        np.testing.assert_allclose([v["value"] for v in b["values"]], [v["value"] for v in a["values"]], rtol=1e-4)
+    same_numbers(*tables, [0, 2])

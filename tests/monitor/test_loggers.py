@@ -6,9 +6,8 @@ import json
 import subprocess
 import sys
 
-import numpy as np
 import pytest
-from watching import batches, net, train
+from watching import batches, in_tensorboard, mlflow_store, net, train
 
 import rankscope as rs
 from rankscope.monitor import CsvLogger, MLflowLogger, TensorBoardLogger, WandbLogger
@@ -30,24 +29,15 @@ def pairs(history):
 @pytest.mark.parametrize("given", ["folder", "writer"])
 def test_tensorboard(tmp_path, given):
     pytest.importorskip("tensorboard")
-    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
     from torch.utils.tensorboard import SummaryWriter
 
     wanted = watched(TensorBoardLogger(tmp_path if given == "folder" else SummaryWriter(str(tmp_path))))
-    events = EventAccumulator(str(tmp_path))
-    events.Reload()
-    found = events.Scalars(TAG)
-    assert [e.step for e in found] == wanted["step"].tolist() == [0, 2, 4]
-    np.testing.assert_allclose([e.value for e in found], wanted["value"], rtol=1e-6)  # kept as float32
+    assert in_tensorboard(tmp_path, TAG, wanted) == wanted["step"].tolist() == [0, 2, 4]
 
 
 @pytest.mark.parametrize("store", ["sqlite", "files"])
 def test_mlflow(tmp_path, store, monkeypatch):
-    mlflow = pytest.importorskip("mlflow")
-    if store == "sqlite":
-        pytest.importorskip("alembic", reason="the SQLite store of MLflow needs alembic, which mlflow-skinny lacks")
-    monkeypatch.setenv("MLFLOW_ALLOW_FILE_STORE", "true")
-    uri = f"sqlite:///{tmp_path}/m.db" if store == "sqlite" else (tmp_path / "runs").as_uri()
+    mlflow, uri = mlflow_store(store, tmp_path, monkeypatch)
     logger = MLflowLogger(uri)
     wanted = watched(logger)
     client = mlflow.MlflowClient(uri)
