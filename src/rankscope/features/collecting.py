@@ -13,7 +13,7 @@ from torch.utils.data import TensorDataset
 
 from rankscope._base.checks import count_of, path_of
 from rankscope._base.errors import CutPointError, ModelError, OutputError, nearest
-from rankscope._base.facts import Fact, FactKind
+from rankscope._base.facts import Fact
 from rankscope._base.files import FolderLock
 from rankscope._base.identity import Identity, identity_of
 from rankscope._base.identity_process import process_state
@@ -25,25 +25,21 @@ from rankscope.features.collection_run import MOMENTS_LIMIT, CollectionRun
 from rankscope.features.counted_rows import with_rows_of_samples
 from rankscope.features.cut_names import chosen_calls, cut_names, is_plain, layer_names
 from rankscope.features.fingerprint import data_identity, setting_fingerprint
-from rankscope.features.head_inputs import head_inputs
 from rankscope.features.heads import find_head
-from rankscope.features.hooks import inference, record_outputs
+from rankscope.features.hooks import inference
 from rankscope.features.later_layers import layers_of_all, one_by_one
+from rankscope.features.passes import Passes
 from rankscope.features.pipeline import on_device
-from rankscope.features.precision import unit_roundoff
-from rankscope.features.reduction import Channels, Reduce, check_reduce, coarse_square, reduce_output
+from rankscope.features.reduction import Channels, Reduce, check_reduce, reduce_output
 from rankscope.features.resuming import Resumed, begin
-from rankscope.features.sample_axis import check_rows
 from rankscope.features.shards import ShardStore
 from rankscope.features.sharing_out import SharedRun, same_collection
 from rankscope.features.sources import Batch, as_dataset, batches, first_call
 from rankscope.features.whole_call import WholeCall
 from rankscope.slicing import CutPointsLike, mode_facts
-from rankscope.slicing.batches import run_forward
 from rankscope.slicing.calls import Call
 from rankscope.slicing.capture import OUTPUT
 from rankscope.slicing.meaning import Meaning
-from rankscope.slicing.memory import forward_facts
 from rankscope.slicing.one_sample import naming_the_batch
 from rankscope.slicing.reader import facts_of, meaning_of
 from rankscope.slicing.wrapped import unwrapped
@@ -211,66 +207,12 @@ def _collect(
     """The pass over what is not yet in whole shards; ``taken`` and the result are those of the first process."""
     name, layer = head
     report = progress_for(progress, "collect")
-    shape: tuple[int, ...] | None = None
     about = (*facts, *mode_facts(model), *_reading(dataset))  # the mode that the model came in
-
-    coarse: dict[str, tuple[float, torch.Tensor | None]] = {}
-    counts: dict[str, int] = {}
-    alone: bool | None = None
-
-    def rows_of(name: str, output: torch.Tensor) -> torch.Tensor:
-        if shape is not None:
-            check_rows(name, output, shape[0])
-        square = coarse_square(output, reduced[0], channels=reduced[1], input_shape=shape)
-        coarse[name] = unit_roundoff(output.dtype), square
-        return reduce_output(output, reduced[0], channels=reduced[1], input_shape=shape)
-
+    passes = Passes(model, name, *reduced)
+    company = several()
     resumed, looked = 0, False
     try:
-        with (
-            inference(model) as device,
-            record_outputs(model, cut_points, inputs_of=name, reduced=rows_of) as outputs,
-        ):
-
-            def looked_at(call: Call) -> bool:
-                nonlocal shape
-                shape = None
-                return one_by_one(model, call.rows(0, 1, "the first sample"), device)
-
-            def passed(call: Call) -> torch.Tensor:
-                nonlocal alone
-                counts.clear()
-                if alone is None:
-                    alone = looked_at(call)
-                if not alone or len(call) < 2:
-                    return together(call)
-                kept: dict[str, list[torch.Tensor]] = {}
-                levels: dict[str, list[tuple[float, torch.Tensor | None]]] = {}
-                logits = []
-                for i in range(len(call)):
-                    logits.append(together(call.part(i, i + 1)))
-                    for key, output in outputs.items():
-                        kept.setdefault(key, []).append(output)
-                    for key in outputs.keys() & coarse.keys():
-                        levels.setdefault(key, []).append(coarse[key])
-                outputs.clear()
-                outputs.update({key: torch.cat(parts) for key, parts in kept.items()})
-                counts.update({key: len(parts) for key, parts in kept.items()})
-                coarse.update({key: _summed(parts) for key, parts in levels.items()})
-                return torch.cat(logits)
-
-            def together(call: Call) -> torch.Tensor:
-                nonlocal shape
-                outputs.clear()
-                shape = tuple(call.x.shape)
-                logits = _logits(run_forward(model, call.rows(0, len(call), "a batch"), device))
-                if "<input>" in outputs:  # else told with the names of those that were not called
-                    outputs["<input>"] = head_inputs(outputs["<input>"], outputs["<output>"], logits, name)
-                return logits
-
-            def forward(call: Call) -> tuple[torch.Tensor, torch.Tensor]:
-                logits = passed(call)
-                return outputs["<input>"].flatten(1), logits
+        with passes.recording(cut_points):
 
             def read(start: int, stop: int) -> Iterator[Batch]:
                 loader = batches(
@@ -283,37 +225,32 @@ def _collect(
                     meaning=meaning,
                     stop=stop,
                 )
-                return on_device(loader, device) if start < stop else iter(())
+                return on_device(loader, passes.device) if start < stop else iter(())
 
             def look(call: Call) -> None:
-                nonlocal shape, about, looked, alone
+                nonlocal about, looked
                 if not looked:
-                    shape = None
-                    sample = call.rows(0, 1, "the first sample")
-                    remembers = forward_facts(model, sample, device, outputs)
-                    alone = looked_at(call) if alone is None else alone
-                    apart = [Fact(FactKind.CALLED_ALONE)] if alone and len(dataset) > 1 else []
-                    about, looked = (*about, *remembers, *apart), True
+                    about, looked = (*about, *passes.look(call, of=len(dataset))), True
 
             def fill(run: CollectionRun, start: int, stop: int) -> None:
-                run.beside = _works_beside(device)
+                run.beside = _works_beside(passes.device)
                 for batch in read(start, stop):
                     if batch.call is not None and company is None:
                         look(batch.call)
                     run.about = about
                     if batch.call is not None:
-                        run.launch(batch, outputs, passed(batch.call), layer, name, coarse, counts)
+                        logits = passes.logits(batch.call)
+                        run.launch(batch, passes.outputs, logits, layer, name, passes.coarse, passes.counts)
                     # a batch is looked at when the next one is on its way; on a CPU there is nothing to wait for
                     run.settle(waiting=1 if run.beside else 0)
                     run.skip(batch)
                     report(batch.after, run.total, "collecting")
                     # one block of several processes is one shard
                     if run.pending >= shard_size and company is None:
-                        run.flush(layer, device)
+                        run.flush(layer, passes.device)
 
-            company = several()
             if taken is not None:
-                taken.compare(model, dataset, options, batch_size, forward, meaning)
+                taken.compare(model, dataset, options, batch_size, passes.inputs_and_logits, meaning)
                 resumed, taken.run.about = taken.run.samples, about
             run = None if taken is None else taken.run
             if company is not None and run is not None:
@@ -321,15 +258,15 @@ def _collect(
                 if found is not None:
                     look(found)
                 run.about = about
-                company.publish("called alone", alone)
+                company.publish("called alone", passes.alone)
             if company is not None:
-                alone = company.known("called alone")  # as the first process has seen, in every process
+                passes.alone = company.known("called alone")  # as the first process has seen, in every process
                 size = options.get("batch_size") or batch_size
                 step = -(-shard_size // size) * size  # whole batches, as in one process
-                SharedRun(company, run, cut_points, len(dataset), step, (layer, device)).measure(fill)
+                SharedRun(company, run, cut_points, len(dataset), step, (layer, passes.device)).measure(fill)
             elif run is not None:
                 fill(run, run.after, len(dataset))
-                run.flush(layer, device)
+                run.flush(layer, passes.device)
     finally:
         report.close()
         if taken is not None:
@@ -348,12 +285,6 @@ def _head(model: nn.Module, head: str | None) -> tuple[str, nn.Module]:
     if head == OUTPUT and not list(model.children()):
         return head, model
     raise ModelError(f"{type(model).__name__} has no layer {head!r} to be the head; {nearest(head, named or [OUTPUT])}")
-
-
-def _summed(levels: list[tuple[float, torch.Tensor | None]]) -> tuple[float, torch.Tensor | None]:
-    """The rounding of the coarsest output, and ‖X‖²_F of all of them."""
-    squares = [square for _, square in levels if square is not None]
-    return max(level for level, _ in levels), torch.stack(squares).sum(0) if squares else None
 
 
 def _said(meaning: Meaning) -> dict[str, Any]:
@@ -432,12 +363,3 @@ def _cut_points(
 def _works_beside(device: torch.device) -> bool:
     """Whether the device computes while the processor goes on."""
     return device.type == "cuda"
-
-
-def _logits(made: Any) -> torch.Tensor:
-    made = getattr(made, "logits", made)
-    if not isinstance(made, torch.Tensor) or made.ndim != 2:
-        what = f"a tensor of shape {tuple(made.shape)}" if isinstance(made, torch.Tensor) else type(made).__name__
-        raise ModelError(f"the model returns {what}; a collection needs logits (samples × classes)")
-    # one output is that of a binary classifier: class 0 has the logit 0, as in ``linear_parts``
-    return torch.cat([torch.zeros_like(made), made], 1) if made.shape[1] == 1 else made
