@@ -109,7 +109,7 @@ def module_of(model: Any, name: str = "model") -> nn.Module:
 
 def _own_gpu(count: int) -> int:
     """The GPU of this process among those that a launcher's processes share; with fewer GPUs some take the same."""
-    return (local_rank() or 0) % max(count, 1)
+    return local_rank() % max(count, 1)
 
 
 def _home(model: nn.Module | Tensor | None) -> torch.device:

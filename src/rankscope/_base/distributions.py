@@ -23,11 +23,9 @@ def distribution_of(file: str) -> str | None:
     known = _entries((*sys.path, *sys.path_importer_cache))
     for above in PurePath(path).parents:
         if str(above) in known:
-            name = _installed_below(str(above)).get(PurePath(path).relative_to(above).as_posix())
-            if name is not None:
-                return name
-            top = PurePath(path).relative_to(above).parts[0]
-            name = _unlisted_below(str(above)).get(top.partition(".")[0])
+            files, modules = _below(str(above))
+            below = PurePath(path).relative_to(above)
+            name = files.get(below.as_posix()) or modules.get(below.parts[0].partition(".")[0])
             if name is not None:
                 return name
     return None
@@ -39,24 +37,28 @@ def _entries(paths: tuple[str, ...]) -> frozenset[str]:
 
 
 @lru_cache(maxsize=256)
-def _below(entry: str) -> tuple[tuple[str, tuple[str, ...] | None, tuple[str, ...]], ...]:
-    """Every distribution that was installed into a folder or archive: its name, its files if listed, its modules."""
+def _below(entry: str) -> tuple[dict[str, str], dict[str, str]]:
+    """Files that were installed into a folder or archive, and modules of distributions that list no files."""
+    files: dict[str, str] = {}
+    modules: dict[str, str] = {}
     if not (os.path.isdir(entry) or zipfile.is_zipfile(entry)):
-        return ()
-    found = []
+        return files, modules
     for one in metadata.distributions(path=[entry]):
-        name = one.metadata["Name"]
-        if not name or not _is_installed(one):
+        about = one.metadata  # read anew each time it is asked for
+        if not about["Name"] or not _is_installed(one):
             continue
+        whole = f"{about['Name']} {about['Version']}"
         record = one.read_text("RECORD")
         if record:  # read here, for the one of the standard library takes seconds for a large package
-            files: tuple[str, ...] | None = tuple(line.rsplit(",", 2)[0].strip('"') for line in record.splitlines())
+            listed = [line.rsplit(",", 2)[0].strip('"') for line in record.splitlines()]
+        elif one.read_text("installed-files.txt") is not None:
+            listed = [PurePath(f).as_posix() for f in one.files or ()]
         else:
-            listed = one.read_text("installed-files.txt") is not None
-            files = tuple(PurePath(f).as_posix() for f in one.files or ()) if listed else None
-        modules = (one.read_text("top_level.txt") or re.sub("[-.]", "_", name)).split()
-        found.append((f"{name} {one.version}", files, tuple(modules)))
-    return tuple(found)
+            top = one.read_text("top_level.txt") or re.sub("[-.]", "_", about["Name"])
+            modules.update(dict.fromkeys(top.split(), whole))
+            continue
+        files.update(dict.fromkeys(listed, whole))
+    return files, modules
 
 
 def _is_installed(one: metadata.Distribution) -> bool:
@@ -66,14 +68,3 @@ def _is_installed(one: metadata.Distribution) -> bool:
     if base.endswith(".egg-info"):
         return "-" in base.removesuffix(".egg-info") or one.read_text("installed-files.txt") is not None
     return True
-
-
-@lru_cache(maxsize=256)
-def _installed_below(entry: str) -> dict[str, str]:
-    return {file: name for name, files, _ in _below(entry) for file in files or ()}
-
-
-@lru_cache(maxsize=256)
-def _unlisted_below(entry: str) -> dict[str, str]:
-    """Modules of distributions that have no list of their files."""
-    return {module: name for name, files, modules in _below(entry) if files is None for module in modules}

@@ -18,21 +18,34 @@ from rankscope._base.errors import OutputError
 from rankscope._base.lock import FolderLock
 
 __all__ = [
+    "CHECKSUM",
     "FolderLock",
     "as_bytes",
     "checksum",
+    "damaged",
     "digest_of_bytes",
     "digest_of_file",
     "digest_of_tensors",
     "in_order",
     "make_folder",
     "read_arrays",
+    "unreadable",
     "write_arrays",
     "write_whole",
 ]
 
 _SIZE = 16  # bytes of a digest
-_CHECKSUM = "checksum"
+CHECKSUM = "checksum"
+
+
+def unreadable(path: Path, error: Exception) -> OutputError:
+    """What is said of a file that cannot be read."""
+    return OutputError(f"{str(path)!r} cannot be read ({getattr(error, 'strerror', None) or error})")
+
+
+def damaged(path: Path) -> OutputError:
+    """What is said of a file that has another content than its checksum."""
+    return OutputError(f"{str(path)!r} is damaged: its content does not have the checksum it was written with")
 
 
 def make_folder(path: Path) -> Path:
@@ -148,7 +161,7 @@ def _bytes_of(value: torch.Tensor | np.ndarray) -> memoryview:
 
 def checksum(arrays: Mapping[str, Any], about: Mapping[str, str]) -> str:
     """Digest of named arrays or tensors together with the texts beside them."""
-    texts = [part for key in sorted(about) if key != _CHECKSUM for part in (key, about[key])]
+    texts = [part for key in sorted(about) if key != CHECKSUM for part in (key, about[key])]
     names = sorted(arrays)
     return digest_of_bytes(*texts, *names, digest_of_tensors(arrays[name] for name in names))
 
@@ -156,7 +169,7 @@ def checksum(arrays: Mapping[str, Any], about: Mapping[str, str]) -> str:
 def write_arrays(path: Path, arrays: Mapping[str, Any], about: Mapping[str, str]) -> str:
     """One safetensors file of arrays or tensors with a checksum of all that it holds; returns the checksum."""
     made = checksum(arrays, about)
-    metadata = {**about, _CHECKSUM: made}
+    metadata = {**about, CHECKSUM: made}
     if any(isinstance(value, torch.Tensor) for value in arrays.values()):
         from safetensors.torch import save as save_tensors
 
@@ -189,13 +202,12 @@ def read_arrays(
             arrays = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
             about = dict(file.metadata() or {})
     except (OSError, SafetensorError, ValueError, TypeError, KeyError, AttributeError, OverflowError) as error:
-        reason = getattr(error, "strerror", None) or error
-        raise OutputError(f"{str(path)!r} cannot be read ({reason})") from error
-    kept = about.get(_CHECKSUM)
+        raise unreadable(path, error) from error
+    kept = about.get(CHECKSUM)
     if kept is None and not unchecked:
         raise OutputError(f"{str(path)!r} has no checksum, so an earlier version wrote it or it is damaged")
     if kept is not None and kept != checksum(arrays, about):
-        raise OutputError(f"{str(path)!r} is damaged: its content does not have the checksum it was written with")
+        raise damaged(path)
     return arrays, about
 
 

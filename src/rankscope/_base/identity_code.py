@@ -78,12 +78,11 @@ class CodeDigests(ImportDigests, OperatorDigests):
 
     def _patched(self, value: types.ModuleType, attributes: Collection[str] | None = None) -> list[bytes]:
         """What took the place of an installed module's functions: the user's, and those of another name."""
-        left_out = _OF_A_SESSION.get(value.__name__, set())
-        return [
-            node(name, self._put(one))
-            for name, one in sorted(vars(value).items())
-            if (attributes is None or name in attributes) and name not in left_out and _is_put(name, one)
-        ]
+        there = vars(value)
+        names = set(there if attributes is None else attributes & there.keys()) - _OF_A_SESSION.get(
+            value.__name__, set()
+        )
+        return [node(name, self._put(there[name])) for name in sorted(names) if _is_put(name, there[name])]
 
     def _put(self, value: Any) -> bytes:
         """An installed function by its name alone, for what it refers to is what its package made of it."""

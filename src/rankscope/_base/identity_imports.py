@@ -7,6 +7,7 @@ modules of the user that it imports in turn.
 from __future__ import annotations
 
 import dis
+import functools
 import importlib.machinery
 import os
 import pkgutil
@@ -22,7 +23,8 @@ from rankscope._base.installed import code_is_installed
 __all__ = ["ImportDigests", "imports_of"]
 
 
-def imports_of(code: types.CodeType) -> list[tuple[str, int, tuple[str, ...]]]:
+@functools.lru_cache(maxsize=4096)
+def imports_of(code: types.CodeType) -> tuple[tuple[str, int, tuple[str, ...]], ...]:
     """Module, level of a relative import, and names that are taken from it, for every import in a piece of code."""
     found = []
     constants: list[object] = []
@@ -36,7 +38,7 @@ def imports_of(code: types.CodeType) -> list[tuple[str, int, tuple[str, ...]]]:
     for constant in code.co_consts:
         if isinstance(constant, types.CodeType):
             found += imports_of(constant)
-    return found
+    return tuple(found)
 
 
 class ImportDigests(Walk):

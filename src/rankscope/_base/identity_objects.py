@@ -17,9 +17,9 @@ from torch import nn
 from rankscope._base.digests import Walk, node, text
 from rankscope._base.identity_files import FileDigests
 
-__all__ = ["ObjectDigests"]
+__all__ = ["HOOKS", "ObjectDigests"]
 
-_HOOKS = (
+HOOKS = (
     "_forward_pre_hooks",
     "_forward_hooks",
     "_backward_pre_hooks",
@@ -40,7 +40,7 @@ class ObjectDigests(Walk):
         self.unreadable: set[str] = set()
 
     def _network(self, value: nn.Module) -> bytes:
-        hooks = [self.of(list(vars(value).get(name, {}).values())) for name in _HOOKS if vars(value).get(name)]
+        hooks = [self.of(list(vars(value).get(name, {}).values())) for name in HOOKS if vars(value).get(name)]
         if isinstance(value, torch.jit.ScriptModule):
             state = [(name, tensor) for name, tensor in value.state_dict().items()]
             return node("script", text(str(getattr(value, "inlined_graph", ""))), self.of(state), *hooks)

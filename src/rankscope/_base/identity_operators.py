@@ -31,8 +31,8 @@ class OperatorDigests(Walk):
         made_by = module_version(str(getattr(definition._init_fn, "__module__", "") or ""))
         if made_by is not None:
             return node("installed operator", text(made_by), text(definition._qualname))
-        parts = {name: getattr(definition, name, None) for name in _PARTS}
-        return node("operator", text(definition._qualname), *(self.of(part) for part in parts.values()))
+        parts = (self.of(getattr(definition, name, None)) for name in _PARTS)
+        return node("operator", text(definition._qualname), *parts)
 
     def _overload(self, value: Any) -> bytes:
         """An operator, or one of its overloads, held as a value."""

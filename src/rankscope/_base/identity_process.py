@@ -11,15 +11,11 @@ from torch.overrides import _get_current_function_mode_stack
 from torch.utils._python_dispatch import _get_current_dispatch_mode_stack
 
 from rankscope._base.identity import identity_of
+from rankscope._base.identity_objects import HOOKS
 
 __all__ = ["process_state"]
 
-_HOOKS = (
-    "_global_forward_pre_hooks",
-    "_global_forward_hooks",
-    "_global_backward_pre_hooks",
-    "_global_backward_hooks",
-)
+_HOOKS = [f"_global{name}" for name in HOOKS]
 _SUBNORMAL = 5e-324
 
 

@@ -8,11 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from rankscope._base.errors import OutputError
-from rankscope._base.files import digest_of_bytes, write_whole
+from rankscope._base.files import CHECKSUM, damaged, digest_of_bytes, unreadable, write_whole
 
 __all__ = ["json_text", "read_json", "write_json"]
-
-_CHECKSUM = "checksum"
 
 
 def json_text(value: Mapping[str, Any], *, ensure_ascii: bool = True) -> str:
@@ -25,7 +23,7 @@ def json_text(value: Mapping[str, Any], *, ensure_ascii: bool = True) -> str:
     }
     """
     text = json.dumps(value, allow_nan=False)
-    whole = {**value, _CHECKSUM: _digest(json.loads(text))}
+    whole = {**value, CHECKSUM: _digest(json.loads(text))}
     return json.dumps(whole, indent=1, allow_nan=False, ensure_ascii=ensure_ascii)
 
 
@@ -52,8 +50,7 @@ def read_json(path: Path, *, version: int | None = None, kind: str | None = None
     try:
         found = json.loads(path.read_bytes())
     except (OSError, ValueError, RecursionError) as error:
-        reason = getattr(error, "strerror", None) or error
-        raise OutputError(f"{str(path)!r} cannot be read ({reason})") from error
+        raise unreadable(path, error) from error
     about = found if isinstance(found, dict) else {}
     stored = about.get("schema_version"), about.get("kind")
     # first, for another version may have another checksum
@@ -62,11 +59,11 @@ def read_json(path: Path, *, version: int | None = None, kind: str | None = None
             f"{str(path)!r} has schema_version {stored[0]!r} and kind {stored[1]!r}; this version reads "
             f"{version!r} and {kind!r}"
         )
-    if not isinstance(found, dict) or _CHECKSUM not in found:
+    if not isinstance(found, dict) or CHECKSUM not in found:
         return found
-    kept = found.pop(_CHECKSUM)
+    kept = found.pop(CHECKSUM)
     if kept != _digest(found):
-        raise OutputError(f"{str(path)!r} is damaged: its content does not have the checksum it was written with")
+        raise damaged(path)
     return found
 
 

@@ -23,7 +23,7 @@ import torch.distributed as dist
 from rankscope._base.checks import choice_of
 from rankscope._base.errors import ProcessError, RankscopeError, UsageError, first_line, is_out_of_memory, parameter
 from rankscope._base.process_store import SharedStore
-from rankscope._base.world import world_size
+from rankscope._base.world import group_size, world_size
 
 __all__ = ["Processes", "Several", "Team", "several", "team", "team_for", "together"]
 
@@ -355,7 +355,8 @@ def together(function: Callable[P, R]) -> Callable[P, R]:
 def _several(call: str, processes: str) -> Several | None:
     if processes == "this":
         return None
-    if not (dist.is_available() and dist.is_initialized()):
+    size = group_size()
+    if size is None:
         wanted = world_size()
         if wanted > 1:
             raise UsageError(
@@ -364,11 +365,9 @@ def _several(call: str, processes: str) -> Several | None:
                 f"{parameter('processes', 'this')} to do everything in this process"
             )
         return None
-    if dist.get_world_size() == 1:
+    if size == 1:
         return None
-    outer = _TEAM.get()
-    store = dist.distributed_c10d._get_default_store()
-    return Several(store, dist.get_rank(), dist.get_world_size(), call, outer if isinstance(outer, Several) else None)
+    return Several(dist.distributed_c10d._get_default_store(), dist.get_rank(), size, call, several())
 
 
 @functools.cache

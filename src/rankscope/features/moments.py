@@ -9,6 +9,7 @@ import torch
 from rankscope._base.arrays import dense
 from rankscope._base.checks import count_of
 from rankscope._base.errors import DataError, UsageError
+from rankscope._base.world import group_size
 from rankscope.features._inputs import first_bad_row
 from rankscope.features.precision import check_real, unit_roundoff
 from rankscope.loading import ensure_torchvision
@@ -187,8 +188,7 @@ class CentredMoments(Metric):
         """
         if self._whole is not None:
             return self._whole
-        gathered = torch.distributed.is_available() and torch.distributed.is_initialized()
-        if gathered and torch.distributed.get_world_size() > 1 and self._to_sync and not self._is_synced:
+        if (group_size() or 1) > 1 and self._to_sync and not self._is_synced:
             raise UsageError(
                 f"{self.name}: these moments hold the {int(self.count)} rows of this process alone; call compute() in "
                 "every process first, or make them with CentredMoments(…, sync_on_compute=False) to measure each apart"

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-__all__ = ["CHOOSING", "Choice"]
+__all__ = ["CHOOSING", "Choice", "given"]
 
 # (function, spatial dimensions, the twin that also tells the places); the arguments are the same
 _WINDOWS: dict[Callable[..., Any], tuple[int, Callable[..., Any]]] = {
@@ -73,6 +73,11 @@ class Choice:
         return None
 
 
+def given(args: tuple[Any, ...], kwargs: dict[str, Any], place: int, name: str, default: Any = None) -> Any:
+    """What a function was called with beside its input, by position or by name."""
+    return args[place] if len(args) > place else kwargs.get(name, default)
+
+
 def _of_windows(func: Callable[..., Any], chosen: Tensor, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Choice:
     dims, twin = _WINDOWS[func]
     options = {k: v for k, v in kwargs.items() if k != "return_indices"}
@@ -88,8 +93,8 @@ def _of_windows(func: Callable[..., Any], chosen: Tensor, args: tuple[Any, ...],
 
 def _of_all_equal(func: Callable[..., Any], chosen: Tensor, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Choice:
     """``amax`` and ``amin``: entries that are exactly equal share the derivative evenly."""
-    dim = args[0] if args else kwargs.get("dim", ())
-    keepdim = bool(args[1] if len(args) > 1 else kwargs.get("keepdim", False))
+    dim = given(args, kwargs, 0, "dim", ())
+    keepdim = bool(given(args, kwargs, 1, "keepdim", False))
     dims = list(range(chosen.ndim)) if dim == () or dim == [] else [dim] if isinstance(dim, int) else list(dim)
     equal = chosen == func(chosen, dims, keepdim=True)
     share = equal.sum(dims, keepdim=True)
@@ -102,13 +107,13 @@ def _of_all_equal(func: Callable[..., Any], chosen: Tensor, args: tuple[Any, ...
 
 def _along(func: Callable[..., Any], chosen: Tensor, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Choice | None:
     """``max`` and ``min`` along one dimension take one entry; over everything they share it as ``amax`` does."""
-    first = args[0] if args else kwargs.get("dim")
+    first = given(args, kwargs, 0, "dim")
     if isinstance(first, Tensor) or isinstance(kwargs.get("other"), Tensor):
         return None
     if first is None:
         return _of_all_equal(torch.amax if func in (torch.max, Tensor.max) else torch.amin, chosen, (), {})
     made = func(chosen, *args, **kwargs)
-    keepdim = bool(args[1] if len(args) > 1 else kwargs.get("keepdim", False))
+    keepdim = bool(given(args, kwargs, 1, "keepdim", False))
     dim: int = first
     places = made.indices if keepdim or not chosen.ndim else made.indices.unsqueeze(dim)
 

@@ -22,15 +22,11 @@ from torch import Tensor
 from torch.nn import functional
 from torch.overrides import TorchFunctionMode
 
-from rankscope.linear.choices import CHOOSING, Choice
+from rankscope.linear.choices import CHOOSING, Choice, given
 
 __all__ = ["SamePiece"]
 
 _Bounds = tuple[float | Tensor | None, ...]
-
-
-def _given(args: tuple[Any, ...], kwargs: dict[str, Any], place: int, name: str, default: Any = None) -> Any:
-    return args[place] if len(args) > place else kwargs.get(name, default)
 
 
 def _at_zero(args: tuple[Any, ...], kwargs: dict[str, Any]) -> _Bounds:
@@ -38,11 +34,19 @@ def _at_zero(args: tuple[Any, ...], kwargs: dict[str, Any]) -> _Bounds:
 
 
 def _of_hardtanh(args: tuple[Any, ...], kwargs: dict[str, Any]) -> _Bounds:
-    return _given(args, kwargs, 0, "min_val", -1.0), _given(args, kwargs, 1, "max_val", 1.0)
+    return given(args, kwargs, 0, "min_val", -1.0), given(args, kwargs, 1, "max_val", 1.0)
 
 
 def _of_clamp(args: tuple[Any, ...], kwargs: dict[str, Any]) -> _Bounds:
-    return _given(args, kwargs, 0, "min"), _given(args, kwargs, 1, "max")
+    return given(args, kwargs, 0, "min"), given(args, kwargs, 1, "max")
+
+
+def _of_min(args: tuple[Any, ...], kwargs: dict[str, Any]) -> _Bounds:
+    return (given(args, kwargs, 0, "min"),)
+
+
+def _of_max(args: tuple[Any, ...], kwargs: dict[str, Any]) -> _Bounds:
+    return (given(args, kwargs, 0, "max"),)
 
 
 # where each function has its kinks, from what it is called with beside its input
@@ -56,23 +60,23 @@ _KINKS: dict[Callable[..., Any], Callable[[tuple[Any, ...], dict[str, Any]], _Bo
     functional.hardtanh_: _of_hardtanh,
     functional.hardswish: lambda args, kwargs: (-3.0, 3.0),
     functional.hardsigmoid: lambda args, kwargs: (-3.0, 3.0),
-    functional.threshold: lambda args, kwargs: (_given(args, kwargs, 0, "threshold"),),
+    functional.threshold: lambda args, kwargs: (given(args, kwargs, 0, "threshold"),),
     functional.prelu: _at_zero,
     torch.relu: _at_zero,
     torch.relu_: _at_zero,
     torch.clamp: _of_clamp,
-    torch.clamp_min: lambda args, kwargs: (_given(args, kwargs, 0, "min"),),
-    torch.clamp_max: lambda args, kwargs: (_given(args, kwargs, 0, "max"),),
+    torch.clamp_min: _of_min,
+    torch.clamp_max: _of_max,
     torch.clip: _of_clamp,
     torch.abs: _at_zero,
     Tensor.relu: _at_zero,
     Tensor.relu_: _at_zero,
     Tensor.clamp: _of_clamp,
     Tensor.clamp_: _of_clamp,
-    Tensor.clamp_min: lambda args, kwargs: (_given(args, kwargs, 0, "min"),),
-    Tensor.clamp_min_: lambda args, kwargs: (_given(args, kwargs, 0, "min"),),
-    Tensor.clamp_max: lambda args, kwargs: (_given(args, kwargs, 0, "max"),),
-    Tensor.clamp_max_: lambda args, kwargs: (_given(args, kwargs, 0, "max"),),
+    Tensor.clamp_min: _of_min,
+    Tensor.clamp_min_: _of_min,
+    Tensor.clamp_max: _of_max,
+    Tensor.clamp_max_: _of_max,
     Tensor.clip: _of_clamp,
     Tensor.clip_: _of_clamp,
     Tensor.abs: _at_zero,
@@ -94,7 +98,7 @@ def _works_in_place(func: Any, args: Any, kwargs: Any) -> bool:
     place = _IN_PLACE.get(func)
     if place is None:
         return bool(func.__name__.endswith("_"))
-    return bool(args[place] if len(args) > place else kwargs.get("inplace", False))
+    return bool(given(args, kwargs, place, "inplace", False))
 
 
 @dataclass(frozen=True)

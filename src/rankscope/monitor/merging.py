@@ -8,6 +8,7 @@ from typing import TypeVar
 import torch
 
 from rankscope._base.errors import DataError
+from rankscope._base.world import group_size
 from rankscope.monitor.hooks import StepFeatures
 
 __all__ = ["any_process", "from_main", "is_main", "merge_processes", "processes"]
@@ -17,8 +18,7 @@ _Value = TypeVar("_Value")
 
 def processes() -> int:
     """How many processes train together."""
-    there = torch.distributed.is_available() and torch.distributed.is_initialized()
-    return torch.distributed.get_world_size() if there else 1
+    return group_size() or 1
 
 
 def is_main() -> bool:

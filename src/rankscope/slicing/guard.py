@@ -133,10 +133,10 @@ def observing(model: nn.Module, device: torch.device) -> Iterator[None]:
     """
     _no_script(model)
     with ExitStack() as stack:
+        stack.enter_context(one_at_a_time())
         if device.type == "cuda":  # events and recorded graphs belong to the current GPU, whichever the model is on
             stack.enter_context(torch.cuda.device(device))
         stack.enter_context(called_directly(model))  # before the state is kept, in which it then belongs
-        stack.enter_context(one_at_a_time())
         stack.enter_context(kept_state(model))
         stack.enter_context(random_state(device))
         stack.enter_context(full_precision())

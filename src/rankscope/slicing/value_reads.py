@@ -35,7 +35,7 @@ class _Follows(TorchDispatchMode):
         of_input = [t for t in given if t.untyped_storage()._cdata in self._marked]
         if of_input:
             self.found = _READ in func.tags or (_SIZED in func.tags and self._chooses(func, of_input))
-            written = of_input if not func._schema.is_mutable else given
+            written = given if func._schema.is_mutable else []
             for tensor in [*tree_leaves(made), *written]:
                 if isinstance(tensor, Tensor) and tensor.layout == torch.strided:
                     self._marked[tensor.untyped_storage()._cdata] = tensor.untyped_storage()
