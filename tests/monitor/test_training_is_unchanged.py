@@ -14,6 +14,7 @@ import pytest
 import torch
 from torch import nn
 from torch.utils.checkpoint import checkpoint
+from watching import hooks
 
 from rankscope.monitor import JacobianProbe, RankMonitor
 from rankscope.slicing import Sketch
@@ -110,10 +111,6 @@ def test_a_compiled_model_gives_the_features_of_the_plain_one(wrap):
     # aot_eager runs the same kernels; fused multiply-adds apart, that is some eps32 on each feature
     np.testing.assert_allclose(compiled["value"], plain["value"], rtol=1e-4)
     assert compiled["samples"].tolist() == plain["samples"].tolist()
-
-
-def hooks(net):
-    return sum(len(m._forward_hooks) + len(m._forward_pre_hooks) for m in net.modules())
 
 
 def test_hooks_are_there_in_monitored_steps_alone():

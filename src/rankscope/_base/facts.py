@@ -13,7 +13,7 @@ from typing import Any
 
 from rankscope._base.encoding import exact, frozen, read
 
-__all__ = ["Fact", "FactKind", "about", "as_facts", "gist", "of_kind"]
+__all__ = ["Fact", "FactKind", "about", "as_facts", "gist", "kept_facts", "of_kind"]
 
 
 class FactKind(StrEnum):
@@ -231,3 +231,10 @@ def gist(fact: Fact) -> tuple[Any, ...]:
     True
     """
     return fact.kind, tuple(sorted((k, str(v)) for k, v in fact.values.items() if not isinstance(v, float)))
+
+
+def kept_facts(data: Mapping[str, Any]) -> tuple[Fact, ...]:
+    """The facts of a file; one of an earlier version has sentences alone."""
+    if "facts" in data:
+        return tuple(map(Fact.from_dict, data["facts"]))
+    return as_facts(data["notes"], FactKind.EARLIER_NOTE)

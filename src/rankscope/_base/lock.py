@@ -19,7 +19,12 @@ try:
 except ImportError:  # no POSIX: a file that exists is the lock
     fcntl = None
 
-__all__ = ["FolderLock"]
+__all__ = ["HELD", "NO_LOCKS", "FolderLock"]
+
+HELD = (errno.EACCES, errno.EAGAIN)
+"""What a system says of a file that another process has locked."""
+NO_LOCKS = (errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL)
+"""What it says on a file system without locks."""
 
 _NAME = ".rankscope-lock"
 _HELD: set[tuple[int, str]] = set()  # (process, folder): a POSIX lock does not keep out its own process
@@ -110,9 +115,9 @@ def _locked(path: Path) -> tuple[int, Path] | None:
             fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
             os.close(file)
-            if error.errno in (errno.EACCES, errno.EAGAIN):
+            if error.errno in HELD:
                 return None
-            if error.errno in (errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL):
+            if error.errno in NO_LOCKS:
                 return _created(path)  # a file system without locks
             raise
         # between opening and locking, the run before may have removed the file that was opened

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import os
 
-import torch.distributed as dist
-
 from rankscope._base.errors import UsageError
 
 __all__ = ["group_size", "local_rank", "local_size", "world_size"]
@@ -37,4 +35,6 @@ def local_size() -> int:
 
 def group_size() -> int | None:
     """How many processes the initialised group of ``torch.distributed`` has; ``None`` without one."""
+    import torch.distributed as dist  # help of the command line needs no torch
+
     return dist.get_world_size() if dist.is_available() and dist.is_initialized() else None

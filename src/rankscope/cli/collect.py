@@ -9,9 +9,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from rankscope._base.errors import ProcessError
 from rankscope._base.lock import FolderLock
-from rankscope.cli.interrupted import InterruptedRunError
+from rankscope.cli.interrupted import saying_what_is_kept
 from rankscope.cli.memory import saves_memory
 from rankscope.cli.options import (
     BatchOption,
@@ -97,7 +96,7 @@ def collect_command(
     lock = FolderLock(out, lend=True) if team().writes else contextlib.nullcontext()
     with lock, contextlib.redirect_stdout(sys.stderr), progress("collect") as report:
         loaded, read, facts = source.load()
-        try:
+        with saying_what_is_kept(lambda: _kept(out, len(read.dataset))):
             found = collect(
                 loaded.model,
                 read.dataset,
@@ -109,10 +108,6 @@ def collect_command(
                 shard_size=_shard_size(len(read.dataset)) if shard_size is None else shard_size,
                 progress=report,
             )
-        except KeyboardInterrupt:
-            raise InterruptedRunError(f"interrupted: {_kept(out, len(read.dataset))}") from None
-        except ProcessError as error:
-            raise ProcessError(f"{error.marked}; {_kept(out, len(read.dataset))}") from error
         if not team().writes:
             return
         labelled = bool((found.labels >= 0).any())

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -50,7 +49,7 @@ def compare_command(
     debug: DebugOption = False,
 ) -> None:
     """Compare saved runs: one table and one figure, with what differs in how they were measured named first."""
-    from rankscope.cli.results import print_written, write_result
+    from rankscope.cli.results import print_result, write_result
     from rankscope.report import compare
 
     found = compare(
@@ -59,14 +58,10 @@ def compare_command(
         same_images=same_images,
         seed=seed,
     )
+    record = found.to_dict()
     if out is not None:
-        write_result(out, "comparison", found.to_dict(), {"comparison": found.table()}, found.plot())
-    if as_json:
-        print(json.dumps(found.to_dict(), indent=1, allow_nan=False))
-        return
-    print(found)
-    if out is not None:
-        print_written(out, "comparison")
+        write_result(out, "comparison", record, {"comparison": found.table()}, found.plot())
+    print_result(found, record, out, "comparison", as_json=as_json)
 
 
 def _run(path: Path) -> JacobianProfile | FeatureProfile | pd.DataFrame:

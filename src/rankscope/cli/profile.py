@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from rankscope._base.errors import ProcessError, UsageError
+from rankscope._base.errors import UsageError
 from rankscope._base.progress import Reporter, progress_for
 from rankscope._base.text import counted as words
 from rankscope.cli.columns import parse_columns
-from rankscope.cli.interrupted import InterruptedRunError
+from rankscope.cli.interrupted import saying_what_is_kept
 from rankscope.cli.memory import saves_memory
 from rankscope.cli.method import parse_method
 from rankscope.cli.options import (
@@ -222,12 +222,8 @@ def _keeping(partial: Path, report: Reporter, total: int | None) -> Iterator[Any
         kept = done
         report(done, total, text)
 
-    try:
+    with saying_what_is_kept(lambda: _kept(partial, kept, total)):
         yield counted
-    except KeyboardInterrupt:
-        raise InterruptedRunError(f"interrupted: {_kept(partial, kept, total)}") from None
-    except ProcessError as error:
-        raise ProcessError(f"{error.marked}; {_kept(partial, kept, total)}") from error
 
 
 def _kept(partial: Path, kept: int, total: int | None) -> str:

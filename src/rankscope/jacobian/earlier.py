@@ -6,9 +6,9 @@ import re
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from rankscope._base.facts import Fact, FactKind, as_facts
+from rankscope._base.facts import Fact, FactKind
 
-__all__ = ["certificate", "facts", "failed", "way"]
+__all__ = ["certificate", "failed", "way"]
 
 _KEPT = "read from finished images"
 _CERTIFICATES = {
@@ -49,10 +49,3 @@ def certificate(data: Mapping[str, Any] | str) -> Fact:
     if not isinstance(data, str):
         return Fact.from_dict(data)
     return _CERTIFICATES.get(data, Fact(FactKind.EARLIER_NOTE, {"text": data}))
-
-
-def facts(data: Mapping[str, Any]) -> tuple[Fact, ...]:
-    """What was found out: earlier files have sentences alone."""
-    if "facts" in data:
-        return tuple(map(Fact.from_dict, data["facts"]))
-    return as_facts(data["notes"], FactKind.EARLIER_NOTE)

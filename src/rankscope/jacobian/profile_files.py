@@ -8,6 +8,7 @@ from typing import Any
 
 from rankscope._base.encoding import exact, read
 from rankscope._base.errors import OutputError, RankscopeError
+from rankscope._base.facts import kept_facts
 from rankscope._base.files import read_arrays, write_arrays
 from rankscope._base.json_files import read_json, write_json
 from rankscope._base.lock import FolderLock
@@ -131,7 +132,7 @@ def _fields(data: dict[str, Any], arrays: dict[str, Any]) -> dict[str, Any]:
         adjoint_error=read(float | None, data["adjoint_error"]),
         kinks=tuple(data["kinks"]),
         certificate=earlier.certificate(data["certificate"]),
-        facts=earlier.facts(data),
+        facts=kept_facts(data),
         seconds=read(float, data["seconds"]),
         chunk_size=data["chunk_size"],
         peak_memory=data["peak_memory"],

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import errno
 import io
 import json
 import math
@@ -15,6 +14,7 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 from rankscope._base.errors import OutputError
+from rankscope._base.lock import HELD, NO_LOCKS
 
 fcntl: ModuleType | None
 try:
@@ -107,13 +107,13 @@ class History:
             if fcntl is not None:
                 fcntl.flock(file.fileno(), fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
-            if file is not None and error.errno in (errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL):
+            if file is not None and error.errno in NO_LOCKS:
                 self._file = file  # a file system without locks
                 return
             if file is not None:
                 file.close()
             why = error.strerror or type(error).__name__
-            if error.errno in (errno.EWOULDBLOCK, errno.EACCES) and file is not None:
+            if error.errno in HELD and file is not None:
                 why = "another monitor writes it; close that one first, or give another path"
             raise OutputError(f"cannot write the history {str(self.path)!r}: {why}") from error
         self._file = file

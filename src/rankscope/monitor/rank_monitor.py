@@ -127,7 +127,7 @@ class RankMonitor:
         check_reduce(reduce, channels)
         choice_of(called, "called", ["whole", "parts"])
         self.jacobian, self.reduce, self.channels, self.inputs = jacobian, reduce, channels, inputs
-        self.alarms = tuple(alarm.fresh() for alarm in _several(alarms, CollapseAlarm, "alarms"))
+        self.alarms = _several(alarms, CollapseAlarm, "alarms")
         self.should_stop = False
         """Whether an alarm with ``action="stop"`` has rung, in any process."""
         self._memory = 4e9 if memory_budget is None else budget_of(memory_budget, torch.device("cpu"))

@@ -166,7 +166,7 @@ def compare(
     if len(kinds) > 1:
         raise UsageError(f"profiles are of several kinds ({', '.join(sorted(kinds))}); compare runs of one kind")
     if runs[0].kind == "history":
-        runs = _at_common_step(given, metric)
+        runs = _at_common_step(given, runs, metric)
     if len({run.metric for run in runs}) > 1:
         raise UsageError(f"the runs have other metrics ({', '.join(run.metric for run in runs)}); give metric=")
     names = names or _own_labels([run.label for run in runs])
@@ -186,9 +186,8 @@ def _own_labels(found: Sequence[str]) -> list[str]:
     return list(found) if different else [f"run {i}" for i in range(1, len(found) + 1)]
 
 
-def _at_common_step(given: Sequence[Any], metric: str | None) -> list[Run]:
-    steps = [set(run_of(one, metric).steps) for one in given]
-    common = set.intersection(*steps)
+def _at_common_step(given: Sequence[Any], runs: Sequence[Run], metric: str | None) -> list[Run]:
+    common = set.intersection(*(set(run.steps) for run in runs))
     if not common:
         raise UsageError("the histories share no monitored step; monitor runs with the same every=")
     return [run_of(one, metric, step=max(common)) for one in given]

@@ -11,6 +11,7 @@ import numpy as np
 from rankscope._base.errors import UsageError, nearest
 from rankscope.features.feature_profile import FeatureProfile
 from rankscope.jacobian import JacobianProfile
+from rankscope.views.phrases import shape_of
 
 __all__ = ["Run", "run_of"]
 
@@ -74,7 +75,7 @@ def _jacobian(profile: JacobianProfile, metric: str | None) -> Run:
         settings={
             "tolerance": (profile.tolerance.name,),
             "columns": (str(profile.columns),),
-            "input shape": ("×".join(map(str, profile.input_shape)),),
+            "input shape": (shape_of(profile.input_shape),),
             "background": (profile.background,),
             "dtype": (profile.dtype,),
             "images": profile.images,

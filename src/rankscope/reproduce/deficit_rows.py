@@ -74,7 +74,7 @@ def compare(one: Prepared, table: DependencyTable, row: ClassDependency, as_prin
     how = f"class {row.name!r}, {f'η = {ETA:g}' if as_printed != 'largest-eta' else which_eta(row)}"
     at = ""
     if as_printed == "largest-eta":
-        at = f" at {'the smallest η tried' if row.status in _NONE_KEEPS else 'its largest η'}"
+        at = f" at {'its largest η' if keeps(row) else 'the smallest η tried'}"
         panel, positive = "", None
     how = f"{how}, {solution(as_printed)}"
     why = one.why(_WHY, data="also") if replaced is not None else "at this η no other class is used at all"

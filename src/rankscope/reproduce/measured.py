@@ -5,13 +5,13 @@ from __future__ import annotations
 import hashlib
 import math
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
-from rankscope._base.facts import Fact, FactKind, about, as_facts
+from rankscope._base.facts import Fact, FactKind, about
 from rankscope.features import Collection, classification_dimension, collect
 from rankscope.features.fingerprint import data_fingerprint, model_fingerprint
 from rankscope.loading import LoadedModel
@@ -200,13 +200,6 @@ def clsdim(one: Prepared) -> dict[str, Any]:
 
     made: dict[str, Any] = one.parts.keep("clsdim", {**one.identity(), "samples": over["samples"]}, compute)
     return made
-
-
-def kept_facts(part: Mapping[str, Any]) -> tuple[Fact, ...]:
-    """The facts of a part; one that an earlier version kept has notes."""
-    if "facts" in part:
-        return tuple(map(Fact.from_dict, part["facts"]))
-    return as_facts(part["notes"], FactKind.EARLIER_NOTE)
 
 
 def data_facts(one: Prepared, over: dict[str, Any]) -> list[Fact]:

@@ -6,14 +6,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rankscope._base.errors import UsageError, parameter
-from rankscope._base.facts import Fact, FactKind, about
+from rankscope._base.facts import Fact, FactKind, about, kept_facts
 from rankscope._base.frames import Frame
 from rankscope._base.provenance import device_name, versions
 from rankscope.jacobian import JacobianProfile, jacobian_rank
 from rankscope.loading import load_images
 from rankscope.reproduce.comparison import Comparison
 from rankscope.reproduce.converted import converted_fact, converted_images
-from rankscope.reproduce.measured import Prepared, kept_facts, prepared, skipped_fact
+from rankscope.reproduce.measured import Prepared, prepared, skipped_fact
 from rankscope.reproduce.networks import PAPER_NETWORKS
 from rankscope.reproduce.outcome import Reproduction
 from rankscope.reproduce.partial_rank_figure import called

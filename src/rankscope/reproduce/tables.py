@@ -7,13 +7,13 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from rankscope._base.facts import Fact, FactKind, about
+from rankscope._base.facts import Fact, FactKind, about, kept_facts
 from rankscope._base.frames import Frame
 from rankscope._base.provenance import device_name, versions
 from rankscope.loading import imagenet_classes
 from rankscope.reproduce.comparison import Comparison
 from rankscope.reproduce.data import VALIDATION
-from rankscope.reproduce.measured import BOOTSTRAP, Prepared, clsdim, data_facts, kept_facts, pass_over, prepared
+from rankscope.reproduce.measured import BOOTSTRAP, Prepared, clsdim, data_facts, pass_over, prepared
 from rankscope.reproduce.outcome import Reproduction
 from rankscope.reproduce.pictures import Picture
 from rankscope.reproduce.settings import Settings

@@ -10,6 +10,7 @@ import numpy as np
 from rankscope._base.facts import Fact
 from rankscope._base.style import COLOURS, TEXT_WIDTH, figure_style, new_axes, plain_text
 from rankscope._base.text import one_line
+from rankscope.views.phrases import in_columns
 from rankscope.views.sentences import note
 
 if TYPE_CHECKING:
@@ -27,12 +28,7 @@ def comparison_text(rows: Sequence[dict[str, Any]], labels: Sequence[str], metri
     for row in rows:
         differences = [_difference(row, run) for run in range(1, len(labels))]
         body.append([one_line(row["layer"]), *map(_value, row["values"]), *differences])
-    widths = [max(len(line[i]) for line in (head, *body)) for i in range(len(head))]
-    lines = [
-        "  ".join(v.rjust(w) if i else v.ljust(w) for i, (v, w) in enumerate(zip(line, widths, strict=True))).rstrip()
-        for line in (head, *body)
-    ]
-    return "\n".join([*map(note, facts), metric, *lines])
+    return "\n".join([*map(note, facts), metric, *in_columns([head, *body])])
 
 
 def _value(value: float) -> str:

@@ -7,7 +7,7 @@ from typing import Any
 
 from rankscope._base.facts import Fact
 from rankscope._base.text import one_line
-from rankscope.views.phrases import bounds, counted
+from rankscope.views.phrases import bounds, counted, in_columns
 from rankscope.views.sentences import note
 
 __all__ = ["classification_text", "layers_text"]
@@ -28,12 +28,7 @@ def layers_text(rows: Sequence[Mapping[str, Any]], facts: Sequence[Fact]) -> str
         )
         for row in rows
     ]
-    widths = [max(len(row[i]) for row in (_HEAD, *body)) for i in range(len(_HEAD))]
-    lines = [
-        "  ".join(v.ljust(w) if i in (0, 8) else v.rjust(w) for i, (v, w) in enumerate(zip(r, widths, strict=True)))
-        for r in (_HEAD, *body)
-    ]
-    return "\n".join([*(line.rstrip() for line in lines), *map(note, facts)])
+    return "\n".join([*in_columns([_HEAD, *body], left=(0, len(_HEAD) - 1)), *map(note, facts)])
 
 
 def _dimension(row: Mapping[str, Any]) -> str:

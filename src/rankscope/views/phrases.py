@@ -7,7 +7,7 @@ Every count that people read has a comma between thousands ("2,048 images"). See
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Container, Iterable, Mapping, Sequence
 from typing import Any
 
 from rankscope._base.facts import FactKind
@@ -22,6 +22,7 @@ __all__ = [
     "first_few",
     "gibibytes",
     "gigabytes",
+    "in_columns",
     "joined",
     "number",
     "own_verb",
@@ -145,3 +146,17 @@ def gibibytes(count: float) -> str:
     """
     value = count / 2**30
     return f"{value:,.0f} GiB" if value >= 100 else f"{value:.3g} GiB"
+
+
+def in_columns(lines: Sequence[Sequence[str]], *, left: Container[int] = (0,)) -> list[str]:
+    """Lines of cells as columns; those of ``left`` begin on the left, numbers end on the right.
+
+    >>> in_columns([["layer", "rank"], ["a", "7"]])
+    ['layer  rank', 'a         7']
+    """
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+
+    def cell(place: int, text: str) -> str:
+        return text.ljust(widths[place]) if place in left else text.rjust(widths[place])
+
+    return ["  ".join(cell(place, text) for place, text in enumerate(line)).rstrip() for line in lines]
