@@ -13,7 +13,7 @@ from typing import Any
 
 from rankscope._base.encoding import exact, frozen, read
 
-__all__ = ["Fact", "FactKind", "about", "as_facts", "gist", "kept_facts", "of_kind"]
+__all__ = ["Fact", "FactKind", "about", "as_facts", "gist", "kept_facts", "of_kind", "unsaid"]
 
 
 class FactKind(StrEnum):
@@ -231,6 +231,12 @@ def gist(fact: Fact) -> tuple[Any, ...]:
     True
     """
     return fact.kind, tuple(sorted((k, str(v)) for k, v in fact.values.items() if not isinstance(v, float)))
+
+
+def unsaid(found: Iterable[Fact], said: Iterable[Fact]) -> list[Fact]:
+    """Those of ``found`` that differ from all of ``said`` by more than rounding."""
+    known = {gist(fact) for fact in said}
+    return [fact for fact in found if gist(fact) not in known]
 
 
 def kept_facts(data: Mapping[str, Any]) -> tuple[Fact, ...]:

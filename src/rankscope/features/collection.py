@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
     import pandas as pd
     from matplotlib.axes import Axes
 
-__all__ = ["Collection", "joined", "restored"]
+__all__ = ["Collection", "add_states", "joined", "restored"]
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -175,16 +176,25 @@ def restored(
 ) -> tuple[dict[str, CentredMoments], tuple[torch.Tensor, torch.Tensor]]:
     """The moments of all samples up to shard ``last``, and (weight, bias) of the head."""
     states = store.read_moments(last)
-    moments = {}
-    for name in cut_points:
-        if f"{name}/mean" not in states:  # no sample so far calls it
-            continue
-        moments[name] = CentredMoments(len(states[f"{name}/mean"]), name=name, sync_on_compute=False)
-        moments[name].merge_state({key: states[f"{name}/{key}"] for key in ("count", "mean", "scatter")})
-        # shards of earlier versions do not have these
-        moments[name].roundoff = float(states.get(f"{name}/roundoff", 0.0))
-        moments[name].magnitude = float(states.get(f"{name}/magnitude", 0.0))
+    moments: dict[str, CentredMoments] = {}
+    add_states(moments, states, cut_points)
     return moments, (states["<head>/weight"], states["<head>/bias"])
+
+
+def add_states(
+    moments: dict[str, CentredMoments], states: Mapping[str, torch.Tensor], cut_points: Sequence[str]
+) -> None:
+    """Merge the moments of further samples, kept by ``layer/state``, into those of the samples before."""
+    for name in cut_points:
+        if f"{name}/mean" not in states:  # none of these samples calls it
+            continue
+        if name not in moments:
+            moments[name] = CentredMoments(len(states[f"{name}/mean"]), name=name, sync_on_compute=False)
+        known = moments[name]
+        known.merge_state({key: states[f"{name}/{key}"] for key in ("count", "mean", "scatter")})
+        # shards of earlier versions do not have these
+        known.roundoff = max(known.roundoff, float(states.get(f"{name}/roundoff", 0.0)))
+        known.magnitude += float(states.get(f"{name}/magnitude", 0.0))
 
 
 def joined(

@@ -12,8 +12,9 @@ import torch
 from torch import nn
 
 from rankscope._base.errors import CutPointError, DataError, ModelError
-from rankscope._base.facts import Fact, FactKind
-from rankscope.features.collection import Collection, joined, restored
+from rankscope._base.facts import Fact
+from rankscope.features.collection import Collection, add_states, joined, restored
+from rankscope.features.cut_names import not_called
 from rankscope.features.heads import linear_parts
 from rankscope.features.moments import CentredMoments
 from rankscope.features.pipeline import InFlight, launch
@@ -25,7 +26,6 @@ __all__ = ["MOMENTS_LIMIT", "Block", "CollectionRun"]
 
 MOMENTS_LIMIT = 16_384  # widest layer whose covariance is kept while collecting: 2.1 GB
 _PER_SHAPE = 'measure each shape by itself, or give reduce="pool" where the channels stay the same'
-_ALL: Mapping[str, int] = {}
 _HELD = 1 << 24  # entries of rows that wait for their product: 64 MB a layer
 
 
@@ -83,7 +83,7 @@ class CollectionRun:
         layer: nn.Module,
         head: str,
         coarse: Mapping[str, tuple[float, torch.Tensor | None]],
-        count: Mapping[str, int] = _ALL,
+        count: Mapping[str, int],
     ) -> None:
         """Take over what a forward pass left, without waiting for it.
 
@@ -218,21 +218,15 @@ class CollectionRun:
 
     def take(self, block: Block, layer: nn.Module, device: torch.device) -> None:
         """Write what another run made of the next samples, as a shard of this one."""
-        for name in self.cut_points:
-            if f"{name}/mean" not in block.states:  # none of these samples calls it
-                continue
-            state = {key: block.states[f"{name}/{key}"] for key in ("count", "mean", "scatter")}
-            width = len(state["mean"])
-            known = self.moments.setdefault(name, CentredMoments(width, name=name, sync_on_compute=False))
+        for name, known in self.moments.items():
+            width = len(block.states.get(f"{name}/mean", known.mean))
             if width != known.width:
                 sample = int(block.tensors["indices"][0])
                 raise DataError(
                     f"{name}: {width:,} dimensions for sample {sample} and {known.width:,} before, for samples of "
                     f"another shape; {_PER_SHAPE}"
                 )
-            known.merge_state(state)
-            known.roundoff = max(known.roundoff, float(block.states[f"{name}/roundoff"]))
-            known.magnitude += float(block.states[f"{name}/magnitude"])
+        add_states(self.moments, block.states, self.cut_points)
         self._open = {key: [value] for key, value in block.tensors.items()}
         self.samples += len(block.tensors.get("labels", ()))
         self._calling.update(block.calling)
@@ -269,11 +263,7 @@ class CollectionRun:
         missing = [name for name in self.cut_points if not self._calling[name]]
         if missing:
             raise CutPointError(f"layer {missing[0]!r} is never called in the forward pass; choose another")
-        some = {name: self.samples - self._calling[name] for name in self.cut_points}
-        some = {name: without for name, without in some.items() if without > 0}
-        if some:
-            values = {"names": tuple(some), "counts": tuple(some.values()), "total": self.samples}
-            facts = (*facts, Fact(FactKind.NOT_CALLED, values))
+        facts = (*facts, *not_called(self.cut_points, self._calling, self.samples))
         unwritten = tuple(self._skipped)
         return joined(
             self.store, self.shard, self.moments, self.head, unwritten=unwritten, resumed=resumed, facts=facts

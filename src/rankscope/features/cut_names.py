@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 import torch
 from torch import nn
 
 from rankscope._base.errors import CutPointError
+from rankscope._base.facts import Fact, FactKind
 from rankscope.features.hooks import inference
 from rankscope.slicing import CutPointsLike, ModuleCall, Sample, Trace, check_names, on_this_path, select, trace
 from rankscope.slicing.batches import dtype_of_inputs
 from rankscope.slicing.calls import differentiable
 
-__all__ = ["Chosen", "chosen_calls", "chosen_names", "cut_names", "is_plain", "layer_names"]
+__all__ = ["Chosen", "chosen_calls", "chosen_names", "cut_names", "is_plain", "layer_names", "not_called"]
 
 
 def is_plain(model: nn.Module, wanted: CutPointsLike) -> bool:
@@ -35,7 +37,7 @@ def chosen_calls(model: nn.Module, x: torch.Tensor | Sample, wanted: CutPointsLi
     """
     sample = _floating(model, x if isinstance(x, Sample) else Sample(x, "the first sample"))
     found = _traced(model, sample)
-    return _last_calls(model, found, select(model, found, wanted))
+    return _last_calls(found, select(model, found, wanted))
 
 
 def _floating(model: nn.Module, sample: Sample) -> Sample:
@@ -51,7 +53,7 @@ def _traced(model: nn.Module, sample: Sample) -> Trace:
         return trace(model, sample.to(device, dtype_of_inputs(model, sample.x)))
 
 
-def _last_calls(model: nn.Module, found: Trace, calls: list[ModuleCall]) -> list[ModuleCall]:
+def _last_calls(found: Trace, calls: list[ModuleCall]) -> list[ModuleCall]:
     last: dict[str, int] = {}
     for call in found.calls:
         last[call.key.module] = max(call.key.call, last.get(call.key.module, -1))
@@ -109,6 +111,13 @@ def chosen_names(model: nn.Module, sample: Sample, wanted: CutPointsLike) -> Cho
         return Chosen([wanted] if isinstance(wanted, str) else list(wanted), None, set())
     found = _traced(model, _floating(model, sample))
     calls, waiting = on_this_path(model, found, wanted)
-    names = [name for call in _last_calls(model, found, calls) for name in layer_names(model, call)]
+    names = [name for call in _last_calls(found, calls) for name in layer_names(model, call)]
     called = {module for module, _ in found.called} | {""}
     return Chosen(list(dict.fromkeys(names)), called, set(waiting))
+
+
+def not_called(names: Iterable[str], calling: Mapping[str, int], total: int) -> tuple[Fact, ...]:
+    """Which layers some of the samples do not call, and how many do not; ``calling`` counts those that do."""
+    without = {name: total - calling[name] for name in names if calling[name] < total}
+    values = {"names": tuple(without), "counts": tuple(without.values()), "total": total}
+    return (Fact(FactKind.NOT_CALLED, values),) if without else ()

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from rankscope._base.errors import CutPointError, RankscopeError
 from rankscope._base.facts import Fact, FactKind
 from rankscope.features.counted_rows import spelled, with_rows_of_samples
-from rankscope.features.cut_names import chosen_names
+from rankscope.features.cut_names import chosen_names, not_called
 from rankscope.features.hooks import record_outputs
 from rankscope.slicing import CutPointsLike, Sample
 from rankscope.slicing.batches import run_forward
@@ -105,15 +105,11 @@ class LayersOfSamples:
         facts = list(self.facts)
         if self.alone and self.samples > 1:
             facts.append(Fact(FactKind.CALLED_ALONE))
-        counts = {name: self.samples - self.calling[name] for name in self.names}
-        once = [name for name in self.names if name not in self.measured]
+        measured = self.measured
+        once = [name for name in self.names if name not in measured]
         if once:
             facts.append(Fact(FactKind.CALLED_ONCE, {"names": tuple(once)}))
-        some = {name: count for name, count in counts.items() if count and name not in once}
-        if some:
-            values = {"names": tuple(some), "counts": tuple(some.values()), "total": self.samples}
-            facts.append(Fact(FactKind.NOT_CALLED, values))
-        return facts
+        return [*facts, *not_called([name for name in self.names if name not in once], self.calling, self.samples)]
 
     def _pass(self, samples: Sample) -> dict[str, Tensor]:
         for kept in self._kept:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from rankscope._base.errors import MeasurementError
-from rankscope._base.facts import Fact, FactKind, gist
+from rankscope._base.facts import Fact, FactKind, unsaid
 from rankscope.jacobian.both_modes import doubts
 from rankscope.jacobian.combinations import Combinations
 from rankscope.jacobian.finish import Finished, Finisher
@@ -23,7 +23,7 @@ from rankscope.linear.regions import Region
 from rankscope.linear.runner import NotCalledError
 from rankscope.linear.sharing import Pulled, pull_apart
 from rankscope.slicing import ModuleCall, Sample
-from rankscope.slicing.apart import APART, worst
+from rankscope.slicing.apart import APART, worst_known
 
 __all__ = ["BatchMeasurer", "join"]
 
@@ -213,8 +213,7 @@ class BatchMeasurer:
         return self._by(self._uncompared, sample, without=FactKind.FUNCTION_UNCHECKED)
 
     def _say_once(self, *found: Fact) -> None:
-        known = {gist(fact) for fact in self.derivative.facts}
-        self.derivative.facts += [fact for fact in found if gist(fact) not in known]
+        self.derivative.facts += unsaid(found, self.derivative.facts)
 
     def _by(
         self, other: BatchMeasurer, sample: Sample, *, without: FactKind | None = None
@@ -226,10 +225,7 @@ class BatchMeasurer:
         self.derivative.failed_methods += [
             fact for fact in other.derivative.failed_methods if fact not in self.derivative.failed_methods
         ]
-        both = self.derivative.adjoint is not None and other.derivative.adjoint is not None
-        self.derivative.adjoint = (
-            worst(e for e in (self.derivative.adjoint, other.derivative.adjoint) if e is not None) if both else None
-        )
+        self.derivative.adjoint = worst_known([self.derivative.adjoint, other.derivative.adjoint])
         return done
 
     def _swept_and_certified(self, sample: Sample) -> tuple[SweepResult, Certified | None]:
@@ -380,7 +376,6 @@ class BatchMeasurer:
         jacobian = self.derivative.at(sample).within(self._region(sample))
         return Sweep(
             jacobian,
-            self.settings.columns,
             chunk=self.chunk,
             budget=self.settings.budget,
             combinations=self._combined(sample),

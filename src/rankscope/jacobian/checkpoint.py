@@ -14,7 +14,7 @@ import numpy as np
 
 from rankscope._base.checks import path_of
 from rankscope._base.errors import OutputError, RankscopeError
-from rankscope._base.facts import Fact, FactKind, gist
+from rankscope._base.facts import Fact, FactKind, unsaid
 from rankscope._base.files import FolderLock, digest_of_bytes, read_about, read_arrays, write_arrays
 from rankscope._base.identity import Identity, identity_of
 from rankscope._base.provenance import versions
@@ -155,8 +155,7 @@ class Checkpoint:
             self._damaged += 1
             return None
         self._read += 1
-        known = {gist(fact) for fact in self._facts}
-        self._facts += [fact for fact in kept.facts if gist(fact) not in known]
+        self._facts += unsaid(kept.facts, self._facts)
         return kept
 
     def usable(self) -> set[int]:
@@ -184,8 +183,7 @@ class Checkpoint:
 
     def with_kept(self, found: Sequence[Fact]) -> list[Fact]:
         """What was found out when the kept images were measured, and what this run found beside it."""
-        known = {gist(fact) for fact in self._facts}
-        return [*self._facts, *(fact for fact in found if gist(fact) not in known)]
+        return [*self._facts, *unsaid(found, self._facts)]
 
     def facts(self, total: int) -> list[Fact]:
         """What was read back from an earlier run, of ``total`` images, and what was measured again and why."""

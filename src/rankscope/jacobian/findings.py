@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 from rankscope._base.facts import Fact, FactKind, gist
 from rankscope.jacobian.batch import BatchMeasurer
-from rankscope.slicing.apart import worst
+from rankscope.slicing.apart import worst, worst_known
 
 __all__ = ["Findings", "Shown", "deduplicated", "merged"]
 
@@ -40,21 +40,20 @@ class Findings:
     facts: list[tuple[int, Fact]] = field(default_factory=list)
     failed: list[tuple[int, Fact]] = field(default_factory=list)
     shown: Shown | None = None
-    _seen: tuple[int, int, int] = (0, 0, 0)  # which derivative, and how many of its facts of both kinds
 
-    def look(self, measurer: BatchMeasurer, index: int) -> None:
-        """Take in what is new; ``index`` is -1 for what the first sample of the shape shows."""
-        derivative = measurer.derivative
-        which, facts, failed = self._seen
-        if which != id(derivative):
-            facts = failed = 0
+    def look(self, measurer: BatchMeasurer, index: int, seen: tuple[int, int] = (0, 0)) -> tuple[int, int]:
+        """Take in what is new after the facts of both kinds that were seen; returns how many there are now.
+
+        ``index`` is -1 for what the first sample of the shape shows.
+        """
+        derivative, (facts, failed) = measurer.derivative, seen
         self.facts += [(index, fact) for fact in derivative.facts[facts:]]
         self.failed += [(index, fact) for fact in derivative.failed_methods[failed:]]
-        self._seen = id(derivative), len(derivative.facts), len(derivative.failed_methods)
         if measurer.method is not None:
             before = 0 if self.shown is None else self.shown.chunk
             chunk = max(before, measurer.chunk)
             self.shown = Shown((), (), measurer.way, measurer.adjoint, measurer.certificate, chunk)
+        return len(derivative.facts), len(derivative.failed_methods)
 
 
 def merged(found: Sequence[Findings]) -> Shown | None:
@@ -71,12 +70,11 @@ def merged(found: Sequence[Findings]) -> Shown | None:
     if way.kind is FactKind.LINEARISED:
         difference = worst(one.way["difference"] for one in shown)
         way = Fact(FactKind.LINEARISED, {"name": way["name"], "difference": difference})
-    known = [one.adjoint for one in shown if one.adjoint is not None]
     return Shown(
         tuple(deduplicated((fact for _, fact in facts), once=_ONCE)),
         tuple(deduplicated((fact for _, fact in failed), once=_ONCE)),
         way,
-        worst(known) if len(known) == len(shown) else None,
+        worst_known(one.adjoint for one in shown),
         shown[0].certificate,
         chunk,
     )

@@ -181,7 +181,8 @@ class FullMeasurer(BatchMeasurer):
             ones = torch.ones(operator.size, probes, dtype=torch.float64, device=operator.device)
             try:
                 if operator.record is not None:
-                    operator.again(ones)  # the first also records
+                    operator.again(ones)
+                    operator.again(ones)  # the second records
                 started = _now(self.settings.device)
                 operator.again(ones)
             except (RuntimeError, RankscopeError) as error:
@@ -194,13 +195,15 @@ class FullMeasurer(BatchMeasurer):
 
     def _by_products(self, sample: Sample) -> Finished:
         cuts: list[KeptCut] = []
+        kept = self.full.kept
+        image = "" if kept is None or kept.store.folder is None else image_key(sample)
         for place, call in enumerate(self.calls):
             self._say_place(place)
-            cut = self._read(place, sample)
+            cut = self._read(place, sample, image)
             if cut is None:
                 cut = self._cut(place, sample)
-                if self.full.kept is not None:
-                    self.full.kept.write(image_key(sample), call_key(call), cut)
+                if kept is not None:
+                    kept.write(image, call_key(call), cut)
             cuts.append(cut)
         return self._put_together(cuts)
 
@@ -225,7 +228,7 @@ class FullMeasurer(BatchMeasurer):
         before: dict[str, KeptCut] = {}
 
         def read() -> list[str]:
-            found = {key: self._read(place, sample) for place, key in enumerate(keys)}
+            found = {key: self._read(place, sample, image) for place, key in enumerate(keys)}
             before.update({key: cut for key, cut in found.items() if cut is not None})
             return list(before) if self.full.kept is None or self.full.kept.store.trusted else []
 
@@ -247,11 +250,11 @@ class FullMeasurer(BatchMeasurer):
         made = finished()
         return lambda: made
 
-    def _read(self, place: int, sample: Sample) -> KeptCut | None:
+    def _read(self, place: int, sample: Sample, image: str) -> KeptCut | None:
         """What an interrupted run kept of this cut point, the first of them beside a new product."""
         if self.full.kept is None:
             return None
-        cut = self.full.kept.read(sample, self.calls[place])
+        cut = self.full.kept.read(image, call_key(self.calls[place]))
         if cut is None or self.full.kept.confirmed:
             return cut
         if not self._agrees(place, sample, cut.mark, cut.kinks):

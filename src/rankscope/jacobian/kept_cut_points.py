@@ -87,12 +87,11 @@ class KeptCutPoints:
         beside = {"key": self.store.key, "image": image, "call": call, "about": json.dumps(about)}
         write_arrays(file, arrays, beside)
 
-    def read(self, sample: Sample, call: ModuleCall) -> KeptCut | None:
-        """What was kept of this cut point at this image; ``None`` where nothing was, or of another question."""
+    def read(self, image: str, call: str) -> KeptCut | None:
+        """What was kept of a cut point at an image, by their keys; ``None`` where nothing is, or another question."""
         if self.store.folder is None or not self.store.trusted:
             return None
-        image = image_key(sample)
-        file = self._file(image, call_key(call))
+        file = self._file(image, call)
         if file.name not in self._here or not file.exists():
             return None
         try:

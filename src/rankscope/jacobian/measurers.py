@@ -8,14 +8,14 @@ from typing import Any
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
-from rankscope._base.facts import Fact, FactKind, gist
+from rankscope._base.facts import Fact, FactKind, unsaid
 from rankscope.jacobian.batch import BatchMeasurer
 from rankscope.jacobian.findings import Shown, deduplicated
 from rankscope.jacobian.finish import Finisher
 from rankscope.jacobian.full_measurer import Full, FullMeasurer
 from rankscope.linear.derivative import Settings, in_both_precisions
 from rankscope.slicing import ModuleCall, Sample
-from rankscope.slicing.apart import worst
+from rankscope.slicing.apart import worst, worst_known
 
 __all__ = ["Measurers", "layout"]
 
@@ -104,10 +104,8 @@ class Measurers:
 
     def _take_in(self, one: BatchMeasurer) -> None:
         """What this one found out belongs to the result."""
-        known = {gist(fact) for fact in self._facts}
-        self._facts += [fact for fact in one.derivative.facts if gist(fact) not in known]
-        known = {gist(fact) for fact in self.failed_methods}
-        self.failed_methods += [fact for fact in one.derivative.failed_methods if gist(fact) not in known]
+        self._facts += unsaid(one.derivative.facts, self._facts)
+        self.failed_methods += unsaid(one.derivative.failed_methods, self.failed_methods)
         self.chunk = max(self.chunk, one.chunk)
         if one.method is not None:
             self._ways.append(one.way)
@@ -133,10 +131,8 @@ class Measurers:
     def join(self, other: Measurers) -> None:
         """Take over what the measurers of other cut points have shown."""
         other.gather()
-        known = {gist(fact) for fact in self._facts}
-        self._facts += [fact for fact in other._facts if gist(fact) not in known]
-        known = {gist(fact) for fact in self.failed_methods}
-        self.failed_methods += [fact for fact in other.failed_methods if gist(fact) not in known]
+        self._facts += unsaid(other._facts, self._facts)
+        self.failed_methods += unsaid(other.failed_methods, self.failed_methods)
         self._ways += other._ways
         self._adjoint += other._adjoint
         self._certificates += other._certificates
@@ -146,8 +142,7 @@ class Measurers:
         """What was found out so far."""
         found = list(self._facts)
         for one in self._at_hand.values():
-            known = {gist(fact) for fact in found}
-            found += [fact for fact in one.derivative.facts if gist(fact) not in known]
+            found += unsaid(one.derivative.facts, found)
         return found
 
     @property
@@ -164,8 +159,7 @@ class Measurers:
     @property
     def adjoint(self) -> float | None:
         """The largest disagreement of both modes; ``None`` where reverse mode fails for some shape."""
-        known = [e for e in self._adjoint if e is not None]
-        return worst(known) if known and len(known) == len(self._adjoint) else None
+        return worst_known(self._adjoint)
 
     @property
     def certificate(self) -> Fact:

@@ -116,9 +116,9 @@ class Reference:
         small, large = [], []
         for part in self._each(sample, tangents.to(self.exact.dtype), recorded):
             here = slice(part.start, part.start + len(part.flips))
-            found, tops = self._errors(part, result, images)
+            found, tops = self._errors(part, result)
             top = tops.amax(1)
-            zero, whole_range = self._range(part, result, images)
+            zero, whole_range = self._range(part, result)
             limits = torch.finfo(self.work.dtype)
             faint = top + found.amax(1) < limits.tiny / limits.eps
             small.append(((top > 0) & (zero | faint)).any(1))
@@ -193,7 +193,7 @@ class Reference:
         return torch.stack(found, 2)
 
     @staticmethod
-    def _range(part: _Found, result: SweepResult, images: int) -> tuple[Tensor, Tensor]:
+    def _range(part: _Found, result: SweepResult) -> tuple[Tensor, Tensor]:
         """Whether the swept J·g is all zero, and whether all of it is finite, by cut point and image."""
         tops = []
         for k, products in enumerate(result.products):
@@ -205,7 +205,7 @@ class Reference:
         return top == 0, torch.isfinite(top)
 
     @staticmethod
-    def _errors(part: _Found, result: SweepResult, images: int) -> tuple[Tensor, Tensor]:
+    def _errors(part: _Found, result: SweepResult) -> tuple[Tensor, Tensor]:
         """‖(J − J₆₄)·g‖ and ‖J₆₄·g‖, by cut point, probe and image."""
         count = len(part.flips)
         differences = [p.transpose(0, 1).to(torch.float64, copy=True).contiguous() for p in part.products]

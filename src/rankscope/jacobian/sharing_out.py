@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import torch
 
@@ -22,6 +23,7 @@ from rankscope.jacobian.finish import Finished
 from rankscope.jacobian.full_measurer import FullMeasurer
 from rankscope.jacobian.measurers import Measurers, layout
 from rankscope.jacobian.sharing_cut_points import same_sample
+from rankscope.linear.derivative import Derivative
 from rankscope.slicing import Sample
 
 __all__ = ["SharedOut", "collected_by"]
@@ -54,6 +56,7 @@ class SharedOut(Collected):
         self._first: dict[tuple[Any, ...], Sample] = {}  # of the shapes that came last
         self._shapes: dict[tuple[Any, ...], None] = {}  # in the order in which they came
         self._findings: dict[tuple[Any, ...], Findings] = {}
+        self._seen: WeakKeyDictionary[Derivative, tuple[int, int]] = WeakKeyDictionary()
         self._keys: dict[int, str] = {}
         self._aside: deque[tuple[int, Sample]] = deque()
         self._arrived: deque[tuple[int, str, Finished]] = deque()
@@ -150,7 +153,8 @@ class SharedOut(Collected):
 
     def _look(self, sample: Sample, index: int) -> None:
         found = self._findings.setdefault(layout(sample), Findings())
-        found.look(self.measurers.of(sample), index)
+        one = self.measurers.of(sample)
+        self._seen[one.derivative] = found.look(one, index, self._seen.get(one.derivative, (0, 0)))
 
     def _look_for(self, index: int | None) -> None:
         if self.cuts is not None:

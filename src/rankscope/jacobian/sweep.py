@@ -16,7 +16,6 @@ from torch import Tensor
 
 from rankscope.jacobian.combinations import Combinations
 from rankscope.linear.linear_map import LinearMap
-from rankscope.slicing import Columns
 from rankscope.spectra import exponent_near, times_two_to
 
 __all__ = ["Sweep", "SweepResult"]
@@ -47,13 +46,12 @@ class Sweep:
     def __init__(
         self,
         jacobian: LinearMap,
-        columns: Columns,
         *,
         chunk: int,
         budget: int,
         combinations: Combinations,
     ) -> None:
-        self.jacobian, self.columns = jacobian, columns
+        self.jacobian, self.columns = jacobian, combinations.columns
         self.shape = combinations.shape
         self.count = combinations.count
         self.chunk = self.count if jacobian.method.whole else chunk

@@ -161,6 +161,7 @@ class Bench:
         self._require(self._bytes(m), f"of {name}")
         derivative = ComponentDerivative(part, settings.device, settings.dtype)
         spectra, expected, moved = [], [], False
+        probes = (self.probes @ self.weight.T).view(-1, *settings.input_shape)
         for point in range(settings.points):
             part.seed = settings.seed + point  # another mask at every point
             # its own storage: a tangent of a view is allocated as large as what it views, here all the samples
@@ -176,7 +177,6 @@ class Bench:
                 row += len(tangents)
             check_finite(columns, f"the Jacobian of {name}")
             moved = moved or bool(columns.any())
-            probes = (self.probes @ self.weight.T).view(-1, *settings.input_shape)
             spectra.append(matrix_spectrum(columns, error_bound=derivative.error_bound(jacobian, probes)))
             del columns
             if expectation is not None:

@@ -19,7 +19,7 @@ from rankscope.probes._bench import PROBES, Bench, Measured
 from rankscope.probes._settings import Front, Settings
 from rankscope.probes.components import Component, standard_components
 from rankscope.probes.result import ProbeResult, ProbeResults
-from rankscope.slicing import measuring, read_samples
+from rankscope.slicing import measuring, mode_facts, read_samples
 from rankscope.spectra import ToleranceLike
 from rankscope.views.phrases import joined
 
@@ -257,15 +257,9 @@ class _Unknown:
 
 
 def _facts(part: Component | _Unknown, found: Measured, settings: Settings) -> tuple[Fact, ...]:
-    if isinstance(part, _Unknown) and not settings.training and any(m.training for m in part.module.modules()):
-        return (Fact(FactKind.TRAINING_MODE), *_modes(found, settings))
-    return _modes(found, settings)
-
-
-def _modes(found: Measured, settings: Settings) -> tuple[Fact, ...]:
+    own = mode_facts(part.module) if isinstance(part, _Unknown) and not settings.training else []
     coupled = Fact(FactKind.SAMPLES_COUPLED, {"context": settings.context})
-    mode = (coupled,) * found.coupled + (Fact(FactKind.RANDOM_MASKS),) * found.random
-    return (*mode, *found.facts)
+    return (*own, *(coupled,) * found.coupled, *(Fact(FactKind.RANDOM_MASKS),) * found.random, *found.facts)
 
 
 def _certificate(found: Measured) -> Fact:

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 import torch
 from torch import Tensor
 
-__all__ = ["APART", "worst", "worst_gap", "worst_gaps"]
+__all__ = ["APART", "worst", "worst_gap", "worst_gaps", "worst_known"]
 
 APART = 1e-5  # of the largest entry: some ten times what rounding does to one image in two batch sizes (measured)
 
@@ -44,3 +44,10 @@ def worst_gaps(found: Sequence[Tensor], expected: Sequence[Tensor], images: int 
 def worst(gaps: Iterable[float]) -> float:
     """The largest, where NaN is larger than any number; 0 of none."""
     return max(gaps, key=lambda g: float("inf") if g != g else g, default=0.0)
+
+
+def worst_known(gaps: Iterable[float | None]) -> float | None:
+    """The largest; ``None`` where one of them is not known, and of none."""
+    found = list(gaps)
+    known = [gap for gap in found if gap is not None]
+    return worst(known) if known and len(known) == len(found) else None
