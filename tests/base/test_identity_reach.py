@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import importlib
 import os
 import shutil
@@ -221,4 +222,16 @@ def test_what_a_session_shows_is_no_part(module: Any, name: str, monkeypatch: py
     data = TensorDataset(torch.zeros(2, 3))
     before = identity_of(data)
     monkeypatch.setattr(module, name, lambda *_, **__: None)
+    assert identity_of(data) == before
+
+
+@pytest.mark.parametrize("root", ["__lt__", "__le__", "__gt__", "__ge__"])
+def test_a_class_with_an_order_elsewhere_is_no_part(root: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """``total_ordering`` sets ``__name__`` of functions that ``functools`` keeps for all classes."""
+    for name, function in vars(functools).items():
+        if "_from_" in name:
+            monkeypatch.setattr(function, "__name__", name)  # as before any class had an order
+    data = TensorDataset(torch.zeros(2, 3))
+    before = identity_of(data)
+    functools.total_ordering(type("Ordered", (), {root: lambda *_: True}))
     assert identity_of(data) == before

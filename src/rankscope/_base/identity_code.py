@@ -224,7 +224,8 @@ def _is_put(name: str, value: Any, owner: type | None = None) -> bool:
     kind = type(value)  # asked by type: some objects of torch warn when they are asked for their class
     if issubclass(kind, _FUNCTIONS):
         whole = name if owner is None else f"{owner.__qualname__}.{name}"
-        other = (value.__name__ if owner is None else value.__qualname__) != whole
+        # not __name__: functools.total_ordering renames functions of functools itself, wherever a class uses it
+        other = (value.__qualname__.rpartition(".")[2] if owner is None else value.__qualname__) != whole
         # torch.compile puts functions of its own into nn.Module, which compute nothing
         return _is_users(value) or (other and not str(value.__module__).startswith("torch._dynamo."))
     if issubclass(kind, functools.partial):
