@@ -75,7 +75,7 @@ def test_a_name_of_a_folder_does_not_make_code_installed(tmp_path):
 
 
 class Compiled:
-    api = datetime.datetime_CAPI  # type: ignore[attr-defined]
+    api = datetime.datetime_CAPI
 
 
 def test_a_pointer_to_compiled_code_can_be_compared_and_one_that_an_object_holds_cannot():

@@ -50,7 +50,8 @@ class Identity:
 
 
 def identity_of(*values: Any, files: bool = False) -> Identity:
-    """Identity of all values together; with ``files`` a text or path that names a file stands for its content too.
+    """Identity of all values together; with ``files`` a text or path that names a file stands for its content too,
+    and so does a name that exists below a folder which another text or path names.
 
     >>> identity_of([1, 2.0, "a"]) == identity_of([1, 2.0, "a"]), identity_of(1) == identity_of(1.0)
     (True, False)
@@ -63,7 +64,8 @@ def identity_of(*values: Any, files: bool = False) -> Identity:
         digest = walk.of(tuple(values))
     except RecursionError:
         return Identity("", ("a structure that is nested too deeply",))
-    return Identity(digest.hex(), tuple(sorted(walk.unreadable)))
+    below = walk.below() if files else b""
+    return Identity((node("with files", digest, below) if below else digest).hex(), tuple(sorted(walk.unreadable)))
 
 
 _PLAIN = (bool, int, float, complex, str, bytes, type(None), type(Ellipsis), type(NotImplemented))
