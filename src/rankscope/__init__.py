@@ -19,6 +19,7 @@ _HOME = {
     "AgainstRandom": "rankscope.jacobian",
     "ChainExponents": "rankscope.jacobian",
     "ClassDependency": "rankscope.deficit",
+    "ClassFeatures": "rankscope.features",
     "ClassificationDimension": "rankscope.features",
     "CollapseAlarm": "rankscope.monitor",
     "Collection": "rankscope.features",
@@ -78,6 +79,7 @@ __all__ = [
     "AgainstRandom",
     "ChainExponents",
     "ClassDependency",
+    "ClassFeatures",
     "ClassificationDimension",
     "CollapseAlarm",
     "Collection",
@@ -154,6 +156,7 @@ if TYPE_CHECKING:
     from rankscope._base.facts import Fact, FactKind
     from rankscope.deficit import ClassDependency, DependencyTable, RegularisationPath, independence_deficit
     from rankscope.features import (
+        ClassFeatures,
         ClassificationDimension,
         Collection,
         FeatureProfile,

@@ -10,7 +10,7 @@ from typing import Annotated, Any
 
 import typer
 
-from rankscope._base.errors import DataError
+from rankscope._base.errors import DataError, UsageError
 from rankscope._base.lock import FolderLock
 from rankscope.cli.memory import saves_memory
 from rankscope.cli.options import (
@@ -36,7 +36,6 @@ __all__ = ["features_command"]
 
 # options that mean something for a model alone
 _OF_A_MODEL = (
-    "labels",
     "weights",
     "weights_key",
     "seed",
@@ -86,6 +85,14 @@ def features_command(
     out: Annotated[
         Path | None, typer.Option(metavar="DIR", help="Folder for the results. Default: RUN itself, or runs/MODEL.")
     ] = None,
+    head: Annotated[
+        bool,
+        typer.Option(
+            "--head",
+            help="Measure neural collapse (NC1 to NC4) and class ranks of what goes into the head. RUN holds it. A "
+            "FILE needs the arrays labels (or --labels), weight and bias.",
+        ),
+    ] = False,
     as_json: JsonOption = False,
     debug: DebugOption = False,
 ) -> None:
@@ -94,8 +101,22 @@ def features_command(
         from rankscope.cli.kept_features import measure_kept
 
         given = [n for n in _OF_A_MODEL if getattr(context.get_parameter_source(n), "name", "") == "COMMANDLINE"]
-        measure_kept(Path(model), unused=given, reduce=reduce, channels=channels, out=out, as_json=as_json)
+        measure_kept(
+            Path(model),
+            unused=given,
+            labels=labels,
+            head=head,
+            reduce=reduce,
+            channels=channels,
+            out=out,
+            as_json=as_json,
+        )
         return
+    if head:
+        raise UsageError(
+            "--head needs what goes into the head, and its labels: run rankscope collect first, then rankscope "
+            "features RUN --head"
+        )
     wanted = parse_cut_points(cut_points)
 
     import torch

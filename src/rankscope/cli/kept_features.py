@@ -20,9 +20,19 @@ __all__ = ["measure_kept"]
 
 
 def measure_kept(
-    run: Path, *, unused: Sequence[str], reduce: Any, channels: Any, out: Path | None, as_json: bool
+    run: Path,
+    *,
+    unused: Sequence[str],
+    labels: Path | None,
+    head: bool,
+    reduce: Any,
+    channels: Any,
+    out: Path | None,
+    as_json: bool,
 ) -> None:
     """Read the moments of a collected run (reduced when they were collected), or the array ``features`` of a file.
+
+    With ``head`` the features that go into the head are measured by class too.
 
     Raises
     ------
@@ -41,7 +51,8 @@ def measure_kept(
         )
     late = list(unused)
     if not kept:
-        late += [name for name, given in (("reduce", reduce is not None), ("channels", channels != "auto")) if given]
+        made = (("reduce", reduce is not None), ("channels", channels != "auto"), ("labels", labels is not None))
+        late += [name for name, given in made if given]
     if late:
         raise UsageError(
             f"--{late[0].replace('_', '-')} does not apply to {str(run)!r}, whose features are computed already; leave "
@@ -49,13 +60,19 @@ def measure_kept(
         )
     if kept:
         folder, about = Path("runs") / run.stem, {"model": None, "weights": None, "data": str(run)}
-        profile = feature_rank(_array(run), reduce=reduce or "flatten", channels=channels)
+        more: dict[str, Any] = {}
+        if head or labels is not None:
+            read = read_run(run, array="features", labels=labels)
+            if head and read.head is None:
+                raise DataError(f"{run.name} holds no head; name its arrays weight and bias, or leave out --head")
+            more = {"labels": read.labels, "head": read.head if head else None}
+        profile = feature_rank(_array(run), reduce=reduce or "flatten", channels=channels, **more)
     else:
         found = read_run(run, array="features", labels=None)
-        if not found.moments:
+        if not found.moments and not head:
             raise DataError(f"{run} keeps no moments; collect into another folder with --cut-points blocks, or names")
         folder, about = run, {key: found.about[key] for key in ("model", "weights", "data")}
-        profile = feature_rank(found)
+        profile = feature_rank(found, head=True if head else None)
         notes = list(found.notes)
     folder = out if out is not None else folder
     record = {**profile.to_dict(), **about, "notes": [*profile.notes, *notes]}

@@ -1,5 +1,6 @@
 """Feature space: activations streamed into moments, feature dimension of every layer, classification dimension."""
 
+from rankscope.features.class_record import ClassFeatures
 from rankscope.features.classification import classification_dimension
 from rankscope.features.classification_result import ClassificationDimension
 from rankscope.features.collecting import collect
@@ -13,6 +14,7 @@ from rankscope.features.truncated_head import TruncatedHead
 
 __all__ = [
     "CentredMoments",
+    "ClassFeatures",
     "ClassificationDimension",
     "Collection",
     "FeatureProfile",

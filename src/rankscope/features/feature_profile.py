@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 import numpy as np
 
+from rankscope._base.encoding import plain
 from rankscope._base.errors import UsageError, nearest
 from rankscope._base.facts import Fact
 from rankscope._base.records import ByValue, Record
+from rankscope.features.class_record import ClassFeatures
 from rankscope.spectra import Spectrum, measures
 from rankscope.views.feature_figure import plot_layers
 from rankscope.views.feature_text import layers_text
@@ -29,6 +31,7 @@ Limit: TypeAlias = Literal["constant", "sketch", "precision", "samples", "networ
 _LIMIT = 0.9
 # Shares of the variance whose dimensions stand in the table
 _SHARES = (0.9, 0.95, 0.99)
+_BY_CLASS = fields(ClassFeatures)
 # Share of the dimension that its bounds may leave open before the result says that the dtype limits it
 _WIDE = 0.05
 
@@ -62,6 +65,8 @@ class LayerFeatures(ByValue):
     scale : float
         Power of two that the features were divided by before squaring: 1 unless they are so large or so small that
         float64 could not hold their squares. Eigenvalues, ``matrix`` and ``rounding`` are of the divided ones.
+    by_class : ClassFeatures, optional
+        Neural collapse and class ranks, where labels were given.
     """
 
     name: str
@@ -76,6 +81,7 @@ class LayerFeatures(ByValue):
     rankme: float = 0.0
     rounding: float = 0.0
     scale: float = 1.0
+    by_class: ClassFeatures | None = None
 
     @property
     def pca_dimension(self) -> int:
@@ -177,6 +183,7 @@ class LayerFeatures(ByValue):
             "samples": self.samples,
             "pca_bounds": list(self.pca_bounds),
             **{name: of(self) for name, of in DIMENSIONS.items()},
+            **({} if self.by_class is None else {f.name: plain(getattr(self.by_class, f.name)) for f in _BY_CLASS}),
             "limited_by": self.limited_by,
             "method": self.method,
             "reduce": self.reduce,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
 from itertools import chain, islice
 from typing import Any
 
@@ -18,13 +19,14 @@ from rankscope._base.provenance import device_name
 from rankscope.features.accumulate import (
     layer_features,
 )
+from rankscope.features.class_features import class_features, class_labels
 from rankscope.features.feature_profile import FeatureProfile, LayerFeatures
 from rankscope.features.hooks import inference
 from rankscope.features.later_layers import LayersOfSamples
 from rankscope.features.layer_store import LayerStore, profile_of
 from rankscope.features.moments import CentredMoments
 from rankscope.features.precision import unit_roundoff
-from rankscope.features.reduction import Channels, Reduce, check_reduce
+from rankscope.features.reduction import Channels, Reduce, check_reduce, reduce_output
 from rankscope.loading.texts import Texts
 from rankscope.slicing import CutPointsLike, Sample, mode_facts
 from rankscope.slicing.batches import Batches, dtype_of_inputs
@@ -55,6 +57,8 @@ def feature_rank(
     differentiate: str | None = None,
     shared: str | Sequence[str] = (),
     per_sample: str | Sequence[str] = (),
+    labels: Any = None,
+    head: Any = None,
 ) -> FeatureProfile:
     """How many dimensions the features of each layer have: PCA dimension and soft ranks (paper §6.1).
 
@@ -82,6 +86,12 @@ def feature_rank(
     shared, per_sample : names, optional
         Inputs of a mapping that every sample is called with, and inputs whose rows belong to the samples, where the
         shape leaves it open.
+    labels : array, optional
+        (N,) class indices, where the source is one array or several: neural collapse and class ranks stand beside the
+        dimensions, of one row a sample.
+    head : nn.Linear, (weight, bias) or True, optional
+        What reads the one array that is the source: NC3 and NC4 too. ``True`` for a ``Collection``: the features that
+        go into its head become one more layer, ``head input``, with its own labels.
 
     Raises
     ------
@@ -105,6 +115,11 @@ def feature_rank(
     if isinstance(source, nn.Module):
         if data is None or not cut_points:
             raise UsageError("a model needs data, and cut_points (blocks, names or globs) to be measured at")
+        if labels is not None or head is not None:
+            raise UsageError(
+                "labels and head belong to features that are there; collect those of the model first: "
+                "feature_rank(collect(model, data, …), head=True)"
+            )
         source, cut_points, wrapping = unwrapped(source, cut_points)
         meaning = meaning_of(differentiate, shared, per_sample, floating=False)
         # a decoder's head looks for padding in a batch, and texts have none
@@ -130,16 +145,29 @@ def feature_rank(
         ],
         "where the source is no model",
     )
+    beside: list[LayerFeatures] = []
     if hasattr(source, "moments") and not isinstance(source, Mapping):
-        reduce, source = source.reduce, source.moments
+        if labels is not None or head not in (None, True):
+            raise UsageError("a collection has labels and a head of its own; give head=True to measure by them")
+        if head:
+            beside = [_head_input(source, budget)]
+        reduce, source, head = source.reduce, source.moments, None
+    elif head is True:
+        raise UsageError("head=True belongs to a Collection; give these features' linear layer or its (weight, bias)")
+    elif head is not None and labels is None:
+        raise UsageError("a head is compared with class means; give labels too")
     if not isinstance(source, Mapping):
         source = {"features": source}
-    if not source:
+    if not source and not beside:
         raise UsageError("no layers are given; name one array or CentredMoments or more")
+    if head is not None and len(source) > 1:
+        raise UsageError(f"a head reads one layer, and {len(source)} are given; give that layer's array alone")
+    known = None if labels is None else class_labels(labels)
     layers: list[LayerFeatures] = []
     facts: list[Fact] = []
     for name, values in source.items():
         if isinstance(values, CentredMoments):
+            refuse_unused(["labels"] if known is not None else [], "for moments, which keep no sample apart")
             layers.append(layer_features(name, values, reduce))
             continue
         rows = dense(values, name)
@@ -151,8 +179,10 @@ def feature_rank(
         for part in rows.split(max(batch_size, 1024)):
             store.add({name: part}, len(part))
         layers.append(store.layer(name))
+        if known is not None:
+            layers[-1] = _with_classes(layers[-1], rows, known, head, reduce, channels)
         facts += store.facts
-    return profile_of(layers, "feature_rank", facts, {})
+    return profile_of([*layers, *beside], "feature_rank", facts, {})
 
 
 def measured_features(
@@ -275,6 +305,27 @@ def local_feature_rank(
         store.facts += layers.found()
     about = {"device": device_name(device), "noise": noise, "seed": seed}
     return store.profile("local_feature_rank", about, layers.measured)
+
+
+def _head_input(collection: Any, budget: float) -> LayerFeatures:
+    """What goes into a collection's head, with its classes."""
+    name, labels = "head input", class_labels(collection.labels)
+    store = LayerStore("flatten", "auto", len(labels), budget)
+    store.add({name: collection.features}, len(labels))
+    found = class_features(collection.features, labels, collection.head, name)
+    return replace(store.layer(name), by_class=found)
+
+
+def _with_classes(
+    layer: LayerFeatures, outputs: torch.Tensor, labels: torch.Tensor, head: Any, reduce: Reduce, channels: Channels
+) -> LayerFeatures:
+    if reduce == "positions":
+        raise UsageError(
+            "labels name samples, and reduce='positions' makes several rows of each; choose pool or flatten"
+        )
+    rows = reduce_output(outputs, reduce, channels=channels, input_shape=None)
+    rows = rows if rows.is_floating_point() else rows.to(torch.float64)
+    return replace(layer, by_class=class_features(rows, labels.to(rows.device), head, layer.name))
 
 
 def _check_kept(source: Any, reduce: Reduce, channels: Channels) -> None:

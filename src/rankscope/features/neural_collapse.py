@@ -12,6 +12,7 @@ from torch import Tensor
 from rankscope._base.checks import count_of
 from rankscope._base.errors import DataError, UsageError
 from rankscope.features.labelled_rows import LabelledRows
+from rankscope.spectra.scale import power_of_two
 
 __all__ = ["NeuralCollapse", "NeuralCollapseValues", "neural_collapse"]
 
@@ -103,6 +104,9 @@ def neural_collapse(
     0.0
     """
     x = rows.to(torch.float64)
+    # every measure is free of the features' scale, which only their squares must not overflow by
+    scale = power_of_two(float(x.abs().max())) if x.numel() else 1.0
+    x, bias = x / scale, None if bias is None else bias.to(torch.float64) / scale
     counts = torch.bincount(labels, minlength=classes)
     present = counts > 0
     if int(present.sum()) < 2:
@@ -161,7 +165,9 @@ def _disagreement(x: Tensor, means: Tensor, present: Tensor, weight: Tensor | No
     if bias is not None:
         scores = scores + bias.to(x)
     scores = scores[:, present]
-    nearest = torch.cat([torch.cdist(part, means).argmin(1) for part in x.split(4096)])
+    # distances by way of products: of numbers far from zero they would be rounded away
+    level = means.mean(0)
+    nearest = torch.cat([torch.cdist(part - level, means - level).argmin(1) for part in x.split(4096)])
     return float((scores.argmax(1) != nearest).double().mean())
 
 

@@ -89,9 +89,9 @@ def _jacobian(profile: JacobianProfile, metric: str | None) -> Run:
 def _features(profile: FeatureProfile, metric: str | None) -> Run:
     chosen = "effective_rank" if metric is None else metric
     rows = [layer.to_dict() for layer in profile]
-    known = [name for name, value in rows[0].items() if isinstance(value, float | int) and name != "scale"]
+    known = [name for row in rows for name, value in row.items() if isinstance(value, float | int) and name != "scale"]
     if chosen not in known:
-        raise UsageError(f"unknown metric {chosen!r}; {nearest(chosen, known)}")
+        raise UsageError(f"unknown metric {chosen!r}; {nearest(chosen, {*known})}")
     nan = float("nan")
     bounded = chosen == "pca_dimension"
     return Run(
@@ -99,7 +99,7 @@ def _features(profile: FeatureProfile, metric: str | None) -> Run:
         metric=chosen,
         label=str(profile.provenance.get("model", "")),
         layers=[layer.name for layer in profile],
-        values=[nan if row[chosen] is None else float(row[chosen]) for row in rows],
+        values=[nan if row.get(chosen) is None else float(row[chosen]) for row in rows],
         lower=[float(row["pca_bounds"][0]) if bounded else nan for row in rows],
         upper=[float(row["pca_bounds"][1]) if bounded else nan for row in rows],
         settings={

@@ -13,6 +13,19 @@ from rankscope.views.sentences import note
 __all__ = ["classification_text", "layers_text"]
 
 _HEAD = ("layer", "width", "samples", "PCA dim.", "eff. rank", "part. ratio", "RankMe", "stable rank", "limited by")
+_COLLAPSE = ("nc1", "nc2_norms", "nc2_angles", "nc3", "nc4")
+_CLASS_HEAD = (
+    "layer",
+    "NC1",
+    "NC2 norms",
+    "NC2 angles",
+    "NC3",
+    "NC4",
+    "class rank",
+    "within",
+    "means",
+    "classes limited by samples",
+)
 
 
 def layers_text(rows: Sequence[Mapping[str, Any]], facts: Sequence[Fact]) -> str:
@@ -28,7 +41,21 @@ def layers_text(rows: Sequence[Mapping[str, Any]], facts: Sequence[Fact]) -> str
         )
         for row in rows
     ]
-    return "\n".join([*in_columns([_HEAD, *body], left=(0, len(_HEAD) - 1)), *map(note, facts)])
+    table = in_columns([_HEAD, *body], left=(0, len(_HEAD) - 1))
+    return "\n".join([*table, *_by_class([row for row in rows if "nc1" in row]), *map(note, facts)])
+
+
+def _by_class(rows: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Neural collapse and class ranks of the layers that have them, as a table of its own."""
+    if not rows:
+        return []
+    body = []
+    for row in rows:
+        ranks = (row["class_rank"], row["class_rank_within"], row["class_rank_means"])
+        collapse = ("–" if row[name] is None else f"{row[name]:.3g}" for name in _COLLAPSE)
+        limited = f"{row['class_rank_limited']:,} of {row['classes']:,}"
+        body.append((one_line(row["name"]), *collapse, *("–" if n is None else f"{n:,g}" for n in ranks), limited))
+    return in_columns([_CLASS_HEAD, *body])
 
 
 def _dimension(row: Mapping[str, Any]) -> str:

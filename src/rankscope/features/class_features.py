@@ -1,0 +1,79 @@
+"""NC1–NC4 and class ranks of one layer's labelled features, for ``feature_rank``."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from rankscope._base.arrays import dense
+from rankscope._base.errors import DataError, UsageError
+from rankscope.features.class_rank import ClassRank
+from rankscope.features.class_record import ClassFeatures
+from rankscope.features.heads import linear_parts
+from rankscope.features.neural_collapse import neural_collapse
+
+__all__ = ["class_features", "class_labels"]
+
+
+def class_labels(labels: Any) -> Tensor:
+    """Class indices (N,) int64, of any array of whole numbers.
+
+    Raises
+    ------
+    DataError
+        Other values, a negative index, or one class alone.
+    """
+    found = dense(labels, "labels")
+    if found.ndim != 1 or found.is_floating_point() or found.is_complex() or found.dtype == torch.bool:
+        raise DataError(f"labels are {str(found.dtype)[6:]} of shape {tuple(found.shape)}; give one integer a sample")
+    found = found.to("cpu", torch.int64)
+    unlabelled = int((found < 0).sum())
+    if unlabelled:
+        raise DataError(f"{unlabelled:,} of {len(found):,} samples have no label; classes are compared by their labels")
+    if len(found.unique()) < 2:
+        raise DataError(f"the {len(found):,} labels name one class; neural collapse compares two or more")
+    return found
+
+
+def class_features(rows: Tensor, labels: Tensor, head: Any, name: str) -> ClassFeatures:
+    """Neural collapse and class ranks of (N, d) rows; ``head`` reads them, or is ``None``.
+
+    The two rows of a head with one output are taken as ±w/2: its logits are those of 0 and w, and of no other pair is
+    the mean zero, as that of the centred class means is.
+
+    Raises
+    ------
+    DataError
+        Labels that do not fit the rows or the head, a head of another width.
+    UsageError
+        A head that is no linear layer.
+    """
+    if len(labels) != len(rows):
+        raise DataError(f"{name}: {len(labels):,} labels for {len(rows):,} samples; give one label a sample")
+    classes = int(labels.max()) + 1
+    weight, bias = None, None
+    if head is not None:
+        parts = linear_parts(head, rows.shape[1])
+        if parts is None:
+            raise UsageError(f"head is a {type(head).__name__}; give a linear layer or its (weight, bias)")
+        weight, bias = parts
+        if classes > len(weight):
+            raise DataError(f"{name}: labels reach {classes - 1}, and the head has {len(weight)} classes")
+        classes = len(weight)
+        if classes == 2 and not bool(weight[0].any()):
+            weight, bias = weight - weight[1] / 2, bias - (bias[0] + bias[1]) / 2
+    collapse = neural_collapse(rows, labels, classes, weight=weight, bias=bias, name=name)
+    # in one process alone, whichever group it belongs to
+    metric = ClassRank(max(classes, 2), name=name, sync_on_compute=False)
+    metric.update(rows, labels)
+    ranks = metric.compute()
+    return ClassFeatures(
+        classes=len(labels.unique()),
+        **vars(collapse),
+        class_rank=float(ranks["median"]),
+        class_rank_within=int(ranks["within"]),
+        class_rank_means=int(ranks["means"]),
+        class_rank_limited=int(ranks["limited"]),
+    )
