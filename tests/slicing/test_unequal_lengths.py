@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from networks import Ragged
-from torch.utils.data import DataLoader, Dataset, StackDataset
+from torch.utils.data import DataLoader, Dataset, IterableDataset, StackDataset, default_collate
 
 import rankscope as rs
 from rankscope.slicing import read_samples
@@ -120,15 +122,49 @@ class Unequal(torch.utils.data.Dataset[Any]):
         return {"tensor": x, "array": x.numpy(), "pair": (x, index), "mapping": {"x": x}}[self.kind]
 
 
+class Streamed(IterableDataset[Any]):
+    """The same samples without an index."""
+
+    def __init__(self, kind: str) -> None:
+        self.samples = Unequal(kind)
+
+    def __iter__(self) -> Iterator[Any]:
+        yield from (self.samples[i] for i in range(len(self.samples)))
+
+
+@pytest.mark.parametrize("streamed", [False, True])
 @pytest.mark.parametrize("kind", ["tensor", "array", "pair", "mapping"])
-@pytest.mark.parametrize("measure", [rs.jacobian_rank, rs.feature_rank])
-def test_a_loader_that_cannot_collate_names_the_remedy(kind: str, measure: Any) -> None:
-    net = torch.nn.Linear(2, 3).eval()
-    if kind == "mapping":
-        net.forward = lambda x: torch.nn.functional.linear(x, net.weight, net.bias)  # type: ignore[method-assign]
-    loader = torch.utils.data.DataLoader(Unequal(kind), batch_size=2)
-    with pytest.raises(rs.DataError, match=r"unequal shapes; give it batch_size=1, a collate_fn .* or the data set"):
-        measure(net, loader)
+def test_samples_that_a_loader_cannot_put_into_one_batch_are_read_one_by_one(kind: str, streamed: bool) -> None:
+    data = Streamed(kind) if streamed else Unequal(kind)
+    loader = DataLoader(data, batch_size=2)
+    found = list(read_samples(torch.nn.Linear(2, 3), loader))
+    assert [tuple(s.x.shape) for s in found] == [(1, 3, 2), (1, 3, 2), (1, 4, 2), (1, 5, 2)]
+    assert [float(s.x[0, 0, 0]) for s in found] == [1, 2, 3, 4]
+    assert loader.collate_fn is default_collate  # the caller's loader is as it was
+
+
+def test_a_loader_of_unequal_samples_with_workers_and_a_shuffled_order() -> None:
+    def order() -> torch.Generator:
+        return torch.Generator().manual_seed(4)
+
+    model = torch.nn.Linear(2, 3)
+    state = torch.get_rng_state()
+    loader = DataLoader(Unequal("pair"), batch_size=3, num_workers=1, shuffle=True, generator=order())
+    found = list(read_samples(model, loader))
+    assert torch.equal(torch.get_rng_state(), state)
+    numbers: Any = range(4)
+    wanted = [int(k) for batch in DataLoader(numbers, batch_size=3, shuffle=True, generator=order()) for k in batch]
+    assert wanted != sorted(wanted)
+    assert [float(s.x[0, 0, 0]) for s in found] == [1 + k for k in wanted]
+
+
+def test_unequal_samples_of_a_loader_measure_as_those_of_its_data_set(net: Ragged) -> None:
+    inputs = tokens(4, 2, 6, 6)
+    pairs: Any = [(x, k) for k, x in enumerate(inputs)]
+    for measure, options in ((rs.jacobian_rank, {}), (rs.feature_rank, {"reduce": "pool"})):
+        of_set = measure(net, StackDataset(x=inputs), cut_points="output", **options)
+        of_loader = measure(net, DataLoader(pairs, batch_size=4), cut_points="output", **options)
+        pd.testing.assert_frame_equal(of_loader.table(), of_set.table(), rtol=1e-9)  # float64; passes of one or two
 
 
 def test_another_error_of_a_loader_stays() -> None:

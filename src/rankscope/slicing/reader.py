@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.utils._pytree import tree_leaves
 from torch.utils.data import BatchSampler, DataLoader, IterableDataset, SequentialSampler, default_collate
 
 from rankscope._base.checks import count_of, names_of
 from rankscope._base.errors import DataError, UsageError
 from rankscope._base.facts import Fact, FactKind
 from rankscope.slicing.calls import Call, read_call
+from rankscope.slicing.drawn import Apart, drawn
 from rankscope.slicing.meaning import How, Meaning
 from rankscope.slicing.one_sample import counts_samples
 from rankscope.slicing.ragged import rows_apart
@@ -31,7 +30,6 @@ __all__ = [
     "length_of",
     "meaning_of",
     "order_of",
-    "random_state_kept",
     "read_calls",
     "read_samples",
 ]
@@ -216,63 +214,16 @@ def _is_records(inputs: Any) -> bool:
 
 
 def _loaded(loader: DataLoader[Any]) -> Iterator[tuple[Any, How]]:
+    """The batches of a loader; where samples of a batch have unequal shapes, each sample by itself."""
     how = How.ITEM
     if loader.batch_sampler is not None or loader.batch_size is not None:
         how = How.COLLATED if loader.collate_fn is default_collate else How.GIVEN
-    with random_state_kept():  # the loader draws a seed for its workers, and its order where it shuffles
-        iterator = iter(loader)
-    while True:
-        with random_state_kept():
-            batch = _next(iterator, loader)
-        if batch is _END:
-            return
-        yield batch, how
-
-
-_END = object()
-
-
-def _next(iterator: Iterator[Any], loader: DataLoader[Any]) -> Any:
-    """The next batch; one that torch's own collating cannot make of unequal samples is refused with the remedy."""
-    try:
-        return next(iterator, _END)
-    except RuntimeError as error:
-        if loader.collate_fn is not default_collate or not _unequal_samples(loader):
-            raise
-        raise DataError(
-            "the DataLoader cannot make one batch of samples of unequal shapes; give it batch_size=1, a collate_fn "
-            "that makes them equal, or the data set itself"
-        ) from error
-
-
-def _layout(item: Any) -> tuple[tuple[int, ...], ...]:
-    """The shapes of an item's arrays and numbers, in order."""
-    return tuple(tuple(leaf.shape) if is_array(leaf) else () for leaf in tree_leaves(item))
-
-
-def _unequal_samples(loader: DataLoader[Any]) -> bool:
-    """Whether some batch of a loader holds samples of unequal shapes; its data set is read for it."""
-    dataset: Any = loader.dataset
-    if isinstance(dataset, IterableDataset) or loader.batch_sampler is None:
-        return False
-    try:
-        for batch in loader.batch_sampler:
-            layouts = {_layout(dataset[i]) for i in batch}
-            if len(layouts) > 1:
-                return True
-    except Exception:  # whatever reading the data leads to: torch's own error is raised then
-        return False
-    return False
-
-
-@contextmanager
-def random_state_kept() -> Iterator[None]:
-    """torch's random state is the same afterwards."""
-    state = torch.get_rng_state()
-    try:
-        yield
-    finally:
-        torch.set_rng_state(state)
+    for batch in drawn(loader):
+        if isinstance(batch, Apart):
+            for item in batch.items:
+                yield item, How.ITEM
+        else:
+            yield batch, how
 
 
 def _listed(inputs: list[Any], signature: Signature) -> Iterator[tuple[Any, How]]:
