@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Any, Literal, TypeAlias
 
 import torch
+from torch import nn
 
 from rankscope._base.arrays import dense
 from rankscope._base.chance import ACCURACIES, Accuracy, against_one_answer
@@ -13,6 +14,7 @@ from rankscope._base.checks import DeviceLike, choice_of, count_of, device_of, n
 from rankscope._base.errors import DataError, MeasurementError, UsageError
 from rankscope.features._inputs import as_labels, as_matrix, first_bad_row
 from rankscope.features.accuracy_curve import RankSweep, rank_of_label
+from rankscope.features.called_modules import left_as_they_are
 from rankscope.features.classification_result import ClassificationDimension, FoldedHead
 from rankscope.features.crossing import first_dimension, interval, variance_kept
 from rankscope.features.heads import head_mismatch
@@ -120,8 +122,9 @@ def classification_dimension(
         )
     basis = principal_axes(fitted, name="features" if fit_features is None else "fit_features")
     if scorer is not None:
-        return by_score(x, labels, scorer, basis, retain, projection)
-    with torch.no_grad():
+        with left_as_they_are(scorer):
+            return by_score(x, labels, scorer, basis, retain, projection)
+    with torch.no_grad(), left_as_they_are(head):
         predict, parts, dtype = predictor(head, x)
         dtype = torch.float64 if needs_float64(basis) else dtype
         if dtype != x.dtype:
@@ -134,7 +137,7 @@ def classification_dimension(
             error = head_mismatch(predict, x, dense(logits, "logits"))
         ranks = torch.cat(
             [
-                rank_of_label(_finite(predict(a), n), b)
+                rank_of_label(_finite(predict(a), n, head), b)
                 for n, (a, b) in enumerate(zip(x.split(_ROWS), y.split(_ROWS), strict=True))
             ]
         )
@@ -198,11 +201,14 @@ def _check_options(projection: str, accuracy: str, head: Any, scorer: Any) -> No
         raise UsageError(f"scorer is a {type(scorer).__name__}; give a function (features, labels) → float")
 
 
-def _finite(logits: torch.Tensor, block: int) -> torch.Tensor:
+def _finite(logits: torch.Tensor, block: int, head: Any) -> torch.Tensor:
     bad = first_bad_row(logits)
-    if bad is not None:
-        raise DataError(f"the head gives a NaN or infinite logit for sample {block * _ROWS + bad}; mend the head")
-    return logits
+    if bad is None:
+        return logits
+    held = (*head.named_parameters(), *head.named_buffers()) if isinstance(head, nn.Module) else ()
+    where = next((name for name, part in held if not bool(torch.isfinite(part).all())), None)
+    of = "" if where is None else f", and its {where!r} holds one"
+    raise DataError(f"the head gives a NaN or infinite logit for sample {block * _ROWS + bad}{of}; mend the head")
 
 
 def _weights(labels: torch.Tensor, accuracy: str) -> torch.Tensor:

@@ -68,23 +68,31 @@ def predictor(head: Any, x: torch.Tensor) -> tuple[Predict, tuple[torch.Tensor, 
             raise DataError(f"the head gives {str(made.dtype)[6:]} logits; give a head whose logits are real")
         return made.to(x.device, torch.promote_types(made.dtype, torch.float32))
 
-    if not isinstance(head, nn.Module):
-        _check_function(predict, x)
+    _check_each_sample_alone(predict, x, head)
     return predict, None, held
 
 
-def _check_function(predict: Predict, x: torch.Tensor) -> None:
-    """Raise ``ModelError`` for a function whose answer is random, or depends on the other samples of the batch."""
+def _check_each_sample_alone(predict: Predict, x: torch.Tensor, head: Any) -> None:
+    """Raise ``ModelError`` for a head whose answer is random, or depends on the other samples of the batch."""
     rows = x[: min(len(x), 256)]
     first, again, alone = predict(rows), predict(rows), predict(rows[:2])
     size = float(first.abs().nan_to_num(0.0, 0.0, 0.0).max()) or 1.0
     for other, why in ((again, "differs from call to call"), (alone, "depends on the other samples of a batch")):
         gap = (first[: len(other)] - other).abs().nan_to_num(0.0)
         if float(gap.max()) > 1e-2 * size:
-            raise ModelError(
-                f"what the head function gives for a sample {why}; put the modules it calls into evaluation mode "
-                "(.eval()), or give the module itself"
-            )
+            raise ModelError(_not_alone(head, why))
+
+
+def _not_alone(head: Any, why: str) -> str:
+    if isinstance(head, nn.Module):
+        return (
+            f"what the head {type(head).__name__} gives for a sample {why}, in evaluation mode too; give a head whose "
+            "forward is not random, keeps no state and treats each sample by itself"
+        )
+    return (
+        f"what the head function gives for a sample {why}; put the modules it calls into evaluation mode "
+        "(.eval()), or give the module itself"
+    )
 
 
 def _first(error: Exception) -> str:

@@ -1,0 +1,150 @@
+"""Heads of every kind are measured as one function of one sample, and leave as they came; or are refused by name."""
+
+from __future__ import annotations
+
+import copy
+from functools import partial
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from rankscope import DataError, ModelError, classification_dimension
+from rankscope.features.called_modules import modules_of
+
+
+def data(n=300, d=8):
+    generator = torch.Generator().manual_seed(0)
+    return torch.randn(n, d, generator=generator)
+
+
+class Head(nn.Module):
+    """A linear layer with something before it."""
+
+    def __init__(self, before):
+        super().__init__()
+        torch.manual_seed(1)
+        self.last, self.before, self.calls = nn.Linear(8, 4), before, 0
+
+    def forward(self, x):
+        self.calls += 1
+        return self.last(self.before(self, x))
+
+
+def curve(x, y, head):
+    """The definition: project on k axes of the covariance, in float64, and count."""
+    centred = x.double() - x.double().mean(0)
+    q = torch.linalg.eigh(centred.T @ centred).eigenvectors.flip(1)
+    with torch.no_grad():
+        made = [head(x.double() @ q[:, :k] @ q[:, :k].T) for k in range(1, x.shape[1] + 1)]
+    return [float((m.argmax(1) == y).double().mean()) for m in made]
+
+
+@pytest.mark.parametrize(
+    ("before", "why"),
+    [
+        (lambda _, x: F.dropout(x, 0.9), "differs from call to call, in evaluation mode too"),
+        (lambda _, x: x * torch.rand(8), "differs from call to call"),
+        (lambda self, x: x * (self.calls % 3 - 1), "differs from call to call"),
+        (lambda _, x: x - x.mean(0), "depends on the other samples of a batch"),
+        (lambda _, x: x.softmax(0) * 9, "depends on the other samples of a batch"),
+        (lambda _, x: F.batch_norm(x, None, None, training=True), "depends on the other samples of a batch"),
+    ],
+)
+@pytest.mark.parametrize("nested", [False, True])
+def test_f16_modules_that_are_random_or_mix_samples_are_named(before, why, nested):
+    x = data()
+    head = Head(before)
+    y = head.last(x).argmax(1)
+    given = nn.Sequential(nn.Identity(), nn.Sequential(head)) if nested else head
+    with pytest.raises(ModelError, match=why):
+        classification_dimension(x, y, given, bootstrap=0)
+    assert head.calls == 0
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize(
+    "before",
+    [
+        lambda self, x: F.dropout(x, 0.9, self.training),
+        lambda self, x: x * 0 if self.training else x,
+        lambda self, x: x.tanh(),
+    ],
+)
+def test_f16_functional_dropout_and_branches_on_the_mode_are_off(before, dtype):
+    x = data().to(dtype)
+    head = Head(before).to(dtype).train()
+    exact = copy.deepcopy(head).double().eval()
+    with torch.no_grad():
+        y = exact(x.double()).argmax(1)
+    found = classification_dimension(x, y, head, bootstrap=0)
+    np.testing.assert_allclose(found.curve, curve(x, y, exact), atol=3 / len(x))  # ties of a few samples in float32
+    assert found.full_accuracy == 1.0
+    assert (head.training, head.calls) == (True, 0)
+
+
+def normed():
+    torch.manual_seed(2)
+    return nn.Sequential(nn.BatchNorm1d(8), nn.Linear(8, 4)).train()
+
+
+class Object:
+    def __init__(self, module):
+        self.parts = {"head": [module]}
+
+    def __call__(self, x):
+        return self.parts["head"][0](x)
+
+
+FUNCTIONS = {
+    "a method": lambda m: m.forward,
+    "a closure": lambda m: lambda x: m(x),
+    "a closure within one": lambda m: lambda x: (lambda z: m(z))(x),
+    "a partial": lambda m: partial(lambda module, x: module(x), m),
+    "a default": lambda m: lambda x, module=m: module(x),
+    "an object": Object,
+}
+
+
+@pytest.mark.parametrize("kind", FUNCTIONS)
+@pytest.mark.parametrize("role", ["head", "scorer"])
+def test_f16_modules_that_a_function_calls_leave_as_they_came(kind, role):
+    """Their mode is the function's own affair: it is refused as random or measured as it is, and nothing is left."""
+    x, module = data(), normed()
+    y = torch.arange(len(x)) % 4
+    before = {name: value.clone() for name, value in module.state_dict().items()}
+    head = FUNCTIONS[kind](module)
+    assert modules_of(head) == [module]
+    if role == "scorer":
+        classification_dimension(x, y, scorer=lambda rows, labels: 1 + float((head(rows).argmax(1) == labels).sum()))
+    else:
+        with pytest.raises(ModelError, match="depends on the other samples of a batch"):
+            classification_dimension(x, y, head)
+    assert module.training
+    for name, value in module.state_dict().items():
+        torch.testing.assert_close(value, before[name], rtol=0, atol=0)
+    assert not module._forward_pre_hooks
+
+
+def test_f16_what_a_function_does_to_its_module_counts_and_is_put_back():
+    x, module = data(), normed()
+    evaluated = copy.deepcopy(module).double().eval()
+    with torch.no_grad():
+        y = evaluated(x.double()).argmax(1)
+    found = classification_dimension(x, y, lambda rows: module.double().eval()(rows.double()), bootstrap=0)
+    np.testing.assert_allclose(found.curve, curve(x, y, evaluated), atol=3 / len(x))
+    assert found.full_accuracy == 1.0
+    assert module.training
+    assert {p.dtype for p in module.parameters()} == {torch.float32}
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf")])
+@pytest.mark.parametrize("where", ["1.1.bias", "1.1.weight", "0.running_mean", "1.0.bias"])
+def test_f2_the_part_of_a_nested_head_that_holds_a_nan_is_named(bad, where):
+    x = data()
+    head = nn.Sequential(nn.BatchNorm1d(8), nn.Sequential(nn.Linear(8, 8), nn.Linear(8, 4))).eval()
+    {**dict(head.named_parameters()), **dict(head.named_buffers())}[where].data[..., 1] = bad
+    with pytest.raises(DataError, match=rf"NaN or infinite logit for sample 0, and its '{where}' holds one; mend"):
+        classification_dimension(x, torch.arange(len(x)) % 4, head)
