@@ -122,7 +122,8 @@ def train(
     stepped = torch.compile(network) if given.compile else network
     layout = torch.channels_last if recipe.channels_last else torch.contiguous_format
     batches = FractalBatches(spec, recipe.batch, device=device)
-    smaller = FractalBatches(replace(spec, size=spec.size // 2), recipe.batch, device=device, split="train")
+    half = replace(spec, size=spec.size // 2) if recipe.half else spec  # an image has a least size
+    smaller = FractalBatches(half, recipe.batch, device=device, split="train")
     bf16 = not given.float32
     network.train()
     run = Run()
