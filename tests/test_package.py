@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import importlib
+import inspect
+import pkgutil
 import subprocess
 import sys
 
@@ -18,6 +21,19 @@ def test_names() -> None:
         assert getattr(rs, name).__name__ == name
     with pytest.raises(AttributeError, match="module 'rankscope' has no attribute 'spectrum'"):
         rs.spectrum  # noqa: B018
+
+
+def test_one_name_is_one_thing() -> None:
+    """A class that two packages hand on under one name is the same in both."""
+    homes: dict[str, set[int]] = {}
+    for home in [
+        rs,
+        *(importlib.import_module(m.name) for m in pkgutil.iter_modules(rs.__path__, "rankscope.") if m.ispkg),
+    ]:
+        for name in getattr(home, "__all__", ()):
+            if inspect.isclass(getattr(home, name)):
+                homes.setdefault(name, set()).add(id(getattr(home, name)))
+    assert {name for name, found in homes.items() if len(found) > 1} == set()
 
 
 def test_theory_is_a_package_of_its_own() -> None:

@@ -27,7 +27,12 @@ def _records() -> set[str]:
     for module in pkgutil.walk_packages(rs.__path__, "rankscope."):
         if "__main__" not in module.name:
             importlib.import_module(module.name)
-    return {c.__name__ for c in Record.__subclasses__() if c.__module__.startswith("rankscope.")}
+    found, waiting = set(), [Record]
+    while waiting:
+        kinds = waiting.pop().__subclasses__()
+        found.update(kinds)
+        waiting += kinds
+    return {c.__name__ for c in found if c.__module__.startswith("rankscope.")}
 
 
 def test_every_record_is_here() -> None:

@@ -33,7 +33,7 @@ from rankscope.features import Collection
 from rankscope.jacobian import JacobianProfile
 from rankscope.report import profile_page
 from rankscope.report.deficit_page import deficit_page
-from rankscope.reproduce import Comparison, Reproduction
+from rankscope.reproduce import PaperComparison, Reproduction
 from rankscope.reproduce.pictures import Picture
 
 Kind = TypeVar("Kind", bound=Record)
@@ -95,7 +95,7 @@ def _of_field(key: str, value: Any, name: str) -> Any:
 
 def pictures(name: str) -> list[Reproduction]:
     """The figures of the paper that show names, with made-up numbers."""
-    compared = (Comparison(name, 1.0, 2.0, None, name, name),)
+    compared = (PaperComparison(name, 1.0, 2.0, None, name, name),)
     curve = pd.DataFrame({"network": name, "percent_of_components": [1.0, 100.0], "top1": [0.2, 0.9]})
     ranks = pd.DataFrame({"network": name, "as_printed": "paper", "index": [1, 2], "rank": [5, 4], "min": [5, 3]})
     bars = pd.DataFrame(

@@ -1,6 +1,6 @@
 """The paper's figures and tables by name: measured again, written in its form, compared with what it prints."""
 
-from rankscope.reproduce.comparison import Comparison
+from rankscope.reproduce.comparison import PaperComparison
 from rankscope.reproduce.networks import PAPER_NETWORKS, PaperNetwork
 from rankscope.reproduce.outcome import Reproduction
 from rankscope.reproduce.registry import EXPERIMENTS, Experiment
@@ -9,8 +9,8 @@ from rankscope.reproduce.run import reproduce, reproduce_all
 __all__ = [
     "EXPERIMENTS",
     "PAPER_NETWORKS",
-    "Comparison",
     "Experiment",
+    "PaperComparison",
     "PaperNetwork",
     "Reproduction",
     "reproduce",

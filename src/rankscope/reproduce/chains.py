@@ -11,7 +11,7 @@ import numpy as np
 from rankscope._base.facts import Fact, FactKind
 from rankscope._base.frames import Frame
 from rankscope._base.provenance import versions
-from rankscope.reproduce.comparison import Comparison
+from rankscope.reproduce.comparison import PaperComparison
 from rankscope.reproduce.outcome import Reproduction
 from rankscope.reproduce.parts import Parts
 from rankscope.reproduce.pictures import Picture
@@ -71,7 +71,7 @@ def chain(name: str, settings: Settings) -> Reproduction:
     for at in sorted({*(d for d in _SHOWN if d <= last), last}):
         there = values[values["depth"] == at]
         rows.append(
-            Comparison(
+            PaperComparison(
                 f"Jacobian rank at layer {at}",
                 None,
                 float(there[column].mean()),
@@ -81,7 +81,7 @@ def chain(name: str, settings: Settings) -> Reproduction:
             )
         )
         rows.append(
-            Comparison(
+            PaperComparison(
                 f"feature dimension at layer {at}",
                 None,
                 float(there["feature_dimension"].mean()),
@@ -93,7 +93,9 @@ def chain(name: str, settings: Settings) -> Reproduction:
     ends = [s for s in stopped if s]
     if ends:
         why = "the layer at which every |J| is below 1.19e-7; the paper's curve ends there too but names no layer"
-        rows.append(Comparison("stopped by float32 at layer", None, float(np.mean(ends)), None, "paper, §6.1", why))
+        rows.append(
+            PaperComparison("stopped by float32 at layer", None, float(np.mean(ends)), None, "paper, §6.1", why)
+        )
     facts = () if settings.full else (Fact(FactKind.SMALL_SCALE, {"sizes": (("width", width), ("depth", depth))}),)
     return Reproduction(
         name=name,

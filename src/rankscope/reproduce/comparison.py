@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-__all__ = ["Comparison"]
+__all__ = ["PaperComparison"]
 
 
 @dataclass(frozen=True)
-class Comparison:
+class PaperComparison:
     """One number of ours beside the paper's.
 
     Attributes

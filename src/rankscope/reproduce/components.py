@@ -11,7 +11,7 @@ from rankscope._base.facts import Fact, FactKind
 from rankscope._base.frames import Frame
 from rankscope._base.provenance import device_name, versions
 from rankscope.probes import SCALES, probe_all, standard_components
-from rankscope.reproduce.comparison import Comparison
+from rankscope.reproduce.comparison import PaperComparison
 from rankscope.reproduce.outcome import Reproduction
 from rankscope.reproduce.parts import Parts
 from rankscope.reproduce.pictures import Picture
@@ -67,7 +67,7 @@ def components(name: str, settings: Settings) -> Reproduction:
         ):  # fmt: skip
             exact = row["expected_exact"] if what == "Jacobian rank" else None
             comparison.append(
-                Comparison(
+                PaperComparison(
                     f"{row['label']}: {what} after ({before:,} before)", None, float(after),
                     None if exact is None else float(exact), how, _WHY,
                 )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from rankscope._base.text import counted, own_verb
 from rankscope.deficit import ClassDependency, DependencyTable, Status
-from rankscope.reproduce.comparison import Comparison
+from rankscope.reproduce.comparison import PaperComparison
 from rankscope.reproduce.measured import Prepared
 
 __all__ = ["ETA", "KEEP", "MANY", "PANELS", "SOLVED", "compare", "shown_class", "solution", "which_eta"]
@@ -65,7 +65,7 @@ def which_eta(row: ClassDependency) -> str:
     return f"the largest η that keeps 90 % of the accuracy, {row.eta:.2g}"
 
 
-def compare(one: Prepared, table: DependencyTable, row: ClassDependency, as_printed: str) -> list[Comparison]:
+def compare(one: Prepared, table: DependencyTable, row: ClassDependency, as_printed: str) -> list[PaperComparison]:
     """The class that is shown, then all classes: how many of them a few others determine."""
     label = one.network.name
     letter, positive, _ = PANELS.get(label, ("", None, None))
@@ -79,12 +79,12 @@ def compare(one: Prepared, table: DependencyTable, row: ClassDependency, as_prin
     how = f"{how}, {solution(as_printed)}"
     why = one.why(_WHY, data="also") if replaced is not None else "at this η no other class is used at all"
     return [
-        Comparison(f"{label}{at}{panel}: accuracy on positives, replaced (%)", positive, replaced, None, how, why),
-        Comparison(
+        PaperComparison(f"{label}{at}{panel}: accuracy on positives, replaced (%)", positive, replaced, None, how, why),
+        PaperComparison(
             f"{label}{at}{panel}: accuracy on positives, own logit (%)", None, 100 * row.positive_accuracy, None, how,
             one.why("the figure prints it in green, the text does not", data="also"),
         ),
-        Comparison(
+        PaperComparison(
             f"{label}{at}{panel}: other classes used", None, float(row.n_dependencies), None, how,
             one.why("the text says k ≪ 1000; gradient steps never reach exact zeros", data="also"),
         ),
@@ -92,7 +92,7 @@ def compare(one: Prepared, table: DependencyTable, row: ClassDependency, as_prin
     ]  # fmt: skip
 
 
-def _deficits(one: Prepared, table: DependencyTable, as_printed: str) -> list[Comparison]:
+def _deficits(one: Prepared, table: DependencyTable, as_printed: str) -> list[PaperComparison]:
     """The share of classes that at most k others determine, beyond the null and whatever it says."""
     label = one.network.name
     if as_printed == "largest-eta":
@@ -106,7 +106,7 @@ def _deficits(one: Prepared, table: DependencyTable, as_printed: str) -> list[Co
     for beyond, words in ((True, ", beyond the null"), (False, ", whatever the null says")):
         null = "R² above that of permuted logits" if beyond else "noise would count as well"
         rows += [
-            Comparison(
+            PaperComparison(
                 f"{label}: deficit({k}){words} (% of {len(table)} classes)",
                 None, 100 * table.deficit(k, KEEP, beyond_null=beyond), None,
                 f"at most {counted(k, 'other')} {own_verb(k, 'keep')} {KEEP:.0%} of the class's accuracy and of that "

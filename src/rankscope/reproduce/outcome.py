@@ -23,7 +23,7 @@ from rankscope._base.lock import FolderLock
 from rankscope._base.records import Record
 from rankscope._base.style import figure_style, whole_figure
 from rankscope._base.text import one_line
-from rankscope.reproduce.comparison import Comparison
+from rankscope.reproduce.comparison import PaperComparison
 from rankscope.reproduce.pictures import Picture, draw
 from rankscope.views.sentences import sentence
 
@@ -47,7 +47,7 @@ class Reproduction(Record):
         ``paper`` (the text) or ``reference`` (the authors' code): which of the two is drawn and compared.
     numbers : Frame
         Every number, under both where they differ; ``values`` is the table.
-    comparison : tuple of Comparison
+    comparison : tuple of PaperComparison
         Beside the paper.
     disagreement : str
         Two sentences: where the text and the authors' code differ, and by how much here.
@@ -64,7 +64,7 @@ class Reproduction(Record):
     title: str
     as_printed: str
     numbers: Frame
-    comparison: tuple[Comparison, ...]
+    comparison: tuple[PaperComparison, ...]
     disagreement: str
     settings: Mapping[str, Any]
     provenance: Mapping[str, Any]
@@ -101,7 +101,7 @@ class Reproduction(Record):
         """One row a comparison."""
         import pandas as pd
 
-        names = list(Comparison.__dataclass_fields__)
+        names = list(PaperComparison.__dataclass_fields__)
         return pd.DataFrame([asdict(c) for c in self.comparison], columns=names)
 
     def plot(self) -> Axes | NDArray[Any]:

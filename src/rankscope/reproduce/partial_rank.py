@@ -11,7 +11,7 @@ from rankscope._base.frames import Frame
 from rankscope._base.provenance import device_name, versions
 from rankscope.jacobian import JacobianProfile, jacobian_rank
 from rankscope.loading import load_images
-from rankscope.reproduce.comparison import Comparison
+from rankscope.reproduce.comparison import PaperComparison
 from rankscope.reproduce.converted import converted_fact, converted_images
 from rankscope.reproduce.measured import Prepared, prepared, skipped_fact
 from rankscope.reproduce.networks import PAPER_NETWORKS
@@ -67,7 +67,7 @@ def partial_rank(name: str, settings: Settings) -> Reproduction:
 
     letter, _, words = _PANELS[name]
     rows: list[dict[str, Any]] = []
-    comparison: list[Comparison] = []
+    comparison: list[PaperComparison] = []
     facts: list[Fact] = []
     abouts = []
     images, side = _SIZES[settings.scale]
@@ -189,12 +189,12 @@ def _plain(profile: JacobianProfile, skipped: tuple[tuple[str, str], ...]) -> di
     }
 
 
-def _compare(one: Prepared, found: dict[str, Any], as_printed: str) -> list[Comparison]:
+def _compare(one: Prepared, found: dict[str, Any], as_printed: str) -> list[PaperComparison]:
     name, paper, layers = one.network.name, one.network.paper, found["layers"]
     how = f"tolerance {as_printed}, background {BACKGROUNDS[as_printed]}, largest of {len(found['images'])} images"
     rises, why = len(found["rises"]), one.why(_WHY, data="also")
     return [
-        Comparison(
+        PaperComparison(
             f"{name}: layers",
             None if paper is None else float(paper.layers),
             float(len(layers)),
@@ -202,9 +202,9 @@ def _compare(one: Prepared, found: dict[str, Any], as_printed: str) -> list[Comp
             f"cut points {one.network.cut_points}",
             one.why("the paper prints how many layers, not which; ours are the ones that give that number", data="not"),
         ),
-        Comparison(f"{name}: rank at the first layer", None, float(layers[0]["rank"]), None, how, why),
-        Comparison(f"{name}: rank at the last layer", None, float(layers[-1]["rank"]), None, how, why),
-        Comparison(
+        PaperComparison(f"{name}: rank at the first layer", None, float(layers[0]["rank"]), None, how, why),
+        PaperComparison(f"{name}: rank at the last layer", None, float(layers[-1]["rank"]), None, how, why),
+        PaperComparison(
             f"{name}: rises along the depth",
             None if paper is None else 0.0,
             float(rises),

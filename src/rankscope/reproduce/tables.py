@@ -11,7 +11,7 @@ from rankscope._base.facts import Fact, FactKind, about, kept_facts
 from rankscope._base.frames import Frame
 from rankscope._base.provenance import device_name, versions
 from rankscope.loading import imagenet_classes
-from rankscope.reproduce.comparison import Comparison
+from rankscope.reproduce.comparison import PaperComparison
 from rankscope.reproduce.data import VALIDATION
 from rankscope.reproduce.measured import BOOTSTRAP, Prepared, clsdim, data_facts, pass_over, prepared
 from rankscope.reproduce.outcome import Reproduction
@@ -56,16 +56,16 @@ def networks_table(name: str, settings: Settings) -> Reproduction:
         label = one.network.name
         fewer = "" if over["samples"] == VALIDATION else f", and {over['samples']:,} of {VALIDATION:,} images"
         comparison += [
-            Comparison(
+            PaperComparison(
                 f"{label}: layers", None if paper is None else float(paper.layers), float(count), None,
                 f"cut points {one.network.cut_points}",
                 one.why("the paper prints how many, not which", data="not"),
             ),
-            Comparison(
+            PaperComparison(
                 f"{label}: parameters (M)", None if paper is None else paper.parameters, round(millions, 3), None,
                 "every parameter, buffers left out", _why_parameters(one),
             ),
-            Comparison(
+            PaperComparison(
                 f"{label}: top-1 (%)", None if paper is None else paper.top1, round(top1, 3), None,
                 f"{over['samples']:,} images, its own preprocessing",
                 one.why("other weights of the same name, another decoder or resize" + fewer, data="alone"),
@@ -127,7 +127,7 @@ def _dimensions(name: str, title: str, settings: Settings) -> Reproduction:
             )
         interval = f"; 95 % interval {low}…{high}" if low is not None else ""
         comparison.append(
-            Comparison(
+            PaperComparison(
                 f"{label}: classification dimension",
                 None if paper is None else float(paper.classification_dimension),
                 float(ours["dimension"]), None, _HOW + interval,
@@ -135,7 +135,7 @@ def _dimensions(name: str, title: str, settings: Settings) -> Reproduction:
             )
         )  # fmt: skip
         comparison.append(
-            Comparison(
+            PaperComparison(
                 f"{label}: ambient dimension", None if paper is None else float(paper.ambient), float(ours["ambient"]),
                 None, "width of what goes into the head",
                 one.why("fixed by the architecture: must agree", data="not"),
@@ -163,7 +163,7 @@ _TABLE_2 = ["network", "classification_dimension", "ambient", "paper"]
 
 
 def _made(
-    name: str, title: str, settings: Settings, values: pd.DataFrame, comparison: list[Comparison], said: str,
+    name: str, title: str, settings: Settings, values: pd.DataFrame, comparison: list[PaperComparison], said: str,
     facts: list[Fact], abouts: list[dict[str, Any]], picture: Picture,
 ) -> Reproduction:  # fmt: skip
     # the networks alone have no projection
