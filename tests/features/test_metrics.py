@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import os
 import pickle
-import subprocess
-import sys
-import textwrap
 
 import numpy as np
 import pytest
 import torch
+from processes import in_processes
 from torch import nn
 from torchmetrics import MetricCollection
 
@@ -295,42 +292,32 @@ def test_lidar_is_its_formula(views):
         metric.update(x[:3, 0], x[:4, 0])
 
 
+SPLIT = """
+from rankscope.metrics import EffectiveRank, LiDAR, NeuralCollapse, RankMe
+g = torch.Generator().manual_seed(0)
+x, y = torch.randn(60, 5, generator=g, dtype=torch.float64), torch.arange(60) % 3
+mine = slice(0, 20) if RANK == 0 else slice(20, 60)
+whole, split, alone = RankMe(sync_on_compute=False), RankMe(), EffectiveRank()
+whole.update(x); split.update(x[mine])
+if RANK:
+    alone.update(x)  # the other process has no rows and does not know the width
+assert abs(float(split.compute()) - float(whole.compute())) < 1e-9
+assert float(alone.compute()) > 1
+head = torch.eye(3, 5)
+nc, one = NeuralCollapse(3, head=head), NeuralCollapse(3, head=head, sync_on_compute=False)
+nc.update(x[mine], y[mine]); one.update(x, y)
+for key, value in one.compute().items():
+    assert abs(float(nc.compute()[key]) - float(value)) < 1e-9, key
+views = torch.stack([x, x + 0.1 * x.flip(0)], 1)
+a, b = LiDAR(), LiDAR(sync_on_compute=False)
+a.update(views[mine]); b.update(views)
+assert abs(float(a.compute()) - float(b.compute())) < 1e-9
+"""
+
+
 def test_two_processes_give_the_numbers_of_one(tmp_path):
-    script = textwrap.dedent(
-        """
-        import sys, torch, torch.distributed as dist
-        from rankscope.metrics import EffectiveRank, LiDAR, NeuralCollapse, RankMe
-        rank, store = int(sys.argv[1]), sys.argv[2]
-        dist.init_process_group("gloo", init_method=f"file://{store}", rank=rank, world_size=2)
-        g = torch.Generator().manual_seed(0)
-        x, y = torch.randn(60, 5, generator=g, dtype=torch.float64), torch.arange(60) % 3
-        mine = slice(0, 20) if rank == 0 else slice(20, 60)
-        whole, split, alone = RankMe(sync_on_compute=False), RankMe(), EffectiveRank()
-        whole.update(x); split.update(x[mine])
-        if rank:
-            alone.update(x)  # the other process has no rows and does not know the width
-        assert abs(float(split.compute()) - float(whole.compute())) < 1e-9
-        assert float(alone.compute()) > 1
-        head = torch.eye(3, 5)
-        nc, one = NeuralCollapse(3, head=head), NeuralCollapse(3, head=head, sync_on_compute=False)
-        nc.update(x[mine], y[mine]); one.update(x, y)
-        for key, value in one.compute().items():
-            assert abs(float(nc.compute()[key]) - float(value)) < 1e-9, key
-        views = torch.stack([x, x + 0.1 * x.flip(0)], 1)
-        a, b = LiDAR(), LiDAR(sync_on_compute=False)
-        a.update(views[mine]); b.update(views)
-        assert abs(float(a.compute()) - float(b.compute())) < 1e-9
-        """
-    )
-    args = [sys.executable, "-c", script]
-    env = {**os.environ, "OMP_NUM_THREADS": "1"}
-    running = [
-        subprocess.Popen([*args, str(r), str(tmp_path / "store")], env=env, stderr=subprocess.PIPE, text=True)
-        for r in range(2)
-    ]
-    for process in running:
-        _, errors = process.communicate(timeout=300)
-        assert process.returncode == 0, errors
+    for run in in_processes(2, SPLIT, tmp_path):
+        assert run.code == 0, run.error
 
 
 def test_the_table_of_feature_rank_has_the_same_numbers():

@@ -2,14 +2,10 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
-import textwrap
-
 import numpy as np
 import pytest
 import torch
+from processes import in_processes
 
 from rankscope._base.errors import DataError, UsageError
 from rankscope.features import CentredMoments, FrequentDirections
@@ -112,51 +108,36 @@ def test_bad_rows_are_named():
 
 
 WORKER = """
-import sys, torch, torch.distributed as dist
 from rankscope.features import CentredMoments
-rank, where = int(sys.argv[1]), sys.argv[2]
-dist.init_process_group("gloo", init_method=f"file://{where}", rank=rank, world_size=2)
-x = torch.load(where + ".pt")
+x = torch.load("x.pt")
 moments = CentredMoments(x.shape[1])
-for part in (x[:37], x[37:])[rank].split(10):   # unequal shares
+for part in (x[:37], x[37:])[RANK].split(10):   # unequal shares
     moments.update(part)
 covariance = moments.compute()
 moments.unsync() if moments._is_synced else None
 moments.update(x[:3])                            # and it goes on after the gathering
 again = moments.compute()
-torch.save((covariance, again), f"{where}.{rank}")
-dist.destroy_process_group()
+torch.save((covariance, again), f"{RANK}.pt")
 """
 
 
 def test_two_processes_give_what_one_gives(tmp_path):
     x = rows()
-    where = str(tmp_path / "meet")
-    torch.save(x, where + ".pt")
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo"}
-    code = textwrap.dedent(WORKER)
-    started = [
-        subprocess.Popen([sys.executable, "-c", code, str(r), where], env=environment, stderr=subprocess.PIPE)
-        for r in range(2)
-    ]
-    for process in started:
-        _, errors = process.communicate(timeout=1200)
-        assert process.returncode == 0, errors.decode()
+    torch.save(x, tmp_path / "x.pt")
+    for run in in_processes(2, WORKER, tmp_path):
+        assert run.code == 0, run.error
     both = torch.cat([x, x[:3], x[:3]])
     for r in range(2):
-        covariance, again = torch.load(f"{where}.{r}")
+        covariance, again = torch.load(tmp_path / f"{r}.pt")
         torch.testing.assert_close(covariance, filled(x, 200).compute(), rtol=1e-12, atol=1e-12)
         torch.testing.assert_close(again, filled(both, 500).compute(), rtol=1e-12, atol=1e-12)
 
 
 GATHERED = """
-import sys, torch, torch.distributed as dist
 import rankscope as rs
 from rankscope.features import CentredMoments
-rank, where = int(sys.argv[1]), sys.argv[2]
-dist.init_process_group("gloo", init_method=f"file://{where}", rank=rank, world_size=2)
-x = torch.load(where + ".pt")
-own = (x[:501], x[501:])[rank]
+x = torch.load("x.pt")
+own = (x[:501], x[501:])[RANK]
 moments = CentredMoments(x.shape[1])
 moments.update(own)
 try:
@@ -168,8 +149,7 @@ else:
 moments.compute()
 found = rs.feature_rank({"layer": moments})["layer"]
 left = int(moments.count)
-torch.save((found.samples, found.pca_dimension, left), f"{where}.{rank}")
-dist.destroy_process_group()
+torch.save((found.samples, found.pca_dimension, left), f"{RANK}.pt")
 """
 
 
@@ -180,23 +160,12 @@ def test_f19_the_features_of_two_processes_are_those_of_all_rows(tmp_path):
     x[:501, 3:] = 0
     x[501:, :3] = 0
     x[501:, 6:] = 0
-    where = str(tmp_path / "meet")
-    torch.save(x, where + ".pt")
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo"}
-    started = [
-        subprocess.Popen(
-            [sys.executable, "-c", textwrap.dedent(GATHERED), str(r), where],
-            env=environment,
-            stderr=subprocess.PIPE,
-        )
-        for r in range(2)
-    ]
-    for process in started:
-        _, errors = process.communicate(timeout=1200)
-        assert process.returncode == 0, errors.decode()
+    torch.save(x, tmp_path / "x.pt")
+    for run in in_processes(2, GATHERED, tmp_path):
+        assert run.code == 0, run.error
     assert int(torch.linalg.matrix_rank(x - x.mean(0))) == 6
     for r in range(2):
-        samples, dimension, left = torch.load(f"{where}.{r}")
+        samples, dimension, left = torch.load(tmp_path / f"{r}.pt")
         assert (samples, dimension) == (1001, 6)
         assert left == (501, 500)[r]  # what a process has stays its own: a later gathering counts nothing twice
 

@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import random
-import subprocess
-import sys
-import textwrap
 
 import numpy as np
 import pytest
 import torch
+from processes import in_processes
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 from watching import hooks
@@ -139,46 +136,29 @@ def test_no_hook_is_left_after_an_exception():
     assert hooks(net) == 0
 
 
+TRAINING = """
+from torch import nn
+from rankscope.monitor import RankMonitor
+torch.manual_seed(0)
+net = nn.Sequential(nn.Linear(6, 8), nn.ReLU(), nn.Linear(8, 3))
+model = nn.parallel.DistributedDataParallel(net)
+data = torch.randn(4, 32, 6, generator=torch.Generator().manual_seed(5))
+optimiser = torch.optim.SGD(model.parameters(), 0.1)
+monitor = RankMonitor(model, ["0", "2"], every=2, path="history.jsonl") if watched else None
+for x in data:
+    loss = model(x[RANK::2]).square().mean()
+    optimiser.zero_grad(); loss.backward(); optimiser.step()
+    if monitor: monitor.step()
+torch.save([p.detach() for p in net.parameters()], f"{watched}.{RANK}.pt")
+"""
+
+
 def test_two_processes_give_the_numbers_of_one(tmp_path):
-    script = textwrap.dedent(
-        """
-        import sys, warnings, torch, torch.distributed as dist
-        from torch import nn
-        from rankscope.monitor import RankMonitor
-        rank, store, watched = int(sys.argv[1]), sys.argv[2], sys.argv[3] == "1"
-        dist.init_process_group("gloo", init_method=f"file://{store}", rank=rank, world_size=2)
-        torch.manual_seed(0)
-        net = nn.Sequential(nn.Linear(6, 8), nn.ReLU(), nn.Linear(8, 3))
-        model = nn.parallel.DistributedDataParallel(net)
-        data = torch.randn(4, 32, 6, generator=torch.Generator().manual_seed(5))
-        optimiser = torch.optim.SGD(model.parameters(), 0.1)
-        path = store + ".jsonl"
-        monitor = RankMonitor(model, ["0", "2"], every=2, path=path) if watched else None
-        for x in data:
-            loss = model(x[rank::2]).square().mean()
-            optimiser.zero_grad(); loss.backward(); optimiser.step()
-            if monitor: monitor.step()
-        torch.save([p.detach() for p in net.parameters()], f"{store}.{rank}.pt")
-        dist.destroy_process_group()
-        """
-    )
-    finals = {}
-    for watched in "01":
-        store = tmp_path / f"store{watched}"
-        running = [
-            subprocess.Popen(
-                [sys.executable, "-c", script, str(r), str(store), watched],
-                env={**os.environ, "OMP_NUM_THREADS": "1"},
-                stderr=subprocess.PIPE,
-                text=True,
-            )
-            for r in range(2)
-        ]
-        for process in running:
-            _, errors = process.communicate(timeout=300)
-            assert process.returncode == 0, errors
-        finals[watched] = torch.load(f"{store}.0.pt")
-    assert all(torch.equal(a, b) for a, b in zip(finals["0"], finals["1"], strict=True))
+    for watched in (False, True):
+        for run in in_processes(2, f"watched = {watched}\n{TRAINING}", tmp_path):
+            assert run.code == 0, run.error
+    plain, monitored = (torch.load(tmp_path / f"{watched}.0.pt") for watched in (False, True))
+    assert all(torch.equal(a, b) for a, b in zip(plain, monitored, strict=True))
     torch.manual_seed(0)
     net = nn.Sequential(nn.Linear(6, 8), nn.ReLU(), nn.Linear(8, 3))
     first = torch.randn(4, 32, 6, generator=torch.Generator().manual_seed(5))[0]
@@ -187,7 +167,7 @@ def test_two_processes_give_the_numbers_of_one(tmp_path):
         alone.step()
     from rankscope.monitor.history import History
 
-    merged = History(tmp_path / "store1.jsonl").table()
+    merged = History(tmp_path / "history.jsonl").table()
     merged = merged[merged["step"] == 0]
     assert merged["samples"].tolist() == [32] * 4
     np.testing.assert_allclose(merged["value"], alone.history["value"], rtol=1e-5)
