@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from rankscope._base.checks import count_of
+from rankscope._base.checks import count_of, seed_of
 from rankscope._base.errors import DataError
 from rankscope._base.facts import Fact, FactKind
 from rankscope._base.progress import Reporter
@@ -39,7 +39,7 @@ class Network:
     texts: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        count_of(self.seed, "seed", least=0, most=2**64 - 1)
+        seed_of(self.seed)
         if self.limit is not None:
             count_of(self.limit, "limit")
         check_texts(self.texts, self.model, images=self.images)

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from rankscope._base.checks import count_of, device_of
+from rankscope._base.checks import count_of, device_of, seed_of
 from rankscope._base.errors import UsageError
 from rankscope._base.facts import Fact
 from rankscope._base.progress import Reporter, progress_for
@@ -42,7 +42,7 @@ class Source:
 
     def load(self, *, labelled: bool = True) -> tuple[Any, Data, tuple[Fact, ...]]:
         """The loaded model on its device, the data, and facts on both; ``labelled`` as in ``load_data``."""
-        count_of(self.seed, "seed", least=0, most=2**64 - 1)
+        seed_of(self.seed)
         count_of(self.batch_size, "batch_size")
         where = device_of(self.device)
         loaded = load_model(

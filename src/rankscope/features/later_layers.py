@@ -38,9 +38,17 @@ class LayersOfSamples:
     ``of`` makes a pass and gives the outputs of the layers that it calls; ``names`` are all of them so far, in order.
     """
 
-    def __init__(self, model: nn.Module, sample: Sample, wanted: CutPointsLike, device: torch.device) -> None:
+    def __init__(
+        self,
+        model: nn.Module,
+        sample: Sample,
+        wanted: CutPointsLike,
+        device: torch.device,
+        *,
+        alone: bool | None = None,
+    ) -> None:
         self.model, self.wanted, self.device = model, wanted, device
-        self.alone = one_by_one(model, sample, device)
+        self.alone = one_by_one(model, sample, device) if alone is None else alone
         found = chosen_names(model, sample, wanted)
         self.names, self.facts = with_rows_of_samples(model, sample, found.names, wanted)
         self.calling: Counter[str] = Counter()
@@ -160,8 +168,11 @@ def _merged(names: Sequence[str], others: Sequence[str]) -> list[str]:
 def layers_of_all(
     model: nn.Module, sample: Sample, wanted: CutPointsLike, calls: Iterable[Call], device: torch.device
 ) -> tuple[list[str], tuple[Fact, ...]]:
-    """The layers that ``wanted`` stands for over all calls, the first of which is ``sample``; and those left out."""
-    with LayersOfSamples(model, sample, wanted, device) as layers:
+    """The layers that ``wanted`` stands for over all calls, the first of which is ``sample``; and those left out.
+
+    For a model that takes its samples one by one.
+    """
+    with LayersOfSamples(model, sample, wanted, device, alone=True) as layers:
         for call in calls:
             for part in layers.parts(call):
                 layers.of(part.rows(0, len(part), "a sample"))

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Self, Unpack
 
 from rankscope._base.errors import NotInstalledError, OutputError, UsageError
-from rankscope._base.files import write_whole
-from rankscope._base.json_files import read_json
+from rankscope._base.json_files import read_json, write_json
 from rankscope.integrations.options import MonitorOptions, check_options
 from rankscope.monitor import RankMonitor
 from rankscope.monitor.merging import is_main
@@ -102,7 +100,7 @@ class RankCallback(TrainerCallback):  # type: ignore[misc,unused-ignore]
         self.monitor = RankMonitor(model, self.cut_points, loggers=log, **options)  # type: ignore[arg-type]
         kept = self._kept(args, state)
         if kept.is_file():
-            self.monitor.load_state_dict(_state_in(kept))
+            self.monitor.load_state_dict(read_json(kept))
         self.monitor.begin(state.global_step)
 
     def on_step_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
@@ -120,7 +118,7 @@ class RankCallback(TrainerCallback):  # type: ignore[misc,unused-ignore]
         kept = self._kept(args, state)
         if self.monitor is not None and is_main() and kept.parent.is_dir():
             try:
-                write_whole(kept, json.dumps(self.monitor.state_dict()))
+                write_json(kept, self.monitor.state_dict())
             except OutputError as error:
                 warnings.warn(f"rankscope: the checkpoint is without the monitor ({error})", UserWarning, stacklevel=2)
 
@@ -136,11 +134,6 @@ class RankCallback(TrainerCallback):  # type: ignore[misc,unused-ignore]
         if isinstance(resumed, str) and Path(resumed).name == f"checkpoint-{state.global_step}":
             return Path(resumed) / _STATE
         return Path(args.output_dir) / f"checkpoint-{state.global_step}" / _STATE
-
-
-def _state_in(path: Path) -> Mapping[str, Any]:
-    found = read_json(path)
-    return found if isinstance(found, dict) else {}
 
 
 class _Log:

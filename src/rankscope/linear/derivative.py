@@ -22,7 +22,7 @@ from rankscope.linear.rounded import Rounded
 from rankscope.linear.runner import NotCalledError, Runner
 from rankscope.linear.secant import FunctionCheck, against_the_function, length_of, secant_direction
 from rankscope.slicing import Columns, ModuleCall, Sample, guarded
-from rankscope.slicing.apart import APART, worst, worst_gap
+from rankscope.slicing.apart import APART, worst_gaps
 from rankscope.slicing.memory import state_facts
 
 __all__ = ["PROBES", "Derivative", "Runners", "Settings", "in_both_precisions", "takes_tensors"]
@@ -225,7 +225,7 @@ class Derivative:
         except Exception as error:  # tracing runs the model's own code, which may raise anything
             self.failed_methods.append(failed(_LINEARISED, error))
             return
-        self.difference = worst(worst_gap(a, b) for a, b in zip(found, expected, strict=True))
+        self.difference = float(worst_gaps(found, expected))
         if not self.difference <= _AGREE * (1 if self.settings.dtype == torch.float32 else 1e-7):
             differs = {"name": _LINEARISED, "other": self.method.name, "difference": self.difference}
             self.failed_methods.append(Fact(FactKind.WAY_DIFFERS, differs))
@@ -270,8 +270,8 @@ class Derivative:
         expected = self.method(self.runner, sample, direction)
         found = self.linearised(self.runner, sample, direction)
         single = self.settings.dtype == torch.float32
-        values = worst(worst_gap(a, b, images) for a, b in zip(self.linearised.outputs, outputs, strict=True))
-        tangents = worst(worst_gap(a, b, images) for a, b in zip(found, expected, strict=True))
+        values = float(worst_gaps(self.linearised.outputs, outputs, images))
+        tangents = float(worst_gaps(found, expected, images))
         if not values <= (APART if single else APART * 1e-7):
             self.give_up_linearised(f"its outputs differ from the model's by {values:.1e} of the largest entry")
         elif not tangents <= (_AGREE if single else _AGREE * 1e-7):
@@ -289,8 +289,8 @@ class Derivative:
                 found = self.method(self.exact, one, direction[None].to(one.x))
         except (RuntimeError, TypeError, ValueError, MeasurementError):
             return False
-        gaps = [worst_gap(a.double(), b.reshape(a.shape)) for a, b in zip(found, out, strict=True)]
-        return bool(worst(gaps) <= _CARRIED)
+        same_shape = [b.reshape(a.shape) for a, b in zip(found, out, strict=True)]
+        return float(worst_gaps([a.double() for a in found], same_shape)) <= _CARRIED
 
     def _casts_inside(self, sample: Sample) -> str:
         try:

@@ -14,6 +14,7 @@ from torch.utils._pytree import tree_map
 
 from rankscope.slicing.guard import random_state
 from rankscope.slicing.state import kept_state
+from rankscope.slicing.wrapped import called_directly
 
 __all__ = ["Hook", "around_calls", "eager_pass", "hides_hooks", "recomputes"]
 
@@ -119,13 +120,11 @@ def eager_pass(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) 
         lambda v: v.detach().to(device, copy=True) if isinstance(v, torch.Tensor) else v, (args, kwargs)
     )
     cached = torch.is_autocast_cache_enabled()
-    in_place = {module: module._compiled_call_impl for module in model.modules() if module._compiled_call_impl}
     # weights that autocast converts without gradients must not be kept for the pass that trains
     torch.set_autocast_cache_enabled(False)
     try:
-        for module in in_place:
-            module._compiled_call_impl = None
         with (
+            called_directly(model),
             kept_state(model),
             random_state(device),
             torch.no_grad(),
@@ -134,5 +133,3 @@ def eager_pass(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) 
             model(*copied_args, **copied_kwargs)
     finally:
         torch.set_autocast_cache_enabled(cached)
-        for module, compiled in in_place.items():
-            module._compiled_call_impl = compiled

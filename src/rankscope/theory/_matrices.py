@@ -11,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 
 from rankscope._base.arrays import dense
-from rankscope._base.checks import count_of
+from rankscope._base.checks import seed_of
 from rankscope._base.errors import DataError, UsageError
 
 __all__ = [
@@ -34,7 +34,7 @@ def generator(seed: Any) -> np.random.Generator:
     >>> generator(3).integers(10) == generator(3).integers(10)
     np.True_
     """
-    return np.random.default_rng(count_of(seed, "seed", least=0, most=None))
+    return np.random.default_rng(seed_of(seed))
 
 
 def takes_generator(name: str, function: Callable[..., Any]) -> None:
