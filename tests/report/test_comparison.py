@@ -140,13 +140,15 @@ def test_feature_profiles():
 @pytest.mark.parametrize(
     ("given", "options", "match"),
     [
-        ([], {}, "profiles has 0 entries"),
-        ([history(a=1.0)], {}, "profiles has 1 entries"),
+        ([], {}, "profiles has 0 runs"),
+        ([history(a=1.0)], {}, "profiles has 1 run; "),
         ([history(a=1.0), 3], {}, "a run is a int"),
         ([history(a=1.0)] * 2, {"metric": "rank"}, "has no metric 'rank'"),
         ([history(a=1.0)] * 2, {"labels": ["x", "x"]}, "give 2 different names"),
         ([history(**{"a": 1.0, "module.a": 2.0})] * 2, {}, "has two layers 'a'"),
         ([history(a=1.0)] * 2, {"resamples": 0}, "resamples is 0"),
+        ([history(a=1.0)] * 2, {"seed": 2**63}, "seed is .*; it must be at most"),
+        ([history(a=1.0)] * 2, {"seed": -1}, "seed is -1"),
     ],
 )
 def test_what_cannot_be_compared(given, options, match):

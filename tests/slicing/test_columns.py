@@ -55,6 +55,10 @@ def test_describe() -> None:
     assert rs.Patch((2, 3), centre=(5, 6)).describe() == "2×3 patch centred at (5, 6)"
     assert rs.Patch(4, offset=(1, 2), channels=[0]).describe() == "4×4 patch at offset (1, 2), channels [0]"
     assert rs.Sketch(5, seed=3).describe() == "5 random directions (seed 3)"
+    assert rs.Sketch(1).describe() == "1 random direction (seed 0)"
+    assert rs.Patch(coordinates=[3]).describe() == "1 chosen coordinate"
+    assert rs.Positions([2]).describe() == "all coordinates of position 2"
+    assert rs.Positions([0, 2]).describe() == "all coordinates of positions 0, 2"
     assert All().describe() == "all input coordinates"
 
 

@@ -257,6 +257,45 @@ def test_every_count_has_commas(kind: FactKind) -> None:
     assert not re.search(r"(?<![\d.])\d{4}", text), text
 
 
+_NAMES = {
+    "names",
+    "inside",
+    "where",
+    "per_sample",
+    "shared",
+    "modes",
+    "files",
+    "counts",
+}  # a name or more, of any count
+
+
+def _single(name: str, value: Any) -> Any:
+    if name in _PLAIN:
+        return value
+    if isinstance(value, tuple):
+        return tuple(_single("", v) for v in (value[:1] if name in _NAMES else value))
+    return 1 if isinstance(value, int) and not isinstance(value, bool) else value
+
+
+# "1 images", or "1 image … were"; a noun may end in s by itself
+_OF_SEVERAL = re.compile(
+    r"(?<![\d.,×=])1 (?:[a-z]+ ){0,1}(?!class\b|is\b|was\b|has\b|returns\b|makes\b|starts\b|Lanczos\b)[A-Za-z]+s\b"
+    r"|(?<![\d.,×=])(?<!of )1 (?:[a-z]+ ){1,3}(?:are|were|have|make|return|start)\b|\b(?:are|were) 1 "
+)
+
+
+def test_the_search_sees_a_plural_of_one() -> None:
+    for wrong in ("1 images", "of 1 chosen layers", "1 image were", "The 1 class folder are not", "There are 1 image"):
+        assert _OF_SEVERAL.search(wrong), wrong
+    assert not _OF_SEVERAL.search("1 image was left out; 21 images were, 1 class has 1,001 units. Steps are 1×1.")
+
+
+@pytest.mark.parametrize(("kind", "values"), [*VALUES.items(), *((kind, values) for kind, values, _ in OTHERS)])
+def test_one_thing_is_no_plural(kind: FactKind, values: dict[str, Any]) -> None:
+    text = sentence(Fact(kind, {name: _single(name, value) for name, value in values.items()}))
+    assert not _OF_SEVERAL.search(text), text
+
+
 def _given(call: ast.Call) -> tuple[str, set[str]] | None:
     """The kind and the names of values of ``Fact(FactKind.X, {"name": …})``, where both stand there as such."""
     kind, values = call.args[0], call.args[1] if len(call.args) > 1 else ast.Dict([], [])

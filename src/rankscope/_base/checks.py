@@ -20,7 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from rankscope._base.errors import DeviceError, UsageError, nearest, parameter
-from rankscope._base.text import counted
+from rankscope._base.text import counted, noun, own_verb
 from rankscope._base.world import local_rank, local_size
 
 __all__ = [
@@ -325,8 +325,8 @@ def refuse_unused(given: Iterable[str], where: str) -> None:
     names = list(given)
     if names:
         listed = ", ".join(map(parameter, names))
-        verb = "has" if len(names) == 1 else "have"
-        raise UsageError(f"{listed} {verb} no meaning {where}; leave {'it' if len(names) == 1 else 'them'} out")
+        verb, them = own_verb(len(names), "have"), noun(len(names), "it", "them")
+        raise UsageError(f"{listed} {verb} no meaning {where}; leave {them} out")
 
 
 def shape_of(sizes: Any, name: str) -> tuple[int, ...]:

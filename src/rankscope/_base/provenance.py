@@ -8,6 +8,8 @@ from importlib import metadata
 
 import torch
 
+from rankscope._base.text import counted
+
 __all__ = ["device_name", "versions"]
 
 _PACKAGES = ("rankscope", "torch", "numpy", "scipy", "timm", "torchvision", "transformers")
@@ -34,4 +36,4 @@ def device_name(device: torch.device | str) -> str:
     device = torch.device(device)
     if device.type == "cuda":
         return f"{device} ({torch.cuda.get_device_name(device)})"
-    return f"cpu ({torch.get_num_threads()} threads)"
+    return f"cpu ({counted(torch.get_num_threads(), 'thread')})"

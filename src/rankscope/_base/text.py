@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-__all__ = ["counted", "one_line", "own_verb", "was"]
+__all__ = ["counted", "noun", "one_line", "own_verb", "was"]
+
+
+_IRREGULAR = {"be": ("is", "are"), "have": ("has", "have")}
 
 
 def one_line(text: object) -> str:
@@ -24,16 +27,26 @@ def counted(count: int, one: str, several: str | None = None) -> str:
     >>> counted(1, "image"), counted(2048, "image"), counted(3, "class", "classes")
     ('1 image', '2,048 images', '3 classes')
     """
-    return f"{count:,} {one if count == 1 else several or f'{one}s'}"
+    return f"{count:,} {noun(count, one, several)}"
+
+
+def noun(count: int, one: str, several: str | None = None) -> str:
+    """The noun of so many things, where the count itself is not said.
+
+    >>> noun(1, "position"), noun(2, "position"), noun(2, "class", "classes")
+    ('position', 'positions', 'classes')
+    """
+    return one if count == 1 else several or f"{one}s"
 
 
 def own_verb(count: int, verb: str) -> str:
     """The verb of so many things.
 
-    >>> own_verb(1, "start"), own_verb(2, "start")
-    ('starts', 'start')
+    >>> own_verb(1, "start"), own_verb(2, "start"), own_verb(1, "be"), own_verb(2, "be"), own_verb(1, "have")
+    ('starts', 'start', 'is', 'are', 'has')
     """
-    return f"{verb}s" if count == 1 else verb
+    one, several = _IRREGULAR.get(verb, (f"{verb}s", verb))
+    return one if count == 1 else several
 
 
 def was(count: int) -> str:

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rankscope._base.errors import ProcessError, UsageError, first_line
+from rankscope._base.text import own_verb
 from rankscope._base.world import world_size
 
 if TYPE_CHECKING:
@@ -90,7 +91,7 @@ def _check(given: Sequence[str]) -> None:
     missing = [name for name in _NEEDED if not os.environ.get(name)]
     if missing:
         raise UsageError(
-            f"WORLD_SIZE is {world_size()}, but {', '.join(missing)} {'is' if len(missing) == 1 else 'are'} not set; "
+            f"WORLD_SIZE is {world_size()}, but {', '.join(missing)} {own_verb(len(missing), 'be')} not set; "
             "start the command with torchrun, or unset WORLD_SIZE"
         )
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from rankscope._base.errors import UsageError, nearest
+from rankscope._base.text import own_verb
 from rankscope.cli.parsing import whole_number
 
 if TYPE_CHECKING:
@@ -42,8 +43,9 @@ def parse_method(
     given = {"--probes": probes, "--steps": steps, "--bracket": bracket}
     named = [option for option, value in given.items() if value is not None]
     if named and method != "lanczos":
-        verb = "belongs" if len(named) == 1 else "belong"
-        raise UsageError(f"{' and '.join(named)} {verb} to --method lanczos; --method is {method}")
+        raise UsageError(
+            f"{' and '.join(named)} {own_verb(len(named), 'belong')} to --method lanczos; --method is {method}"
+        )
     if method == "auto":
         return method
     if columns != "all":

@@ -12,6 +12,7 @@ import torch
 from rankscope._base.arrays import dense
 from rankscope._base.checks import DeviceLike, count_of, device_of, number_of
 from rankscope._base.errors import DataError, DeviceError, UsageError, parameter
+from rankscope._base.text import counted
 from rankscope.spectra.scale import power_of_two
 
 __all__ = ["Sample", "check_logits", "check_sample"]
@@ -117,7 +118,7 @@ def check_sample(
     for i in chosen:
         if not int(counts[i]):
             missing = sum(not int(counts[k]) for k in chosen)
-            others = f" ({missing} such classes)" if missing > 1 else ""
+            others = f" ({counted(missing, 'such class', 'such classes')})" if missing > 1 else ""
             raise DataError(
                 f"class {i} has no samples{others}; add samples of it, or list only classes that have some "
                 f"under {parameter('classes')}"

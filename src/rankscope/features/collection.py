@@ -15,7 +15,7 @@ from rankscope._base.errors import OutputError, first_line
 from rankscope._base.facts import Fact
 from rankscope._base.files import digest_of_tensors
 from rankscope._base.records import Record
-from rankscope._base.text import one_line
+from rankscope._base.text import counted, one_line
 from rankscope.features.moments import CentredMoments
 from rankscope.features.reduction import Reduce
 from rankscope.features.shards import ShardStore
@@ -113,7 +113,7 @@ class Collection(Record):
     def plot(self, *, ax: Axes | None = None) -> Axes:
         """Samples of every class."""
         counts = torch.bincount(self.labels[self.labels >= 0], minlength=self.logits.shape[1]).tolist()
-        title = f"{len(self):,} samples"
+        title = counted(len(self), "sample")
         return plot_bars(list(map(str, range(len(counts)))), counts, quantity="samples", title=title, ax=ax)
 
     @classmethod
@@ -162,8 +162,8 @@ class Collection(Record):
 
     def __str__(self) -> str:
         lines = [
-            f"{len(self):,} samples, features of width {self.features.shape[1]:,}, {self.logits.shape[1]:,} classes "
-            f"in {self.folder}"
+            f"{counted(len(self), 'sample')}, features of width {self.features.shape[1]:,}, "
+            f"{counted(self.logits.shape[1], 'class', 'classes')} in {self.folder}"
         ]
         lines += [f"moments of {one_line(name)} ({m.width:,} wide)" for name, m in self.moments.items()]
         lines += skipped_lines(self.skipped)

@@ -19,6 +19,7 @@ from rankscope._base.errors import CutPointError, DataError, ModelError, first_l
 from rankscope._base.facts import Fact, FactKind
 from rankscope._base.progress import Progress, progress_for
 from rankscope._base.provenance import device_name, versions
+from rankscope._base.text import was
 from rankscope.jacobian.exponents_record import ChainExponents
 from rankscope.linear.block_runner import BlockRunner
 from rankscope.linear.linear_map import LinearMap
@@ -286,7 +287,8 @@ def _operations(points: _Points) -> str:
     count = (last & ~first).bit_count()
     if not count:
         return "no operation that mixes features (matrix product, convolution, …) was"
-    return "only one operation that mixes features was" if count == 1 else f"{count} operations that mix features were"
+    how_many = f"{count} operations that mix features" if count > 1 else "only one operation that mixes features"
+    return f"{how_many} {was(count)}"
 
 
 def _leaf(call: ModuleCall | None) -> bool:

@@ -194,7 +194,7 @@ class ChainExponents(Record):
             of = "" if self.complete else f" of {self.width:,}"
             ax.set_xlabel(f"index k (the leading {len(k)}{of})" if of else "index k")
             ax.set_ylabel("exponent λ_k (nats per block)".replace("λ_k", "$λ_k$"))
-            title = f"{plain_text(self.model, 80)}: {len(self.blocks)} blocks of width {self.width:,}"
+            title = f"{plain_text(self.model, 80)}: {counted(len(self.blocks), 'block')} of width {self.width:,}"
             ax.set_title("\n".join(_lines(title, 40)), loc="left")  # a column's width
         return ax
 

@@ -15,6 +15,7 @@ from torch.utils._pytree import tree_map_only
 from rankscope._base.checks import DeviceLike, DtypeLike, MemoryBudget, budget_of, device_of, dtype_of
 from rankscope._base.errors import UsageError, nearest, parameter
 from rankscope._base.facts import Fact
+from rankscope._base.text import counted
 from rankscope.linear.derivative import Derivative, Settings
 from rankscope.linear.linear_map import LinearMap
 from rankscope.linear.matrix import Matrix
@@ -133,9 +134,9 @@ def _one_sample(model: nn.Module, x: Any, options: Mapping[str, Any]) -> tuple[S
     read = read_samples(model, x, **options)
     sample = next(read)
     if next(read, None) is not None:
-        counted = "more than one sample" if read.total is None else f"{read.total} samples"
+        held = "more than one sample" if read.total is None else counted(read.total, "sample")
         alone = ", or x[None] if it is one sample" if is_array(x) else ""
-        raise UsageError(f"{parameter('x')} holds {counted}; give one, such as x[:1]{alone}")
+        raise UsageError(f"{parameter('x')} holds {held}; give one, such as x[:1]{alone}")
     own = {k: _cloned(v) for k, v in sample.extra.items()}
     return replace(prepared(sample, ColumnsByShape("all"), "image"), x=sample.x.clone(), extra=own), read
 
@@ -216,7 +217,7 @@ class JacobianMap:
 
     def __repr__(self) -> str:
         rows, columns = self.shape
-        each = ", ".join(f"{name!r} {len(r):,} rows" for name, r in self.rows.items())
+        each = ", ".join(f"{name!r} {counted(len(r), 'row')}" for name, r in self.rows.items())
         dtype = str(self.dtype).removeprefix("torch.")
         lines = [f"JacobianMap of {rows:,} × {columns:,} ({each}), {dtype} on {self.device}, by {phrase(self.method)}"]
         return "\n".join([*lines, *(sentence(fact) for fact in self.facts if fact.caution)])

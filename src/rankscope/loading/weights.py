@@ -11,6 +11,7 @@ from torch import nn
 
 from rankscope._base.errors import ModelError, UsageError, first_line, nearest, parameter
 from rankscope._base.facts import Fact, FactKind
+from rankscope._base.text import counted
 from rankscope.loading.weight_files import few, read_file, same, tensors_by_name
 from rankscope.loading.weight_places import Names, Place, averaged, is_counter, places_of, without_wrappers
 
@@ -92,7 +93,7 @@ def load_weights(
     stored = "" if kinds <= {"float32"} else f", stored as {', '.join(sorted(kinds))}"
     under = ".".join(p for p in (key, where) if p)
     chosen = f", from {under!r}" if under else ""
-    return Weights(f"file {path.name} ({len(used)} tensors{stored}{chosen})", tuple(facts))
+    return Weights(f"file {path.name} ({counted(len(used), 'tensor')}{stored}{chosen})", tuple(facts))
 
 
 def check_finite(tensors: Iterable[tuple[str, torch.Tensor]], holder: str) -> None:

@@ -8,10 +8,11 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 
-from rankscope._base.checks import count_of, names_of
+from rankscope._base.checks import count_of, names_of, seed_of
 from rankscope._base.errors import UsageError
 from rankscope._base.facts import Fact, FactKind
 from rankscope._base.records import ByValue, Record
+from rankscope._base.text import counted
 from rankscope.features.feature_profile import FeatureProfile
 from rankscope.jacobian import JacobianProfile
 from rankscope.report.runs import Run, run_of
@@ -151,11 +152,10 @@ def compare(
     >>> found.layers[0].values
     (2.0, 3.0)
     """
-    count_of(seed, "seed", least=0)
-    count_of(resamples, "resamples")
+    seed, resamples = seed_of(seed), count_of(resamples, "resamples")
     given = list(profiles.values()) if isinstance(profiles, Mapping) else list(profiles)
     if len(given) < 2:
-        raise UsageError(f"profiles has {len(given)} entries; give two or more runs to compare")
+        raise UsageError(f"profiles has {counted(len(given), 'run')}; give two or more to compare")
     if labels is None and isinstance(profiles, Mapping):
         labels = list(profiles)
     names = [] if labels is None else list(names_of(labels, "labels"))

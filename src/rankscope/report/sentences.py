@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from rankscope._base.facts import FactKind, of_kind
 from rankscope.views.against_random import MEANING
-from rankscope.views.phrases import counted, first_few, joined, number, span
+from rankscope.views.phrases import counted, first_few, joined, number, own_verb, span
 from rankscope.views.sentences import phrase, sentence
 
 if TYPE_CHECKING:
@@ -133,7 +133,7 @@ def _cautions(profile: JacobianProfile, rows: list[dict[str, Any]]) -> Iterator[
     inside = [r["name"] for r in rows if not r["true_cut"]]
     if inside:
         yield (
-            f"{_list(inside)} {'is' if len(inside) == 1 else 'are'} inside a branch. Information also passes around "
+            f"{_list(inside)} {own_verb(len(inside), 'be')} inside a branch. Information also passes around "
             "it, so the rank there may be larger or smaller than before and after."
         )
     if profile.adjoint_error is not None and profile.adjoint_error > _ADJOINT_LIMIT:
@@ -141,7 +141,7 @@ def _cautions(profile: JacobianProfile, rows: list[dict[str, Any]]) -> Iterator[
     most = max(profile.kinks, default=0)
     if most:
         yield (
-            f"{counted(most, 'unit')} {'is' if most == 1 else 'are'} within rounding error of a kink, such as ReLU at "
+            f"{counted(most, 'unit')} {own_verb(most, 'be')} within rounding error of a kink, such as ReLU at "
             "0 or two equal entries of a max pool (the most in one image). Another precision would take the derivative "
             "on the other side; the bounds hold for this side."
         )

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from rankscope._base.checks import count_of
 from rankscope._base.errors import UsageError, nearest, parameter
+from rankscope._base.text import noun
 
 __all__ = ["All", "Columns", "ColumnsByShape", "ColumnsLike", "Patch", "Positions", "Sketch", "as_columns"]
 
@@ -170,7 +171,7 @@ class Patch:
 
     def describe(self) -> str:
         if self.coordinates_ is not None:
-            return f"{len(self.coordinates_)} chosen coordinates"
+            return f"{len(self.coordinates_)} chosen {noun(len(self.coordinates_), 'coordinate')}"
         height, width = self._extent()
         if self.offset is not None:
             where = f"at offset {self.offset}"
@@ -242,8 +243,8 @@ class Positions:
         return _one_hot(_coordinates_on(self, shape, device)[start:stop], shape, device, dtype)
 
     def describe(self) -> str:
-        several = len(self.positions) > 1
-        return f"all coordinates of position{'s' * several} {', '.join(map(str, self.positions))}"
+        where = noun(len(self.positions), "position")
+        return f"all coordinates of {where} {', '.join(map(str, self.positions))}"
 
 
 @dataclass(frozen=True)
@@ -287,7 +288,7 @@ class Sketch:
         return torch.stack(rows).to(device, dtype)
 
     def describe(self) -> str:
-        return f"{self.k} random directions (seed {self.seed})"
+        return f"{self.k} random {noun(self.k, 'direction')} (seed {self.seed})"
 
 
 @dataclass(frozen=True)

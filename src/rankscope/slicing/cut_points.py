@@ -14,7 +14,7 @@ from torch import nn
 from rankscope._base.checks import refuse_unused
 from rankscope._base.errors import CutPointError, nearest
 from rankscope._base.records import Record
-from rankscope._base.text import one_line
+from rankscope._base.text import counted, one_line
 from rankscope.slicing.blocks import default_blocks
 from rankscope.slicing.example import example_sample
 from rankscope.slicing.one_sample import naming_the_batch
@@ -242,7 +242,7 @@ class LayerTable(Record):
             if c.tensors:
                 lines[-1] += f"  ({len(c.tensors)} tensors: {', '.join(c.tensors)})"
         same = f"; output = {self.output}" if self.output not in ("", "output") else ""
-        lines.append(f"{len(self.calls)} calls; * = cut_points='blocks' ({len(self.default)}){same}")
+        lines.append(f"{counted(len(self.calls), 'call')}; * = cut_points='blocks' ({len(self.default)}){same}")
         return "\n".join(lines)
 
 

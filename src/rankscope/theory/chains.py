@@ -80,7 +80,7 @@ class ChainSpectrum(Record):
 
     def plot(self, *, ax: Axes | None = None) -> Axes:
         """Logarithms of the singular values by their index; those of lost directions are left out."""
-        title = f"{self.depth:,} factors, {self.shape[0]:,}×{self.shape[1]:,}"
+        title = f"{counted(self.depth, 'factor')}, {self.shape[0]:,}×{self.shape[1]:,}"
         return plot_spectrum(self.log_singular_values, label="log σ (nats)", title=title, ax=ax)
 
     def __repr__(self) -> str:

@@ -116,7 +116,7 @@ class LyapunovExponents(Record):
 
     def plot(self, *, ax: Axes | None = None) -> Axes:
         """Finite exponents by their index, standard errors as whiskers."""
-        title = f"{len(self.exponents):,} of {self.n:,} exponents after {self.depth:,} layers"
+        title = f"{len(self.exponents):,} of {counted(self.n, 'exponent')} after {counted(self.depth, 'layer')}"
         errors, label = self.standard_errors, "exponent (nats per layer)"
         return plot_spectrum(self.exponents, label=label, title=title, errors=errors, ax=ax)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from rankscope._base.facts import FactKind
-from rankscope.views.phrases import Sentences, Values, counted, first_few, joined, own_verb, shapes_of, span, was
+from rankscope.views.phrases import Sentences, Values, counted, first_few, joined, noun, own_verb, shapes_of, span, was
 
 __all__ = ["CALL_SENTENCES"]
 
@@ -91,7 +91,8 @@ def _called_once(v: Values) -> str:
 
 
 def _complex_rows(v: Values) -> str:
-    what = "returns a complex tensor" if len(v["names"]) == 1 else "return complex tensors"
+    count = len(v["names"])
+    what = f"{own_verb(count, 'return')} {noun(count, 'a complex tensor', 'complex tensors')}"
     return f"{_quoted(v['names'])} {what}. Real and imaginary parts are separate rows."
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from rankscope._base.facts import FactKind
-from rankscope.views.phrases import Sentences, Values, counted, first_few
+from rankscope.views.phrases import Sentences, Values, counted, first_few, own_verb
 
 __all__ = ["COMPARISON_SENTENCES"]
 
@@ -20,7 +20,7 @@ def _by_depth(v: Values) -> str:
 
 def _not_in_all(v: Values) -> str:
     count = len(v["names"])
-    return f"{counted(count, 'layer')} {'is' if count == 1 else 'are'} not in every run: {first_few(v['names'])}."
+    return f"{counted(count, 'layer')} {own_verb(count, 'be')} not in every run: {first_few(v['names'])}."
 
 
 def _images_unknown(_: Values) -> str:

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from rankscope._base.errors import UsageError
 from rankscope._base.style import COLOURS, figure_style, new_axes, plain_text
+from rankscope._base.text import counted
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -58,7 +59,8 @@ def draw_dependence(row: Dependence, *, most: int = 8) -> Axes:
     figure = Figure(figsize=(3.4, 3.5), dpi=200)
     axes = figure.add_axes((0.0, 0.12, 1.0, 0.85))
     count = draw_star(row, axes, most=most)
-    more = f", {row.n_dependencies - count} more classes not shown" if row.n_dependencies > count else ""
+    left = row.n_dependencies - count
+    more = f", {counted(left, 'more class', 'more classes')} not shown" if left > 0 else ""
     figure.text(
         0.5,
         0.075,

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from rankscope._base.facts import Fact
 from rankscope._base.text import one_line
-from rankscope.views.phrases import counted
+from rankscope.views.phrases import counted, own_verb
 from rankscope.views.sentences import note
 
 if TYPE_CHECKING:
@@ -53,7 +53,7 @@ def dependency_text(
         + ", ".join(f"{count:,} {status}" for status, count in counts.items()),
     ]
     if without_null:
-        of = f"{counted(without_null, 'class', 'classes')} {'has' if without_null == 1 else 'have'}"
+        of = f"{counted(without_null, 'class', 'classes')} {own_verb(without_null, 'have')}"
         lines.append(
             f"Caution: {of} no null: too few of their samples can change places for one to reject anything, so "
             "dependence cannot be distinguished from noise."
@@ -78,7 +78,7 @@ def exact_reasons(classes: int, logit_rank: int, feature_dimension: int | None) 
     'the logits have numerical rank 9 for 10 classes'
     """
     return {
-        "features": f"the features have {feature_dimension or 0:,} dimensions for {classes:,} classes",
+        "features": f"the features have {counted(feature_dimension or 0, 'dimension')} for {classes:,} classes",
         "logits": f"the logits have numerical rank {logit_rank:,} for {classes:,} classes",
-        "samples": f"classes are fitted on fewer samples than {classes - 1:,} unknowns",
+        "samples": f"classes are fitted on fewer samples than {counted(classes - 1, 'unknown')}",
     }

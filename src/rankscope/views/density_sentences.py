@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from rankscope._base.facts import FactKind
-from rankscope.views.phrases import Sentences, Values, counted, gibibytes, joined, probability
+from rankscope.views.phrases import Sentences, Values, counted, gibibytes, joined, probability, was
 
 __all__ = ["DENSITY_SENTENCES"]
 
@@ -11,13 +11,15 @@ __all__ = ["DENSITY_SENTENCES"]
 def _steps(v: Values) -> str:
     wide = f"the quadrature bracket at tolerance {v['tolerance']} is {v['bracket']:.2%} of all singular values"
     if v["reason"] == "invariant":
-        return f"After {v['steps']:,} Lanczos steps every Krylov space is invariant; {wide}."
+        return f"After {counted(v['steps'], 'Lanczos step')} every Krylov space is invariant; {wide}."
     if v["reason"] == "bracket":
-        return f"Lanczos stopped after {v['steps']:,} steps: {wide}, below the {v['asked']:.2%} asked for."
+        return f"Lanczos stopped after {counted(v['steps'], 'step')}: {wide}, below the {v['asked']:.2%} asked for."
     if v["reason"] == "asked":
-        return f"Lanczos took the {v['steps']:,} steps asked for; {wide}."
+        return f"Lanczos took the {counted(v['steps'], 'step')} asked for; {wide}."
     why = "memory budget" if v["reason"] == "memory" else "limit on steps"
-    return f"Lanczos stopped after {v['steps']:,} steps at the {why}: {wide}, not the {v['asked']:.2%} asked for."
+    return (
+        f"Lanczos stopped after {counted(v['steps'], 'step')} at the {why}: {wide}, not the {v['asked']:.2%} asked for."
+    )
 
 
 def _products(v: Values) -> str:
@@ -39,10 +41,10 @@ def _plan(v: Values) -> str:
             f"Jacobian is at most {v['side']:,}."
         )
     if v["lanczos"]:
-        steps = "as many steps as the bracket needs" if v["steps"] == "auto" else f"{v['steps']:,} steps"
+        steps = "as many steps as the bracket needs" if v["steps"] == "auto" else counted(v["steps"], "step")
         parts.append(
-            f"At {counted(v['lanczos'], 'cut point')} the rank is estimated with {v['probes']:,} Lanczos probes "
-            f"and {steps}."
+            f"At {counted(v['lanczos'], 'cut point')} the rank is estimated with "
+            f"{counted(v['probes'], 'Lanczos probe')} and {steps}."
         )
         if v["asked"] == "auto":
             needed, free = _bytes(v["needed"]), _bytes(v["budget"])
@@ -65,7 +67,8 @@ def _not_recorded(v: Values) -> str:
 
 
 def _smaller_chunk(v: Values) -> str:
-    return f"Memory ran out at {v['where']!r}. From there on {v['chunk']:,} tangents were pushed at once."
+    pushed = f"{counted(v['chunk'], 'tangent')} {was(v['chunk'])} pushed at once"
+    return f"Memory ran out at {v['where']!r}. From there on {pushed}."
 
 
 def _in_float64(v: Values) -> str:
@@ -73,9 +76,10 @@ def _in_float64(v: Values) -> str:
 
 
 def _leading(v: Values) -> str:
+    leading = f"the {counted(v['count'], 'leading singular value')} {was(v['count'])}"
     return (
-        f"The rank is low: the {counted(v['count'], 'leading singular value')} were computed and all others bounded, "
-        "so at thresholds above that bound the rank is counted."
+        f"The rank is low: {leading} computed and all others bounded, so at thresholds above that bound the rank is "
+        "counted."
     )
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from rankscope._base.facts import FactKind
-from rankscope.views.phrases import Sentences, Values, capital, joined
+from rankscope.views.phrases import Sentences, Values, capital, counted, joined
 
 __all__ = ["DERIVATIVE_SENTENCES"]
 
@@ -121,15 +121,15 @@ def _masks(_: Values) -> str:
 
 def _leading(v: Values) -> str:
     return (
-        f"These are the leading {v['tracked']:,} of {v['width']:,} exponents, from a random orthonormal start (seed "
-        f"{v['seed']}). Their sum is the growth rate of a random volume of {v['tracked']:,} dimensions."
+        f"These are the leading {v['tracked']:,} of {counted(v['width'], 'exponent')}, from a random orthonormal start "
+        f"(seed {v['seed']}). Their sum is the growth rate of a random volume of {counted(v['tracked'], 'dimension')}."
     )
 
 
 def _short_chain(v: Values) -> str:
     return (
-        f"Over {v['blocks']:,} blocks the frame still depends on its random start. These are growth rates of random "
-        "directions, not the limit of Theorem 4."
+        f"Over {counted(v['blocks'], 'block')} the frame still depends on its random start. These are growth rates of "
+        "random directions, not the limit of Theorem 4."
     )
 
 

@@ -51,7 +51,7 @@ def _few_directions(v: Values) -> str:
 
 
 def _constant_layer(v: Values) -> str:
-    return f"{v['name']!r} gives the same features for all {v['samples']:,} samples. Its dimension is 0."
+    return f"{v['name']!r} gives the same features for all {counted(v['samples'], 'sample')}. Its dimension is 0."
 
 
 def _rows_not_samples(v: Values) -> str:
@@ -65,8 +65,8 @@ def _rows_not_samples(v: Values) -> str:
 
 def _few_rows(v: Values) -> str:
     return (
-        f"{v['name']!r} has {v['samples']:,} rows of {v['width']:,} dimensions. They span at most {v['samples'] - 1:,} "
-        "directions, so more rows would raise its dimension."
+        f"{v['name']!r} has {counted(v['samples'], 'row')} of {counted(v['width'], 'dimension')}. They span at most "
+        f"{counted(v['samples'] - 1, 'direction')}, so more rows would raise its dimension."
     )
 
 
@@ -80,9 +80,10 @@ def _rounded_layer(v: Values) -> str:
 def _sketched_layer(v: Values) -> str:
     rows = "" if v["rows"] is None else f", all rows {gigabytes(v['rows'])}"
     return (
-        f"{v['name']!r} was sketched with {v['directions']:,} directions. Of {v['width']:,} dimensions a covariance "
-        f"needs {gigabytes(v['covariance'])}{rows}, and {gigabytes(v['memory'])} are allowed. The PCA dimension is "
-        "known between its bounds, and the soft ranks are those of the sketch."
+        f"{v['name']!r} was sketched with {counted(v['directions'], 'direction')}. Of "
+        f"{counted(v['width'], 'dimension')} a covariance needs {gigabytes(v['covariance'])}{rows}, and "
+        f"{gigabytes(v['memory'])} are allowed. The PCA dimension is known between "
+        "its bounds, and the soft ranks are those of the sketch."
     )
 
 

@@ -29,7 +29,9 @@ def _at_zero(count: int, kind: str) -> str:
 
 def _closed(v: Values) -> str:
     what = counted(v["count"], "gain or layer scale", "gains or layer scales")
-    return f"{what} {own_verb(v['count'], 'start')} at zero and {was(v['count'])} left so. Their branches add nothing."
+    return (
+        f"{what} {own_verb(v['count'], 'start')} at zero and {was(v['count'])} left so. The branches there add nothing."
+    )
 
 
 def _nearly_closed(v: Values) -> str:
@@ -56,7 +58,7 @@ def _lazy(v: Values) -> str:
 
 
 def _fresh(v: Values) -> str:
-    verb = "is" if len(v["names"]) == 1 else "are"
+    verb = own_verb(len(v["names"]), "be")
     return (
         f"{counted(len(v['names']), 'parameter')} {verb} not in the weights and {verb} random: {first_few(v['names'])}."
     )

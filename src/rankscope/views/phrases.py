@@ -11,7 +11,7 @@ from collections.abc import Callable, Container, Iterable, Mapping, Sequence
 from typing import Any
 
 from rankscope._base.facts import FactKind
-from rankscope._base.text import counted, own_verb, was
+from rankscope._base.text import counted, noun, own_verb, was
 
 __all__ = [
     "Sentences",
@@ -24,6 +24,7 @@ __all__ = [
     "gigabytes",
     "in_columns",
     "joined",
+    "noun",
     "number",
     "own_verb",
     "probability",

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 from rankscope._base.facts import FactKind
-from rankscope.views.phrases import Sentences, Values, counted, joined, shape_of, was
+from rankscope.views.phrases import Sentences, Values, counted, joined, own_verb, shape_of, was
 
 __all__ = ["REPRODUCE_SENTENCES"]
 
@@ -48,12 +48,13 @@ def _sample_limit(v: Values) -> str:
 
 
 def _not_imagenet(v: Values) -> str:
-    folders = counted(v["classes"], "class folder")
-    return f"The {folders} are not ImageNet's 1,000. The paper's numbers are of other data."
+    folders = f"{counted(v['classes'], 'class folder')} {own_verb(v['classes'], 'be')}"
+    return f"The {folders} not ImageNet's 1,000. The paper's numbers are of other data."
 
 
 def _other_count(v: Values) -> str:
-    return f"There are {counted(v['images'], 'image')}, and ImageNet's validation set has {v['usual']:,}."
+    there = f"{own_verb(v['images'], 'be')} {counted(v['images'], 'image')}"
+    return f"There {there}, and ImageNet's validation set has {v['usual']:,}."
 
 
 def _unreadable(v: Values) -> str:
@@ -74,7 +75,7 @@ def _converted(v: Values) -> str:
 
 def _too_few(v: Values) -> str:
     return (
-        f"{counted(v['images'], 'image')} {'is' if v['images'] == 1 else 'are'} too few to distinguish an accuracy of "
+        f"{counted(v['images'], 'image')} {own_verb(v['images'], 'be')} too few to distinguish an accuracy of "
         f"{v['accuracy']:.2%} from guessing among {counted(v['classes'], 'class', 'classes')} ({1 / v['classes']:.2%})."
     )
 
@@ -100,10 +101,8 @@ def _all_zero(v: Values) -> str:
 
 
 def _dependent(v: Values) -> str:
-    return (
-        f"{counted(v['features'], 'feature')} make {counted(v['classes'], 'logit')}, so exact dependences exist "
-        "whatever was learned."
-    )
+    made = f"{own_verb(v['features'], 'make')} {counted(v['classes'], 'logit')}"
+    return f"{counted(v['features'], 'feature')} {made}, so exact dependences exist whatever was learned."
 
 
 def _left_out(v: Values) -> str:
