@@ -150,7 +150,7 @@ REFUSALS = {
     "memory budget": (["FILE", "--memory-budget", "lots"], 2, "4GB"),
     "budget too small": (["FILE", "--memory-budget", "10"], 1, "raise --memory-budget"),
     "empty folder": (["FILE", "--images", "EMPTY"], 1, "EMPTY"),
-    "no such folder": (["FILE", "--images", "/no/such/place"], 1, "/no/such/place"),
+    "no such folder": (["FILE", "--images", "ABSENT"], 1, "absent/place"),
     "training mode": (["TRAINING"], None, ""),
     "missing weights": (["FILE", "--weights", "/no/such.safetensors"], 1, "/no/such.safetensors"),
     "weights of another net": (["FILE", "--weights", "OTHER"], 1, "first.weight"),
@@ -185,6 +185,7 @@ def test_refusals_are_one_line(
     places = {
         "FILE": model_file,
         "EMPTY": str(tmp_path / "EMPTY"),
+        "ABSENT": str(tmp_path / "absent" / "place"),
         "TRAINING": model_file.replace(":small", ":training"),
         "NOFACTORY": model_file.replace(":small", ":smal"),
         "OTHER": str(tmp_path / "other.pt"),

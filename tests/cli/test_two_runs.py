@@ -12,6 +12,7 @@ import pytest
 from processes import COMMAND, with_network
 
 from rankscope.cli import main
+from rankscope.features import Collection, feature_rank
 
 # the file that follows the shards is written once a line arrives
 LATE = """
@@ -82,6 +83,7 @@ OTHERS = {
     "theory exponents": ["theory", "exponents", "net.py:square", "--weights=random", "--images=noise", "--out", "run"],
     "reproduce": ["reproduce", "fig1d", "--scale", "small", "--out", "run"],
     "demo": ["demo", "--out", "run"],
+    "compare": ["compare", "one.json", "two.json", "--out", "run"],
 }
 
 
@@ -93,6 +95,8 @@ def kept(tmp_path_factory: pytest.TempPathFactory) -> Path:
     with_network(folder, square)
     with contextlib.chdir(folder):
         assert main([*collect("small")[:-1], "kept"]) == 0
+        for name in ("one.json", "two.json"):
+            feature_rank(Collection.load("kept")).save(name)
     return folder
 
 
@@ -116,7 +120,9 @@ def test_a_folder_in_use_is_left_alone(name: str, kept: Path, capsys: pytest.Cap
     assert errors.splitlines()[-1].startswith(f"error: 'run' is in use by another run (process {running.pid}); ")
 
 
-@pytest.mark.parametrize("name", ["clsdim", "deficit", "features", "features of a run", "probe", "theory chain"])
+@pytest.mark.parametrize(
+    "name", ["clsdim", "deficit", "features", "features of a run", "probe", "theory chain", "compare"]
+)
 def test_a_folder_is_free_again(name: str, kept: Path, tmp_path: Path) -> None:
     with contextlib.chdir(kept):
         for _ in range(2):

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from rankscope._base.lock import FolderLock
 from rankscope.cli.memory import saves_memory
 from rankscope.cli.options import DebugOption, JsonOption
 
@@ -60,7 +61,8 @@ def compare_command(
     )
     record = found.to_dict()
     if out is not None:
-        write_result(out, "comparison", record, {"comparison": found.table()}, found.plot())
+        with FolderLock(out):
+            write_result(out, "comparison", record, {"comparison": found.table()}, found.plot())
     print_result(found, record, out, "comparison", as_json=as_json)
 
 

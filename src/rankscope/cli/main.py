@@ -8,62 +8,78 @@ import warnings
 from collections.abc import Sequence
 from typing import Any
 
-import typer
-
 from rankscope._base.errors import ModelError, OutputError, RankscopeError, first_line, is_out_of_memory
-from rankscope.cli.app import app
 from rankscope.cli.interrupted import InterruptedRunError
 from rankscope.cli.launched import ToldElsewhereError, launched
+from rankscope.cli.stopping import Stopping
 from rankscope.cli.streams import tolerant_streams
 
 __all__ = ["main"]
 
+_AGAIN = "interrupted; the same command starts again"
+
 
 def main(args: Sequence[str] | None = None) -> int:
-    """Run the command line; returns 0, 1 (failure), 2 (usage) or 130 (interrupted)."""
+    """Run the command line; returns 0, 1 (failure), 2 (usage), or 130, 143 or 129 (Ctrl-C, SIGTERM, SIGHUP)."""
     given = list(sys.argv[1:] if args is None else args) or ["--help"]
-    with tolerant_streams() as (output, _):
-        code = _run(given)
+    with Stopping(last=args is None) as stopping, tolerant_streams() as (output, _):
+        try:
+            code = _run(given, stopping)
+            stopping.over()
+        except KeyboardInterrupt:  # it came while the end of another was put into words
+            stopping.over()
+            code = stopping.code
         output.flush()
         # a reader that left (head, less) has what it wanted; a full disk has not
         if code == 0 and output.failure is not None and not isinstance(output.failure, BrokenPipeError):
-            return _failed(OutputError(f"standard output cannot be written: {output.failure}"), given)
+            return _failed(OutputError(f"standard output cannot be written: {output.failure}"), given, stopping)
         return code
 
 
-def _run(given: list[str]) -> int:
+def _run(given: list[str], stopping: Stopping) -> int:
     try:
         with launched(given), warnings.catch_warnings():
             if "--debug" not in given:
                 # what other packages deprecate is nothing the user of a command can mend
                 warnings.simplefilter("ignore")
-            code = typer.main.get_command(app).main(given, prog_name="rankscope", standalone_mode=False)
+            code = _application().main(given, prog_name="rankscope", standalone_mode=False)
             if code == 130:  # newer typer turns an interrupt into this code
                 raise KeyboardInterrupt
         return code if isinstance(code, int) else 0
     except ToldElsewhereError as told:
         return told.code
-    except (KeyboardInterrupt, typer.Abort):
-        return _stopped("interrupted")
+    except KeyboardInterrupt:
+        return _stopped(_AGAIN, stopping)
     except SystemExit as error:
         text = f"the model's or the data's own code ended the program (sys.exit({error})); let it raise an error"
-        return _failed(ModelError(text), given)
+        return _failed(ModelError(text), given, stopping)
     except BaseException as error:  # some packages raise errors that are no Exception
-        return _failed(error, given)
+        return _failed(error, given, stopping)
 
 
-def _stopped(text: str) -> int:
+def _stopped(text: str, stopping: Stopping) -> int:
     print(_one_line(text), file=sys.stderr)
-    return 130
+    return stopping.code
 
 
-def _failed(error: BaseException, given: list[str]) -> int:
+def _application() -> Any:
+    """The commands; they are imported here, so that Ctrl-C is put into words while they are."""
+    import typer
+
+    from rankscope.cli.app import app
+
+    return typer.main.get_command(app)
+
+
+def _failed(error: BaseException, given: list[str], stopping: Stopping) -> int:
     # click's and typer's own errors: told by what they offer, since typer carries a private copy of click
     usage = getattr(error, "format_message", None)
     if "--debug" in given and usage is None:
         traceback.print_exception(error)
     if isinstance(error, InterruptedRunError):
-        return _stopped(str(error))
+        return _stopped(str(error), stopping)
+    if isinstance(error, getattr(sys.modules.get("typer"), "Abort", ())):  # what typer makes of an interrupt
+        return _stopped(_AGAIN, stopping)
     if isinstance(error, RankscopeError):
         text, code = error.worded(_options(given).get), error.exit_code
     elif usage is not None:
@@ -90,7 +106,7 @@ def _options(given: list[str]) -> dict[str, str]:
 
 def _command(given: list[str]) -> tuple[Any, list[str]]:
     """The command that was given, and its words."""
-    command: Any = typer.main.get_command(app)
+    command = _application()
     words = []
     for word in given:
         if word in getattr(command, "commands", {}):

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -161,16 +160,19 @@ def profile_command(
     lock = FolderLock(folder, lend=True) if team().writes else contextlib.nullcontext()
     with lock, contextlib.redirect_stdout(sys.stderr):
         # what a model's own code prints must not mix with the result
+        partial = folder / "partial"
         report = progress_for(None if team().writes and not quiet else False, "Jacobian rank")
-        try:
-            profile = _measure(network, asked, folder / "partial", report)
-        finally:
-            report.close()
-        if not team().writes:
-            return
-        theory = theory and profile.comparable  # else the profile's own facts say why
-        _write(profile, folder, theory=theory)
-        _discard(folder / "partial")
+        counted, earlier = _Counted(report), _images(partial)
+        with saying_what_is_kept(lambda: _kept(partial, counted, earlier)):
+            try:
+                profile = _measure(network, asked, partial, counted)
+            finally:
+                report.close()
+            if not team().writes:
+                return
+            theory = theory and profile.comparable  # else the profile's own facts say why
+            _write(profile, folder, theory=theory)
+        _discard(partial)
     if as_json:
         beside = {"against_random": profile.against_random().to_dict()} if theory else {}
         print(as_json_text(profile.to_dict() | beside))
@@ -188,56 +190,67 @@ def _chunk_size(text: str) -> int | str:
     return number or text
 
 
-def _measure(network: Network, asked: dict[str, Any], partial: Path, report: Reporter) -> JacobianProfile:
-    """Load the network and measure it; on an interrupt say how much is kept."""
+class _Counted(Reporter):
+    """Progress that remembers how many images are done, and of how many once that is known."""
+
+    def __init__(self, report: Reporter) -> None:
+        super().__init__(report)
+        self.say = report.say  # type: ignore[method-assign]
+        self.done = 0
+        self.total: int | None = None
+
+    def __call__(self, done: int, total: int | None, text: str) -> None:
+        self.done, self.total = done, total
+        super().__call__(done, total, text)
+
+
+def _measure(network: Network, asked: dict[str, Any], partial: Path, counted: Reporter) -> JacobianProfile:
+    """Load the network and measure it."""
     from rankscope.jacobian import jacobian_rank
 
-    loaded, inputs, images, facts = network.load(report)
+    loaded, inputs, images, facts = network.load(counted)
     provenance: dict[str, Any] = {
         "model": loaded.name,
         "weights": loaded.weights,
         "notes": facts,
         "skipped": {} if images is None else dict(images.skipped),
     }
-    with _keeping(partial, report, None if images is None else len(images)) as counted:
-        return jacobian_rank(
-            loaded.model.to(asked["device"]),
-            inputs,
-            progress=counted,
-            checkpoint=partial,
-            names=(lambda i: f"text {i}") if network.texts else None if images is None else lambda i: images.names[i],
-            provenance=provenance,
-            **asked,
-        )
+    counted(0, None if images is None else len(images), "preparing")
+    return jacobian_rank(
+        loaded.model.to(asked["device"]),
+        inputs,
+        progress=counted,
+        checkpoint=partial,
+        names=(lambda i: f"text {i}") if network.texts else None if images is None else lambda i: images.names[i],
+        provenance=provenance,
+        **asked,
+    )
 
 
-@contextlib.contextmanager
-def _keeping(partial: Path, report: Reporter, total: int | None) -> Iterator[Any]:
-    """Inside, call what is yielded as progress; an interrupt becomes one line that says what is kept."""
-    kept = 0
-    report(0, total, "preparing")
-
-    def counted(done: int, total: int | None, text: str) -> None:
-        nonlocal kept
-        kept = done
-        report(done, total, text)
-
-    with saying_what_is_kept(lambda: _kept(partial, kept, total)):
-        yield counted
+def _images(partial: Path) -> dict[str, int]:
+    """When each image that is kept was written."""
+    return {file.name: file.stat().st_mtime_ns for file in partial.glob("image-*.safetensors")}
 
 
-def _kept(partial: Path, kept: int, total: int | None) -> str:
-    """What a run that was stopped leaves behind."""
-    cuts = len(list(partial.glob("cut-*.safetensors")))
+def _kept(partial: Path, counted: _Counted, earlier: dict[str, int]) -> str:
+    """What a run that was stopped leaves behind, also what was not counted yet; ``earlier`` lay there before."""
+    cuts, total = len(list(partial.glob("cut-*.safetensors"))), counted.total
+    images, found = 0, _images(partial)
+    if found:  # else nothing heavy is imported in order to stop
+        from rankscope.jacobian.checkpoint import kept_images
+
+        images = kept_images(partial)
+    if images and not counted.done and found == earlier:
+        those = f"{words(images, 'image')} of an earlier run {'is' if images == 1 else 'are'}"
+        return f"no image was finished; {those} kept in {partial}"
     if cuts:
         points = words(cuts, "cut point")
-        before = f"{words(kept, 'image')} and {points} of the next" if kept else f"{points} of the first image"
-        verb = "is" if cuts == 1 and not kept else "are"
+        before = f"{words(images, 'image')} and {points} of the next" if images else f"{points} of the first image"
+        verb = "is" if cuts == 1 and not images else "are"
         return f"{before} {verb} kept in {partial}; the same command continues from there"
-    of = "" if total is None else f" of {total}"
-    images = "image is" if kept == 1 and total is None else "images are"
-    if kept:
-        return f"{kept}{of} {images} kept in {partial}; the same command continues from there"
+    if images:
+        which = words(images, "image") if total is None else f"{images} of {words(total, 'image')}"
+        return f"{which} {'is' if images == 1 else 'are'} kept in {partial}; the same command continues from there"
     return "no image was finished; the same command starts again"
 
 

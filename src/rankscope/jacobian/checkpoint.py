@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 from collections.abc import Mapping, Sequence
@@ -23,7 +24,7 @@ from rankscope.slicing import Sample
 from rankscope.spectra import Spectrum
 from rankscope.spectra.density import AnySpectrum, SpectralDensity
 
-__all__ = ["Checkpoint", "Kept", "image_key"]
+__all__ = ["Checkpoint", "Kept", "image_key", "kept_images"]
 
 _ROUNDING = 1e-6  # of σ_1, beside the error bounds of both: another device's products
 _KINKED = 1e-2  # where rounding may have put a unit on the other side of its kink
@@ -201,6 +202,16 @@ class Checkpoint:
                 Fact(FactKind.KEPT_DIFFERS, {"where": self._differs[0], "unit": self._differs[1]}, caution=True)
             )
         return found
+
+
+def kept_images(folder: Path) -> int:
+    """Number of images that a folder keeps of one question: that of the file that was written last."""
+    written: dict[Path, int] = {}
+    for file in folder.glob("image-*.safetensors"):
+        with contextlib.suppress(OSError):
+            written[file] = file.stat().st_mtime_ns
+    keys = [(read_about(file) or {}).get("key") for file in sorted(written, key=written.__getitem__)]
+    return sum(key is not None and key == keys[-1] for key in keys)
 
 
 def image_key(sample: Sample) -> str:
