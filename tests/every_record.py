@@ -83,6 +83,13 @@ def _density() -> Record:
     return matrix_free(operator, Lanczos(probes=2, steps=10))
 
 
+def _watched() -> rs.WatchedRun:
+    with tempfile.TemporaryDirectory() as folder:
+        for step in (10, 2):
+            torch.save(_model().state_dict(), f"{folder}/step_{step}.pt")
+        return rs.watch(folder, _model(), _x(), cut_points="all", progress=False)
+
+
 MADE: dict[str, Callable[[], Record]] = {
     "JacobianProfile": lambda: _jacobian(),
     "AgainstRandom": lambda: rs.jacobian_rank(_model(), _x(), cut_points="all", progress=False).against_random(),
@@ -105,5 +112,6 @@ MADE: dict[str, Callable[[], Record]] = {
     "Reproduction": _reproduction,
     "SpectralDensity": _density,
     "Comparison": lambda: rs.compare([_jacobian(), _jacobian().with_tolerance(0.1)], same_images=True),
+    "WatchedRun": _watched,
     "RemedyResult": lambda: rs.probe_remedies(["plain", "width"], width=6, depth=3, seeds=(0, 1)),
 }

@@ -59,6 +59,7 @@ _HOME = {
     "Tolerance": "rankscope.spectra",
     "TruncatedHead": "rankscope.features",
     "UsageError": "rankscope._base.errors",
+    "WatchedRun": "rankscope.monitor",
     "chain_exponents": "rankscope.jacobian",
     "classification_dimension": "rankscope.features",
     "collect": "rankscope.features",
@@ -73,6 +74,7 @@ _HOME = {
     "probe_all": "rankscope.probes",
     "probe_remedies": "rankscope.probes",
     "standard_components": "rankscope.probes",
+    "watch": "rankscope.monitor",
 }
 
 __all__ = [
@@ -119,6 +121,7 @@ __all__ = [
     "Tolerance",
     "TruncatedHead",
     "UsageError",
+    "WatchedRun",
     "chain_exponents",
     "classification_dimension",
     "collect",
@@ -133,6 +136,7 @@ __all__ = [
     "probe_all",
     "probe_remedies",
     "standard_components",
+    "watch",
 ]
 
 if TYPE_CHECKING:
@@ -176,7 +180,7 @@ if TYPE_CHECKING:
         jacobian_rank,
     )
     from rankscope.linear.jacobian_map import JacobianMap, linear_map
-    from rankscope.monitor import CollapseAlarm, JacobianProbe, RankMonitor
+    from rankscope.monitor import CollapseAlarm, JacobianProbe, RankMonitor, WatchedRun, watch
     from rankscope.probes import (
         ProbeResult,
         ProbeResults,

@@ -113,6 +113,13 @@ class FactKind(StrEnum):
     MATCHED_BY_DEPTH = "layers matched by depth"  # labels, first (names of the first layer)
     NOT_IN_ALL = "layers that some runs lack"  # names
     IMAGES_UNKNOWN = "images have no names of their own"
+    # checkpoints of a training run
+    CHECKPOINT_LEFT_OUT = "checkpoint left out"  # file, reason
+    CHECKPOINTS_WITHOUT_STEP = "checkpoints without a step"  # names
+    CHECKPOINT_STEPS_DIFFER = "steps of a checkpoint's file and name differ"  # file, inside, name
+    CHECKPOINTS_ALIKE = "checkpoints with the same weights"  # step, names
+    CHECKPOINTS_OF_ONE_STEP = "several checkpoints of one step"  # step, names
+    CHECKPOINTS_GONE = "checkpoints that are no longer there"  # names
     # how a model and its data were loaded
     RANDOM_WEIGHTS = "random weights"  # seed
     NORMS_OPENED = "norm scales set from zero to one"  # count

@@ -20,6 +20,7 @@ from rankscope.cli import (
     theory_chain,
     theory_exponents,
     theory_predict,
+    watch,
 )
 
 __all__ = ["app"]
@@ -57,6 +58,7 @@ app.command("features")(features.features_command)
 app.command("clsdim")(clsdim.clsdim_command)
 app.command("deficit")(deficit.deficit_command)
 app.command("probe")(probe.probe_command)
+app.command("watch")(watch.watch_command)
 app.command("compare")(compare.compare_command)
 app.command("reproduce")(reproduce.reproduce_command)
 

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from rankscope._base.errors import DataError, UsageError
+from rankscope._base.errors import UsageError
 from rankscope._base.lock import FolderLock
 from rankscope.cli.memory import saves_memory
 from rankscope.cli.options import (
@@ -122,11 +121,12 @@ def features_command(
     import torch
 
     from rankscope._base.checks import budget_of
+    from rankscope.cli.readable import readable_calls
     from rankscope.cli.results import print_result, write_result
     from rankscope.cli.source import Source, progress
     from rankscope.features.feature_rank import measured_features
     from rankscope.features.reduction import check_reduce
-    from rankscope.features.sources import Skipped, as_dataset, batches, skipped_lines
+    from rankscope.features.sources import Skipped, as_dataset, skipped_lines
     from rankscope.views.sentences import sentence
 
     chosen: Any = reduce or "flatten"
@@ -143,19 +143,9 @@ def features_command(
         dataset, options = as_dataset(loaded.model, read.dataset)
         skipped: list[Skipped] = []
 
-        def stream() -> Iterator[Any]:
-            for batch in batches(loaded.model, dataset, 0, batch_size=batch_size, num_workers=0, options=options):
-                report(batch.after, len(dataset), "measuring")
-                skipped.extend(batch.skipped)
-                if batch.call is not None:
-                    yield batch.call
-            if len(skipped) == len(dataset):
-                first = f"; the first: {skipped[0].name}: {skipped[0].reason}" if skipped else ""
-                raise DataError(f"the data hold no readable sample ({len(skipped)} skipped{first})")
-
         profile = measured_features(
             loaded.model,
-            stream(),
+            readable_calls(loaded.model, dataset, options, batch_size=batch_size, skipped=skipped, report=report),
             cut_points=wanted,
             reduce=chosen,
             channels=channels,  # type: ignore[arg-type]

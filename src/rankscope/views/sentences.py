@@ -16,6 +16,7 @@ from rankscope.views.kept_sentences import KEPT_SENTENCES
 from rankscope.views.loading_sentences import LOADING_SENTENCES
 from rankscope.views.phrases import Sentences, Values, capital
 from rankscope.views.reproduce_sentences import REPRODUCE_SENTENCES
+from rankscope.views.watch_sentences import WATCH_SENTENCES
 from rankscope.views.way_phrases import WAY_PHRASES
 
 __all__ = ["ROOMS", "note", "phrase", "sentence"]
@@ -38,6 +39,7 @@ ROOMS: tuple[Sentences, ...] = (
     FEATURE_SENTENCES,
     LOADING_SENTENCES,
     REPRODUCE_SENTENCES,
+    WATCH_SENTENCES,
 )
 _TABLE: Sentences = {kind: words for room in ROOMS for kind, words in room.items()}
 

@@ -1,0 +1,116 @@
+"""The network of each checkpoint, and what the options of ``rankscope watch`` measure it on."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from rankscope._base.checks import device_of
+from rankscope._base.facts import Fact
+from rankscope._base.identity import Identity, identity_of
+from rankscope._base.identity_process import process_state
+from rankscope.cli.network import Network
+from rankscope.cli.readable import readable_calls
+from rankscope.cli.source import Source
+from rankscope.features.feature_rank import measured_features
+from rankscope.features.sources import Skipped, as_dataset
+from rankscope.jacobian import jacobian_rank
+from rankscope.loading import load_model
+from rankscope.monitor.watch_measures import Measured, of_features, of_jacobian
+from rankscope.monitor.watched import WatchedValue
+
+__all__ = ["WatchedNetwork"]
+
+
+@dataclass
+class WatchedNetwork:
+    """What the options name. The data are read once the first checkpoint fits: its model says how they are prepared.
+
+    ``asked`` holds the settings of the measurement; features are measured where there are data or texts, Jacobian ranks
+    where there are images.
+    """
+
+    model: str
+    weights_key: str | None
+    seed: int
+    num_classes: int | None
+    data: str | None
+    texts: tuple[str, ...]
+    images: str | None
+    limit: int | None
+    device: str
+    asked: dict[str, Any]
+    skipped: list[Skipped] = field(default_factory=list)
+    facts: tuple[Fact, ...] = ()
+    _dataset: Any = None
+    _inputs: Any = None
+    _names: Sequence[str] | None = None
+    _first: Path | None = None
+
+    @property
+    def of_features(self) -> bool:
+        """Whether there are data or texts."""
+        return self.data is not None or bool(self.texts)
+
+    def load(self, path: Path) -> tuple[nn.Module, Sequence[Fact]]:
+        """The network with the weights of a checkpoint."""
+        loaded = load_model(
+            self.model,
+            weights=path,
+            weights_key=self.weights_key,
+            seed=self.seed,
+            num_classes=self.num_classes,
+        )
+        self._first = self._first or path
+        return loaded.model.to(device_of(self.device)), loaded.facts
+
+    def about(self) -> Identity:
+        """All that the numbers depend on beside the network. The data are read here."""
+        named = (str(self._first), self.weights_key, self.seed, self.num_classes)
+        if self.of_features:
+            batch = self.asked["batch_size"]
+            source = Source(self.model, self.data, None, *named, self.limit, self.device, batch, self.texts)
+            loaded, read, facts = source.load(labelled=False)
+            self._dataset = as_dataset(loaded.model, read.dataset)
+            self.facts += tuple(fact for fact in facts if fact not in loaded.facts)
+        if self.images is not None:
+            loaded, self._inputs, images, facts = Network(self.model, *named, self.images, self.limit).load()
+            self._names = None if images is None else images.names
+            self.facts += tuple(fact for fact in facts if fact not in loaded.facts)
+        return identity_of(self._dataset, self._inputs, self.asked, process_state(), files=True)
+
+    def measure(self, model: nn.Module) -> Measured:
+        """The numbers of one network."""
+        values, facts, asked = list[WatchedValue](), list[Fact](), self.asked
+        common = {"cut_points": asked["cut_points"], "memory_budget": asked["memory_budget"]}
+        if self.of_features:
+            dataset, options = self._dataset
+            self.skipped = []
+            profile = measured_features(
+                model,
+                readable_calls(model, dataset, options, batch_size=asked["batch_size"], skipped=self.skipped),
+                reduce=asked["reduce"],
+                channels=asked["channels"],
+                samples=lambda: len(dataset),
+                **common,
+            )
+            values += of_features(profile, asked["metrics"])
+            facts += profile.facts
+        if self.images is not None:
+            names = self._names
+            ranks = jacobian_rank(
+                model,
+                self._inputs,
+                columns=asked["columns"],
+                tolerance=asked["tolerance"],
+                names=None if names is None else lambda i: names[i],
+                progress=False,
+                **common,
+            )
+            values += of_jacobian(ranks)
+            facts += ranks.facts
+        return Measured(tuple(values), tuple(facts))

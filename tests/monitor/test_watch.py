@@ -1,0 +1,340 @@
+"""``watch`` against plain forward passes, autograd and NumPy at every checkpoint; and folders that change."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import save_file
+from torch import nn
+
+import rankscope as rs
+from rankscope._base.errors import DataError, ModelError, UsageError
+from rankscope._base.facts import FactKind, of_kind
+from rankscope._base.identity import identity_of
+from rankscope.monitor.watch_measures import Measured
+from rankscope.monitor.watched import WatchedValue
+from rankscope.monitor.watcher import Watcher
+
+X = torch.randn(30, 6, generator=torch.Generator().manual_seed(0))
+CUTS = ["0", "2"]
+
+
+def net(seed: int) -> nn.Sequential:
+    torch.manual_seed(seed)
+    made = nn.Sequential(nn.Linear(6, 5), nn.Tanh(), nn.Linear(5, 4)).eval()
+    with torch.no_grad():
+        made[2].weight[seed:] = 0  # of rank ``seed``
+        made[2].bias.zero_()
+    return made
+
+
+def watched(folder: Path, model: Any = None, **more: Any) -> rs.WatchedRun:
+    options: dict[str, Any] = {"data": X, "cut_points": CUTS, "progress": False, **more}
+    return rs.watch(folder, net(4) if model is None else model, **options)
+
+
+def effective_rank(rows: torch.Tensor) -> float:
+    x = rows.detach().double().numpy()
+    s = np.linalg.svd(x - x.mean(0), compute_uv=False)
+    p = s[s > 0] / s.sum()
+    return float(np.exp(-(p * np.log(p)).sum()))
+
+
+def kinds(found: rs.WatchedRun) -> set[FactKind]:
+    return {fact.kind for fact in found.facts}
+
+
+def test_every_kind_of_checkpoint_against_numpy_and_autograd(tmp_path: Path) -> None:
+    torch.save({"state_dict": {f"model.{k}": v for k, v in net(1).state_dict().items()}, "global_step": 30,
+                "optimizer_states": [{"state": {}}]}, tmp_path / "epoch=2.ckpt")  # fmt: skip
+    torch.save(net(2).state_dict(), tmp_path / "step_20.pt")
+    (tmp_path / "checkpoint-10").mkdir()
+    save_file(net(3).state_dict(), tmp_path / "checkpoint-10" / "model.safetensors")
+    (tmp_path / "checkpoint-10" / "trainer_state.json").write_text(json.dumps({"global_step": 10}))
+    save_file(net(4).state_dict(), tmp_path / "step_5.safetensors")
+    model = net(0).train()
+    before = identity_of(model), model.training
+    found = watched(tmp_path, model, inputs=X[:2])
+    assert (identity_of(model), model.training) == before
+    assert [(step.step, step.file) for step in found.steps] == [
+        (5, "step_5.safetensors"), (10, "checkpoint-10"), (20, "step_20.pt"), (30, "epoch=2.ckpt")]  # fmt: skip
+    assert found.unit == "step"
+    assert found.layers == ("0", "2")
+    assert found.metrics == ("effective_rank", "pca_dimension", "rankme", "jacobian_rank")
+    for column, seed in enumerate((4, 3, 2, 1)):
+        own = net(seed)
+        features = own[0](X), own(X)
+        # float32 features of about 1: rounding moves a singular value by 1e-6 of the largest, a soft rank by the like
+        expected = [effective_rank(rows) for rows in features]
+        assert found.values("effective_rank")[:, column] == pytest.approx(expected, rel=1e-4)
+        jacobians = [torch.autograd.functional.jacobian(part, X[:1])[0, :, 0] for part in (own[0], own)]
+        ranks = [int(np.linalg.matrix_rank(j.double().numpy(), rtol=1e-5)) for j in jacobians]
+        assert ranks == [5, seed]
+        assert found.values("jacobian_rank")[:, column].tolist() == ranks
+    row = found.table().query("metric == 'jacobian_rank' and layer == '2' and step == 20").iloc[0]
+    assert row["lower"] <= row["value"] == row["samples"] == 2 <= row["upper"] <= 4
+    assert found.facts == ()
+    with pytest.raises(UsageError, match="no metric 'rank' was measured"):
+        found.values("rank")
+    both = rs.compare({"a": found, "b": found}, metric="jacobian_rank")
+    assert [layer.values for layer in both.layers] == [(5, 5), (1, 1)]
+
+
+def test_what_cannot_be_placed_or_read_is_named_and_the_rest_measured(tmp_path: Path) -> None:
+    torch.save({"model": net(2).state_dict(), "step": 7}, tmp_path / "step_8.pt")
+    torch.save(net(2).state_dict(), tmp_path / "best.pt")
+    whole = (tmp_path / "best.pt").read_bytes()
+    (tmp_path / "step_9.pt").write_bytes(whole[: len(whole) // 2])
+    torch.save(nn.Linear(2, 2).state_dict(), tmp_path / "step_11.pt")
+    bad = net(3).state_dict()
+    bad["0.weight"][0, 0] = torch.nan
+    torch.save(bad, tmp_path / "step_12.pt")
+    found = watched(tmp_path)
+    assert [(step.step, step.file) for step in found.steps] == [(7, "step_8.pt")]
+    left = {fact["file"]: fact["reason"] for fact in of_kind(found.facts, FactKind.CHECKPOINT_LEFT_OUT)}
+    assert {"step_9.pt", "step_11.pt", "step_12.pt"} == left.keys()
+    assert "truncated" in left["step_9.pt"]
+    assert "does not fit" in left["step_11.pt"]
+    assert "NaN" in left["step_12.pt"]
+    assert of_kind(found.facts, FactKind.CHECKPOINTS_WITHOUT_STEP)[0]["names"] == ("best.pt",)
+    differ = of_kind(found.facts, FactKind.CHECKPOINT_STEPS_DIFFER)[0]
+    assert (differ["inside"], differ["name"]) == (7, 8)
+    assert all(fact.caution for fact in found.facts)
+    assert "step_9.pt" in str(found)
+
+
+def test_one_step_has_one_set_of_weights_or_none(tmp_path: Path) -> None:
+    torch.save({"state_dict": net(2).state_dict(), "global_step": 5}, tmp_path / "step=5.ckpt")
+    torch.save({"state_dict": net(2).state_dict(), "global_step": 5, "callbacks": {"x": 1}}, tmp_path / "last.ckpt")
+    torch.save({"state_dict": net(1).state_dict(), "global_step": 3}, tmp_path / "step=3.ckpt")
+    found = watched(tmp_path)
+    assert [step.step for step in found.steps] == [3, 5]
+    assert of_kind(found.facts, FactKind.CHECKPOINTS_ALIKE)[0]["names"] == ("last.ckpt", "step=5.ckpt")
+    torch.save({"state_dict": net(4).state_dict(), "global_step": 5}, tmp_path / "step=5-v1.ckpt")
+    found = watched(tmp_path)
+    assert [step.step for step in found.steps] == [3]
+    names = of_kind(found.facts, FactKind.CHECKPOINTS_OF_ONE_STEP)[0]["names"]
+    assert names == ("last.ckpt", "step=5-v1.ckpt", "step=5.ckpt")
+    assert [step.step for step in watched(tmp_path, files=["step=?.ckpt"]).steps] == [3, 5]
+
+
+def test_steps_that_count_other_things_are_not_put_in_one_order(tmp_path: Path) -> None:
+    torch.save(net(2).state_dict(), tmp_path / "step_5.pt")
+    torch.save(net(1).state_dict(), tmp_path / "epoch_9.pt")
+    with pytest.raises(UsageError, match=r"'step_5\.pt' has a step by steps and 'epoch_9\.pt' has a step by epochs"):
+        watched(tmp_path)
+    found = watched(tmp_path, files="epoch_*")
+    assert (found.unit, found.steps[0].step) == ("epoch", 9)
+
+
+def test_what_was_measured_is_reused_for_the_same_question_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder, out = tmp_path / "run", tmp_path / "out"
+    folder.mkdir()
+    for step in (1, 2, 3):
+        torch.save(net(step).state_dict(), folder / f"{step}.pt")
+    calls: list[int] = []
+
+    def counted(*args: Any, **options: Any) -> rs.FeatureProfile:
+        calls.append(1)
+        return rs.feature_rank(*args, **options)
+
+    monkeypatch.setattr("rankscope.monitor.watching.feature_rank", counted)
+
+    def times(**more: Any) -> tuple[int, rs.WatchedRun]:
+        calls.clear()
+        found = watched(folder, out=out, **more)
+        return len(calls), found
+
+    first = times()
+    assert first[0] == 3
+    torch.save(net(4).state_dict(), folder / "4.pt")
+    number, again = times()
+    assert number == 2  # the new one, and the first of those that were kept
+    assert again.steps[:3] == first[1].steps
+    assert of_kind(again.facts, FactKind.READ_BACK)[0]["kept"] == 3
+    os.rename(folder / "4.pt", folder / "5.pt")  # the same content under another name
+    number, renamed = times()
+    assert number == 1
+    assert [step.step for step in renamed.steps] == [1, 2, 3, 5]
+    assert times(data=X + 1)[0] == 4
+    assert times(reduce="flatten")[0] == 4
+    for file in sorted((out / "checkpoints").iterdir())[:2]:
+        file.write_text(file.read_text().replace("0", "1", 1))
+    assert of_kind(times()[1].facts, FactKind.KEPT_DAMAGED) or times()[0] == 1
+
+
+def test_kept_numbers_that_a_new_measurement_does_not_give_are_dropped(tmp_path: Path) -> None:
+    folder, out = tmp_path / "run", tmp_path / "out"
+    folder.mkdir()
+    for step in (1, 2):
+        torch.save(net(step).state_dict(), folder / f"{step}.pt")
+    value = [2.0]
+
+    def look() -> rs.WatchedRun:
+        def measure(_: nn.Module) -> Measured:
+            nan = float("nan")
+            return Measured((WatchedValue("0", "effective_rank", value[0], nan, nan, 5),))
+
+        def load(path: Path) -> tuple[nn.Module, tuple[()]]:
+            own = net(4)
+            own.load_state_dict(torch.load(path))
+            return own, ()
+
+        watcher = Watcher(folder, load, measure, lambda: identity_of("data"), kept=out)
+        watcher.look()
+        return watcher.record()
+
+    look()
+    value[0] = 2.0 * (1 + 1e-6)  # rounding
+    assert look().values().tolist() == [[2.0, 2.0]]
+    value[0] = 2.1
+    found = look()
+    assert found.values().tolist() == [[2.1, 2.1]]
+    assert FactKind.KEPT_DIFFERS in kinds(found)
+
+
+class Folder:
+    """A run that goes on between two looks."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.loaded: list[str] = []
+        self.watcher = Watcher(path, self.load, self.measure, lambda: identity_of(0))
+
+    def load(self, path: Path) -> tuple[nn.Module, tuple[()]]:
+        self.loaded.append(path.name)
+        own = net(4)
+        rs.loading.load_weights(own, path)
+        return own, ()
+
+    def measure(self, model: nn.Module) -> Measured:
+        nan = float("nan")
+        rank = float(np.linalg.matrix_rank(model.get_parameter("2.weight").detach().numpy()))
+        return Measured((WatchedValue("2", "rank", rank, nan, nan, 1),))
+
+    def save(self, name: str, seed: int, step: int | None = None) -> None:
+        held = net(seed).state_dict() if step is None else {"m": net(seed).state_dict(), "global_step": step}
+        torch.save(held, self.path / name)
+
+    def look(self) -> dict[int, float]:
+        self.loaded.clear()
+        self.watcher.look()
+        return {step.step: step.values[0].value for step in self.watcher.record().steps}
+
+
+def test_a_checkpoint_is_read_once_and_again_when_it_changes(tmp_path: Path) -> None:
+    run = Folder(tmp_path)
+    run.save("last.ckpt", 4, step=1)
+    assert run.look() == {1: 4}
+    assert not run.watcher.look()
+    run.save("last.ckpt", 3, step=2)  # the trainer overwrites it: what was measured of it stays
+    run.save("step=0.ckpt", 2)
+    assert run.look() == {0: 2, 1: 4, 2: 3}
+    assert sorted(run.loaded) == ["last.ckpt", "step=0.ckpt"]
+    assert of_kind(run.watcher.record().facts, FactKind.CHECKPOINTS_GONE)[0]["names"] == ("last.ckpt",)
+    (tmp_path / "step=0.ckpt").unlink()
+    assert run.look() == {0: 2, 1: 4, 2: 3}
+    assert run.loaded == []
+    # training begins again: what was saved after that step, and is gone, belongs to the earlier run
+    run.save("last.ckpt", 1, step=1)
+    assert run.look() == {0: 2, 1: 1}
+
+
+def test_half_a_file_is_left_out_until_it_is_whole(tmp_path: Path) -> None:
+    run = Folder(tmp_path)
+    run.save("1.pt", 3)
+    run.save("2.pt", 2)
+    whole = (tmp_path / "2.pt").read_bytes()
+    for size in (0, 10, len(whole) - 1):
+        (tmp_path / "2.pt").write_bytes(whole[:size])
+        assert run.look() == {1: 3}
+        assert of_kind(run.watcher.record().facts, FactKind.CHECKPOINT_LEFT_OUT)[0]["file"] == "2.pt"
+    (tmp_path / "2.pt").write_bytes(whole)
+    assert run.look() == {1: 3, 2: 2}
+    assert run.watcher.record().facts == ()
+
+
+def test_a_file_that_changes_while_it_is_read_is_read_again(tmp_path: Path) -> None:
+    run = Folder(tmp_path)
+    run.save("1.pt", 3)
+    run.save("2.pt", 1)
+    plain = run.load
+
+    def writing(path: Path) -> tuple[nn.Module, tuple[()]]:
+        found = plain(path)
+        if path.name == "2.pt" and len(run.loaded) == 2:
+            run.save("2.pt", 2)
+            os.utime(tmp_path / "2.pt", ns=(1, 1))
+        return found
+
+    run.watcher._load = writing
+    assert run.look() == {1: 3}
+    assert run.look() == {1: 3, 2: 2}
+
+
+def test_a_name_that_others_explain_later_is_measured_then(tmp_path: Path) -> None:
+    run = Folder(tmp_path)
+    run.save("resnet18_1.pt", 3)
+    run.save("5.pt", 1)
+    assert run.look() == {5: 1}
+    assert run.loaded == ["5.pt"]
+    run.save("resnet18_2.pt", 2)
+    assert run.look() == {1: 3, 2: 2, 5: 1}
+
+
+def test_models_that_are_built_for_each_checkpoint(tmp_path: Path) -> None:
+    torch.save(net(2).state_dict(), tmp_path / "1.pt")
+
+    def build(path: Path) -> nn.Module:
+        own = net(4)
+        own.load_state_dict(torch.load(path))
+        return own
+
+    assert watched(tmp_path, build) == watched(tmp_path, net(3))
+    with pytest.raises(UsageError, match=r"model returned OrderedDict for '1\.pt'"):
+        watched(tmp_path, torch.load)
+    with pytest.raises(UsageError, match="weights_key chooses"):
+        watched(tmp_path, build, weights_key="ema")
+
+
+def test_what_no_checkpoint_answers_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="holds no checkpoint"):
+        watched(tmp_path)
+    torch.save(nn.Linear(2, 2).state_dict(), tmp_path / "1.pt")
+    with pytest.raises(ModelError, match="does not fit the model"):
+        watched(tmp_path)
+    shutil.move(tmp_path / "1.pt", tmp_path / "best.pt")
+    with pytest.raises(DataError, match="nothing says which step the 1 checkpoints"):
+        watched(tmp_path)
+    torch.save(net(2).state_dict(), tmp_path / "1.pt")
+    with pytest.raises(UsageError, match="nothing to measure on"):
+        watched(tmp_path, data=None)
+    with pytest.raises(UsageError, match="unknown metric 'efective_rank'; did you mean 'effective_rank'"):
+        watched(tmp_path, metrics=["efective_rank"])
+    with pytest.raises(UsageError, match="no layer '7'"):
+        watched(tmp_path, cut_points=["7"])
+
+
+def test_figure_and_page(tmp_path: Path) -> None:
+    from rankscope.monitor.watch_page import watched_page
+
+    for step in (1, 2, 3):
+        torch.save(net(4 - step).state_dict(), tmp_path / f"{step}.pt")
+    found = watched(tmp_path, metrics="effective_rank")
+    assert found.plot().images[0].get_array().tolist() == found.values().tolist()
+    curves = found.curves("effective_rank")
+    assert [line.get_ydata().tolist() for line in curves.lines] == found.values().tolist()
+    assert [line.get_xdata().tolist() for line in curves.lines] == [[1, 2, 3]] * 2
+    page = watched_page(found, title="Run <1>").html()
+    assert "Run &lt;1&gt;" in page
+    assert "The effective rank of" in page
+    assert page.count("<svg") == 2
