@@ -338,24 +338,6 @@ def test_cut_points_take_the_forms_of_jacobian_rank():
         feature_rank(net, x, cut_points=["z*"])
 
 
-def test_a_module_called_twice_gives_its_last_output():
-    class Twice(nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.layer = nn.Linear(20, 20)
-
-        def forward(self, x):
-            return self.layer(self.layer(x))
-
-    net, x = Twice(), data()
-    found = feature_rank(net, x, cut_points="layer#2")["layer"]
-    with torch.no_grad():
-        expected = feature_rank({"layer": net(x)})["layer"]
-    np.testing.assert_allclose(found.covariance.singular_values, expected.covariance.singular_values, rtol=1e-5)
-    with pytest.raises(CutPointError, match="called several times; features are those of its last call: layer#2"):
-        feature_rank(net, x, cut_points="layer#1")
-
-
 @pytest.mark.parametrize("scale", [1e-300, 1e-170, 1e-150, 1e-100, 1e100, 1e150, 1e200, 1e300])
 @pytest.mark.parametrize("samples", [50, 9])
 @pytest.mark.parametrize("memory", [4e9, 16_000.0])

@@ -73,6 +73,6 @@ def spelled(model: nn.Module, name: str, wanted: CutPointsLike | None) -> bool:
         if set(one) & set("*?["):
             continue
         base = one.partition("#")[0]
-        if name == base or (name not in modules and name.startswith((f"{base}.", f"{base}:"))):
+        if name.partition("#")[0] == base or (name not in modules and name.startswith((f"{base}.", f"{base}:"))):
             return True
     return False

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
@@ -19,11 +20,11 @@ __all__ = ["Chosen", "chosen_calls", "chosen_names", "cut_names", "is_plain", "l
 
 
 def is_plain(model: nn.Module, wanted: CutPointsLike) -> bool:
-    """Whether ``wanted`` is a list of names without globs or call numbers: no forward pass is needed to read it."""
+    """Whether ``wanted`` is a list of names without globs: no forward pass is needed to read it."""
     check_names(wanted)
     if isinstance(wanted, str):
         return wanted in dict(model.named_modules())
-    return not any(set(name) & set("*?[#") for name in wanted)
+    return not any(set(name) & set("*?[") for name in wanted)
 
 
 def chosen_calls(model: nn.Module, x: torch.Tensor | Sample, wanted: CutPointsLike) -> list[ModuleCall]:
@@ -32,12 +33,10 @@ def chosen_calls(model: nn.Module, x: torch.Tensor | Sample, wanted: CutPointsLi
     Raises
     ------
     CutPointError
-        A name that no module has or calls, an earlier call of a module that is called several times, or inputs that
-        are integers (tokens), of which there is no graph to read.
+        A name that no module has or calls, or inputs that are integers (tokens), of which there is no graph to read.
     """
     sample = _floating(model, x if isinstance(x, Sample) else Sample(x, "the first sample"))
-    found = _traced(model, sample)
-    return _last_calls(found, select(model, found, wanted))
+    return select(model, _traced(model, sample), wanted)
 
 
 def _floating(model: nn.Module, sample: Sample) -> Sample:
@@ -53,27 +52,36 @@ def _traced(model: nn.Module, sample: Sample) -> Trace:
         return trace(model, sample.to(device, dtype_of_inputs(model, sample.x)))
 
 
-def _last_calls(found: Trace, calls: list[ModuleCall]) -> list[ModuleCall]:
-    last: dict[str, int] = {}
-    for call in found.calls:
-        last[call.key.module] = max(call.key.call, last.get(call.key.module, -1))
-    # a hook keeps the last output of a module: an earlier one cannot be meant by its number alone
-    kept = [call for call in calls if call.of_network or call.key.call == last[call.key.module]]
-    missing = {call.key.module for call in calls} - {call.key.module for call in kept}
-    if missing:
-        name = min(missing)
-        number = f"{name}#{last[name] + 1}"
-        raise CutPointError(f"{name!r} is called several times; features are those of its last call: {number}")
-    return kept
+def layer_names(model: nn.Module, call: ModuleCall, times: int = 0) -> list[str]:
+    """What a hook is asked for: the module, one call of several (``layer#2``), or each of the tensors it returned.
 
-
-def layer_names(model: nn.Module, call: ModuleCall) -> list[str]:
-    """What a hook is asked for: the module, or each of the tensors that it returned."""
-    module = call.name.split(".")[0] if call.of_network else call.key.module
+    ``times`` says how often other samples call the module, which decides whether its calls have numbers.
+    """
+    whole = call.name if not call.part else call.name.removesuffix(call.part)[:-1]
+    if call.of_network:
+        whole = call.name.split(".")[0]
+    elif times:
+        whole = call.key.module if times == 1 else f"{call.key.module}#{call.key.call + 1}"
     modules = dict(model.named_modules(remove_duplicate=False))
     paths = [call.part] if call.part else list(call.tensors)
-    names = [f"{module}.{path}" if f"{module}.{path}" not in modules else f"{module}:{path}" for path in paths]
-    return names or [module]
+    names = [f"{whole}.{path}" if f"{whole}.{path}" not in modules else f"{whole}:{path}" for path in paths]
+    return names or [whole]
+
+
+def _names(
+    model: nn.Module, calls: Iterable[ModuleCall], wanted: CutPointsLike, times: Mapping[str, int] | None = None
+) -> list[str]:
+    """Layer names of calls. A name that was written without a number stands for the last call of a pass."""
+    written = {wanted} if isinstance(wanted, str) else set(wanted)
+    found: dict[str, None] = {}
+    for call in calls:
+        module = call.key.module
+        last = layer_names(model, call, 1) if module in written else []
+        numbered = layer_names(model, call, (times or {}).get(module, 0))
+        for name in [n for n in numbered if n in written or not last] + last:
+            found.pop(name, None)  # in the order of the last calls
+            found[name] = None
+    return list(found)
 
 
 def cut_names(model: nn.Module, x: torch.Tensor | Sample, wanted: CutPointsLike) -> list[str]:
@@ -84,8 +92,7 @@ def cut_names(model: nn.Module, x: torch.Tensor | Sample, wanted: CutPointsLike)
     """
     if is_plain(model, wanted):
         return [wanted] if isinstance(wanted, str) else list(wanted)
-    names = [name for call in chosen_calls(model, x, wanted) for name in layer_names(model, call)]
-    return list(dict.fromkeys(names))
+    return _names(model, chosen_calls(model, x, wanted), wanted)
 
 
 @dataclass(frozen=True)
@@ -93,14 +100,16 @@ class Chosen:
     """What one sample shows: the layers that were asked for, in order of depth, and what another may still show."""
 
     names: list[str]
-    called: set[str] | None
-    """The modules that it calls; ``None`` where layers were named one by one, so that no other sample adds any."""
+    called: Counter[str] | None
+    """How often it calls each module; ``None`` where layers were named one by one, so that no other sample adds any."""
     waiting: set[str]
     """What was asked for under which this sample calls nothing."""
 
 
-def chosen_names(model: nn.Module, sample: Sample, wanted: CutPointsLike) -> Chosen:
-    """``cut_names`` of one sample among several.
+def chosen_names(
+    model: nn.Module, sample: Sample, wanted: CutPointsLike, times: Mapping[str, int] | None = None
+) -> Chosen:
+    """``cut_names`` of one sample among several, of which the others call each module so many times.
 
     Raises
     ------
@@ -111,9 +120,8 @@ def chosen_names(model: nn.Module, sample: Sample, wanted: CutPointsLike) -> Cho
         return Chosen([wanted] if isinstance(wanted, str) else list(wanted), None, set())
     found = _traced(model, _floating(model, sample))
     calls, waiting = on_this_path(model, found, wanted)
-    names = [name for call in _last_calls(found, calls) for name in layer_names(model, call)]
-    called = {module for module, _ in found.called} | {""}
-    return Chosen(list(dict.fromkeys(names)), called, set(waiting))
+    called = Counter(module for module, _ in found.called) | Counter([""])
+    return Chosen(_names(model, calls, wanted, times), called, set(waiting))
 
 
 def not_called(names: Iterable[str], calling: Mapping[str, int], total: int) -> tuple[Fact, ...]:

@@ -71,7 +71,8 @@ def feature_rank(
         made, in the dtype of the model. A label beside the input is left out. Samples may have several shapes where
         the rows have one width (``reduce="pool"`` or ``"positions"``).
     cut_points : "blocks", "paper", "all", name, glob, or a list of names and globs
-        When ``source`` is a model; as in ``jacobian_rank``. A module called several times gives its last output.
+        When ``source`` is a model; as in ``jacobian_rank``: of a module that is called several times, "blocks", "all"
+        and globs choose calls by number, ``layer#1``. The name alone, ``layer``, is its last output.
     reduce, channels
         How a feature map becomes rows: see ``reduce_output``. A ``Collection`` brings its own.
     samples : int, optional
@@ -208,7 +209,8 @@ def measured_features(
         store.facts += layers.remembers(sample)
         for call in chain([first], passing):
             for part in layers.parts(call):
-                store.add(layers.of(part.rows(0, len(part), "a batch")), len(part), part.x.shape)
+                outputs = layers.of(part.rows(0, len(part), "a batch"), part.rows(0, 1, "a sample"))
+                store.add(outputs, len(part), part.x.shape)
         store.facts += layers.found()
     return store.profile("feature_rank", {"device": device_name(device)}, layers.measured)
 
@@ -301,7 +303,9 @@ def local_feature_rank(
             n = min(together, samples - start)
             # one draw a sample: the noise does not depend on the batch size
             step = noise * torch.stack([torch.randn(sample.x.shape[1:], generator=generator) for _ in range(n)])
-            store.add(layers.of(repeated(sample, sample.x.to("cpu", dtype) + step)), n, sample.x.shape)
+            copies = sample.x.to("cpu", dtype) + step
+            outputs = layers.of(repeated(sample, copies), repeated(sample, copies[:1]))
+            store.add(outputs, n, sample.x.shape)
         store.facts += layers.found()
     about = {"device": device_name(device), "noise": noise, "seed": seed}
     return store.profile("local_feature_rank", about, layers.measured)

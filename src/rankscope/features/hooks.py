@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import re
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import nn
@@ -15,21 +17,41 @@ from rankscope.slicing import evaluation_mode, observing
 from rankscope.slicing.capture import OUTPUT
 from rankscope.slicing.members import every_member, members
 
-__all__ = ["axis_of", "inference", "record_outputs", "resolve_layer", "samples_first", "tensor_of"]
+__all__ = ["Place", "axis_of", "inference", "record_outputs", "resolve_layer", "samples_first", "tensor_of"]
+
+_NUMBERED = re.compile(r"(?P<module>[^#]+)#(?P<number>[1-9][0-9]*)(?:[.:](?P<path>.+))?")
 
 
-def resolve_layer(model: nn.Module, name: str) -> tuple[nn.Module, str | None]:
-    """The module that a name stands for, and the path of one of the tensors that it returns."""
+class Place(NamedTuple):
+    """What a name stands for: a module, the path of one of the tensors that it returns, and which of its calls.
+
+    ``call`` counts from 1; ``None`` is the last call of a pass, whichever that is.
+    """
+
+    module: nn.Module
+    path: str | None = None
+    call: int | None = None
+
+
+def resolve_layer(model: nn.Module, name: str) -> Place:
+    """The place that a name stands for: ``layer``, ``layer#2``, ``lstm.0``, ``lstm#2.0``, ``output``.
+
+    >>> resolve_layer(nn.Sequential(nn.Tanh()), "0#2")
+    Place(module=Tanh(), path=None, call=2)
+    """
     modules = dict(model.named_modules(remove_duplicate=False))
     if name in modules and name:
-        return modules[name], None
+        return Place(modules[name])
     whole = f"{name}.".replace(":", ".") if ":" in name else f"{name}."
     for prefix in ("network.output.", "output."):
         if whole.startswith(prefix) and (prefix != "output." or OUTPUT not in modules):
-            return model, whole[len(prefix) : -1] or None
+            return Place(model, whole[len(prefix) : -1] or None)
+    numbered = _NUMBERED.fullmatch(name)
+    if numbered and numbered["module"] in modules:
+        return Place(modules[numbered["module"]], numbered["path"], int(numbered["number"]))
     ends = [i for i, letter in enumerate(name) if letter in ".:" and name[:i] in modules and name[:i]]
     if ends:
-        return modules[name[: ends[-1]]], name[ends[-1] + 1 :]
+        return Place(modules[name[: ends[-1]]], name[ends[-1] + 1 :])
     raise CutPointError(f"{type(model).__name__} has no layer {name!r}; {nearest(name, modules)}")
 
 
@@ -63,11 +85,12 @@ def record_outputs(
 ) -> Iterator[dict[str, torch.Tensor]]:
     """A dictionary that each forward pass fills with the outputs of the named modules, in the order of execution.
 
-    A name is that of a module, or of one of several tensors that it returns (``lstm.0``), or ``output`` for what the
-    model returns. ``inputs_of`` names a module whose *input* is kept too, under the key ``"<input>"``, and what it made
-    of it under ``"<output>"``. Outputs are cloned, since the next layer may work in place; with ``reduced`` its result,
-    of name and output, is kept instead, cloned only where it shares memory with the output: the feature map itself is
-    then never copied. A module called more than once keeps its last output.
+    A name is that of a module, of one of its calls in a pass (``layer#2``), or of one of several tensors that it
+    returns (``lstm.0``), or ``output`` for what the model returns. ``inputs_of`` names a module whose *input* is kept
+    too, under the key ``"<input>"``, and what it made of it under ``"<output>"``. Outputs are cloned, since the next
+    layer may work in place; with ``reduced`` its result, of name and output, is kept instead, cloned only where it
+    shares memory with the output: the feature map itself is then never copied. Without a number a module that is called
+    more than once keeps its last output.
 
     Raises
     ------
@@ -76,15 +99,22 @@ def record_outputs(
     """
     resolved = {name: resolve_layer(model, name) for name in names}
     found: dict[str, torch.Tensor] = {}
+    calls: Counter[str] = Counter()  # in this pass
     handles = []
 
-    def keep(name: str, path: str | None, axis: int) -> Any:
+    def keep(name: str, path: str | None, call: int | None, axis: int) -> Any:
         def hook(_module: nn.Module, _args: Any, output: Any) -> None:
+            calls[name] += 1
+            if call not in (None, calls[name]):
+                return
             tensor = samples_first(tensor_of(name, path, output), axis)
             found.pop(name, None)
             found[name] = _own(name, tensor.detach(), reduced)
 
         return hook
+
+    def begin(_module: nn.Module, _args: Any) -> None:
+        calls.clear()
 
     def keep_input(_module: nn.Module, args: tuple[Any, ...], named: dict[str, Any]) -> None:
         found["<input>"] = (args[0] if args else next(iter(named.values()))).detach().clone()
@@ -93,10 +123,11 @@ def record_outputs(
         found["<output>"] = output.detach().clone() if isinstance(output, torch.Tensor) else found["<input>"]
 
     try:
-        for name, (module, path) in resolved.items():
-            handles.append(module.register_forward_hook(keep(name, path, axis_of(model, module, path))))
+        handles.append(model.register_forward_pre_hook(begin))
+        for name, (module, path, call) in resolved.items():
+            handles.append(module.register_forward_hook(keep(name, path, call, axis_of(model, module, path))))
         if inputs_of is not None:
-            head = resolve_layer(model, inputs_of)[0]
+            head = resolve_layer(model, inputs_of).module
             handles.append(head.register_forward_pre_hook(keep_input, with_kwargs=True))
             handles.append(head.register_forward_hook(keep_output))
         yield found

@@ -55,7 +55,8 @@ class LayersOfSamples:
         self.samples = 0
         self._waiting = found.waiting
         self._known = found.called
-        self._new: set[str] = set()
+        self._now: Counter[str] = Counter()
+        self._new: Counter[str] = Counter()
         self._stack = ExitStack()
         self._kept: list[dict[str, Tensor]] = []
 
@@ -63,7 +64,7 @@ class LayersOfSamples:
         self._keep(self.names)
         if self._known is not None:  # names that were written out need no look
             for name, module in self.model.named_modules():
-                if name not in self._known:
+                if self._known[name] != 1:  # what the first calls once keeps its plain name
                     handle = module.register_forward_pre_hook(self._sees(name))
                     self._stack.callback(handle.remove)
         return self
@@ -79,10 +80,10 @@ class LayersOfSamples:
         for i in range(len(call)):
             yield call.part(i, i + 1)
 
-    def of(self, samples: Sample) -> dict[str, Tensor]:
-        """The outputs of one pass, of the layers that these samples call."""
+    def of(self, samples: Sample, first: Sample) -> dict[str, Tensor]:
+        """The outputs of one pass, of the layers that these samples call; ``first`` is the first of them alone."""
         found = self._pass(samples)
-        if self._new and self._take_in(samples):
+        if self._new and self._take_in(first):
             found = self._pass(samples)
         self.samples += len(samples.x)
         self.calling.update(dict.fromkeys(found, len(samples.x)))
@@ -122,6 +123,7 @@ class LayersOfSamples:
     def _pass(self, samples: Sample) -> dict[str, Tensor]:
         for kept in self._kept:
             kept.clear()
+        self._now.clear()
         run_forward(self.model, samples, self.device)
         return {name: output for kept in self._kept for name, output in kept.items()}
 
@@ -130,8 +132,9 @@ class LayersOfSamples:
 
     def _sees(self, name: str) -> Any:
         def hook(_module: nn.Module, _args: Any) -> None:
-            if self._known is not None and name not in self._known:
-                self._new.add(name)
+            self._now[name] += 1
+            if self._known is not None and self._now[name] > self._known[name]:
+                self._new[name] = self._now[name]
 
         return hook
 
@@ -139,14 +142,14 @@ class LayersOfSamples:
         """Choose among the calls of a sample that leads elsewhere; whether that gives further layers."""
         assert self._known is not None
         self._known |= self._new
-        self._new = set()
         try:
-            found = chosen_names(self.model, sample, self.wanted)
+            found = chosen_names(self.model, sample, self.wanted, self._known)
             own, left_out = with_rows_of_samples(self.model, sample, found.names, self.wanted)
         except RankscopeError:  # nothing more of it can be chosen: what the others call is measured
             return False
+        finally:
+            self._new.clear()  # these passes are no sample's own
         self._waiting &= found.waiting
-        self._new = set()  # of these passes
         self.facts = (*self.facts, *(fact for fact in left_out if fact not in self.facts))
         further = [name for name in own if name not in self.names]
         self.names = _merged(self.names, own)
@@ -175,6 +178,6 @@ def layers_of_all(
     with LayersOfSamples(model, sample, wanted, device, alone=True) as layers:
         for call in calls:
             for part in layers.parts(call):
-                layers.of(part.rows(0, len(part), "a sample"))
+                layers.of(part.rows(0, len(part), "a sample"), part.rows(0, 1, "a sample"))
         layers.found()
     return layers.names, layers.facts

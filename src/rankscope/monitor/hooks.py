@@ -6,6 +6,7 @@ nowhere but into the monitor's own float64 moments.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -14,7 +15,7 @@ from torch import Tensor, nn
 
 from rankscope._base.errors import DataError, RankscopeError
 from rankscope.features.feature_profile import LayerFeatures
-from rankscope.features.hooks import axis_of, resolve_layer, samples_first, tensor_of
+from rankscope.features.hooks import Place, axis_of, resolve_layer, samples_first, tensor_of
 from rankscope.features.layer_store import LayerStore
 from rankscope.features.reduction import Channels, Reduce
 from rankscope.monitor.passes import Hook
@@ -28,8 +29,8 @@ TROUBLE = (RankscopeError, torch.OutOfMemoryError, torch.linalg.LinAlgError)  # 
 class StepFeatures:
     """The moments of every cut point over the forward passes of one step, and what went wrong at which.
 
-    A module that is called several times in one pass gives its last output. Recomputation in a backward pass (gradient
-    checkpointing) is not a pass, and neither is one in evaluation mode.
+    A module that is called several times in one pass gives its last output, and ``layer#1`` its first. Recomputation in
+    a backward pass (gradient checkpointing) is not a pass, and neither is one in evaluation mode.
     """
 
     def __init__(
@@ -39,6 +40,7 @@ class StepFeatures:
         self.stores = {name: LayerStore(reduce, channels, None, memory / max(len(names), 1)) for name in names}
         self.errors: dict[str, str] = {}
         self._outputs: dict[str, Tensor] = {}
+        self._calls: Counter[str] = Counter()  # in this pass
         self._shape: tuple[int, ...] | None = None
         self._handles: list[Any] = []
 
@@ -48,9 +50,10 @@ class StepFeatures:
             return
         try:
             for name in self.names:
-                module, path = resolve_layer(self.model, name)
-                axis = axis_of(self.model, module, path)
-                self._handles.append(module.register_forward_hook(Hook(module, self._keep(name, path, axis))))
+                place = resolve_layer(self.model, name)
+                axis = axis_of(self.model, place.module, place.path)
+                hook = Hook(place.module, self._keep(name, place, axis))
+                self._handles.append(place.module.register_forward_hook(hook))
         except BaseException:
             self.detach()
             raise
@@ -64,15 +67,19 @@ class StepFeatures:
     def begin(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         """A pass begins with these arguments."""
         self._outputs.clear()
+        self._calls.clear()
         self._shape = sample_shape((*args, *kwargs.values()))
 
-    def _keep(self, name: str, path: str | None, axis: int) -> Any:
+    def _keep(self, name: str, place: Place, axis: int) -> Any:
         def hook(_module: nn.Module, _args: Any, output: Any) -> None:
             if name in self.errors or not self.model.training:
                 return
+            self._calls[name] += 1
+            if place.call not in (None, self._calls[name]):
+                return
             try:
                 # a copy: what follows may write into the output
-                tensor = samples_first(tensor_of(name, path, output), axis)
+                tensor = samples_first(tensor_of(name, place.path, output), axis)
                 self._outputs[name] = tensor.detach().clone()
             except TROUBLE as error:
                 self.errors[name] = _said(name, error)
