@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from enum import Enum
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +30,30 @@ def test_k13_every_name_is_kept(tmp_path: Path) -> None:
     assert profile.to_dict()["provenance"]["nan"] is None
 
 
+class Place(Enum):
+    HOME = "home"
+
+
+@pytest.mark.parametrize(
+    ("given", "kept"),
+    [
+        (Path("a/b"), "a/b"),
+        ({3}, (3,)),
+        (Place.HOME, "home"),
+        (range(3), (0, 1, 2)),
+        (np.float32(0.5), 0.5),
+        (torch.Size([2, 3]), (2, 3)),
+        ({"in": [{"deep": [1, {2}]}]}, {"in": ({"deep": (1, (2,))},)}),
+        ({1: 2}, {1: 2}),
+        (float("inf"), float("inf")),
+    ],
+)
+def test_k13_what_is_kept_is_what_comes_back(given: Any, kept: Any, tmp_path: Path) -> None:
+    profile = rs.jacobian_rank(NET, X, progress=False, provenance={"v": given})
+    assert (profile.provenance["v"], type(profile.provenance["v"])) == (kept, type(kept))
+    assert rs.JacobianProfile.load(profile.save(tmp_path)) == profile
+
+
 def test_names_of_the_record_itself_are_kept_apart() -> None:
     """What once was an argument of the record, and so an error after the sweep."""
     given = {"seconds": 3.0, "layers": "many", "method": "by hand", "facts": "none", "provenance": "here"}
@@ -54,6 +79,7 @@ def test_notes_are_texts_or_facts() -> None:
         ({"notes": [3]}, r"provenance\['notes'\] is \[3\]; give a list of texts or facts"),
         ({"skipped": ["a"]}, r"provenance\['skipped'\] is \['a'\]"),
         ({"commit": object()}, r"provenance\['commit'\] cannot be kept: a object has no form in JSON"),
+        ({"bytes": b"ab"}, r"provenance\['bytes'\] cannot be kept: a bytes has no form in JSON"),
         ({"deep": {"er": [NET]}}, r"provenance\['deep'\] cannot be kept"),
         ({"complex": np.zeros(2, complex)}, r"provenance\['complex'\] cannot be kept"),
         ({3: "x"}, "provenance has the name 3"),

@@ -142,6 +142,7 @@ def test_k9_an_uncertified_row_says_so_and_nothing_of_the_threshold() -> None:
     assert second.endswith("1 near τ, not certified")  # of the one image whose bound is known
     assert third.endswith("1 near τ")
     assert profile.table()["near_threshold"].tolist() == [0, 1, 1]
+    assert "max = function rank, without certified bounds (not asked for)." in "\n".join(text)
 
 
 def test_k14_every_spectrum_is_read_once_whatever_is_printed(monkeypatch: pytest.MonkeyPatch) -> None:

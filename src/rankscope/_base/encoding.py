@@ -42,7 +42,7 @@ def plain(value: Any) -> Any:
         return own() if own is not None else {f.name: plain(getattr(value, f.name)) for f in fields(value) if f.init}
     if isinstance(value, Mapping):
         return {str(k.value if isinstance(k, Enum) else k): plain(v) for k, v in value.items()}
-    if isinstance(value, Sequence | set | frozenset):
+    if isinstance(value, Sequence | set | frozenset) and not isinstance(value, bytes | bytearray | memoryview):
         return [plain(v) for v in value]
     raise TypeError(f"a {type(value).__name__} has no form in JSON; give text, numbers, arrays or collections of these")
 
@@ -59,7 +59,7 @@ def exact(value: Any) -> Any:
         if all(isinstance(k, str) and not isinstance(k, Enum) and not k.startswith("$") for k in value):
             return {k: exact(v) for k, v in value.items()}
         return {"$pairs": [[exact(k), exact(v)] for k, v in value.items()]}
-    if isinstance(value, Sequence | set | frozenset) and not isinstance(value, str):
+    if isinstance(value, Sequence | set | frozenset) and not isinstance(value, str | bytes | bytearray | memoryview):
         return [exact(v) for v in value]
     return plain(value)
 

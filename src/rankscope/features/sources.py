@@ -27,6 +27,7 @@ from rankscope.features.same_shape import runs_of_one_shape
 from rankscope.features.whole_call import NO_LABEL, WholeCall, named_inputs, split_label, whole_call
 from rankscope.loading.texts import Texts
 from rankscope.slicing.calls import Call, read_call
+from rankscope.slicing.containers import holds_arrays
 from rankscope.slicing.meaning import LABELS, PREFERRED, How, Meaning
 from rankscope.slicing.ragged import rows_apart
 from rankscope.slicing.reader import order_of
@@ -230,6 +231,7 @@ class _Wanted:
         taken = self.signature.names(name) or name in PREFERRED
         taken = taken or (self.signature.any_keyword and not self.named_alone)
         number = is_array(value) or isinstance(value, int | float) or numbers_of(value) is not None
+        number = number or (self.signature.names(name) and holds_arrays(value))  # an argument that is a container
         return name not in LABELS and taken and number
 
     @staticmethod

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from rankscope._base.encoding import exact, frozen
+from rankscope._base.encoding import exact, read
 from rankscope._base.errors import UsageError
 from rankscope._base.facts import Fact, as_facts
 
@@ -48,12 +48,10 @@ class Given:
             raise UsageError(f"provenance['skipped'] is {skipped!r}; give a mapping from names to reasons")
         for name, value in rest.items():
             try:
-                exact(value)
+                rest[name] = read(Any, exact(value))  # as it comes back from a file, so that the profile equals itself
             except TypeError as error:
                 raise UsageError(f"provenance[{name!r}] cannot be kept: {error}") from None
-        return cls(
-            **own, facts=as_facts(notes), skipped={str(k): str(v) for k, v in skipped.items()}, kept=frozen(rest)
-        )
+        return cls(**own, facts=as_facts(notes), skipped={str(k): str(v) for k, v in skipped.items()}, kept=rest)
 
 
 def _text(value: Any, name: str) -> str:

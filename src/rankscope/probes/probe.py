@@ -19,7 +19,7 @@ from rankscope.probes._bench import PROBES, Bench, Measured
 from rankscope.probes._settings import Front, Settings
 from rankscope.probes.components import Component, standard_components
 from rankscope.probes.result import ProbeResult, ProbeResults
-from rankscope.slicing import measuring, mode_facts, read_samples
+from rankscope.slicing import measuring, mode_facts, no_script, read_samples
 from rankscope.spectra import ToleranceLike
 from rankscope.views.phrases import joined
 
@@ -243,6 +243,7 @@ def _named(names: Iterable[str] | None, settings: Settings) -> list[Component]:
 def _given(module: Any, name: str | None = None) -> _Unknown:
     if not isinstance(module, nn.Module):
         raise UsageError(f"a component is a torch.nn.Module or a standard name; this is a {type(module).__name__}")
+    no_script(module)
     return _Unknown(name or type(module).__name__, module)
 
 

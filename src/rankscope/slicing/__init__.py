@@ -15,7 +15,7 @@ from rankscope.slicing.columns import (
 )
 from rankscope.slicing.cut_points import CutPointsLike, LayerTable, check_names, layers, on_this_path, select
 from rankscope.slicing.example import example_sample
-from rankscope.slicing.guard import evaluation_mode, full_precision, measuring, mode_facts, observing
+from rankscope.slicing.guard import evaluation_mode, full_precision, measuring, mode_facts, no_script, observing
 from rankscope.slicing.mixing import Stretch
 from rankscope.slicing.precision import LowerPrecision, without_casts
 from rankscope.slicing.reader import Samples, read_samples
@@ -57,6 +57,7 @@ __all__ = [
     "layers",
     "measuring",
     "mode_facts",
+    "no_script",
     "observing",
     "on_this_path",
     "outside_transforms",

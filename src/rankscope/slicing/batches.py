@@ -7,12 +7,13 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils._pytree import tree_flatten, tree_map, tree_map_only
 from torch.utils.data import DataLoader
 
-from rankscope._base.errors import DataError, RankscopeError, first_line, is_out_of_memory
+from rankscope._base.errors import DataError, RankscopeError, is_out_of_memory
 from rankscope.slicing.calls import Call
 from rankscope.slicing.meaning import Meaning
-from rankscope.slicing.one_sample import CallFailedError
+from rankscope.slicing.one_sample import call_failed
 from rankscope.slicing.ragged import rows_apart
 from rankscope.slicing.reader import is_one_call, length_of, order_of, read_calls
 from rankscope.slicing.sample import Sample, call_model
@@ -79,7 +80,12 @@ def _alike(a: Call, b: Call) -> bool:
     """Whether two calls can be one: the same shapes and dtypes, and the same shared values."""
     if (a.name, a.keyword) != (b.name, b.keyword) or a.per_sample.keys() != b.per_sample.keys():
         return False
-    own = [(a.x, b.x), *((v, b.per_sample[k]) for k, v in a.per_sample.items())]
+    (left, form), (right, other) = (tree_flatten(dict(call.per_sample)) for call in (a, b))
+    if form != other:
+        return False
+    own = [(a.x, b.x), *((s, t) for s, t in zip(left, right, strict=True) if isinstance(s, Tensor))]
+    if any(not isinstance(s, Tensor) and s != t for s, t in zip(left, right, strict=True)):
+        return False
     if any(s.shape[1:] != t.shape[1:] or s.dtype != t.dtype for s, t in own):
         return False
     return a.shared.keys() == b.shared.keys() and all(_equal(v, b.shared[k]) for k, v in a.shared.items())
@@ -91,28 +97,33 @@ def _equal(a: Any, b: Any) -> bool:
     return a is b or (type(a) is type(b) and isinstance(a, int | float | str | bool) and a == b)
 
 
+def _all_equal(a: Mapping[str, Any], b: Mapping[str, Any]) -> bool:
+    (left, form), (right, other) = tree_flatten(dict(a)), tree_flatten(dict(b))
+    return form == other and all(map(_equal, left, right))
+
+
 def _joined(calls: list[Call]) -> Call:
     first = calls[0]
     if len(calls) == 1:
         return first
-    own = {k: torch.cat([call.per_sample[k] for call in calls]) for k in first.per_sample}
+    own = tree_map(_cat, *(dict(call.per_sample) for call in calls))
     return Call(torch.cat([call.x for call in calls]), first.name, first.keyword, own, first.shared, first.dropped)
+
+
+def _cat(*leaves: Any) -> Any:
+    return torch.cat(leaves) if isinstance(leaves[0], Tensor) else leaves[0]
 
 
 def mapped(call: Call, change: Callable[[Tensor], Tensor]) -> Call:
     """The call with each of its tensors changed."""
     shared = {k: change(v) if isinstance(v, Tensor) else v for k, v in call.shared.items()}
-    own = {k: change(v) for k, v in call.per_sample.items()}
+    own = tree_map_only(Tensor, change, dict(call.per_sample))
     return Call(change(call.x), call.name, call.keyword, own, shared, call.dropped)
 
 
 def same_values(a: Call, b: Call) -> bool:
     """Whether two calls hold the same tensors."""
-    return (
-        a.x.shape == b.x.shape
-        and torch.equal(a.x, b.x)
-        and all(k in b.per_sample and _equal(v, b.per_sample[k]) for k, v in a.per_sample.items())
-    )
+    return a.x.shape == b.x.shape and torch.equal(a.x, b.x) and _all_equal(a.per_sample, b.per_sample)
 
 
 def dtype_of_inputs(model: nn.Module, x: Tensor) -> torch.dtype:
@@ -142,7 +153,7 @@ def run_forward(model: nn.Module, sample: Sample, device: torch.device) -> Any:
         if is_out_of_memory(error):
             raise
         given = f"{moved.x.dtype} inputs of shape {tuple(moved.x.shape)}{_beside(moved.extra)}"
-        raise CallFailedError(f"{type(model).__name__} does not take {given}: {first_line(error)}") from error
+        raise call_failed(model, f"{type(model).__name__} does not take {given}", len(moved.x), error) from error
 
 
 def _beside(extra: Mapping[str, Any]) -> str:

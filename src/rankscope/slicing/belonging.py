@@ -7,8 +7,10 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils._pytree import tree_map_only
 
 from rankscope._base.errors import UsageError
+from rankscope.slicing.containers import arrays_of, holds_arrays
 from rankscope.slicing.meaning import BESIDE, LABELS, MAIN, NOT_BATCHED, How, Meaning
 from rankscope.slicing.signature import is_hugging_face
 
@@ -21,10 +23,12 @@ def belongs_to_samples(
     """Whether rows of ``value`` belong to the samples, by rule: refused where both could be."""
     samples = len(x)
     if name in meaning.per_sample:
-        if not hasattr(value, "__len__") or len(value) != samples:
-            size = f"shape {tuple(value.shape)}" if isinstance(value, Tensor) else type(value).__name__
-            raise UsageError(f"per_sample names {name!r}, which has {size} beside {samples} samples of {counted!r}")
+        wrong = _without_rows(value, samples)
+        if wrong:
+            raise UsageError(f"per_sample names {name!r}, which {wrong} beside {samples} samples of {counted!r}")
         return True
+    if how is How.COLLATED and samples > 1 and not isinstance(value, Tensor) and holds_arrays(value):
+        return not _without_rows(value, samples)
     if not isinstance(value, Tensor):
         if _holds_rows(value, samples):
             raise UsageError(either_way(name, f"holds {samples} values or tensors of so many rows", samples, counted))
@@ -45,6 +49,19 @@ def belongs_to_samples(
     if same and name in ("attention_mask", "token_type_ids", "position_ids"):
         return True
     raise UsageError(either_way(name, f"has shape {tuple(value.shape)}", samples, counted))
+
+
+def _without_rows(value: Any, samples: int) -> str:
+    """What a value has in place of a row for each sample; empty where it has one."""
+    if isinstance(value, Tensor):
+        return "" if value.ndim and len(value) == samples else f"has shape {tuple(value.shape)}"
+    if isinstance(value, list | tuple) and len(value) == samples:
+        return ""
+    shapes = [tuple(array.shape) for array in arrays_of(value)]
+    other = next((shape for shape in shapes if shape[:1] != (samples,)), None)
+    if other is not None:
+        return f"holds a tensor of shape {other}"
+    return "" if shapes else f"is a {type(value).__name__} without a tensor"
 
 
 def _holds_rows(value: Any, samples: int) -> bool:
@@ -75,7 +92,9 @@ def same_for_all(name: str, value: Any) -> Any:
     UsageError
         Where the samples' values differ.
     """
-    if not isinstance(value, Tensor) or not value.ndim or not len(value):
+    if not isinstance(value, Tensor):
+        return tree_map_only(Tensor, lambda tensor: same_for_all(name, tensor), value)
+    if not value.ndim or not len(value):
         return value
     if any(not torch.equal(row, value[0]) for row in value[1:]):
         raise UsageError(f"shared names {name!r}, which differs between the samples; leave it out of shared")

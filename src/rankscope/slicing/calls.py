@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from rankscope._base.errors import DataError, UsageError
 from rankscope._base.text import counted
 from rankscope.slicing.belonging import belongs_to_samples, same_for_all
+from rankscope.slicing.containers import holds_arrays, one_row, rows_of, with_rows
 from rankscope.slicing.meaning import BESIDE, LABELS, MAIN, NOT_BATCHED, PREFERRED, How, Meaning
 from rankscope.slicing.sample import Sample
 from rankscope.slicing.signature import Signature, is_hugging_face
@@ -37,7 +38,7 @@ class Call:
     x: Tensor
     name: str
     keyword: str | None = None
-    per_sample: Mapping[str, Tensor] = field(default_factory=dict)
+    per_sample: Mapping[str, Any] = field(default_factory=dict)  # tensors, or containers of them
     shared: Mapping[str, Any] = field(default_factory=dict)
     dropped: Mapping[str, str] = field(default_factory=dict)
 
@@ -51,12 +52,12 @@ class Call:
 
     def part(self, start: int, stop: int) -> Call:
         """The call for samples start … stop − 1 alone."""
-        own = {k: v[start:stop] for k, v in self.per_sample.items()}
+        own = rows_of(self.per_sample, start, stop)
         return replace(self, x=self.x[start:stop], per_sample=own)
 
     def rows(self, start: int, stop: int, name: str) -> Sample:
         """Samples start … stop − 1 as one ``Sample``."""
-        own = {k: v[start:stop] for k, v in self.per_sample.items()}
+        own = rows_of(self.per_sample, start, stop)
         return Sample(self.x[start:stop], name, self.keyword, {**self.shared, **own})
 
 
@@ -189,15 +190,15 @@ def _named(
         x = _counted(x, how, place if keyword is None else repr(name), meaning)
     if is_hugging_face(model) and getattr(model.config, "use_cache", None):
         kept["use_cache"] = False  # a key-value cache is filled in place and would leak one call into the next
-    own: dict[str, Tensor] = {}
+    own: dict[str, Any] = {}
     shared: dict[str, Any] = {}
     for other, value in kept.items():
         if other in meaning.shared:
             shared[other] = same_for_all(other, value) if how is How.COLLATED else value
-        elif how is How.ITEM and isinstance(value, Tensor):
-            own[other] = value[None]
+        elif how is How.ITEM and holds_arrays(value):
+            own[other] = one_row(value, other)
         elif how is not How.ITEM and belongs_to_samples(model, other, value, x, name, how, meaning):
-            own[other] = value if isinstance(value, Tensor) else as_tensor(value, repr(other))
+            own[other] = with_rows(value, len(x), other)
         else:
             shared[other] = value
     return Call(x, name, keyword, own, shared, dropped)

@@ -19,18 +19,37 @@ from rankscope.slicing.grad_mode import plain_modes
 from rankscope.slicing.state import kept_state
 from rankscope.slicing.wrapped import called_directly
 
-__all__ = ["evaluation_mode", "full_precision", "measuring", "mode_facts", "observing", "random_state"]
+__all__ = ["evaluation_mode", "full_precision", "measuring", "mode_facts", "no_script", "observing", "random_state"]
 
 
 def mode_facts(model: nn.Module) -> list[Fact]:
-    """What a result says of a model that was not in evaluation mode when it was given."""
+    """What a result says of a model that was not in evaluation mode when it was given.
+
+    Raises
+    ------
+    ModelError
+        For a TorchScript module, which may have no mode at all.
+    """
+    no_script(model)
     training = any(module.training for module in model.modules())
     return [Fact(FactKind.TRAINING_MODE)] if training else []
+
+
+def no_script(model: nn.Module) -> None:
+    """Scripted modules take no hooks, and their weights and buffers cannot be put in place from outside."""
+    for name, module in model.named_modules():
+        if isinstance(module, torch.jit.ScriptModule):
+            what = f"module {name!r}" if name else "the model"
+            raise ModelError(
+                f"{what} is a TorchScript module, which takes no hooks and so cannot be measured; put in its place "
+                "the module that it was scripted or traced from"
+            )
 
 
 @contextmanager
 def evaluation_mode(model: nn.Module) -> Iterator[None]:
     """Evaluation mode inside; every module's own mode is put back afterwards."""
+    no_script(model)
     with one_at_a_time():
         modes = {module: module.training for module in model.modules()}
         try:
@@ -114,24 +133,13 @@ def _fast_path_off() -> Iterator[None]:
         torch.backends.mha.set_fastpath_enabled(before)
 
 
-def _no_script(model: nn.Module) -> None:
-    """Scripted modules take no hooks, and their weights and buffers cannot be put in place from outside."""
-    for name, module in model.named_modules():
-        if isinstance(module, torch.jit.ScriptModule):
-            what = f"module {name!r}" if name else "the model"
-            raise ModelError(
-                f"{what} is a TorchScript module, which takes no hooks and so cannot be measured; put in its place "
-                "the module that it was scripted or traced from"
-            )
-
-
 @contextmanager
 def observing(model: nn.Module, device: torch.device) -> Iterator[None]:
     """The guards of forward passes: full float32, hooks not skipped, random state, state. Modes are the caller's.
 
     Each call of the model inside starts from the state that the model had outside: buffers, counters, caches.
     """
-    _no_script(model)
+    no_script(model)
     with ExitStack() as stack:
         stack.enter_context(one_at_a_time())
         if device.type == "cuda":  # events and recorded graphs belong to the current GPU, whichever the model is on

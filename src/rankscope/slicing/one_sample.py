@@ -5,13 +5,36 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
-from rankscope._base.errors import ModelError
+from torch import Tensor, nn
+from torch.fx import GraphModule
 
-__all__ = ["CallFailedError", "counts_samples", "naming_the_batch"]
+from rankscope._base.errors import ModelError, first_line
+from rankscope._base.text import counted
+
+__all__ = ["CallFailedError", "call_failed", "counts_samples", "naming_the_batch"]
 
 
 class CallFailedError(ModelError):
     """The model's own code raised on the input that it was given."""
+
+
+def call_failed(model: nn.Module, what: str, rows: int, error: Exception) -> ModelError:
+    """The error for a model that raised on ``rows`` samples; ``what`` is the subject and verb of the sentence."""
+    exported = _exported_rows(model)
+    if exported is None or exported == rows:
+        return CallFailedError(f"{what}: {first_line(error)}")
+    return ModelError(
+        f"the program was exported for calls of {counted(exported, 'sample')}, and rankscope calls it with {rows}; "
+        "export it with a dynamic first dimension (torch.export.export(model, (x,), dynamic_shapes=...))"
+    )
+
+
+def _exported_rows(model: nn.Module) -> int | None:
+    """The one number of rows that a program of ``torch.export`` takes; ``None`` where it takes any."""
+    nodes = model.graph.nodes if isinstance(model, GraphModule) else ()
+    inputs = [node.meta.get("val") for node in nodes if node.op == "placeholder"]
+    rows = [value.shape[0] for value in inputs if isinstance(value, Tensor) and value.ndim]
+    return rows[0] if rows and isinstance(rows[0], int) else None
 
 
 def counts_samples(shape: Sequence[int] | None, what: str = "the input") -> str:

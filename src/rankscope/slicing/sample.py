@@ -5,9 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
+from weakref import WeakSet
 
 import torch
 from torch import Tensor
+
+from rankscope._base.errors import is_out_of_memory
 
 __all__ = ["Sample", "call_model"]
 
@@ -44,8 +47,32 @@ def _moved(value: Any, device: torch.device, dtype: torch.dtype) -> Any:
     return value
 
 
+_TAKE_GRADIENTS: WeakSet[Any] = WeakSet()  # models whose own forward differentiates, and fails with gradients off
+
+
 def call_model(model: Any, sample: Sample, x: Tensor) -> Any:
-    """Call the model with ``x`` in place of the sample's own tensor."""
+    """Call the model with ``x`` in place of the sample's own tensor.
+
+    With gradients on where its own forward needs them, as that of a force field: it returns the gradient of an energy.
+    """
+    if model in _TAKE_GRADIENTS:
+        with torch.enable_grad():
+            return _called(model, sample, x)
+    try:
+        return _called(model, sample, x)
+    except RuntimeError as error:
+        if torch.is_grad_enabled() or is_out_of_memory(error):
+            raise
+        try:
+            with torch.enable_grad():
+                made = _called(model, sample, x)
+        except RuntimeError:
+            raise error from None
+    _TAKE_GRADIENTS.add(model)
+    return made
+
+
+def _called(model: Any, sample: Sample, x: Tensor) -> Any:
     if sample.keyword is None:
         return model(x, **sample.extra)
     return model(**{sample.keyword: x}, **sample.extra)

@@ -14,13 +14,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from rankscope._base.errors import ModelError, first_line
+from rankscope._base.errors import ModelError
 from rankscope.slicing.capture import OUTPUT, CallKey, capture
 from rankscope.slicing.grad_mode import StaysOn, recording_through
 from rankscope.slicing.guard import measuring
 from rankscope.slicing.members import Path, every_member, members, objects, real
 from rankscope.slicing.mixing import MixingGraph, Stretch, mixing_before
-from rankscope.slicing.one_sample import CallFailedError
+from rankscope.slicing.one_sample import call_failed
 from rankscope.slicing.paths import Paths, Place
 from rankscope.slicing.sample import Sample, call_model
 
@@ -189,9 +189,8 @@ class _Run:
                     # × 1: an in-place operation on a leaf would be refused
                     self.made = call_model(model, sample, self.leaf * 1)
                 except Exception as error:
-                    raise CallFailedError(
-                        f"{type(model).__name__} failed on an input of shape {tuple(leaf.shape)}: {first_line(error)}"
-                    ) from error
+                    what = f"{type(model).__name__} failed on an input of shape {tuple(leaf.shape)}"
+                    raise call_failed(model, what, len(leaf), error) from error
             self.output = _Call.of(model, self.made)
         self.through = mode is not None and mode.needed
         self.complete = mode is not None

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from rankscope._base.facts import Fact
+from rankscope._base.facts import Fact, FactKind
 from rankscope._base.text import one_line
 from rankscope.views.phrases import bounds, counted, number, span
 from rankscope.views.sentences import note, phrase
@@ -73,7 +73,8 @@ def profile_text(
             f"{name:<{width}}  {size:>{room}} {rank['min']:>7,} {number(rank['median']):>9} {rank['max']:>7,}  "
             f"{_bounds(row):<{wide}} {_probes(row) if probed else ''}{flags(row)}".rstrip()
         )
-    lines.append(f"max = function rank, with its certified bounds ({phrase(certificate)}). Method: {phrase(method)}.")
+    bounded = "without" if certificate.kind is FactKind.NOT_CERTIFIED else "with its"
+    lines.append(f"max = function rank, {bounded} certified bounds ({phrase(certificate)}). Method: {phrase(method)}.")
     if probed:
         lines.append(
             "A rank with a bracket is estimated with Lanczos probes; its bounds fail with probability 1e-6. The "

@@ -1,0 +1,138 @@
+"""Arguments that are containers of tensors: read sample by sample as a loader would, against float64 rows of each."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, Dataset
+
+import rankscope as rs
+from rankscope._base.facts import FactKind, of_kind
+
+torch.manual_seed(0)
+X, GATES, PARTS = torch.randn(4, 6), torch.tensor([1.0, 0.0, 2.0, 0.0]), torch.randn(4, 6, 6)
+FIVE = torch.tensor([1.0, 1, 1, 1, 1, 0])
+
+
+class Conditioned(nn.Module):
+    """``cond["y"]`` lets five rows of a layer pass or none; ``cond["parts"][0]`` has a row for each sample too."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer, self.end, self.fc = nn.Linear(6, 6), nn.Identity(), nn.Linear(6, 3)
+
+    def forward(self, x: Tensor, cond: dict[str, Any]) -> Tensor:
+        h = self.layer(x) * cond["y"].reshape(-1, 1).to(x) * FIVE.to(x)
+        return self.fc(self.end(h + 0 * torch.einsum("bij,bj->bi", cond["parts"][0].to(x), x)))
+
+
+class Records(Dataset[Any]):
+    def __init__(self, change: Callable[[Tensor], Any] = lambda t: t) -> None:
+        self.change = change
+
+    def __len__(self) -> int:
+        return 4
+
+    def __getitem__(self, i: int) -> Any:
+        return {"x": X[i], "cond": {"y": self.change(GATES[i]), "parts": (PARTS[i], "text")}, "label": i % 3}
+
+
+def of_one(i: int) -> dict[str, Any]:
+    return {"y": GATES[i : i + 1], "parts": (PARTS[i : i + 1], "text")}
+
+
+def model() -> Conditioned:
+    torch.manual_seed(1)
+    return Conditioned().eval()
+
+
+def ranks_alone(net: nn.Module) -> list[int]:
+    """Reverse mode in float64, one sample a call."""
+    wide, kept = copy.deepcopy(net).double(), {}
+    wide.end.register_forward_hook(lambda _module, _inputs, made: kept.update(made=made))  # type: ignore[union-attr]
+    found = []
+    for i in range(4):
+        leaf = X[i : i + 1].double().requires_grad_()
+        wide(leaf, of_one(i))
+        rows = [torch.autograd.grad(v, leaf, retain_graph=True)[0].flatten() for v in kept["made"].flatten()]
+        found.append(int(torch.linalg.matrix_rank(torch.stack(rows))))
+    return found
+
+
+WHOLE = {"x": X, "cond": {"y": GATES, "parts": (PARTS, "text")}}
+READ: dict[str, tuple[Any, dict[str, Any]]] = {
+    "a mapping": (WHOLE, {"per_sample": "cond"}),
+    "records": (Records(), {}),
+    "records of arrays": (Records(lambda t: t.numpy()), {}),
+    "records of numbers": (Records(float), {}),
+    "a loader": (DataLoader(Records(), batch_size=3), {}),
+    "a loader of one": (DataLoader(Records(), batch_size=1), {}),
+}
+
+
+@pytest.mark.parametrize("name", READ)
+def test_j3_each_sample_is_called_with_its_own_part_of_a_container(name: str, tmp_path: Path) -> None:
+    inputs, options = READ[name]
+    net = model()
+    profile = rs.jacobian_rank(net, inputs, cut_points=["end"], columns="all", progress=False, **options)
+    assert [e.value for e in profile["end"].estimates(profile.tolerance)] == ranks_alone(net) == [5, 0, 5, 0]
+    (fact,) = of_kind(profile.facts, FactKind.DIFFERENTIATED)
+    if name != "a loader of one":  # of a batch of one everything is its own and shared alike
+        assert (fact["per_sample"], fact["shared"]) == (("cond",), ())
+    with torch.no_grad():
+        kept: list[Tensor] = []
+        handle = net.end.register_forward_hook(lambda *call: kept.append(call[2]))
+        for i in range(4):
+            net(X[i : i + 1], of_one(i))
+        handle.remove()
+    rows = torch.cat(kept)
+    wide = rows.double()
+    features = rs.feature_rank(net, inputs, cut_points=["end"], batch_size=3, **options)["end"]
+    assert features.pca_dimension == int(torch.linalg.matrix_rank(wide - wide.mean(0)))
+    if name.startswith("records"):
+        found = rs.collect(net, inputs, out=tmp_path, head="fc", batch_size=3, progress=False)
+        torch.testing.assert_close(found.features, rows)
+        assert found.labels.tolist() == [0, 1, 2, 0]
+
+
+def test_j4_a_container_that_could_be_either_is_refused_and_both_spellings_work() -> None:
+    class Shared(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layer = nn.Linear(6, 6)
+
+        def forward(self, x: Tensor, cond: dict[str, Tensor]) -> Tensor:
+            return self.layer(x) @ cond["m"]
+
+    matrix = torch.randn(6, 3)
+    both = r"'cond' holds 4 values .*shared=\(\"cond\",\) .*per_sample=\(\"cond\",\)"
+    with pytest.raises(rs.UsageError, match=both):
+        rs.jacobian_rank(model(), WHOLE, progress=False)
+    items = [{"x": x, "cond": {"m": matrix}, "label": 0} for x in X]
+    for inputs in (items, DataLoader(items, batch_size=4), {"x": X, "cond": {"m": matrix}}):  # type: ignore[arg-type]
+        profile = rs.jacobian_rank(Shared().eval(), inputs, shared="cond", cut_points=["output"], progress=False)
+        assert [e.value for e in profile["output"].estimates(profile.tolerance)] == [3, 3, 3, 3]
+    unlike = [{"x": x, "cond": {"m": matrix + i}, "label": 0} for i, x in enumerate(X)]
+    with pytest.raises(rs.UsageError, match="shared names 'cond', which differs between the samples"):
+        rs.jacobian_rank(Shared().eval(), DataLoader(unlike, batch_size=4), shared="cond", progress=False)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("cond", "what"),
+    [
+        ({"y": GATES, "parts": (PARTS[:3], "text")}, r"holds a tensor of shape \(3, 6, 6\)"),
+        ({"y": "a text"}, "is a dict without a tensor"),
+        (torch.zeros(3), r"has shape \(3,\)"),
+        (torch.tensor(2.0), r"has shape \(\)"),
+        ([1.0, 2.0], "is a list without a tensor"),
+    ],
+)
+def test_per_sample_needs_a_row_for_each(cond: Any, what: str) -> None:
+    with pytest.raises(rs.UsageError, match=f"per_sample names 'cond', which {what} beside 4 samples of 'x'"):
+        rs.jacobian_rank(model(), {"x": X, "cond": cond}, per_sample="cond", progress=False)
