@@ -5,8 +5,11 @@ from __future__ import annotations
 import importlib
 import inspect
 import pkgutil
+import re
 import subprocess
 import sys
+import tomllib
+from pathlib import Path
 
 import pytest
 
@@ -51,6 +54,19 @@ def test_one_exception_tree() -> None:
     assert all(issubclass(getattr(rs, n), rs.RankscopeError) for n in errors)
     assert rs.UsageError.exit_code == rs.CutPointError.exit_code == 2
     assert rs.ModelError.exit_code == 1
+
+
+def test_every_promised_version_has_a_floor() -> None:
+    """``make test-floor`` installs the lowest version of all that is required, extras included."""
+    root = Path(__file__).parents[1]
+    project = tomllib.loads((root / "pyproject.toml").read_text())["project"]
+    promised = [*project["dependencies"], *(r for extra in project["optional-dependencies"].values() for r in extra)]
+    lowest = dict(requirement.split(">=") for requirement in promised)
+    lines = (root / "constraints-floor.txt").read_text().splitlines()
+    pinned = dict(line.split("==") for line in lines if not line.startswith("#"))
+    assert pinned.keys() == lowest.keys()
+    for name, version in pinned.items():  # 2.2.0 is the 2.2 that is promised
+        assert re.fullmatch(rf"{re.escape(lowest[name])}(\.0)*", version), name
 
 
 SCRIPT = """
