@@ -116,15 +116,31 @@ def test_the_search_sees_a_flag() -> None:
 
 
 def _cuts_an_error(tree: ast.Module) -> bool:
-    """Whether text of an exception is split into its lines by hand: ``first_line`` does it."""
+    """Whether text of an exception is split into its lines or cut by hand: ``first_line`` does it."""
     caught = {h.name for h in ast.walk(tree) if isinstance(h, ast.ExceptHandler) and h.name} | {"error"}
+
+    def says_it(node: ast.AST) -> bool:
+        texts = (n.value for n in ast.walk(node) if isinstance(n, ast.FormattedValue))
+        said = {ast.unparse(n) for n in ast.walk(node)} | {f"str({ast.unparse(n)})" for n in texts}
+        return bool({f"str({name})" for name in caught} & said)
+
     return any(
-        isinstance(call, ast.Call)
-        and isinstance(call.func, ast.Attribute)
-        and call.func.attr in ("splitlines", "split", "partition")
-        and {f"str({name})" for name in caught} & {ast.unparse(n) for n in ast.walk(call.func)}
-        for call in ast.walk(tree)
+        (
+            isinstance(step, ast.Call)
+            and isinstance(step.func, ast.Attribute)
+            and step.func.attr in ("splitlines", "split", "partition")
+            and says_it(step.func)
+        )
+        or (isinstance(step, ast.Subscript) and isinstance(step.slice, ast.Slice) and says_it(step.value))
+        for step in ast.walk(tree)
     )
+
+
+def test_the_search_sees_an_error_that_is_cut() -> None:
+    caught = "try:\n    f()\nexcept ValueError as raised:\n    "
+    for cut in ("str(raised).splitlines()[0]", "str(raised)[:200]", "f'x: {raised}'.split('\\n')[0]"):
+        assert _cuts_an_error(ast.parse(caught + cut)), cut
+    assert not _cuts_an_error(ast.parse(caught + "f'{name[:3]}: {raised}'"))
 
 
 def test_the_first_line_of_an_error_has_one_home() -> None:

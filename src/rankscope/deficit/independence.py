@@ -134,7 +134,7 @@ def independence_deficit(
         rows: list[ClassDependency] = []
         for problem in problems(sample, samples_used, fitted):
             found = (
-                _fixed(problem, known, _in_units(eta, sample.unit), tol)
+                _fixed(problem, _in_units(eta, sample.unit), tol)
                 if eta is not None
                 else walk(problem, known, steps, keep, tol=tol)
             )
@@ -196,7 +196,7 @@ def _in_units(eta: float, unit: float) -> float:
     return scaled
 
 
-def _fixed(problem: Problem, known: Rivals, eta: float, tol: float) -> Walk:
+def _fixed(problem: Problem, eta: float, tol: float) -> Walk:
     """The solutions at one η, in the shape of a walk of no steps."""
     rows = torch.arange(len(problem.classes), device=problem.classes.device)
     etas = torch.full_like(problem.eta_max, eta)

@@ -180,7 +180,7 @@ class _Guarded(Dataset[tuple[int, Any]]):
         except (OSError, SyntaxError, ValueError, EOFError, RuntimeError, DataError) as error:
             listed = getattr(self.dataset, "samples", None)
             name = str(listed[index][0]) if isinstance(listed, list) else f"sample {index}"
-            return index, Skipped(index, name, f"{type(error).__name__}: {error}".split("\n")[0][:200])
+            return index, Skipped(index, name, f"{type(error).__name__}: {first_line(error)}")
 
 
 class _Collate:

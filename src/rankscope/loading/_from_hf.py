@@ -154,7 +154,7 @@ def _random_model(transformers: Any, builder: Any, config: Any, name: str, seed:
             experts = {"experts_implementation": "eager"} if hasattr(config, "_experts_implementation") else {}
             return make(config, **_PLAIN, **experts)
     except Exception as error:
-        raise ModelError(f"hf:{name} cannot be built: {type(error).__name__}: {str(error)[:200]}") from error
+        raise ModelError(f"hf:{name} cannot be built: {type(error).__name__}: {first_line(error)}") from error
 
 
 def _file_weights(builder: Any, config: Any, model: Any, path: str, key: str | None) -> tuple[Any, Weights]:

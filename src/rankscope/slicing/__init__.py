@@ -2,7 +2,7 @@
 
 from rankscope.slicing.blocked import derivative_ends, failing_module, unmoved
 from rankscope.slicing.called import called
-from rankscope.slicing.capture import CallKey, Capture, capture, first_tensor
+from rankscope.slicing.capture import CallKey, Capture, capture
 from rankscope.slicing.columns import (
     All,
     Columns,
@@ -51,7 +51,6 @@ __all__ = [
     "evaluation_mode",
     "example_sample",
     "failing_module",
-    "first_tensor",
     "full_precision",
     "guarded",
     "layers",

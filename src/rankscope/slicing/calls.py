@@ -75,7 +75,7 @@ def read_call(
     """
     dropped: dict[str, str] = {}
     if isinstance(content, list | tuple) and (how is not How.ITEM or numbers_of(content) is None):
-        content, dropped = _by_position(model, signature, content, how, meaning, place)
+        content, dropped = _by_position(model, signature, content, how, place)
     if isinstance(getattr(content, "data", None), Mapping):  # a tokenizer's BatchEncoding
         content = content.data
     if isinstance(content, Mapping):
@@ -104,7 +104,7 @@ def _counted(x: Tensor, how: How, name: str, meaning: Meaning) -> Tensor:
 
 
 def _by_position(
-    model: nn.Module, signature: Signature, values: Sequence[Any], how: How, meaning: Meaning, place: str
+    model: nn.Module, signature: Signature, values: Sequence[Any], how: How, place: str
 ) -> tuple[Any, dict[str, str]]:
     """Positional arguments under their names: what ``forward`` needs, and what follows as a label or an input."""
     if not values:

@@ -10,11 +10,11 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
-from torch import Tensor, nn
+from torch import nn
 
-from rankscope.slicing.members import Path, members
+from rankscope.slicing.members import Path
 
-__all__ = ["OUTPUT", "CallKey", "Capture", "capture", "first_tensor"]
+__all__ = ["OUTPUT", "CallKey", "Capture", "capture"]
 
 OUTPUT = "output"
 
@@ -32,16 +32,6 @@ class CallKey(NamedTuple):
     @property
     def of_network(self) -> bool:
         return self.call < 0
-
-
-def first_tensor(output: Any) -> Tensor | None:
-    """The first tensor in a module's output that can be differentiated.
-
-    >>> import torch
-    >>> first_tensor((torch.tensor([1]), torch.tensor([2.0])))
-    tensor([2.])
-    """
-    return next(iter(members(output).values()), None)
 
 
 @dataclass

@@ -17,6 +17,7 @@ __all__ = ["plot_against_random", "plot_profile"]
 
 _NAMED = 60  # names that stand apart along a figure as wide as a page's text, at 7 points
 _RANDOM = "random layers, same widths"
+_MEDIAN, _RISES, _BRANCH = "median", "rises with depth", "in a branch"
 
 
 def plot_profile(
@@ -129,13 +130,13 @@ def _legend(ax: Axes, images: int, *, rising: bool, branches: bool) -> None:
     earlier = ax.get_legend()
     known = {text.get_text() for text in earlier.get_texts()} if earlier is not None else set()
     grey = "#777777"
-    if images > 1 or "median" in known:
-        handles.append(Line2D([], [], color=grey, linestyle=(0, (4, 2)), linewidth=0.9, label="median"))
+    if images > 1 or _MEDIAN in known:
+        handles.append(Line2D([], [], color=grey, linestyle=(0, (4, 2)), linewidth=0.9, label=_MEDIAN))
         handles.append(Patch(color=grey, alpha=0.3, linewidth=0, label="range over inputs"))
-    if rising or "rises with depth" in known:
-        ring = Line2D([], [], linestyle="none", marker="o", markersize=7, label="rises with depth")
+    if rising or _RISES in known:
+        ring = Line2D([], [], linestyle="none", marker="o", markersize=7, label=_RISES)
         ring.set(markerfacecolor="none", markeredgecolor="#000000")
         handles.append(ring)
-    if branches or "in a branch" in known:
-        handles.append(Line2D([], [], linestyle="none", marker="x", color="#000000", label="in a branch"))
+    if branches or _BRANCH in known:
+        handles.append(Line2D([], [], linestyle="none", marker="x", color="#000000", label=_BRANCH))
     ax.legend(handles=handles, loc="best", handlelength=1.8)
