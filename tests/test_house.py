@@ -136,6 +136,11 @@ def _cuts_an_error(tree: ast.Module) -> bool:
     )
 
 
+def test_an_error_and_its_type_have_one_home() -> None:
+    by_hand = {str(f.relative_to(ROOT)) for f in ROOT.rglob("*.py") if "type(error).__name__}: {" in f.read_text()}
+    assert by_hand == set()
+
+
 def test_the_search_sees_an_error_that_is_cut() -> None:
     caught = "try:\n    f()\nexcept ValueError as raised:\n    "
     for cut in ("str(raised).splitlines()[0]", "str(raised)[:200]", "f'x: {raised}'.split('\\n')[0]"):

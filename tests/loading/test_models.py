@@ -308,3 +308,23 @@ def test_random_network_calibrated_on_photographs() -> None:
     assert (fact["images"], fact["unused"]) == (2, 0)
     norms = [m for m in loaded.model.modules() if isinstance(m, nn.BatchNorm2d)]
     assert all(bool(m.running_mean.any()) for m in norms if m.running_mean is not None)
+
+
+@pytest.mark.parametrize(
+    ("spec", "builder"),
+    [
+        ("timm:test_resnet", "timm.create_model"),
+        ("torchvision:squeezenet1_1", "torchvision.models.get_model"),
+        ("hf:vit", "transformers.ViTForImageClassification._from_config"),
+    ],
+)
+@pytest.mark.parametrize(("said", "shown"), [("no kernel\nfor this", "ValueError: no kernel"), ("", "ValueError")])
+def test_what_a_builder_says_is_one_line(
+    spec: str, builder: str, said: str, shown: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fails(*_: Any, **__: Any) -> Any:
+        raise ValueError(*[said] if said else [])
+
+    monkeypatch.setattr(builder, fails)
+    with pytest.raises(ModelError, match=rf"\A[^\n]+: {shown}\Z"):
+        load_model(spec, weights="random")

@@ -26,6 +26,7 @@ __all__ = [
     "is_out_of_memory",
     "nearest",
     "parameter",
+    "type_and_line",
 ]
 
 # Private-use characters around a parameter in a message: whoever shows the message words it in the caller's terms.
@@ -186,6 +187,16 @@ def first_line(error: BaseException) -> str:
     """
     line = (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")
     return line if len(line) <= _LONG else f"{line[: _LONG - 1].rpartition(' ')[0] or line[: _LONG - 2]} …"
+
+
+def type_and_line(error: BaseException) -> str:
+    """What an error of other code is: its type, and the first line of what it says.
+
+    >>> type_and_line(ValueError("two lines\\nof text")), type_and_line(KeyError())
+    ('ValueError: two lines', 'KeyError')
+    """
+    kind = type(error).__name__
+    return f"{kind}: {first_line(error)}" if str(error).strip() else kind
 
 
 def is_out_of_memory(error: BaseException | None) -> bool:

@@ -21,7 +21,15 @@ import psutil
 import torch.distributed as dist
 
 from rankscope._base.checks import choice_of
-from rankscope._base.errors import ProcessError, RankscopeError, UsageError, first_line, is_out_of_memory, parameter
+from rankscope._base.errors import (
+    ProcessError,
+    RankscopeError,
+    UsageError,
+    first_line,
+    is_out_of_memory,
+    parameter,
+    type_and_line,
+)
 from rankscope._base.process_store import SharedStore
 from rankscope._base.world import group_size, world_size
 
@@ -252,7 +260,7 @@ class Several(Team):
     def fail(self, error: BaseException) -> None:
         """Tell the other processes why this one ends."""
         interrupted = isinstance(error, KeyboardInterrupt) or getattr(error, "exit_code", 1) == _INTERRUPTED
-        text = f"{type(error).__name__}: {first_line(error)}"
+        text = type_and_line(error)
         if isinstance(error, RankscopeError):
             text = error.marked
         elif is_out_of_memory(error):

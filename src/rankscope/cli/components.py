@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from rankscope._base.errors import ModelError, UsageError, nearest
+from rankscope._base.errors import ModelError, UsageError, nearest, type_and_line
 
 __all__ = ["chosen_components", "load_component"]
 
@@ -88,7 +88,7 @@ def _import(package: str) -> Any:
             ) from error
         raise ModelError(f"cannot import {package!r}: {missing}, which it imports; install it") from error
     except Exception as error:
-        raise ModelError(f"cannot import {package!r}: {type(error).__name__}: {error}") from error
+        raise ModelError(f"cannot import {package!r}: {type_and_line(error)}") from error
     finally:
         if here in sys.path:
             sys.path.remove(here)
@@ -103,5 +103,5 @@ def _call(factory: Any, path: str, seed: int) -> Any:
             return factory()
     except Exception as error:
         raise ModelError(
-            f"{path}() fails: {type(error).__name__}: {error}; name a function without arguments that builds it"
+            f"{path}() fails: {type_and_line(error)}; name a function without arguments that builds it"
         ) from error

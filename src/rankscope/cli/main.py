@@ -8,7 +8,7 @@ import warnings
 from collections.abc import Sequence
 from typing import Any
 
-from rankscope._base.errors import ModelError, OutputError, RankscopeError, first_line, is_out_of_memory
+from rankscope._base.errors import ModelError, OutputError, RankscopeError, first_line, is_out_of_memory, type_and_line
 from rankscope.cli.interrupted import InterruptedRunError
 from rankscope.cli.launched import ToldElsewhereError, launched
 from rankscope.cli.stopping import Stopping
@@ -91,7 +91,7 @@ def _failed(error: BaseException, given: list[str], stopping: Stopping) -> int:
         text, code = f"out of memory ({first_line(error)})", 1
     else:
         text, code = (
-            f"unexpected {type(error).__name__}: {first_line(error)}; run again with --debug for the traceback",
+            f"unexpected {type_and_line(error)}; run again with --debug for the traceback",
             1,
         )
     print(f"error: {_one_line(text)}", file=sys.stderr)

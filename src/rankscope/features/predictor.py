@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from rankscope._base.arrays import as_tensor
-from rankscope._base.errors import DataError, ModelError, UsageError, first_line
+from rankscope._base.errors import DataError, ModelError, UsageError, type_and_line
 from rankscope.features.heads import evaluated_copy, find_head, linear_parts
 
 __all__ = ["Predict", "predictor"]
@@ -36,7 +36,7 @@ def predictor(head: Any, x: torch.Tensor) -> tuple[Predict, tuple[torch.Tensor, 
                 if trouble is None:
                     raise
                 raise ModelError(
-                    f"the head does not take features of width {x.shape[1]}: {_first(trouble)}"
+                    f"the head does not take features of width {x.shape[1]}: {type_and_line(trouble)}"
                 ) from trouble
     if parts is not None:
         dtype = torch.promote_types(parts[0].dtype, x.dtype)
@@ -52,7 +52,7 @@ def predictor(head: Any, x: torch.Tensor) -> tuple[Predict, tuple[torch.Tensor, 
             made = called(rows.to(place, held, copy=True))
         except Exception as error:  # whatever a caller's function raises
             raise ModelError(
-                f"the head fails on {str(rows.dtype)[6:]} features of shape {tuple(rows.shape)}: {_first(error)}"
+                f"the head fails on {str(rows.dtype)[6:]} features of shape {tuple(rows.shape)}: {type_and_line(error)}"
             ) from error
         if isinstance(made, np.ndarray):
             made = as_tensor(made, "what the head returns")
@@ -93,10 +93,6 @@ def _not_alone(head: Any, why: str) -> str:
         f"what the head function gives for a sample {why}; put the modules it calls into evaluation mode "
         "(.eval()), or give the module itself"
     )
-
-
-def _first(error: Exception) -> str:
-    return f"{type(error).__name__}: {first_line(error)}"
 
 
 def _device_of(head: Any, x: torch.Tensor) -> torch.device:

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from rankscope._base.arrays import dense
-from rankscope._base.errors import DataError, MeasurementError, first_line
+from rankscope._base.errors import DataError, MeasurementError, type_and_line
 from rankscope._base.provenance import device_name, versions
 from rankscope.features.classification_result import ClassificationDimension
 from rankscope.features.crossing import first_dimension, variance_kept
@@ -66,9 +66,7 @@ def _scored(scorer: Callable[[torch.Tensor, torch.Tensor], float], x: torch.Tens
     try:
         score = scorer(x.clone(), y.clone())
     except Exception as error:  # whatever a caller's function raises
-        raise DataError(
-            f"scorer fails on features of shape {tuple(x.shape)}: {type(error).__name__}: {first_line(error)}"
-        ) from error
+        raise DataError(f"scorer fails on features of shape {tuple(x.shape)}: {type_and_line(error)}") from error
     return _number(score)
 
 

@@ -22,7 +22,7 @@ from torch.utils.data import (
     default_convert,
 )
 
-from rankscope._base.errors import DataError, UsageError, first_line
+from rankscope._base.errors import DataError, UsageError, first_line, type_and_line
 from rankscope.features.same_shape import runs_of_one_shape
 from rankscope.features.whole_call import NO_LABEL, WholeCall, named_inputs, split_label, whole_call
 from rankscope.loading.texts import Texts
@@ -180,7 +180,7 @@ class _Guarded(Dataset[tuple[int, Any]]):
         except (OSError, SyntaxError, ValueError, EOFError, RuntimeError, DataError) as error:
             listed = getattr(self.dataset, "samples", None)
             name = str(listed[index][0]) if isinstance(listed, list) else f"sample {index}"
-            return index, Skipped(index, name, f"{type(error).__name__}: {first_line(error)}")
+            return index, Skipped(index, name, type_and_line(error))
 
 
 class _Collate:

@@ -13,7 +13,7 @@ from typing import Any
 
 from torch import nn
 
-from rankscope._base.errors import ModelError, RankscopeError, UsageError, nearest, parameter
+from rankscope._base.errors import ModelError, RankscopeError, UsageError, nearest, parameter, type_and_line
 from rankscope._base.facts import Fact, FactKind
 from rankscope.loading._random import open_branches, seeded
 from rankscope.loading._torchvision import ensure_torchvision, misses_operator
@@ -110,7 +110,7 @@ def _import(path: Path) -> ModuleType:
         raise ModelError(f"importing {_where(path, error)}: {_ENDS.format(error)}") from error
     except Exception as error:
         del sys.modules[name]
-        raise ModelError(f"importing {_where(path, error)}: {type(error).__name__}: {error}") from error
+        raise ModelError(f"importing {_where(path, error)}: {type_and_line(error)}") from error
     finally:
         if folder in sys.path:
             sys.path.remove(folder)
@@ -152,7 +152,7 @@ def _call(factory: Callable[..., Any], path: Path, name: str, num_classes: int |
     except SystemExit as error:
         raise ModelError(f"calling {name} in {_where(path, error)}: {_ENDS.format(error)}") from error
     except Exception as error:
-        raise ModelError(f"calling {name} in {_where(path, error)}: {type(error).__name__}: {error}") from error
+        raise ModelError(f"calling {name} in {_where(path, error)}: {type_and_line(error)}") from error
     model, transform = made if isinstance(made, tuple) and len(made) == 2 else (made, None)
     if not isinstance(model, nn.Module):
         raise ModelError(
@@ -202,7 +202,7 @@ def _probe(transform: Any, spec: str) -> tuple[int, int, int] | None:
             made = transform(Image.new("RGB", (width, height)))
         except Exception as error:
             raise ModelError(
-                f"the transform of {spec!r} fails on a {width}×{height} RGB picture ({type(error).__name__}: {error}); "
+                f"the transform of {spec!r} fails on a {width}×{height} RGB picture ({type_and_line(error)}); "
                 "for other inputs set the model's attribute input_size = (C, H, W)"
             ) from error
         shapes.add(tuple(getattr(made, "shape", ())))

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from rankscope._base.errors import ModelError, UsageError, first_line, nearest
+from rankscope._base.errors import ModelError, UsageError, first_line, nearest, type_and_line
 from rankscope._base.facts import Fact, FactKind
 from rankscope.loading._hub import download
 from rankscope.loading._random import open_branches, seeded
@@ -154,7 +154,7 @@ def _random_model(transformers: Any, builder: Any, config: Any, name: str, seed:
             experts = {"experts_implementation": "eager"} if hasattr(config, "_experts_implementation") else {}
             return make(config, **_PLAIN, **experts)
     except Exception as error:
-        raise ModelError(f"hf:{name} cannot be built: {type(error).__name__}: {first_line(error)}") from error
+        raise ModelError(f"hf:{name} cannot be built: {type_and_line(error)}") from error
 
 
 def _file_weights(builder: Any, config: Any, model: Any, path: str, key: str | None) -> tuple[Any, Weights]:

@@ -6,7 +6,7 @@ import sys
 from functools import cache
 from typing import Any
 
-from rankscope._base.errors import ModelError, UsageError, first_line, nearest
+from rankscope._base.errors import ModelError, UsageError, nearest, type_and_line
 from rankscope._base.facts import Fact
 from rankscope.loading._hub import download
 from rankscope.loading._random import open_branches, seeded
@@ -121,7 +121,7 @@ def _build(name: str, options: dict[str, Any], seed: int) -> Any:
         with seeded(seed):
             return timm.create_model(name, pretrained=False, **options)
     except (RuntimeError, TypeError, ValueError, ImportError, OSError) as error:
-        raise ModelError(f"timm cannot build {name!r}: {type(error).__name__}: {first_line(error)}") from error
+        raise ModelError(f"timm cannot build {name!r}: {type_and_line(error)}") from error
 
 
 def _translation(model: Any) -> Translation | None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import warnings
 from typing import Any
 
-from rankscope._base.errors import ModelError, UsageError, first_line, nearest
+from rankscope._base.errors import ModelError, UsageError, nearest, type_and_line
 from rankscope._base.facts import Fact
 from rankscope.loading._hub import download
 from rankscope.loading._random import open_branches, seeded
@@ -111,4 +111,4 @@ def _build(models: Any, name: str, options: dict[str, Any], seed: int) -> Any:
             model = models.get_model(name, weights=None, **({} if options.get("num_classes") == 0 else options))
             return _behead(model) if options.get("num_classes") == 0 else model
     except (RuntimeError, TypeError, ValueError, ImportError) as error:
-        raise ModelError(f"torchvision cannot build {name!r}: {type(error).__name__}: {first_line(error)}") from error
+        raise ModelError(f"torchvision cannot build {name!r}: {type_and_line(error)}") from error

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from urllib.parse import urlparse
 
-from rankscope._base.errors import NotFetchedError, RankscopeError, first_line
+from rankscope._base.errors import NotFetchedError, RankscopeError, type_and_line
 
 __all__ = ["download", "unreachable"]
 
@@ -31,8 +31,7 @@ def download(what: str, *, remedy: str, host: str | None = None) -> Iterator[Non
     except RankscopeError:
         raise
     except Exception as error:
-        reason = first_line(error)
-        raise NotFetchedError(f"{what} could not be fetched ({type(error).__name__}: {reason})", remedy) from error
+        raise NotFetchedError(f"{what} could not be fetched ({type_and_line(error)})", remedy) from error
     finally:
         constants.HF_HUB_OFFLINE = offline
 

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import nn
 
-from rankscope._base.errors import ModelError, UsageError, first_line, nearest, parameter
+from rankscope._base.errors import ModelError, UsageError, nearest, parameter, type_and_line
 from rankscope._base.facts import Fact, FactKind
 from rankscope._base.text import counted
 from rankscope.loading.weight_files import few, read_file, same, tensors_by_name
@@ -255,7 +255,7 @@ def _translated(
             with torch.no_grad():
                 made = {k: v for k, v in translate(dict(inside), model).items() if isinstance(v, torch.Tensor)}
         except Exception as error:  # it was written for other files than this one, and may raise anything
-            failures.append(f"{_called(translate)} cannot translate it ({type(error).__name__}: {first_line(error)})")
+            failures.append(f"{_called(translate)} cannot translate it ({type_and_line(error)})")
             continue
         fit = next((p for p in places_of(made, names) if p.fits and not p.prefix), None)
         if fit is None:

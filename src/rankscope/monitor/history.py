@@ -13,7 +13,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
-from rankscope._base.errors import OutputError
+from rankscope._base.errors import OutputError, type_and_line
 from rankscope._base.lock import HELD, NO_LOCKS
 
 fcntl: ModuleType | None
@@ -63,7 +63,7 @@ class Moment:
             entries = tuple(_entries(found["values"]))
             return cls(int(found["step"]), entries, tuple(map(str, found.get("events", ()))))
         except (KeyError, TypeError, AttributeError) as error:
-            raise ValueError(f"{type(error).__name__}: {error}") from error
+            raise ValueError(type_and_line(error)) from error
 
 
 class History:

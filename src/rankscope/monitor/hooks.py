@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from rankscope._base.errors import DataError, RankscopeError
+from rankscope._base.errors import DataError, RankscopeError, type_and_line
 from rankscope.features.feature_profile import LayerFeatures
 from rankscope.features.hooks import Place, axis_of, resolve_layer, samples_first, tensor_of
 from rankscope.features.layer_store import LayerStore
@@ -119,8 +119,7 @@ class StepFeatures:
 
 
 def _said(name: str, error: BaseException) -> str:
-    text = str(error)
-    return text if isinstance(error, RankscopeError) else f"{name}: {type(error).__name__}: {text}"
+    return str(error) if isinstance(error, RankscopeError) else f"{name}: {type_and_line(error)}"
 
 
 def sample_shape(values: Iterable[Any]) -> tuple[int, ...] | None:

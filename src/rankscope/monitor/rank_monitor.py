@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from rankscope._base.checks import MemoryBudget, budget_of, choice_of, count_of, names_of, path_of
-from rankscope._base.errors import MeasurementError, UsageError, nearest
+from rankscope._base.errors import MeasurementError, UsageError, nearest, type_and_line
 from rankscope.features.cut_names import is_plain
 from rankscope.features.feature_profile import DIMENSIONS, LayerFeatures
 from rankscope.features.feature_rank import feature_rank
@@ -348,7 +348,7 @@ class RankMonitor:
             moments = [Moment.of(line) for line in state.get("moments", ())]
             stopped = bool(state.get("should_stop", False))
         except (KeyError, TypeError, AttributeError, ValueError) as error:
-            raise UsageError(f"this is no state of a monitor ({type(error).__name__}: {error})") from error
+            raise UsageError(f"this is no state of a monitor ({type_and_line(error)})") from error
         self._batch.disarm()
         self._history.back_to(at, moments)
         self._step, self.should_stop = at, stopped

@@ -5,6 +5,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Sequence
 
+from rankscope._base.errors import type_and_line
 from rankscope.monitor.history import Moment
 from rankscope.monitor.loggers import Logger
 from rankscope.monitor.merging import is_main
@@ -39,5 +40,5 @@ class Teller:
             try:
                 logger.log(values, moment.step)
             except Exception as error:  # another's code
-                said = f"the logger {type(logger).__name__} failed ({type(error).__name__}: {error})"
+                said = f"the logger {type(logger).__name__} failed ({type_and_line(error)})"
                 self.say(said, f"logger {number}")

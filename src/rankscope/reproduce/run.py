@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from rankscope._base.checks import DeviceLike, Scale
-from rankscope._base.errors import PartlyDoneError, RankscopeError, UsageError, first_line, nearest, parameter
+from rankscope._base.errors import PartlyDoneError, RankscopeError, UsageError, nearest, parameter, type_and_line
 from rankscope._base.lock import FolderLock
 from rankscope._base.progress import Progress, progress_for
 from rankscope.reproduce.data import read_class_folders
@@ -217,7 +217,6 @@ def _told(error: Exception, name: str, settings: Settings) -> str:
     """What went wrong, with the experiment and network in front; an error of ours carries it from now on."""
     where = name if settings.place.network is None else f"{name}, {settings.place.network}"
     if not isinstance(error, RankscopeError):
-        first = first_line(error)
-        return f"{where}: unexpected {type(error).__name__}: {first}"
+        return f"{where}: unexpected {type_and_line(error)}"
     error.args = (f"{where}: {error.marked}",)
     return error.marked
