@@ -22,13 +22,13 @@ def _without_step(v: Values) -> str:
 
 def _steps_differ(v: Values) -> str:
     return (
-        f"Checkpoint {v['file']!r} holds step {v['inside']:,} and its name says {v['name']:,}. The step in the file "
+        f"The name of checkpoint {v['file']!r} says step {v['name']:,}, and the file holds step {v['inside']:,}, which "
         "counts."
     )
 
 
 def _same_weights(v: Values) -> str:
-    return f"{first_few(v['names'])} hold the weights of one step ({v['step']:,}). The first stands for all."
+    return f"The checkpoints of step {v['step']:,} hold the same weights: {first_few(v['names'])}. They count once."
 
 
 def _one_step(v: Values) -> str:
