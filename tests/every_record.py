@@ -113,5 +113,6 @@ MADE: dict[str, Callable[[], Record]] = {
     "SpectralDensity": _density,
     "Comparison": lambda: rs.compare([_jacobian(), _jacobian().with_tolerance(0.1)], same_images=True),
     "WatchedRun": _watched,
+    "Similarity": lambda: rs.linear_cka({"a": torch.eye(5), "constant": torch.ones(5, 2)}),
     "RemedyResult": lambda: rs.probe_remedies(["plain", "width"], width=6, depth=3, seeds=(0, 1)),
 }

@@ -9,6 +9,7 @@ from rankscope.features.feature_profile import FeatureProfile, LayerFeatures
 from rankscope.features.feature_rank import feature_rank, local_feature_rank
 from rankscope.features.heads import find_head
 from rankscope.features.moments import CentredMoments
+from rankscope.features.similarity import Similarity, linear_cka
 from rankscope.features.sketch import FrequentDirections
 from rankscope.features.truncated_head import TruncatedHead
 
@@ -20,10 +21,12 @@ __all__ = [
     "FeatureProfile",
     "FrequentDirections",
     "LayerFeatures",
+    "Similarity",
     "TruncatedHead",
     "classification_dimension",
     "collect",
     "feature_rank",
     "find_head",
+    "linear_cka",
     "local_feature_rank",
 ]

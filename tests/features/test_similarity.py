@@ -1,0 +1,123 @@
+"""Linear CKA against the definitions in NumPy: centred Gram matrices, and the U-centred ones of the debiased one."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+import rankscope as rs
+from rankscope._base.errors import DataError, UsageError
+from rankscope._base.facts import FactKind
+
+RNG = np.random.default_rng(0)
+# float64: centring by another matrix product, relative to values near 1
+CLOSE = {"rel": 1e-9, "abs": 1e-11}
+
+
+def plain(x: np.ndarray, y: np.ndarray) -> float:
+    n = len(x)
+    h = np.eye(n) - 1 / n
+    k, m = (h @ (a @ a.T) @ h for a in (x, y))
+    return float((k * m).sum() / np.sqrt((k * k).sum() * (m * m).sum()))
+
+
+def hsic_unbiased(k: np.ndarray, m: np.ndarray) -> float:
+    """Song et al. 2012, equation 5, as it is printed."""
+    n = len(k)
+    k, m = k - np.diag(np.diag(k)), m - np.diag(np.diag(m))
+    one = np.ones(n)
+    first = np.trace(k @ m) + (one @ k @ one) * (one @ m @ one) / ((n - 1) * (n - 2))
+    return float((first - 2 / (n - 2) * (one @ k @ m @ one)) / (n * (n - 3)))
+
+
+def debiased(x: np.ndarray, y: np.ndarray) -> float:
+    k, m = x @ x.T, y @ y.T
+    return hsic_unbiased(k, m) / np.sqrt(hsic_unbiased(k, k) * hsic_unbiased(m, m))
+
+
+def related(n: int, *widths: int) -> list[np.ndarray]:
+    base = RNG.normal(size=(n, 4))
+    return [base @ RNG.normal(size=(4, d)) + 0.5 * RNG.normal(size=(n, d)) + 2.0 for d in widths]
+
+
+@pytest.mark.parametrize("widths", [(3, 7), (60, 5), (200, 300)])
+@pytest.mark.parametrize("n", [4, 30])
+def test_both_estimates(n: int, widths: tuple[int, int]) -> None:
+    x, y = related(n, *widths)
+    for kind, expected in ((True, debiased), (False, plain)):
+        found = rs.linear_cka({"x": x, "y": y}, debiased=kind)
+        own = rs.linear_cka(x, y, debiased=kind)
+        assert found.values[0, 1] == pytest.approx(expected(x, y), **CLOSE)
+        assert own.values[0, 0] == pytest.approx(expected(x, y), **CLOSE)
+        assert found.values[1, 0] == found.values[0, 1]
+        assert np.diag(found.values) == pytest.approx([1, 1], **CLOSE)
+
+
+@pytest.mark.parametrize("scale", [1e-200, 1e200])
+def test_neither_scale_nor_level_nor_rotation_counts(scale: float) -> None:
+    x, y = related(40, 6, 6)
+    turned = np.linalg.qr(RNG.normal(size=(6, 6)))[0]
+    expected = rs.linear_cka(x, y).values[0, 0]
+    assert rs.linear_cka(scale * (x @ turned), y + 1e6).values[0, 0] == pytest.approx(expected, rel=1e-8)
+
+
+def test_unrelated_wide_layers_are_alike_only_to_the_biased_estimate() -> None:
+    x, y = RNG.normal(size=(2, 30, 3000))
+    assert rs.linear_cka(x, y, debiased=False).values[0, 0] > 0.95
+    assert abs(rs.linear_cka(x, y).values[0, 0]) < 0.2  # three standard deviations: 3·√2/30 and rounded up
+
+
+def test_layers_of_a_model_and_of_another_run() -> None:
+    torch.manual_seed(0)
+    one, other = (nn.Sequential(nn.Conv2d(1, 5, 3), nn.Tanh(), nn.Flatten(), nn.Linear(80, 3)) for _ in range(2))
+    x = torch.randn(20, 1, 6, 6)
+    found = rs.linear_cka(one, other, x, cut_points=["0", "3"], batch_size=7)
+    assert (found.first, found.second, found.samples) == (("0", "3"), ("0", "3"), 20)
+    with torch.no_grad():
+        rows = [[net[0](x).mean((2, 3)).double().numpy(), net(x).double().numpy()] for net in (one, other)]
+    for i in range(2):
+        for j in range(2):
+            # float32 features: 1e-6 of each, more for a mean over positions that cancels
+            assert found.values[i, j] == pytest.approx(debiased(rows[0][i], rows[1][j]), abs=2e-4)
+    own = rs.linear_cka(one, data=x, cut_points=["0", "3"])
+    assert own.values[0, 0] == pytest.approx(1, abs=1e-12)
+    mixed = rs.linear_cka(one, {"kept": rows[1][1]}, x, cut_points=["3"])
+    assert mixed.values[0, 0] == pytest.approx(found.values[1, 1], abs=1e-6)
+    assert one.training
+
+
+def test_a_constant_layer_has_none(tmp_path: Path) -> None:
+    x = RNG.normal(size=(10, 3))
+    found = rs.linear_cka({"x": x, "same": np.full((10, 4), 0.1)})
+    assert np.isnan(found.values[0, 1])
+    assert np.isnan(found.values[1, 1])
+    assert [fact.kind for fact in found.facts] == [FactKind.CONSTANT_LAYER]
+    assert type(found).load(found.save(tmp_path / "s.json")) == found
+    assert "Linear CKA (debiased, 10 samples)" in str(found)
+    assert found.plot().images[0].get_clim() == (0, 1)
+
+
+def test_refusals() -> None:
+    x = RNG.normal(size=(10, 3))
+    with pytest.raises(DataError, match="needs 4 samples; 3 are given"):
+        rs.linear_cka(x[:3])
+    with pytest.raises(DataError, match="different numbers of samples"):
+        rs.linear_cka({"a": x, "b": x[1:]})
+    with pytest.raises(DataError, match="10 samples of the first and 9 of the second"):
+        rs.linear_cka(x, x[1:])
+    with pytest.raises(UsageError, match="a model needs data"):
+        rs.linear_cka(nn.Linear(3, 3))
+    with pytest.raises(UsageError, match="data"):
+        rs.linear_cka(x, x, x)
+    with pytest.raises(UsageError, match="no layers are given"):
+        rs.linear_cka({})
+    broken = x.copy()
+    broken[4, 1] = np.nan
+    with pytest.raises(DataError, match="features: sample 4 holds a NaN"):
+        rs.linear_cka(broken)
+    with pytest.raises(DataError, match="complex"):
+        rs.linear_cka(x * 1j)
