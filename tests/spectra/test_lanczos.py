@@ -14,8 +14,9 @@ import rankscope as rs
 from rankscope._base.errors import DataError, MeasurementError, UsageError
 from rankscope._base.facts import FactKind, of_kind
 from rankscope.spectra.density import SpectralDensity
+from rankscope.spectra.exact import exact_bytes, exact_spectrum, matrix_bytes
 from rankscope.spectra.lanczos import LanczosProcess, SquaredMap
-from rankscope.spectra.matrix_free import Lanczos, exact_bytes, exact_spectrum, matrix_free, spectrum_of_products
+from rankscope.spectra.matrix_free import Lanczos, matrix_free, spectrum_of_products
 
 N = 400
 RTOL = 0.05
@@ -336,3 +337,54 @@ def test_small_thresholds_take_float64_products() -> None:
     )
     assert isinstance(wide, SpectralDensity)
     assert not of_kind(wide.facts, FactKind.PRODUCTS_IN_FLOAT64)
+
+
+def counting(given: SquaredMap) -> tuple[SquaredMap, list[str]]:
+    """The same map, and which way each of its products went."""
+    asked: list[str] = []
+
+    def push(columns: torch.Tensor) -> torch.Tensor:
+        asked.append("push")
+        return given.push(columns)
+
+    def pull(columns: torch.Tensor) -> torch.Tensor:
+        asked.append("pull")
+        return given.pull(columns)
+
+    return SquaredMap(push, pull, given.shape, given.dtype), asked
+
+
+@pytest.mark.parametrize(("smaller", "decides"), [(1e-2, True), (1e-3 * (1 + 1e-5), False)])
+def test_float32_serves_where_it_decides(smaller: float, decides: bool) -> None:
+    """The whole matrix in float32 errs by 1e-7·σ₁ in σ, so that a gap at 1e-3·σ₁ is read without float64."""
+    a = rotated(np.r_[np.ones(50), np.full(50, smaller), np.full(20, 1e-5)], 150)
+    double, asked = counting(dense(a))
+    found = spectrum_of_products(
+        dense(a, torch.float32), tolerance=1e-3, exact=dense(a), dense=(double, dense(a)), memory_budget="1GB"
+    )
+    rank = found.rank(1e-3)
+    assert (rank.value, rank.lower, rank.upper) == (100, 100, 100)
+    assert bool(asked) != decides
+    assert found.dtype == "float32"
+    double, asked = counting(dense(a))
+    both = (double, dense(a))
+    spectrum_of_products(
+        dense(a, torch.float32), "exact", tolerance=1e-3, exact=dense(a), dense=both, memory_budget="1GB"
+    )
+    assert asked, "who asks for the exact way has float64"
+
+
+@pytest.mark.parametrize("shape", [(700, 40), (40, 700)])
+def test_the_exact_way_beyond_the_matrix(shape: tuple[int, int]) -> None:
+    """Where the whole matrix does not fit, squared products give the same values; the matrix needs one way only."""
+    generator = torch.Generator().manual_seed(0)
+    a = torch.randn(*shape, generator=generator, dtype=torch.float64)
+    held = matrix_bytes(shape, torch.float64)
+    (one, its), (other, others) = counting(dense(a)), counting(dense(a))
+    np.testing.assert_allclose(
+        exact_spectrum(one, budget=held).singular_values,
+        exact_spectrum(other, budget=held - 1).singular_values,
+        rtol=1e-12,
+    )
+    assert set(its) == {"push" if shape[0] > shape[1] else "pull"}
+    assert set(others) == {"push", "pull"}

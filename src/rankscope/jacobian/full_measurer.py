@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
+import numpy as np
 import torch
 from torch import nn
 
@@ -138,7 +139,8 @@ class FullMeasurer(BatchMeasurer):
         except NotCalledError:
             return False
         names, columns = [call.name for call in self.calls], sample.x[0].numel()
-        self.plan = plan_for(names, rows, columns, self.asked, self.settings.budget * (_SHARE - 1) // _SHARE)
+        budget = self.settings.budget * (_SHARE - 1) // _SHARE
+        self.plan = plan_for(names, rows, columns, self.asked, budget, self.settings.dtype)
         return True
 
     def _alone(self, sample: Sample) -> Callable[[], list[Finished]]:
@@ -171,27 +173,36 @@ class FullMeasurer(BatchMeasurer):
         return lambda: [done]
 
     def _seconds(self, sample: Sample) -> float:
-        """What one sample is expected to take, from one product with each cut point's Jacobian."""
+        """What one sample is expected to take, from products with the Jacobians of three cut points.
+
+        Between them the seconds of a product are taken to grow evenly.
+        """
         assert self.plan is not None
-        assert self.derivative.method is not None
-        total, probes = 0.0, self.plan.settings.probes
-        for place in range(len(self.calls)):
-            products = unchecked_products(self.derivative, place, sample, self.settings.budget // _SHARE)
-            operator = products.squared()
-            ones = torch.ones(operator.size, probes, dtype=torch.float64, device=operator.device)
-            try:
-                if operator.record is not None:
-                    operator.again(ones)
-                    operator.again(ones)  # the second records
-                started = _now(self.settings.device)
+        places = range(len(self.calls))
+        timed = {place: self._seconds_of_a_product(place, sample) for place in (0, places[-1] // 2, places[-1])}
+        known = sorted((place, seconds) for place, seconds in timed.items() if seconds is not None)
+        if not known:
+            return 0.0
+        each = np.interp(list(places), [place for place, _ in known], [seconds for _, seconds in known])
+        return float(sum(each[place] * self.plan.products(place) for place in places))
+
+    def _seconds_of_a_product(self, place: int, sample: Sample) -> float | None:
+        """Of one column, among as many as there are probes; ``None`` where the products fail, which is said later."""
+        assert self.plan is not None
+        probes = self.plan.settings.probes
+        operator = unchecked_products(self.derivative, place, sample, self.settings.budget // _SHARE).squared()
+        ones = torch.ones(operator.size, probes, dtype=torch.float64, device=operator.device)
+        try:
+            if operator.record is not None:
                 operator.again(ones)
-            except (RuntimeError, RankscopeError) as error:
-                if is_out_of_memory(error):
-                    raise
-                continue  # said where it is measured
-            doubled = self.plan.ways[place] == "exact" and operator.dtype == torch.float32  # its products are float64
-            total += (_now(self.settings.device) - started) / probes * self.plan.products(place) * (2 if doubled else 1)
-        return total
+                operator.again(ones)  # the second records
+            started = _now(self.settings.device)
+            operator.again(ones)
+        except (RuntimeError, RankscopeError) as error:
+            if is_out_of_memory(error):
+                raise
+            return None
+        return (_now(self.settings.device) - started) / probes / 2  # there and back
 
     def _by_products(self, sample: Sample) -> Finished:
         cuts: list[KeptCut] = []

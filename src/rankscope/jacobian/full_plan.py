@@ -10,10 +10,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+import torch
+
 from rankscope._base.facts import Fact, FactKind
 from rankscope.spectra import Tolerance
+from rankscope.spectra.exact import exact_bytes, matrix_bytes
 from rankscope.spectra.lanczos import LanczosProcess
-from rankscope.spectra.matrix_free import Lanczos, exact_bytes, way_for
+from rankscope.spectra.matrix_free import Lanczos, way_for
 
 __all__ = ["Asked", "Plan", "plan_for"]
 
@@ -45,11 +48,17 @@ class Plan:
     """One way a cut point. ``swept``: one sweep of all columns gives every cut point's singular values."""
 
     names: tuple[str, ...]
-    sizes: tuple[int, ...]
+    shapes: tuple[tuple[int, int], ...]
     ways: tuple[Literal["exact", "lanczos"], ...]
     swept: bool
     asked: Asked
     budget: int
+    dtype: torch.dtype = torch.float32
+
+    @property
+    def sizes(self) -> tuple[int, ...]:
+        """N of each cut point, the smaller of its rows and the inputs."""
+        return tuple(min(shape) for shape in self.shapes)
 
     @property
     def settings(self) -> Lanczos:
@@ -69,10 +78,12 @@ class Plan:
         return LanczosProcess.bytes_needed(size, self.settings.probes, min(self.settings.expected_steps, fits))
 
     def products(self, place: int) -> int:
-        """How many single products JᵀJ·v one cut point takes."""
-        if self.ways[place] == "exact":
-            return self.sizes[place]
-        return self.settings.probes * self.settings.expected_steps
+        """How many single products J·v or Jᵀ·u one cut point takes; one in float64 counts as two in float32."""
+        if self.ways[place] == "lanczos":
+            return _BOTH * self.settings.probes * self.settings.expected_steps
+        held = matrix_bytes(self.shapes[place], self.dtype) <= self.budget
+        double = self.dtype == torch.float32 and (self.asked.method == "exact" or not held)
+        return self.sizes[place] * (1 if held else _BOTH) * (2 if double else 1)
 
     def fact(self, seconds: float) -> Fact:
         """The plan in values; ``seconds`` are those of one sample."""
@@ -93,7 +104,14 @@ class Plan:
         return Fact(FactKind.FULL_PLAN, values)
 
 
-def plan_for(names: Sequence[str], rows: Sequence[int], columns: int, asked: Asked, budget: int) -> Plan:
+def plan_for(
+    names: Sequence[str],
+    rows: Sequence[int],
+    columns: int,
+    asked: Asked,
+    budget: int,
+    dtype: torch.dtype = torch.float32,
+) -> Plan:
     """The plan for cut points of so many rows, with ``columns`` inputs.
 
     Raises
@@ -107,11 +125,12 @@ def plan_for(names: Sequence[str], rows: Sequence[int], columns: int, asked: Ask
     >>> plan_for(["a", "b"], [4096, 2048], 3072, Asked("auto", tolerance), 2**32).swept
     True
     """
-    sizes = tuple(min(each, columns) for each in rows)
+    shapes = tuple((each, columns) for each in rows)
+    sizes = [min(shape) for shape in shapes]
     if asked.method == "auto" and columns <= _SWEPT:  # a sweep splits its rows into groups that fit any budget
-        return Plan(tuple(names), sizes, tuple("exact" for _ in sizes), True, asked, budget)
-    ways = tuple(way_for(size, asked.method, budget) for size in sizes)
-    held = 8 * columns * columns * (len(sizes) + _GRAMS)
-    cheaper = columns <= _BOTH * sum(sizes) and held <= budget
+        return Plan(tuple(names), shapes, tuple("exact" for _ in shapes), True, asked, budget, dtype)
+    ways = tuple(way_for(shape, asked.method, budget, dtype) for shape in shapes)
+    held = 8 * columns * columns * (len(shapes) + _GRAMS)
+    cheaper = columns <= sum(sizes) and held <= budget
     swept = all(way == "exact" for way in ways) and (columns <= _SWEPT or cheaper)
-    return Plan(tuple(names), sizes, ways, swept, asked, budget)
+    return Plan(tuple(names), shapes, ways, swept, asked, budget, dtype)

@@ -7,8 +7,9 @@ image: the same kernels on other numbers.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from contextlib import suppress
+import gc
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from typing import Any
 
 import torch
@@ -26,12 +27,24 @@ def record(function: Callable[[], Any], pool: Pool) -> tuple[torch.cuda.CUDAGrap
     torch.cuda.synchronize()
     graph = torch.cuda.CUDAGraph()
     try:
-        with torch.cuda.graph(graph, pool=pool, capture_error_mode="thread_local"):
+        with _nothing_is_collected(), torch.cuda.graph(graph, pool=pool, capture_error_mode="thread_local"):
             outputs = function()
     except BaseException:
         _leave_recording()
         raise
     return graph, outputs
+
+
+@contextmanager
+def _nothing_is_collected() -> Iterator[None]:
+    """Python's collector may free an older graph in between, and to destroy one ends the recording of another."""
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if enabled:
+            gc.enable()
 
 
 def _leave_recording() -> None:

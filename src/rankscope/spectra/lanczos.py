@@ -67,6 +67,11 @@ class SquaredMap:
         """N = min(rows, columns)."""
         return min(self.shape)
 
+    @property
+    def precision(self) -> str:
+        """Name of the dtype."""
+        return str(self.dtype).removeprefix("torch.")
+
     def rescale(self, columns: Tensor) -> None:
         """Choose the exponent, once, so that J times these columns has entries near 1."""
         if self.exponent is None:
@@ -75,6 +80,11 @@ class SquaredMap:
 
     def _ways(self) -> tuple[Product, Product]:
         return (self.push, self.pull) if self.shape[1] <= self.shape[0] else (self.pull, self.push)
+
+    def one_way(self, columns: Tensor) -> Tensor:
+        """J times float64 columns (N, r) where J has no more columns than rows, Jᵀ times them otherwise; not scaled."""
+        first, _ = self._ways()
+        return _finite(first(columns.to(self.dtype)))
 
     def __call__(self, columns: Tensor) -> Tensor:
         """The product with float64 columns (N, r), in float64."""

@@ -24,13 +24,12 @@ from rankscope._base.errors import UsageError, parameter
 from rankscope._base.facts import Fact, FactKind
 from rankscope.spectra.deflation import leading_part
 from rankscope.spectra.density import AnySpectrum, SpectralDensity
-from rankscope.spectra.gram import spectrum_of_gram
+from rankscope.spectra.exact import exact_bytes, exact_spectrum, matrix_bytes
 from rankscope.spectra.lanczos import LanczosProcess, SquaredMap, product_error
 from rankscope.spectra.quadrature import gauss_rule
-from rankscope.spectra.spectrum import Spectrum
 from rankscope.spectra.tolerance import Tolerance, ToleranceLike, as_tolerance
 
-__all__ = ["WAYS", "Lanczos", "exact_bytes", "exact_spectrum", "matrix_free", "spectrum_of_products", "way_for"]
+__all__ = ["WAYS", "Lanczos", "matrix_free", "spectrum_of_products", "way_for"]
 
 WAYS = ("auto", "exact", "lanczos")
 
@@ -41,7 +40,6 @@ _LOOK = 8  # steps after which σ₁ is known well enough for that comparison
 _APART = 16  # times the error of the products: below it the bounds are wide however many steps are taken
 _COUNTED = 512  # singular values above the threshold, up to which they are computed one by one
 _EXPECTED = 200  # steps that a plan counts on where the bracket decides
-_CHUNK = 256  # columns pushed at once on the exact way
 
 
 @dataclass(frozen=True)
@@ -90,54 +88,6 @@ class Lanczos:
         return _EXPECTED if self.steps == "auto" else int(self.steps)
 
 
-def exact_bytes(size: int, chunk: int = _CHUNK) -> int:
-    """What the dense float64 matrix, the copy that its eigenvalues need, and a chunk of columns take."""
-    return 8 * size * (2 * size + 3 * min(chunk, size))
-
-
-def exact_spectrum(operator: SquaredMap, *, exact: SquaredMap | None = None, error_probes: int = 6) -> Spectrum:
-    """Every singular value, from the dense float64 matrix of the squared map and its eigenvalues.
-
-    Float32 products without ``exact`` give a spectrum that is not certified.
-    """
-    size = operator.size
-    generator = torch.Generator().manual_seed(0)
-    operator.rescale(torch.randn(size, 1, generator=generator, dtype=torch.float64).to(operator.device))
-    gram = torch.empty(size, size, dtype=torch.float64, device=operator.device)
-    for start in range(0, size, _CHUNK):
-        width = min(_CHUNK, size - start)
-        unit = torch.zeros(size, width, dtype=torch.float64, device=operator.device)
-        unit[range(start, start + width), range(width)] = 1.0
-        gram[:, start : start + width] = operator(unit)
-    skew = float(torch.linalg.matrix_norm(gram - gram.T)) / 2 if size else 0.0
-    gram = (gram + gram.T) / 2
-    error, _ = _error(operator, exact, error_probes, generator)
-    found = spectrum_of_gram(
-        gram,
-        operator.shape,
-        dtype=_name(operator.dtype),
-        error_bound=math.nan if math.isnan(error) else 0.0,
-        summed=max(operator.shape),
-        exponent=0,
-    )
-    exponent = operator.exponent or 0
-    square = found.square_error + (0.0 if math.isnan(error) else error) + skew
-    # |σ̂² − σ²| ≤ e also bounds |σ̂ − σ| by √e; the squares themselves may be no numbers in the units of σ
-    extreme = abs(exponent) > 400
-    own = float(np.ldexp(math.sqrt(square), exponent)) if extreme else 0.0
-    return Spectrum(
-        np.ldexp(found.singular_values, exponent),
-        operator.shape,
-        found.dtype,
-        error_bound=found.error_bound + own,
-        square_error=0.0 if extreme else float(np.ldexp(square, 2 * exponent)),
-    )
-
-
-def _name(dtype: torch.dtype) -> str:
-    return str(dtype).removeprefix("torch.")
-
-
 def _error(
     operator: SquaredMap, exact: SquaredMap | None, probes: int, generator: torch.Generator
 ) -> tuple[float, Fact | None]:
@@ -147,7 +97,7 @@ def _error(
         return found, Fact(FactKind.PRODUCTS_CHECKED, {"probes": probes, "failure": 10.0**-probes})
     if operator.dtype == torch.float64:
         return 0.0, None
-    return math.nan, Fact(FactKind.PRODUCTS_UNCHECKED, {"dtype": _name(operator.dtype)}, caution=True)
+    return math.nan, Fact(FactKind.PRODUCTS_UNCHECKED, {"dtype": operator.precision}, caution=True)
 
 
 def matrix_free(
@@ -206,7 +156,7 @@ def matrix_free(
             squared_norms=process.squared_norms.numpy(),
             removed=process.removed.numpy(),
             exponent=operator.exponent or 0,
-            dtype=_name(operator.dtype),
+            dtype=operator.precision,
             product_error=error,
             failure=failure,
             seed=settings.seed,
@@ -280,21 +230,39 @@ def spectrum_of_products(
     """The spectrum by ``"exact"``, ``"lanczos"``, ``Lanczos(...)`` or ``"auto"``.
 
     ``"auto"`` takes the exact way where ``exact_bytes`` are within the budget. Every way takes it where the exact
-    products are no more than the probes' own. ``dense`` are the products that the exact way uses instead, and what
-    those are compared with: squares of float32 products hide singular values below 1e-3·σ₁.
+    products are no more than the probes' own. ``dense`` are float64 products, and what those are compared with: for
+    thresholds at which the error of float32 products leaves a rank open.
     """
     budget = budget_of(memory_budget, torch.device(operator.device))
-    if way_for(operator.size, method, budget) == "exact":
-        if dense is None:
-            return exact_spectrum(operator, exact=exact)
-        # the dtype decides the threshold, which stays that of the measurement
-        return replace(exact_spectrum(dense[0], exact=dense[1]), dtype=_name(operator.dtype))
+    if way_for(operator.shape, method, budget, operator.dtype) == "exact":
+        return _exactly(operator, tolerance, exact, dense, budget, asked=method == "exact")
     settings = method if isinstance(method, Lanczos) else Lanczos()
     if dense is not None and _too_rough(operator, exact, settings, tolerance):
         found = matrix_free(dense[0], settings, tolerance=tolerance, exact=dense[1], memory_budget=memory_budget)
         said = Fact(FactKind.PRODUCTS_IN_FLOAT64, {"tolerance": as_tolerance(tolerance).name})
-        return replace(found, dtype=_name(operator.dtype), facts=(*found.facts, said))
+        return replace(found, dtype=operator.precision, facts=(*found.facts, said))
     return matrix_free(operator, settings, tolerance=tolerance, exact=exact, memory_budget=memory_budget)
+
+
+def _exactly(
+    operator: SquaredMap,
+    tolerance: ToleranceLike,
+    exact: SquaredMap | None,
+    dense: tuple[SquaredMap, SquaredMap] | None,
+    budget: int,
+    *,
+    asked: bool,
+) -> AnySpectrum:
+    """In float64 where the exact way was asked for. Otherwise float32 serves where it decides the rank."""
+    if dense is None:
+        return exact_spectrum(operator, exact=exact, budget=budget)
+    if not asked and matrix_bytes(operator.shape, operator.dtype) <= budget:
+        found = exact_spectrum(operator, exact=exact, budget=budget)
+        rank = found.rank(tolerance)
+        if rank.certified and rank.lower == rank.upper:
+            return found
+    # the dtype decides the threshold, which stays that of the measurement
+    return replace(exact_spectrum(dense[0], exact=dense[1], budget=budget), dtype=operator.precision)
 
 
 def _too_rough(operator: SquaredMap, exact: SquaredMap | None, settings: Lanczos, tolerance: ToleranceLike) -> bool:
@@ -313,26 +281,32 @@ def _too_rough(operator: SquaredMap, exact: SquaredMap | None, settings: Lanczos
     return bool(error * _APART > max(rtol * math.sqrt(max(top, 0.0)), absolute) ** 2 > 0)
 
 
-def way_for(size: int, method: Lanczos | str, budget: int) -> Literal["exact", "lanczos"]:
-    """How a spectrum of N = ``size`` is computed within ``budget`` bytes. It depends on nothing that is measured.
+def way_for(
+    shape: tuple[int, int], method: Lanczos | str, budget: int, dtype: torch.dtype = torch.float32
+) -> Literal["exact", "lanczos"]:
+    """How a spectrum of so many rows and columns is computed within ``budget`` bytes. It depends on nothing measured.
 
     Raises
     ------
     UsageError
         When the budget holds neither what the method needs nor, of probes, a single step.
 
-    >>> way_for(4096, "auto", 2**32), way_for(150_528, "auto", 2**32), way_for(1000, Lanczos(), 2**32)
-    ('exact', 'lanczos', 'exact')
+    >>> square = (4096, 4096)
+    >>> way_for(square, "auto", 2**32), way_for((200_000, 150_528), "auto", 2**32), way_for(square, Lanczos(), 2**32)
+    ('exact', 'lanczos', 'lanczos')
+    >>> way_for((1000, 150_528), Lanczos(), 2**32)
+    'exact'
     """
     settings = method if isinstance(method, Lanczos) else Lanczos()
     name = "lanczos" if isinstance(method, Lanczos) else choice_of(method, "method", WAYS)
-    need = exact_bytes(size)
+    size, need = min(shape), exact_bytes(min(shape))
     if name == "exact" and need > budget:
         raise UsageError(
             f"{parameter('memory_budget')} is {budget:,} bytes; the exact spectrum of a side of {size:,} "
             f"needs {need:,}; give {parameter('method', 'lanczos')}"
         )
-    few = size <= settings.probes * settings.expected_steps and need <= budget
+    products = size if matrix_bytes(shape, dtype) <= budget else 2 * size
+    few = products <= 2 * settings.probes * settings.expected_steps and need <= budget
     if name == "exact" or few or (name == "auto" and need <= budget):
         return "exact"
     least = LanczosProcess.bytes_needed(size, settings.probes, 1)
