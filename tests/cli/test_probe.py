@@ -6,6 +6,7 @@ import csv
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 from PIL import Image
 
@@ -160,7 +161,8 @@ def test_training_mode_is_asked_for(folder: Path, capsys: pytest.CaptureFixture[
     ],
 )
 def test_refusals(args: list[str], code: int, message: str, folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    given = [*TINY, *args[1:]]  # a later option wins
+    kept = [word for pair in zip(TINY[::2], TINY[1::2], strict=True) if pair[0] not in args for word in pair]
+    given = [*kept, *args[1:]]
     assert main(["probe", args[0], *given, "--out", "run"]) == code
     out, errors = capsys.readouterr()
     assert out == ""
@@ -183,3 +185,57 @@ def test_the_help_names_the_whole_standard_set() -> None:
 
     argument = probe_command.__annotations__["component"]
     assert all(name in str(argument) for name in standard_components((4, 2, 2)))
+
+
+def test_samples_of_ones_own(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """What ReLU keeps at a sample is what of it is positive; at the first sample, which --limit leaves in place."""
+    x = np.random.default_rng(0).standard_normal((30, 4, 2, 2))
+    np.save("h.npy", x)
+    np.savez("h.npz", inputs=x, labels=np.arange(30))
+    for given in ("h.npy", "h.npz"):
+        assert main(["probe", "relu,maxpool", "--data", given, "--device", "cpu", "--json", "--out", "out"]) == 0
+        relu, pool = json.loads(capsys.readouterr().out)["components"]
+        assert (relu["rank_after"], pool["rank_after"]) == ((x[0] > 0).sum(), 4)
+        assert (relu["front"], relu["batch"], relu["input_shape"]) == ("none", 30, [4, 2, 2])
+    assert main(["probe", "own_parts:ready", "--data", "h.npy", "--limit", "5", "--json", "--out", "out"]) == 0
+    one = json.loads(capsys.readouterr().out)["components"][0]
+    assert (one["batch"], one["rank_after"]) == (5, 16)
+    given = ["--data", "photos", "--input-shape", "3x4x4"]
+    assert main(["probe", "own_parts:ready", *given, "--device", "cpu", "--json", "--out", "out"]) == 0
+    assert json.loads(capsys.readouterr().out)["components"][0]["batch"] == 2  # scikit-learn has two photographs
+
+
+def test_samples_keep_their_precision(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """1 and 1 + 1e-9 are one number in float32: their features would have no dimension."""
+    np.save("h.npy", np.array([[1.0, 0.0], [1.0 + 1e-9, 0.0], [1.0 - 1e-9, 0.0]]))
+    assert main(["probe", "own_parts:ready", "--data", "h.npy", "--device", "cpu", "--json", "--out", "out"]) == 0
+    assert json.loads(capsys.readouterr().out)["components"][0]["dimension_before"] == 1
+
+
+@pytest.mark.parametrize(
+    ("args", "message"),
+    [
+        (["--data", "h.npy", "--scale", "small"], "--scale has no meaning beside --data"),
+        (["--data", "h.npy", "--batch", "9"], "--batch has no meaning beside --data"),
+        (["--data", "h.npy", "--front", "gaussian"], "--front has no meaning beside --data"),
+        (["--data", "h.npy", "--input-shape", "4x2x2"], "has its own shape; leave --input-shape out"),
+        (["--data", "h.npy", "--limit", "0"], "--limit is 0"),
+        (["--data", "h.npy", "--limit", "1"], "--data hold 1"),
+        (["--data", "h.npy", "--points", "31"], "--points is 31"),
+        (["--data", "photos"], "add --input-shape"),
+        (["--data", "photos", "--input-shape", "12"], "give --input-shape as CxHxW"),
+        (["--data", "photos", "--input-shape", "4x8x8"], "--input-shape asks for 4"),
+        (["--data", "nowhere"], "--data 'nowhere' does not exist"),
+        (["--limit", "3"], "--limit has no meaning without samples"),
+        (["--remedies", "--points", "2"], "--points has no meaning for the remedies alone"),
+        (["--remedies", "--data", "h.npy"], "--data has no meaning for the remedies alone"),
+    ],
+)
+def test_refusals_of_samples(args: list[str], message: str, folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    np.save("h.npy", np.random.default_rng(0).standard_normal((30, 4, 2, 2)))
+    component = [] if "--remedies" in args else ["relu"]
+    assert main(["probe", *component, *args, "--out", "run"]) == 2
+    errors = capsys.readouterr().err
+    assert errors.count("\n") == 1
+    assert message in errors
+    assert not (folder / "run").exists()

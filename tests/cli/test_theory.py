@@ -53,7 +53,7 @@ def test_chain_json_is_all_of_standard_output(tmp_path: Path, capsys: pytest.Cap
 
 def test_float32_stop(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     options = ["--init", "normal(0.01)", "--float32-stop", "--out", str(tmp_path)]
-    assert main([*SMALL, *options, "--depth", "30"]) == 0
+    assert main(["theory", "chain", "--width", "20", "--samples", "50", *options, "--depth", "30"]) == 0
     assert "stopped at layer" in capsys.readouterr().out
     assert json.loads((tmp_path / "chain.json").read_text())["stopped_at"][0] < 30
 
@@ -70,19 +70,19 @@ def test_predict(capsys: pytest.CaptureFixture[str]):
 @pytest.mark.parametrize(
     ("args", "message"),
     [
-        (["predict", "--width", "0", "--depth", "5"], "n is 0"),
+        (["predict", "--width", "0", "--depth", "5"], "--width is 0"),
         (["predict", "--width", "5"], "Missing option '--depth'"),
-        (["predict", "--width", "5", "--depth", "5", "--law", "gaus"], "unknown law 'gaus'"),
+        (["predict", "--width", "5", "--depth", "5", "--law", "gaus"], "unknown --law 'gaus'"),
         (["predict", "--width", "5", "--depth", "5", "--tolerance", "papr"], "papr"),
         (["chain", "--seeds", "0;1"], "--seeds '0;1' is not a list of whole numbers"),
-        (["chain", "--seeds", "-1"], "seeds is -1"),
+        (["chain", "--seeds", "-1"], "--seeds is -1"),
         (["chain", "--residual", "big"], "--residual 'big' is not a number"),
-        (["chain", "--residual", "0"], "residual is 0"),
+        (["chain", "--residual", "0"], "--residual is 0"),
         (["chain", "--width", "0"], "width is 0"),
-        (["chain", "--init", "kaiming"], "unknown init 'kaiming'"),
-        (["chain", "--activation", "rel"], "unknown activation 'rel'"),
-        (["chain", "--normalisation", "norm"], "unknown normalisation 'norm'"),
-        (["chain", "--samples", "1"], "samples is 1"),
+        (["chain", "--init", "kaiming"], "unknown --init 'kaiming'"),
+        (["chain", "--activation", "rel"], "unknown --activation 'rel'"),
+        (["chain", "--normalisation", "norm"], "unknown --normalisation 'norm'"),
+        (["chain", "--samples", "1"], "--samples is 1"),
         (["chain", "--depth", "many"], "--depth"),
         (["chain", "--depth", "0"], "depth is 0"),
         (["chain", "--init", "normal(-1)"], "the standard deviation of init is -1.0"),

@@ -27,6 +27,7 @@ NO_LOCKS = (errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL)
 """What it says on a file system without locks."""
 
 _NAME = ".rankscope-lock"
+_TRIES = 10
 _HELD: set[tuple[int, str]] = set()  # (process, folder): a POSIX lock does not keep out its own process
 _LENT: ContextVar[frozenset[tuple[int, str]]] = ContextVar("_LENT", default=frozenset())
 _GUARD = threading.Lock()
@@ -35,7 +36,8 @@ _GUARD = threading.Lock()
 class FolderLock:
     """``with FolderLock(folder):`` makes the folder, and raises ``OutputError`` where another run uses it.
 
-    Inside, half-written files that an earlier run left behind are gone. A process that forks does not pass the lock on.
+    A folder that it made and that an error left empty is removed again. Inside, half-written files that an earlier run
+    left behind are gone. A process that forks does not pass the lock on.
     With ``lend`` what is called inside may lock the folder again, in the same thread alone.
 
     >>> import tempfile
@@ -54,17 +56,18 @@ class FolderLock:
         self._file: int | None = None
         self._path = self.folder / _NAME
         self._key = (0, "")
+        self._made: list[Path] = []  # innermost first
 
     def __enter__(self) -> FolderLock:
         try:
-            self.folder.mkdir(parents=True, exist_ok=True)
+            self._make()
             self._key = (os.getpid(), str(self.folder.resolve()))
             if self._key in _LENT.get():
                 return self
             with _GUARD:
                 if self._key in _HELD:
                     raise self._in_use(f"process {os.getpid()}")
-                locked = _locked(self.folder / _NAME)
+                locked = self._locked()
                 if locked is None:
                     raise self._in_use(_owner(self.folder / _NAME))
                 self._file, self._path = locked
@@ -83,6 +86,18 @@ class FolderLock:
                 part.unlink()
         return self
 
+    def _make(self) -> None:
+        parts = [self.folder, *self.folder.parents]
+        self._made += [part for part in parts if not part.exists() and part not in self._made]
+        self.folder.mkdir(parents=True, exist_ok=True)
+
+    def _locked(self) -> tuple[int, Path] | None:
+        for _ in range(_TRIES):
+            with contextlib.suppress(FileNotFoundError):  # a run that failed has just removed the folder that it made
+                return _locked(self.folder / _NAME)
+            self._make()
+        return _locked(self.folder / _NAME)
+
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
@@ -97,6 +112,10 @@ class FolderLock:
             os.close(self._file)
             self._file = None
             _HELD.discard(self._key)
+        if error is not None:
+            with contextlib.suppress(OSError):  # not empty
+                for part in self._made:
+                    part.rmdir()
 
     def _in_use(self, who: str) -> OutputError:
         return OutputError(

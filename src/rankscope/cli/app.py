@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+import functools
+from typing import Annotated, Any
 
 import typer
 
@@ -22,8 +23,9 @@ from rankscope.cli import (
     theory_predict,
     watch,
 )
+from rankscope.cli.command import Command
 
-__all__ = ["app"]
+__all__ = ["app", "root"]
 
 
 def _version(asked: bool) -> None:
@@ -50,20 +52,28 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 app.callback()(_root)
-app.command("layers")(layers.layers_command)
-app.command("profile")(profile.profile_command)
-app.command("demo")(demo.demo_command)
-app.command("collect")(collect.collect_command)
-app.command("features")(features.features_command)
-app.command("clsdim")(clsdim.clsdim_command)
-app.command("deficit")(deficit.deficit_command)
-app.command("probe")(probe.probe_command)
-app.command("watch")(watch.watch_command)
-app.command("compare")(compare.compare_command)
-app.command("reproduce")(reproduce.reproduce_command)
-
 _theory = typer.Typer(help="Predict how depth lowers rank: random chains, closed forms, a network's exponents.")
+for _group, _name, _function in (
+    (app, "layers", layers.layers_command),
+    (app, "profile", profile.profile_command),
+    (app, "demo", demo.demo_command),
+    (app, "collect", collect.collect_command),
+    (app, "features", features.features_command),
+    (app, "clsdim", clsdim.clsdim_command),
+    (app, "deficit", deficit.deficit_command),
+    (app, "probe", probe.probe_command),
+    (app, "watch", watch.watch_command),
+    (app, "compare", compare.compare_command),
+    (app, "reproduce", reproduce.reproduce_command),
+    (_theory, "chain", theory_chain.theory_chain_command),
+    (_theory, "predict", theory_predict.theory_predict_command),
+    (_theory, "exponents", theory_exponents.theory_exponents_command),
+):
+    _group.command(_name, cls=Command)(_function)
 app.add_typer(_theory, name="theory")
-_theory.command("chain")(theory_chain.theory_chain_command)
-_theory.command("predict")(theory_predict.theory_predict_command)
-_theory.command("exponents")(theory_exponents.theory_exponents_command)
+
+
+@functools.cache
+def root() -> Any:
+    """The command that holds all others, made once: reading every signature takes a tenth of a second."""
+    return typer.main.get_command(app)

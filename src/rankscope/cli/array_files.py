@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import zlib
 from pathlib import Path
 from zipfile import BadZipFile
@@ -16,8 +17,8 @@ __all__ = ["ARRAY_FILES", "class_indices", "read_arrays", "read_labels"]
 ARRAY_FILES = (".npy", ".npz", ".safetensors")
 
 
-def read_arrays(path: Path) -> dict[str, torch.Tensor]:
-    """The arrays of a file by name; the one of a ``.npy`` under ``""``.
+def read_arrays(path: Path, option: str | None = None) -> dict[str, torch.Tensor]:
+    """The arrays of a file by name; the one of a ``.npy`` under ``""``. ``option`` is what named the file.
 
     Raises
     ------
@@ -28,8 +29,11 @@ def read_arrays(path: Path) -> dict[str, torch.Tensor]:
     from safetensors import SafetensorError
     from safetensors.torch import load_file
 
+    named = f"{option} {str(path)!r}" if option else repr(str(path))
     if path.suffix not in ARRAY_FILES:
-        raise DataError(f"{path.name} is none of .npy, .npz and .safetensors")
+        raise DataError(f"{named} is none of .npy, .npz and .safetensors; give such a file")
+    if not os.path.isfile(path):  # also for a name that is too long for one
+        raise DataError(f"{named} is no file; give the path of a .npy, .npz or .safetensors file")
     try:
         if path.suffix == ".npy":
             return {"": as_tensor(np.load(path, allow_pickle=False), path.name)}
@@ -38,12 +42,12 @@ def read_arrays(path: Path) -> dict[str, torch.Tensor]:
                 return {key: as_tensor(file[key], f"{key} in {path.name}") for key in file.files}
         return load_file(path)
     except (OSError, ValueError, TypeError, EOFError, BadZipFile, zlib.error, SafetensorError) as error:
-        raise DataError(f"{str(path)!r} cannot be read: {first_line(error)}") from error
+        raise DataError(f"{named} cannot be read ({first_line(error)}); save it again") from error
 
 
 def read_labels(path: Path) -> torch.Tensor:
     """Class indices (N,) from a ``.npy``, or from the array ``labels`` of another file."""
-    arrays = read_arrays(path)
+    arrays = read_arrays(path, "--labels")
     if "" not in arrays and "labels" not in arrays:
         raise DataError(f"{path.name} holds {', '.join(arrays) or 'nothing'}; name its array labels")
     return class_indices(arrays.get("", arrays.get("labels")), path.name)

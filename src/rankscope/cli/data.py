@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,7 +19,7 @@ from rankscope.loading import calibrate_batchnorm, load_images
 if TYPE_CHECKING:
     from rankscope.loading import LoadedModel
 
-__all__ = ["Data", "calibrated", "load_data"]
+__all__ = ["Data", "calibrated", "drawn", "load_data", "read_inputs"]
 
 _CALIBRATION = 32  # images for the BatchNorm statistics of random weights
 _INPUTS, _LABELS = ("inputs", "images", "x", "data"), ("labels", "label", "y", "targets")
@@ -48,23 +49,25 @@ def load_data(
         What does not exist, cannot be read, or does not fit together or the model.
     """
     if limit is not None and limit < 1:
-        raise UsageError(f"--limit is {limit}; at least one sample is needed")
+        raise UsageError(f"--limit is {limit}; give at least 1")
     classes = head_classes(loaded.model) if labelled else None
     if source == "digits":
         images = load_images("digits", preprocessing=loaded.preprocessing, limit=limit, seed=seed)
         facts = check_labels(torch.arange(10), loaded, classes)
         return Data(TensorDataset(images.tensor, torch.tensor(images.labels)), loaded.class_names, facts)
     path = Path(source)
-    if path.is_dir():
+    if os.path.isdir(source):
         return _folder(path, loaded, limit, seed, classes, labelled)
-    if not path.exists():
-        raise DataError(f"there is no {source!r}; give digits, a folder with one subfolder a class, or a .npy file")
+    if not os.path.exists(source):  # also for a text that is too long for a path
+        raise DataError(
+            f"there is no --data {source!r}; give digits, a folder with one subfolder a class, or a .npy file"
+        )
     inputs, targets = _arrays(path, labels, labelled)
     if len(inputs) != len(targets):
         raise DataError(f"{len(targets)} labels for {len(inputs)} inputs; give one label an input")
     facts = check_labels(targets, loaded, classes)
     _check_shape(path, inputs, loaded)
-    chosen = _drawn(len(inputs), limit, seed)
+    chosen = drawn(len(inputs), limit, seed)
     return Data(TensorDataset(inputs[chosen], targets[chosen]), loaded.class_names, facts)
 
 
@@ -81,7 +84,8 @@ def calibrated(loaded: LoadedModel, dataset: Any) -> tuple[Fact, ...]:
     return ()
 
 
-def _drawn(count: int, limit: int | None, seed: int) -> torch.Tensor:
+def drawn(count: int, limit: int | None, seed: int) -> torch.Tensor:
+    """The numbers of the samples that ``--limit`` leaves, in order."""
     if limit is None or limit >= count:
         return torch.arange(count)
     return torch.randperm(count, generator=torch.Generator().manual_seed(seed))[:limit].sort().values
@@ -97,19 +101,21 @@ def _folder(path: Path, loaded: LoadedModel, limit: int | None, seed: int, class
     dataset.transform = loaded.preprocessing
     folders = list(dataset.classes)
     index, names, facts = folder_labels(path, folders, loaded, classes)
-    samples = [dataset.samples[int(i)] for i in _drawn(len(dataset.samples), limit, seed)]
+    samples = [dataset.samples[int(i)] for i in drawn(len(dataset.samples), limit, seed)]
     samples = [(file, index[folders[label]]) for file, label in samples]
     dataset.samples = dataset.imgs = samples
     dataset.targets = [label for _, label in samples]
     return Data(dataset, names, facts) if labelled else Data(dataset)
 
 
+def read_inputs(path: Path) -> torch.Tensor:
+    """The samples in a file of arrays, along the first dimension and in their own precision."""
+    return _inputs(path, read_arrays(path, "--data"))
+
+
 def _arrays(path: Path, labels: Path | None, labelled: bool) -> tuple[torch.Tensor, torch.Tensor]:
-    found = read_arrays(path)
-    key = "" if "" in found else next((k for k in _INPUTS if k in found), None)
-    if key is None:
-        raise DataError(f"{path.name} holds {', '.join(found) or 'nothing'}; name its arrays inputs and labels")
-    inputs = _real(found[key], path)
+    found = read_arrays(path, "--data")
+    inputs = _inputs(path, found).float()
     if labels is not None:
         return inputs, read_labels(labels)
     label = next((k for k in _LABELS if k in found), None)
@@ -118,6 +124,13 @@ def _arrays(path: Path, labels: Path | None, labelled: bool) -> tuple[torch.Tens
     if labelled:
         raise DataError(f"{path.name} holds no labels; add --labels FILE, a .npy with one integer a sample")
     return inputs, torch.zeros(len(inputs), dtype=torch.int64)
+
+
+def _inputs(path: Path, found: dict[str, torch.Tensor]) -> torch.Tensor:
+    key = "" if "" in found else next((k for k in _INPUTS if k in found), None)
+    if key is None:
+        raise DataError(f"{path.name} holds {', '.join(found) or 'nothing'}; name its arrays inputs and labels")
+    return _real(found[key], path)
 
 
 def _check_shape(path: Path, inputs: torch.Tensor, loaded: LoadedModel) -> None:
@@ -143,4 +156,4 @@ def _real(values: torch.Tensor, path: Path) -> torch.Tensor:
         raise DataError(f"{path.name} has shape {tuple(values.shape)}; its first dimension counts samples")
     if not values.is_floating_point():
         raise DataError(f"{path.name} holds {values.dtype}; save inputs as the model takes them, in float32")
-    return values.float()
+    return values

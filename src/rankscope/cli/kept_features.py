@@ -83,8 +83,6 @@ def measure_kept(
 
 
 def _array(path: Path) -> torch.Tensor:
-    if not path.exists():
-        raise DataError(f"there is no file {str(path)!r}")
     arrays = read_arrays(path)
     found = arrays.get("", arrays.get("features"))
     if found is None:

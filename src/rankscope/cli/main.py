@@ -17,6 +17,7 @@ from rankscope.cli.streams import tolerant_streams
 __all__ = ["main"]
 
 _AGAIN = "interrupted; the same command starts again"
+_LONGEST = 300
 
 
 def main(args: Sequence[str] | None = None) -> int:
@@ -64,11 +65,9 @@ def _stopped(text: str, stopping: Stopping) -> int:
 
 def _application() -> Any:
     """The commands; they are imported here, so that Ctrl-C is put into words while they are."""
-    import typer
+    from rankscope.cli.app import root
 
-    from rankscope.cli.app import app
-
-    return typer.main.get_command(app)
+    return root()
 
 
 def _failed(error: BaseException, given: list[str], stopping: Stopping) -> int:
@@ -98,10 +97,15 @@ def _failed(error: BaseException, given: list[str], stopping: Stopping) -> int:
     return code
 
 
+# names that the library has for what a command calls otherwise
+_ALSO = {"n": "width", "jacobian_points": "points", "num_workers": "workers", "inputs": "data"}
+
+
 def _options(given: list[str]) -> dict[str, str]:
     """From a parameter's name to the option of the command that was given, for commands and groups of commands."""
     command = _command(given)[0]
-    return {p.name: max(p.opts, key=len) for p in command.params if p.name and p.opts and p.opts[0].startswith("-")}
+    own = {p.name: max(p.opts, key=len) for p in command.params if p.name and p.opts and p.opts[0].startswith("-")}
+    return {**{name: own[other] for name, other in _ALSO.items() if other in own}, **own}
 
 
 def _command(given: list[str]) -> tuple[Any, list[str]]:
@@ -116,4 +120,5 @@ def _command(given: list[str]) -> tuple[Any, list[str]]:
 
 
 def _one_line(text: str) -> str:
-    return " ".join(text.split())
+    """One line, with the middle left out of every word that is longer than any name of a file."""
+    return " ".join(word if len(word) <= _LONGEST else f"{word[:80]}…{word[-20:]}" for word in text.split())

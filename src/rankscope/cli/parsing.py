@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from rankscope._base.errors import UsageError
 
-__all__ = ["default_folder", "parse_cut_points", "whole_number"]
+if TYPE_CHECKING:
+    from rankscope.spectra import Tolerance
+
+__all__ = ["default_folder", "parse_cut_points", "parse_tolerance", "whole_number"]
 
 _CUT_POINT_KEYWORDS = ("all", "blocks", "paper")
 
@@ -47,3 +51,23 @@ def parse_cut_points(text: str) -> str | list[str]:
     if mixed:
         raise UsageError(f"--cut-points {text!r}: {mixed[0]!r} cannot stand beside names; give one or the other")
     return names
+
+
+def parse_tolerance(text: str) -> Tolerance:
+    """``--tolerance``: a rule by name, or a share of the largest singular value.
+
+    >>> parse_tolerance("1e-3").rtol, parse_tolerance("paper").rule
+    (0.001, 'paper')
+    """
+    from rankscope.spectra import as_tolerance
+
+    try:
+        inside = 0 <= float(text) <= 1  # false for NaN
+    except ValueError:
+        return as_tolerance(text)
+    if not inside:
+        raise UsageError(
+            f"--tolerance is {text!r}; a constant one is a share of the largest singular value: give a number from 0 "
+            "to 1, or paper, reference or torch"
+        )
+    return as_tolerance(text)

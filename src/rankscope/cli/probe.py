@@ -14,16 +14,20 @@ from rankscope._base.errors import UsageError
 from rankscope._base.lock import FolderLock
 from rankscope.cli.memory import saves_memory
 from rankscope.cli.options import DebugOption, DeviceOption, JsonOption, SeedOption, ToleranceOption
-from rankscope.cli.parsing import whole_number
+from rankscope.cli.parsing import parse_tolerance, whole_number
 
 if TYPE_CHECKING:
     from rankscope.probes import ProbeResults, RemedyResult
 
 __all__ = ["probe_command"]
 
+_OPTIONS = ("data", "limit", "scale", "input_shape", "batch", "points", "front", "dtype", "training", "device")
+_OF_THE_REMEDIES = ("scale",)
+
 
 @saves_memory("--scale small", "a smaller --batch")
 def probe_command(
+    context: typer.Context,
     component: Annotated[
         str | None,
         typer.Argument(
@@ -34,6 +38,18 @@ def probe_command(
             "or none with --remedies.",
             show_default=False,
         ),
+    ] = None,
+    data: Annotated[
+        str | None,
+        typer.Option(
+            metavar="FILE|digits|DIR",
+            help="Samples of what the component receives, in place of noise behind a random layer: a .npy, .npz or "
+            ".safetensors of arrays, digits, photos, or a folder of images (with --input-shape).",
+            show_default=False,
+        ),
+    ] = None,
+    limit: Annotated[
+        int | None, typer.Option(help="With --data: at most this many samples, drawn at random from the seed.")
     ] = None,
     scale: Annotated[str, typer.Option(help="small, or full (the size of the paper, for a GPU).")] = "small",
     input_shape: Annotated[
@@ -57,13 +73,22 @@ def probe_command(
 ) -> None:
     """Measure how single components change feature dimension and Jacobian rank (Fig. 3)."""
     shape = None if input_shape is None else _shape(input_shape)
+    given = [n for n in _OPTIONS if getattr(context.get_parameter_source(n), "name", "") == "COMMANDLINE"]
+    _check_used(given, alone=remedies and component is None, data=data)
 
-    from rankscope._base.checks import choice_of
+    from rankscope._base.checks import choice_of, count_of, device_of, dtype_of, seed_of
     from rankscope.cli.components import chosen_components
+    from rankscope.cli.probe_data import probe_samples
     from rankscope.cli.results import print_result, write_result
     from rankscope.probes import SCALES, probe_all, probe_remedies
 
     size: Any = choice_of(scale, "scale", SCALES)
+    threshold = parse_tolerance(tolerance)
+    where = device_of(device)
+    dtype_of(dtype)
+    seed_of(seed)
+    count_of(points, "points")
+    samples = None if data is None else probe_samples(data, shape=shape, limit=limit, seed=seed)
     results: ProbeResults | None = None
     found: RemedyResult | None = None
     # what a component's own code prints must not mix with the result
@@ -72,24 +97,37 @@ def probe_command(
             chosen = chosen_components(component or "all", seed=seed, training=training)
             results = probe_all(
                 chosen,
+                inputs=samples,
                 scale=size,
-                input_shape=shape,
+                input_shape=shape if samples is None else None,
                 batch=batch,
                 jacobian_points=points,
-                tolerance=tolerance,
+                tolerance=threshold,
                 front=front,
                 training=training,
                 dtype=dtype,
                 seed=seed,
-                device=device,
+                device=where,
             )
             write_result(out, "probe", results.to_dict(), {"probe": results.table()}, results.plot())
         if remedies:
             seeds = (seed, seed + 1, seed + 2)
-            found = probe_remedies(scale=size, seeds=seeds, tolerance=tolerance)
+            found = probe_remedies(scale=size, seeds=seeds, tolerance=threshold)
             write_result(out, "remedies", found.to_dict(), {"remedies": found.table()}, found.side_by_side())
     parts = {name: part for name, part in (("probe", results), ("remedies", found)) if part is not None}
     print_result("\n\n".join(map(str, parts.values())), _record(results, found), out, *parts, as_json=as_json)
+
+
+def _check_used(given: list[str], *, alone: bool, data: str | None) -> None:
+    """Refuse options that nothing would look at."""
+    from rankscope._base.checks import refuse_unused
+
+    if alone:
+        refuse_unused([name for name in given if name not in _OF_THE_REMEDIES], "for the remedies alone")
+    elif data is None:
+        refuse_unused([name for name in given if name == "limit"], "without samples (--data)")
+    else:
+        refuse_unused([name for name in given if name in ("scale", "batch", "front")], "beside --data")
 
 
 def _record(results: ProbeResults | None, found: RemedyResult | None) -> dict[str, Any]:

@@ -32,7 +32,7 @@ from rankscope.cli.options import (
     ToleranceOption,
     WeightsKeyOption,
 )
-from rankscope.cli.parsing import default_folder, parse_cut_points, whole_number
+from rankscope.cli.parsing import default_folder, parse_cut_points, parse_tolerance, whole_number
 
 if TYPE_CHECKING:
     from rankscope.cli.network import Network
@@ -135,7 +135,6 @@ def profile_command(
     from rankscope._base.processes import team
     from rankscope.cli.network import Network
     from rankscope.cli.results import as_json_text
-    from rankscope.spectra import as_tolerance
 
     where = device_of(device)
     if memory_budget is not None:
@@ -147,7 +146,7 @@ def profile_command(
         "columns": chosen,
         "method": way,
         "background": choice_of(background, "background", ("image", "zero")),
-        "tolerance": as_tolerance(tolerance),
+        "tolerance": parse_tolerance(tolerance),
         "dtype": dtype,
         "chunk_size": chunk,
         "memory_budget": memory_budget,

@@ -54,15 +54,13 @@ def read_run(run: Path, *, array: str, labels: Path | None, head: Path | None = 
         if given is not None:
             raise UsageError(f"{given} belongs to an array file; the run {str(run)!r} holds its own")
         return _collected(run)
-    if not run.exists():
-        raise DataError(f"there is no file {str(run)!r}")
     arrays = read_arrays(run)
     if "" in arrays:
         arrays = {array: arrays[""]}
     if labels is not None:
         arrays["labels"] = read_labels(labels)
     if head is not None:
-        arrays |= {key: value for key, value in read_arrays(head).items() if key in ("weight", "bias")}
+        arrays |= {key: value for key, value in read_arrays(head, "--head").items() if key in ("weight", "bias")}
     if "labels" not in arrays:
         raise DataError(f"{run.name} holds no labels; add --labels FILE, a .npy with one integer a sample")
     if array not in arrays:

@@ -11,6 +11,7 @@ from rankscope._base.errors import UsageError
 from rankscope._base.lock import FolderLock
 from rankscope.cli.memory import saves_memory
 from rankscope.cli.options import DebugOption, JsonOption, ToleranceOption
+from rankscope.cli.parsing import parse_tolerance
 
 __all__ = ["theory_chain_command"]
 
@@ -47,13 +48,14 @@ def theory_chain_command(
     from rankscope.cli.results import print_result, write_result
     from rankscope.theory import deep_chain
 
+    threshold = parse_tolerance(tolerance)
     with FolderLock(out):
         profile = deep_chain(
             width=width,
             depth=depth,
             init=init,
             seeds=each,
-            tolerance=tolerance,
+            tolerance=threshold,
             activation=activation,  # type: ignore[arg-type]
             residual=scale,
             normalisation=normalisation,  # type: ignore[arg-type]

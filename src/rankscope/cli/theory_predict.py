@@ -8,6 +8,7 @@ import typer
 
 from rankscope.cli.memory import saves_memory
 from rankscope.cli.options import DebugOption, JsonOption, ToleranceOption
+from rankscope.cli.parsing import parse_tolerance
 
 __all__ = ["theory_predict_command"]
 
@@ -29,5 +30,5 @@ def theory_predict_command(
     from rankscope.theory import predicted_rank
 
     # an unknown law is refused there, with the known ones named
-    found = predicted_rank(width, depth, tolerance, law=law)  # type: ignore[arg-type]
+    found = predicted_rank(width, depth, parse_tolerance(tolerance), law=law)  # type: ignore[arg-type]
     print_result(found, found.to_dict(), None, as_json=as_json)

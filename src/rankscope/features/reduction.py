@@ -7,7 +7,8 @@ from typing import Literal, TypeAlias
 
 import torch
 
-from rankscope._base.errors import DataError, UsageError, nearest
+from rankscope._base.checks import choice_of
+from rankscope._base.errors import DataError
 from rankscope.features.precision import unit_roundoff
 
 __all__ = ["Channels", "Reduce", "check_reduce", "coarse_square", "reduce_output"]
@@ -20,8 +21,7 @@ _REDUCE, _CHANNELS = ("flatten", "pool", "positions"), ("auto", "first", "last")
 def check_reduce(reduce: str, channels: str) -> None:
     """Raise ``UsageError`` for a name that is not known."""
     for value, known, what in ((reduce, _REDUCE, "reduce"), (channels, _CHANNELS, "channels")):
-        if value not in known:
-            raise UsageError(f"unknown {what} {value!r}; {nearest(str(value), known)}")
+        choice_of(value, what, known)
 
 
 def reduce_output(

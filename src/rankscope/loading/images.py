@@ -208,14 +208,14 @@ def _pictures(source: str) -> _Pictures:
         labels = digits.target.tolist()
         return _Pictures(source, names, lambda i: PIL.Image.fromarray(pixels[i]), labels, list("0123456789"))
     path = Path(source).expanduser()
-    if path.is_file():
+    if os.path.isfile(path):  # false also for a name that is too long for one
         if path.suffix.lower() in _ARRAYS:
             raise DataError(
                 f"{source!r} holds arrays, and images are read from picture files; give the array itself to "
                 "rankscope.jacobian_rank in Python"
             )
         return _Pictures(source, [printable(path.name)], lambda _: PIL.Image.open(path))
-    if not path.is_dir():
+    if not os.path.isdir(path):
         raise DataError(f"images {source!r} do not exist; give a folder, a file, or 'photos', 'digits', 'noise'")
     files, unreadable = _files(path)
     labels, class_names = _classes(path, files)

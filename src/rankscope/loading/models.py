@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import importlib
+import os
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from rankscope._base.checks import seed_of
 from rankscope._base.errors import UsageError, nearest, parameter
 from rankscope._base.facts import Fact, FactKind, of_kind
 from rankscope.loading._from_file import check_file, from_file
@@ -16,13 +18,13 @@ from rankscope.loading._from_torchvision import check_torchvision, from_torchvis
 from rankscope.loading._remedies import FROM_FILE, RANDOM
 from rankscope.loading.preprocessing import plain_preprocessing
 from rankscope.loading.record import LoadedModel
+from rankscope.loading.weight_files import check_present
 from rankscope.loading.weights import check_finite, load_weights
 
 __all__ = ["check_spec", "load_model"]
 
 _SOURCES = {"timm": from_timm, "torchvision": from_torchvision, "hf": from_hf}
 _CHECKS = {"timm": check_timm, "torchvision": check_torchvision, "file": check_file}
-_FILES = (".safetensors", ".pt", ".pth", ".ckpt", ".bin")
 # The network of the demo stands above this part, so it is found by name, as a user's factory is.
 _DIGITS = "rankscope.demo.digits_network"
 
@@ -52,6 +54,7 @@ def load_model(
     >>> loaded.input_size, loaded.class_names[:3]
     ((1, 8, 8), ('0', '1', '2'))
     """
+    seed_of(seed)
     chosen = _check_weights(weights)
     if num_classes is not None and num_classes < 0:
         raise UsageError(
@@ -131,12 +134,15 @@ def _is_file_spec(spec: str) -> bool:
 
 def _check_weights(weights: str | Path) -> str:
     text = str(weights)
-    if text in ("pretrained", "random") or Path(text).suffix.lower() in _FILES or Path(text).exists():
+    if text in ("pretrained", "random"):
         return text
-    if "/" in text or "." in text:
-        # read_weights names the remedy for a missing file or another type
-        return text
-    raise UsageError(f"weights {text!r} are neither 'pretrained', 'random' nor a file")
+    path = os.path.expanduser(text)
+    if not os.path.exists(path) and os.path.basename(path) == path and not os.path.splitext(path)[1]:
+        raise UsageError(
+            f"{parameter('weights')} {text!r} are neither 'pretrained', 'random' nor a file; give one of them"
+        )
+    check_present(path)
+    return text
 
 
 def _suggest(name: str) -> str:

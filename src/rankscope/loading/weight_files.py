@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import pickle
 import zipfile
 from collections.abc import Iterable, Mapping
@@ -11,10 +12,10 @@ from typing import Any
 
 import torch
 
-from rankscope._base.errors import ModelError, first_line
+from rankscope._base.errors import ModelError, first_line, parameter
 from rankscope.loading.inert import Inert, foreign_globals, holds_pickle, hostile, inert_globals
 
-__all__ = ["few", "read_file", "tensors_by_name"]
+__all__ = ["check_present", "few", "read_file", "tensors_by_name"]
 
 _SUFFIXES = (".safetensors", ".pt", ".pth", ".ckpt", ".bin", ".tar")
 _INDEX = ".index.json"
@@ -37,10 +38,9 @@ def read_file(path: str | Path) -> Any:
     file and the remedy when it is missing, empty, truncated, of another type, or would run code when opened.
     """
     path = Path(path).expanduser()
+    check_present(path)
     if path.is_dir():
         return read_file(_in_folder(path))
-    if not path.is_file():
-        raise ModelError(f"weights file {str(path)!r} does not exist; give the path of a file or folder of weights")
     if path.name.endswith(_INDEX):
         return _shards(path)
     with path.open("rb") as file:
@@ -90,6 +90,14 @@ def tensors_by_name(found: Any, *, everything: bool = False) -> dict[str, torch.
 def same(one: torch.Tensor, other: torch.Tensor) -> bool:
     """Whether two tensors hold the same numbers in the same kind."""
     return one.shape == other.shape and one.dtype == other.dtype and torch.equal(one, other)
+
+
+def check_present(path: str | Path) -> None:
+    """Raise ``ModelError`` where there is no such file or folder; a name too long for one is none."""
+    if not os.path.isfile(path) and not os.path.isdir(path):
+        raise ModelError(
+            f"{parameter('weights')} file {str(path)!r} does not exist; give the path of a file or folder of weights"
+        )
 
 
 def _in_folder(folder: Path) -> Path:

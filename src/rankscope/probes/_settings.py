@@ -76,7 +76,7 @@ class Settings:
         if given is not None:
             for name, value in (("input_shape", input_shape), ("batch", batch)):
                 if value is not None:
-                    raise UsageError(f"{parameter('inputs')} have their own {parameter(name)}; leave {name} out")
+                    raise UsageError(f"{parameter('inputs')} have their own {parameter(name)}; leave it out")
             if choice_of(front, "front", _FRONTS) != "gaussian":
                 raise UsageError(
                     f"{parameter('front')} is {front!r}, but no layer stands before given {parameter('inputs')}; leave "
@@ -89,7 +89,9 @@ class Settings:
         samples = count_of(_BATCH if batch is None else batch, "batch", least=2, most=10**7)  # a covariance needs two
         points = count_of(jacobian_points, "jacobian_points", most=10**6)
         if points > samples:
-            raise UsageError(f"jacobian_points is {points} with a batch of {samples}; points are samples of the batch")
+            raise UsageError(
+                f"{parameter('jacobian_points')} is {points} with a batch of {samples}; points are samples of the batch"
+            )
         where = device_of(device)
         if not isinstance(training, bool):
             raise UsageError(f"{parameter('training')} is {training!r}; give True or False")

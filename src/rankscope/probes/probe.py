@@ -175,18 +175,25 @@ def _read(component: nn.Module, inputs: Any, limit: int | None, meaning: Mapping
 def probe_all(
     components: Iterable[str] | Mapping[str, nn.Module] | None = None,
     *,
+    inputs: Any = None,
+    limit: int | None = None,
     scale: Scale = "full",
     input_shape: Sequence[int] | None = None,
     batch: int | None = None,
     progress: bool | Progress | None = None,
     **options: Any,
 ) -> ProbeResults:
-    """Probe many components behind one and the same random layer: Fig. 3.
+    """Probe many components behind one and the same random layer (Fig. 3), or at the same samples of your own.
 
     Parameters
     ----------
     components : names or mapping, optional
         Names of the standard set, or modules by name; default: the whole standard set.
+    inputs : Tensor, array, tuple, Dataset, DataLoader or data set of Hugging Face, optional
+        Samples for every component in place of noise behind the layer, as of ``probe``; their shape and number
+        replace those of the scale.
+    limit : int, optional
+        At most this many of the ``inputs``.
     scale : {"full", "small"}
         The paper's size (128×8×8, 5,000 samples), or 32×4×4 with 312 for a CPU.
     input_shape, batch : optional
@@ -218,13 +225,19 @@ def probe_all(
     for name in options:
         if name not in known:
             raise UsageError(f"probe_all has no option {name!r}; {nearest(name, known)}")
-    shape, samples = SCALES[scale]
+    given = None if inputs is None else _read(nn.Identity(), inputs, limit, {})
+    if inputs is None and limit is not None:
+        raise UsageError(f"{parameter('limit')} says how {parameter('inputs')} are read; give {parameter('inputs')}")
+    shape, samples = SCALES[scale] if given is None else (None, None)
     merged: dict[str, Any] = {**known, **options}
     if isinstance(components, Mapping):
         home = next((part for part in components.values() if isinstance(part, nn.Module)), None)
         merged["device"] = device_of(merged["device"], home)
     settings = Settings.of(
-        input_shape=shape if input_shape is None else input_shape, batch=samples if batch is None else batch, **merged
+        input_shape=shape if input_shape is None else input_shape,
+        batch=samples if batch is None else batch,
+        given=given,
+        **merged,
     )
     chosen: Sequence[Component | _Unknown]
     if isinstance(components, Mapping):
@@ -233,7 +246,7 @@ def probe_all(
         chosen = _named([components] if isinstance(components, str) else components, settings)
     if not chosen:
         raise UsageError("components is empty; leave it out for the standard set")
-    return _run(chosen, settings, progress)
+    return _run(chosen, settings, progress, given)
 
 
 def _named(names: Iterable[str] | None, settings: Settings) -> list[Component]:

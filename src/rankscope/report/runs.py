@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from rankscope._base.errors import UsageError, nearest
+from rankscope._base.errors import UsageError, nearest, parameter
 from rankscope.features.feature_profile import FeatureProfile
 from rankscope.jacobian import JacobianProfile
 from rankscope.views.phrases import shape_of
@@ -58,7 +58,7 @@ def run_of(given: Any, metric: str | None, *, step: int | None = None) -> Run:
 
 def _jacobian(profile: JacobianProfile, metric: str | None) -> Run:
     if metric not in (None, "jacobian_rank"):
-        raise UsageError(f"unknown metric {metric!r}; Jacobian profiles have 'jacobian_rank'")
+        raise UsageError(f"unknown {parameter('metric')} {metric!r}; Jacobian profiles have 'jacobian_rank'")
     reading = profile.reading
     seen = reading.rank >= 0
     certified: list[bool] = np.any(reading.certified, axis=1).tolist()
@@ -91,7 +91,7 @@ def _features(profile: FeatureProfile, metric: str | None) -> Run:
     rows = [layer.to_dict() for layer in profile]
     known = [name for row in rows for name, value in row.items() if isinstance(value, float | int) and name != "scale"]
     if chosen not in known:
-        raise UsageError(f"unknown metric {chosen!r}; {nearest(chosen, {*known})}")
+        raise UsageError(f"unknown {parameter('metric')} {chosen!r}; {nearest(chosen, {*known})}")
     nan = float("nan")
     bounded = chosen == "pca_dimension"
     return Run(
@@ -113,7 +113,7 @@ def _history(history: Any, metric: str | None, step: int | None) -> Run:
     known = list(dict.fromkeys(history["metric"]))
     chosen = (known or [""])[0] if metric is None else metric
     if chosen not in known:
-        raise UsageError(f"the history has no metric {chosen!r}; {nearest(chosen, known)}")
+        raise UsageError(f"the history has no {parameter('metric')} {chosen!r}; {nearest(chosen, known)}")
     found = history[history["metric"] == chosen]
     at = int(found["step"].max()) if step is None else step
     here = found[found["step"] == at]

@@ -14,7 +14,7 @@ from torch import dtype as TorchDtype
 from torch import finfo, float32
 
 from rankscope._base.checks import number_of
-from rankscope._base.errors import UsageError, nearest
+from rankscope._base.errors import UsageError, nearest, parameter
 
 __all__ = ["EPS32", "Rule", "Tolerance", "ToleranceLike", "as_tolerance"]
 
@@ -63,7 +63,7 @@ class Tolerance:
 
     def __post_init__(self) -> None:
         if self.rule not in (*_NAMES, "constant"):
-            raise UsageError(f"unknown tolerance {self.rule!r}; {nearest(str(self.rule), _NAMES)}")
+            raise UsageError(f"unknown {parameter('tolerance')} {self.rule!r}; {nearest(str(self.rule), _NAMES)}")
         if self.rule != "constant":
             if self.rtol is not None or self.atol is not None:
                 raise UsageError(
@@ -150,7 +150,8 @@ def as_tolerance(value: ToleranceLike) -> Tolerance:
             if isinstance(error, UsageError):
                 raise
             raise UsageError(
-                f"unknown tolerance {value!r}; {nearest(value, _NAMES)}, or give a number for a constant rtol"
+                f"unknown {parameter('tolerance')} {value!r}; {nearest(value, _NAMES)}, or give a number for a "
+                "constant rtol"
             ) from None
     if value is None or isinstance(value, bool):
         names = ", ".join(map(repr, _NAMES))

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 from rankscope._base.checks import number_of
-from rankscope._base.errors import DataError, UsageError, nearest
+from rankscope._base.errors import DataError, UsageError, nearest, parameter
 from rankscope.theory._matrices import as_matrix
 
 __all__ = [
@@ -53,7 +53,8 @@ def init_std(init: str, width: int) -> float:
         except ValueError:
             pass
     raise UsageError(
-        f"unknown init {init!r} (any normal(STD) will do, and in Python a function of rng); {nearest(init, _INITS)}"
+        f"unknown {parameter('init')} {init!r} (any normal(STD) will do, and in Python a function of rng); "
+        f"{nearest(init, _INITS)}"
     )
 
 

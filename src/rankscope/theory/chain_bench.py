@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from rankscope._base.checks import count_of, seed_of
-from rankscope._base.errors import UsageError, nearest
+from rankscope._base.checks import choice_of, count_of, seed_of
+from rankscope._base.errors import UsageError, parameter
 from rankscope._base.provenance import device_name, versions
 from rankscope.spectra import EPS32, Tolerance, ToleranceLike, as_tolerance
 from rankscope.theory._blocks import (
@@ -106,7 +106,7 @@ def deep_chain(
     if columns > width:
         raise UsageError(f"input_width is {columns} with a width of {width}; it must be at most the width")
     if samples < 2:
-        raise UsageError("samples is 1; a covariance needs at least 2")
+        raise UsageError(f"{parameter('samples')} is 1; a covariance needs at least 2")
     if isinstance(init, str):
         init_std(init, width)
     elif not callable(init):
@@ -117,16 +117,15 @@ def deep_chain(
         ("activation", activation, ACTIVATIONS),
         ("normalisation", normalisation, NORMALISATIONS),
     ):
-        if value is not None and value not in known:
-            raise UsageError(f"unknown {name} {value!r}; {nearest(str(value), known)}")
-    if dtype not in _DTYPES:
-        raise UsageError(f"unknown dtype {dtype!r}; {nearest(str(dtype), _DTYPES)}")
+        if value is not None:
+            choice_of(value, name, known)
+    choice_of(dtype, "dtype", _DTYPES)
     tol = as_tolerance(tolerance)
     rtol = relative_tolerance(tol, (width, columns))
     if rtol < SVD_RTOL:
         raise UsageError(
-            f"rtol is {rtol:g}, but a chain multiplied out in float64 resolves σ/σ_1 down to {SVD_RTOL:g}; "
-            "use chain_singular_values for smaller ones"
+            f"{parameter('tolerance')} {tol} is an rtol of {rtol:g}, but a chain multiplied out in float64 resolves "
+            f"σ/σ_1 down to {SVD_RTOL:g}; give at least that, or use rankscope.theory.chain_singular_values"
         )
     block = Block(activation, normalisation, _branch_scale(residual))
     runs = tuple(
@@ -156,14 +155,16 @@ def _branch_scale(residual: Any) -> float | None:
     if isinstance(residual, bool):
         return 1.0 if residual else None
     if not isinstance(residual, Real) or not math.isfinite(residual) or residual == 0:
-        raise UsageError(f"residual is {residual!r}; give True, False, or the branch's scale as a finite number not 0")
+        raise UsageError(
+            f"{parameter('residual')} is {residual!r}; give True, False, or the branch's scale as a finite number not 0"
+        )
     return float(residual)
 
 
 def _seeds(seeds: Any) -> tuple[int, ...]:
     listed = tuple(seeds) if isinstance(seeds, Iterable) else (seeds,)
     if not listed:
-        raise UsageError(f"seeds is {seeds!r}; give one or more whole numbers of at least 0")
+        raise UsageError(f"{parameter('seeds')} is {seeds!r}; give one or more whole numbers of at least 0")
     return tuple(seed_of(s, "seeds") for s in listed)
 
 

@@ -30,8 +30,8 @@ from scipy.interpolate import PchipInterpolator
 from scipy.optimize import brentq
 from scipy.special import digamma, ndtr, polygamma
 
-from rankscope._base.checks import count_of
-from rankscope._base.errors import UsageError, nearest
+from rankscope._base.checks import choice_of, count_of
+from rankscope._base.errors import UsageError
 from rankscope._base.records import Record
 from rankscope.spectra import Tolerance, ToleranceLike, as_tolerance
 from rankscope.views.phrases import counted
@@ -185,8 +185,7 @@ def predicted_rank(n: int, depth: int, tolerance: ToleranceLike = "paper", *, la
     303
     """
     n, depth = count_of(n, "n", most=10**7), count_of(depth, "depth", most=2**63 - 1)
-    if law not in _LAWS:
-        raise UsageError(f"unknown law {law!r}; {nearest(str(law), _LAWS)}")
+    choice_of(law, "law", _LAWS)
     rtol = relative_tolerance(tolerance, (n, n))
     chosen: Law
     depth_range: tuple[int, int | None]
@@ -230,8 +229,7 @@ def depth_to_rank(
     50
     """
     n, rank = count_of(n, "n", most=10**7), count_of(rank, "rank")
-    if law not in _LAWS:
-        raise UsageError(f"unknown law {law!r}; {nearest(str(law), _LAWS)}")
+    choice_of(law, "law", _LAWS)
     rtol = relative_tolerance(tolerance, (n, n))
     if rank > n:
         raise UsageError(f"rank is {rank}, above the width n = {n}; no chain has that rank: give 1 to {n}")
