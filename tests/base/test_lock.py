@@ -12,10 +12,14 @@ from rankscope._base.lock import FolderLock
 
 
 def fail(folder: Path, made: str | None = None) -> None:
-    with pytest.raises(ValueError, match="inside"), FolderLock(folder):
-        if made is not None:
-            (folder / made).write_text("result")
-        raise ValueError("inside")
+    def run() -> None:
+        with FolderLock(folder):
+            if made is not None:
+                (folder / made).write_text("result")
+            raise ValueError("inside")
+
+    with pytest.raises(ValueError, match="inside"):
+        run()
 
 
 def test_an_error_leaves_no_empty_folder_that_the_lock_made(tmp_path: Path) -> None:
