@@ -77,7 +77,7 @@ def test_predict(capsys: pytest.CaptureFixture[str]):
         (["chain", "--seeds", "0;1"], "--seeds '0;1' is not a list of whole numbers"),
         (["chain", "--seeds", "-1"], "--seeds is -1"),
         (["chain", "--residual", "big"], "--residual 'big' is not a number"),
-        (["chain", "--residual", "0"], "--residual is 0"),
+        (["chain", "--residual", "0"], "--residual is '0'"),
         (["chain", "--width", "0"], "width is 0"),
         (["chain", "--init", "kaiming"], "unknown --init 'kaiming'"),
         (["chain", "--activation", "rel"], "unknown --activation 'rel'"),

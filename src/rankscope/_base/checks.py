@@ -170,6 +170,8 @@ def _shown(value: Any) -> str:
         return f"a whole number of {value.bit_length()} bits"
     text = repr(str(value)) if isinstance(value, torch.device | torch.dtype) else repr(value)
     text = " ".join(text.split())
+    if len(text) > 60 and isinstance(value, str):
+        return f"{text[:57]}…{text[-1]}"
     return text if len(text) <= 60 else f"a {type(value).__name__}"
 
 

@@ -12,9 +12,19 @@ import torch
 from rankscope._base.errors import DataError, first_line
 from rankscope.slicing.values import as_tensor
 
-__all__ = ["ARRAY_FILES", "class_indices", "read_arrays", "read_labels"]
+__all__ = ["ARRAY_FILES", "check_arrays", "class_indices", "read_arrays", "read_labels"]
 
 ARRAY_FILES = (".npy", ".npz", ".safetensors")
+
+
+def check_arrays(path: Path, option: str | None = None) -> str:
+    """How an error names the file, which is there and of a kind that can be read; ``option`` is what named it."""
+    named = f"{option} {str(path)!r}" if option else repr(str(path))
+    if path.suffix not in ARRAY_FILES:
+        raise DataError(f"{named} is none of .npy, .npz and .safetensors; give such a file")
+    if not os.path.isfile(path):  # also for a name that is too long for one
+        raise DataError(f"{named} is no file; give the path of a .npy, .npz or .safetensors file")
+    return named
 
 
 def read_arrays(path: Path, option: str | None = None) -> dict[str, torch.Tensor]:
@@ -29,11 +39,7 @@ def read_arrays(path: Path, option: str | None = None) -> dict[str, torch.Tensor
     from safetensors import SafetensorError
     from safetensors.torch import load_file
 
-    named = f"{option} {str(path)!r}" if option else repr(str(path))
-    if path.suffix not in ARRAY_FILES:
-        raise DataError(f"{named} is none of .npy, .npz and .safetensors; give such a file")
-    if not os.path.isfile(path):  # also for a name that is too long for one
-        raise DataError(f"{named} is no file; give the path of a .npy, .npz or .safetensors file")
+    named = check_arrays(path, option)
     try:
         if path.suffix == ".npy":
             return {"": as_tensor(np.load(path, allow_pickle=False), path.name)}

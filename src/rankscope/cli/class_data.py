@@ -55,7 +55,10 @@ def read_folder(path: Path) -> Any:
     try:
         return _Classes(str(path), is_valid_file=lambda file: is_image(os.path.relpath(file, path)))
     except (OSError, RuntimeError) as error:
-        raise DataError(f"{str(path)!r} is no folder with one subfolder a class: {first_line(error)}") from error
+        raise DataError(
+            f"--data {str(path)!r} is no folder with one subfolder a class ({first_line(error)}); give one whose "
+            "subfolders hold images"
+        ) from error
 
 
 def folder_labels(path: Path, folders: Sequence[str], loaded: LoadedModel, classes: int | None) -> FolderLabels:

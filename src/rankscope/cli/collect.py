@@ -35,6 +35,8 @@ if TYPE_CHECKING:
 
 __all__ = ["collect_command"]
 
+_MOST_WORKERS = 1024
+
 
 @saves_memory("a smaller --batch-size", "fewer --cut-points")
 def collect_command(
@@ -59,7 +61,7 @@ def collect_command(
     channels: ChannelAxisOption = "auto",
     batch_size: BatchOption = 64,
     limit: DataLimitOption = None,
-    workers: Annotated[int, typer.Option(help="Number of processes that read the data.", min=0)] = 0,
+    workers: Annotated[int, typer.Option(help="Number of processes that read the data.")] = 0,
     shard_size: Annotated[
         int | None,
         typer.Option(
@@ -87,6 +89,7 @@ def collect_command(
     from rankscope.features.shards import ShardStore
     from rankscope.views.sentences import note, sentence
 
+    count_of(workers, "workers", least=0, most=_MOST_WORKERS)
     if shard_size is not None:
         count_of(shard_size, "shard_size")
     source = Source(

@@ -10,16 +10,17 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch.utils.data import TensorDataset
 
+from rankscope._base.checks import count_of
 from rankscope._base.errors import DataError, UsageError, first_line
 from rankscope._base.facts import Fact
-from rankscope.cli.array_files import class_indices, read_arrays, read_labels
+from rankscope.cli.array_files import check_arrays, class_indices, read_arrays, read_labels
 from rankscope.cli.class_data import check_labels, folder_labels, head_classes, read_folder
 from rankscope.loading import calibrate_batchnorm, load_images
 
 if TYPE_CHECKING:
     from rankscope.loading import LoadedModel
 
-__all__ = ["Data", "calibrated", "drawn", "load_data", "read_inputs"]
+__all__ = ["Data", "calibrated", "check_data", "drawn", "load_data", "read_inputs"]
 
 _CALIBRATION = 32  # images for the BatchNorm statistics of random weights
 _INPUTS, _LABELS = ("inputs", "images", "x", "data"), ("labels", "label", "y", "targets")
@@ -32,6 +33,32 @@ class Data:
     dataset: Any
     class_names: tuple[str, ...] | None = None
     facts: tuple[Fact, ...] = ()
+
+
+def check_data(source: str, *, labels: Path | None, limit: int | None) -> None:
+    """Refuse what can be seen without the model: no such data, labels beside data that have their own, a limit.
+
+    Raises
+    ------
+    UsageError
+        Labels or a limit that cannot be meant.
+    DataError
+        Data, or a file of labels, that do not exist.
+    """
+    if limit is not None:
+        count_of(limit, "limit")
+    # of a text that is too long for a path the system knows no file
+    if source != "digits" and not os.path.exists(source):
+        raise DataError(
+            f"there is no --data {source!r}; give digits, a folder with one subfolder a class, or a .npy file"
+        )
+    if labels is not None:
+        if source == "digits" or os.path.isdir(source):
+            raise UsageError(
+                f"--labels {str(labels)!r} belong to a file of arrays, and --data {source!r} has labels of its own; "
+                "leave --labels out"
+            )
+        check_arrays(labels, "--labels")
 
 
 def load_data(
@@ -48,8 +75,6 @@ def load_data(
     DataError
         What does not exist, cannot be read, or does not fit together or the model.
     """
-    if limit is not None and limit < 1:
-        raise UsageError(f"--limit is {limit}; give at least 1")
     classes = head_classes(loaded.model) if labelled else None
     if source == "digits":
         images = load_images("digits", preprocessing=loaded.preprocessing, limit=limit, seed=seed)
@@ -58,10 +83,6 @@ def load_data(
     path = Path(source)
     if os.path.isdir(source):
         return _folder(path, loaded, limit, seed, classes, labelled)
-    if not os.path.exists(source):  # also for a text that is too long for a path
-        raise DataError(
-            f"there is no --data {source!r}; give digits, a folder with one subfolder a class, or a .npy file"
-        )
     inputs, targets = _arrays(path, labels, labelled)
     if len(inputs) != len(targets):
         raise DataError(f"{len(targets)} labels for {len(inputs)} inputs; give one label an input")

@@ -11,6 +11,7 @@ from rankscope._base.facts import Fact, FactKind
 from rankscope._base.progress import Reporter
 from rankscope.cli.texts import check_kind, check_texts, model_texts
 from rankscope.loading import Images, LoadedModel, calibrate_batchnorm, load_images, load_model
+from rankscope.loading.images import check_images
 from rankscope.slicing import example_sample
 
 __all__ = ["Network"]
@@ -43,6 +44,8 @@ class Network:
         if self.limit is not None:
             count_of(self.limit, "limit")
         check_texts(self.texts, self.model, images=self.images)
+        if self.images is not None:
+            check_images(self.images)
 
     def load(self, report: Reporter | None = None) -> tuple[LoadedModel, Any, Images | None, tuple[Fact, ...]]:
         """The model, what to measure it on, the images that this consists of (``None`` for other inputs), and facts.

@@ -10,7 +10,7 @@ from typing import Annotated, Any
 
 import typer
 
-from rankscope._base.errors import PartlyDoneError
+from rankscope._base.errors import PartlyDoneError, UsageError
 from rankscope._base.progress import Lines, progress_for
 from rankscope.cli.interrupted import InterruptedRunError
 from rankscope.cli.memory import saves_memory
@@ -69,7 +69,7 @@ def reproduce_command(
     device: DeviceOption = "auto",
     seed: SeedOption = 0,
     scale: Annotated[str, typer.Option(help="full, or small (sizes for tests, not those of the paper).")] = "full",
-    workers: Annotated[int, typer.Option(help="Number of processes that read the images.", min=0)] = 0,
+    workers: Annotated[int, typer.Option(help="Number of processes that read the images.")] = 0,
     out: Annotated[
         Path | None, typer.Option(metavar="DIR", help="Folder for the files. Default: runs/reproduce/NAME.")
     ] = None,
@@ -91,8 +91,8 @@ def reproduce_command(
         "scale": scale,
         "workers": workers,
         "out": folder,
-        "networks": _listed(networks),
-        "only": None if only is None else [n for n in _listed(only) if n != "none"],
+        "networks": [] if networks is None else _listed(networks, "--networks"),
+        "only": None if only is None else [n for n in _listed(only, "--only") if n != "none"],
     }
     report = progress_for(None, "reproduce") if sys.stderr.isatty() else Lines()
     report(0, None, "loading")
@@ -128,5 +128,8 @@ def _show(found: dict[str, Any], folder: Path, several: bool, as_json: bool) -> 
         print(f"written: {one.name}.pdf, .png, .csv, .json, comparison.csv, comparison.md in {where}")
 
 
-def _listed(text: str | None) -> list[str]:
-    return [part.strip() for part in (text or "").split(",") if part.strip()]
+def _listed(text: str, option: str) -> list[str]:
+    names = [part.strip() for part in text.split(",") if part.strip()]
+    if not names:
+        raise UsageError(f"{option} {text!r} names none; give names separated by commas, or leave it out")
+    return names

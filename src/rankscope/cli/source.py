@@ -12,7 +12,7 @@ from rankscope._base.checks import count_of, device_of, seed_of
 from rankscope._base.errors import UsageError
 from rankscope._base.facts import Fact
 from rankscope._base.progress import Reporter, progress_for
-from rankscope.cli.data import Data, calibrated, load_data
+from rankscope.cli.data import Data, calibrated, check_data, load_data
 from rankscope.cli.texts import check_kind, check_texts, model_texts
 from rankscope.loading import load_model
 
@@ -39,11 +39,14 @@ class Source:
         check_texts(self.texts, self.model, data=self.data, labels=self.labels)
         if self.data is None and not self.texts:
             raise UsageError("there are no data; give --data, or --text for a model of Hugging Face")
+        seed_of(self.seed)
+        count_of(self.batch_size, "batch_size")
+        device_of(self.device)
+        if self.data is not None:
+            check_data(self.data, labels=self.labels, limit=self.limit)
 
     def load(self, *, labelled: bool = True) -> tuple[Any, Data, tuple[Fact, ...]]:
         """The loaded model on its device, the data, and facts on both; ``labelled`` as in ``load_data``."""
-        seed_of(self.seed)
-        count_of(self.batch_size, "batch_size")
         where = device_of(self.device)
         loaded = load_model(
             self.model,

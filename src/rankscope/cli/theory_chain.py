@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Annotated
 
@@ -77,6 +78,9 @@ def _residual(text: str | None) -> float | bool:
     if text is None:
         return False
     try:
-        return float(text)
+        scale = float(text)
     except ValueError:
         raise UsageError(f"--residual {text!r} is not a number; give the branch's scale, such as 1 or 0.14") from None
+    if not math.isfinite(scale) or scale == 0:
+        raise UsageError(f"--residual is {text!r}; give the branch's scale, a finite number that is not 0")
+    return scale

@@ -143,7 +143,8 @@ def _call(factory: Callable[..., Any], path: Path, name: str, num_classes: int |
             raise ModelError(f"{path.name}:{name} must be callable without arguments: {error}") from error
     if num_classes is not None and not options:
         raise UsageError(
-            f"{parameter('num_classes', num_classes)} was given, but {path.name}:{name} has no such parameter"
+            f"{parameter('num_classes', num_classes)} was given, but {path.name}:{name} has no such parameter; leave "
+            "it out, or add it to the function"
         )
     try:
         made = factory(**options)

@@ -17,7 +17,7 @@ from rankscope.loading.preprocessing import Preprocessing, check_channels
 if TYPE_CHECKING:
     from PIL import Image
 
-__all__ = ["IMAGE_SUFFIXES", "Images", "image_files", "is_image", "is_left_behind", "load_images"]
+__all__ = ["IMAGE_SUFFIXES", "Images", "check_images", "image_files", "is_image", "is_left_behind", "load_images"]
 
 _KINDS = ("bmp", "gif", "jfif", "jp2", "jpeg", "jpg", "pbm", "pgm", "png", "pnm", "ppm", "tga", "tif", "tiff", "webp")
 IMAGE_SUFFIXES = frozenset(f".{kind}" for kind in _KINDS)
@@ -109,6 +109,13 @@ def load_images(
     if preprocessing.input_size is not None:
         check_channels(preprocessing.input_size[0])
     return _prepare(pictures, preprocessing, limit, seed)
+
+
+def check_images(source: str) -> None:
+    """Raise ``DataError`` where there are no such images, without a look at them."""
+    path = os.path.expanduser(source)
+    if source not in ("photos", "digits", "noise") and not os.path.isfile(path) and not os.path.isdir(path):
+        raise DataError(f"images {source!r} do not exist; give a folder, a file, or 'photos', 'digits', 'noise'")
 
 
 def _prepare(found: _Pictures, preprocessing: Preprocessing, limit: int | None, seed: int) -> Images:
@@ -215,8 +222,7 @@ def _pictures(source: str) -> _Pictures:
                 "rankscope.jacobian_rank in Python"
             )
         return _Pictures(source, [printable(path.name)], lambda _: PIL.Image.open(path))
-    if not os.path.isdir(path):
-        raise DataError(f"images {source!r} do not exist; give a folder, a file, or 'photos', 'digits', 'noise'")
+    check_images(source)
     files, unreadable = _files(path)
     labels, class_names = _classes(path, files)
     names = [printable(f.relative_to(path).as_posix()) for f in files]

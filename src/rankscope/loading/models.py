@@ -64,7 +64,7 @@ def load_model(
     if weights_key is not None and chosen in ("pretrained", "random"):
         raise UsageError(
             f"{parameter('weights_key', weights_key)} chooses a part of a file, but "
-            f"{parameter('weights', chosen)} is none"
+            f"{parameter('weights', chosen)} is none; leave it out, or give {parameter('weights', 'FILE')}"
         )
     if num_classes and chosen == "pretrained" and not _is_file_spec(spec):
         raise UsageError(
