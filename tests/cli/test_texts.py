@@ -154,7 +154,7 @@ def test_the_command_refuses_in_one_line(folder: Path, tmp_path: Path, capsys: p
         ([f"hf:{folder}", "--text", tmp_path / "none.txt"], 1, "none.txt holds no text"),
         ([f"hf:{folder}", "--text", tmp_path / "nowhere.txt"], 1, "nowhere.txt' does not exist"),
         ([f"hf:{folder}", "--text", "Texts.CSV"], 1, "--text 'Texts.CSV' does not exist"),
-        ([f"hf:{folder}", "--text", " "], 1, "text 0 is empty"),
+        ([f"hf:{folder}", "--text", " "], 2, "--text is ' ', which is empty"),
         ([f"hf:{tmp_path / 'bare'}", "--text", "a mat"], 1, "holds no tokenizer"),
         (["digits", "--text", "a mat"], 2, "--text needs a model of Hugging Face"),
         ([f"hf:{folder}", "--text", "a", "--images", "noise"], 2, "--text and --images both say"),
