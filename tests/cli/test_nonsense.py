@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from torch import nn
 
 import rankscope as rs
 from rankscope.cli import main
@@ -44,6 +45,7 @@ CALLS = {
     "clsdim": ["run.npz", "--out", "run"],
     "deficit": ["run.npz", "--out", "run"],
     "probe": ["relu", "--input-shape", "4x2x2", "--batch", "8", "--out", "run"],
+    "watch": ["checkpoints", "--model", "net.py:small", *DATA[3:]],
     "compare": ["one", "two", "--out", "run"],
     "reproduce": ["fig1d", "--scale", "small", "--out", "run"],
     "theory chain": ["--width", "4", "--depth", "2", "--samples", "4", "--out", "run"],
@@ -66,11 +68,12 @@ MEANT = {
     "--residual": {"-1", "-0.5"},  # a branch may be subtracted
     "--tolerance": {"0"},
     "theory chain --tolerance": set(),
+    "watch --weights-key": {"0"},  # the name of a layer, and so of tensors in the checkpoint
 }
 # Options whose values only a model that is there can refuse: its layers, its input, its parameters; and files, whose
 # content is looked at when the model is there to take it
 OF_THE_MODEL = {"--cut-points", "--patch", "--patch-offset", "--channels", "--columns", "--num-classes", "--weights"}
-OF_THE_MODEL |= {"--images", "--data"}
+OF_THE_MODEL |= {"--images", "--data", "--weights-key", "--files"}
 # A value that nothing would look at need not be named
 UNUSED = ("belongs to", "belong to", "no meaning", "no use for", "needs a model", "chooses a part")
 NAMES = {"--cut-points": "module"}
@@ -118,6 +121,9 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     arrays = {"features": features, "weight": weight, "bias": np.zeros(4, np.float32), "logits": features @ weight.T}
     np.savez(place / "run.npz", labels=np.arange(40) % 4, **arrays)
     (place / "folder").mkdir()
+    (place / "checkpoints").mkdir()
+    net = nn.Sequential(nn.Conv2d(1, 2, 3), nn.Flatten(), nn.Linear(72, 10))
+    torch.save(net.state_dict(), place / "checkpoints" / "step-1.pt")
     (place / "damaged.npz").write_bytes(b"PK\3\4 and no more")
     (place / "damaged.npy").write_bytes(b"\x93NUMPY and no more")
     (place / "damaged.pt").write_bytes(b"\x80\2and no more")

@@ -11,7 +11,7 @@ from rankscope._base.errors import UsageError
 if TYPE_CHECKING:
     from rankscope.spectra import Tolerance
 
-__all__ = ["default_folder", "parse_cut_points", "parse_tolerance", "whole_number"]
+__all__ = ["default_folder", "listed", "parse_cut_points", "parse_tolerance", "whole_number"]
 
 _CUT_POINT_KEYWORDS = ("all", "blocks", "paper")
 
@@ -34,6 +34,18 @@ def default_folder(model: str) -> Path:
     head, colon, name = model.rpartition(":")
     text = f"{Path(head).stem}-{name}" if colon and head.endswith(".py") else model
     return Path("runs") / (re.sub(r"[^\w.+-]+", "-", text).strip("-.") or "model")
+
+
+def listed(text: str, option: str) -> list[str]:
+    """Names that stand between commas, at least one.
+
+    >>> listed("ResNet-18, ViT-T", "--only")
+    ['ResNet-18', 'ViT-T']
+    """
+    names = [part.strip() for part in text.split(",") if part.strip()]
+    if not names:
+        raise UsageError(f"{option} {text!r} names none; give names separated by commas, or leave it out")
+    return names
 
 
 def parse_cut_points(text: str) -> str | list[str]:

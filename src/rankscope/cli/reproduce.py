@@ -10,11 +10,12 @@ from typing import Annotated, Any
 
 import typer
 
-from rankscope._base.errors import PartlyDoneError, UsageError
+from rankscope._base.errors import PartlyDoneError
 from rankscope._base.progress import Lines, progress_for
 from rankscope.cli.interrupted import InterruptedRunError
 from rankscope.cli.memory import saves_memory
 from rankscope.cli.options import DebugOption, DeviceOption, JsonOption, SeedOption
+from rankscope.cli.parsing import listed
 
 __all__ = ["reproduce_command"]
 
@@ -91,8 +92,8 @@ def reproduce_command(
         "scale": scale,
         "workers": workers,
         "out": folder,
-        "networks": [] if networks is None else _listed(networks, "--networks"),
-        "only": None if only is None else [n for n in _listed(only, "--only") if n != "none"],
+        "networks": [] if networks is None else listed(networks, "--networks"),
+        "only": None if only is None else [n for n in listed(only, "--only") if n != "none"],
     }
     report = progress_for(None, "reproduce") if sys.stderr.isatty() else Lines()
     report(0, None, "loading")
@@ -126,10 +127,3 @@ def _show(found: dict[str, Any], folder: Path, several: bool, as_json: bool) -> 
         print(one)
         where = folder / one.name if several else folder
         print(f"written: {one.name}.pdf, .png, .csv, .json, comparison.csv, comparison.md in {where}")
-
-
-def _listed(text: str, option: str) -> list[str]:
-    names = [part.strip() for part in text.split(",") if part.strip()]
-    if not names:
-        raise UsageError(f"{option} {text!r} names none; give names separated by commas, or leave it out")
-    return names

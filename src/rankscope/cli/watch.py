@@ -30,7 +30,7 @@ from rankscope.cli.options import (
     ToleranceOption,
     WeightsKeyOption,
 )
-from rankscope.cli.parsing import parse_cut_points
+from rankscope.cli.parsing import listed, parse_cut_points, parse_tolerance
 
 if TYPE_CHECKING:
     from rankscope.cli.watched_network import WatchedNetwork
@@ -87,13 +87,12 @@ def watch_command(
         str, typer.Option(metavar="GLOBS", help="Names of the checkpoints that count, separated by commas.")
     ] = "*",
     follow: Annotated[bool, typer.Option("--follow", help="Go on, and measure checkpoints as they appear.")] = False,
-    every: Annotated[float, typer.Option(metavar="SECONDS", help="With --follow: how often to look.", min=0.1)] = 10.0,
+    every: Annotated[float, typer.Option(metavar="SECONDS", help="With --follow: how often to look.")] = 10.0,
     patience: Annotated[
         float | None,
         typer.Option(
             metavar="SECONDS",
             help="With --follow: end after so long without a new checkpoint. Default: never.",
-            min=0.0,
             show_default=False,
         ),
     ] = None,
@@ -109,10 +108,10 @@ def watch_command(
     The same command continues: checkpoints that were measured before are not measured again.
     """
     if patience is not None and not follow:
-        raise UsageError("--patience needs --follow")
+        raise UsageError(f"--patience {patience:g} belongs to --follow; add it, or leave --patience out")
     names, chosen = parse_cut_points(cut_points), parse_columns(columns, None, None, None, seed)
 
-    from rankscope._base.checks import budget_of, count_of, device_of
+    from rankscope._base.checks import budget_of, count_of, device_of, number_of
     from rankscope._base.lock import FolderLock
     from rankscope.cli.results import print_result
     from rankscope.cli.source import progress
@@ -121,21 +120,23 @@ def watch_command(
     from rankscope.features.sources import skipped_lines
     from rankscope.monitor.watcher import Watcher
     from rankscope.monitor.watching import check_metrics
-    from rankscope.spectra import as_tolerance
 
+    number_of(every, "every", least=0.1)
+    if patience is not None:
+        number_of(patience, "patience", least=0)
     check_reduce(reduce, channels)
     where = device_of(device)
     if memory_budget is not None:
         budget_of(memory_budget, where)
     asked: dict[str, Any] = {
-        "metrics": check_metrics(_listed(metrics)),
+        "metrics": check_metrics(listed(metrics, "--metrics")),
         "cut_points": names,
         "reduce": reduce,
         "channels": channels,
         "batch_size": count_of(batch_size, "batch_size"),
         "memory_budget": memory_budget,
         "columns": chosen,
-        "tolerance": as_tolerance(tolerance),
+        "tolerance": parse_tolerance(tolerance),
     }
     network = WatchedNetwork(
         model,
@@ -156,7 +157,7 @@ def watch_command(
             network.load,
             network.measure,
             network.about,
-            files=_listed(files),
+            files=listed(files, "--files"),
             kept=target / "checkpoints",
             report=report,
         )
@@ -237,10 +238,6 @@ def _images(images: str | None, model: str, data: str | None, text: list[str] | 
     if images is not None or data is not None or text:
         return images
     return "digits" if model == "digits" else "photos"
-
-
-def _listed(text: str) -> list[str]:
-    return [part.strip() for part in text.split(",") if part.strip()]
 
 
 def _kept(target: Path) -> str:

@@ -9,17 +9,20 @@ from typing import Any
 
 from torch import nn
 
-from rankscope._base.checks import device_of
+from rankscope._base.checks import count_of, device_of, seed_of
 from rankscope._base.facts import Fact
 from rankscope._base.identity import Identity, identity_of
 from rankscope._base.identity_process import process_state
+from rankscope.cli.data import check_data
 from rankscope.cli.network import Network
 from rankscope.cli.readable import readable_calls
 from rankscope.cli.source import Source
+from rankscope.cli.texts import check_texts
 from rankscope.features.feature_rank import measured_features
 from rankscope.features.sources import Skipped, as_dataset
 from rankscope.jacobian import jacobian_rank
 from rankscope.loading import load_model
+from rankscope.loading.images import check_images
 from rankscope.monitor.watch_measures import Measured, of_features, of_jacobian
 from rankscope.monitor.watched import WatchedValue
 
@@ -50,6 +53,16 @@ class WatchedNetwork:
     _inputs: Any = None
     _names: Sequence[str] | None = None
     _first: Path | None = None
+
+    def __post_init__(self) -> None:
+        check_texts(self.texts, self.model, data=self.data)
+        seed_of(self.seed)
+        if self.data is not None:
+            check_data(self.data, labels=None, limit=self.limit)
+        if self.images is not None:
+            check_images(self.images)
+        if self.limit is not None:
+            count_of(self.limit, "limit")
 
     @property
     def of_features(self) -> bool:

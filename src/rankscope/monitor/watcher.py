@@ -241,9 +241,11 @@ class Watcher:
                 f"nothing says which step the {len(self._seen)} checkpoints in {str(self.folder)!r} belong to; save "
                 "them with one number in each name, or with global_step inside"
             )
+        chosen = ", ".join(map(repr, self.files))
+        among = "" if tuple(self.files) == ("*",) else f" that {parameter('files')} {chosen} names"
         raise DataError(
-            f"{str(self.folder)!r} holds no checkpoint; files .ckpt, .pt, .pth and .safetensors and folders with "
-            "weights count"
+            f"{str(self.folder)!r} holds no checkpoint{among}; files .ckpt, .pt, .pth and .safetensors and folders "
+            "with weights count"
         )
 
 

@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from rankscope._base.checks import MemoryBudget, budget_of, count_of, names_of, path_of
-from rankscope._base.errors import ModelError, UsageError, nearest
+from rankscope._base.errors import ModelError, UsageError, nearest, parameter
 from rankscope._base.facts import Fact
 from rankscope._base.identity import Identity, identity_of
 from rankscope._base.identity_process import process_state
@@ -156,7 +156,7 @@ def check_metrics(metrics: Iterable[str]) -> tuple[str, ...]:
     chosen = tuple(names_of([metrics] if isinstance(metrics, str) else list(metrics), "metrics"))
     for metric in chosen:
         if metric not in DIMENSIONS:
-            raise UsageError(f"unknown metric {metric!r}; {nearest(metric, DIMENSIONS)}")
+            raise UsageError(f"unknown metric {metric!r} in {parameter('metrics')}; {nearest(metric, DIMENSIONS)}")
     return tuple(dict.fromkeys(chosen))
 
 
