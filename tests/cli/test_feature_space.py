@@ -168,7 +168,7 @@ def test_refusals(collected: Path, tmp_path: Path, capsys: pytest.CaptureFixture
     refused(capsys, 1, "holds no collected run .no manifest.json.; make one .* rankscope collect", "clsdim", tmp_path)
     refused(capsys, 2, "projection", "clsdim", collected, "--projection", "papr", "--out", new)
     refused(capsys, 2, "'x' is no class", "deficit", collected, "--classes", "x", "--out", new)
-    refused(capsys, 2, "unknown reduce 'mean'", "features", "digits", "--data", "digits", "--reduce", "mean", "--out",
+    refused(capsys, 2, "unknown --reduce 'mean'", "features", "digits", "--data", "digits", "--reduce", "mean", "--out",
             new)  # fmt: skip
     refused(capsys, 2, "no module 'layr1'|matches 'layr", "features", "digits", "--data", "digits", "--cut-points",
             "layr*", "--out", new)  # fmt: skip

@@ -101,7 +101,7 @@ def test_refusals(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "empty").mkdir()
     refused(1, "holds no checkpoint", tmp_path / "empty")
     save(tmp_path / "run", 1)
-    refused(2, "--patience needs --follow", tmp_path / "run", "--patience", 3)
+    refused(2, "--patience 3 belongs to --follow", tmp_path / "run", "--patience", 3)
     refused(2, "did you mean 'rankme'", tmp_path / "run", "--metrics", "rankm")
     refused(1, "there is no 'nowhere'", tmp_path / "run", "--data", "nowhere")
     refused(1, "there is no 'nowhere'", tmp_path / "run", "--data", "nowhere", "--follow")

@@ -74,7 +74,7 @@ class Masked(nn.Module):
 @pytest.mark.parametrize(
     ("component", "options", "error", "message"),
     [
-        (block(), {"inputs": X, "batch": 5}, rs.UsageError, "inputs have their own batch; leave batch out"),
+        (block(), {"inputs": X, "batch": 5}, rs.UsageError, "inputs have their own batch; leave it out"),
         (block(), {"inputs": X, "input_shape": (2, 3, 3)}, rs.UsageError, "have their own input_shape"),
         (block(), {"inputs": X, "front": "orthogonal"}, rs.UsageError, "no layer stands before given inputs"),
         (block(), {"inputs": X[:1]}, rs.UsageError, "needs two samples; inputs hold 1"),
