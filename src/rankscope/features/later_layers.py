@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import ChainMap, Counter
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack
 from types import TracebackType
@@ -96,9 +96,8 @@ class LayersOfSamples:
         return found or self.names
 
     def remembers(self, sample: Sample) -> list[Fact]:
-        """Whether the model remembers its calls."""
-        kept = {name: output for each in self._kept for name, output in each.items()}
-        return forward_facts(self.model, sample, self.device, kept)
+        """Whether the model remembers its calls, or draws random numbers."""
+        return forward_facts(self.model, sample, self.device, ChainMap(*self._kept))  # the hooks fill them again
 
     def found(self) -> list[Fact]:
         """What is to be said of the layers: those left out, that samples were called alone, and who calls which.

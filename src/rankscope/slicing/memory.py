@@ -44,20 +44,36 @@ def state_facts(state: ModelState, run: Callable[[bool], Sequence[Tensor]]) -> l
 
 
 def forward_facts(model: nn.Module, sample: Sample, device: torch.device, kept: Mapping[str, Tensor]) -> list[Fact]:
-    """The same for what only runs a model forward, inside its guard; hooks fill ``kept`` in every call."""
+    """The same for what only runs a model forward, inside its guard; and whether it draws random numbers.
+
+    Hooks fill ``kept`` in every call, by layer.
+    """
     state = guarded(model)
     if state is None:
         return []
 
+    calls: list[dict[str, list[Tensor]]] = []
+
     def run(fresh: bool) -> list[Tensor]:
         with nullcontext() if fresh else state.paused():
             made = run_forward(model, sample, device)
-        return values_of([made, *kept.values()])
+        calls.append({**{name: values_of([value]) for name, value in kept.items()}, "output": values_of([made])})
+        return [tensor for values in calls[-1].values() for tensor in values]
 
     try:
-        return state_facts(state, run)
+        found = state_facts(state, run)
+        if found:
+            return found
+        run(True)
+        return _random(calls[0], calls[-1])
     except Exception:  # a call that fails is the measurement's to report
         return []
+
+
+def _random(one: Mapping[str, Sequence[Tensor]], other: Mapping[str, Sequence[Tensor]]) -> list[Fact]:
+    """What is to be said of a model that gives other numbers for the same input from the same state."""
+    where = next((name for name in one if not _apart(one[name], other.get(name, ())) <= APART), None)
+    return [] if where is None else [Fact(FactKind.RANDOM_MODEL, {"where": where}, caution=True)]
 
 
 def values_of(outputs: Sequence[Any]) -> list[Tensor]:

@@ -87,8 +87,8 @@ def _leaves(v: Values) -> str:
 
 def _random(v: Values) -> str:
     return (
-        f"The model is random in evaluation mode: the same input gives other outputs at {v['where']!r}. The "
-        "derivative belongs to one draw."
+        f"The model is random in evaluation mode: the same input gives other outputs at {v['where']!r}. What was "
+        "measured belongs to one draw."
     )
 
 
