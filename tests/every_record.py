@@ -13,6 +13,7 @@ from torch.utils.data import TensorDataset
 
 import rankscope as rs
 from rankscope._base.records import Record
+from rankscope.features import LayerIntrinsic
 from rankscope.reproduce import reproduce
 from rankscope.spectra.lanczos import SquaredMap
 from rankscope.spectra.matrix_free import Lanczos, matrix_free
@@ -90,6 +91,14 @@ def _watched() -> rs.WatchedRun:
         return rs.watch(folder, _model(), _x(), cut_points="all", progress=False)
 
 
+def _intrinsic() -> rs.IntrinsicDimension:
+    nan = float("nan")  # made by hand: the numbers need an extra
+    layers = (LayerIntrinsic("fc", 2.1, 0.2, 90, 8, 3), LayerIntrinsic("tied", nan, nan, 64, 2, 0))
+    return rs.IntrinsicDimension(
+        "twonn", 2, layers, (rs.Fact(rs.FactKind.TIED_NEIGHBOURS, {"name": "tied", "share": 1.0}),)
+    )
+
+
 MADE: dict[str, Callable[[], Record]] = {
     "JacobianProfile": lambda: _jacobian(),
     "AgainstRandom": lambda: rs.jacobian_rank(_model(), _x(), cut_points="all", progress=False).against_random(),
@@ -113,6 +122,7 @@ MADE: dict[str, Callable[[], Record]] = {
     "SpectralDensity": _density,
     "Comparison": lambda: rs.compare([_jacobian(), _jacobian().with_tolerance(0.1)], same_images=True),
     "WatchedRun": _watched,
+    "IntrinsicDimension": _intrinsic,
     "Similarity": lambda: rs.linear_cka({"a": torch.eye(5), "constant": torch.ones(5, 2)}),
     "RemedyResult": lambda: rs.probe_remedies(["plain", "width"], width=6, depth=3, seeds=(0, 1)),
 }

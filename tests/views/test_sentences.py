@@ -145,6 +145,9 @@ VALUES: dict[FactKind, dict[str, Any]] = {
     FactKind.FEW_DIRECTIONS: {"directions": 3},
     FactKind.CONSTANT_LAYER: {"name": "fc", "samples": 400},
     FactKind.ROUNDED_LAYER: {"name": "fc", "low": 3, "high": 16},
+    FactKind.DUPLICATES_LEFT_OUT: {"name": "fc", "count": 3, "total": 400},
+    FactKind.TIED_NEIGHBOURS: {"name": "fc", "share": 0.4},
+    FactKind.BEYOND_SAMPLES: {"name": "fc", "value": 7.2, "samples": 1000, "most": 6.0},
     FactKind.SKETCHED_LAYER: {
         "name": "fc",
         "width": 300,

@@ -108,6 +108,9 @@ class FactKind(StrEnum):
     FEW_ROWS = "dimension set by the number of rows"  # name, samples, width
     ROUNDED_LAYER = "dimension open because of the dtype"  # name, low, high
     SKETCHED_LAYER = "layer sketched"  # name, width, directions; bytes: covariance, rows (None unknown), memory
+    DUPLICATES_LEFT_OUT = "equal rows left out"  # name, count, total
+    TIED_NEIGHBOURS = "several nearest neighbours"  # name, share (of the samples)
+    BEYOND_SAMPLES = "dimension beyond what the samples fill"  # name, value, samples, most
     # a comparison of runs: labels and values have one entry a run
     RUNS_DIFFER = "runs differ in how they were measured"  # what (a setting's name), labels, values (as text)
     MATCHED_BY_DEPTH = "layers matched by depth"  # labels, first (names of the first layer)

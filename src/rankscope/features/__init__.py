@@ -8,6 +8,7 @@ from rankscope.features.collection import Collection
 from rankscope.features.feature_profile import FeatureProfile, LayerFeatures
 from rankscope.features.feature_rank import feature_rank, local_feature_rank
 from rankscope.features.heads import find_head
+from rankscope.features.intrinsic import IntrinsicDimension, LayerIntrinsic, intrinsic_dimension
 from rankscope.features.moments import CentredMoments
 from rankscope.features.similarity import Similarity, linear_cka
 from rankscope.features.sketch import FrequentDirections
@@ -20,13 +21,16 @@ __all__ = [
     "Collection",
     "FeatureProfile",
     "FrequentDirections",
+    "IntrinsicDimension",
     "LayerFeatures",
+    "LayerIntrinsic",
     "Similarity",
     "TruncatedHead",
     "classification_dimension",
     "collect",
     "feature_rank",
     "find_head",
+    "intrinsic_dimension",
     "linear_cka",
     "local_feature_rank",
 ]

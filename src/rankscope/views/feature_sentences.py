@@ -87,6 +87,27 @@ def _sketched_layer(v: Values) -> str:
     )
 
 
+def _duplicates(v: Values) -> str:
+    return (
+        f"{v['name']!r} has {counted(v['count'], 'row')} that {own_verb(v['count'], 'equal')} an earlier one among "
+        f"{v['total']:,}. Equal rows count once, since the distance between them says nothing of the dimension."
+    )
+
+
+def _tied(v: Values) -> str:
+    return (
+        f"{v['share']:.0%} of the samples at {v['name']!r} have several nearest neighbours at the same distance. The "
+        "estimate assumes features that are spread smoothly, and these are discrete."
+    )
+
+
+def _beyond_samples(v: Values) -> str:
+    return (
+        f"The intrinsic dimension of {v['name']!r}, {v['value']:.1f}, exceeds {v['most']:.1f}, which "
+        f"{counted(v['samples'], 'sample')} can resolve (twice the decimal logarithm). It is likely too low."
+    )
+
+
 FEATURE_SENTENCES: Sentences = {
     FactKind.AT_CHANCE: _at_chance,
     FactKind.KEPT_BY_CHANCE: _kept_by_chance,
@@ -99,4 +120,7 @@ FEATURE_SENTENCES: Sentences = {
     FactKind.FEW_ROWS: _few_rows,
     FactKind.ROUNDED_LAYER: _rounded_layer,
     FactKind.SKETCHED_LAYER: _sketched_layer,
+    FactKind.DUPLICATES_LEFT_OUT: _duplicates,
+    FactKind.TIED_NEIGHBOURS: _tied,
+    FactKind.BEYOND_SAMPLES: _beyond_samples,
 }
