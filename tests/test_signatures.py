@@ -29,6 +29,11 @@ ONE: dict[str, set[str]] = {
     "as_printed": {"str"},
     "differentiate": {"str | None"},
     "processes": {"Processes"},
+    "num_workers": {"int"},
+    "projection": {"Projection"},
+    "samples_used": {"str"},
+    "out": {"str | Path", "str | Path | None"},
+    "dtype": {"DtypeLike"},
     "cut_points": {"CutPointsLike", "CutPointsLike | None"},
 }
 # option → its only default, where it has one
@@ -45,8 +50,22 @@ DEFAULT: dict[str, Any] = {
     "limit": None,
     "differentiate": None,
     "processes": "all",
+    "num_workers": 0,
+    "projection": "uncentred",
+    "samples_used": "all",
 }
-GONE = {"memory", "convention", "chunk", "n_samples", "num_images", "max_images", "verbose", "rng", "random_state"}
+GONE = {
+    "memory",
+    "convention",
+    "chunk",
+    "n_samples",
+    "num_images",
+    "max_images",
+    "verbose",
+    "rng",
+    "random_state",
+    "workers",
+}
 
 
 def _functions() -> Iterator[tuple[str, Callable[..., Any]]]:

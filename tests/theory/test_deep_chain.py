@@ -389,7 +389,7 @@ def test_rises_are_flagged():
         ({"seeds": -1}, UsageError, "seeds is -1"),
         ({"seeds": [True]}, UsageError, "seeds is True"),
         ({"seeds": 1.5}, UsageError, "seeds is 1.5"),
-        ({"dtype": "float16"}, UsageError, "unknown dtype 'float16'"),
+        ({"dtype": "float16"}, UsageError, "'float16' cannot be measured in"),
         ({"tolerance": 1e-14}, UsageError, "resolves σ/σ_1 down to 1e-12"),
         ({"tolerance": Tolerance(atol=1.0)}, UsageError, "absolute part"),
         (
@@ -526,3 +526,9 @@ def test_a_small_branch_vanishes_beside_its_skip():
 def test_the_error_names_the_nearest_init_as_a_question():
     with pytest.raises(UsageError, match=r"unknown init 'kaiming' .*; did you mean 'kaiming_normal'\?$"):
         deep_chain(width=3, depth=1, init="kaiming")
+
+
+def test_a_dtype_is_one_of_torch_too():
+    named, own = (deep_chain(width=4, depth=3, samples=8, dtype=dtype) for dtype in ("float32", torch.float32))
+    assert named.dtype == own.dtype == "float32"
+    assert [s.log_sigma_max for s in named.runs[0].steps] == [s.log_sigma_max for s in own.runs[0].steps]

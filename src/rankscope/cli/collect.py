@@ -61,7 +61,7 @@ def collect_command(
     channels: ChannelAxisOption = "auto",
     batch_size: BatchOption = 64,
     limit: DataLimitOption = None,
-    workers: Annotated[int, typer.Option(help="Number of processes that read the data.")] = 0,
+    num_workers: Annotated[int, typer.Option("--workers", help="Number of processes that read the data.")] = 0,
     shard_size: Annotated[
         int | None,
         typer.Option(
@@ -89,7 +89,7 @@ def collect_command(
     from rankscope.features.shards import ShardStore
     from rankscope.views.sentences import note, sentence
 
-    count_of(workers, "workers", least=0, most=_MOST_WORKERS)
+    count_of(num_workers, "num_workers", least=0, most=_MOST_WORKERS)
     if shard_size is not None:
         count_of(shard_size, "shard_size")
     source = Source(
@@ -107,7 +107,7 @@ def collect_command(
                 channels=channels,  # type: ignore[arg-type]
                 out=out,
                 batch_size=batch_size,
-                num_workers=workers,
+                num_workers=num_workers,
                 shard_size=_shard_size(len(read.dataset)) if shard_size is None else shard_size,
                 progress=report,
             )

@@ -98,7 +98,7 @@ def _failed(error: BaseException, given: list[str], stopping: Stopping) -> int:
 
 
 # names that the library has for what a command calls otherwise
-_ALSO = {"n": "width", "jacobian_points": "points", "num_workers": "workers", "inputs": "data"}
+_ALSO = {"n": "width", "jacobian_points": "points", "inputs": "data"}
 
 
 def _options(given: list[str]) -> dict[str, str]:

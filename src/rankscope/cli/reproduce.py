@@ -70,7 +70,7 @@ def reproduce_command(
     device: DeviceOption = "auto",
     seed: SeedOption = 0,
     scale: Annotated[str, typer.Option(help="full, or small (sizes for tests, not those of the paper).")] = "full",
-    workers: Annotated[int, typer.Option(help="Number of processes that read the images.")] = 0,
+    num_workers: Annotated[int, typer.Option("--workers", help="Number of processes that read the images.")] = 0,
     out: Annotated[
         Path | None, typer.Option(metavar="DIR", help="Folder for the files. Default: runs/reproduce/NAME.")
     ] = None,
@@ -90,7 +90,7 @@ def reproduce_command(
         "device": device,
         "seed": seed,
         "scale": scale,
-        "workers": workers,
+        "num_workers": num_workers,
         "out": folder,
         "networks": [] if networks is None else listed(networks, "--networks"),
         "only": None if only is None else [n for n in listed(only, "--only") if n != "none"],

@@ -143,7 +143,7 @@ def pass_over(one: Prepared) -> dict[str, Any]:
             cut_points=[],
             out=folder,
             batch_size=_BATCH,
-            num_workers=one.settings.workers,
+            num_workers=one.settings.num_workers,
             progress=progress,
             processes="this",
         )

@@ -33,7 +33,7 @@ def reproduce(
     device: DeviceLike = "auto",
     seed: int = 0,
     scale: Scale = "full",
-    workers: int = 0,
+    num_workers: int = 0,
     progress: bool | Progress | None = None,
 ) -> Reproduction:
     """Measure one figure or table of the paper again and write it.
@@ -61,7 +61,7 @@ def reproduce(
         Of Fig. 1 (a–c), drawn from the seed; default 16.
     limit : int, optional
         At most so many images of the folder for everything else, spread over its classes; default all.
-    device, seed, workers
+    device, seed, num_workers
         Where to compute; of every random draw; processes that read images.
     scale : "full" or "small"
         Small is for tests: it keeps the path and gives up the paper's sizes.
@@ -100,7 +100,7 @@ def reproduce(
         "device": device,
         "seed": seed,
         "scale": scale,
-        "workers": workers,
+        "num_workers": num_workers,
     }
     for given, why in EXPERIMENTS[name].unused.items():
         if options[given] is not None and (given != "networks" or networks):
@@ -134,7 +134,7 @@ def reproduce_all(
         "device": "auto",
         "seed": 0,
         "scale": "full",
-        "workers": 0,
+        "num_workers": 0,
     }
     for given in options:
         if given not in defaults:

@@ -60,7 +60,7 @@ class Settings:
     device: torch.device
     seed: int
     scale: Scale
-    workers: int
+    num_workers: int
     parts: Path
     report: Reporter = field(default_factory=Reporter, compare=False)
     place: Place = field(default_factory=Place, compare=False)
@@ -83,7 +83,7 @@ class Settings:
         device: DeviceLike,
         seed: int,
         scale: Scale,
-        workers: int,
+        num_workers: int,
         parts: Path,
         report: Reporter,
     ) -> Settings:
@@ -102,7 +102,7 @@ class Settings:
             if size is not None:
                 count_of(size, name)
         seed_of(seed)
-        count_of(workers, "workers", least=0, most=1024)
+        count_of(num_workers, "num_workers", least=0, most=1024)
         for spec in networks:
             check_spec(spec)
         data = None if imagenet is None else Path(imagenet).expanduser()
@@ -127,7 +127,7 @@ class Settings:
             device=device_of(device),
             seed=seed,
             scale=scale,
-            workers=workers,
+            num_workers=num_workers,
             parts=parts,
             report=report,
         )

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from rankscope._base.checks import choice_of, count_of, seed_of
+from rankscope._base.checks import DtypeLike, choice_of, count_of, dtype_of, seed_of
 from rankscope._base.errors import UsageError, parameter
 from rankscope._base.provenance import device_name, versions
 from rankscope.spectra import EPS32, Tolerance, ToleranceLike, as_tolerance
@@ -32,8 +32,6 @@ from rankscope.theory.profile import ChainProfile, ChainRun, ChainStep
 
 __all__ = ["deep_chain"]
 
-_DTYPES = {"float32": torch.float32, "float64": torch.float64}
-
 
 def deep_chain(
     *,
@@ -48,7 +46,7 @@ def deep_chain(
     normalisation: Normalisation | None = None,
     float32_stop: bool = False,
     samples: int = 5000,
-    dtype: str = "float64",
+    dtype: DtypeLike = "float64",
 ) -> ChainProfile:
     """Jacobian rank and PCA dimension of the features of random chains, at every depth.
 
@@ -82,8 +80,8 @@ def deep_chain(
         left out.
     samples : int
         Inputs behind the covariance, at least 2; at most samples − 1 dimensions can show. 5,000: the paper's batch.
-    dtype : str
-        ``"float64"`` or ``"float32"`` for layers and features; spectra are always computed in float64.
+    dtype : "float64", "float32", or torch's own
+        Of layers and features; spectra are always computed in float64.
 
     Raises
     ------
@@ -119,7 +117,7 @@ def deep_chain(
     ):
         if value is not None:
             choice_of(value, name, known)
-    choice_of(dtype, "dtype", _DTYPES)
+    precision = dtype_of(dtype)
     tol = as_tolerance(tolerance)
     rtol = relative_tolerance(tol, (width, columns))
     if rtol < SVD_RTOL:
@@ -129,7 +127,7 @@ def deep_chain(
         )
     block = Block(activation, normalisation, _branch_scale(residual))
     runs = tuple(
-        _run(seed, (width, columns), depth, init, block, tol, float32_stop, samples, _DTYPES[dtype])
+        _run(seed, (width, columns), depth, init, block, tol, float32_stop, samples, precision)
         for seed in _seeds(seeds)
     )
     return ChainProfile(
@@ -138,7 +136,7 @@ def deep_chain(
         depth=depth,
         samples=samples,
         init=init if isinstance(init, str) else getattr(init, "__name__", type(init).__name__).strip("<>"),
-        dtype=dtype,
+        dtype=str(precision).removeprefix("torch."),
         activation=activation,
         residual=block.residual,
         normalisation=normalisation,
