@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -148,6 +149,51 @@ def test_a_batch_with_arguments_of_its_own_shows_further_layers() -> None:
     data = torch.utils.data.StackDataset(x=xs, t=[torch.randn(6) for _ in xs])
     found = rs.feature_rank(ByLength().eval(), data, cut_points="all", reduce="pool", batch_size=8, differentiate="x")
     assert {layer.name: layer.samples for layer in found} == {"short": 8, "long": 16, "head": 24}
+
+
+class Padded(nn.Module):
+    """Embeddings that it is given are filled up through a further call of its embedding and norm, as in Longformer."""
+
+    def __init__(self, again: bool) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.tokens, self.norm, self.block, self.head = (
+            nn.Embedding(9, 6),
+            nn.LayerNorm(6),
+            nn.Linear(6, 6),
+            nn.Linear(6, 3),
+        )
+        self.again = again
+        self.config = SimpleNamespace()  # the conventions of Hugging Face
+
+    def get_input_embeddings(self) -> nn.Module:
+        return self.tokens
+
+    def forward(self, input_ids: Tensor | None = None, inputs_embeds: Tensor | None = None) -> Tensor:
+        if inputs_embeds is None:
+            inputs_embeds = self.tokens(input_ids)
+        else:
+            fill = self.norm(self.tokens(torch.zeros(len(inputs_embeds), 1, dtype=torch.int64)))
+            inputs_embeds = torch.cat([inputs_embeds, 0 * fill], 1)[:, :-1]
+        h = self.block(self.norm(inputs_embeds))
+        return self.head(self.norm(h) if self.again else h)
+
+
+@pytest.mark.parametrize(
+    ("again", "names"),
+    [(False, ["tokens", "norm#1", "block", "head"]), (True, ["tokens", "norm#1", "block", "norm#2", "head"])],
+)
+def test_calls_that_only_embeddings_make(again: bool, names: list[str]) -> None:
+    net = Padded(again).eval()
+    ids = torch.randint(9, (40, 4), generator=torch.Generator().manual_seed(1))
+    truth = by_call(net, ids)
+    found = rs.feature_rank(net, {"input_ids": ids}, cut_points="all", reduce="flatten")
+    assert [layer.name for layer in found] == names
+    for layer in found:
+        rows = truth[layer.name if "#" in layer.name else f"{layer.name}#1"]
+        same(layer, rows.reshape(len(rows), -1))
+    local = rs.local_feature_rank(net, {"input_ids": ids[:1]}, samples=10, cut_points="all")
+    assert "block" in [layer.name for layer in local]
 
 
 def test_a_monitor_follows_each_call() -> None:

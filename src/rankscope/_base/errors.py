@@ -213,6 +213,17 @@ def is_out_of_memory(error: BaseException | None) -> bool:
     return False
 
 
+def raise_ours(error: Exception) -> None:
+    """Raise an error of ours again; what the model's own code raised, which may be anything, stays with the caller.
+
+    A ``MeasurementError`` stays too, since it says that a derivative cannot be had in the way that was tried.
+
+    >>> raise_ours(AssertionError("call train() first"))
+    """
+    if isinstance(error, RankscopeError) and not isinstance(error, MeasurementError | UsageError):
+        raise error
+
+
 def _torch_lacks_memory(torch: Any, error: BaseException) -> bool:
     if isinstance(error, torch.OutOfMemoryError):
         return True

@@ -13,7 +13,7 @@ from torch import nn
 
 from rankscope._base.errors import CutPointError, ModelError
 from rankscope._base.facts import Fact, FactKind
-from rankscope.features.hooks import inference, record_outputs
+from rankscope.features.hooks import inference, record_outputs, resolve_layer
 from rankscope.slicing import CutPointsLike, Sample
 from rankscope.slicing.batches import run_forward
 from rankscope.slicing.calls import can_be_repeated, repeated
@@ -29,7 +29,8 @@ def with_rows_of_samples(
     """``names`` without those that ``wanted`` does not spell out and whose first dimension counts something else.
 
     One sample has to give one row, and two have to give two where they can share a pass. So a fixed number of rows is
-    seen, whatever it is.
+    seen, whatever it is. Calls were counted where embeddings stood for token ids, and a model may fill up embeddings by
+    calls of their own: ``layer#2`` that the ids do not make is their last, ``layer``.
 
     Raises
     ------
@@ -50,6 +51,8 @@ def with_rows_of_samples(
                     if count == 1:
                         raise
                     break  # it takes one sample at a time, as a decoder's classifier without a padding token
+                if count == 1:
+                    names = _as_called(model, names, set(found) - set(outputs), list(outputs))
                 wrong = {n: tuple(o.shape) for n, o in outputs.items() if not o.ndim or len(o) != count}
             shapes = {**wrong, **shapes}
     left = [name for name in found if name in shapes]
@@ -62,6 +65,22 @@ def with_rows_of_samples(
     if not left:
         return kept, ()
     return kept, (Fact(FactKind.ROWS_NOT_SAMPLES, {"names": tuple(left), "shape": shapes[left[0]]}),)
+
+
+def _as_called(model: nn.Module, names: Sequence[str], absent: set[str], called: Sequence[str]) -> list[str]:
+    """``names``, where calls by number that are absent are the last of their module, unless it stands there already."""
+    modules = {resolve_layer(model, name).module for name in called}
+    kept: list[str] = []
+    for name in names:
+        place = resolve_layer(model, name)
+        if name in absent and place.call is not None:
+            if place.module in modules:
+                continue
+            name = name.replace(f"#{place.call}", "", 1)
+        kept.append(name)
+    kept = list(dict.fromkeys(kept))
+    order = {name: k for k, name in enumerate(called)}
+    return kept if kept == list(names) or set(kept) - set(order) else sorted(kept, key=lambda name: order[name])
 
 
 def spelled(model: nn.Module, name: str, wanted: CutPointsLike | None) -> bool:

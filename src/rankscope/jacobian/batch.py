@@ -8,7 +8,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor, nn
 
-from rankscope._base.errors import MeasurementError
+from rankscope._base.errors import raise_ours
 from rankscope._base.facts import Fact, FactKind, unsaid
 from rankscope.jacobian.both_modes import doubts
 from rankscope.jacobian.combinations import Combinations
@@ -168,7 +168,8 @@ class BatchMeasurer:
             return None
         try:
             return self._pulled(sample)
-        except (RuntimeError, TypeError, ValueError, AttributeError, MeasurementError) as error:
+        except Exception as error:  # a custom backward is code of the model
+            raise_ours(error)
             if isinstance(error, torch.OutOfMemoryError):
                 raise
             return None
@@ -263,7 +264,8 @@ class BatchMeasurer:
             if pulled is None:
                 return None
             result, found = self._swept_and_certified(batch)
-        except (RuntimeError, TypeError, ValueError, IndexError, KeyError, AttributeError, MeasurementError):
+        except Exception as error:
+            raise_ours(error)
             return None  # whatever stands in the way of a batch, each image alone decides whether it can be measured
         if found is None or not found.apart <= APART or not bool(torch.isfinite(found.lengths).all()):
             return None

@@ -7,7 +7,7 @@ import math
 import torch
 from torch import Tensor
 
-from rankscope._base.errors import first_line
+from rankscope._base.errors import first_line, raise_ours
 from rankscope.linear.reverse import reverse_mode
 from rankscope.linear.runner import Runner
 from rankscope.slicing import LowerPrecision, Sample
@@ -83,7 +83,8 @@ def adjoint_error(
             if faint and all(gaps[k] <= ADJOINT_LIMIT for k in live if k not in faint):
                 width = str(runner.dtype).removeprefix("torch.")
                 return None, f"the derivative at {runner.keys[faint[0]][0]!r} is too small for {width}"
-    except RuntimeError as error:
+    except Exception as error:  # a custom backward is code of the model
+        raise_ours(error)
         return None, first_line(error)
     first = next((k for k in live if not gaps[k] <= ADJOINT_LIMIT), max(gaps, key=lambda k: gaps[k]))
     return gaps[first], runner.keys[first][0]

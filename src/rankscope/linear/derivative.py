@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
-from rankscope._base.errors import MeasurementError, ModelError, first_line, is_out_of_memory, parameter
+from rankscope._base.errors import MeasurementError, ModelError, first_line, is_out_of_memory, parameter, raise_ours
 from rankscope._base.facts import Fact, FactKind
 from rankscope.linear.checks import ADJOINT_LIMIT, adjoint_error, lower_precision_inside
 from rankscope.linear.custom import wrongly_derived
@@ -287,7 +287,8 @@ class Derivative:
             with self.exact.hooked():
                 one = sample.to(self.settings.device, torch.float32)
                 found = self.method(self.exact, one, direction[None].to(one.x))
-        except (RuntimeError, TypeError, ValueError, MeasurementError):
+        except Exception as error:  # the model's own code
+            raise_ours(error)
             return False
         same_shape = [b.reshape(a.shape) for a, b in zip(found, out, strict=True)]
         return float(worst_gaps([a.double() for a in found], same_shape)) <= _CARRIED
@@ -308,7 +309,8 @@ class Derivative:
             self._set_exact(sample, down=down)
         except NotCalledError:  # of this sample alone: another may lead to the same calls in both precisions
             raise
-        except (RuntimeError, TypeError, ValueError, MeasurementError) as error:
+        except Exception as error:  # the model's own code
+            raise_ours(error)
             reason = first_line(error)
             self.facts.append(Fact(FactKind.NO_FLOAT64, {"reason": reason}, caution=True))
             self.certificate = Fact(FactKind.NOT_IN_FLOAT64)
@@ -358,7 +360,8 @@ class Derivative:
                     why = "the function bends or jumps within every step that rounding leaves room for"
                 if runner is not self.runner or self.casts not in _HALF:  # half precision drowns every step
                     found = against_the_function(runner, method, one, direction, out, narrow=narrow)
-        except (RuntimeError, TypeError, ValueError, MeasurementError) as error:
+        except Exception as error:  # the model's own code
+            raise_ours(error)
             why = first_line(error)
         if found.verdict == "leaves":
             leak = {"where": found.where, "gap": found.gap}

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from rankscope._base.errors import MeasurementError, first_line, is_out_of_memory
+from rankscope._base.errors import MeasurementError, first_line, is_out_of_memory, raise_ours
 from rankscope.linear.kinks import SamePiece
 from rankscope.linear.linearise import Linearised
 from rankscope.linear.methods import Method, choose_method
@@ -168,6 +168,7 @@ def works_in(runner: Runner, sample: Sample, method: Method) -> Method:
     direction = torch.ones_like(sample.x[:1])
     try:
         method(runner, sample, direction)
-    except (RuntimeError, TypeError, ValueError):
+    except Exception as error:  # a custom backward is code of the model
+        raise_ours(error)
         return choose_method(runner, sample, direction)[0]
     return method

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 from torch.func import jvp, vmap
 
-from rankscope._base.errors import MeasurementError, first_line, is_out_of_memory
+from rankscope._base.errors import MeasurementError, first_line, is_out_of_memory, raise_ours
 from rankscope._base.facts import Fact, FactKind
 from rankscope.linear.checks import ADJOINT_LIMIT, adjoint_error
 from rankscope.linear.other_libraries import Differentiated
@@ -169,7 +169,8 @@ def choose_method(runner: Runner, sample: Sample, tangents: Tensor) -> tuple[Met
         try:
             out = method(runner, sample, tangents)
             reason = _refused(method, runner, sample, tangents[0], out)
-        except (RuntimeError, NotImplementedError, TypeError, ValueError, AttributeError, MeasurementError) as error:
+        except Exception as error:  # a custom backward is code of the model
+            raise_ours(error)
             if is_out_of_memory(error):
                 raise
             errors.append(error)
