@@ -100,3 +100,16 @@ def test_a_damaged_archive_is_named(damage: str, tmp_path: Path):
     path.write_bytes(held[damage])
     with pytest.raises(DataError, match=r"arrays.npz' cannot be read \(.+\); save it again"):
         read_arrays(path)
+
+
+def test_a_file_with_more_than_its_header_describes_is_refused(tmp_path: Path) -> None:
+    """NumPy reads the first array of two, and fewer rows where the header lost some."""
+    with (tmp_path / "two.npy").open("wb") as file:
+        np.save(file, np.zeros((2, 3)))
+        np.save(file, np.ones((2, 3)))
+    whole = tmp_path / "rows.npy"
+    np.save(whole, np.zeros((6, 3)))
+    whole.write_bytes(whole.read_bytes().replace(b"(6, 3)", b"(4, 3)"))
+    for file in (tmp_path / "two.npy", whole):
+        with pytest.raises(DataError, match=r"more than the array that its header describes\); save it again"):
+            read_arrays(file)

@@ -186,3 +186,22 @@ def test_a_file_that_was_cut_short(tmp_path: Path) -> None:
     file.write_bytes(b"no pickle at all")
     with pytest.raises(ModelError, match=r"cannot be read \(it is no whole pickle\); it is truncated"):
         read_weights(file)
+
+
+def test_a_record_with_another_checksum_is_refused_where_there_are_checksums(tmp_path: Path) -> None:
+    """torch itself reads it without a word."""
+    state = {"a": torch.arange(64.0), "b": torch.ones(3)}
+    torch.save(state, tmp_path / "w.pt")
+    content = bytearray((tmp_path / "w.pt").read_bytes())
+    at = bytes(content).index(state["a"].numpy().tobytes())
+    content[at + 6] ^= 1
+    (tmp_path / "w.pt").write_bytes(content)
+    assert not torch.equal(torch.load(tmp_path / "w.pt")["a"], state["a"])
+    with pytest.raises(ModelError, match=r"w\.pt' is damaged \(w/data/0 does not have its checksum\)"):
+        read_weights(tmp_path / "w.pt")
+    torch.serialization.set_crc32_options(False)
+    try:
+        torch.save(state, tmp_path / "without.pt")
+    finally:
+        torch.serialization.set_crc32_options(True)
+    assert torch.equal(read_weights(tmp_path / "without.pt")["a"], state["a"])

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import os
-import zlib
 from pathlib import Path
-from zipfile import BadZipFile
 
 import torch
 
-from rankscope._base.errors import DataError, first_line
+from rankscope._base.errors import DataError, RankscopeError, first_line
 from rankscope.slicing.values import as_tensor
 
 __all__ = ["ARRAY_FILES", "check_arrays", "class_indices", "read_arrays", "read_labels"]
@@ -36,18 +34,23 @@ def read_arrays(path: Path, option: str | None = None) -> dict[str, torch.Tensor
         A file that is absent, damaged or of another kind.
     """
     import numpy as np
-    from safetensors import SafetensorError
     from safetensors.torch import load_file
 
     named = check_arrays(path, option)
     try:
         if path.suffix == ".npy":
-            return {"": as_tensor(np.load(path, allow_pickle=False), path.name)}
+            with path.open("rb") as opened:
+                array = np.load(opened, allow_pickle=False)
+                if opened.read(1):  # NumPy reads what the header speaks of, and says nothing of the rest
+                    raise ValueError("it holds more than the array that its header describes")
+            return {"": as_tensor(array, path.name)}
         if path.suffix == ".npz":
             with np.load(path, allow_pickle=False) as file:
                 return {key: as_tensor(file[key], f"{key} in {path.name}") for key in file.files}
         return load_file(path)
-    except (OSError, ValueError, TypeError, EOFError, BadZipFile, zlib.error, SafetensorError) as error:
+    except RankscopeError:
+        raise
+    except Exception as error:  # a damaged header makes NumPy raise nearly anything
         raise DataError(f"{named} cannot be read ({first_line(error)}); save it again") from error
 
 

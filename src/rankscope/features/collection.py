@@ -127,9 +127,9 @@ class Collection(Record):
         """
         folder = path_of(path, "path")
         store = ShardStore(folder, ShardStore.read_manifest(folder))
+        store.check_none_missing()
         whole = store.whole()
         after, total = store.progress()
-        store.check_none_missing()
         if not whole or after < total:
             raise OutputError(
                 f"the collection in {folder} is not finished ({after:,} of {total:,} samples); collect again "

@@ -135,8 +135,14 @@ class ShardStore:
         last = max((int(p.stem.partition("-")[2]) for p in self.folder.glob("moments-*[0-9].safetensors")), default=-1)
         if lost is None and last >= 0 and (not numbers or last > numbers[-1]):
             lost = numbers[-1] + 1 if numbers else 0
-        if lost is not None:
-            raise OutputError(f"{self._shard(lost)} is missing; put it back, or collect again")
+        absent = None if lost is None else self._shard(lost)
+        # a link that leads nowhere is listed too
+        there = [self._shard(k) for k in numbers] + ([self._moments(last)] if last >= 0 else [])
+        absent = absent or next((file for file in there if not file.exists()), None)
+        if absent is None and last < 0 and numbers:
+            absent = self._moments(numbers[-1])
+        if absent is not None:
+            raise OutputError(f"{absent} is missing; put it back, or collect again")
 
     def progress(self) -> tuple[int, int]:
         """Samples in whole shards (skipped ones counted), and samples in all; (0, 0) before the first shard."""

@@ -9,6 +9,7 @@ from typing import Any
 
 from rankscope._base.errors import ModelError, UsageError, first_line, nearest, type_and_line
 from rankscope._base.facts import Fact, FactKind
+from rankscope.loading._hf_folder import check_files, damaged_json, damaged_weights
 from rankscope.loading._hub import download
 from rankscope.loading._random import open_branches, seeded
 from rankscope.loading._remedies import RANDOM
@@ -46,6 +47,8 @@ def from_hf(
         raise UsageError(f"Hugging Face has no architecture {name!r}; {nearest(name, known)}; a hub name has a '/'")
     if local and not (folder / "config.json").is_file():
         raise ModelError(f"folder {str(folder)!r} holds no config.json; save_pretrained() writes one")
+    if local:
+        check_files(folder)
     with _quiet(transformers):
         config = _config(transformers, where, local=local, bare=bare, num_classes=num_classes)
         builder = _builder(transformers, config)
@@ -140,9 +143,10 @@ def _pretrained(builder: Any, where: str, name: str, *, local: bool) -> tuple[An
     try:
         return builder.from_pretrained(where, output_loading_info=True, **_PLAIN)
     except Exception as error:
+        damaged = damaged_weights(Path(where)) or damaged_json(Path(where))
         raise ModelError(
-            f"weights in folder {where!r} cannot be loaded ({first_line(error)}); it needs a whole "
-            f"model.safetensors that fits its config.json, or use {RANDOM}"
+            f"weights in folder {where!r} cannot be loaded ({damaged or first_line(error)}); it needs a whole "
+            f"model.safetensors (or its index with every shard) that fits its config.json, or use {RANDOM}"
         ) from error
 
 
@@ -178,8 +182,16 @@ def _preprocessing(transformers: Any, model: Any, config: Any, where: str, *, lo
     if getattr(model, "main_input_name", "") != "pixel_values":
         return None
     size = _config_size(config)
-    if local and (Path(where) / "preprocessor_config.json").is_file():
-        processor = transformers.AutoImageProcessor.from_pretrained(where)
+    file = Path(where) / "preprocessor_config.json"
+    if local and file.is_file():
+        try:
+            processor = transformers.AutoImageProcessor.from_pretrained(where)
+        except Exception as error:  # whatever a damaged file leads to
+            why = "it is no whole JSON file" if damaged_json(Path(where)) else first_line(error)
+            raise ModelError(
+                f"{str(file)!r} cannot be used ({why}); fetch or save it again, or remove it: then images are only "
+                "resized and scaled to [0, 1]"
+            ) from error
     elif not local and "/" in where:
         try:
             with download(f"preprocessing of hf:{where}", remedy=_fetch(where)):

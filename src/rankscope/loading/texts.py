@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.utils.data import Dataset
 
 from rankscope._base.errors import DataError, ModelError, UsageError, first_line
+from rankscope.loading._hf_folder import check_files, damaged_json
 
 __all__ = ["Texts", "load_tokenizer", "read_texts"]
 
@@ -107,9 +108,14 @@ def load_tokenizer(where: str) -> Any:
     folder = Path(where).expanduser()
     if folder.is_dir() and not any((folder / file).is_file() for file in _FILES):
         raise ModelError(f"folder {where!r} holds no tokenizer; tokenizer.save_pretrained() writes one there")
+    check_files(folder)
     import transformers
 
     try:
         return transformers.AutoTokenizer.from_pretrained(where)
     except Exception as error:  # whatever a file or the hub leads to
-        raise ModelError(f"the tokenizer of hf:{where} cannot be read ({first_line(error)})") from error
+        damaged = damaged_json(folder) if folder.is_dir() else None
+        raise ModelError(
+            f"the tokenizer of hf:{where} cannot be read ({damaged or first_line(error)}); "
+            "tokenizer.save_pretrained() writes all of its files"
+        ) from error

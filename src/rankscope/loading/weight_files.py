@@ -21,6 +21,7 @@ _SUFFIXES = (".safetensors", ".pt", ".pth", ".ckpt", ".bin", ".tar")
 _INDEX = ".index.json"
 _WHOLE = ("model.safetensors", "pytorch_model.bin", "diffusion_pytorch_model.safetensors")
 _SHOWN = 4
+_BLOCK = 1 << 24  # bytes read at once
 _DEEP = 12  # mappings inside mappings
 _ZIP = b"PK\x03\x04"
 _AGAIN = "it is truncated or of another type: fetch or save it again"
@@ -138,7 +139,8 @@ def _shards(index: Path) -> dict[str, torch.Tensor]:
         )
     found: dict[str, torch.Tensor] = {}
     for file in files:
-        found |= tensors_by_name(read_file(index.parent / file))
+        held = tensors_by_name(read_file(index.parent / file))
+        found |= {name: tensor for name, tensor in held.items() if wanted.get(name, file) == file}
     lacking = [name for name in wanted if name not in found]
     if lacking:
         raise ModelError(f"weights index {str(index)!r} names tensors that its files lack: {few(lacking)}; {_AGAIN}")
@@ -165,8 +167,11 @@ def _safetensors(path: Path) -> dict[str, torch.Tensor]:
 def _torch(path: Path) -> Any:
     with open(path, "rb") as file:
         started = file.read(len(_ZIP)) == _ZIP
-    if started and not zipfile.is_zipfile(path):
+    if started and not _is_zip(path):
         raise ModelError(f"weights file {str(path)!r} cannot be read (its end is missing); {_AGAIN}")
+    changed = _changed_record(path) if started else None
+    if changed is not None:
+        raise ModelError(f"weights file {str(path)!r} is damaged ({changed}); {_AGAIN}")
     script = _script(path)
     if script is not None:
         raise ModelError(f"weights file {str(path)!r} {script}")
@@ -197,12 +202,42 @@ def _torch(path: Path) -> Any:
         raise ModelError(f"weights file {str(path)!r} cannot be read ({first_line(error)}); {_AGAIN}") from error
 
 
+def _is_zip(path: Path) -> bool:
+    try:
+        return zipfile.is_zipfile(path)
+    except zipfile.BadZipFile:  # a damaged end
+        return False
+
+
+def _changed_record(path: Path) -> str | None:
+    """What of a zip file is not as it was written, in words; torch reads it all the same.
+
+    Where no checksum holds none was written (``torch.serialization.set_crc32_options``), so nothing is known.
+    """
+    held = 0
+    changed: list[str] = []
+    try:
+        with zipfile.ZipFile(path) as file:
+            for record in file.infolist():
+                try:
+                    with file.open(record) as opened:
+                        while opened.read(_BLOCK):
+                            pass
+                    held += bool(record.file_size)
+                except zipfile.BadZipFile:
+                    changed.append(record.filename)
+    except Exception as error:  # the table of contents is damaged
+        return first_line(error)
+    return f"{changed[0]} does not have its checksum" if changed and held else None
+
+
 def _script(path: Path) -> str | None:
     """What a zip file of another part of torch is, with the remedy; None for a checkpoint."""
-    if not zipfile.is_zipfile(path):
+    try:
+        with zipfile.ZipFile(path) as file:
+            names = {name.rpartition("/")[2] for name in file.namelist()}
+    except Exception:  # no zip, or a damaged table of contents; torch then says so
         return None
-    with zipfile.ZipFile(path) as file:
-        names = {name.rpartition("/")[2] for name in file.namelist()}
     if "constants.pkl" in names:
         call, kind = f"torch.jit.load({str(path)!r}, map_location='cpu').state_dict()", "is a TorchScript program"
     elif any(name.startswith("serialized_exported_program") or name == "model.json" for name in names):

@@ -14,6 +14,7 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 from rankscope._base.errors import OutputError, type_and_line
+from rankscope._base.files import CHECKSUM, digest_of_bytes
 from rankscope._base.lock import HELD, NO_LOCKS
 
 fcntl: ModuleType | None
@@ -53,13 +54,17 @@ class Moment:
         values = [
             {"layer": e.layer, "metric": e.metric, "value": _plain(e.value), "samples": e.samples} for e in self.entries
         ]
-        return json.dumps({"step": self.step, "values": values, "events": list(self.events)}, allow_nan=False)
+        said = {"step": self.step, "values": values, "events": list(self.events)}
+        return json.dumps({**said, CHECKSUM: _digest(said)}, allow_nan=False)
 
     @classmethod
     def of(cls, line: str | bytes) -> Moment:
         """Read back what ``line`` gave; raises ``ValueError`` for anything else."""
         try:
             found = json.loads(line)
+            kept = found.pop(CHECKSUM, None)  # absent from lines of earlier versions
+            if kept is not None and kept != _digest(found):
+                raise ValueError("it was changed: its content does not have the checksum it was written with")
             entries = tuple(_entries(found["values"]))
             return cls(int(found["step"]), entries, tuple(map(str, found.get("events", ()))))
         except (KeyError, TypeError, AttributeError) as error:
@@ -90,7 +95,7 @@ class History:
         there = path.exists()
         if self._write:
             self.open()
-        if there:
+        if there or not self._write:
             self._read(path)
 
     # ---- the file ------------------------------------------------------------------------------------------------
@@ -214,6 +219,10 @@ class History:
     @property
     def last_step(self) -> int | None:
         return self.moments[-1].step if self.moments else None
+
+
+def _digest(said: dict[str, Any]) -> str:
+    return digest_of_bytes(json.dumps(said, sort_keys=True, separators=(",", ":")))
 
 
 def _plain(value: float) -> float | str:
