@@ -318,7 +318,7 @@ def test_what_no_checkpoint_answers_is_refused(tmp_path: Path) -> None:
     torch.save(net(2).state_dict(), tmp_path / "1.pt")
     with pytest.raises(UsageError, match="nothing to measure on"):
         watched(tmp_path, data=None)
-    with pytest.raises(UsageError, match="unknown metric 'efective_rank'; did you mean 'effective_rank'"):
+    with pytest.raises(UsageError, match="unknown metric 'efective_rank' in metrics; did you mean 'effective_rank'"):
         watched(tmp_path, metrics=["efective_rank"])
     with pytest.raises(UsageError, match="no layer '7'"):
         watched(tmp_path, cut_points=["7"])
