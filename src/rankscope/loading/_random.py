@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import random
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -17,6 +18,7 @@ __all__ = ["open_branches", "seeded"]
 
 # A layer scale that starts at this or less multiplies its branch by next to nothing; common values are 1e-6 to 1e-4.
 _NEARLY_CLOSED = 1e-3
+_KINDS = (FactKind.NORMS_OPENED, FactKind.WEIGHTS_DRAWN, FactKind.BRANCHES_CLOSED)  # in the order that they are said
 
 
 @contextmanager
@@ -44,39 +46,39 @@ def open_branches(model: nn.Module, *, seed: int) -> list[Fact]:
     ``zero_init_last=False``); weights of linear and convolution layers are drawn as PyTorch draws them by default.
     Layer scales and gains stay as they come; those at exactly zero, and those that all but close a branch, are counted.
     """
-    norms = layers = gains = 0
+    counts: Counter[FactKind] = Counter()
     small: list[float] = []
     with seeded(seed):
         for module in model.modules():
             for name, parameter in module.named_parameters(recurse=False):
-                if parameter.numel() == 0:
+                if not parameter.numel():
                     continue
                 if parameter.any():
-                    first = parameter.flatten()[0]
-                    if (
-                        parameter.numel() > 1
-                        and 0 < abs(float(first)) <= _NEARLY_CLOSED
-                        and bool((parameter == first).all())
-                    ):
-                        small.append(abs(float(first)))
-                    continue
-                # a layer scale is a bare parameter of its block; only true norms carry a `weight` and a norm's name
-                if name == "weight" and parameter.ndim == 1 and "norm" in type(module).__name__.lower():
-                    parameter.fill_(1)
-                    norms += 1
-                elif name == "weight" and isinstance(module, nn.Linear | nn.modules.conv._ConvNd):
-                    nn.init.kaiming_uniform_(parameter, a=math.sqrt(5))
-                    layers += 1
-                elif any(word in name for word in ("gain", "gamma", "scale", "alpha")):
-                    gains += 1
-    found = []
-    for count, kind in (
-        (norms, FactKind.NORMS_OPENED),
-        (layers, FactKind.WEIGHTS_DRAWN),
-        (gains, FactKind.BRANCHES_CLOSED),
-    ):
-        if count:
-            found.append(Fact(kind, {"count": count}))
+                    small += _nearly_closed(parameter)
+                elif (kind := _opened(module, name, parameter)) is not None:
+                    counts[kind] += 1
+    found = [Fact(kind, {"count": counts[kind]}) for kind in _KINDS if counts[kind]]
     if small:
         found.append(Fact(FactKind.BRANCHES_NEARLY_CLOSED, {"count": len(small), "largest": max(small)}))
     return found
+
+
+def _nearly_closed(parameter: nn.Parameter) -> list[float]:
+    """The one value of a parameter that all but closes a branch; nothing of any other."""
+    first = parameter.flatten()[0]
+    closes = parameter.numel() > 1 and 0 < abs(float(first)) <= _NEARLY_CLOSED
+    return [abs(float(first))] if closes and bool((parameter == first).all()) else []
+
+
+def _opened(module: nn.Module, name: str, parameter: nn.Parameter) -> FactKind | None:
+    """What a parameter that is zero is, or has become."""
+    # a layer scale is a bare parameter of its block; only true norms carry a `weight` and a norm's name
+    if name == "weight" and parameter.ndim == 1 and "norm" in type(module).__name__.lower():
+        parameter.fill_(1)
+        return FactKind.NORMS_OPENED
+    if name == "weight" and isinstance(module, nn.Linear | nn.modules.conv._ConvNd):
+        nn.init.kaiming_uniform_(parameter, a=math.sqrt(5))
+        return FactKind.WEIGHTS_DRAWN
+    if any(word in name for word in ("gain", "gamma", "scale", "alpha")):
+        return FactKind.BRANCHES_CLOSED
+    return None

@@ -10,7 +10,7 @@ from rankscope._base.checks import DeviceLike, Scale
 from rankscope._base.errors import PartlyDoneError, RankscopeError, UsageError, nearest, parameter, type_and_line
 from rankscope._base.lock import FolderLock
 from rankscope._base.progress import Progress, progress_for
-from rankscope.reproduce.data import read_class_folders
+from rankscope.reproduce.data import ClassFolders, read_class_folders
 from rankscope.reproduce.networks import choose, participants
 from rankscope.reproduce.outcome import Reproduction
 from rankscope.reproduce.registry import EXPERIMENTS, check_counts
@@ -149,12 +149,7 @@ def _run(
     try:
         settings = Settings.of(**options, parts=root / "parts", report=report)
         if any(EXPERIMENTS[name].data for name in names):
-            try:
-                folders = read_class_folders(settings.imagenet)
-            except UsageError as error:
-                free = ", ".join(name for name, e in EXPERIMENTS.items() if not e.data)
-                raise UsageError(f"{names[0] if single else 'all'}: {error.marked}; {free} need no data") from None
-            check_counts(settings, folders, names)
+            check_counts(settings, _class_folders(settings, names[0] if single else "all"), names)
         todo = _with_networks(names, settings, single is None)
         with FolderLock(root, lend=True):
             found: dict[str, Reproduction] = {}
@@ -211,6 +206,15 @@ def _with_networks(names: list[str], settings: Settings, several: bool) -> list[
     if several and participants(settings):
         choose(settings)  # every file that is missing at once
     return todo
+
+
+def _class_folders(settings: Settings, name: str) -> ClassFolders:
+    """The images; without them the error names the experiments that need none."""
+    try:
+        return read_class_folders(settings.imagenet)
+    except UsageError as error:
+        free = ", ".join(n for n, experiment in EXPERIMENTS.items() if not experiment.data)
+        raise UsageError(f"{name}: {error.marked}; {free} need no data") from None
 
 
 def _told(error: Exception, name: str, settings: Settings) -> str:
