@@ -25,6 +25,7 @@ from rankscope.monitor.checkpoint_steps import Step, step_in_file, steps_in_name
         ("iteration-40.pt", 40, "iteration"),
         ("net_epoch12.pth.tar", 12, "epoch"),
         ("ckpt_7.safetensors", 7, "number"),
+        ("checkpoint-7.pth.tar", 7, "number"),
         ("0012.pt", 12, "number"),
     ],
 )
@@ -84,13 +85,21 @@ def names(found: list[Path]) -> list[str]:
 
 def test_files_and_folders_that_hold_weights_count(tmp_path: Path) -> None:
     for name in ("b.ckpt", "a.PT", "c.pth", "d.safetensors", "notes.txt", "training_args.bin", ".hidden.pt",
-                 "model-00001-of-00002.safetensors", "e.ckpt.part"):  # fmt: skip
+                 "model-00001-of-00002.safetensors", "e.ckpt.part", "f.pth.tar", "g.tar"):  # fmt: skip
         (tmp_path / name).write_bytes(b"x")
     for name, inside in (("checkpoint-5", "model.safetensors"), ("epoch_1", "pytorch_model.bin.index.json"),
                          ("logs", "events.txt"), ("checkpoint-9", "optimizer.pt")):  # fmt: skip
         (tmp_path / name).mkdir()
         (tmp_path / name / inside).write_bytes(b"x")
-    assert names(checkpoints_in(tmp_path)) == ["a.PT", "b.ckpt", "c.pth", "checkpoint-5", "d.safetensors", "epoch_1"]
+    assert names(checkpoints_in(tmp_path)) == [
+        "a.PT",
+        "b.ckpt",
+        "c.pth",
+        "checkpoint-5",
+        "d.safetensors",
+        "epoch_1",
+        "f.pth.tar",
+    ]
     assert names(checkpoints_in(tmp_path, ("*.ckpt", "checkpoint-*"))) == ["b.ckpt", "checkpoint-5"]
 
 

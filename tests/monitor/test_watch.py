@@ -134,6 +134,21 @@ def test_steps_that_count_other_things_are_not_put_in_one_order(tmp_path: Path) 
     assert (found.unit, found.steps[0].step) == ("epoch", 9)
 
 
+def test_epochs_in_files_count_where_they_are_as_fine_as_numbers_in_names(tmp_path: Path) -> None:
+    for epoch in (1, 2):
+        held = {"state_dict": net(epoch).state_dict(), "epoch": epoch}
+        torch.save(held, tmp_path / f"checkpoint-{epoch}.pth.tar")
+    torch.save({**held, "best": True}, tmp_path / "last.pth.tar")
+    found = watched(tmp_path)
+    assert (found.unit, [step.step for step in found.steps]) == ("epoch", [1, 2])
+    assert kinds(found) == {FactKind.CHECKPOINTS_ALIKE}
+    # within an epoch the number is finer
+    (tmp_path / "last.pth.tar").unlink()
+    torch.save({"state_dict": net(4).state_dict(), "epoch": 2}, tmp_path / "checkpoint-3.pth.tar")
+    found = watched(tmp_path)
+    assert (found.unit, [step.step for step in found.steps]) == ("number", [1, 2, 3])
+
+
 def test_what_was_measured_is_reused_for_the_same_question_alone(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

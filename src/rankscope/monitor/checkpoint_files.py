@@ -15,6 +15,7 @@ from rankscope.views.phrases import first_few
 __all__ = ["Signature", "checkpoints_in", "signature_of"]
 
 _SUFFIXES = (".ckpt", ".pt", ".pth", ".safetensors")
+_TAR = (".pth.tar", ".pt.tar")  # as timm and others call files of torch
 _INDEX = ".index.json"
 _WHOLE = ("model.safetensors", "pytorch_model.bin", "trainer_state.json")
 _SHARD = re.compile(r"-\d+-of-\d+$")  # a part of one set of weights, which its index stands for
@@ -74,7 +75,7 @@ def _directly(folder: Path, files: Sequence[str]) -> list[Path]:
 
 
 def _is_file(path: Path) -> bool:
-    return path.suffix.lower() in _SUFFIXES and not _SHARD.search(path.stem)
+    return (path.suffix.lower() in _SUFFIXES or path.name.lower().endswith(_TAR)) and not _SHARD.search(path.stem)
 
 
 def _is_checkpoint(folder: Path) -> bool:

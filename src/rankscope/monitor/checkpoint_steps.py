@@ -80,7 +80,7 @@ def steps_in_names(names: Sequence[str]) -> dict[str, Step]:
         numbers = [re.findall(r"\d+", _stem(name)) for name in alike]
         changing = [i for i in range(len(numbers[0])) if len({row[i] for row in numbers}) > 1]
         for name, row in zip(alike, numbers, strict=True):
-            labelled = _labelled(_stem(name))
+            labelled = _labelled(name)
             place = 0 if len(row) == 1 else changing[0] if len(changing) == 1 else None
             if labelled is not None:
                 found[name] = labelled
@@ -94,9 +94,10 @@ def _stem(name: str) -> str:
     return re.sub(r"\.(ckpt|pt|pth|tar|bin|safetensors)\b", "", name, flags=re.IGNORECASE)
 
 
-def _labelled(stem: str) -> Step | None:
-    if re.fullmatch(rf"checkpoint-\d{{1,{_DIGITS}}}", stem):  # as the trainer of transformers calls its folders
-        return Step(int(stem.rpartition("-")[2]), "step")
+def _labelled(name: str) -> Step | None:
+    stem = _stem(name)
+    if re.fullmatch(rf"checkpoint-\d{{1,{_DIGITS}}}", name):  # as the trainer of transformers calls its folders
+        return Step(int(name.rpartition("-")[2]), "step")
     for label, unit in _LABELS:
         values = set(re.findall(rf"(?<![a-z]){label}s?[=_-]?(\d{{1,{_DIGITS}}})(?!\d)", stem, re.IGNORECASE))
         if len(values) == 1:

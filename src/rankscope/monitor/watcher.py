@@ -43,6 +43,7 @@ class _WithoutStep:
 
 
 _Found: TypeAlias = _Seen | RankscopeError | _WithoutStep
+_BARE = Step(0, "number")
 _BY = {  # what a step counts, in words
     "step": "steps",
     "iteration": "iterations",
@@ -185,8 +186,10 @@ class Watcher:
         facts: list[Fact] = []
         without = tuple(sorted(p.name for p, (_, s) in self._seen.items() if isinstance(s, _WithoutStep)))
         names = steps_in_names([*(p.name for p in self._seen), *(one.path.name for one in self._gone)])
-        present = _placed([s for _, s in self._seen.values() if isinstance(s, _Seen)], names, facts)
-        gone = _placed(self._gone, names, [])
+        here = [s for _, s in self._seen.values() if isinstance(s, _Seen)]
+        by_epoch = _epochs_tell(here, names)
+        present = _placed(here, names, by_epoch, facts)
+        gone = _placed(self._gone, names, by_epoch, [])
         if without:
             facts.append(Fact(FactKind.CHECKPOINTS_WITHOUT_STEP, {"names": without}, caution=True))
         for path, (_, failed) in sorted(self._seen.items()):
@@ -249,13 +252,29 @@ class Watcher:
         )
 
 
-def _placed(seen: Sequence[_Seen], names: Mapping[str, Step], facts: list[Fact]) -> list[tuple[_Seen, Step]]:
+def _epochs_tell(seen: Sequence[_Seen], names: Mapping[str, Step]) -> bool:
+    """Whether the epochs in the files are as fine as the bare numbers in their names: each has one, and no two networks
+    have the same.
+    """
+    plain = [one for one in seen if names.get(one.path.name, _BARE).unit == "number"]
+    plain = [one for one in plain if one.inside is None or one.inside.unit == "epoch"]
+    epochs = {(one.inside.value, one.key) for one in plain if one.inside is not None}
+    whole = all(one.inside is not None for one in plain)
+    return whole and len({epoch for epoch, _ in epochs}) == len(epochs)
+
+
+def _placed(
+    seen: Sequence[_Seen], names: Mapping[str, Step], by_epoch: bool, facts: list[Fact]
+) -> list[tuple[_Seen, Step]]:
     """Each with its step; a name that says another than its file is told."""
     placed = []
     for one in seen:
         named, inside = names.get(one.path.name), one.inside
-        # a number in the name counts before an epoch in the file
-        step = inside if inside is not None and (named is None or inside.unit != "epoch") else named
+        # a bare number in the name counts before an epoch in the file, where the epoch is coarser
+        first = (
+            named is None or (inside is not None and inside.unit != "epoch") or (by_epoch and named.unit == "number")
+        )
+        step = inside if inside is not None and first else named
         if step is None:  # the names that placed it are gone
             continue
         placed.append((one, step))

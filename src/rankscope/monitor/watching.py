@@ -59,9 +59,10 @@ def watch(
     """Ranks and metrics of every layer at every checkpoint in a folder, in order of step.
 
     The step is the ``global_step`` that a Lightning checkpoint or ``trainer_state.json`` holds, or the ``step`` of
-    another file; else the number in the name, behind ``step``, ``iteration`` or ``epoch`` or alone. Checkpoints of one
-    step with different weights, those without a step, and those that cannot be read or do not fit the model are left
-    out and named in ``facts``. A checkpoint that is being written is one that cannot be read yet.
+    another file; else the number in the name, behind ``step``, ``iteration`` or ``epoch`` or alone; else the ``epoch``
+    in the file, which counts before bare numbers where each file has one of its own. Checkpoints of one step with
+    different weights, those without a step, and those that cannot be read or do not fit the model are left out and
+    named in ``facts``. A checkpoint that is being written is one that cannot be read yet.
 
     Parameters
     ----------
