@@ -143,6 +143,120 @@ def test_a_path_that_hangs_on_the_shape() -> None:
     assert not of_kind(profile.facts, FactKind.CALLED_ALONE)  # no value decides: one shape shares a pass
 
 
+class Gated(nn.Module):
+    """Values decide, of long texts alone, where they go."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.short, self.head = nn.Linear(6, 6), nn.Linear(6, 5)
+        self.right, self.left = nn.Linear(6, 6), nn.Linear(6, 6)
+
+    def forward(self, x: Tensor) -> Tensor:
+        way = self.short if x.shape[1] <= 3 else self.right if bool(x[:, 0, 0].sum() > 0) else self.left
+        return self.head(torch.tanh(way(x)).mean(1))
+
+
+def texts(kind: type[nn.Module], *lengths: int) -> tuple[nn.Module, list[Tensor], dict[str, np.ndarray[Any, Any]]]:
+    """A network, texts, and what every layer returns for each of them alone, as one row a text."""
+    torch.manual_seed(0)
+    net = kind().eval()
+    samples = [torch.randn(length, 6) for length in lengths]
+    rows: dict[str, list[Tensor]] = {}
+    exact = copy.deepcopy(net).double()
+    for name, module in exact.named_modules():
+        if isinstance(module, nn.Linear):
+            pooled = (lambda out: out.mean(1)) if name != "head" else (lambda out: out)
+            module.register_forward_hook(
+                lambda _m, _a, out, n=name, pool=pooled: rows.setdefault(n, []).append(pool(out.detach()))
+            )
+    for x in samples:
+        exact(x[None].double())
+    return net, samples, {name: torch.cat(found).numpy() for name, found in rows.items()}
+
+
+@pytest.mark.parametrize("lengths", [[2, 4] * 8, [2] * 8 + [4] * 4 + [5] * 4, [2, 2, 5, 2, 4] * 3])
+@pytest.mark.parametrize("wanted", ["all", "blocks", ["s*", "[lr]*"], ["head", "short", "l*"], None])
+@pytest.mark.parametrize("kind", [ByLength, Gated])
+def test_layers_that_longer_texts_alone_call(
+    kind: type[nn.Module], wanted: Any, lengths: list[int], tmp_path: Path
+) -> None:
+    """Whether the long ones come one by one or share a batch; collected, stopped and taken up again likewise."""
+    net, samples, truth = texts(kind, *lengths)
+    data: Any = [(x, k % 5) for k, x in enumerate(samples)]
+    # what the first text does not call and one pattern alone names
+    patterns = {"right"} if wanted == ["head", "short", "l*"] else {"head"} if isinstance(wanted, list) else set()
+    expected = set(truth) - patterns
+    if wanted is not None:
+        profile = rs.feature_rank(net, data, cut_points=wanted, reduce="pool", batch_size=4)
+        assert {layer.name for layer in profile.layers} == {name for name in expected if len(truth[name]) > 1}
+        for layer in profile.layers:
+            assert (layer.samples, layer.pca_dimension) == (len(truth[layer.name]), dimension(truth[layer.name]))
+    options: dict[str, Any] = {"cut_points": wanted, "batch_size": 4, "head": "head", "shard_size": 4}
+    for stop in (0, len(samples) - 3):
+        folder = tmp_path / str(stop)
+        if stop:
+            with pytest.raises(KeyboardInterrupt, match="stopped"):
+                rs.collect(net, Until(data, stop), out=folder, **options)
+        found = rs.collect(net, Until(data), out=folder, **options)
+        assert bool(found.resumed) is bool(stop)
+        np.testing.assert_allclose(found.logits.numpy(), truth["head"], atol=1e-5)  # float32, products of width six
+        assert rs.Collection.load(folder).moments.keys() == found.moments.keys() == expected
+        for name, moments in found.moments.items():
+            rows = truth[name]
+            assert int(moments.count) == len(rows)
+            np.testing.assert_allclose(moments.scatter.numpy(), np.cov(rows.T, bias=True) * len(rows), atol=1e-4)
+    with pytest.raises(rs.OutputError, match="holds shards of another setting"):  # a list of names looks no further
+        rs.collect(net, Until(data), out=folder, **{**options, "cut_points": ["short", "head"]})
+
+
+class Until(torch.utils.data.Dataset[Any]):
+    """Pairs; reading one of them ends the run, which is no part of the data."""
+
+    def __init__(self, pairs: Any, stop: int | None = None) -> None:
+        self.pairs, self.run = pairs, threading.local()
+        self.run.stop = stop
+
+    def __len__(self) -> int:
+        return len(self.pairs)
+
+    def __getitem__(self, i: int) -> Any:
+        if i == getattr(self.run, "stop", None):
+            raise KeyboardInterrupt("stopped")
+        return self.pairs[i]
+
+
+class Detour(nn.Module):
+    """Long texts call ``inner`` on a side path and ``last`` behind it; longer ones call ``inner`` on the only path."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.short, self.head = nn.Linear(6, 6), nn.Linear(6, 5)
+        self.inner, self.last = nn.Linear(6, 6), nn.Linear(6, 6)
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = self.short(x)
+        if x.shape[1] == 4:
+            h = self.last(h + self.inner(h))
+        elif x.shape[1] > 4:
+            h = self.inner(torch.tanh(h))
+        return self.head(h.mean(1))
+
+
+@pytest.mark.parametrize("lengths", [[2] * 3 + [4] * 3 + [5] * 3, [2] * 3 + [5] * 3 + [4] * 3])
+def test_a_layer_that_one_path_chooses_and_another_does_not(lengths: list[int], tmp_path: Path) -> None:
+    """It is left out where an earlier sample has passed it unmeasured."""
+    net, samples, truth = texts(Detour, *lengths)
+    data: Any = [(x, k % 5) for k, x in enumerate(samples)]
+    profile = rs.feature_rank(net, data, cut_points="blocks", reduce="pool", batch_size=4)
+    found = rs.collect(net, data, out=tmp_path / "a", cut_points="blocks", batch_size=4, shard_size=3, head="head")
+    names = {layer.name for layer in profile.layers}
+    assert names == set(found.moments)
+    assert "last" in names
+    assert ("inner" in names) is (lengths[3] == 5)
+    for name in names:
+        assert int(found.moments[name].count) == profile[name].samples == len(truth[name])
+
+
 def test_loaders_bring_their_batches_and_samples_still_go_alone() -> None:
     torch.manual_seed(0)
     net, x = Routed().eval(), mixed()
@@ -209,8 +323,7 @@ def test_a_collection_has_every_layer_that_some_sample_calls(
     truth = alone(net, x)
     rs.collect(net, Stops(x), out=tmp_path / "a", **options)
     with pytest.raises(KeyboardInterrupt, match="stopped"):
-        # words and globs are looked up on every sample before
-        rs.collect(net, Stops(x, 1 if wanted == ["left", "right"] else 2), out=tmp_path / "b", **options)
+        rs.collect(net, Stops(x, 1), out=tmp_path / "b", **options)
     for folder in ("a", "b"):
         found = rs.collect(net, Stops(x), out=tmp_path / folder, **options)
         assert (folder == "b" and batch_size == 64) or found.resumed

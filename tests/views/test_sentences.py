@@ -74,7 +74,7 @@ VALUES: dict[FactKind, dict[str, Any]] = {
     FactKind.ROWS_NOT_SAMPLES: {"names": ("attn.qkv", "attn.proj"), "shape": (4, 16, 96)},
     FactKind.LEFT_OUT: {"names": ("encoder", "decoder"), "what": ("1 text",)},
     FactKind.COMPLEX_ROWS: {"names": ("encoder",)},
-    FactKind.CALLED_ALONE: {},
+    FactKind.CALLED_ALONE: {"coupled": True},
     FactKind.CALLED_ONCE: {"names": ("experts.3",)},
     FactKind.NOT_CALLED: {"names": ("experts.0", "experts.3"), "counts": (2, 1), "total": 4},
     FactKind.UNDERFLOW: {"where": "layer1.0", "dtype": "float32"},

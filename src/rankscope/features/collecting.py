@@ -12,7 +12,7 @@ from torch import nn
 from torch.utils.data import TensorDataset
 
 from rankscope._base.checks import count_of, path_of
-from rankscope._base.errors import CutPointError, ModelError, OutputError, nearest
+from rankscope._base.errors import ModelError, OutputError, nearest
 from rankscope._base.facts import Fact
 from rankscope._base.files import FolderLock
 from rankscope._base.identity import Identity, identity_of
@@ -20,21 +20,19 @@ from rankscope._base.identity_process import process_state
 from rankscope._base.processes import Processes, several, team, together
 from rankscope._base.progress import Progress, progress_for
 from rankscope._base.turns import in_turn
+from rankscope.features.collected_layers import collected_layers
 from rankscope.features.collection import Collection
-from rankscope.features.collection_run import MOMENTS_LIMIT, CollectionRun
-from rankscope.features.counted_rows import with_rows_of_samples
-from rankscope.features.cut_names import chosen_calls, cut_names, is_plain, layer_names
+from rankscope.features.collection_run import CollectionRun
 from rankscope.features.fingerprint import data_identity, setting_fingerprint
 from rankscope.features.heads import find_head
-from rankscope.features.hooks import inference
-from rankscope.features.later_layers import layers_of_all, one_by_one
 from rankscope.features.passes import Passes
+from rankscope.features.path_layers import PathLayers
 from rankscope.features.pipeline import on_device
-from rankscope.features.reduction import Channels, Reduce, check_reduce, reduce_output
+from rankscope.features.reduction import Channels, Reduce, check_reduce
 from rankscope.features.resuming import Resumed, begin
 from rankscope.features.shards import ShardStore
 from rankscope.features.sharing_out import SharedRun, same_collection
-from rankscope.features.sources import Batch, as_dataset, batches, first_call
+from rankscope.features.sources import Batch, as_dataset, batches
 from rankscope.features.whole_call import WholeCall
 from rankscope.slicing import CutPointsLike, mode_facts
 from rankscope.slicing.calls import Call
@@ -145,7 +143,7 @@ def collect(
     name, layer = _head(model, head)
     shape = _given_shape(dataset)
     with naming_the_batch(shape):
-        cut_points, left_out = _cut_points(model, dataset, options, meaning, cut_points, reduce, channels)
+        paths = collected_layers(model, dataset, options, meaning, cut_points, reduce, channels)
     about = identity_of(model), data_identity(dataset, options.get("collate_fn"))
     company = several()
     for owner, identity in zip(("model", "data set"), about, strict=True):
@@ -156,13 +154,19 @@ def collect(
         "model": f"{type(model).__name__} {about[0].key}",
         "data set": f"{type(dataset).__name__} of {len(dataset)} {about[1].key}",
         "setting": setting_fingerprint(
-            cut_points=cut_points, reduce=reduce, channels=channels, head=name, **_said(meaning), **_process()
+            cut_points=paths.layers.names,
+            reduce=reduce,
+            channels=channels,
+            head=name,
+            **_said(meaning),
+            **_process(),
+            **({} if paths.written_out else {"chosen by": cut_points}),
         ),
     }
     if company is not None:
         company.agree(**{**fingerprint, "sizes": f"{shard_size}, {batch_size}"})
     with FolderLock(folder) if team().writes else contextlib.nullcontext(), naming_the_batch(shape):
-        taken = begin(ShardStore(folder, fingerprint), cut_points, len(dataset)) if team().writes else None
+        taken = begin(ShardStore(folder, fingerprint), paths.layers, len(dataset)) if team().writes else None
         found = _collect(
             model,
             dataset,
@@ -170,13 +174,13 @@ def collect(
             taken,
             meaning=meaning,
             head=(name, layer),
-            cut_points=cut_points,
+            paths=paths,
             reduced=(reduce, channels),
             shard_size=shard_size,
             batch_size=batch_size,
             num_workers=num_workers,
             progress=progress if team().writes else False,
-            facts=(*wrapping, *left_out),
+            facts=wrapping,
         )
         return same_collection(company, found, folder) if company is not None else cast(Collection, found)
 
@@ -196,7 +200,7 @@ def _collect(
     *,
     meaning: Meaning,
     head: tuple[str, nn.Module],
-    cut_points: list[str],
+    paths: PathLayers,
     reduced: tuple[Reduce, Channels],
     shard_size: int,
     batch_size: int,
@@ -208,11 +212,13 @@ def _collect(
     name, layer = head
     report = progress_for(progress, "collect")
     about = (*facts, *mode_facts(model), *_reading(dataset))  # the mode that the model came in
-    passes = Passes(model, name, *reduced)
+    if taken is not None:
+        paths.go_on(taken.run.layers)
+    passes = Passes(model, name, *reduced, paths)
     company = several()
     resumed, looked = 0, False
     try:
-        with passes.recording(cut_points):
+        with passes.recording():
 
             def read(start: int, stop: int) -> Iterator[Batch]:
                 loader = batches(
@@ -230,17 +236,18 @@ def _collect(
             def look(call: Call) -> None:
                 nonlocal about, looked
                 if not looked:
-                    about, looked = (*about, *passes.look(call, of=len(dataset))), True
+                    about, looked = (*about, *passes.remembers(call)), True
 
             def fill(run: CollectionRun, start: int, stop: int) -> None:
                 run.beside = _works_beside(passes.device)
                 for batch in read(start, stop):
                     if batch.call is not None and company is None:
                         look(batch.call)
-                    run.about = about
                     if batch.call is not None:
                         logits = passes.logits(batch.call)
+                        run.follow(paths.layers)
                         run.launch(batch, passes.outputs, logits, layer, name, passes.coarse, passes.counts)
+                    run.about = (*about, *passes.facts(of=len(dataset)))
                     # a batch is looked at when the next one is on its way; on a CPU there is nothing to wait for
                     run.settle(waiting=1 if run.beside else 0)
                     run.skip(batch)
@@ -252,18 +259,17 @@ def _collect(
             if taken is not None:
                 taken.compare(model, dataset, options, batch_size, passes.inputs_and_logits, meaning)
                 resumed, taken.run.about = taken.run.samples, about
+                paths.go_on(taken.run.layers)  # as at first, where everything is measured again
             run = None if taken is None else taken.run
             if company is not None and run is not None:
                 found = next((batch.call for batch in read(run.after, len(dataset)) if batch.call is not None), None)
                 if found is not None:
                     look(found)
                 run.about = about
-                company.publish("called alone", passes.alone)
             if company is not None:
-                passes.alone = company.known("called alone")  # as the first process has seen, in every process
                 size = options.get("batch_size") or batch_size
                 step = -(-shard_size // size) * size  # whole batches, as in one process
-                SharedRun(company, run, cut_points, len(dataset), step, (layer, passes.device)).measure(fill)
+                SharedRun(company, run, paths.first, len(dataset), step, (layer, passes.device)).measure(fill)
             elif run is not None:
                 fill(run, run.after, len(dataset))
                 run.flush(layer, passes.device)
@@ -271,7 +277,7 @@ def _collect(
         report.close()
         if taken is not None:
             taken.run.close()
-    return None if taken is None else taken.run.result(resumed, (*about, *taken.facts))
+    return None if taken is None else taken.run.result(resumed, (*taken.run.about, *taken.facts))
 
 
 def _head(model: nn.Module, head: str | None) -> tuple[str, nn.Module]:
@@ -311,53 +317,6 @@ def _refuse_incomparable(out: Path, owner: str, identity: Identity) -> None:
             f"the {owner} holds objects that cannot be compared between two runs ({', '.join(identity.unreadable)}), "
             f"so what lies in {str(out)!r} cannot be continued; give another folder, or delete this one"
         )
-
-
-def _cut_points(
-    model: nn.Module,
-    dataset: Any,
-    options: dict[str, Any],
-    meaning: Meaning,
-    wanted: CutPointsLike | None,
-    reduce: Reduce,
-    channels: Channels,
-) -> tuple[list[str], tuple[Fact, ...]]:
-    """Dotted names, and what is to be said of them.
-
-    Without any wanted, the blocks of the network that are narrow enough for a covariance.
-    """
-    if wanted is not None and not isinstance(wanted, str) and not wanted:
-        return [], ()
-    if wanted is not None and is_plain(model, wanted):
-        return ([wanted] if isinstance(wanted, str) else list(wanted)), ()
-    call = first_call(model, dataset, options, meaning)
-    if call is None:  # told below, with the reasons, as data without a readable sample
-        return [], ()
-    sample = call.rows(0, 1, "the first sample")
-    if wanted is not None:
-        with inference(model) as device:
-            if one_by_one(model, sample, device):  # each sample may call other layers: all are looked at
-                read = batches(model, dataset, 0, batch_size=1, num_workers=0, options=options, meaning=meaning)
-                return layers_of_all(model, sample, wanted, (b.call for b in read if b.call is not None), device)
-        return with_rows_of_samples(model, sample, cut_names(model, sample, wanted), wanted)
-    try:
-        calls = chosen_calls(model, sample, "blocks")
-    # no block, tokens, or a model that changes its modules as it runs: final features are there all the same
-    except (CutPointError, ModelError, KeyError):
-        return [], ()
-    widths = {
-        name: reduce_output(
-            torch.empty(call.shape, device="meta"), reduce, channels=channels, input_shape=sample.x.shape
-        ).shape[1]
-        for call in calls
-        for name in layer_names(model, call)
-        if len(call.shape) > 1
-    }
-    narrow = [name for name, width in widths.items() if width <= MOMENTS_LIMIT]
-    try:
-        return with_rows_of_samples(model, sample, narrow, None)
-    except CutPointError:  # no block has rows to count; nobody asked for one
-        return [], ()
 
 
 def _works_beside(device: torch.device) -> bool:

@@ -17,6 +17,7 @@ from rankscope._base.files import digest_of_tensors
 from rankscope._base.records import Record
 from rankscope._base.text import counted, one_line
 from rankscope.features.moments import CentredMoments
+from rankscope.features.path_layers import ChosenLayers
 from rankscope.features.reduction import Reduce
 from rankscope.features.shards import ShardStore
 from rankscope.features.sources import Skipped, skipped_lines
@@ -136,7 +137,9 @@ class Collection(Record):
                 "with the same arguments to go on"
             )
         try:
-            moments, head = restored(store, whole - 1, json.loads(store.fingerprint["setting"])["cut_points"])
+            noted = store.read(whole - 1)[1].get("layers")  # where later samples called further ones
+            asked = json.loads(store.fingerprint["setting"])["cut_points"]
+            moments, head = restored(store, whole - 1, ChosenLayers.from_dict(noted).names if noted else asked)
             return joined(store, whole, moments, head)
         except (KeyError, TypeError, ValueError, AttributeError, RuntimeError) as error:
             raise OutputError(f"the collection in {folder} is damaged ({first_line(error)}); collect again") from error

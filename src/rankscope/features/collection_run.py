@@ -17,6 +17,7 @@ from rankscope.features.collection import Collection, add_states, joined, restor
 from rankscope.features.cut_names import not_called
 from rankscope.features.heads import linear_parts
 from rankscope.features.moments import CentredMoments
+from rankscope.features.path_layers import ChosenLayers
 from rankscope.features.pipeline import InFlight, launch
 from rankscope.features.precision import kept_whole
 from rankscope.features.shards import ShardStore
@@ -41,13 +42,16 @@ class Block:
     calling: dict[str, int]
     """By layer, the samples that call it."""
     after: int
+    layers: ChosenLayers
+    facts: tuple[Fact, ...]
 
 
 class CollectionRun:
     """The shard being filled, and the moments of all samples so far."""
 
-    def __init__(self, store: ShardStore, whole: int, cut_points: list[str], total: int) -> None:
-        self.store, self.shard, self.cut_points, self.total = store, whole, cut_points, total
+    def __init__(self, store: ShardStore, whole: int, layers: ChosenLayers, total: int) -> None:
+        self.store, self.shard, self.total = store, whole, total
+        self.first = self.layers = layers
         self.head: tuple[torch.Tensor, torch.Tensor] | None = None
         self.samples = self.after = self.pending = 0
         self.moments: dict[str, CentredMoments] = {}
@@ -71,9 +75,25 @@ class CollectionRun:
             self.samples += len(tensors["labels"])
             self.after = int(notes["after"])
             # shards of earlier versions hold samples that call every layer
-            self._calling.update(notes.get("calling", dict.fromkeys(cut_points, len(tensors["labels"]))))
+            self._calling.update(notes.get("calling", dict.fromkeys(self.cut_points, len(tensors["labels"]))))
+            if "layers" in notes:
+                self.layers = layers.joined(ChosenLayers.from_dict(notes["layers"]))
         if whole:
-            self.moments, self.head = restored(store, whole - 1, cut_points)
+            self.moments, self.head = restored(store, whole - 1, self.cut_points)
+
+    @property
+    def cut_points(self) -> list[str]:
+        """The layers whose moments are kept."""
+        return self.layers.names
+
+    def follow(self, layers: ChosenLayers) -> None:
+        """Keep the moments of these layers from now on, and no longer those of layers that are left out."""
+        if layers == self.layers:
+            return
+        self.layers = layers
+        for name in self.moments.keys() - set(layers.names):
+            del self.moments[name]
+            self._rows.pop(name, None)
 
     def launch(
         self,
@@ -135,6 +155,8 @@ class CollectionRun:
             flight = self._flights.pop(0)
             flight.check()
             for name, rows in flight.rows.items():
+                if name not in self.cut_points:  # left out since
+                    continue
                 self._rows.setdefault(name, []).append(rows)
                 # one product for several batches, while what waits for it stays small
                 held = sum(len(part) for part in self._rows[name])
@@ -205,6 +227,8 @@ class CollectionRun:
         notes = {"after": self.after, "total": self.total, "skipped": [vars(one) for one in self._skipped]}
         notes["facts"] = [fact.to_dict() for fact in self.about]
         notes["calling"] = dict(self._unwritten)
+        if self.layers != self.first:
+            notes["layers"] = self.layers.to_dict()
         if self.beside:
             # moments go on changing in place: the thread writes copies, and waits for these
             states = {key: state.to("cpu", non_blocking=True, copy=True) for key, state in states.items()}
@@ -218,6 +242,8 @@ class CollectionRun:
 
     def take(self, block: Block, layer: nn.Module, device: torch.device) -> None:
         """Write what another run made of the next samples, as a shard of this one."""
+        self.follow(self.layers.joined(block.layers))
+        self.about = (*self.about, *(fact for fact in block.facts if fact not in self.about))
         for name, known in self.moments.items():
             width = len(block.states.get(f"{name}/mean", known.mean))
             if width != known.width:
@@ -260,7 +286,7 @@ class CollectionRun:
         if not self.shard or self.head is None:
             reasons = f"; the first: {self._skipped[0].name}: {self._skipped[0].reason}" if self._skipped else ""
             raise DataError(f"the data hold no readable sample ({len(self._skipped)} skipped{reasons})")
-        missing = [name for name in self.cut_points if not self._calling[name]]
+        missing = [name for name in (*self.cut_points, *sorted(self.layers.waiting)) if not self._calling[name]]
         if missing:
             raise CutPointError(f"layer {missing[0]!r} is never called in the forward pass; choose another")
         facts = (*facts, *not_called(self.cut_points, self._calling, self.samples))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 
 import torch
@@ -107,9 +107,16 @@ class Chosen:
 
 
 def chosen_names(
-    model: nn.Module, sample: Sample, wanted: CutPointsLike, times: Mapping[str, int] | None = None
+    model: nn.Module,
+    sample: Sample,
+    wanted: CutPointsLike,
+    times: Mapping[str, int] | None = None,
+    *,
+    fits: Callable[[ModuleCall], bool] | None = None,
 ) -> Chosen:
     """``cut_names`` of one sample among several, of which the others call each module so many times.
+
+    With ``fits``, of the calls for which it is true.
 
     Raises
     ------
@@ -120,6 +127,7 @@ def chosen_names(
         return Chosen([wanted] if isinstance(wanted, str) else list(wanted), None, set())
     found = _traced(model, _floating(model, sample))
     calls, waiting = on_this_path(model, found, wanted)
+    calls = [call for call in calls if fits is None or fits(call)]
     called = Counter(module for module, _ in found.called) | Counter([""])
     return Chosen(_names(model, calls, wanted, times), called, set(waiting))
 

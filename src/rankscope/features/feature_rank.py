@@ -16,9 +16,7 @@ from rankscope._base.checks import MemoryBudget, budget_of, count_of, module_of,
 from rankscope._base.errors import DataError, UsageError
 from rankscope._base.facts import Fact
 from rankscope._base.provenance import device_name
-from rankscope.features.accumulate import (
-    layer_features,
-)
+from rankscope.features.accumulate import layer_features
 from rankscope.features.class_features import class_features, class_labels
 from rankscope.features.feature_profile import FeatureProfile, LayerFeatures
 from rankscope.features.hooks import inference
@@ -30,7 +28,7 @@ from rankscope.features.reduction import Channels, Reduce, check_reduce, reduce_
 from rankscope.loading.texts import Texts
 from rankscope.slicing import CutPointsLike, Sample, mode_facts
 from rankscope.slicing.batches import Batches, dtype_of_inputs
-from rankscope.slicing.calls import Call, can_be_repeated, repeated
+from rankscope.slicing.calls import Call, can_be_repeated
 from rankscope.slicing.meaning import Meaning
 from rankscope.slicing.one_sample import naming_the_batch
 from rankscope.slicing.reader import Samples, facts_of, meaning_of
@@ -208,8 +206,7 @@ def measured_features(
     with inference(model) as device, LayersOfSamples(model, sample, cut_points, device) as layers:
         store.facts += layers.remembers(sample)
         for call in chain([first], passing):
-            for part in layers.parts(call):
-                outputs = layers.of(part.rows(0, len(part), "a batch"), part.rows(0, 1, "a sample"))
+            for outputs, part in layers.passes(call):
                 store.add(outputs, len(part), part.x.shape)
         store.facts += layers.found()
     return store.profile("feature_rank", {"device": device_name(device)}, layers.measured)
@@ -298,14 +295,13 @@ def local_feature_rank(
         LayersOfSamples(model, sample, cut_points, device) as layers,
     ):
         store.facts += layers.remembers(sample)
-        together = batch_size if can_be_repeated(model, sample) and not layers.alone else 1
+        together = batch_size if can_be_repeated(model, sample) else 1
         for start in range(0, samples, together):
             n = min(together, samples - start)
             # one draw a sample: the noise does not depend on the batch size
             step = noise * torch.stack([torch.randn(sample.x.shape[1:], generator=generator) for _ in range(n)])
-            copies = sample.x.to("cpu", dtype) + step
-            outputs = layers.of(repeated(sample, copies), repeated(sample, copies[:1]))
-            store.add(outputs, n, sample.x.shape)
+            for outputs, part in layers.passes(_copies(sample, sample.x.to("cpu", dtype) + step)):
+                store.add(outputs, len(part), sample.x.shape)
         store.facts += layers.found()
     about = {"device": device_name(device), "noise": noise, "seed": seed}
     return store.profile("local_feature_rank", about, layers.measured)
@@ -330,6 +326,14 @@ def _with_classes(
     rows = reduce_output(outputs, reduce, channels=channels, input_shape=None)
     rows = rows if rows.is_floating_point() else rows.to(torch.float64)
     return replace(layer, by_class=class_features(rows, labels.to(rows.device), head, layer.name))
+
+
+def _copies(sample: Sample, x: torch.Tensor) -> Call:
+    """The call with ``x`` (n, …) in place of the one input, and what belongs to it once for each."""
+    if len(x) == 1:
+        return Call(x, sample.name, sample.keyword, {}, sample.extra)
+    own = {k: v.expand(len(x), *v.shape[1:]) for k, v in sample.extra.items() if isinstance(v, torch.Tensor)}
+    return Call(x, sample.name, sample.keyword, own, {k: v for k, v in sample.extra.items() if k not in own})
 
 
 def _check_kept(source: Any, reduce: Reduce, channels: Channels) -> None:

@@ -82,6 +82,7 @@ def record_outputs(
     *,
     inputs_of: str | None = None,
     reduced: Callable[[str, torch.Tensor], torch.Tensor] | None = None,
+    into: dict[str, torch.Tensor] | None = None,
 ) -> Iterator[dict[str, torch.Tensor]]:
     """A dictionary that each forward pass fills with the outputs of the named modules, in the order of execution.
 
@@ -90,7 +91,7 @@ def record_outputs(
     too, under the key ``"<input>"``, and what it made of it under ``"<output>"``. Outputs are cloned, since the next
     layer may work in place; with ``reduced`` its result, of name and output, is kept instead, cloned only where it
     shares memory with the output: the feature map itself is then never copied. Without a number a module that is called
-    more than once keeps its last output.
+    more than once keeps its last output. ``into`` is a dictionary to fill in place of a new one.
 
     Raises
     ------
@@ -98,7 +99,7 @@ def record_outputs(
         For a name that the model does not have.
     """
     resolved = {name: resolve_layer(model, name) for name in names}
-    found: dict[str, torch.Tensor] = {}
+    found: dict[str, torch.Tensor] = {} if into is None else into
     calls: Counter[str] = Counter()  # in this pass
     handles = []
 

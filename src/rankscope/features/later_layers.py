@@ -1,99 +1,73 @@
-"""Layers of each sample: also those that the first does not call, since its values or its shape lead elsewhere."""
+"""Outputs of layers for each call: also of layers that the first sample does not call, and of samples called alone."""
 
 from __future__ import annotations
 
 from collections import ChainMap, Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from types import TracebackType
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from rankscope._base.errors import CutPointError, RankscopeError
+from rankscope._base.errors import CutPointError
 from rankscope._base.facts import Fact, FactKind
-from rankscope.features.counted_rows import spelled, with_rows_of_samples
+from rankscope.features.counted_rows import spelled
 from rankscope.features.cut_names import chosen_names, not_called
 from rankscope.features.hooks import record_outputs
+from rankscope.features.path_layers import PathLayers
+from rankscope.features.shared_pass import MOST, SharedPass
 from rankscope.slicing import CutPointsLike, Sample
 from rankscope.slicing.batches import run_forward
 from rankscope.slicing.calls import Call
 from rankscope.slicing.memory import forward_facts
-from rankscope.slicing.value_reads import reads_values
 
-__all__ = ["LayersOfSamples", "layers_of_all", "one_by_one"]
-
-
-def one_by_one(model: nn.Module, sample: Sample, device: torch.device) -> bool:
-    """Whether values of a sample decide what the model computes, so that no two of them can share a pass."""
-    return reads_values(
-        sample.x, lambda x: run_forward(model, Sample(x, sample.name, sample.keyword, sample.extra), device)
-    )
+__all__ = ["LayersOfSamples"]
 
 
 class LayersOfSamples:
     """What ``cut_points`` stands for on every sample. Use it inside ``inference``.
 
-    ``of`` makes a pass and gives the outputs of the layers that it calls; ``names`` are all of them so far, in order.
+    ``passes`` gives the outputs of the layers that the samples of a call lead to.
     """
 
-    def __init__(
-        self,
-        model: nn.Module,
-        sample: Sample,
-        wanted: CutPointsLike,
-        device: torch.device,
-        *,
-        alone: bool | None = None,
-    ) -> None:
+    def __init__(self, model: nn.Module, sample: Sample, wanted: CutPointsLike, device: torch.device) -> None:
         self.model, self.wanted, self.device = model, wanted, device
-        self.alone = one_by_one(model, sample, device) if alone is None else alone
-        found = chosen_names(model, sample, wanted)
-        self.names, self.facts = with_rows_of_samples(model, sample, found.names, wanted)
+        self.paths = PathLayers(model, sample, wanted, lambda one, times: chosen_names(model, one, wanted, times))
+        self.sharing = SharedPass(model, device, self._pass)
         self.calling: Counter[str] = Counter()
         self.samples = 0
-        self._waiting = found.waiting
-        self._known = found.called
-        self._now: Counter[str] = Counter()
-        self._new: Counter[str] = Counter()
         self._stack = ExitStack()
         self._kept: list[dict[str, Tensor]] = []
 
     def __enter__(self) -> LayersOfSamples:
-        self._keep(self.names)
-        if self._known is not None:  # names that were written out need no look
-            for name, module in self.model.named_modules():
-                if self._known[name] != 1:  # what the first calls once keeps its plain name
-                    handle = module.register_forward_pre_hook(self._sees(name))
-                    self._stack.callback(handle.remove)
+        self._stack.enter_context(self.paths)
+        self._keep(self.paths.layers.names)
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
         self._stack.close()
 
-    def parts(self, call: Call) -> Iterator[Call]:
-        """The passes of a call: the samples one by one where values decide."""
-        if not self.alone or len(call) < 2:
-            yield call
-            return
+    def passes(self, call: Call) -> Iterator[tuple[dict[str, Tensor], Call]]:
+        """What the layers return for the samples of a call: of all in one pass, or of each where that changes them."""
+        one, several = call.rows(0, 1, "a sample"), call.rows(0, min(len(call), MOST), "a batch")
+        alone = self.sharing.alone(one, several)
+        if not alone:
+            found, further = self._pass_and_layers(call)
+            alone = further and self.sharing.alone(one, several)  # of the further layers too
+            if not alone:
+                yield self._counted(found, call), call
+                return
         for i in range(len(call)):
-            yield call.part(i, i + 1)
-
-    def of(self, samples: Sample, first: Sample) -> dict[str, Tensor]:
-        """The outputs of one pass, of the layers that these samples call; ``first`` is the first of them alone."""
-        found = self._pass(samples)
-        if self._new and self._take_in(first):
-            found = self._pass(samples)
-        self.samples += len(samples.x)
-        self.calling.update(dict.fromkeys(found, len(samples.x)))
-        return found
+            part = call.part(i, i + 1)
+            yield self._counted(self._pass_and_layers(part)[0], part), part
 
     @property
     def measured(self) -> list[str]:
         """The layers that have features to speak of: at least two samples call them, or they were named."""
-        found = [name for name in self.names if self.calling[name] > 1 or spelled(self.model, name, self.wanted)]
-        return found or self.names
+        names = self.paths.layers.names
+        found = [name for name in names if self.calling[name] > 1 or spelled(self.model, name, self.wanted)]
+        return found or names
 
     def remembers(self, sample: Sample) -> list[Fact]:
         """Whether the model remembers its calls, or draws random numbers."""
@@ -107,76 +81,39 @@ class LayersOfSamples:
         CutPointError
             Where no sample calls a layer that was named.
         """
-        missing = [name for name in (*self.names, *self._waiting) if not self.calling[name]]
+        names = self.paths.layers.names
+        missing = [name for name in (*names, *sorted(self.paths.layers.waiting)) if not self.calling[name]]
         if missing:
             raise CutPointError(f"layer {missing[0]!r} is never called in the forward pass; choose another cut point")
-        facts = list(self.facts)
-        if self.alone and self.samples > 1:
-            facts.append(Fact(FactKind.CALLED_ALONE))
+        facts = [*self.paths.facts, *(self.sharing.facts if self.samples > 1 else ())]
         measured = self.measured
-        once = [name for name in self.names if name not in measured]
+        once = [name for name in names if name not in measured]
         if once:
             facts.append(Fact(FactKind.CALLED_ONCE, {"names": tuple(once)}))
-        return [*facts, *not_called([name for name in self.names if name not in once], self.calling, self.samples)]
+        return [*facts, *not_called([name for name in names if name not in once], self.calling, self.samples)]
+
+    def _counted(self, found: dict[str, Tensor], call: Call) -> dict[str, Tensor]:
+        self.samples += len(call)
+        self.calling.update(dict.fromkeys(found, len(call)))
+        return found
+
+    def _pass_and_layers(self, call: Call) -> tuple[dict[str, Tensor], bool]:
+        """One pass, again where it leads to further layers; and whether it does."""
+        self.paths.begin()
+        samples = call.rows(0, len(call), "a batch")
+        found = self._pass(samples)
+        further = self.paths.take_in(call.rows(0, 1, "a sample"))
+        if not further:
+            return found, False
+        self._keep(further)
+        self.sharing.look_again()
+        return self._pass(samples), True
 
     def _pass(self, samples: Sample) -> dict[str, Tensor]:
         for kept in self._kept:
             kept.clear()
-        self._now.clear()
         run_forward(self.model, samples, self.device)
         return {name: output for kept in self._kept for name, output in kept.items()}
 
     def _keep(self, names: Sequence[str]) -> None:
         self._kept.append(self._stack.enter_context(record_outputs(self.model, names)))
-
-    def _sees(self, name: str) -> Any:
-        def hook(_module: nn.Module, _args: Any) -> None:
-            self._now[name] += 1
-            if self._known is not None and self._now[name] > self._known[name]:
-                self._new[name] = self._now[name]
-
-        return hook
-
-    def _take_in(self, sample: Sample) -> bool:
-        """Choose among the calls of a sample that leads elsewhere; whether that gives further layers."""
-        assert self._known is not None
-        self._known |= self._new
-        try:
-            found = chosen_names(self.model, sample, self.wanted, self._known)
-            own, left_out = with_rows_of_samples(self.model, sample, found.names, self.wanted)
-        except RankscopeError:  # nothing more of it can be chosen: what the others call is measured
-            return False
-        finally:
-            self._new.clear()  # these passes are no sample's own
-        self._waiting &= found.waiting
-        self.facts = (*self.facts, *(fact for fact in left_out if fact not in self.facts))
-        further = [name for name in own if name not in self.names]
-        self.names = _merged(self.names, own)
-        if further:
-            self._keep(further)
-        return bool(further)
-
-
-def _merged(names: Sequence[str], others: Sequence[str]) -> list[str]:
-    """All names, each of the others behind the one that it follows there."""
-    merged = list(names)
-    for k, name in enumerate(others):
-        if name not in merged:
-            earlier = [merged.index(other) for other in others[:k] if other in merged]
-            merged.insert(max(earlier, default=-1) + 1, name)
-    return merged
-
-
-def layers_of_all(
-    model: nn.Module, sample: Sample, wanted: CutPointsLike, calls: Iterable[Call], device: torch.device
-) -> tuple[list[str], tuple[Fact, ...]]:
-    """The layers that ``wanted`` stands for over all calls, the first of which is ``sample``; and those left out.
-
-    For a model that takes its samples one by one.
-    """
-    with LayersOfSamples(model, sample, wanted, device, alone=True) as layers:
-        for call in calls:
-            for part in layers.parts(call):
-                layers.of(part.rows(0, len(part), "a sample"), part.rows(0, 1, "a sample"))
-        layers.found()
-    return layers.names, layers.facts

@@ -86,9 +86,8 @@ def _of_model(
     with inference(model) as device, LayersOfSamples(model, sample, cut_points, device) as layers:
         facts += layers.remembers(sample)
         for call in chain([first], passing):
-            for part in layers.parts(call):
-                first_of = part.rows(0, 1, "the first sample")
-                for name, output in layers.of(part.rows(0, len(part), "a batch"), first_of).items():
+            for outputs, part in layers.passes(call):
+                for name, output in outputs.items():
                     check_real(output, name)
                     output = output if output.is_floating_point() else output.to(torch.float64)
                     rows = reduce_output(output, reduce, channels=channels, input_shape=part.x.shape)

@@ -3,23 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from rankscope._base.errors import ModelError
-from rankscope._base.facts import Fact, FactKind
+from rankscope._base.facts import Fact
 from rankscope.features.head_inputs import head_inputs
 from rankscope.features.hooks import inference, record_outputs
-from rankscope.features.later_layers import one_by_one
+from rankscope.features.path_layers import PathLayers
 from rankscope.features.precision import unit_roundoff
 from rankscope.features.reduction import Channels, Reduce, coarse_square, reduce_output
 from rankscope.features.sample_axis import check_rows
+from rankscope.features.shared_pass import MOST, SharedPass
 from rankscope.slicing.batches import run_forward
 from rankscope.slicing.calls import Call
 from rankscope.slicing.memory import forward_facts
+from rankscope.slicing.sample import Sample
 
 __all__ = ["Passes"]
 
@@ -29,35 +31,41 @@ class Passes:
 
     ``outputs`` are rows by cut point, with ``"<input>"`` and ``"<output>"`` of the head; ``coarse`` says by cut point
     how coarse the dtype is that they were computed in, ``counts`` how many samples called it where they were passed
-    one by one. ``alone`` says whether they have to be, since their values decide what the model computes; ``None``
-    until the first batch was looked at.
+    one by one.
     """
 
-    def __init__(self, model: nn.Module, head: str, reduce: Reduce, channels: Channels) -> None:
-        self.model, self.head = model, head
+    def __init__(self, model: nn.Module, head: str, reduce: Reduce, channels: Channels, paths: PathLayers) -> None:
+        self.model, self.head, self.paths = model, head, paths
         self.reduce, self.channels = reduce, channels
         self.device = torch.device("cpu")
         self.outputs: dict[str, Tensor] = {}
         self.coarse: dict[str, tuple[float, Tensor | None]] = {}
         self.counts: dict[str, int] = {}
-        self.alone: bool | None = None
+        self._stack = ExitStack()
         self._shape: tuple[int, ...] | None = None  # of a batch; None while a single sample is looked at
 
     @contextmanager
-    def recording(self, cut_points: list[str]) -> Iterator[None]:
+    def recording(self) -> Iterator[None]:
         """Hooks and guards of the model inside."""
         with (
             inference(self.model) as self.device,
-            record_outputs(self.model, cut_points, inputs_of=self.head, reduced=self._rows_of) as self.outputs,
+            record_outputs(
+                self.model, self.paths.layers.names, inputs_of=self.head, reduced=self._rows_of
+            ) as self.outputs,
+            self.paths,
+            ExitStack() as self._stack,
         ):
+            self.sharing = SharedPass(self.model, self.device, self._sampled)
             yield
 
-    def look(self, call: Call, *, of: int) -> list[Fact]:
-        """What the first sample of a batch, one of so many in all, shows of the model."""
+    def remembers(self, call: Call) -> list[Fact]:
+        """Whether the model remembers its calls, as the first sample of a batch shows."""
         self._shape = None
-        found = forward_facts(self.model, call.rows(0, 1, "the first sample"), self.device, self.outputs)
-        self._decide(call)
-        return [*found, Fact(FactKind.CALLED_ALONE)] if self.alone and of > 1 else found
+        return forward_facts(self.model, call.rows(0, 1, "the first sample"), self.device, self.outputs)
+
+    def facts(self, *, of: int) -> tuple[Fact, ...]:
+        """What has been found of the model's layers, and of passes with so many samples in all."""
+        return (*self.paths.facts, *(self.sharing.facts if of > 1 else ()))
 
     def inputs_and_logits(self, call: Call) -> tuple[Tensor, Tensor]:
         """What goes into the head, as rows, and the logits."""
@@ -67,14 +75,19 @@ class Passes:
     def logits(self, call: Call) -> Tensor:
         """The logits of a batch, whose samples go through the model together where that changes nothing."""
         self.counts.clear()
-        self._decide(call)
-        if not self.alone or len(call) < 2:
-            return self._together(call)
+        self._shape = None
+        one, several = call.rows(0, 1, "a sample"), call.rows(0, min(len(call), MOST), "a batch")
+        if not self.sharing.alone(one, several):
+            logits, further = self._pass_and_layers(call)
+            if not further:
+                return logits
+            if not self.sharing.alone(one, several):  # of the further layers too
+                return self._together(call.rows(0, len(call), "a batch"))
         kept: dict[str, list[Tensor]] = {}
         levels: dict[str, list[tuple[float, Tensor | None]]] = {}
-        logits = []
+        made = []
         for i in range(len(call)):
-            logits.append(self._together(call.part(i, i + 1)))
+            made.append(self._pass_and_layers(call.part(i, i + 1))[0])
             for key, output in self.outputs.items():
                 kept.setdefault(key, []).append(output)
             for key in self.outputs.keys() & self.coarse.keys():
@@ -83,17 +96,29 @@ class Passes:
         self.outputs.update({key: torch.cat(parts) for key, parts in kept.items()})
         self.counts.update({key: len(parts) for key, parts in kept.items()})
         self.coarse.update({key: _summed(parts) for key, parts in levels.items()})
-        return torch.cat(logits)
+        return torch.cat(made)
 
-    def _decide(self, call: Call) -> None:
-        if self.alone is None:
-            self._shape = None
-            self.alone = one_by_one(self.model, call.rows(0, 1, "the first sample"), self.device)
+    def _pass_and_layers(self, call: Call) -> tuple[Tensor, bool]:
+        """The logits of one pass, made again where it leads to further layers; and whether it does."""
+        self.paths.begin()
+        samples = call.rows(0, len(call), "a batch")
+        logits = self._together(samples)
+        self._shape = None
+        further = self.paths.take_in(call.rows(0, 1, "a sample"))
+        if further is None:
+            return logits, False
+        self._stack.enter_context(record_outputs(self.model, further, reduced=self._rows_of, into=self.outputs))
+        self.sharing.look_again()
+        return self._together(samples), bool(further)
 
-    def _together(self, call: Call) -> Tensor:
+    def _sampled(self, samples: Sample) -> dict[str, Tensor]:
+        logits = self._together(samples)
+        return {**self.outputs, "<logits>": logits}
+
+    def _together(self, samples: Sample) -> Tensor:
         self.outputs.clear()
-        self._shape = tuple(call.x.shape)
-        logits = _logits(run_forward(self.model, call.rows(0, len(call), "a batch"), self.device))
+        self._shape = tuple(samples.x.shape)
+        logits = _logits(run_forward(self.model, samples, self.device))
         if "<input>" in self.outputs:  # else told with the names of those that were not called
             self.outputs["<input>"] = head_inputs(self.outputs["<input>"], self.outputs["<output>"], logits, self.head)
         return logits

@@ -12,6 +12,7 @@ from torch import nn
 from rankscope._base.errors import OutputError
 from rankscope._base.facts import Fact, FactKind
 from rankscope.features.collection_run import CollectionRun
+from rankscope.features.path_layers import ChosenLayers
 from rankscope.features.precision import kept_whole
 from rankscope.features.shards import ShardStore
 from rankscope.features.sources import Batch, batches
@@ -29,7 +30,7 @@ class Resumed:
     """The run, and what is to be said about what it goes on from."""
 
     run: CollectionRun
-    cut_points: list[str]
+    layers: ChosenLayers
     total: int
     facts: list[Fact] = field(default_factory=list)
 
@@ -51,7 +52,7 @@ class Resumed:
         if isinstance(why, Fact) and why.kind is FactKind.KEPT_DIFFERS:
             self.run.close()
             self.run.store.clear()
-            self.run = CollectionRun(self.run.store, 0, self.cut_points, self.total)
+            self.run = CollectionRun(self.run.store, 0, self.layers, self.total)
             return
         kept = {"kept": self.run.samples, "total": self.total, "unit": "sample"}
         self.facts.append(Fact(FactKind.READ_BACK, kept))
@@ -90,12 +91,12 @@ def _first(model: nn.Module, dataset: Any, options: dict[str, Any], batch_size: 
     return found if found is not None and len(found.indices) else None
 
 
-def begin(store: ShardStore, cut_points: list[str], total: int) -> Resumed:
+def begin(store: ShardStore, layers: ChosenLayers, total: int) -> Resumed:
     """The run that goes on after the whole shards, or anew where one of them is damaged."""
     whole = store.open()
     try:
-        return Resumed(CollectionRun(store, whole, cut_points, total), cut_points, total)
-    except (OutputError, KeyError, ValueError):
+        return Resumed(CollectionRun(store, whole, layers, total), layers, total)
+    except (OutputError, KeyError, TypeError, ValueError):
         store.clear()
         damaged = Fact(FactKind.KEPT_DAMAGED, {"count": whole, "unit": "shard"})
-        return Resumed(CollectionRun(store, 0, cut_points, total), cut_points, total, [damaged])
+        return Resumed(CollectionRun(store, 0, layers, total), layers, total, [damaged])

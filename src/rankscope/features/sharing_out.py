@@ -16,6 +16,7 @@ from rankscope._base.facts import Fact
 from rankscope._base.processes import Several
 from rankscope.features.collection import Collection
 from rankscope.features.collection_run import Block, CollectionRun
+from rankscope.features.path_layers import ChosenLayers
 from rankscope.features.shards import ShardStore
 from rankscope.features.sources import Skipped
 
@@ -55,12 +56,12 @@ class SharedRun:
         self,
         company: Several,
         run: CollectionRun | None,
-        cut_points: list[str],
+        layers: ChosenLayers,
         total: int,
         step: int,
         head: tuple[nn.Module, torch.device],
     ) -> None:
-        self.company, self.run, self.cut_points, self.total, self.head = company, run, cut_points, total, head
+        self.company, self.run, self.layers, self.total, self.head = company, run, layers, total, head
         self._taken = 0
         self._waiting: dict[int, Block] = {}
         self._taking = threading.Lock()
@@ -74,14 +75,15 @@ class SharedRun:
         for number, start in self._own():
             stop = min(start + self.starts.step, self.total)
             caught = _Caught()
-            made = CollectionRun(caught, 0, self.cut_points, self.total)
+            made = CollectionRun(caught, 0, self.layers, self.total)
             try:
                 fill(made, start, stop)
                 made.flush(*self.head)
                 made.wait_for_writing()
             finally:
                 made.close()
-            block = Block(*caught.shard, (*caught.skipped, *made.skipped), caught.calling, stop)
+            skipped = (*caught.skipped, *made.skipped)
+            block = Block(*caught.shard, skipped, caught.calling, stop, made.layers, made.about)
             if self.run is None:
                 self.company.send((number, block))
             else:

@@ -79,7 +79,9 @@ def _not_called(v: Values) -> str:
     )
 
 
-def _called_alone(_: Values) -> str:
+def _called_alone(v: Values) -> str:
+    if v.get("coupled"):
+        return "Samples that share a pass of this model change each other. Each sample was therefore called alone."
     return "Values of a sample decide what the model computes. Each sample was therefore called alone."
 
 

@@ -1,0 +1,144 @@
+"""Samples that share a pass give what each gives alone: beside plain calls of the model, in float64, one at a time."""
+
+from __future__ import annotations
+
+import copy
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+import rankscope as rs
+from rankscope._base.facts import FactKind, of_kind
+
+
+class Net(nn.Module):
+    """One layer whose features depend on the batch in the way that ``kind`` names."""
+
+    def __init__(self, kind: str) -> None:
+        super().__init__()
+        self.kind = kind
+        self.stem, self.mixed, self.head = nn.Linear(6, 6), nn.Identity(), nn.Linear(6, 4)
+        self.norm = nn.BatchNorm2d(6, track_running_stats=False)
+        self.steps = nn.GRU(6, 6, batch_first=True)
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = self.stem(x)
+        match self.kind:
+            case "mean":
+                h = h - 0.5 * h.mean(0)
+            case "statistics":
+                maps = h[:, :, None, None] * torch.arange(4, dtype=h.dtype).reshape(2, 2).sin()
+                h = h + self.norm(maps)[:, :, 0, 1]
+            case "steps":  # two dimensions are one sequence to it
+                h = self.steps(h)[0]
+            case "directions":  # whatever the lengths of the rows
+                unit = nn.functional.normalize(h, dim=1)
+                h = h + (unit @ unit.T).softmax(1) @ h
+            case "earlier":
+                h = h.cumsum(0)
+            case "halves":
+                h = h + h.roll(len(h) // 2, 0)
+            case "largest":
+                h = h / h.abs().max()
+            case "own":
+                h = torch.tanh(h)
+            case "noisy":
+                h = h + 1e-3 * torch.randn_like(h)
+        return self.head(torch.tanh(self.mixed(h)))
+
+
+COUPLED = ["mean", "statistics", "steps", "directions", "earlier", "halves", "largest"]
+
+
+def rows_alone(net: nn.Module, x: Tensor, name: str) -> np.ndarray[Any, Any]:
+    exact = copy.deepcopy(net).double()
+    found: list[Tensor] = []
+    exact.get_submodule(name).register_forward_hook(lambda _m, _a, out: found.append(out.detach()))
+    for one in x:
+        exact(one[None].double())
+    return torch.cat(found).numpy()
+
+
+def covariance(rows: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+    return np.linalg.svd(rows - rows.mean(0), compute_uv=False) ** 2 / (len(rows) - 1)
+
+
+@pytest.mark.parametrize("cut_points", ["all", ["mixed", "head"]])
+@pytest.mark.parametrize("kind", [*COUPLED, "own"])
+def test_samples_that_change_each_other_are_called_alone(kind: str, cut_points: Any, tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    net, x = Net(kind).eval(), torch.randn(24, 6)
+    profile = rs.feature_rank(net, x, cut_points=cut_points, batch_size=12)
+    collected = rs.collect(net, (x, torch.arange(24) % 4), out=tmp_path / "a", cut_points=cut_points, head="head")
+    for facts in (profile.facts, collected.facts):
+        assert [fact["coupled"] for fact in of_kind(facts, FactKind.CALLED_ALONE)] == [True] * (kind != "own")
+    for name in ("mixed", "head"):
+        rows = rows_alone(net, x, name)
+        # float32 layers of width six
+        wanted = covariance(rows)
+        atol = 1e-5 * wanted[0]
+        found = profile[name].covariance.singular_values[: len(wanted)] * profile[name].scale ** 2
+        np.testing.assert_allclose(found / found.sum(), (wanted / wanted.sum())[: len(found)], atol=1e-5)
+        scatter = np.cov(rows.T, bias=True) * len(rows)
+        np.testing.assert_allclose(collected.moments[name].scatter.numpy(), scatter, atol=max(atol, 1e-4))
+    np.testing.assert_allclose(collected.logits.numpy(), rows_alone(net, x, "head"), atol=1e-5)
+
+
+def test_noise_of_the_model_couples_nothing() -> None:
+    torch.manual_seed(0)
+    profile = rs.feature_rank(Net("noisy").eval(), torch.randn(24, 6), cut_points="all")
+    assert not of_kind(profile.facts, FactKind.CALLED_ALONE)
+
+
+def test_a_neighbourhood_of_a_model_that_mixes_samples() -> None:
+    """The noisy copies are samples of their own."""
+    torch.manual_seed(0)
+    net, x = Net("largest").eval(), torch.randn(1, 6)
+    profile = rs.local_feature_rank(net, x, cut_points=["mixed"], samples=30, noise=1e-2, seed=2)
+    generator = torch.Generator().manual_seed(2)
+    rows = rows_alone(net, x + 1e-2 * torch.stack([torch.randn(6, generator=generator) for _ in range(30)]), "mixed")
+    wanted = covariance(rows)
+    found = profile["mixed"].covariance.singular_values[: len(wanted)]
+    np.testing.assert_allclose(found / found.sum(), wanted / wanted.sum(), atol=1e-4)  # float32 beside noise of 1 %
+
+
+@pytest.mark.parametrize(
+    ("net", "shape"),
+    [
+        (nn.Sequential(nn.Conv2d(3, 3, 3, padding=1), nn.ReLU(), nn.Conv2d(3, 3, 3, padding=1)), (3, 8, 8)),
+        (nn.Sequential(nn.Conv2d(3, 3, 3, padding=1, groups=3), nn.ReLU()), (3, 8, 8)),  # no channel sees another
+        (nn.Sequential(nn.Conv1d(12, 12, 1)), (12, 4)),
+        (nn.Sequential(nn.ConvTranspose2d(4, 4, 2), nn.InstanceNorm2d(4)), (4, 5, 5)),
+    ],
+    ids=["convolution", "depthwise", "one dimension", "transposed"],
+)
+def test_channels_of_an_image_without_its_batch_dimension_are_no_samples(
+    net: nn.Module, shape: tuple[int, ...]
+) -> None:
+    with pytest.raises(rs.ModelError, match=r"give x\[None\] if it is one sample"):
+        rs.feature_rank(net.eval(), torch.randn(shape), cut_points=["0"])
+
+
+@pytest.mark.parametrize("batch_size", [4, 64])
+def test_a_dynamically_quantised_layer_scales_by_its_batch(batch_size: int) -> None:
+    """Its scale is that of the largest entry in a pass, so that a sample's own answer needs a pass of its own."""
+    torch.manual_seed(0)
+
+    class Quantised(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layer = nn.Linear(6, 5)
+
+        def forward(self, x: Tensor) -> Tensor:
+            step = x.abs().max() / 7
+            return self.layer((x / step).round() * step)
+
+    net, x = Quantised().eval(), torch.randn(24, 6)
+    profile = rs.feature_rank(net, x, cut_points=["layer"], batch_size=batch_size)
+    wanted = covariance(rows_alone(net, x, "layer"))
+    found = profile["layer"].covariance.singular_values[: len(wanted)]
+    np.testing.assert_allclose(found / found.sum(), wanted / wanted.sum(), atol=1e-5)
