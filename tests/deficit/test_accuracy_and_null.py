@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import torch
 
+import rankscope as rs
 from rankscope.deficit import moments as moments_module
 from rankscope.deficit.accuracy import rivals
 from rankscope.deficit.moments import moments, permuted_cross
@@ -73,3 +74,9 @@ def test_free_permutation_ignores_labels():
     order = permutation(labels, "free", torch.Generator().manual_seed(0))
     assert order.sort().values.tolist() == list(range(50))
     assert not labels[order].equal(labels)
+
+
+def test_the_text_says_what_the_null_is() -> None:
+    rng = torch.Generator().manual_seed(0)
+    logits, labels = torch.randn(60, 3, generator=rng), torch.arange(60) % 3
+    assert "null 'within_class' with 1 permutation;" in str(rs.independence_deficit(logits, labels, permutations=1))

@@ -172,6 +172,6 @@ def test_the_table() -> None:
     json.dumps(table.to_dict())
     assert "blocks.0.conv1" in str(table)
     assert "in a branch" in str(table)
-    assert "* = cut_points='blocks' (5)" in str(table)
+    assert "* = cut points of 'blocks' (5)" in str(table)
     with pytest.raises(rs.UsageError, match="cannot tell what ReLU takes as input"):
         rs.layers(nn.ReLU())

@@ -242,7 +242,7 @@ class LayerTable(Record):
             if c.tensors:
                 lines[-1] += f"  ({len(c.tensors)} tensors: {', '.join(c.tensors)})"
         same = f"; output = {self.output}" if self.output not in ("", "output") else ""
-        lines.append(f"{counted(len(self.calls), 'call')}; * = cut_points='blocks' ({len(self.default)}){same}")
+        lines.append(f"{counted(len(self.calls), 'call')}; * = cut points of 'blocks' ({len(self.default)}){same}")
         return "\n".join(lines)
 
 

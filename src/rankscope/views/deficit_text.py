@@ -44,7 +44,7 @@ def dependency_text(
     that are exact combinations of the others, by reason.
     """
     used = f"eta={eta:g}" if eta is not None else f"largest eta that keeps {keep:g} of the accuracy"
-    ran = f"null {null[0]} × {null[1]:,}" if null[1] else "no null was run"
+    ran = f"null {null[0]!r} with {counted(null[1], 'permutation')}" if null[1] else "no null was run"
     lines = [
         *map(note, facts),
         f"Independence deficit of {len(table):,} of {counted(classes, 'class', 'classes')}, samples used: "

@@ -31,7 +31,7 @@ def probes_text(found: ProbesView) -> str:
     results, first = found.rows, found.rows[0]
     width = max([len(one_line(r.name)) for r in results] + [9])
     source = f"Gaussian input of {shape_of(found.input_shape)}, {counted(found.batch, 'sample')}, behind a random "
-    source += f"{found.front} layer of {counted(found.units, 'unit')}"
+    source += f"{found.front.replace('gaussian', 'Gaussian')} layer of {counted(found.units, 'unit')}"
     if found.front == "none":
         source = f"{counted(found.batch, 'sample')} of {shape_of(found.input_shape)} as given"
     lines = [
