@@ -183,3 +183,19 @@ def test_a_lock_that_is_lent(tmp_path: Path) -> None:
     assert all("is in use" in text for text in refused)
     with lock.FolderLock(tmp_path), pytest.raises(OutputError, match="in use"):
         lock.FolderLock(tmp_path).__enter__()
+
+
+@pytest.mark.parametrize("framework", ["numpy", "pt"])
+def test_a_folder_whose_name_is_no_text_is_read_back(tmp_path, framework):
+    """The library of safetensors takes paths of Unicode alone; names of files are bytes."""
+    path = tmp_path / os.fsdecode(b"bad\xff") / "a.safetensors"
+    path.parent.mkdir()
+    values = torch.arange(3.0) if framework == "pt" else np.arange(3.0)
+    made = files.write_arrays(path, {"a": values}, {"index": "7"})
+    arrays, about = files.read_arrays(path, framework)
+    assert type(arrays["a"]) is type(values)
+    np.testing.assert_array_equal(arrays["a"], values)
+    assert about == {"index": "7", "checksum": made} == files.read_about(path)
+    path.write_bytes(path.read_bytes()[:-1])
+    with pytest.raises(OutputError, match="cannot be read"):
+        files.read_arrays(path, framework)

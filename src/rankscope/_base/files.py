@@ -7,7 +7,7 @@ import errno
 import hashlib
 import json
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
@@ -195,12 +195,10 @@ def read_arrays(
     OutputError
         When the file is missing, damaged, or has no checksum.
     """
-    from safetensors import SafetensorError, safe_open
+    from safetensors import SafetensorError
 
     try:
-        with safe_open(str(path), framework=framework) as file:
-            arrays = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
-            about = dict(file.metadata() or {})
+        arrays, about = _contents(path, framework)
     except (OSError, SafetensorError, ValueError, TypeError, KeyError, AttributeError, OverflowError) as error:
         raise unreadable(path, error) from error
     kept = about.get(CHECKSUM)
@@ -211,12 +209,43 @@ def read_arrays(
     return arrays, about
 
 
+def _contents(path: Path, framework: Literal["numpy", "pt"]) -> tuple[dict[str, Any], dict[str, str]]:
+    from safetensors import safe_open
+
+    if not _is_text(path):
+        from safetensors.numpy import load as load_arrays
+        from safetensors.torch import load as load_tensors
+
+        content = path.read_bytes()
+        load: Callable[[bytes], dict[str, Any]] = load_tensors if framework == "pt" else load_arrays
+        return load(content), _metadata(content)
+    with safe_open(str(path), framework=framework) as file:
+        arrays = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
+        return arrays, dict(file.metadata() or {})
+
+
+def _is_text(path: Path) -> bool:
+    """Whether a path is text, as the library of safetensors wants it; names of files may be any bytes."""
+    try:
+        str(path).encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def _metadata(content: bytes) -> dict[str, str]:
+    length = int.from_bytes(content[:8], "little")
+    return dict(json.loads(content[8 : 8 + length]).get("__metadata__", {}))
+
+
 def read_about(path: Path) -> dict[str, str] | None:
     """The texts of a safetensors file, without its arrays and unchecked; ``None`` where they cannot be read."""
     from safetensors import SafetensorError, safe_open
 
     try:
+        if not _is_text(path):
+            return _metadata(path.read_bytes())
         with safe_open(str(path), framework="numpy") as file:
             return dict(file.metadata() or {})
-    except (OSError, SafetensorError, ValueError, TypeError):
+    except (OSError, SafetensorError, ValueError, TypeError, AttributeError):
         return None
