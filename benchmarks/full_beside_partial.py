@@ -1,13 +1,15 @@
 """The full rank of the Jacobian beside partial ranks, at every cut point of three networks, trained and untrained.
 
     python benchmarks/full_beside_partial.py --device cuda --limit 480 --out runs/beside
-    python benchmarks/full_beside_partial.py --page --out docs/full-rank        # figures and tables from the CSVs
+    python benchmarks/full_beside_partial.py --collect --out runs/beside       # the CSVs of what is there, no device
+    python benchmarks/full_beside_partial.py --page --out docs/full-rank       # figures and tables from the CSVs
 
 Trains ResNet-18, ResNet-50 and ViT-T on fractals (a minute each), then measures each of them and the same architecture
 at random weights: the full Jacobian of every image, the central 16×16 patch, and a sketch of as many directions, all
 read at the same absolute threshold. Every finished profile stays in --out, with the weights: the same command goes on
-where --limit ended it. It writes ranks.csv (long form) and networks.csv of what is complete, and exits with 1 where a
-partial rank exceeds the full one for certain, which no threshold allows.
+where --limit ended it. It writes ranks.csv (long form) and networks.csv of the networks of which at least two images
+are measured at all three sets of columns, and exits with 1 where a partial rank exceeds the full one for certain, which
+no threshold allows.
 """
 
 from __future__ import annotations
@@ -15,64 +17,21 @@ from __future__ import annotations
 import argparse
 import sys
 import time
+from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
 import pandas as pd
 import torch
+from beside.collecting import WEIGHTS, collect
 from beside.drops import KINDS
-from beside.measuring import Profiles, Question, key_of, measure_all
-from beside.networks import NAMES, Network, Training, pictures, train, trained, untrained
+from beside.measuring import Profiles, Question, measure_all
+from beside.networks import NAMES, Training, pictures, train, trained, untrained
 from beside.page import write_page
-from beside.rows import largest_stretch, rank_rows
 
-import rankscope as rs
 from rankscope.datasets import FractalSpec
 
 TOLERANCES: list[str | float] = ["paper", 0.02, 0.1]
 _STARTS = 40.0  # seconds that a training process takes beside its training
-
-
-def describe(network: Network, profiles: list[rs.JacobianProfile], question: Question) -> dict[str, Any]:
-    """What networks.csv says of one network."""
-    record, first = network.record, profiles[0]
-    names = ("test_accuracy", "test_images", "train_seconds", "steps", "images_seen", "seed", "recipe")
-    return {
-        "network": network.name,
-        "weights": network.weights,
-        **{name: record.get(name) for name in names},
-        "trained_on": record.get("device"),
-        "data_seed": record["data"]["seed"],
-        "classes": record["data"]["classes"],
-        "side": record["data"]["size"],
-        "images": question.images,
-        "patch": question.patch,
-        "sketch": question.sketch,
-        "method": str(question.full),
-        "memory_budget": question.budget,
-        "dtype": first.dtype,
-        "full_seconds": round(sum(p.seconds for p in profiles) / len(profiles), 2),
-        "peak_gb": round(max(p.peak_memory or 0 for p in profiles) / 2**30, 2),
-        "device": first.device,
-        **dict(first.versions),
-        "checksum": network.key,
-    }
-
-
-def rows_of(network: Network, profiles: Profiles, question: Question) -> tuple[list[dict[str, Any]], dict[str, Any]]:
-    """Rows of ranks.csv and the row of networks.csv, from profiles that are all there."""
-    head = f"{network.name}-{network.weights}"
-
-    def kept(name: str, what: str) -> rs.JacobianProfile:
-        found = profiles.find(f"{head}-{name}", key_of(network, question, what))
-        assert found is not None
-        return found
-
-    full = [kept(f"full-{i}", f"full {i}, {question.full}") for i in range(question.images)]
-    partial = {kind: kept(kind, str(columns)) for kind, columns in question.columns.items()}
-    stretch = {"sketch": largest_stretch(rs.Sketch(question.sketch), full[0].input_shape)}
-    named = {"network": network.name, "weights": network.weights}
-    return [named | row for row in rank_rows(full, partial, stretch, TOLERANCES)], describe(network, full, question)
 
 
 def impossible(ranks: pd.DataFrame) -> pd.DataFrame:
@@ -83,43 +42,41 @@ def impossible(ranks: pd.DataFrame) -> pd.DataFrame:
     return partial[partial["lower"] > partial["full_upper"]]
 
 
-def measure(options: argparse.Namespace) -> int:
+def measure(options: argparse.Namespace, spec: FractalSpec, question: Question) -> None:
+    """Train and measure what is not there yet, as far as the time goes."""
     deadline = time.monotonic() + options.limit
-    spec = FractalSpec(classes=options.classes, size=options.side)
-    question = Question(options.images, options.patch, options.sketch, options.method, options.bracket, options.budget)
     training = Training(spec, options.device, options.train_seconds, options.train_steps, options.batch)
     images = pictures(spec, options.images)
     profiles = Profiles(options.out / "profiles", deadline, options.device)
-    ranks: list[dict[str, Any]] = []
-    about: list[dict[str, Any]] = []
     for name in options.networks:
-        for weights in ("untrained", "trained"):
+        for weights in WEIGHTS:
             file = options.out / "weights" / f"{name}-{weights}.safetensors"
             if weights == "untrained":
                 network = untrained(name, file, spec, options.device)
             elif not file.exists() and time.monotonic() + options.train_seconds + _STARTS > deadline:
-                profiles.left += 1
                 continue
             else:
                 train(name, file, training)
                 network = trained(name, file, spec)
-            if measure_all(profiles, network, images, question):
-                of_network, described = rows_of(network, profiles, question)
-                ranks += of_network
-                about.append(described)
+            measure_all(profiles, network, images, question)
             del network
             if options.device.startswith("cuda"):
                 torch.cuda.empty_cache()
-    if not ranks:
-        print(f"{profiles.left} measurements are left: the same command goes on")
-        return 0
-    table = pd.DataFrame(ranks)
-    table.to_csv(options.out / "ranks.csv", index=False, float_format="%.6g")
-    pd.DataFrame(about).to_csv(options.out / "networks.csv", index=False)
-    wrong = impossible(table)
-    print(f"{len(table):,} ranks of {len(about)} networks; {len(wrong)} partial ranks exceed the full rank")
-    if profiles.left:
-        print(f"{profiles.left} measurements are left: the same command goes on")
+
+
+def summarise(options: argparse.Namespace, spec: FractalSpec, question: Question) -> int:
+    """Write the CSVs of what is complete, and say what is missing."""
+    names = list(dict.fromkeys([*NAMES, *options.networks]))  # an earlier run may have been asked for others
+    ranks, missing = collect(options.out, names, question, asdict(spec), TOLERANCES)
+    left = sum(missing[name] for name in options.networks)
+    wrong = impossible(ranks) if len(ranks) else ranks
+    if len(ranks):
+        count = len(ranks.drop_duplicates(["network", "weights"]))
+        print(f"{len(ranks):,} ranks of {count} networks; {len(wrong)} partial ranks exceed the full rank")
+    if left:
+        print(
+            f"{left} measurements are left: the same command {'without --collect ' if options.collect else ''}goes on"
+        )
     return int(bool(len(wrong)))
 
 
@@ -127,6 +84,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, required=True, help="folder of weights, profiles and CSVs")
     parser.add_argument("--page", action="store_true", help="only make figures and tables from the CSVs in --out")
+    parser.add_argument("--collect", action="store_true", help="measure nothing: only the CSVs of what --out holds")
     parser.add_argument("--docs", type=Path, default=Path(__file__).parents[1] / "docs", help="where --page writes")
     parser.add_argument("--networks", nargs="+", default=list(NAMES), help="of timm, those that train.py knows")
     parser.add_argument("--images", type=int, default=3)
@@ -149,7 +107,11 @@ def main() -> int:
     if options.page:
         write_page(options.out, options.docs)
         return 0
-    return measure(options)
+    spec = FractalSpec(classes=options.classes, size=options.side)
+    question = Question(options.images, options.patch, options.sketch, options.method, options.bracket, options.budget)
+    if not options.collect:
+        measure(options, spec, question)
+    return summarise(options, spec, question)
 
 
 if __name__ == "__main__":

@@ -14,7 +14,7 @@ import torch
 import rankscope as rs
 from beside.networks import Network
 
-__all__ = ["OutOfTimeError", "Profiles", "Question"]
+__all__ = ["OutOfTimeError", "Profiles", "Question", "key_of", "measure_all"]
 
 
 class OutOfTimeError(Exception):
@@ -50,7 +50,6 @@ class Profiles:
     folder: Path
     deadline: float
     device: str
-    left: int = 0
     _taken: dict[str, float] = field(default_factory=dict)
 
     def find(self, name: str, key: str) -> rs.JacobianProfile | None:
@@ -65,26 +64,24 @@ class Profiles:
         """Whether a measurement of this kind is expected to end in time: the last one of it says how long it takes."""
         return time.monotonic() + self._taken.get(kind, 0.0) < self.deadline
 
-    def measure(self, name: str, kind: str, network: Network, x: torch.Tensor, key: str, **options: Any) -> bool:
-        """Measure and keep a profile; ``False`` where the time does not suffice."""
+    def measure(self, name: str, kind: str, network: Network, x: torch.Tensor, key: str, **options: Any) -> None:
+        """Measure and keep a profile, where the time suffices."""
         if not self.time_for(kind):
-            self.left += 1
-            return False
+            return
         started = time.monotonic()
         try:
             found = rs.jacobian_rank(
                 network.model.to(self.device), x, cut_points="blocks", tolerance="paper", device=self.device,
-                progress=self._watch(name), provenance={"model": name, "weights": network.weights, "key": key},
+                progress=self._watch(name),
+                provenance={"model": name, "weights": network.weights, "key": key, "record": network.record},
                 **options,
             )  # fmt: skip
         except OutOfTimeError:
-            self.left += 1
-            return False
+            return
         shutil.rmtree(self.folder / name, ignore_errors=True)
         found.save(self.folder / name)
         self._taken[kind] = time.monotonic() - started
         print(f"{name}: {self._taken[kind]:.1f} s", flush=True)
-        return True
 
     def _watch(self, name: str) -> Callable[[int, int | None, str], None]:
         def watch(done: int, total: int | None, text: str) -> None:
@@ -94,24 +91,27 @@ class Profiles:
         return watch
 
 
-def measure_all(profiles: Profiles, network: Network, images: torch.Tensor, question: Question) -> bool:
-    """Both partial Jacobians of all images together, and the full one of each image; whether all are there."""
-    complete = True
+def measure_all(profiles: Profiles, network: Network, images: torch.Tensor, question: Question) -> None:
+    """Both partial Jacobians of all images together, and the full one of each image, where the time suffices."""
     for what, columns in question.columns.items():
-        name, key = f"{network.name}-{network.weights}-{what}", key_of(network, question, str(columns))
+        name, key = f"{network.name}-{network.weights}-{what}", _key(network, question, str(columns))
         if profiles.find(name, key) is None:
             options = {"columns": columns, "memory_budget": question.budget}
-            complete &= profiles.measure(name, what, network, images, key, **options)
+            profiles.measure(name, what, network, images, key, **options)
     for number in range(question.images):
         name = f"{network.name}-{network.weights}-full-{number}"
-        key = key_of(network, question, f"full {number}, {question.full}")
+        key = _key(network, question, f"full {number}, {question.full}")
         if profiles.find(name, key) is None:
             options = {"columns": "all", "method": question.full, "memory_budget": question.budget}
             options["names"] = lambda i, number=number: f"image {number + i}"
             kind = f"full {network.name}"
-            complete &= profiles.measure(name, kind, network, images[number : number + 1], key, **options)
-    return complete
+            profiles.measure(name, kind, network, images[number : number + 1], key, **options)
 
 
-def key_of(network: Network, question: Question, what: str) -> str:
-    return f"{network.key}; {question.images} images; {what}; {network.record['data']}"
+def key_of(checksum: str, question: Question, what: str, data: dict[str, Any]) -> str:
+    """What a profile is found by: the checksum of the weights comes first."""
+    return f"{checksum}; {question.images} images; {what}; {data}"
+
+
+def _key(network: Network, question: Question, what: str) -> str:
+    return key_of(network.key, question, what, network.record["data"])

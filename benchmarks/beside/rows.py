@@ -31,18 +31,18 @@ def largest_stretch(columns: rs.Sketch, shape: tuple[int, ...]) -> float:
 
 
 def rank_rows(
-    full: list[rs.JacobianProfile],
+    full: dict[int, rs.JacobianProfile],
     partial: dict[str, rs.JacobianProfile],
     stretch: dict[str, float],
     tolerances: list[str | float],
 ) -> Iterator[dict[str, Any]]:
     """One row an image, cut point, tolerance, and kind of columns.
 
-    ``full`` has one profile an image. The tolerance makes a threshold τ of the full Jacobian's shape and σ₁; the
-    partial Jacobians are read at the same τ, those of kind k at τ·stretch[k].
+    ``full`` has one profile an image, by the image's number in the partial profiles. The tolerance makes a threshold τ
+    of the full Jacobian's shape and σ₁; the partial Jacobians are read at the same τ, those of kind k at τ·stretch[k].
     """
     for tolerance in tolerances:
-        for number, profile in enumerate(full):
+        for number, profile in full.items():
             read = profile.with_tolerance(tolerance)
             random = {layer.name: layer for layer in read.against_random().layers}
             for depth, layer in enumerate(profile.layers):

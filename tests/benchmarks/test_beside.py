@@ -54,7 +54,7 @@ def test_all_columns_are_counted_at_the_threshold_of_the_full_jacobian(tolerance
     grid = np.arange(108).reshape(IMAGE)
     chosen = {"full": np.eye(108), "patch": np.eye(108)[:, grid[:, 2:4, 2:4].ravel()], "sketch": drawn.T / norm}
 
-    rows = list(rank_rows(full, partial, {"sketch": stretch}, [tolerance]))
+    rows = list(rank_rows(dict(enumerate(full)), partial, {"sketch": stretch}, [tolerance]))
     assert len(rows) == 2 * len(names) * 3
     for row in rows:
         j = jacobian(model, int(row["layer"]), images[row["image"]])
@@ -76,7 +76,7 @@ def test_ranks_of_probes_keep_their_bounds():
     model, x = network(), torch.randn(1, *IMAGE, dtype=torch.float64, generator=torch.Generator().manual_seed(2))
     probes = rs.Lanczos(probes=2, steps=12)  # fewer products than columns
     full = [rs.jacobian_rank(model, x, columns="all", cut_points=["0", "2"], method=probes)]
-    rows = list(rank_rows(full, {}, {}, [0.3]))
+    rows = list(rank_rows(dict(enumerate(full)), {}, {}, [0.3]))
     assert [row["method"] for row in rows] == ["Lanczos", "exact"]  # the second has 16 rows
     for row in rows:
         j = jacobian(model, int(row["layer"]), x[0])
@@ -180,6 +180,7 @@ def test_the_page_is_filled_between_its_marks():
 
 
 SMALL = Question(images=2, patch=2, sketch=5)
+KEPT = {f"net-trained-{what}" for what in ("patch", "sketch", "full-0", "full-1")}
 
 
 def small(key: str = "k") -> tuple[Network, torch.Tensor]:
@@ -189,27 +190,25 @@ def small(key: str = "k") -> tuple[Network, torch.Tensor]:
 
 def test_a_finished_profile_is_found_again(tmp_path, monkeypatch):
     net, images = small()
-    assert measure_all(Profiles(tmp_path, float("inf"), "cpu"), net, images, SMALL)
-    assert {p.name for p in tmp_path.iterdir()} == {f"net-trained-{w}" for w in ("patch", "sketch", "full-0", "full-1")}
+    measure_all(Profiles(tmp_path, float("inf"), "cpu"), net, images, SMALL)
+    assert {p.name for p in tmp_path.iterdir()} == KEPT
     again = Profiles(tmp_path, float("inf"), "cpu")
-    found = again.find("net-trained-full-1", key_of(net, SMALL, "full 1, auto"))
+    found = again.find("net-trained-full-1", key_of("k", SMALL, "full 1, auto", {"seed": 0}))
     assert found is not None
     assert (found.images, found.columns.count) == (("image 1",), 108)
     measured = []
     whole = rs.jacobian_rank
     monkeypatch.setattr(rs, "jacobian_rank", lambda *a, **k: measured.append(1) or whole(*a, **k))
-    assert measure_all(again, net, images, SMALL)
+    measure_all(again, net, images, SMALL)
     assert measured == []
     # other weights under the same name are measured anew
-    assert measure_all(again, small("other")[0], images, SMALL)
+    measure_all(again, small("other")[0], images, SMALL)
     assert len(measured) == 4
 
 
 def test_nothing_begins_that_would_not_end(tmp_path):
     net, images = small()
-    late = Profiles(tmp_path, float("-inf"), "cpu")
-    assert not measure_all(late, net, images, SMALL)
-    assert late.left == 4
+    measure_all(Profiles(tmp_path, float("-inf"), "cpu"), net, images, SMALL)
     assert list(tmp_path.iterdir()) == []
 
 
@@ -219,8 +218,8 @@ def test_a_measurement_ends_when_the_time_is_over(tmp_path, monkeypatch):
     monkeypatch.setattr("beside.measuring.time.monotonic", lambda: float(next(clock)))
     before = {name: value.clone() for name, value in net.model.state_dict().items()}
     profiles = Profiles(tmp_path, 1.5, "cpu")  # the question whether there is time is the first look at the clock
-    assert not profiles.measure("one", "patch", net, images, "key", columns=rs.Patch(2))
-    assert profiles.left == 1
+    profiles.measure("one", "patch", net, images, "key", columns=rs.Patch(2))
+    assert next(clock) > 1  # it began
     assert not (tmp_path / "one").exists()
     assert all(bool((before[name] == value).all()) for name, value in net.model.state_dict().items())
     with pytest.raises(OutOfTimeError, match="one"):
