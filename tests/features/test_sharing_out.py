@@ -94,3 +94,36 @@ def test_a_process_that_is_killed(tmp_path: Path) -> None:
     assert [run.code for run in runs] == [0, 0, 0], runs[-1].error
     check(tmp_path / "copy2", set())
     assert int(runs[2].out.split()[0]) == 8 * whole  # two batches of four make a shard of at least seven
+
+
+LATER = """
+import rankscope as rs
+from torch import nn
+torch.manual_seed(0)
+class Net(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.short, self.long, self.gated, self.head = (nn.Linear(5, 5) for _ in range(4))
+    def forward(self, x):
+        way = self.short if x.shape[1] < 3 else self.long if x.shape[1] < 4 or bool(x[0, 0, 0] > 0) else self.gated
+        return self.head(torch.tanh(way(x)).mean(1))
+net = Net().eval()
+lengths = [2] * 9 + [3] * 12 + [2, 4, 4, 3] * 4
+data = [(torch.randn(n, 5), k % 5) for k, n in enumerate(lengths)]
+for name, processes in (("run", "all"), (f"own{RANK}", "this")):
+    run = rs.collect(net, data, out=name, cut_points="all", shard_size=4, batch_size=4, processes=processes)
+    print(sorted((n, int(m.count)) for n, m in run.moments.items()), sorted(map(repr, run.facts)))
+"""
+
+
+def test_layers_that_later_samples_alone_call_are_found_by_every_process(tmp_path: Path) -> None:
+    for run in in_processes(2, LATER, tmp_path):
+        assert run.code == 0, run.error
+        together, alone = run.out.strip().splitlines()[-2:]
+        assert together == alone
+        assert "'long'" in together
+        assert "'gated'" in together
+    shared, own = rs.Collection.load(tmp_path / "run"), rs.Collection.load(tmp_path / "own0")
+    for name, moments in own.moments.items():
+        # float64 sums of float32 rows, added up in another order
+        assert torch.allclose(shared.moments[name].scatter, moments.scatter, rtol=1e-9, atol=1e-12)
