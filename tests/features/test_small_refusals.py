@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,8 @@ import torch
 from torch import Tensor, nn
 
 import rankscope as rs
+from rankscope._base.errors import UsageError
+from rankscope.features import collect
 
 X = torch.randn(6, 4, generator=torch.Generator().manual_seed(0))
 
@@ -64,3 +67,15 @@ def test_a_missing_shard_is_named(lost: int, tmp_path: Path) -> None:
     (tmp_path / f"shard-0000{lost}.safetensors").unlink()
     with pytest.raises(rs.OutputError, match=f"shard-0000{lost}.safetensors is missing"):
         rs.Collection.load(tmp_path)
+
+
+def test_a_loader_of_a_stream_is_refused_by_the_name_of_the_stream(tmp_path: Path) -> None:
+    from torch.utils.data import DataLoader, IterableDataset
+
+    class Stream(IterableDataset[tuple[torch.Tensor, int]]):
+        def __iter__(self) -> Iterator[tuple[torch.Tensor, int]]:
+            yield torch.ones(3), 0
+
+    for data in (Stream(), DataLoader(Stream(), batch_size=2)):
+        with pytest.raises(UsageError, match=r"^Stream has no order to be taken up again; give a map-style data set$"):
+            collect(nn.Sequential(nn.Linear(3, 2)), data, out=tmp_path)

@@ -42,7 +42,8 @@ class Collection(Record):
     logits : torch.Tensor
         (N, c), likewise.
     labels, indices : torch.Tensor
-        (N,) int64, a label -1 where there was none; ``indices`` say which samples of the data set the rows are.
+        (N,) int64, a label -1 where there was none; ``indices`` say which samples of the data set the rows are;
+        of a ``DataLoader`` with a sampler, counted in its order.
     moments : dict of str to CentredMoments
         By cut point; ``feature_rank(collection)`` reads them.
     head : tuple of tensors

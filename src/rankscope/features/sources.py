@@ -91,6 +91,9 @@ def as_dataset(model: nn.Module, data: Any, meaning: Meaning = _FORWARD) -> tupl
             raise UsageError(f"data is a {type(data).__name__} of {', '.join(map(str, named))}; give one of them")
         rest, label = split_label(named, signature_of(model))
         return _of_mapping(model, rest, label, meaning)
+    streamed = data.dataset if isinstance(data, DataLoader) else data
+    if isinstance(streamed, IterableDataset):
+        raise UsageError(f"{type(streamed).__name__} has no order to be taken up again; give a map-style data set")
     if isinstance(data, DataLoader):
         return _of_loader(data)
     if isinstance(data, Texts):
@@ -107,8 +110,6 @@ def as_dataset(model: nn.Module, data: Any, meaning: Meaning = _FORWARD) -> tupl
         if not inputs.numel():
             raise DataError(f"inputs has shape {tuple(inputs.shape)}, so no readable sample; give one or more")
         return TensorDataset(inputs, labels), {}
-    if isinstance(data, IterableDataset):
-        raise UsageError(f"{type(data).__name__} has no order to be taken up again; give a map-style data set")
     if isinstance(data, Dataset) or (hasattr(data, "__len__") and hasattr(data, "__getitem__")):
         if not hasattr(data, "__len__"):
             raise UsageError(f"{type(data).__name__} has no length; a collection needs a map-style data set")
