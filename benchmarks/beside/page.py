@@ -12,7 +12,16 @@ from PIL import Image
 
 from beside.drops import drops
 from beside.figures import depth_figure, drops_figure
-from beside.tables import blocks
+from beside.sentences import measured_sentence, steps_sentence, verdict_sentences
+from beside.tables import (
+    depth_table,
+    failures_table,
+    lemma_sentence,
+    lemma_table,
+    networks_table,
+    random_table,
+    ranks_table,
+)
 from rankscope._base.style import figure_style
 
 __all__ = ["filled", "made_of", "write_page"]
@@ -22,8 +31,20 @@ PAGE = "full-rank.md"
 
 def made_of(results: Path) -> dict[str, str]:
     """The generated parts of the page, from ranks.csv and networks.csv in a folder."""
-    ranks = pd.read_csv(results / "ranks.csv")
-    return blocks(ranks, pd.read_csv(results / "networks.csv"), drops(ranks))
+    ranks, networks = pd.read_csv(results / "ranks.csv"), pd.read_csv(results / "networks.csv")
+    pairs = drops(ranks)
+    return {
+        "verdict": verdict_sentences(ranks, pairs),
+        "measured": measured_sentence(networks),
+        "networks": networks_table(networks),
+        "ranks": ranks_table(ranks),
+        "lemma": lemma_table(pairs),
+        "lemma-all": lemma_sentence(pairs),
+        "failures": failures_table(pairs),
+        "depth": depth_table(pairs),
+        "steps": steps_sentence(ranks, pairs),
+        "random": random_table(ranks),
+    }
 
 
 def filled(page: str, parts: dict[str, str]) -> str:

@@ -9,22 +9,11 @@ import pandas as pd
 
 from beside.drops import KINDS
 
-__all__ = ["TITLES", "blocks", "chosen_layers"]
+__all__ = ["TITLES", "depth_table", "failures_table", "lemma_sentence", "lemma_table", "networks_table", "random_table"]
+__all__ += ["chosen_layers", "markdown", "ranks_table", "title"]
 
 TITLES = {"resnet18": "ResNet-18", "resnet50": "ResNet-50", "vit_tiny_patch16_224": "ViT-T"}
 _MAIN = "paper"  # the tolerance of the tables that show one
-
-
-def blocks(ranks: pd.DataFrame, networks: pd.DataFrame, pairs: pd.DataFrame) -> dict[str, str]:
-    """Each generated part of the page by its name."""
-    return {
-        "networks": networks_table(networks),
-        "ranks": ranks_table(ranks),
-        "lemma": lemma_table(pairs),
-        "lemma-all": lemma_sentence(pairs),
-        "depth": depth_table(pairs),
-        "random": random_table(ranks),
-    }
 
 
 def markdown(head: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
@@ -38,24 +27,26 @@ def cell(value: Any) -> str:
     return f"{value:,.0f}" if float(value) == int(value) else f"{value:,.1f}"
 
 
-def _title(name: str) -> str:
+def title(name: str) -> str:
     return TITLES.get(name, name)
 
 
 def networks_table(networks: pd.DataFrame) -> str:
     rows = []
     for row in networks.to_dict("records"):
-        trained = row["weights"] == "trained"
+        # the profiles of a trained network may have outlived what was written of its training
+        known = {
+            "train_seconds": f"{row['train_seconds']:.0f} s",
+            "images_seen": f"{row['images_seen']:,.0f}",
+            "test_accuracy": f"{100 * row['test_accuracy']:.1f} %",
+        }
+        training = [text if row[name] == row[name] else "–" for name, text in known.items()]
         rows.append([
-            _title(row["network"]),
-            row["weights"],
-            f"{row['train_seconds']:.0f} s" if trained else "–",
-            row["images_seen"] if trained else "–",
-            f"{100 * row['test_accuracy']:.2f} %" if trained else "–",
-            f"{row['full_seconds']:.0f} s",
+            title(row["network"]), row["weights"], row["images"], *training, f"{row['full_seconds']:.0f} s",
+            f"{row['peak_gb']:.1f} GB",
         ])  # fmt: skip
-    head = ["network", "weights", "training", "images seen", "held-out top-1", "full Jacobian, one image"]
-    return markdown(head, rows)
+    head = ["network", "weights", "images", "training", "images seen", "held-out top-1"]
+    return markdown([*head, "full Jacobian, one image", "peak memory"], rows)
 
 
 def chosen_layers(layers: pd.DataFrame) -> list[str]:
@@ -80,10 +71,10 @@ def ranks_table(ranks: pd.DataFrame) -> str:
             at = of_network[of_network["layer"] == layer]
             full = at[at["columns"] == "full"]
             row: list[Any] = [
-                _title(str(name)),
+                title(str(name)),
                 f"`{layer}`",
                 int(at["outputs"].iloc[0]),
-                float(full["random"].iloc[0]),
+                round(full["random"].iloc[0]),
             ]
             for weights in ("untrained", "trained"):
                 part = full[full["weights"] == weights]
@@ -108,10 +99,26 @@ def lemma_table(pairs: pd.DataFrame) -> str:
         seen = (falls["partial"] / falls["full"].where(falls["full"] > 0)).median()
         counts = [int((falls["verdict"] == found).sum()) for found in ("holds", "open", "fails")]
         estimated = int((falls["estimate"] == "fails").sum())
-        share = f"{100 * seen:.2g} %" if seen == seen else "–"
-        rows.append([_title(str(name)), str(weights), str(kind), len(part), len(falls), *counts, estimated, share])
+        share = f"{100 * seen:.1f} %" if seen == seen else "–"
+        rows.append([title(str(name)), str(weights), str(kind), len(part), len(falls), *counts, estimated, share])
     head = ["network", "weights", "columns", "pairs", "partial rank falls", "bound holds", "open", "bound fails"]
     return markdown([*head, "fails by the estimates", "share of the drop seen, median"], rows)
+
+
+def failures_table(pairs: pd.DataFrame) -> str:
+    """Where the bound fails for certain: one row a pair of cut points and kind of columns, medians over the images."""
+    failed = pairs[(pairs["verdict"] == "fails") & (pairs["partial"] > 0)]
+    rows = []
+    for tolerance in dict.fromkeys(pairs["tolerance"]):
+        of_tolerance = failed[failed["tolerance"] == tolerance]
+        for same, part in of_tolerance.groupby(["network", "weights", "columns"], sort=False):
+            most = (part["partial"] - part["full"]).idxmax()
+            name, weights, kind = map(str, same)
+            where = f"`{part.loc[most, 'from']}` to `{part.loc[most, 'to']}`"
+            drop = [int(part.loc[most, which]) for which in ("full", "partial")]
+            rows.append([str(tolerance), title(name), weights, kind, len(part), where, *drop])
+    head = ["tolerance", "network", "weights", "columns", "failures", "largest one", "full rank drops by"]
+    return markdown([*head, "partial rank drops by"], rows) if rows else "There is none."
 
 
 def lemma_sentence(pairs: pd.DataFrame) -> str:
@@ -138,7 +145,7 @@ def depth_table(pairs: pd.DataFrame) -> str:
         full = part[part["columns"] == KINDS[0]]
         falls, rises = full["full_lower"] > 0, full["full_upper"] < 0
         stays = (full["full_lower"] == 0) & (full["full_upper"] == 0)
-        row: list[Any] = [_title(str(name)), str(weights), str(tolerance), len(full)]
+        row: list[Any] = [title(str(name)), str(weights), str(tolerance), len(full)]
         row += [int(found.sum()) for found in (falls, stays, ~falls & ~stays & ~rises, rises, full["full"] < 0)]
         for kind in KINDS:
             own = part[part["columns"] == kind]
@@ -157,6 +164,6 @@ def random_table(ranks: pd.DataFrame) -> str:
         counts = part["beside_random"].value_counts()
         judged = [int(counts.get(found, 0)) for found in ("less", "same", "undecided", "more")]
         ratio = (part["rank"] / part["random"]).median()
-        rows.append([_title(str(name)), str(weights), str(tolerance), len(part), *judged, f"{ratio:.2f}"])
+        rows.append([title(str(name)), str(weights), str(tolerance), len(part), *judged, f"{ratio:.2f}"])
     head = ["network", "weights", "tolerance", "ranks", "less than random", "same", "undecided", "more"]
     return markdown([*head, "measured / random, median"], rows)

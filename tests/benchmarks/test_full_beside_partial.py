@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 
 SCRIPT = Path(__file__).parents[2] / "benchmarks/full_beside_partial.py"
-PARTS = ("networks", "ranks", "lemma", "lemma-all", "depth", "random")
+PARTS = ("verdict", "measured", "networks", "ranks", "lemma", "lemma-all", "failures", "depth", "steps", "random")
 
 
 def run(monkeypatch: pytest.MonkeyPatch, *arguments: object) -> int:
