@@ -47,6 +47,12 @@ def test_from_training_to_the_page(tmp_path, monkeypatch, capsys):
     assert pd.read_csv(tmp_path / "ranks.csv").equals(ranks)
     assert "are left" not in capsys.readouterr().out
 
+    # without measuring, and asked for another network: what is there stays, and what is missing is that network's
+    (tmp_path / "ranks.csv").unlink()
+    assert run(monkeypatch, *asked, "--collect", "--networks", "resnet50") == 0
+    assert pd.read_csv(tmp_path / "ranks.csv").equals(ranks)
+    assert "6 measurements are left: the same command without --collect goes on" in capsys.readouterr().out
+
     docs = tmp_path / "docs"
     docs.mkdir()
     marks = "".join(f"<!-- begin {part} --><!-- end {part} -->\n" for part in PARTS)
