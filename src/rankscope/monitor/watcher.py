@@ -88,8 +88,9 @@ class Watcher:
         self._facts: list[Fact] = []
         self._loading: tuple[Fact, ...] = ()
         self._identity: Identity | None = None
+        self._made: dict[str, Measured] = {}  # by this run
+        self._read_back: set[str] = set()  # keys whose numbers an earlier run made
         self._compared = False
-        self.read_back = 0
 
     def look(self) -> bool:
         """Measure checkpoints that are new or have changed; whether anything is other than at the last look."""
@@ -151,25 +152,33 @@ class Watcher:
     def _numbers(self, model: nn.Module, about: Identity) -> tuple[str, Measured]:
         own = identity_of(model)
         key = f"{own.key} {about.key}"
+        if key not in self._made:
+            self._made[key] = self._new_numbers(model, key, own, about)
+        return key, self._made[key]
+
+    def _new_numbers(self, model: nn.Module, key: str, own: Identity, about: Identity) -> Measured:
+        """Of a network that this run has not met: from an earlier run, or measured and kept."""
         for owner, identity in (("model", own), ("data set", about)):
             if identity.unreadable and self._store is not None:
                 values = {"types": identity.unreadable, "owner": owner}
                 self._facts += unsaid([Fact(FactKind.KEPT_INCOMPARABLE, values)], self._facts)
         known = None if self._store is None else self._store.get(key)
         if known is not None and self._compared:
-            self.read_back += 1
-            return key, known
+            self._read_back.add(key)
+            return known
         measured = self._measure(model)
         if known is not None and self._store is not None:  # the first that is read back is measured again
             self._compared = True
             if _same(known, measured):
-                self.read_back += 1
-                return key, known
+                self._read_back.add(key)
+                return known
             self._store.clear()
+            for made, numbers in self._made.items():  # those of this run hold
+                self._store.put(made, numbers)
             self._facts.append(Fact(FactKind.KEPT_DIFFERS, {"where": _first_other(known, measured), "unit": "result"}))
         if self._store is not None:
             self._store.put(key, measured)
-        return key, measured
+        return measured
 
     # ---- what was seen -------------------------------------------------------------------------------------------
 
@@ -200,20 +209,22 @@ class Watcher:
         if len(units) > 1:
             said = " and ".join(f"{one.path.name!r} has a step by {_BY[unit]}" for unit, one in units.items())
             raise UsageError(f"{said}, which do not compare; choose with {parameter('files')}, such as '*.ckpt'")
-        steps = self._one_a_step(present, gone, facts)
-        if not steps:
+        chosen = self._one_a_step(present, gone, facts)
+        if not chosen:
             self._raise_first()
         if self._store is not None and self._store.damaged:
             facts.append(Fact(FactKind.KEPT_DAMAGED, {"count": self._store.damaged, "unit": "checkpoint"}))
-        if self.read_back:
-            values = {"kept": self.read_back, "total": len(steps), "unit": "checkpoint"}
-            facts.append(Fact(FactKind.READ_BACK, values))
+        kept = sum(one.key in self._read_back for _, one in chosen)
+        if kept:
+            facts.append(Fact(FactKind.READ_BACK, {"kept": kept, "total": len(chosen), "unit": "checkpoint"}))
         found = (*facts, *self._facts, *self._loading)
-        return WatchedRun(str(self.folder), next(iter(units)), tuple(steps), found, dict(provenance or {}))
+        steps = tuple(WatchedStep(value, one.path.name, one.measured.values) for value, one in chosen)
+        return WatchedRun(str(self.folder), next(iter(units)), steps, found, dict(provenance or {}))
 
     def _one_a_step(
         self, present: list[tuple[_Seen, Step]], gone: list[tuple[_Seen, Step]], facts: list[Fact]
-    ) -> list[WatchedStep]:
+    ) -> list[tuple[int, _Seen]]:
+        """One checkpoint a step, in order."""
         by_step: dict[int, list[_Seen]] = {}
         for one, step in present:
             by_step.setdefault(step.value, []).append(one)
@@ -221,19 +232,20 @@ class Watcher:
         back = [s.value for g, s in gone if any(one.key != g.key for one in by_step.get(s.value, ()))]
         left = {s.value: g for g, s in gone if s.value not in by_step and s.value < min(back, default=s.value + 1)}
         steps = []
-        for value, alike in by_step.items():
-            names = tuple(sorted(one.path.name for one in alike))
+        for value, found in by_step.items():
+            alike = sorted(found, key=lambda one: one.path.name)
+            names = tuple(one.path.name for one in alike)
             if len({one.key for one in alike}) > 1:
                 values = {"step": value, "names": names}
                 facts.append(Fact(FactKind.CHECKPOINTS_OF_ONE_STEP, values, caution=True))
                 continue
             if len(alike) > 1:
                 facts.append(Fact(FactKind.CHECKPOINTS_ALIKE, {"step": value, "names": names}))
-            steps.append(WatchedStep(value, names[0], alike[0].measured.values))
+            steps.append((value, alike[0]))
         if left:
             facts.append(Fact(FactKind.CHECKPOINTS_GONE, {"names": tuple(g.path.name for g in left.values())}))
-            steps += [WatchedStep(value, g.path.name, g.measured.values) for value, g in left.items()]
-        return sorted(steps, key=lambda step: step.step)
+            steps += left.items()
+        return sorted(steps, key=lambda step: step[0])
 
     def _raise_first(self) -> None:
         failed = [error for _, error in self._seen.values() if isinstance(error, RankscopeError)]
