@@ -85,7 +85,7 @@ def describe(found: Found, data: dict[str, Any], earlier: pd.DataFrame) -> dict[
     record: dict[str, Any] = dict(first.provenance.get("record", {}))
     training = {name: record.get(name) for name in _OF_TRAINING} | {"trained_on": record.get("device")}
     if not record and len(earlier):
-        same = earlier[(earlier["checksum"] == found.checksum) & (earlier["weights"] == found.weights)]
+        same = earlier[earlier["checksum"] == found.checksum]
         training |= {name: same[name].iloc[-1] for name in training if len(same)}
     return {
         "network": found.network,

@@ -173,8 +173,10 @@ def test_the_figure_of_depth_shows_medians_and_bounds(ranks):
         for weights, own in part.groupby("weights"):
             table = own.pivot(index="image", columns="depth", values="rank").to_numpy()
             assert lines[f"full, {weights}"].tolist() == np.median(table, axis=0).tolist()
-        band = np.concatenate([c.get_paths()[0].vertices[:, 1] for c in ax.collections])
-        assert (band.min(), band.max()) == (part["lower"].min(), part["upper"].max())
+        band = {tuple(point) for c in ax.collections for point in c.get_paths()[0].vertices}
+        bounds = part.groupby(["weights", "depth"]).agg({"lower": "min", "upper": "max"}).reset_index()
+        edges = pd.concat([bounds["lower"], bounds["upper"]])
+        assert set(zip(pd.concat([bounds["depth"] + 1] * 2), edges, strict=True)) == band
         assert lines["random layers, same widths"].max() == part["random"].max()
     labels = [text.get_text() for text in figure.legends[0].get_texts()]
     assert {"full, trained", "full, untrained", "patch, trained"} < set(labels)
