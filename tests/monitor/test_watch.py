@@ -16,11 +16,12 @@ from torch import nn
 
 import rankscope as rs
 from rankscope._base.errors import DataError, ModelError, UsageError
-from rankscope._base.facts import FactKind, of_kind
+from rankscope._base.facts import Fact, FactKind, of_kind
 from rankscope._base.identity import identity_of
 from rankscope.monitor.watch_measures import Measured
 from rankscope.monitor.watched import WatchedValue
 from rankscope.monitor.watcher import Watcher
+from rankscope.views.sentences import sentence
 
 X = torch.randn(30, 6, generator=torch.Generator().manual_seed(0))
 CUTS = ["0", "2"]
@@ -105,9 +106,27 @@ def test_what_cannot_be_placed_or_read_is_named_and_the_rest_measured(tmp_path: 
     assert "NaN" in left["step_12.pt"]
     assert of_kind(found.facts, FactKind.CHECKPOINTS_WITHOUT_STEP)[0]["names"] == ("best.pt",)
     differ = of_kind(found.facts, FactKind.CHECKPOINT_STEPS_DIFFER)[0]
-    assert (differ["inside"], differ["name"]) == (7, 8)
+    assert (differ["inside"], differ["name"], differ["unit"], differ["used"]) == (7, 8, "step", 7)
     assert all(fact.caution for fact in found.facts)
     assert "step_9.pt" in str(found)
+
+
+def test_the_step_that_is_used_is_said_where_file_and_name_differ(tmp_path: Path) -> None:
+    torch.save({"m": net(2).state_dict(), "epoch": 0}, tmp_path / "epoch_1.pth")
+    found = watched(tmp_path)
+    assert (found.unit, [step.step for step in found.steps]) == ("epoch", [1])
+    assert found.notes == (
+        "The name of checkpoint 'epoch_1.pth' says epoch 1, and the file holds epoch 0. Epoch 1 was used.",
+    )
+    (tmp_path / "epoch_1.pth").unlink()
+    torch.save({"m": net(2).state_dict(), "global_step": 1000}, tmp_path / "step_2000.pth")
+    found = watched(tmp_path)
+    assert (found.unit, [step.step for step in found.steps]) == ("step", [1000])
+    assert found.notes == (
+        "The name of checkpoint 'step_2000.pth' says step 2,000, and the file holds step 1,000. Step 1,000 was used.",
+    )
+    earlier = Fact(FactKind.CHECKPOINT_STEPS_DIFFER, {"file": "a.pt", "inside": 7, "name": 8})  # of an earlier version
+    assert sentence(earlier).endswith("Step 7 was used.")
 
 
 def test_one_step_has_one_set_of_weights_or_none(tmp_path: Path) -> None:
@@ -360,6 +379,36 @@ def test_models_that_are_built_for_each_checkpoint(tmp_path: Path) -> None:
         watched(tmp_path, torch.load)
     with pytest.raises(UsageError, match="weights_key chooses"):
         watched(tmp_path, build, weights_key="ema")
+
+
+def test_a_checkpoint_at_which_the_function_fails_is_left_out(tmp_path: Path) -> None:
+    for step in (1, 2, 3, 4):
+        torch.save(net(step).state_dict(), tmp_path / f"{step}.pt")
+    torch.save({"model": net(2).state_dict()}, tmp_path / "2.pt")
+
+    def build(path: Path) -> nn.Module:
+        own = net(4)
+        if path.name == "3.pt":
+            raise KeyError("teacher")
+        if path.name == "4.pt":
+            raise PermissionError("not yours")
+        own.load_state_dict(torch.load(path))
+        return own
+
+    found = watched(tmp_path, build)
+    assert [step.step for step in found.steps] == [1]
+    left = {fact["file"]: fact["reason"] for fact in of_kind(found.facts, FactKind.CHECKPOINT_LEFT_OUT)}
+    assert left["2.pt"].startswith("model failed (RuntimeError: Error(s) in loading state_dict")
+    assert left["3.pt"] == "model failed (KeyError: 'teacher')"
+    assert left["4.pt"] == "it cannot be read (not yours)"
+    with pytest.raises(ModelError, match=r"model failed \(KeyError: 'teacher'\)"):
+        watched(tmp_path, build, files="3.pt")
+
+    def full(path: Path) -> nn.Module:
+        raise MemoryError("no room")
+
+    with pytest.raises(MemoryError, match="no room"):  # of no checkpoint's making
+        watched(tmp_path, full)
 
 
 def test_what_no_checkpoint_answers_is_refused(tmp_path: Path) -> None:

@@ -23,7 +23,7 @@ VALUES: dict[FactKind, dict[str, Any]] = {
     FactKind.IMAGES_UNKNOWN: {},
     FactKind.CHECKPOINT_LEFT_OUT: {"file": "a.pt", "reason": "its end is missing"},
     FactKind.CHECKPOINTS_WITHOUT_STEP: {"names": ("best.pt",)},
-    FactKind.CHECKPOINT_STEPS_DIFFER: {"file": "step_8.pt", "inside": 7, "name": 8},
+    FactKind.CHECKPOINT_STEPS_DIFFER: {"file": "step_8.pt", "inside": 7, "name": 8, "unit": "step", "used": 7},
     FactKind.CHECKPOINTS_ALIKE: {"step": 7, "names": ("a.pt", "b.pt")},
     FactKind.CHECKPOINTS_OF_ONE_STEP: {"step": 7, "names": ("a.pt", "b.pt")},
     FactKind.CHECKPOINTS_GONE: {"names": ("a.pt",)},

@@ -119,7 +119,7 @@ class FactKind(StrEnum):
     # checkpoints of a training run
     CHECKPOINT_LEFT_OUT = "checkpoint left out"  # file, reason
     CHECKPOINTS_WITHOUT_STEP = "checkpoints without a step"  # names
-    CHECKPOINT_STEPS_DIFFER = "steps of a checkpoint's file and name differ"  # file, inside, name
+    CHECKPOINT_STEPS_DIFFER = "steps of a checkpoint's file and name differ"  # file, inside, name, unit, used
     CHECKPOINTS_ALIKE = "checkpoints with the same weights"  # step, names
     CHECKPOINTS_OF_ONE_STEP = "several checkpoints of one step"  # step, names
     CHECKPOINTS_GONE = "checkpoints that are no longer there"  # names

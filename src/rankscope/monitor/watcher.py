@@ -292,6 +292,7 @@ def _placed(
         placed.append((one, step))
         if inside is not None and named is not None and inside.unit == named.unit and inside.value != named.value:
             values = {"file": one.path.name, "inside": inside.value, "name": named.value}
+            values |= {"unit": step.unit, "used": step.value}
             facts.append(Fact(FactKind.CHECKPOINT_STEPS_DIFFER, values, caution=True))
     return placed
 

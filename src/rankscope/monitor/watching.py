@@ -12,7 +12,15 @@ import torch
 from torch import nn
 
 from rankscope._base.checks import MemoryBudget, budget_of, count_of, names_of, path_of
-from rankscope._base.errors import ModelError, UsageError, nearest, parameter
+from rankscope._base.errors import (
+    ModelError,
+    RankscopeError,
+    UsageError,
+    is_out_of_memory,
+    nearest,
+    parameter,
+    type_and_line,
+)
 from rankscope._base.facts import Fact
 from rankscope._base.identity import Identity, identity_of
 from rankscope._base.identity_process import process_state
@@ -71,7 +79,7 @@ def watch(
         Where it holds none itself, the one folder below it that does.
     model : nn.Module or callable
         The network, into a copy of which the weights of each checkpoint go; or a function from the path of a checkpoint
-        to the network with its weights.
+        to the network with its weights. A checkpoint at which it raises is left out and named.
     data : optional
         Inputs over which features are measured, as ``feature_rank`` takes them.
     inputs : optional
@@ -167,7 +175,14 @@ def _loader(model: Any, cut_points: CutPointsLike, key: str | None) -> tuple[Loa
             raise UsageError("weights_key chooses a part of a file that is loaded here, and model is a function")
 
         def built(path: Path) -> tuple[nn.Module, Sequence[Fact]]:
-            made = model(path)
+            try:
+                made = model(path)
+            except (RankscopeError, OSError):
+                raise
+            except Exception as error:  # whatever a file does to the caller's code
+                if is_out_of_memory(error):
+                    raise
+                raise ModelError(f"model failed ({type_and_line(error)})") from error
             if not isinstance(made, nn.Module):
                 raise UsageError(f"model returned {type(made).__name__} for {path.name!r}; return a torch.nn.Module")
             return made, ()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from rankscope._base.facts import FactKind
-from rankscope.views.phrases import Sentences, Values, counted, first_few, was
+from rankscope.views.phrases import Sentences, Values, capital, counted, first_few, was
 
 __all__ = ["WATCH_SENTENCES"]
 
@@ -21,9 +21,10 @@ def _without_step(v: Values) -> str:
 
 
 def _steps_differ(v: Values) -> str:
+    unit, used = v.get("unit", "step"), v.get("used", v["inside"])  # records of earlier versions lack them
     return (
-        f"The name of checkpoint {v['file']!r} says step {v['name']:,}, and the file holds step {v['inside']:,}, which "
-        "counts."
+        f"The name of checkpoint {v['file']!r} says {unit} {v['name']:,}, and the file holds {unit} {v['inside']:,}. "
+        f"{capital(unit)} {used:,} was used."
     )
 
 
