@@ -27,6 +27,10 @@ from rankscope.monitor.checkpoint_steps import Step, step_in_file, steps_in_name
         ("ckpt_7.safetensors", 7, "number"),
         ("checkpoint-7.pth.tar", 7, "number"),
         ("0012.pt", 12, "number"),
+        ("epoch=3-val_loss=0.52.ckpt", 3, "epoch"),
+        ("epoch3best.pt", 3, "epoch"),
+        ("llama-7B-1000.pt", 1000, "number"),
+        ("lr1e-3_step_20.pt", 20, "step"),
     ],
 )
 def test_a_name_says_its_step(name: str, value: int, unit: str) -> None:
@@ -34,7 +38,24 @@ def test_a_name_says_its_step(name: str, value: int, unit: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "name", ["last.ckpt", "resnet18_a2.pt", "step_3_step_4.pt", "20261127-093000-1.pt", "run-1234567890123456789.pt"]
+    "name",
+    [
+        "last.ckpt",
+        "resnet18_a2.pt",
+        "step_3_step_4.pt",
+        "20261127-093000-1.pt",
+        "run-1234567890123456789.pt",
+        "resnet18_best.pt",
+        "best_v2.pt",
+        "step_1k.pt",
+        "step_1.5k.pt",
+        "checkpoint-1k",
+        "step_1e3.pt",
+        "step_1,500.pt",
+        "step-1.5",
+        "iter_2M.pth",
+        "loss_0.51.pt",
+    ],
 )
 def test_a_name_that_leaves_it_open_has_none(name: str) -> None:
     assert steps_in_names([name]) == {}
@@ -44,6 +65,23 @@ def test_names_of_one_form_tell_each_other_which_number_counts() -> None:
     found = steps_in_names(["resnet18_a2.pt", "resnet18_a10.pt", "vit16_1.pt", "best.pt"])
     assert found == {"resnet18_a2.pt": Step(2, "number"), "resnet18_a10.pt": Step(10, "number")}
     assert steps_in_names(["a1_1.pt", "a2_2.pt"]) == {}
+
+
+def test_a_number_of_the_network_is_no_step() -> None:
+    found = steps_in_names(["model_1.pt", "model_2.pt", "resnet18_best.pt", "model_10k.pt", "vit16-ema.pt"])
+    assert found == {"model_1.pt": Step(1, "number"), "model_2.pt": Step(2, "number")}
+    assert steps_in_names(["a_0.51.pt", "a_0.49.pt"]) == {}  # losses, say
+    assert steps_in_names(["a_7_0.51.pt", "a_9_0.49.pt"])["a_9_0.49.pt"] == Step(9, "number")
+
+
+def test_steps_that_begin_again_with_each_epoch_leave_the_order_to_the_epoch() -> None:
+    on = ["epoch0_step900.pt", "epoch1_step1000.pt", "epoch1_step1900.pt"]
+    assert [step.value for step in steps_in_names(on).values()] == [900, 1000, 1900]
+    again = ["epoch0_step900.pt", "epoch1_step100.pt", "epoch2_step50.pt"]
+    assert list(steps_in_names(again).values()) == [Step(0, "epoch"), Step(1, "epoch"), Step(2, "epoch")]
+    assert steps_in_names(["epoch0_iter9.pt", "epoch1_iter9.pt"])["epoch1_iter9.pt"] == Step(1, "epoch")
+    several = [*again, "epoch2_step60.pt", "step_7.pt"]
+    assert steps_in_names(several) == {"step_7.pt": Step(7, "step")}
 
 
 @pytest.mark.parametrize(

@@ -366,6 +366,18 @@ def test_a_name_that_others_explain_later_is_measured_then(tmp_path: Path) -> No
     assert run.look() == {1: 3, 2: 2, 5: 1}
 
 
+def test_a_name_that_others_put_in_doubt_later_is_named(tmp_path: Path) -> None:
+    run = Folder(tmp_path)
+    run.save("epoch0_step9.pt", 3)
+    run.save("step_4.pt", 1)
+    assert run.look() == {4: 1, 9: 3}
+    run.save("epoch1_step5.pt", 2)  # steps begin again, and two of one epoch have no order
+    run.save("epoch1_step6.pt", 4)
+    assert run.look() == {4: 1}
+    names = of_kind(run.watcher.record().facts, FactKind.CHECKPOINTS_WITHOUT_STEP)[0]["names"]
+    assert names == ("epoch0_step9.pt", "epoch1_step5.pt", "epoch1_step6.pt")
+
+
 def test_models_that_are_built_for_each_checkpoint(tmp_path: Path) -> None:
     torch.save(net(2).state_dict(), tmp_path / "1.pt")
 

@@ -193,17 +193,19 @@ class Watcher:
             Their steps count several things.
         """
         facts: list[Fact] = []
-        without = tuple(sorted(p.name for p, (_, s) in self._seen.items() if isinstance(s, _WithoutStep)))
         names = steps_in_names([*(p.name for p in self._seen), *(one.path.name for one in self._gone)])
         here = [s for _, s in self._seen.values() if isinstance(s, _Seen)]
         by_epoch = _epochs_tell(here, names)
         present = _placed(here, names, by_epoch, facts)
         gone = _placed(self._gone, names, by_epoch, [])
+        placed = {one.path for one, _ in present}  # a step may be lost to names that came later
+        failed = {path for path, (_, s) in self._seen.items() if isinstance(s, RankscopeError)}
+        without = tuple(sorted(path.name for path in self._seen if path not in placed | failed))
         if without:
             facts.append(Fact(FactKind.CHECKPOINTS_WITHOUT_STEP, {"names": without}, caution=True))
-        for path, (_, failed) in sorted(self._seen.items()):
-            if isinstance(failed, RankscopeError):
-                about = {"file": path.name, "reason": str(failed).rstrip(".")}
+        for path, (_, error) in sorted(self._seen.items()):
+            if isinstance(error, RankscopeError):
+                about = {"file": path.name, "reason": str(error).rstrip(".")}
                 facts.append(Fact(FactKind.CHECKPOINT_LEFT_OUT, about, caution=True))
         units = {step.unit: one for one, step in reversed([*present, *gone])}
         if len(units) > 1:
