@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 import rankscope as rs
+import rankscope.spectra.matrix_free
 from rankscope._base.facts import FactKind, of_kind
 from rankscope.jacobian.products import products_of
 from rankscope.linear.derivative import Derivative, Settings
@@ -117,6 +118,29 @@ def test_the_exact_way_gives_the_singular_values(name: str, budget: str):
     assert rank.lower == rank.upper == int((sigma >= rank.threshold).sum())
     assert spectrum.dtype == "float32"
     assert spectrum.square_error > 0, "the error of the products is bounded"
+
+
+@pytest.mark.parametrize(
+    ("method", "double"), [("auto", False), (rs.Lanczos(probes=2, steps=50), False), ("exact", True)]
+)
+def test_float32_serves_unless_the_exact_way_is_asked_for(
+    monkeypatch: pytest.MonkeyPatch, method: rs.Lanczos | str, double: bool
+):
+    """One spectrum of 30 logits' rows: in float32 where that decides the rank, as here."""
+    asked = []
+    plain = rankscope.spectra.matrix_free.exact_spectrum
+
+    def counted(operator, **options):
+        asked.append(operator.dtype)
+        return plain(operator, **options)
+
+    monkeypatch.setattr("rankscope.spectra.matrix_free.exact_spectrum", counted)
+    model, x = _wide(), torch.randn(1, 2, 24, 24, generator=torch.Generator().manual_seed(5))
+    found = rs.jacobian_rank(model, x, cut_points=["5"], method=method, **OPTIONS)
+    assert asked == [torch.float64 if double else torch.float32]
+    sigma = np.linalg.svd(_jacobian(model, x, "5", _wide), compute_uv=False)
+    rank = found["5"].spectra[0].rank("paper")
+    assert rank.lower == rank.upper == int((sigma >= rank.threshold).sum())
 
 
 def test_one_sweep_where_that_is_cheaper(monkeypatch: pytest.MonkeyPatch):

@@ -357,7 +357,7 @@ def counting(given: SquaredMap) -> tuple[SquaredMap, list[str]]:
 @pytest.mark.parametrize(("smaller", "decides"), [(1e-2, True), (1e-3 * (1 + 1e-5), False)])
 def test_float32_serves_where_it_decides(smaller: float, decides: bool) -> None:
     """The whole matrix in float32 errs by 1e-7·σ₁ in σ, so that a gap at 1e-3·σ₁ is read without float64."""
-    a = rotated(np.r_[np.ones(50), np.full(50, smaller), np.full(20, 1e-5)], 150)
+    a = rotated(np.r_[np.ones(50), np.full(50, smaller), np.full(20, 1e-5)], 150)  # N // 100 is 1
     double, asked = counting(dense(a))
     found = spectrum_of_products(
         dense(a, torch.float32), tolerance=1e-3, exact=dense(a), dense=(double, dense(a)), memory_budget="1GB"

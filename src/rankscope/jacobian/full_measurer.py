@@ -294,7 +294,7 @@ class FullMeasurer(BatchMeasurer):
         try:
             pair = products_of(self.derivative, place, sample, self.settings.budget // _SHARE)
             mark = _mark(pair.work)
-            spectrum = self._spectrum(pair, place)
+            spectrum = self._spectrum(pair)
         except (NotCalledError, UsageError):
             raise  # of a call that is not made: one precision takes another path, no number can be trusted
         except NotFiniteError:
@@ -303,11 +303,11 @@ class FullMeasurer(BatchMeasurer):
             return KeptCut(None, 0, None, str(error))
         return KeptCut(spectrum, pair.flips, mark, facts=tuple(self._facts_of(pair, self.calls[place].name)))
 
-    def _spectrum(self, pair: Pair, place: int) -> AnySpectrum:
+    def _spectrum(self, pair: Pair) -> AnySpectrum:
         assert self.plan is not None
         spectrum = spectrum_of_products(
             pair.work,
-            "exact" if self.plan.ways[place] == "exact" else self.plan.settings,
+            self.asked.method,
             tolerance=self.asked.tolerance,
             exact=pair.exact,
             dense=pair.dense,

@@ -68,10 +68,15 @@ class Plan:
     def bytes(self) -> int:
         """What the largest cut point takes beside its products."""
         each = [
-            exact_bytes(size) if way == "exact" else self._lanczos_bytes(size)
-            for size, way in zip(self.sizes, self.ways, strict=True)
+            self._exact_bytes(shape) if way == "exact" else self._lanczos_bytes(min(shape))
+            for shape, way in zip(self.shapes, self.ways, strict=True)
         ]
         return max(each, default=0)
+
+    def _exact_bytes(self, shape: tuple[int, int]) -> int:
+        """In float64, which may be needed, where the whole matrix fits then, and in the dtype of the network."""
+        held = [matrix_bytes(shape, dtype) for dtype in (self.dtype, torch.float64)]
+        return max([each for each in held if each <= self.budget], default=exact_bytes(min(shape)))
 
     def _lanczos_bytes(self, size: int) -> int:
         fits = LanczosProcess.steps_within(self.budget, size, self.settings.probes)

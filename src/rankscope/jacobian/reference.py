@@ -9,8 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.func import vmap
-from torch.utils._pytree import tree_flatten
 
+from rankscope._base.identity import identity_of
 from rankscope.jacobian.sweep import SweepResult
 from rankscope.linear.graphs import Replayed
 from rankscope.linear.kinks import SamePiece
@@ -166,7 +166,7 @@ class Reference:
             yield _Found(start, products, flips[:, 0], outputs, off)
             start = stop
         # a recorded pass holds whatever else the call takes as constants
-        key = _constants(sample) if self._alone.enabled else ()
+        key = identity_of(dict(sample.extra)).key if self._alone.enabled else ()
         for image in range(start, images):
             x = sample.x if images == 1 else sample.x[image : image + 1].clone()
             pieces = [whole[image] if of_images else whole for whole, of_images in recorded]
@@ -231,14 +231,3 @@ def _largest(gaps: list[Tensor]) -> float:
         return 0.0
     far = torch.stack(gaps)
     return float(torch.where(far.isnan(), torch.full_like(far, torch.inf), far).max())
-
-
-def _constants(sample: Sample) -> tuple[object, ...]:
-    """What a call takes beside its input, to the last bit: a tensor's ``repr`` leaves digits and entries out."""
-    leaves, form = tree_flatten(dict(sample.extra))
-    return (repr(form), *(_content(leaf) if isinstance(leaf, Tensor) else repr(leaf) for leaf in leaves))
-
-
-def _content(tensor: Tensor) -> tuple[object, ...]:
-    raw = tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes()
-    return (tuple(tensor.shape), str(tensor.dtype), raw)

@@ -39,6 +39,7 @@ _ROUGH = 1e-2  # relative thresholds above it are far above the error of float32
 _LOOK = 8  # steps after which σ₁ is known well enough for that comparison
 _APART = 16  # times the error of the products: below it the bounds are wide however many steps are taken
 _COUNTED = 512  # singular values above the threshold, up to which they are computed one by one
+_OPEN = 100  # N may be that many times what float32 leaves open: float64 takes some ten times as long
 _EXPECTED = 200  # steps that a plan counts on where the bracket decides
 
 
@@ -253,13 +254,13 @@ def _exactly(
     *,
     asked: bool,
 ) -> AnySpectrum:
-    """In float64 where the exact way was asked for. Otherwise float32 serves where it decides the rank."""
+    """In float64 where the exact way was asked for. Otherwise float32 serves where it leaves hardly a rank open."""
     if dense is None:
         return exact_spectrum(operator, exact=exact, budget=budget)
     if not asked and matrix_bytes(operator.shape, operator.dtype) <= budget:
         found = exact_spectrum(operator, exact=exact, budget=budget)
         rank = found.rank(tolerance)
-        if rank.certified and rank.lower == rank.upper:
+        if rank.certified and rank.upper - rank.lower <= operator.size // _OPEN:
             return found
     # the dtype decides the threshold, which stays that of the measurement
     return replace(exact_spectrum(dense[0], exact=dense[1], budget=budget), dtype=operator.precision)

@@ -12,6 +12,14 @@ from rankscope.views.sentences import note, phrase
 
 __all__ = ["flags", "profile_text"]
 
+_UNCERTIFIED = {
+    FactKind.NOT_CERTIFIED,
+    FactKind.NOT_IN_FLOAT64,
+    FactKind.NOT_IN_BOTH,
+    FactKind.IN_DOUBT,
+    FactKind.NO_COMMON_PATH,
+}
+
 
 def flags(row: dict[str, Any]) -> str:
     """What a reader must not overlook in one row of a profile, in words."""
@@ -73,7 +81,7 @@ def profile_text(
             f"{name:<{width}}  {size:>{room}} {rank['min']:>7,} {number(rank['median']):>9} {rank['max']:>7,}  "
             f"{_bounds(row):<{wide}} {_probes(row) if probed else ''}{flags(row)}".rstrip()
         )
-    bounded = "without" if certificate.kind is FactKind.NOT_CERTIFIED else "with its"
+    bounded = "without" if certificate.kind in _UNCERTIFIED else "with its"
     lines.append(f"max = function rank, {bounded} certified bounds ({phrase(certificate)}). Method: {phrase(method)}.")
     if probed:
         lines.append(
