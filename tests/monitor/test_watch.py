@@ -19,7 +19,7 @@ from rankscope._base.errors import DataError, ModelError, UsageError
 from rankscope._base.facts import Fact, FactKind, of_kind
 from rankscope._base.identity import identity_of
 from rankscope.monitor.watch_measures import Measured
-from rankscope.monitor.watched import WatchedValue
+from rankscope.monitor.watched import WatchedStep, WatchedValue
 from rankscope.monitor.watcher import Watcher
 from rankscope.views.sentences import sentence
 
@@ -439,6 +439,29 @@ def test_what_no_checkpoint_answers_is_refused(tmp_path: Path) -> None:
         watched(tmp_path, metrics=["efective_rank"])
     with pytest.raises(UsageError, match="no layer '7'"):
         watched(tmp_path, cut_points=["7"])
+
+
+@pytest.mark.parametrize("metrics", [[], (), None, iter(())])
+def test_without_metrics_there_is_nothing_to_measure_but_ranks(tmp_path: Path, metrics: Any) -> None:
+    torch.save(net(2).state_dict(), tmp_path / "1.pt")
+    with pytest.raises(UsageError, match=r"metrics is empty.*'pca_dimension'.*'rankme'.*or inputs for Jacobian ranks"):
+        watched(tmp_path, metrics=metrics)
+    found = watched(tmp_path, metrics=[], inputs=X[:1])
+    assert found.metrics == ("jacobian_rank",)
+    assert found.values().tolist() == [[5], [2]]
+    with pytest.raises(UsageError, match="metrics is 3; give names"):
+        watched(tmp_path, metrics=3)
+
+
+def test_a_record_of_nothing_says_so() -> None:
+    for steps in ((), (WatchedStep(1, "a.pt", ()),)):
+        empty = rs.WatchedRun("run", "step", steps)
+        for asked in (empty.values, empty.plot, empty.curves):
+            with pytest.raises(UsageError, match="nothing was measured"):
+                asked()
+        with pytest.raises(UsageError, match="nothing was measured"):
+            empty.values("rankme")
+        assert str(empty).startswith(f"{len(steps)} checkpoint")
 
 
 def test_figure_and_page(tmp_path: Path) -> None:

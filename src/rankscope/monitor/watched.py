@@ -86,7 +86,7 @@ class WatchedRun(Record):
         Raises
         ------
         UsageError
-            For a metric that was not measured.
+            For a metric that was not measured, and where nothing was.
         """
         chosen = self._metric(metric)
         place = {layer: i for i, layer in enumerate(self.layers)}
@@ -124,6 +124,8 @@ class WatchedRun(Record):
         return plot_step_curves(self.values(chosen), self.layers, steps, chosen, self.unit, ax=ax)
 
     def _metric(self, metric: str | None) -> str:
+        if not self.metrics:
+            raise UsageError("nothing was measured")
         if metric is None:
             return self.metrics[0]
         if metric not in self.metrics:

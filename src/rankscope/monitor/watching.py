@@ -85,7 +85,7 @@ def watch(
     inputs : optional
         Inputs at which the Jacobian rank is measured, as ``jacobian_rank`` takes them. One of the two is needed.
     metrics : sequence of str
-        Columns of ``feature_rank``: what is measured over ``data``.
+        Columns of ``feature_rank``: what is measured over ``data``. It may be empty where ``inputs`` are given.
     cut_points, reduce, channels, batch_size, memory_budget
         As in ``feature_rank``.
     columns, tolerance
@@ -105,8 +105,8 @@ def watch(
     DataError
         No such folder, no checkpoint, or none that can be measured (the first reason is given).
     UsageError
-        Neither data nor inputs, an unknown metric, steps that count several things, a part that ``weights_key`` has to
-        choose.
+        Neither data nor inputs, no metric or an unknown one, steps that count several things, a part that
+        ``weights_key`` has to choose.
     OutputError
         ``out`` is in use or cannot be written.
 
@@ -129,12 +129,18 @@ def watch(
         budget_of(memory_budget, torch.device("cpu"))
     if data is None and inputs is None:
         raise UsageError("there is nothing to measure on; give data for features, inputs for Jacobian ranks, or both")
+    if not chosen and inputs is None:
+        known = ", ".join(map(repr, DIMENSIONS))
+        raise UsageError(
+            f"{parameter('metrics')} is empty, so there is nothing to measure; give one or more of {known}, or inputs "
+            "for Jacobian ranks"
+        )
     load, cut_points = _loader(model, cut_points, weights_key)
     options: dict[str, Any] = {"cut_points": cut_points, "memory_budget": memory_budget}
 
     def measure(network: nn.Module) -> Measured:
         values, facts = list[WatchedValue](), list[Fact]()
-        if data is not None:
+        if data is not None and chosen:
             features = feature_rank(network, data, reduce=reduce, channels=channels, batch_size=batch_size, **options)
             values += of_features(features, chosen)
             facts += features.facts
@@ -162,11 +168,11 @@ def watch(
 
 def check_metrics(metrics: Iterable[str]) -> tuple[str, ...]:
     """The metrics, each a column of ``feature_rank``."""
-    chosen = tuple(names_of([metrics] if isinstance(metrics, str) else list(metrics), "metrics"))
+    chosen = names_of(metrics, "metrics")
     for metric in chosen:
         if metric not in DIMENSIONS:
             raise UsageError(f"unknown metric {metric!r} in {parameter('metrics')}; {nearest(metric, DIMENSIONS)}")
-    return tuple(dict.fromkeys(chosen))
+    return chosen
 
 
 def _loader(model: Any, cut_points: CutPointsLike, key: str | None) -> tuple[Load, CutPointsLike]:

@@ -48,7 +48,12 @@ def watched_text(
 def watched_findings(
     values: Mapping[str, NDArray[np.float64]], layers: Sequence[str], steps: Sequence[int], unit: str
 ) -> list[str]:
-    """How many checkpoints there are, and of each metric the layer that has lost the largest share of its maximum."""
+    """How many checkpoints there are, and of each metric the layer that has lost the largest share of its maximum.
+
+    That it lost more than any other is said where there are others and every one is known to have lost less.
+    """
+    if not steps:
+        return ["0 checkpoints."]
     span = f"{unit} {steps[0]:,}" if len(steps) == 1 else f"{unit}s {steps[0]:,} to {steps[-1]:,}"
     lines = [f"{counted(len(steps), 'checkpoint')} ({span}), {counted(len(layers), 'layer')}."]
     for metric, found in values.items():
@@ -62,9 +67,13 @@ def watched_findings(
         if lost[row] < _NOTED:
             continue
         at = int(np.nanargmax(found[row]))
+        others = np.arange(len(lost)) != row
+        # a layer without a number at some step may have lost more
+        most = others.any() and bool((lost[others] < lost[row]).all()) and not np.isnan(found[others]).any()
+        than = ", more than that of any other layer" if most else ""
         lines.append(
-            f"The {metric_name(metric)} of {layers[row]!r} fell by {lost[row]:.0%}, more than that of any other layer: "
-            f"from {_text(found[row, at])} at {unit} {steps[at]:,} to {_text(found[row, -1])} at {unit} {steps[-1]:,}."
+            f"The {metric_name(metric)} of {layers[row]!r} fell by {lost[row]:.0%}{than}: from "
+            f"{_text(found[row, at])} at {unit} {steps[at]:,} to {_text(found[row, -1])} at {unit} {steps[-1]:,}."
         )
     return lines
 
