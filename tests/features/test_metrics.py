@@ -196,6 +196,24 @@ def test_neural_collapse_is_its_formulas(d):
     assert 0 < found["nc4"] < 1
 
 
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
+@pytest.mark.parametrize("offset", [0.0, 10.0, 1000.0])
+@pytest.mark.parametrize("line", [False, True], ids=["means apart", "means on a line"])
+def test_features_far_from_zero_have_the_collapse_of_those_around_it(line, offset, dtype):
+    # centred means have rank C − 1, or 1 on a line: what rounding leaves of the other axes is no variance to divide by
+    generator = torch.Generator().manual_seed(4)
+    z = torch.randn(300, 64, generator=generator, dtype=torch.float64)
+    y = torch.arange(300) % 3
+    z -= torch.stack([z[y == c].mean(0) for c in range(3)])[y]
+    means = torch.randn(3, 64, generator=generator, dtype=torch.float64)
+    z += (torch.tensor([[-1.0], [0.0], [1.0]], dtype=torch.float64) * means[0] if line else means)[y]
+    expected = collapse_by_numpy(z.numpy(), y.numpy(), np.ones((3, 64)), np.zeros(3), 3)["nc1"]
+    metric = NeuralCollapse(3)
+    metric.update((z + offset).to(dtype), y)
+    # each value is off by u·1000 at most, beside a standard deviation of 1
+    assert float(metric.compute()["nc1"]) == pytest.approx(expected, rel=1e-3)
+
+
 def test_neural_collapse_without_a_head_leaves_two_numbers_open():
     x, y = labelled()
     metric = NeuralCollapse(4)

@@ -12,6 +12,7 @@ from torch import Tensor
 from rankscope._base.checks import count_of
 from rankscope._base.errors import DataError, UsageError
 from rankscope.features.labelled_rows import LabelledRows
+from rankscope.features.precision import unit_roundoff
 from rankscope.spectra.scale import power_of_two
 
 __all__ = ["NeuralCollapse", "NeuralCollapseValues", "neural_collapse"]
@@ -116,20 +117,29 @@ def neural_collapse(
     place = present.cumsum(0) - 1  # of each class among those present
     within = x - means[place[labels]]
     between = means - means.mean(0)
+    # each mean of n numbers is wrong by their own rounding, and by that of their sum, relative to the mean of |x|: far
+    # from zero that exceeds what the singular values are compared with otherwise
+    sizes = torch.zeros_like(sums).index_add_(0, labels, x.abs())[present] / counts[present, None]
+    rounding = float(sizes.norm()) * (unit_roundoff(rows.dtype) + int(counts.max()) * unit_roundoff(torch.float64))
     return NeuralCollapseValues(
-        _variability(within, between),
+        _variability(within, between, rounding),
         *_simplex(between),
         _duality(weight, between, present, name),
         _disagreement(x, means, present, weight, bias),
     )
 
 
-def _variability(within: Tensor, between: Tensor) -> float:
-    """tr(Σ_W Σ_B⁺)/C: Σ_B⁺ from the singular values of the centred means, so no d × d matrix is made."""
+def _variability(within: Tensor, between: Tensor, rounding: float) -> float:
+    """tr(Σ_W Σ_B⁺)/C: Σ_B⁺ from the singular values of the centred means, so no d × d matrix is made.
+
+    ``rounding`` bounds the spectral norm of what the means are wrong by: singular values up to it may be zero.
+    """
     classes = len(between)
     _, sigma, axes = torch.linalg.svd(between, full_matrices=False)
-    kept = sigma > sigma[0] * max(between.shape) * torch.finfo(torch.float64).eps
-    if not bool(sigma[0] > 0):
+    # C centred means have rank C − 1 at most
+    sigma, axes = sigma[: classes - 1], axes[: classes - 1]
+    kept = sigma > max(float(sigma[0]) * max(between.shape) * torch.finfo(torch.float64).eps, rounding)
+    if not bool(kept.any()):
         return math.inf if bool((within != 0).any()) else math.nan
     spread = (within @ axes[kept].T).square().mean(0)  # Σ_W along each axis of Σ_B
     return float((spread * classes / sigma[kept].square()).sum() / classes)
