@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from rankscope._base import identity_folders
 from rankscope._base.identity import identity_of
 from rankscope._base.identity_folders import files_below
 
@@ -53,6 +54,11 @@ WAYS = {
     "two objects": lambda root: Data(inner=Data(root=f"{root}/a/"), names=["b/0.png"]),
     "a constant of the module": lambda root: OfAFolder(names=["a/b/0.png"]),
     "constants of the code": lambda root: OfASplit(root=root, names=["0.png"]),
+    "a name that leaves its folder": lambda root: Data(root=f"{root}/a/c", names=["../b/0.png"]),
+    "a name that leaves two of many folders": lambda root: Data(root=f"{root}/a/c/d", names=[*MANY, "../../b/0.png"]),
+    "a name that leaves a folder named in two parts": lambda root: Data(root=root, split="a/c", names=["../b/0.png"]),
+    "a folder above": lambda root: Data(root=f"{root}/a/c", images="../b", names=["0.png"]),
+    "an ending without a full stop before it": lambda root: Data(root=f"{root}/a/b", names=["0"], ending="_m.png"),
     "an ending in the code": lambda root: OfStems(root=root, names=["0"]),
     "an ending in the code, many names": lambda root: OfStems(root=root, names=["0", *MANY]),
 }
@@ -62,6 +68,9 @@ WAYS = {
 def test_a_file_below_a_folder_counts(tmp_path, monkeypatch, way):
     file = tmp_path / "data" / "a" / "b" / "0.png"
     file.parent.mkdir(parents=True)
+    (tmp_path / "data" / "a" / "c" / "d").mkdir(parents=True)
+    if way == "an ending without a full stop before it":
+        file = file.with_name("0_m.png")
     file.write_bytes(b"abc")
     other = file.with_name("other.png")
     root = str(tmp_path / "data")
@@ -105,7 +114,31 @@ def test_only_what_is_named_is_looked_at(tmp_path, monkeypatch):
     assert len(files_below([str(tmp_path), "loop", "class0/0.png"])) == 4
 
 
-@pytest.mark.parametrize("text", ["", ".", "..", "/", "a\0b", "../0.png", "x" * 5000])
+def test_names_that_go_up_and_down_end(tmp_path, monkeypatch):
+    """Every folder names every other one from beside it: a walk along all ways would take 100⁴ steps."""
+    listed = []
+    true = os.listdir
+    monkeypatch.setattr(os, "listdir", lambda path: listed.append(path) or true(path))
+    for i in range(100):
+        (tmp_path / f"class{i}").mkdir()
+        (tmp_path / f"class{i}" / "0.png").write_bytes(b"")
+    found = files_below([str(tmp_path / "class0"), *(f"../class{i}" for i in range(100)), "0.png"])
+    assert {os.path.realpath(file) for file in found} == {str(tmp_path / f"class{i}" / "0.png") for i in range(100)}
+    assert len(listed) <= 3
+
+
+def test_a_sentence_is_no_ending(tmp_path, monkeypatch):
+    """Each ending costs a look at every file of a folder, and captions start with a full stop too."""
+    asked = []
+    true = identity_folders._entries
+    monkeypatch.setattr(
+        identity_folders, "_entries", lambda f, n, endings: asked.append(endings) or true(f, n, endings)
+    )
+    files_below([str(tmp_path), ". a dog", ".hidden and a text that is long", "_private", "...", ".png", "_b.png"])
+    assert asked == [(".png", "_b.png")]
+
+
+@pytest.mark.parametrize("text", ["", ".", "..", "/", "a\0b", "../1.png", "../../..", "x" * 5000])
 def test_a_text_that_names_nothing_within_a_folder(tmp_path, monkeypatch, text):
     (tmp_path / "0.png").write_bytes(b"")
     (tmp_path / "in").mkdir()

@@ -8,6 +8,7 @@ from collections.abc import Iterable
 __all__ = ["files_below"]
 
 _FEW = 64
+_ENDING = 24  # characters
 _DEPTH = 4  # folder, split, class, file
 _Names = dict[str, "_Names"]
 
@@ -15,20 +16,22 @@ _Names = dict[str, "_Names"]
 def files_below(texts: Iterable[str]) -> list[str]:
     """Every file that one of the texts names below a folder that another names, or below one that two name together.
 
-    A text that is an ending, as ``.png``, may follow a name, and one as ``/images/`` may follow a folder. Each folder
-    is listed at most once for each part of a name, so that the cost grows with the names or the files and not with
-    the product of folders and names.
+    A text that is an ending, as ``.png`` or ``_mask.png``, may follow a name, and one as ``/images/`` may follow a
+    folder. A name may leave its folder first, as ``../images/0.png``. Each folder is listed at most once for each part
+    of a name, so that the cost grows with the names or the files and not with the product of folders and names.
     """
-    names: _Names = {}
+    trees: dict[int, _Names] = {0: {}}  # names that start with so many ".."
     folders: set[str] = set()
     known = {text for text in texts if 0 < len(text) < 4096 and "\0" not in text}
-    endings = tuple(sorted(text for text in known if text.startswith(".") and text.strip(".") and "/" not in text))
+    endings = tuple(sorted(filter(_is_ending, known)))
     for text in known:
         plain = os.path.normpath(text.replace("\\", "/"))
         whole = os.path.isabs(plain)
         parts = plain.strip(os.sep).split(os.sep)
-        if (not whole or (len(plain) > 1 and not os.path.exists(text))) and not {"..", "."} & set(parts):
-            below = names
+        up = 0 if whole else next((i for i, part in enumerate(parts) if part != ".."), len(parts))
+        parts = parts[up:]
+        if parts and (not whole or (len(plain) > 1 and not os.path.exists(text))) and "." not in parts:
+            below = trees.setdefault(up, {})
             for part in parts:
                 below = below.setdefault(part, {})
             below[""] = {}  # a name ends here
@@ -37,12 +40,18 @@ def files_below(texts: Iterable[str]) -> list[str]:
             folders.add(plain)
     found: set[str] = set()
     seen: set[tuple[str, int]] = set()
-    waiting = [(folder, names, 0) for folder in sorted(folders)]
+
+    def all_from(folder: str, depth: int) -> list[tuple[str, _Names, int]]:
+        return [(os.path.join(folder, *[os.pardir] * up), tree, depth) for up, tree in trees.items()]
+
+    waiting = [each for folder in sorted(folders) for each in all_from(folder, 0)]
     while waiting:
         folder, level, depth = waiting.pop()
-        if (folder, id(level)) in seen:
+        # a way up and down again ends where it started
+        here = os.path.realpath(folder) if os.pardir in folder.split(os.sep) else folder
+        if (here, id(level)) in seen:
             continue
-        seen.add((folder, id(level)))
+        seen.add((here, id(level)))
         for name, entry in _entries(folder, level, endings):
             path, below = os.path.join(folder, entry), level[name]
             if "" in below and os.path.isfile(path):
@@ -51,8 +60,14 @@ def files_below(texts: Iterable[str]) -> list[str]:
                 if len(below) > ("" in below):
                     waiting.append((path, below, depth))
                 if "" in below and depth + 1 < _DEPTH:
-                    waiting.append((path, names, depth + 1))
+                    waiting += all_from(path, depth + 1)
     return sorted(found)
+
+
+def _is_ending(text: str) -> bool:
+    """Not every sentence that starts with a full stop is one: each ending costs a look at every file of a folder."""
+    plain = len(text) <= _ENDING and text[0] in "._-" and "/" not in text and not any(map(str.isspace, text))
+    return plain and "." in text and bool(text.strip("."))
 
 
 def _entries(folder: str, names: _Names, endings: tuple[str, ...]) -> list[tuple[str, str]]:
