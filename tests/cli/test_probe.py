@@ -153,7 +153,7 @@ def test_training_mode_is_asked_for(folder: Path, capsys: pytest.CaptureFixture[
         (["relu", "--scale", "smal"], 2, "unknown --scale 'smal'; did you mean 'small'"),
         (["relu", "--input-shape", "4x"], 2, "--input-shape '4x' is not a shape"),
         (["relu", "--input-shape", "0x4x4"], 2, "--input-shape '0x4x4' is not a shape"),
-        (["relu", "--input-shape", "3x4x4"], 2, "divisible by 4"),
+        (["groupnorm", "--input-shape", "3x4x4"], 2, "groupnorm needs channels divisible by 4"),
         (["relu", "--batch", "1"], 2, "batch is 1"),
         (["relu", "--seed", "-2"], 2, "seed is -2"),
         (["relu", "--tolerance", "papr"], 2, "papr"),
@@ -200,6 +200,8 @@ def test_samples_of_ones_own(folder: Path, capsys: pytest.CaptureFixture[str]) -
     assert main(["probe", "own_parts:ready", "--data", "h.npy", "--limit", "5", "--json", "--out", "out"]) == 0
     one = json.loads(capsys.readouterr().out)["components"][0]
     assert (one["batch"], one["rank_after"]) == (5, 16)
+    assert main(["probe", "relu", "--data", "digits", "--limit", "9", "--json", "--out", "out"]) == 0
+    assert json.loads(capsys.readouterr().out)["components"][0]["input_shape"] == [1, 8, 8]
     given = ["--data", "photos", "--input-shape", "3x4x4"]
     assert main(["probe", "own_parts:ready", *given, "--device", "cpu", "--json", "--out", "out"]) == 0
     assert json.loads(capsys.readouterr().out)["components"][0]["batch"] == 2  # scikit-learn has two photographs

@@ -192,10 +192,71 @@ def test_building_components_draws_nothing_from_the_caller() -> None:
     assert torch.equal(torch.get_rng_state(), before)
 
 
-@pytest.mark.parametrize("shape", [(6, 4, 4), (8, 3, 4), (8, 4, 3), (8, 4), (0, 4, 4)])
-def test_shapes_that_the_set_cannot_take(shape: tuple[int, ...]) -> None:
-    with pytest.raises(rs.UsageError, match="divisible by 4 and even height"):
+@pytest.mark.parametrize(
+    ("shape", "message"),
+    [
+        (
+            (6, 4, 4),
+            r"input_shape is \(6, 4, 4\), but groupnorm needs channels divisible by 4; .* are conv3x3, .* and d",
+        ),
+        ((8, 3, 4), "maxpool and avgpool need an even height and width; .* are conv3x3, fc, relu, gelu, silu, batch"),
+        ((8, 4, 3), "maxpool and avgpool need an even height and width"),
+        ((8, 4), r"conv3x3, .* need \(channels, height, width\); .* are fc, relu, .*, layernorm, rmsnorm and dropout$"),
+        ((0, 4, 4), "give the sizes of one sample"),
+    ],
+)
+def test_shapes_that_the_set_cannot_take(shape: tuple[int, ...], message: str) -> None:
+    with pytest.raises(rs.UsageError, match=message):
         rs.standard_components(shape)
+
+
+def test_one_value_a_channel() -> None:
+    with pytest.raises(rs.UsageError, match="instancenorm needs more than one value a channel"):
+        rs.standard_components((4, 1, 1), only=["instancenorm"])
+    # the derivative of (a − b)/√((a − b)²/4 + ε): 4ε/(…)^{3/2}, which no usual tolerance calls a direction
+    assert rs.standard_components((4, 1, 1), only=["batchnorm_train"])["batchnorm_train"].expected.numerical is None
+
+
+# the ranks come from reverse mode, a singular value counts above 1e-3 of the largest (the ε shrink theirs by 1e-5)
+@pytest.mark.parametrize(
+    ("name", "shape"),
+    [
+        ("relu", (20,)),
+        ("fc", (5, 3)),
+        ("layernorm", (20,)),
+        ("rmsnorm", (7, 3)),
+        ("batchnorm_eval", (3, 5, 3)),
+        ("instancenorm", (3, 5, 3)),
+        ("upsample", (3, 5, 3)),
+        ("downsample", (3, 4, 6)),
+        ("maxpool", (3, 4, 6)),
+        ("groupnorm", (4, 3, 5)),
+    ],
+)
+def test_a_component_needs_only_what_it_looks_at(name: str, shape: tuple[int, ...]) -> None:
+    samples = torch.randn(6, *shape, generator=torch.Generator().manual_seed(1)).double()
+    result = rs.probe_all([name], inputs=samples, tolerance=1e-3, device="cpu", progress=False)[name]
+    module = rs.standard_components(shape, only=[name])[name].module.double()
+    jacobian = np.asarray(jacrev(lambda x: module(x[None])[0])(samples[0]).detach()).reshape(-1, samples[0].numel())
+    sigma = np.linalg.svd(jacobian, compute_uv=False)
+    assert result.rank_after.value == int((sigma > 1e-3 * sigma[0]).sum()) == result.expected_numerical[0]
+
+
+def test_an_odd_size_has_no_expected_rank_behind_a_stride() -> None:
+    module = rs.standard_components((3, 3, 3), only=["downsample"])["downsample"]
+    jacobian = jacrev(module.module.double())(torch.zeros(1, 3, 3, 3).double()).detach().reshape(-1, 27)
+    assert np.linalg.matrix_rank(jacobian.numpy()) != 27 // 2
+    assert module.expected.exact is None
+
+
+def test_attention_of_channels_that_no_power_of_two_divides() -> None:
+    module = rs.standard_components((100, 1, 2), only=["attention"])["attention"].module
+    assert module(torch.zeros(2, 100, 1, 2)).shape == (2, 100, 1, 2)
+
+
+def test_the_shape_of_given_samples_is_not_called_an_option() -> None:
+    with pytest.raises(rs.UsageError, match=r"samples of inputs have shape \(3, 4, 4\), but groupnorm needs channels"):
+        rs.probe_all(inputs=torch.randn(4, 3, 4, 4), device="cpu")
 
 
 def test_unknown_component() -> None:

@@ -16,9 +16,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from rankscope._base.checks import shape_of
 from rankscope._base.errors import UsageError, closest
+from rankscope.probes._needs import check_shape
 
-__all__ = ["Attention", "Component", "Expectation", "standard_components"]
+__all__ = ["Attention", "Component", "Expectation", "components_for", "standard_components"]
 
 Count: TypeAlias = int | Callable[[Tensor, Tensor], int]
 _EPS = 1e-5  # of every normalisation layer, torch's default for most of them
@@ -125,11 +127,14 @@ def standard_components(
 ) -> dict[str, Component]:
     """The components of Fig. 3 and their kin, with random weights, for features of shape (C, H, W).
 
+    Those that act on each value or on the flattened sample (fc, relu, gelu, silu, layernorm, rmsnorm and dropout) take
+    features of any shape.
+
     Parameters
     ----------
     input_shape : (int, int, int)
-        Channels, height and width, without the batch dimension. H and W must be even and C divisible by 4 (pooling
-        halves H and W; GroupNorm takes groups of four channels).
+        Channels, height and width, without the batch dimension. H and W must be even for maxpool and avgpool, which
+        halve them, and C divisible by 4 for groupnorm, which takes groups of four channels.
     seed : int
         Of the weights; each component draws from its own stream, so one may be left out without changing the others.
     only : names, optional
@@ -138,7 +143,8 @@ def standard_components(
     Raises
     ------
     UsageError
-        For a shape that pooling or GroupNorm cannot take, and for an unknown name.
+        For a shape that a component of ``only`` cannot take (the message names those that can), and for an unknown
+        name.
 
     Examples
     --------
@@ -146,14 +152,18 @@ def standard_components(
     >>> parts["layernorm"].expected.exact
     127
     """
-    shape = tuple(int(v) for v in input_shape)
-    if len(shape) != 3 or min(shape) < 1 or shape[0] % 4 or shape[1] % 2 or shape[2] % 2:
-        raise UsageError(
-            f"input_shape is {shape}; the standard components need (channels, height, width) with channels "
-            "divisible by 4 and even height and width, for instance (128, 8, 8)"
-        )
-    channels, height, width = shape
+    return components_for(shape_of(input_shape, "input_shape"), seed=seed, only=only, given=False)
+
+
+def components_for(
+    shape: tuple[int, ...], *, seed: int, only: Iterable[str] | None, given: bool
+) -> dict[str, Component]:
+    """As ``standard_components``; ``given`` says that ``shape`` is that of the caller's own ``inputs``."""
+    # of a shape that is not (C, H, W) only components are built that look at none of the three
+    channels, height, width = shape if len(shape) == 3 else (1, 1, 1)
     n, quarter, groups = math.prod(shape), math.prod(shape) // 4, channels // 4
+    heads = next(h for h in range(max(1, channels // 32), 0, -1) if channels % h == 0)
+    whole = not (height % 2 or width % 2)
     square = "a random square matrix is invertible almost surely; what is lost is small σ, not zero σ"
     two = "its mean exactly, its scale up to ε/(variance + ε)"
     known: list[tuple[str, str, Callable[[], nn.Module], Expectation]] = [
@@ -168,7 +178,11 @@ def standard_components(
             "batchnorm_train",
             "BN (train)",
             lambda: nn.BatchNorm2d(channels, eps=_EPS),
-            Expectation(n, "none with two samples or more in the batch: its mean and scale move with the others'"),
+            # two samples of one value a channel keep neither mean nor scale above ε
+            Expectation(
+                n if height * width > 1 else None,
+                "none with two samples or more in the batch: its mean and scale move with the others'",
+            ),
         ),
         (
             "batchnorm_eval",
@@ -203,7 +217,7 @@ def standard_components(
         (
             "attention",
             "attention",
-            lambda: Attention(channels, heads=max(1, channels // 32)),
+            lambda: Attention(channels, heads=heads),
             Expectation(None, f"softmax over {height * width} positions: no exact value is known"),
         ),
         (
@@ -222,13 +236,16 @@ def standard_components(
             "downsample",
             "downsample",
             lambda: nn.Conv2d(channels, 2 * channels, 3, stride=2, padding=1),
-            Expectation(n // 2, "3×3 convolution of stride 2, twice the channels: half the values"),
+            Expectation(n // 2, "3×3 convolution of stride 2, twice the channels: half the values")
+            if whole
+            else Expectation(None, "3×3 convolution of stride 2 over an odd height or width: no exact value is known"),
         ),
     ]
     wanted = [name for name, *_ in known] if only is None else list(only)
     for name in wanted:
         if name not in (k[0] for k in known):
             raise UsageError(_no_component(str(name), [k[0] for k in known]))
+    check_shape(shape, wanted, [name for name, *_ in known], given=given)
     found = {}
     for number, (name, label, build, expected) in enumerate(known):
         if name in wanted:

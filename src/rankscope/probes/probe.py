@@ -17,7 +17,7 @@ from rankscope._base.progress import Progress, progress_for
 from rankscope._base.provenance import device_name, versions
 from rankscope.probes._bench import PROBES, Bench, Measured
 from rankscope.probes._settings import Front, Settings
-from rankscope.probes.components import Component, standard_components
+from rankscope.probes.components import Component, components_for
 from rankscope.probes.result import ProbeResult, ProbeResults
 from rankscope.slicing import measuring, mode_facts, no_script, read_samples
 from rankscope.spectra import ToleranceLike
@@ -250,7 +250,8 @@ def probe_all(
 
 
 def _named(names: Iterable[str] | None, settings: Settings) -> list[Component]:
-    return list(standard_components(settings.input_shape, seed=settings.seed, only=names).values())
+    made = components_for(settings.input_shape, seed=settings.seed, only=names, given=settings.front == "none")
+    return list(made.values())
 
 
 def _given(module: Any, name: str | None = None) -> _Unknown:
