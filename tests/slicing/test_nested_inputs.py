@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import pytest
 import torch
@@ -136,3 +136,85 @@ def test_j4_a_container_that_could_be_either_is_refused_and_both_spellings_work(
 def test_per_sample_needs_a_row_for_each(cond: Any, what: str) -> None:
     with pytest.raises(rs.UsageError, match=f"per_sample names 'cond', which {what} beside 4 samples of 'x'"):
         rs.jacobian_rank(model(), {"x": X, "cond": cond}, per_sample="cond", progress=False)
+
+
+LEFT = torch.tensor([[1.0, 0, 0, 0, 0, 0], [0, 1, 1, 1, 0, 0], [1, 1, 0, 0, 0, 0], [0, 0, 1, 1, 1, 1]])
+RIGHT = torch.tensor([[1.0, 1, 0, 0, 0, 0], [0, 1, 1, 1, 1, 0], [1, 1, 1, 0, 0, 0], [0, 0, 1, 1, 1, 1]])
+
+
+class Pair(NamedTuple):
+    left: Tensor
+    right: Tensor
+
+
+FORMS: dict[str, Callable[[Any, Any], Any]] = {
+    "list": lambda a, b: [a, b],
+    "tuple": lambda a, b: (a, b),
+    "named tuple": Pair,
+    "mapping": lambda a, b: {"left": a, "right": b},
+    "nested": lambda a, b: [[a], (b,)],
+}
+
+
+class Scaled(nn.Module):
+    """Two factors of a layer's rows: the rank of a sample is the number of entries that neither sets to zero."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(2)
+        self.layer, self.end = nn.Linear(6, 6), nn.Identity()
+
+    def forward(self, x: Tensor, scales: Any) -> Tensor:
+        h = self.layer(x)
+        for factor in scales.values() if isinstance(scales, dict) else scales:
+            h = h * (factor[0] if isinstance(factor, list | tuple) else factor).to(h)
+        return self.end(h)
+
+
+def scaled_ranks(inputs: Any, **options: Any) -> list[int]:
+    profile = rs.jacobian_rank(Scaled().eval(), inputs, cut_points=["end"], columns="all", progress=False, **options)
+    return [e.value for e in profile["end"].estimates(profile.tolerance)]
+
+
+@pytest.mark.parametrize("options", [{}, {"per_sample": "scales"}], ids=["by rule", "named"])
+@pytest.mark.parametrize("form", FORMS)
+def test_a_batch_of_as_many_samples_as_a_container_has_entries(form: str, options: dict[str, Any]) -> None:
+    truth = [int(n) for n in (LEFT * RIGHT).count_nonzero(1)]
+    assert truth == [1, 3, 2, 4]
+    items = [{"x": X[i], "scales": FORMS[form](LEFT[i], RIGHT[i])} for i in range(4)]
+    for size in (2, 3):
+        assert scaled_ranks(DataLoader(items, batch_size=size), **options) == truth  # type: ignore[arg-type]
+
+
+def test_values_that_all_samples_of_such_a_batch_share() -> None:
+    items = [{"x": x, "scales": [LEFT[1], RIGHT[2]]} for x in X]
+    one = int((LEFT[1] * RIGHT[2]).count_nonzero())
+    loader: Any = DataLoader(items, batch_size=2)  # type: ignore[arg-type]
+    assert scaled_ranks(loader, shared="scales") == [one] * 4
+
+
+@pytest.mark.parametrize("form", ["list", "tuple", "nested"])
+def test_a_list_whose_entries_and_rows_both_count_the_samples_is_refused(form: str) -> None:
+    both = r"'scales', a \w+ of 2 entries whose tensors have 2 rows, .*give one tensor .*or a DataLoader"
+    with pytest.raises(rs.UsageError, match=both):
+        scaled_ranks({"x": X[:2], "scales": FORMS[form](LEFT[:2], RIGHT[:2])}, per_sample="scales")
+    # three rows, or fields with names, are read in one way
+    assert scaled_ranks({"x": X[:3], "scales": FORMS[form](LEFT[:3], RIGHT[:3])}, per_sample="scales") == [1, 3, 2]
+    for named in ("mapping", "named tuple"):
+        given = FORMS[named](LEFT[:2], RIGHT[:2])
+        assert scaled_ranks({"x": X[:2], "scales": given}, per_sample="scales") == [1, 3]
+    # the spellings that the message names; the rank of one tensor is that of one factor
+    items: Any = [{"x": X[i], "scales": FORMS[form](LEFT[i], RIGHT[i])} for i in range(2)]
+    assert scaled_ranks(DataLoader(items, batch_size=2)) == [1, 3]
+    entries = torch.stack([LEFT[0:1], RIGHT[1:2]])  # (samples, 1, 6)
+    assert scaled_ranks({"x": X[:2], "scales": entries}, per_sample="scales") == [1, 4]
+
+
+def test_rows_of_unequal_lengths_beside_such_a_list() -> None:
+    class Ragged(nn.Module):
+        def forward(self, x: Tensor, scales: Any) -> Tensor:
+            return x * scales[0].sum()
+
+    given = {"x": [[1.0, 2.0], [1.0, 2.0, 3.0]], "scales": [LEFT[:2], RIGHT[:2]]}
+    with pytest.raises(rs.UsageError, match="its entries or their rows could count the samples"):
+        rs.jacobian_rank(Ragged(), given, per_sample="scales", progress=False)

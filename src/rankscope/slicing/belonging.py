@@ -10,11 +10,11 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_map_only
 
 from rankscope._base.errors import UsageError
-from rankscope.slicing.containers import arrays_of, holds_arrays
+from rankscope.slicing.containers import arrays_of, counts_entries, holds_arrays
 from rankscope.slicing.meaning import BESIDE, LABELS, MAIN, NOT_BATCHED, How, Meaning
 from rankscope.slicing.signature import is_hugging_face
 
-__all__ = ["belongs_to_samples", "either_way", "same_for_all"]
+__all__ = ["belongs_to_samples", "either_way", "refuse_two_readings", "same_for_all"]
 
 
 def belongs_to_samples(
@@ -23,12 +23,14 @@ def belongs_to_samples(
     """Whether rows of ``value`` belong to the samples, by rule: refused where both could be."""
     samples = len(x)
     if name in meaning.per_sample:
-        wrong = _without_rows(value, samples)
+        if how is How.GIVEN:
+            refuse_two_readings(name, value, samples, counted)
+        wrong = _without_rows(value, samples, how)
         if wrong:
             raise UsageError(f"per_sample names {name!r}, which {wrong} beside {samples} samples of {counted!r}")
         return True
     if how is How.COLLATED and samples > 1 and not isinstance(value, Tensor) and holds_arrays(value):
-        return not _without_rows(value, samples)
+        return not _without_rows(value, samples, how)
     if not isinstance(value, Tensor):
         if _holds_rows(value, samples):
             raise UsageError(either_way(name, f"holds {samples} values or tensors of so many rows", samples, counted))
@@ -51,11 +53,29 @@ def belongs_to_samples(
     raise UsageError(either_way(name, f"has shape {tuple(value.shape)}", samples, counted))
 
 
-def _without_rows(value: Any, samples: int) -> str:
+def refuse_two_readings(name: str, value: Any, samples: int, counted: str) -> None:
+    """Refuse a list of one entry for each sample, each of whose tensors has a row for each sample too.
+
+    Raises
+    ------
+    UsageError
+        For such a list; the message names the spelling of each reading.
+    """
+    arrays = arrays_of(value)
+    if counts_entries(value, samples) and arrays and all(tuple(array.shape[:1]) == (samples,) for array in arrays):
+        raise UsageError(
+            f"per_sample names {name!r}, a {type(value).__name__} of {samples} entries whose tensors have {samples} "
+            f"rows, beside {samples} samples of {counted!r}, so its entries or their rows could count the samples: "
+            "give one tensor (torch.stack) if each sample has an entry, or a DataLoader of items "
+            f'{{"{counted}": ..., "{name}": ...}} if each sample has a row of every tensor'
+        )
+
+
+def _without_rows(value: Any, samples: int, how: How) -> str:
     """What a value has in place of a row for each sample; empty where it has one."""
     if isinstance(value, Tensor):
         return "" if value.ndim and len(value) == samples else f"has shape {tuple(value.shape)}"
-    if isinstance(value, list | tuple) and len(value) == samples:
+    if how is not How.COLLATED and counts_entries(value, samples):
         return ""
     shapes = [tuple(array.shape) for array in arrays_of(value)]
     other = next((shape for shape in shapes if shape[:1] != (samples,)), None)

@@ -198,7 +198,7 @@ def _named(
         elif how is How.ITEM and holds_arrays(value):
             own[other] = one_row(value, other)
         elif how is not How.ITEM and belongs_to_samples(model, other, value, x, name, how, meaning):
-            own[other] = with_rows(value, len(x), other)
+            own[other] = with_rows(value, len(x), other, collated=how is How.COLLATED)
         else:
             shared[other] = value
     return Call(x, name, keyword, own, shared, dropped)

@@ -10,7 +10,7 @@ from torch.utils._pytree import tree_leaves, tree_map, tree_map_only
 
 from rankscope.slicing.values import as_tensor, is_array
 
-__all__ = ["arrays_of", "holds_arrays", "one_row", "rows_of", "with_rows"]
+__all__ = ["arrays_of", "counts_entries", "holds_arrays", "one_row", "rows_of", "with_rows"]
 
 
 def arrays_of(value: Any) -> list[Any]:
@@ -46,10 +46,22 @@ def one_row(value: Any, name: str) -> Any:
     return tree_map(row, value)
 
 
-def with_rows(value: Any, samples: int, name: str) -> Any:
-    """What has a row for each sample, as tensors: a list of so many entries is one tensor, other containers stay."""
+def counts_entries(value: Any, samples: int) -> bool:
+    """Whether the entries of a list or tuple are as many as the samples; fields of a named tuple count nothing.
+
+    >>> counts_entries([1.0, 2.0], 2), counts_entries({"a": 1.0, "b": 2.0}, 2)
+    (True, False)
+    """
+    return isinstance(value, list | tuple) and not hasattr(value, "_fields") and len(value) == samples
+
+
+def with_rows(value: Any, samples: int, name: str, *, collated: bool = False) -> Any:
+    """What has a row for each sample, as tensors: a list of so many entries is one tensor, other containers stay.
+
+    All containers stay where the batch is ``collated``: torch keeps the form of an item, and stacks what it holds.
+    """
     if isinstance(value, Tensor):
         return value
-    if (isinstance(value, list | tuple) and len(value) == samples) or not holds_arrays(value):
+    if (counts_entries(value, samples) and not collated) or not holds_arrays(value):
         return as_tensor(value, repr(name))
     return tree_map(lambda leaf: as_tensor(leaf, repr(name)) if is_array(leaf) else leaf, value)

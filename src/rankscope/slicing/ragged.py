@@ -8,7 +8,7 @@ from typing import Any
 from torch import nn
 
 from rankscope._base.errors import DataError, UsageError
-from rankscope.slicing.belonging import either_way
+from rankscope.slicing.belonging import either_way, refuse_two_readings
 from rankscope.slicing.meaning import BESIDE, LABELS, MAIN, Meaning
 from rankscope.slicing.signature import is_hugging_face, signature_of
 from rankscope.slicing.values import is_array, numbers_of
@@ -56,6 +56,8 @@ def rows_apart(model: nn.Module, inputs: Any, meaning: Meaning) -> Any:
     count = len(values[counted])
     own = {name: v for name, v in values.items() if _has_rows(model, name, v, counted, count, ragged, meaning)}
     for name, rows in own.items():
+        if name in meaning.per_sample:
+            refuse_two_readings(name, rows, count, counted)
         if len(rows) != count:
             raise DataError(f"{name!r} has {len(rows)} rows and {counted!r} has {count}; give one row a sample")
     return Rows(own, {k: v for k, v in values.items() if k not in own}, count)
