@@ -58,7 +58,9 @@ def test_k10_randomness_is_named_with_its_layer(room: str, name: str, tmp_path: 
     assert torch.equal(torch.get_rng_state(), state[0])
     assert random.getstate() == state[1]
     said = of_kind(result.facts, FactKind.RANDOM_MODEL)
-    assert [(f.caution, f["where"] in ("last", "output", "<input>")) for f in said] == [(True, True)] * (name in RANDOM)
+    assert [(f.caution, f["where"] in ("last", "output", "the input of last")) for f in said] == [(True, True)] * (
+        name in RANDOM
+    )
     assert ("random in evaluation mode" in str(result)) == (name in RANDOM)
     assert not of_kind(result.facts, FactKind.KEEPS_STATE)
 

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from rankscope._base.errors import ModelError
-from rankscope._base.facts import Fact
+from rankscope._base.facts import Fact, FactKind
 from rankscope.features.head_inputs import head_inputs
 from rankscope.features.hooks import inference, record_outputs
 from rankscope.features.path_layers import PathLayers
@@ -61,7 +62,14 @@ class Passes:
     def remembers(self, call: Call) -> list[Fact]:
         """Whether the model remembers its calls, as the first sample of a batch shows."""
         self._shape = None
-        return forward_facts(self.model, call.rows(0, 1, "the first sample"), self.device, self.outputs)
+        found = forward_facts(self.model, call.rows(0, 1, "the first sample"), self.device, self.outputs)
+        public = {"<input>": f"the input of {self.head}", "<output>": self.head}
+        return [
+            replace(one, values={**one.values, "where": public.get(one["where"], one["where"])})
+            if one.kind is FactKind.RANDOM_MODEL
+            else one
+            for one in found
+        ]
 
     def facts(self, *, of: int) -> tuple[Fact, ...]:
         """What has been found of the model's layers, and of passes with so many samples in all."""
