@@ -8,11 +8,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.utils.data import TensorDataset
 
 import rankscope as rs
 from rankscope._base.errors import DataError, UsageError
+from rankscope._base.facts import FactKind, of_kind
 from rankscope.cli import main
 
 COLUMNS = ("nc1", "nc2_norms", "nc2_angles", "nc3", "nc4")
@@ -126,6 +127,52 @@ def test_a_head_with_one_output_is_two_of_opposite_sign(tmp_path: Path) -> None:
         np.array([-b[0], b[0]]) / 2,
     )
     assert found_in(rs.feature_rank(kept, head=True)[0]) == pytest.approx(expected, **CLOSE)
+
+
+class Flat(nn.Module):
+    """Features of three dimensions around an offset, before a head."""
+
+    def __init__(self, offset: float) -> None:
+        super().__init__()
+        generator = torch.Generator().manual_seed(1)
+        self.wide, self.fc = nn.Linear(6, 40), nn.Linear(40, 3)
+        left, right = (torch.randint(-3, 4, s, generator=generator).float() for s in ((40, 3), (3, 6)))
+        self.wide.weight.data = left @ right  # small integers, which half precision holds
+        self.wide.bias.data.fill_(offset)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.fc(self.wide(x))
+
+
+@pytest.mark.parametrize(("dtype", "offset"), [(torch.bfloat16, 50.0), (torch.float16, 1000.0)])
+def test_a_collection_of_half_precision_leaves_the_dimension_open(
+    dtype: torch.dtype, offset: float, tmp_path: Path
+) -> None:
+    model, (x, y) = Flat(offset).to(dtype).eval(), labelled()
+    x = torch.tensor(x).to(dtype)
+    kept = rs.collect(model, TensorDataset(x, torch.tensor(y)), out=tmp_path, progress=False, cut_points=[])
+    assert kept.features.dtype == torch.float32
+    profile = rs.feature_rank(kept, head=True)
+    low, high = profile["head input"].pca_bounds
+    exact = x.double() @ model.wide.weight.detach().double().T
+    assert np.linalg.matrix_rank((exact - exact.mean(0)).numpy()) == 3
+    assert low <= 3 < high
+    assert profile["head input"].limited_by == "precision"
+    (said,) = of_kind(profile.facts, FactKind.ROUNDED_CLASSES)
+    assert (said["name"], said["dtype"], said.caution) == ("head input", str(dtype)[6:], True)
+    (said,) = of_kind(rs.feature_rank(kept.features.to(dtype), labels=y).facts, FactKind.ROUNDED_CLASSES)
+    assert (said["name"], said.caution) == ("features", True)
+    assert not of_kind(rs.feature_rank(exact, labels=y).facts, FactKind.ROUNDED_CLASSES)
+
+
+def test_labels_without_a_head_are_names_and_cost_nothing() -> None:
+    x, y = labelled()
+    small = rs.feature_rank(x, labels=y)
+    assert rs.feature_rank(x, labels=y * 10**14 + 5) == small
+    # a head's numbering stays: classes without samples are among its rows
+    w = np.random.default_rng(5).normal(size=(9, 6))
+    with_gaps = rs.feature_rank(x, labels=y * 4, head=(w, np.zeros(9)))[0]
+    assert found_in(with_gaps) == pytest.approx(by_numpy(x, y, w[[0, 4, 8]], np.zeros(3)), **CLOSE)
 
 
 def test_what_has_no_answer_is_refused(tmp_path: Path) -> None:

@@ -144,6 +144,7 @@ VALUES: dict[FactKind, dict[str, Any]] = {
     FactKind.NOT_MONOTONE: {"count": 2},
     FactKind.FEW_DIRECTIONS: {"directions": 3},
     FactKind.CONSTANT_LAYER: {"name": "fc", "samples": 400},
+    FactKind.ROUNDED_CLASSES: {"name": "fc", "dtype": "bfloat16"},
     FactKind.ROUNDED_LAYER: {"name": "fc", "low": 3, "high": 16},
     FactKind.DUPLICATES_LEFT_OUT: {"name": "fc", "count": 3, "total": 400},
     FactKind.TIED_NEIGHBOURS: {"name": "fc", "share": 0.4},

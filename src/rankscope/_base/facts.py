@@ -79,7 +79,7 @@ class FactKind(StrEnum):
     ROWS_NOT_SAMPLES = "rows are not samples"  # names, shape (of the first, for one sample or two)
     CALLED_ALONE = "each sample called alone"
     CALLED_ONCE = "layers that one sample alone calls"  # names
-    NOT_CALLED = "not called by every sample"  # names, counts (samples that do not), total
+    NOT_CALLED = "not called by every sample"  # names, counts (samples that do not), total, left_out (where true)
     COMPLEX_ROWS = "real and imaginary parts as rows"  # names
     # chains of equal width
     LEADING_EXPONENTS = "leading exponents alone"  # tracked, width, seed
@@ -107,6 +107,7 @@ class FactKind(StrEnum):
     CONSTANT_LAYER = "layer without variance"  # name, samples
     FEW_ROWS = "dimension set by the number of rows"  # name, samples, width
     ROUNDED_LAYER = "dimension open because of the dtype"  # name, low, high
+    ROUNDED_CLASSES = "class ranks open because of the dtype"  # name, dtype
     SKETCHED_LAYER = "layer sketched"  # name, width, directions; bytes: covariance, rows (None unknown), memory
     DUPLICATES_LEFT_OUT = "equal rows left out"  # name, count, total
     TIED_NEIGHBOURS = "several nearest neighbours"  # name, share (of the samples)

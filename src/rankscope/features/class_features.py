@@ -52,6 +52,8 @@ def class_features(rows: Tensor, labels: Tensor, head: Any, name: str) -> ClassF
     """
     if len(labels) != len(rows):
         raise DataError(f"{name}: {len(labels):,} labels for {len(rows):,} samples; give one label a sample")
+    if head is None:  # what belongs to no head has no numbering to keep: large labels cost nothing
+        labels = labels.unique(return_inverse=True)[1]
     classes = int(labels.max()) + 1
     weight, bias = None, None
     if head is not None:

@@ -20,7 +20,8 @@ class ClassRank(LabelledRows):
     """PCA dimension of the features within each class, over all classes together, and of the class means.
 
     A collapsed network has within-class dimensions near 0 and C − 1 for the means. A class of n samples spans at most
-    n − 1 dimensions: ``limited`` counts the classes where the samples and not the network set the number.
+    n − 1 dimensions: ``limited`` counts the classes where the samples and not the network set the number. The numbers
+    have no bounds: give rows that were computed in float32 or float64, since rounding to half precision counts too.
 
     Parameters
     ----------
@@ -55,10 +56,8 @@ class ClassRank(LabelledRows):
         x = rows.to(torch.float64) / scale
         each = torch.full((self.classes,), torch.nan, dtype=torch.float64)
         limited, means, centred = 0, [], []
-        for label in range(self.classes):
+        for label in labels.unique().tolist():
             own = x[labels == label]
-            if not len(own):
-                continue
             means.append(own.mean(0))
             centred.append(own - means[-1])
             if len(own) > 1:

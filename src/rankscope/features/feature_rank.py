@@ -14,7 +14,7 @@ from torch import nn
 from rankscope._base.arrays import dense
 from rankscope._base.checks import MemoryBudget, budget_of, count_of, module_of, number_of, refuse_unused, seed_of
 from rankscope._base.errors import DataError, UsageError
-from rankscope._base.facts import Fact
+from rankscope._base.facts import Fact, FactKind
 from rankscope._base.provenance import device_name
 from rankscope.features.accumulate import layer_features
 from rankscope.features.class_features import class_features, class_labels
@@ -23,7 +23,7 @@ from rankscope.features.hooks import inference
 from rankscope.features.later_layers import LayersOfSamples
 from rankscope.features.layer_store import LayerStore, profile_of
 from rankscope.features.moments import CentredMoments
-from rankscope.features.precision import unit_roundoff
+from rankscope.features.precision import narrowed, unit_roundoff
 from rankscope.features.reduction import Channels, Reduce, check_reduce, reduce_output
 from rankscope.loading.texts import Texts
 from rankscope.slicing import CutPointsLike, Sample, mode_facts
@@ -145,11 +145,12 @@ def feature_rank(
         "where the source is no model",
     )
     beside: list[LayerFeatures] = []
+    facts: list[Fact] = []
     if hasattr(source, "moments") and not isinstance(source, Mapping):
         if labels is not None or head not in (None, True):
             raise UsageError("a collection has labels and a head of its own; give head=True to measure by them")
         if head:
-            beside = [_head_input(source, budget)]
+            beside = [_head_input(source, budget, facts)]
         reduce, source, head = source.reduce, source.moments, None
     elif head is True:
         raise UsageError("head=True belongs to a Collection; give these features' linear layer or its (weight, bias)")
@@ -163,7 +164,6 @@ def feature_rank(
         raise UsageError(f"a head reads one layer, and {len(source)} are given; give that layer's array alone")
     known = None if labels is None else class_labels(labels)
     layers: list[LayerFeatures] = []
-    facts: list[Fact] = []
     for name, values in source.items():
         if isinstance(values, CentredMoments):
             refuse_unused(["labels"] if known is not None else [], "for moments, which keep no sample apart")
@@ -180,6 +180,7 @@ def feature_rank(
         layers.append(store.layer(name))
         if known is not None:
             layers[-1] = _with_classes(layers[-1], rows, known, head, reduce, channels)
+            facts += _rounded_classes(name, rows.dtype)
         facts += store.facts
     return profile_of([*layers, *beside], "feature_rank", facts, {})
 
@@ -307,13 +308,22 @@ def local_feature_rank(
     return store.profile("local_feature_rank", about, layers.measured)
 
 
-def _head_input(collection: Any, budget: float) -> LayerFeatures:
-    """What goes into a collection's head, with its classes."""
+def _head_input(collection: Any, budget: float, facts: list[Fact]) -> LayerFeatures:
+    """What goes into a collection's head, with its classes; what is to be said of it goes to ``facts``."""
     name, labels = "head input", class_labels(collection.labels)
+    rows = narrowed(collection.features)  # a collection keeps half precision in float32
     store = LayerStore("flatten", "auto", len(labels), budget)
-    store.add({name: collection.features}, len(labels))
-    found = class_features(collection.features, labels, collection.head, name)
+    store.add({name: rows}, len(labels))
+    found = class_features(rows, labels, collection.head, name)
+    facts += [*store.facts, *_rounded_classes(name, rows.dtype)]
     return replace(store.layer(name), by_class=found)
+
+
+def _rounded_classes(name: str, dtype: torch.dtype) -> list[Fact]:
+    """Class ranks have no bounds, and a class whose features are close together varies by little but rounding."""
+    if unit_roundoff(dtype) <= unit_roundoff(torch.float32):
+        return []
+    return [Fact(FactKind.ROUNDED_CLASSES, {"name": name, "dtype": str(dtype)[6:]}, caution=True)]
 
 
 def _with_classes(

@@ -6,7 +6,7 @@ import torch
 
 from rankscope._base.errors import DataError
 
-__all__ = ["check_real", "check_scale", "kept_whole", "underflow_roundoff", "unit_roundoff"]
+__all__ = ["check_real", "check_scale", "kept_whole", "narrowed", "underflow_roundoff", "unit_roundoff"]
 
 # Between these sizes squares, and their products with eps64, are normal float64 numbers
 _SMALLEST, _LARGEST = 1e-145, 1e152
@@ -15,6 +15,20 @@ _SMALLEST, _LARGEST = 1e-145, 1e152
 def kept_whole(values: torch.Tensor) -> torch.Tensor:
     """Values in a dtype that loses none of their digits and is not narrower than float32: float64 stays."""
     return values.to(torch.promote_types(values.dtype, torch.float32))
+
+
+def narrowed(values: torch.Tensor) -> torch.Tensor:
+    """What ``kept_whole`` made of half precision, in half precision again: its rounding is that of the values.
+
+    Also what happens to fit in it, such as small integers, whose bounds are then wider than they need to be.
+
+    >>> narrowed(torch.tensor([0.1]).bfloat16().float()).dtype, narrowed(torch.tensor([0.1])).dtype
+    (torch.bfloat16, torch.float32)
+    """
+    for dtype in (torch.bfloat16, torch.float16):
+        if torch.equal(values.to(dtype).to(values.dtype), values):
+            return values.to(dtype)
+    return values
 
 
 def unit_roundoff(dtype: torch.dtype) -> float:

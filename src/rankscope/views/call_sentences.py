@@ -73,6 +73,12 @@ def _left_out(v: Values) -> str:
 
 def _not_called(v: Values) -> str:
     each = [f"{name!r} ({count:,})" for name, count in zip(v["names"], v["counts"], strict=True)]
+    if v.get("left_out"):
+        return (
+            f"The model's path depends on its input. Of {counted(v['total'], 'sample')} some do not call "
+            f"{first_few(each)}, {noun(len(each), 'which was', 'which were')} left out: every layer needs a row of "
+            "each sample."
+        )
     return (
         f"The model's path depends on its input. Of {counted(v['total'], 'sample')} some do not call "
         f"{first_few(each)}: there the numbers are those of the samples that do."

@@ -77,6 +77,13 @@ def _rounded_layer(v: Values) -> str:
     )
 
 
+def _rounded_classes(v: Values) -> str:
+    return (
+        f"The class ranks of {v['name']!r} count rounding of the features to {v['dtype']} as dimensions and may be too "
+        "high. Compute the features in float32 or float64."
+    )
+
+
 def _sketched_layer(v: Values) -> str:
     rows = "" if v["rows"] is None else f", all rows {gigabytes(v['rows'])}"
     return (
@@ -119,6 +126,7 @@ FEATURE_SENTENCES: Sentences = {
     FactKind.ROWS_NOT_SAMPLES: _rows_not_samples,
     FactKind.FEW_ROWS: _few_rows,
     FactKind.ROUNDED_LAYER: _rounded_layer,
+    FactKind.ROUNDED_CLASSES: _rounded_classes,
     FactKind.SKETCHED_LAYER: _sketched_layer,
     FactKind.DUPLICATES_LEFT_OUT: _duplicates,
     FactKind.TIED_NEIGHBOURS: _tied,
