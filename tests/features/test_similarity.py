@@ -11,7 +11,7 @@ from torch import nn
 
 import rankscope as rs
 from rankscope._base.errors import DataError, UsageError
-from rankscope._base.facts import FactKind
+from rankscope._base.facts import FactKind, of_kind
 
 RNG = np.random.default_rng(0)
 # float64: centring by another matrix product, relative to values near 1
@@ -88,6 +88,32 @@ def test_layers_of_a_model_and_of_another_run() -> None:
     mixed = rs.linear_cka(one, {"kept": rows[1][1]}, x, cut_points=["3"])
     assert mixed.values[0, 0] == pytest.approx(found.values[1, 1], abs=1e-6)
     assert one.training
+
+
+class Forks(nn.Module):
+    """One of two layers, by the sign of a sample's first value."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.l, self.r, self.fc = (nn.Linear(5, 5) for _ in range(4))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        h = self.stem(x)
+        return self.fc(self.r(h) if bool(x[0, 0] > 0) else self.l(h))
+
+
+@pytest.mark.parametrize("wanted", ["all", ["stem", "l", "fc"]], ids=["all", "by name"])
+def test_a_layer_that_some_samples_do_not_call_is_left_out_and_named(wanted: str | list[str]) -> None:
+    torch.manual_seed(0)
+    x = torch.randn(20, 5)
+    x[:, 0] = torch.tensor([1.0] * 8 + [-1.0] * 12)
+    without = {"l": 8, "r": 12} if wanted == "all" else {"l": 8}
+    found = rs.linear_cka(Forks().eval(), data=x, cut_points=wanted)
+    assert found.first == found.second == ("stem", "fc")
+    (said,) = of_kind(found.facts, FactKind.NOT_CALLED)
+    assert dict(zip(said["names"], said["counts"], strict=True)) == without
+    assert "left out: every layer needs a row of each sample" in str(found)
+    assert "those of the samples that do" not in str(found)
 
 
 def test_a_constant_layer_has_none(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from itertools import chain
 from typing import Any
 
@@ -11,7 +12,7 @@ from torch import Tensor, nn
 
 from rankscope._base.arrays import dense
 from rankscope._base.errors import DataError, UsageError
-from rankscope._base.facts import Fact
+from rankscope._base.facts import Fact, FactKind
 from rankscope.features._inputs import first_bad_row
 from rankscope.features.hooks import inference
 from rankscope.features.later_layers import LayersOfSamples
@@ -92,8 +93,11 @@ def _of_model(
                     output = output if output.is_floating_point() else output.to(torch.float64)
                     rows = reduce_output(output, reduce, channels=channels, input_shape=part.x.shape)
                     kept.setdefault(name, []).append(kept_whole(rows).cpu())
-        facts += layers.found()
         # a layer that some samples alone call has no row for the others
+        facts += [
+            replace(fact, values={**fact.values, "left_out": True}) if fact.kind is FactKind.NOT_CALLED else fact
+            for fact in layers.found()
+        ]
         names = [name for name in layers.measured if layers.calling[name] == layers.samples]
     if not names:
         raise DataError("no chosen layer is called by every sample; choose other cut points")
