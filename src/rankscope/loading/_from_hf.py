@@ -51,7 +51,10 @@ def from_hf(
         check_files(folder)
     with _quiet(transformers):
         config = _config(transformers, where, local=local, bare=bare, num_classes=num_classes)
-        builder = _builder(transformers, config)
+        try:
+            builder = _builder(transformers, config)
+        except Exception as error:  # fields of another type, which transformers takes as they are
+            raise _bad_config(where, error) from error
         facts: list[Fact] = []
         if weights == "pretrained":
             model, found = _pretrained(builder, where, name, local=local)
@@ -112,10 +115,14 @@ def _config(transformers: Any, where: str, *, local: bool, bare: bool, num_class
     if local:
         try:
             return transformers.AutoConfig.from_pretrained(where, **options)
-        except (OSError, ValueError, KeyError) as error:
-            raise ModelError(f"{where}/config.json cannot be used: {first_line(error)}") from error
+        except Exception as error:  # whatever a damaged file leads to
+            raise _bad_config(where, error) from error
     with download(f"configuration of hf:{where}", remedy=_fetch(where)):
         return transformers.AutoConfig.from_pretrained(where, **options)
+
+
+def _bad_config(where: str, error: Exception) -> ModelError:
+    return ModelError(f"{where}/config.json cannot be used: {first_line(error)}")
 
 
 def _fetch(name: str) -> str:
@@ -127,8 +134,9 @@ def _fetch(name: str) -> str:
 
 def _builder(transformers: Any, config: Any) -> Any:
     for architecture in config.architectures or []:
-        if hasattr(transformers, architecture):
-            return getattr(transformers, architecture)
+        named = getattr(transformers, architecture, None)
+        if isinstance(named, type):  # transformers has modules and functions too
+            return named
     mapping = transformers.MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING
     if type(config) in mapping:
         found = mapping[type(config)]
@@ -141,9 +149,10 @@ def _pretrained(builder: Any, where: str, name: str, *, local: bool) -> tuple[An
         with download(f"pretrained weights of hf:{name}", remedy=_fetch(name)):
             return builder.from_pretrained(where, output_loading_info=True, **_PLAIN)
     try:
-        return builder.from_pretrained(where, output_loading_info=True, **_PLAIN)
+        model, found = builder.from_pretrained(where, output_loading_info=True, **_PLAIN)
+        return model, found
     except Exception as error:
-        damaged = damaged_weights(Path(where)) or damaged_json(Path(where))
+        damaged = damaged_weights(Path(where)) or damaged_json(Path(where), "generation_config.json")
         raise ModelError(
             f"weights in folder {where!r} cannot be loaded ({damaged or first_line(error)}); it needs a whole "
             f"model.safetensors (or its index with every shard) that fits its config.json, or use {RANDOM}"
@@ -151,8 +160,8 @@ def _pretrained(builder: Any, where: str, name: str, *, local: bool) -> tuple[An
 
 
 def _random_model(transformers: Any, builder: Any, config: Any, name: str, seed: int) -> Any:
-    make = builder.from_config if builder is transformers.AutoModel else builder._from_config
     try:
+        make = builder.from_config if builder is transformers.AutoModel else builder._from_config
         with seeded(seed):
             # transformers 5 chooses the experts' kernel; version 4 has one way alone
             experts = {"experts_implementation": "eager"} if hasattr(config, "_experts_implementation") else {}
@@ -181,13 +190,18 @@ def _file_weights(builder: Any, config: Any, model: Any, path: str, key: str | N
 def _preprocessing(transformers: Any, model: Any, config: Any, where: str, *, local: bool) -> Preprocessing | None:
     if getattr(model, "main_input_name", "") != "pixel_values":
         return None
-    size = _config_size(config)
+    try:
+        size = _config_size(config)
+    except Exception as error:
+        raise _bad_config(where, error) from error
+    made: tuple[int, int, int] | None = None
     file = Path(where) / "preprocessor_config.json"
     if local and file.is_file():
         try:
             processor = transformers.AutoImageProcessor.from_pretrained(where)
+            made = _made_size(processor, size)
         except Exception as error:  # whatever a damaged file leads to
-            why = "it is no whole JSON file" if damaged_json(Path(where)) else first_line(error)
+            why = "it is no whole JSON file" if damaged_json(Path(where), file.name) else first_line(error)
             raise ModelError(
                 f"{str(file)!r} cannot be used ({why}); fetch or save it again, or remove it: then images are only "
                 "resized and scaled to [0, 1]"
@@ -206,7 +220,7 @@ def _preprocessing(transformers: Any, model: Any, config: Any, where: str, *, lo
     def apply(image: Any) -> Any:
         return processor(images=image, return_tensors="pt")["pixel_values"][0]
 
-    made = _made_size(processor, size)
+    made = made or _made_size(processor, size)
     return Preprocessing(f"Hugging Face {type(processor).__name__}, {made[1]}×{made[2]}", made, apply)
 
 

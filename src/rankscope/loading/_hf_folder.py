@@ -5,10 +5,13 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from rankscope._base.errors import ModelError
+from rankscope._base.errors import ModelError, first_line
 from rankscope.loading.weight_files import read_file
 
 __all__ = ["check_files", "damaged_json", "damaged_weights"]
+
+# In transformers' order; it reads the first that there is and no other file, such as training_args.bin.
+_WEIGHTS = ("model.safetensors", "model.safetensors.index.json", "pytorch_model.bin", "pytorch_model.bin.index.json")
 
 
 def check_files(folder: Path) -> None:
@@ -21,9 +24,9 @@ def check_files(folder: Path) -> None:
             raise ModelError(f"{str(file)!r} is no file, or a link to none; fetch or save it again, or remove it")
 
 
-def damaged_json(folder: Path) -> str | None:
-    """The first file that should be JSON and is not, in words; ``None`` where all are."""
-    for file in sorted(folder.glob("*.json")):
+def damaged_json(folder: Path, names: str = "*.json") -> str | None:
+    """The first file of ``names`` that should be JSON and is not, in words; ``None`` where all are."""
+    for file in sorted(folder.glob(names)):
         try:
             json.loads(file.read_text(encoding="utf-8"))
         except (OSError, ValueError, RecursionError):
@@ -32,10 +35,11 @@ def damaged_json(folder: Path) -> str | None:
 
 
 def damaged_weights(folder: Path) -> str | None:
-    """The first file of weights that cannot be read, in words; ``None`` where all can."""
-    for file in sorted([*folder.glob("*.safetensors"), *folder.glob("*.bin")]):
-        try:
+    """Why the weights that transformers takes cannot be read, in words; ``None`` where they can, or there are none."""
+    file = next((folder / name for name in _WEIGHTS if (folder / name).is_file()), None)
+    try:
+        if file is not None:
             read_file(file)
-        except (ModelError, OSError):
-            return f"{file.name} is damaged"
+    except (ModelError, OSError) as error:
+        return first_line(error)
     return None
