@@ -1,9 +1,8 @@
-"""``watch`` against plain forward passes, autograd and NumPy at every checkpoint; and folders that change."""
+"""``watch`` against plain forward passes, autograd and NumPy at every checkpoint."""
 
 from __future__ import annotations
 
 import json
-import os
 import shutil
 from pathlib import Path
 from typing import Any
@@ -11,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from checkpoints import X, kinds, net, watched
 from safetensors.torch import save_file
 from torch import nn
 
@@ -18,27 +18,8 @@ import rankscope as rs
 from rankscope._base.errors import DataError, ModelError, UsageError
 from rankscope._base.facts import Fact, FactKind, of_kind
 from rankscope._base.identity import identity_of
-from rankscope.monitor.watch_measures import Measured
-from rankscope.monitor.watched import WatchedStep, WatchedValue
-from rankscope.monitor.watcher import Watcher
+from rankscope.monitor.watched import WatchedStep
 from rankscope.views.sentences import sentence
-
-X = torch.randn(30, 6, generator=torch.Generator().manual_seed(0))
-CUTS = ["0", "2"]
-
-
-def net(seed: int) -> nn.Sequential:
-    torch.manual_seed(seed)
-    made = nn.Sequential(nn.Linear(6, 5), nn.Tanh(), nn.Linear(5, 4)).eval()
-    with torch.no_grad():
-        made[2].weight[seed:] = 0  # of rank ``seed``
-        made[2].bias.zero_()
-    return made
-
-
-def watched(folder: Path, model: Any = None, **more: Any) -> rs.WatchedRun:
-    options: dict[str, Any] = {"data": X, "cut_points": CUTS, "progress": False, **more}
-    return rs.watch(folder, net(4) if model is None else model, **options)
 
 
 def effective_rank(rows: torch.Tensor) -> float:
@@ -46,10 +27,6 @@ def effective_rank(rows: torch.Tensor) -> float:
     s = np.linalg.svd(x - x.mean(0), compute_uv=False)
     p = s[s > 0] / s.sum()
     return float(np.exp(-(p * np.log(p)).sum()))
-
-
-def kinds(found: rs.WatchedRun) -> set[FactKind]:
-    return {fact.kind for fact in found.facts}
 
 
 def test_every_kind_of_checkpoint_against_numpy_and_autograd(tmp_path: Path) -> None:
@@ -166,216 +143,6 @@ def test_epochs_in_files_count_where_they_are_as_fine_as_numbers_in_names(tmp_pa
     torch.save({"state_dict": net(4).state_dict(), "epoch": 2}, tmp_path / "checkpoint-3.pth.tar")
     found = watched(tmp_path)
     assert (found.unit, [step.step for step in found.steps]) == ("number", [1, 2, 3])
-
-
-def test_what_was_measured_is_reused_for_the_same_question_alone(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    folder, out = tmp_path / "run", tmp_path / "out"
-    folder.mkdir()
-    for step in (1, 2, 3):
-        torch.save(net(step).state_dict(), folder / f"{step}.pt")
-    calls: list[int] = []
-
-    def counted(*args: Any, **options: Any) -> rs.FeatureProfile:
-        calls.append(1)
-        return rs.feature_rank(*args, **options)
-
-    monkeypatch.setattr("rankscope.monitor.watching.feature_rank", counted)
-
-    def times(**more: Any) -> tuple[int, rs.WatchedRun]:
-        calls.clear()
-        found = watched(folder, out=out, **more)
-        return len(calls), found
-
-    first = times()
-    assert first[0] == 3
-    torch.save(net(4).state_dict(), folder / "4.pt")
-    number, again = times()
-    assert number == 2  # the new one, and the first of those that were kept
-    assert again.steps[:3] == first[1].steps
-    assert of_kind(again.facts, FactKind.READ_BACK)[0]["kept"] == 3
-    os.rename(folder / "4.pt", folder / "5.pt")  # the same content under another name
-    number, renamed = times()
-    assert number == 1
-    assert [step.step for step in renamed.steps] == [1, 2, 3, 5]
-    assert times(data=X + 1)[0] == 4
-    assert times(reduce="flatten")[0] == 4
-    for file in sorted((out / "checkpoints").iterdir())[:2]:
-        file.write_text(file.read_text().replace("0", "1", 1))
-    assert of_kind(times()[1].facts, FactKind.KEPT_DAMAGED) or times()[0] == 1
-
-
-class Counted:
-    """Looks through ``folder`` with a measurement that always finds ``value``, and counts how often it was asked."""
-
-    def __init__(self, folder: Path, out: Path) -> None:
-        folder.mkdir()
-        self.folder, self.out = folder, out
-        self.value, self.calls = 2.0, 0
-
-    def measure(self, _: nn.Module) -> Measured:
-        self.calls += 1
-        nan = float("nan")
-        return Measured((WatchedValue("0", "effective_rank", self.value, nan, nan, 5),))
-
-    def load(self, path: Path) -> tuple[nn.Module, tuple[()]]:
-        own = net(4)
-        held = torch.load(path)
-        own.load_state_dict(held.get("m", held))
-        return own, ()
-
-    def look(self) -> rs.WatchedRun:
-        self.calls = 0
-        watcher = Watcher(self.folder, self.load, self.measure, lambda: identity_of("data"), kept=self.out)
-        watcher.look()
-        return watcher.record()
-
-
-def test_kept_numbers_that_a_new_measurement_does_not_give_are_dropped(tmp_path: Path) -> None:
-    run = Counted(tmp_path / "run", tmp_path / "out")
-    for step in (1, 2):
-        torch.save(net(step).state_dict(), run.folder / f"{step}.pt")
-    run.look()
-    run.value = 2.0 * (1 + 1e-6)  # rounding
-    assert run.look().values().tolist() == [[2.0, 2.0]]
-    run.value = 2.1
-    found = run.look()
-    assert found.values().tolist() == [[2.1, 2.1]]
-    assert FactKind.KEPT_DIFFERS in kinds(found)
-
-
-def test_a_network_that_this_run_has_measured_stands_in_for_none_of_an_earlier_run(tmp_path: Path) -> None:
-    run = Counted(tmp_path / "run", tmp_path / "out")
-    for step in (1, 2):
-        torch.save(net(step).state_dict(), run.folder / f"step_{step}.pt")
-    run.look()
-    run.value = 2.5  # what another machine, say, would find
-    for name in ("best.ckpt", "last.ckpt"):  # read before the others
-        torch.save({"m": net(3).state_dict(), "global_step": 3}, run.folder / name)
-    found = run.look()
-    assert found.values().tolist() == [[2.5, 2.5, 2.5]]
-    assert FactKind.KEPT_DIFFERS in kinds(found)
-    assert FactKind.READ_BACK not in kinds(found)
-    assert run.calls == 3
-    # what was made before the difference was found is kept as well
-    assert of_kind(run.look().facts, FactKind.READ_BACK)[0]["kept"] == 3
-    assert run.calls == 1
-
-
-def test_only_checkpoints_in_the_record_are_counted_as_read_back(tmp_path: Path) -> None:
-    run = Counted(tmp_path / "run", tmp_path / "out")
-    torch.save(net(1).state_dict(), run.folder / "step_1.pt")
-    torch.save(net(1).state_dict(), run.folder / "step_2.pt")  # the same network at two steps
-    first = run.look()
-    assert FactKind.READ_BACK not in kinds(first)  # nothing is from an earlier run
-    assert run.calls == 1
-    for name, seed in (("step=5.pt", 2), ("step=5-v1.pt", 3)):  # which of them belongs to the run is open
-        torch.save(net(seed).state_dict(), run.folder / name)
-    run.look()
-    back = of_kind(run.look().facts, FactKind.READ_BACK)[0]
-    assert (back["kept"], back["total"]) == (2, 2)
-
-
-class Folder:
-    """A run that goes on between two looks."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        self.loaded: list[str] = []
-        self.watcher = Watcher(path, self.load, self.measure, lambda: identity_of(0))
-
-    def load(self, path: Path) -> tuple[nn.Module, tuple[()]]:
-        self.loaded.append(path.name)
-        own = net(4)
-        rs.loading.load_weights(own, path)
-        return own, ()
-
-    def measure(self, model: nn.Module) -> Measured:
-        nan = float("nan")
-        rank = float(np.linalg.matrix_rank(model.get_parameter("2.weight").detach().numpy()))
-        return Measured((WatchedValue("2", "rank", rank, nan, nan, 1),))
-
-    def save(self, name: str, seed: int, step: int | None = None) -> None:
-        held = net(seed).state_dict() if step is None else {"m": net(seed).state_dict(), "global_step": step}
-        torch.save(held, self.path / name)
-
-    def look(self) -> dict[int, float]:
-        self.loaded.clear()
-        self.watcher.look()
-        return {step.step: step.values[0].value for step in self.watcher.record().steps}
-
-
-def test_a_checkpoint_is_read_once_and_again_when_it_changes(tmp_path: Path) -> None:
-    run = Folder(tmp_path)
-    run.save("last.ckpt", 4, step=1)
-    assert run.look() == {1: 4}
-    assert not run.watcher.look()
-    run.save("last.ckpt", 3, step=2)  # the trainer overwrites it: what was measured of it stays
-    run.save("step=0.ckpt", 2)
-    assert run.look() == {0: 2, 1: 4, 2: 3}
-    assert sorted(run.loaded) == ["last.ckpt", "step=0.ckpt"]
-    assert of_kind(run.watcher.record().facts, FactKind.CHECKPOINTS_GONE)[0]["names"] == ("last.ckpt",)
-    (tmp_path / "step=0.ckpt").unlink()
-    assert run.look() == {0: 2, 1: 4, 2: 3}
-    assert run.loaded == []
-    # training begins again: what was saved after that step, and is gone, belongs to the earlier run
-    run.save("last.ckpt", 1, step=1)
-    assert run.look() == {0: 2, 1: 1}
-
-
-def test_half_a_file_is_left_out_until_it_is_whole(tmp_path: Path) -> None:
-    run = Folder(tmp_path)
-    run.save("1.pt", 3)
-    run.save("2.pt", 2)
-    whole = (tmp_path / "2.pt").read_bytes()
-    for size in (0, 10, len(whole) - 1):
-        (tmp_path / "2.pt").write_bytes(whole[:size])
-        assert run.look() == {1: 3}
-        assert of_kind(run.watcher.record().facts, FactKind.CHECKPOINT_LEFT_OUT)[0]["file"] == "2.pt"
-    (tmp_path / "2.pt").write_bytes(whole)
-    assert run.look() == {1: 3, 2: 2}
-    assert run.watcher.record().facts == ()
-
-
-def test_a_file_that_changes_while_it_is_read_is_read_again(tmp_path: Path) -> None:
-    run = Folder(tmp_path)
-    run.save("1.pt", 3)
-    run.save("2.pt", 1)
-    plain = run.load
-
-    def writing(path: Path) -> tuple[nn.Module, tuple[()]]:
-        found = plain(path)
-        if path.name == "2.pt" and len(run.loaded) == 2:
-            run.save("2.pt", 2)
-            os.utime(tmp_path / "2.pt", ns=(1, 1))
-        return found
-
-    run.watcher._load = writing
-    assert run.look() == {1: 3}
-    assert run.look() == {1: 3, 2: 2}
-
-
-def test_a_name_that_others_explain_later_is_measured_then(tmp_path: Path) -> None:
-    run = Folder(tmp_path)
-    run.save("resnet18_1.pt", 3)
-    run.save("5.pt", 1)
-    assert run.look() == {5: 1}
-    assert run.loaded == ["5.pt"]
-    run.save("resnet18_2.pt", 2)
-    assert run.look() == {1: 3, 2: 2, 5: 1}
-
-
-def test_a_name_that_others_put_in_doubt_later_is_named(tmp_path: Path) -> None:
-    run = Folder(tmp_path)
-    run.save("epoch0_step9.pt", 3)
-    run.save("step_4.pt", 1)
-    assert run.look() == {4: 1, 9: 3}
-    run.save("epoch1_step5.pt", 2)  # steps begin again, and two of one epoch have no order
-    run.save("epoch1_step6.pt", 4)
-    assert run.look() == {4: 1}
-    names = of_kind(run.watcher.record().facts, FactKind.CHECKPOINTS_WITHOUT_STEP)[0]["names"]
-    assert names == ("epoch0_step9.pt", "epoch1_step5.pt", "epoch1_step6.pt")
 
 
 def test_models_that_are_built_for_each_checkpoint(tmp_path: Path) -> None:
