@@ -88,6 +88,55 @@ def test_samples_that_change_each_other_are_called_alone(kind: str, cut_points: 
     np.testing.assert_allclose(collected.logits.numpy(), rows_alone(net, x, "head"), atol=1e-5)
 
 
+class Embedded(nn.Module):
+    """Ids or numbers whose features depend on the sum over the batch, also where all samples are alike."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.table, self.stem, self.mixed = nn.Embedding(9, 6), nn.Linear(6, 6), nn.Identity()
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = self.stem(x) if x.is_floating_point() else self.table(x.long()).mean(1)
+        return self.mixed(h - 0.5 * h.sum(0))
+
+
+def equal_at_first(kind: str) -> Tensor:
+    """Two batches of eight: samples that are all alike, then others."""
+    generator = torch.Generator().manual_seed(3)
+    if kind == "zeros":
+        return torch.cat([torch.zeros(8, 6), torch.randn(8, 6, generator=generator)])
+    if kind == "switches":
+        return torch.cat([torch.zeros(8, 5), torch.randint(0, 2, (8, 5), generator=generator)]).bool()
+    ids = torch.randint(0, 9, (8, 5), generator=generator)
+    first = torch.zeros(8, 5, dtype=torch.int64) if kind == "one id" else torch.tensor([1, 2, 3, 2, 1]).expand(8, 5)
+    return torch.cat([first, ids])
+
+
+@pytest.mark.parametrize("kind", ["zeros", "one id", "palindrome", "switches"])
+def test_a_first_batch_of_equal_samples_decides_nothing_wrong(kind: str) -> None:
+    torch.manual_seed(0)
+    net, x = Embedded().eval(), equal_at_first(kind)
+    found: list[Tensor] = []
+    handle = net.mixed.register_forward_hook(lambda _m, _a, out: found.append(out.detach().double()))
+    for one in x:
+        net(one[None])
+    handle.remove()
+    rows = torch.cat(found).numpy()
+    profile = rs.feature_rank(net, x, cut_points=["mixed"], batch_size=8)
+    assert [fact["coupled"] for fact in of_kind(profile.facts, FactKind.CALLED_ALONE)] == [True]
+    wanted = covariance(rows)
+    measured = profile["mixed"].covariance.singular_values[: len(wanted)]
+    # float32 layers of width six
+    np.testing.assert_allclose(measured / measured.sum(), (wanted / wanted.sum())[: len(measured)], atol=1e-5)
+
+
+def test_samples_that_are_all_alike_say_nothing_of_a_model_that_mixes_none() -> None:
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Embedding(9, 6), nn.Flatten(), nn.Linear(30, 4)).eval()
+    profile = rs.feature_rank(net, equal_at_first("one id"), cut_points=["2"], batch_size=8)
+    assert not of_kind(profile.facts, FactKind.CALLED_ALONE)
+
+
 def test_noise_of_the_model_couples_nothing() -> None:
     torch.manual_seed(0)
     profile = rs.feature_rank(Net("noisy").eval(), torch.randn(24, 6), cut_points="all")

@@ -56,6 +56,8 @@ class SharedPass:
             self._looked = True
             values = reads_values(first.x, lambda x: run_forward(self.model, replace(first, x=x), self.device))
             coupled = not values and len(several.x) > 1 and self._coupled(first, several)
+            if coupled is None:  # the next batch of this shape decides; alone is right for this one in any case
+                return True
             if values or len(several.x) > 1:
                 self._alone[key] = values or coupled
             fact = Fact(FactKind.CALLED_ALONE, {"coupled": coupled})
@@ -67,22 +69,28 @@ class SharedPass:
         """Further layers are measured: decide anew."""
         self._alone = {key: alone for key, alone in self._alone.items() if alone}
 
-    def _coupled(self, first: Sample, several: Sample) -> bool:
+    def _coupled(self, first: Sample, several: Sample) -> bool | None:
+        """Whether samples change each other; ``None`` where no other values could be put beside them."""
         self._refuse_parts(first)
         found = self._kept(several)
         count = len(several.x)
         generator = torch.Generator().manual_seed(0)
         other = torch.randperm(count, generator=generator) < count // 2
+        shown = False
         for changed in (other, ~other):
+            x = _changed(several.x, changed)
+            if torch.equal(x, several.x):
+                continue
             try:
-                beside = self._kept(replace(several, x=_changed(several.x, changed)))
+                beside = self._kept(replace(several, x=x))
             except RankscopeError:  # values that the model does not take show nothing
                 continue
+            shown = True
             gap = _gap(beside, found, ~changed)
             # a pass whose rows do not depend on each other gives the same bits, whatever the others are
             if not gap <= 0 and not gap <= _REPEATS * _gap(self._kept(several), found, ~changed):
                 return True
-        return False
+        return False if shown else None
 
     def _refuse_parts(self, first: Sample) -> None:
         """What is called with several has to take one: rows of an image without its batch dimension it does not."""
@@ -114,10 +122,28 @@ def _gap(found: Mapping[str, Tensor], expected: Mapping[str, Tensor], rows: Tens
 
 
 def _changed(x: Tensor, rows: Tensor) -> Tensor:
-    """``x`` with other values in some rows, of the range that the values have: of another size and direction."""
+    """``x`` with other values in some rows, of the range that the values have: of another size and direction.
+
+    Equal samples and zeros stay what they are under that; then ones are added, or ids become others of the batch.
+    """
     if not x.is_floating_point():
         other = x.roll(1, 0)
         made = other.flip(-1) if x.ndim > 1 else other
     else:
         made = 0.5 * x + 0.25 * x.roll(1, 0)
-    return torch.where(rows.to(x.device).reshape(-1, *[1] * (x.ndim - 1)), made, x)
+    same = (made == x).reshape(len(x), -1).all(1)
+    return torch.where(_along(rows, x), torch.where(_along(same, x), _moved(x), made), x)
+
+
+def _moved(x: Tensor) -> Tensor:
+    """Other values in every row: ids that no sample holds may be none of the model's, so that a lone one stays."""
+    if x.is_floating_point():
+        return x + 1
+    if x.dtype is torch.bool:
+        return ~x
+    ids, places = x.unique(return_inverse=True)
+    return ids[(places + 1) % len(ids)]
+
+
+def _along(rows: Tensor, x: Tensor) -> Tensor:
+    return rows.to(x.device).reshape(-1, *[1] * (x.ndim - 1))
