@@ -90,6 +90,31 @@ def test_a_run_is_followed_until_it_is_stopped(
     assert run(folder, "--model", "digits", "--out", out, *SMALL, "--follow", "--patience", 0) == 0
 
 
+@pytest.mark.parametrize("more", [("--images", "digits"), ()])
+def test_a_run_that_removes_its_first_checkpoint_goes_on(
+    more: tuple[str, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from rankscope.cli.watched_network import WatchedNetwork
+
+    for step in (1, 2, 3):
+        save(tmp_path / "run", step, step)
+    read: list[str] = []
+    load = WatchedNetwork.load
+
+    def loaded_and_removed(self: WatchedNetwork, path: Path) -> object:
+        read.append(path.name)
+        found = load(self, path)
+        if path.name == "step=1.ckpt":
+            path.unlink()
+        return found
+
+    monkeypatch.setattr(WatchedNetwork, "load", loaded_and_removed)
+    assert run(tmp_path / "run", "--model", "digits", "--out", tmp_path / "out", *SMALL, *more) == 0
+    assert read == ["step=1.ckpt", "step=2.ckpt", "step=3.ckpt"]
+    found = json.loads((tmp_path / "out" / "watch.json").read_text())
+    assert [step["step"] for step in found["steps"]] == [2, 3]
+
+
 def test_refusals(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     def refused(code: int, text: str, *command: object) -> None:
         assert run(*command, "--model", "digits", "--out", tmp_path / "out") == code

@@ -47,20 +47,25 @@ class Network:
         if self.images is not None:
             check_images(self.images)
 
-    def load(self, report: Reporter | None = None) -> tuple[LoadedModel, Any, Images | None, tuple[Fact, ...]]:
+    def load(
+        self, report: Reporter | None = None, *, loaded: LoadedModel | None = None
+    ) -> tuple[LoadedModel, Any, Images | None, tuple[Fact, ...]]:
         """The model, what to measure it on, the images that this consists of (``None`` for other inputs), and facts.
+
+        ``loaded`` is the model where the caller has it already.
 
         Random weights have seen the images, so that BatchNorm has statistics of them.
         """
         say = report if report is not None else Reporter()
         say(0, None, f"loading {self.model}")
-        loaded = load_model(
-            self.model,
-            weights=self.weights,
-            weights_key=self.weights_key,
-            seed=self.seed,
-            num_classes=self.num_classes,
-        )
+        if loaded is None:
+            loaded = load_model(
+                self.model,
+                weights=self.weights,
+                weights_key=self.weights_key,
+                seed=self.seed,
+                num_classes=self.num_classes,
+            )
         if self.texts or self.images is not None:
             check_kind(loaded.model, self.model, texts=bool(self.texts), option="images")
         if self.texts:

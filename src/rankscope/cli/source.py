@@ -6,7 +6,6 @@ import contextlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from rankscope._base.checks import count_of, device_of, seed_of
 from rankscope._base.errors import UsageError
@@ -14,7 +13,7 @@ from rankscope._base.facts import Fact
 from rankscope._base.progress import Reporter, progress_for
 from rankscope.cli.data import Data, calibrated, check_data, load_data
 from rankscope.cli.texts import check_kind, check_texts, model_texts
-from rankscope.loading import load_model
+from rankscope.loading import LoadedModel, load_model
 
 __all__ = ["Source", "progress"]
 
@@ -45,16 +44,22 @@ class Source:
         if self.data is not None:
             check_data(self.data, labels=self.labels, limit=self.limit)
 
-    def load(self, *, labelled: bool = True) -> tuple[Any, Data, tuple[Fact, ...]]:
-        """The loaded model on its device, the data, and facts on both; ``labelled`` as in ``load_data``."""
+    def load(
+        self, *, labelled: bool = True, loaded: LoadedModel | None = None
+    ) -> tuple[LoadedModel, Data, tuple[Fact, ...]]:
+        """The loaded model on its device, the data, and facts on both; ``labelled`` as in ``load_data``.
+
+        ``loaded`` is the model where the caller has it already.
+        """
         where = device_of(self.device)
-        loaded = load_model(
-            self.model,
-            weights=self.weights,
-            weights_key=self.weights_key,
-            seed=self.seed,
-            num_classes=self.num_classes,
-        )
+        if loaded is None:
+            loaded = load_model(
+                self.model,
+                weights=self.weights,
+                weights_key=self.weights_key,
+                seed=self.seed,
+                num_classes=self.num_classes,
+            )
         folder = self.data is not None and (self.data == "digits" or Path(self.data).is_dir())
         if self.data is None or folder:  # an array file may hold token ids
             check_kind(loaded.model, self.model, texts=bool(self.texts), option="data")

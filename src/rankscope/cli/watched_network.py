@@ -21,7 +21,7 @@ from rankscope.cli.texts import check_texts
 from rankscope.features.feature_rank import measured_features
 from rankscope.features.sources import Skipped, as_dataset
 from rankscope.jacobian import jacobian_rank
-from rankscope.loading import load_model
+from rankscope.loading import LoadedModel, load_model
 from rankscope.loading.images import check_images
 from rankscope.monitor.watch_measures import Measured, of_features, of_jacobian
 from rankscope.monitor.watched import WatchedValue
@@ -52,7 +52,8 @@ class WatchedNetwork:
     _dataset: Any = None
     _inputs: Any = None
     _names: Sequence[str] | None = None
-    _first: Path | None = None
+    _first: LoadedModel | None = None
+    _asked: bool = False
 
     def __post_init__(self) -> None:
         check_texts(self.texts, self.model, data=self.data)
@@ -78,20 +79,27 @@ class WatchedNetwork:
             seed=self.seed,
             num_classes=self.num_classes,
         )
-        self._first = self._first or path
+        if not self._asked:
+            self._first = self._first or loaded
         return loaded.model.to(device_of(self.device)), loaded.facts
 
     def about(self) -> Identity:
-        """All that the numbers depend on beside the network. The data are read here."""
-        named = (str(self._first), self.weights_key, self.seed, self.num_classes)
+        """All that the numbers depend on beside the network. The data are read here, as the first network takes them.
+
+        Its checkpoint is not read again, since the run may have removed it by now.
+        """
+        first, self._first, self._asked = self._first, None, True  # its memory is the next network's
+        assert first is not None
+        named = (first.weights, self.weights_key, self.seed, self.num_classes)
         if self.of_features:
             batch = self.asked["batch_size"]
             source = Source(self.model, self.data, None, *named, self.limit, self.device, batch, self.texts)
-            loaded, read, facts = source.load(labelled=False)
+            loaded, read, facts = source.load(labelled=False, loaded=first)
             self._dataset = as_dataset(loaded.model, read.dataset)
             self.facts += tuple(fact for fact in facts if fact not in loaded.facts)
         if self.images is not None:
-            loaded, self._inputs, images, facts = Network(self.model, *named, self.images, self.limit).load()
+            network = Network(self.model, *named, self.images, self.limit)
+            loaded, self._inputs, images, facts = network.load(loaded=first)
             self._names = None if images is None else images.names
             self.facts += tuple(fact for fact in facts if fact not in loaded.facts)
         return identity_of(self._dataset, self._inputs, self.asked, process_state(), files=True)
