@@ -111,6 +111,25 @@ def test_remedies_alone_and_beside(
     assert record["remedies"]["seeds"] == [2, 3, 4]
     assert len(record["components"]["components"]) == 1
     assert len(list((tmp_path / "b").iterdir())) == 8
+    # the scale is that of the remedies where the component has its own samples
+    monkeypatch.setitem(remedies.REMEDY_SCALES, "full", (10, 5))
+    beside = [
+        "--data",
+        "digits",
+        "--limit",
+        "9",
+        "--remedies",
+        "--scale",
+        "full",
+        "--json",
+        "--out",
+        str(tmp_path / "c"),
+    ]
+    assert main(["probe", "relu", *beside]) == 0
+    record = json.loads(capsys.readouterr().out)
+    assert record["remedies"]["depth"] == 5
+    assert main(["probe", "relu", *beside, "--batch", "9"]) == 2
+    assert "--batch has no meaning beside --data" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

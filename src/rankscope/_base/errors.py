@@ -26,6 +26,7 @@ __all__ = [
     "is_out_of_memory",
     "nearest",
     "parameter",
+    "raise_ours",
     "type_and_line",
 ]
 

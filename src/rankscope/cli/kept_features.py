@@ -61,12 +61,15 @@ def measure_kept(
     if kept:
         folder, about = Path("runs") / run.stem, {"model": None, "weights": None, "data": str(run)}
         more: dict[str, Any] = {}
+        features: torch.Tensor | None = None
         if head or labels is not None:
             read = read_run(run, array="features", labels=labels)
             if head and read.head is None:
                 raise DataError(f"{run.name} holds no head; name its arrays weight and bias, or leave out --head")
             more = {"labels": read.labels, "head": read.head if head else None}
-        profile = feature_rank(_array(run), reduce=reduce or "flatten", channels=channels, **more)
+            features = read.features
+        features = _array(run) if features is None else features
+        profile = feature_rank(features, reduce=reduce or "flatten", channels=channels, **more)
     else:
         found = read_run(run, array="features", labels=None)
         if not found.moments and not head:

@@ -74,7 +74,7 @@ def probe_command(
     """Measure how single components change feature dimension and Jacobian rank (Fig. 3)."""
     shape = None if input_shape is None else _shape(input_shape)
     given = [n for n in _OPTIONS if getattr(context.get_parameter_source(n), "name", "") == "COMMANDLINE"]
-    _check_used(given, alone=remedies and component is None, data=data)
+    _check_used(given, alone=remedies and component is None, remedies=remedies, data=data)
 
     from rankscope._base.checks import choice_of, count_of, device_of, dtype_of, seed_of
     from rankscope.cli.components import chosen_components
@@ -118,7 +118,7 @@ def probe_command(
     print_result("\n\n".join(map(str, parts.values())), _record(results, found), out, *parts, as_json=as_json)
 
 
-def _check_used(given: list[str], *, alone: bool, data: str | None) -> None:
+def _check_used(given: list[str], *, alone: bool, remedies: bool, data: str | None) -> None:
     """Refuse options that nothing would look at."""
     from rankscope._base.checks import refuse_unused
 
@@ -127,7 +127,8 @@ def _check_used(given: list[str], *, alone: bool, data: str | None) -> None:
     elif data is None:
         refuse_unused([name for name in given if name == "limit"], "without samples (--data)")
     else:
-        refuse_unused([name for name in given if name in ("scale", "batch", "front")], "beside --data")
+        unused = ("batch", "front") if remedies else ("scale", "batch", "front")
+        refuse_unused([name for name in given if name in unused], "beside --data")
 
 
 def _record(results: ProbeResults | None, found: RemedyResult | None) -> dict[str, Any]:
