@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from typing import Any
 
 import numpy as np
@@ -71,6 +72,70 @@ class Masked(nn.Module):
         return x * mask
 
 
+NORMAL = torch.randn(40, 12, generator=torch.Generator().manual_seed(0)).double()
+
+
+@pytest.mark.parametrize("scale", [1e134, 1e160, 1e300, 1e-140, 1e-170, 1e-300])
+def test_the_dimension_does_not_depend_on_the_scale(scale: float) -> None:
+    """Squares of these inputs are no numbers in float64."""
+    x = NORMAL @ torch.diag(torch.logspace(0, -5, 12, dtype=torch.float64))  # some eigenvalues are below the threshold
+    eigenvalues = np.linalg.eigvalsh(np.cov(x.numpy().T))
+    expected = int((eigenvalues >= np.finfo(np.float32).eps * 12 * eigenvalues[-1]).sum())
+    assert 1 < expected < 12
+    found = rs.probe(nn.Identity(), inputs=x * scale, device="cpu").dimension_before
+    assert (found.lower, found.value, found.upper) == (expected,) * 3
+
+
+@pytest.mark.parametrize(("scale", "expected"), [(1e-170, 0), (1e170, 12)])
+def test_an_absolute_tolerance_at_any_scale(scale: float, expected: int) -> None:
+    """Eigenvalues of about 1e-340 are all below 1e-200, those of about 1e340 all above."""
+    found = rs.probe(nn.Identity(), inputs=NORMAL * scale, tolerance=rs.Tolerance(atol=1e-200), device="cpu")
+    assert (found.dimension_before.lower, found.dimension_before.upper) == (expected, expected)
+    with pytest.raises(rs.UsageError, match="atol of 1e-300 is not compared with eigenvalues"):
+        _ = found.with_tolerance(rs.Tolerance(atol=1e-300)).dimension_before
+
+
+@pytest.mark.parametrize("value", [0.1, 1 / 3, 1e5 / 7])
+def test_constant_inputs_have_no_dimension(value: float) -> None:
+    """The mean of 41 equal numbers is off by a rounding error, and that is no feature."""
+    found = rs.probe(nn.Identity(), inputs=torch.full((41, 12), value, dtype=torch.float64), device="cpu")
+    assert (found.dimension_before.value, found.dimension_before.upper) == (0, 0)
+
+
+@pytest.mark.parametrize(
+    "component", [nn.Identity(), nn.LayerNorm(12), nn.Linear(12, 9, bias=False)], ids=lambda c: type(c).__name__
+)
+@pytest.mark.parametrize(("spread", "mean"), [(1e-3, 1e6), (1e-50, 0.0), (1e-2, 1e4), (1.0, 0.0)])
+def test_bounds_hold_for_the_inputs_that_were_given(component: nn.Module, spread: float, mean: float) -> None:
+    """A conversion to float32 may leave a constant of the inputs, and no dimension of a constant is certain."""
+    x = NORMAL * spread + mean
+    found = rs.probe(component, inputs=x, dtype="float32", device="cpu")
+    with torch.no_grad():
+        outputs = copy.deepcopy(component).double()(x)
+    for values, dimension in ((x, found.dimension_before), (outputs, found.dimension_after)):
+        values = values - values[0]  # exact beside a large mean
+        values = values / values.abs().max()  # else the covariance may underflow
+        eigenvalues = np.linalg.eigvalsh(np.cov(values.numpy().T))
+        expected = int((eigenvalues >= np.finfo(np.float32).eps * len(eigenvalues) * eigenvalues[-1]).sum())
+        assert dimension.lower <= expected <= dimension.upper
+    if spread == 1.0:
+        assert found.dimension_before.lower == 12
+
+
+def test_the_jacobian_bound_holds_at_the_inputs_that_were_given() -> None:
+    """2^24 + 1 becomes 2^24 in float32, where tanh(x − 2^24) has slope 1 and not 0.42."""
+
+    class Shifted(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return torch.tanh(x - 2.0**24)
+
+    x = torch.full((3, 4), 2.0**24 + 1, dtype=torch.float64)
+    found = rs.probe(Shifted(), inputs=x, dtype="float32", device="cpu", jacobian_points=1).jacobian_after[0]
+    true = 1 - np.tanh(1.0) ** 2
+    assert np.abs(found.singular_values - true).max() > 0.5
+    assert not np.abs(found.singular_values - true).max() > found.error_bound  # NaN: no bound is known
+
+
 @pytest.mark.parametrize(
     ("component", "options", "error", "message"),
     [
@@ -81,6 +146,7 @@ class Masked(nn.Module):
         (block(), {"limit": 3}, rs.UsageError, "limit says how inputs are read; give inputs"),
         (block(), {"inputs": {"foo": X}}, rs.UsageError, "'foo', which forward does not take"),
         (block(), {"inputs": X * torch.nan}, rs.DataError, "NaN"),
+        (nn.Tanh(), {"inputs": X.double() * 1e39, "dtype": "float32"}, rs.DataError, "which is infinite in float32"),
         (block(), {"inputs": X[:, :1]}, rs.ModelError, "failed on features of shape"),
         (
             Masked(),

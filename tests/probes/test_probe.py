@@ -54,6 +54,20 @@ def test_matrix_spectrum_by_gram_and_by_svd(shape: tuple[int, int], monkeypatch:
     assert errors.max() <= by_gram.square_error
 
 
+@pytest.mark.parametrize("scale", [1e-170, 1e170])
+@pytest.mark.parametrize("shape", [(20, 12), (12, 20)])
+def test_the_gram_matrix_of_a_jacobian_of_any_scale(
+    shape: tuple[int, int], scale: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(_bench, "_SVD_LIMIT", 8)
+    monkeypatch.setattr(_bench, "_ROWS", 7)  # the last block is shorter
+    matrix = np.random.default_rng(0).standard_normal(shape)
+    found = matrix_spectrum(torch.from_numpy(matrix * scale))
+    # a square root of float64 squares: 1e-16·σ₁²/σ² at most, and these have σ₁/σ below 10
+    np.testing.assert_allclose(found.singular_values / scale, np.linalg.svd(matrix)[1], rtol=1e-12)
+    assert found.rank(1e-3).lower == 12
+
+
 @pytest.mark.parametrize(("samples", "d"), [(30, 12), (12, 30), (13, 13)])
 def test_covariance_spectrum(samples: int, d: int) -> None:
     values = torch.from_numpy(np.random.default_rng(1).standard_normal((samples, d)) * np.geomspace(1, 1e-2, d) + 3)

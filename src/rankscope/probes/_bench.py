@@ -8,20 +8,23 @@ from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import cached_property
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
-from rankscope._base.errors import DeviceError, MeasurementError, parameter
+from rankscope._base.errors import DataError, DeviceError, MeasurementError, parameter
 from rankscope._base.facts import Fact
 from rankscope.probes._component import Prepared, check_finite
-from rankscope.probes._derivative import ComponentDerivative
+from rankscope.probes._derivative import ComponentDerivative, relative_error
 from rankscope.probes._settings import Settings
 from rankscope.probes.components import Expectation
-from rankscope.spectra import Spectrum, accumulate_gram, gram_square_error, spectrum_of_gram
+from rankscope.spectra import Spectrum, exponent_near, gram_square_error, spectrum_of_gram, times_two_to
 
 __all__ = ["PROBES", "Bench", "Measured", "covariance_spectrum", "matrix_spectrum"]
 
 _SVD_LIMIT = 1024  # up to this side a float64 SVD costs a second and resolves σ to 1e-13·σ₁; a Gram matrix to 1e-6
+_NORMAL = 900  # 2^±900 times eigenvalues of scaled values are normal numbers
+_ROWS = 8192  # converted to float64 at once
 PROBES = 10  # Gaussian tangents of the certificate: it fails with probability 1e-10
 _CHUNK_BYTES = {"cpu": 2**27, "cuda": 2**31}
 _WORKSPACE = 8.0  # a forward-mode rule's intermediates, in outputs (LayerNorm keeps about six)
@@ -47,12 +50,17 @@ def covariance_spectrum(values: Tensor, *, relative_error: float = 0.0, dtype: s
     """Eigenvalues of the covariance of (samples, d) values, as the ``Spectrum`` of that d × d matrix.
 
     From the samples × samples Gram matrix where that is smaller; the other eigenvalues are zero. ``relative_error`` is
-    ‖E‖_F/‖values‖_F of the values' own error E, which moves an eigenvalue by at most 2·‖values‖₂·‖E‖/(samples − 1) to
-    first order.
+    ‖E‖_F/‖values‖_F of the values' own error E, which moves an eigenvalue by at most
+    (2·‖centred values‖₂·‖E‖ + ‖E‖²)/(samples − 1). Beyond about 2^±900 all eigenvalues are multiplied by one power of
+    two that keeps them normal numbers.
     """
     samples, d = values.shape
+    exponent = int(exponent_near(values))
     centred = values.to(torch.float64, copy=True)
+    centred *= 2.0**-exponent
     length = float(torch.linalg.vector_norm(centred))
+    # the first sample goes first: a mean is rounded, and what it leaves of a constant would count as a dimension
+    centred -= centred[:1].clone()
     centred -= centred.mean(0)
     gram = centred @ centred.T if d > samples else centred.T @ centred
     trace = float(gram.diagonal().sum())
@@ -63,9 +71,13 @@ def covariance_spectrum(values: Tensor, *, relative_error: float = 0.0, dtype: s
         eigenvalues[samples - 1 :] = 0.0  # centring leaves samples − 1 dimensions
     top = float(eigenvalues[0])
     error = gram_square_error(max(samples, d), len(found), trace, math.sqrt(top))
-    error += 2 * math.sqrt(top) * relative_error * length
+    moved = relative_error * length
+    error += 2 * math.sqrt(top) * moved + moved * moved
+    error = error if math.isfinite(error) else math.nan
     scale = 1.0 / (samples - 1)
-    return Spectrum((eigenvalues * scale).numpy(), (d, d), dtype, error_bound=error * scale)
+    own = min(max(2 * exponent, -_NORMAL), _NORMAL)
+    found = np.ldexp((eigenvalues * scale).numpy(), own)
+    return Spectrum(found, (d, d), dtype, error_bound=float(np.ldexp(error * scale, own)))
 
 
 def matrix_spectrum(transposed: Tensor, *, error_bound: float = 0.0) -> Spectrum:
@@ -74,13 +86,20 @@ def matrix_spectrum(transposed: Tensor, *, error_bound: float = 0.0) -> Spectrum
     dtype = str(transposed.dtype).removeprefix("torch.")
     if min(n, m) <= _SVD_LIMIT:
         return Spectrum.of(transposed.T, error_bound=error_bound)
-    if m <= n:
-        gram = torch.zeros(m, m, dtype=torch.float64, device=transposed.device)
-        accumulate_gram(transposed, gram)
-    else:
-        gram = transposed.to(torch.float64) @ transposed.to(torch.float64).T
-    values = _eigenvalues(gram)
-    return spectrum_of_gram(gram, (m, n), dtype=dtype, error_bound=error_bound, summed=max(m, n), eigenvalues=values)
+    exponent = int(exponent_near(transposed))
+    gram = torch.zeros(min(n, m), min(n, m), dtype=torch.float64, device=transposed.device)
+    for part in (transposed if m <= n else transposed.T).split(_ROWS):
+        scaled = times_two_to(part, -exponent)
+        gram.addmm_(scaled.T, scaled)
+    return spectrum_of_gram(
+        gram,
+        (m, n),
+        dtype=dtype,
+        error_bound=error_bound,
+        summed=max(m, n),
+        eigenvalues=_eigenvalues(gram),
+        exponent=exponent,
+    )
 
 
 def _eigenvalues(symmetric: Tensor) -> Tensor:
@@ -107,11 +126,13 @@ def _without_cudnn() -> Iterator[None]:
 class Bench:
     """Gaussian input x, a random layer h = W·x of as many units, reshaped to ``input_shape``; spectra of h and W.
 
-    ``given`` samples are h themselves, and W the identity.
+    ``given`` samples are h themselves, and W the identity. Where ``settings.dtype`` rounds them, the error bounds hold
+    for the samples as they were given.
     """
 
     def __init__(self, settings: Settings, given: Tensor | None = None) -> None:
         self.settings = settings
+        self.exact: Tensor | None = None
         n = settings.size
         self._require(self._bytes(n), "before any component")
         generator = torch.Generator().manual_seed(settings.seed)
@@ -122,6 +143,14 @@ class Bench:
         if given is not None:
             self.weight = torch.eye(n, device=settings.device, dtype=settings.dtype)
             self.features = given.to(settings.device, settings.dtype)
+            if not bool(torch.isfinite(self.features).all()):  # they were finite as given
+                raise DataError(
+                    f"{parameter('inputs')} reach {float(given.abs().max()):.3g}, which is infinite in {self._dtype}; "
+                    f"choose {parameter('dtype', 'float64')} or scale the inputs"
+                )
+            exact = given.to(settings.device, torch.float64)
+            if not torch.equal(exact, self.features.to(torch.float64)):
+                self.exact = exact
         else:
             weight = drawn(n) / math.sqrt(n)  # keeps unit variance
             if settings.front == "orthogonal":
@@ -137,9 +166,9 @@ class Bench:
 
     @property
     def _front_error(self) -> float:
-        """Relative error of a product of two matrices in floating point: u·n at most, √n·u in practice."""
+        """Of a product of two matrices in floating point: u·n at most, √n·u in practice; of a conversion its own."""
         if self.settings.front == "none":
-            return 0.0
+            return 0.0 if self.exact is None else relative_error(self.features, self.exact)
         return torch.finfo(self.settings.dtype).eps * math.sqrt(self.settings.size)
 
     @cached_property
@@ -164,11 +193,8 @@ class Bench:
         probes = (self.probes @ self.weight.T).view(-1, *settings.input_shape)
         for point in range(settings.points):
             part.seed = settings.seed + point  # another mask at every point
-            # its own storage: a tangent of a view is allocated as large as what it views, here all the samples
-            x = self.features[point : point + 1].clone()
-            others = None
-            if part.coupled:
-                others = torch.cat([self.features[:point], self.features[point + 1 :]])[: settings.context - 1]
+            x, others = self._point(self.features, point, part.coupled)
+            given = None if self.exact is None else self._point(self.exact, point, part.coupled)
             jacobian = derivative.at(x, others)
             columns = torch.empty(settings.size, m, device=x.device, dtype=settings.dtype)
             row, per_sample = 0, max(m, settings.size) * (settings.context if part.coupled else 1)
@@ -177,7 +203,7 @@ class Bench:
                 row += len(tangents)
             check_finite(columns, f"the Jacobian of {name}")
             moved = moved or bool(columns.any())
-            spectra.append(matrix_spectrum(columns, error_bound=derivative.error_bound(jacobian, probes)))
+            spectra.append(matrix_spectrum(columns, error_bound=derivative.error_bound(jacobian, probes, given)))
             del columns
             if expectation is not None:
                 y = jacobian.outputs()[0].view(1, *part.output_shape)
@@ -188,11 +214,19 @@ class Bench:
                 "not follow its input; check that it is not constant and detaches nothing"
             )
         part.seed = settings.seed
-        # the features that go in carry the random layer's rounding
-        error = derivative.output_error(self.features[: settings.context], others) + self._front_error
+        # the features that go in carry the random layer's rounding; exact samples show that of a conversion
+        exact = None if self.exact is None or given is None else (self.exact[: settings.context], given[1])
+        error = derivative.output_error(self.features[: settings.context], others, exact)
+        error += self._front_error if exact is None else 0.0
         features = covariance_spectrum(part.all_outputs(self.features), relative_error=error, dtype=self._dtype)
         seen = derivative.way, derivative.facts, derivative.alone
         return Measured(features, tuple(spectra), tuple(expected), *seen, part.coupled, part.random, part.output_shape)
+
+    def _point(self, samples: Tensor, point: int, coupled: bool) -> tuple[Tensor, Tensor | None]:
+        """One sample, and those that share its batch where samples are coupled."""
+        others = torch.cat([samples[:point], samples[point + 1 :]])[: self.settings.context - 1] if coupled else None
+        # its own storage: a tangent of a view is allocated as large as what it views, here all the samples
+        return samples[point : point + 1].clone(), others
 
     @property
     def _dtype(self) -> str:
@@ -212,7 +246,7 @@ class Bench:
         """Bytes at the peak: random layer, features, outputs, columns of J, a Gram matrix and its eigensolver."""
         s, n = self.settings, self.settings.size
         item = torch.finfo(s.dtype).bits // 8
-        held = item * (n * n + s.batch * n)
+        held = item * (n * n + s.batch * n) + (8 * s.batch * n if s.front == "none" else 0)  # as given, in float64
         covariance = 16 * s.batch * outputs + 24 * min(s.batch, outputs) ** 2
         jacobian = item * n * outputs + 24 * min(n, outputs) ** 2
         return held + max(covariance, jacobian) + _CHUNK_BYTES[s.device.type]

@@ -16,7 +16,7 @@ from rankscope.slicing import ColumnsByShape, ModuleCall, Sample
 from rankscope.slicing.capture import OUTPUT, CallKey
 from rankscope.spectra import norm_bound_of_lengths, scaled_norm
 
-__all__ = ["ComponentDerivative"]
+__all__ = ["ComponentDerivative", "relative_error"]
 
 _MASKS_AGREE = 1e-3  # two draws of one mask differ by rounding, those of two masks by about the whole length
 
@@ -33,6 +33,13 @@ class _Called(nn.Module):
         together = x if others is None else torch.cat([x, others])
         output: Tensor = self.inside[0](together + 0)
         return output[: len(x)]
+
+
+def relative_error(values: Tensor, exact: Tensor) -> float:
+    """‖values − exact‖/‖values‖, not ‖exact‖: it is multiplied by the length of more such values. Infinite where the
+    values vanish and the exact ones do not."""
+    error, length = (float(scaled_norm(v.flatten(), 0)) for v in (values.double() - exact, values))
+    return error / length if length else math.inf if error else 0.0
 
 
 class ComponentDerivative:
@@ -88,9 +95,14 @@ class ComponentDerivative:
         """Whether there is no second precision to compare with."""
         return self.inner.exact is None
 
-    def error_bound(self, jacobian: LinearMap, tangents: Tensor) -> float:
-        """Bound on ‖E‖₂ of the rounding error of products, from Gaussian tangents; NaN where it is not known."""
-        other = self.inner.other(jacobian.sample)
+    def error_bound(
+        self, jacobian: LinearMap, tangents: Tensor, exact: tuple[Tensor, Tensor | None] | None = None
+    ) -> float:
+        """Bound on ‖E‖₂ of the rounding error of products, from Gaussian tangents; NaN where it is not known.
+
+        ``exact`` are the sample and the others of its batch in float64, where the working precision rounds them too.
+        """
+        other = self.inner.other(jacobian.sample if exact is None else self._sample(*exact))
         doubtful = self.inner.in_doubt is not None and not self.part.random
         if other is None or doubtful or self.inner.misled(jacobian.sample):
             return math.nan
@@ -106,20 +118,21 @@ class ComponentDerivative:
         lengths = scaled_norm(own - reference, 1) * self.inner.scale + scaled_norm(swept - own, 1)
         return norm_bound_of_lengths(lengths)
 
-    def output_error(self, some: Tensor, others: Tensor | None) -> float:
-        """Relative error of the outputs of a few samples; NaN where it is not known."""
+    def output_error(
+        self, some: Tensor, others: Tensor | None, exact: tuple[Tensor, Tensor | None] | None = None
+    ) -> float:
+        """Relative error of the outputs of a few samples; NaN where it is not known. ``exact`` as above."""
         sample = self._sample(some, others)
-        other = self.inner.other(sample)
+        other = self.inner.other(sample if exact is None else self._sample(*exact))
         if other is None:
             return math.nan
         try:
             own, reference = (m.outputs()[0].double() for m in (self.inner.plain(sample), other))
         except (RankscopeError, RuntimeError):
             return math.nan
-        error, length = float(scaled_norm(own - reference, 0)), float(scaled_norm(reference, 0))
         if self._other_masks(own - reference, reference):
             return math.nan
-        return error / length * self.inner.scale if length else 0.0
+        return relative_error(own, reference) * self.inner.scale
 
     def _other_masks(self, difference: Tensor, reference: Tensor) -> bool:
         """Whether the two precisions drew different masks: then their difference says nothing of rounding."""

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
-from rankscope._base.errors import UsageError, nearest
+from rankscope._base.errors import UsageError, nearest, parameter
 from rankscope._base.facts import Fact, FactKind
 from rankscope._base.records import Record
 from rankscope.probes import earlier
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 __all__ = ["SCHEMA_VERSION", "ProbeResult", "ProbeResults"]
 
 SCHEMA_VERSION = 1
+_UNITS = 1e240  # below 2^900, beyond which a covariance's eigenvalues are kept in other units
 _UNKNOWN, _UNCERTIFIED = Fact(FactKind.PUSHED, {"name": "vmap(jvp)"}), Fact(FactKind.NOT_CERTIFIED)
 
 
@@ -108,7 +109,19 @@ class ProbeResult(Record):
 
     @property
     def _of_eigenvalues(self) -> Tolerance:
-        """PCA dimensions count λ ≥ eps32·d·λ₁ under every named rule; a constant is taken as it is."""
+        """PCA dimensions count λ ≥ eps32·d·λ₁ under every named rule; a constant is taken as it is.
+
+        Raises
+        ------
+        UsageError
+            For an ``atol`` among numbers so small or large that eigenvalues there are kept in other units.
+        """
+        atol = self.tolerance.atol
+        if atol and not 1 / _UNITS <= atol <= _UNITS:
+            raise UsageError(
+                f"an atol of {atol:g} is not compared with eigenvalues of a covariance, only one from {1 / _UNITS:g} "
+                f"to {_UNITS:g} is; choose {parameter('tolerance')} with an rtol"
+            )
         return self.tolerance if self.tolerance.rule == "constant" else Tolerance.paper()
 
     @property
