@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Mapping
 from functools import partial
 
 import numpy as np
@@ -126,6 +127,64 @@ def test_f16_modules_that_a_function_calls_leave_as_they_came(kind, role):
     for name, value in module.state_dict().items():
         torch.testing.assert_close(value, before[name], rtol=0, atol=0)
     assert not module._forward_pre_hooks
+
+
+class Closed(Mapping):
+    """A file that was closed, with the interface of a mapping."""
+
+    def __len__(self):
+        raise OSError("the file is closed")
+
+    __iter__ = __getitem__ = values = __len__
+
+
+class HalfOpen(Closed):
+    def __init__(self, module):
+        self.module = module
+
+    def values(self):
+        yield self.module
+        raise OSError("the file is closed")
+
+
+class Unloaded:
+    @property
+    def __dict__(self):
+        raise RuntimeError("not loaded")
+
+
+class Proxy:
+    """Its class is that of an object which is gone."""
+
+    @property
+    def __class__(self):
+        raise ReferenceError("weakly referenced object no longer exists")
+
+
+class Unreadable(list):
+    def __iter__(self):
+        raise KeyError("no such key")
+
+
+@pytest.mark.parametrize("kind", [Closed, Unloaded, Proxy, Unreadable])
+def test_what_a_function_reaches_may_fail_when_it_is_looked_at(kind):
+    x, module, beside = data(), nn.Linear(8, 4).train(), kind()
+    with torch.no_grad():
+        y = module(x).argmax(1)
+
+    def head(rows, unused=beside):
+        return module(rows)
+
+    assert modules_of(head) == [module]
+    found = classification_dimension(x, y, head, bootstrap=0)
+    assert found.full_accuracy == 1.0
+    assert module.training
+
+
+def test_modules_before_a_failure_are_found():
+    module = nn.Linear(8, 4)
+    store = HalfOpen(module)
+    assert modules_of(lambda rows: store) == [module]
 
 
 def test_f16_what_a_function_does_to_its_module_counts_and_is_put_back():

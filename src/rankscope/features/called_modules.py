@@ -34,10 +34,13 @@ def modules_of(function: Any) -> list[nn.Module]:
         if id(value) in seen:
             continue
         seen[id(value)] = value
-        if isinstance(value, nn.Module):
-            found.append(value)
-        else:
-            queue.extend(_reached(value))
+        try:
+            if isinstance(value, nn.Module):
+                found.append(value)
+            else:
+                queue.extend(_reached(value))
+        except Exception:  # closed files, lazy proxies: whatever others' code raises when looked at, the call may not
+            continue
     return found
 
 
