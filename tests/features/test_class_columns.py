@@ -221,7 +221,16 @@ def test_the_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) ->
     for source in ("run", "all.npz"):
         row = run(tmp_path / source, "--head")
         assert {name: row[name] for name in COLUMNS} == pytest.approx(expected, **CLOSE)
-    row = run(tmp_path / "x.npy", "--labels", tmp_path / "y.npy")
+    read: list[str] = []
+    load = np.load
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(
+            np,
+            "load",
+            lambda file, **given: (read.append(Path(getattr(file, "name", file)).name), load(file, **given))[1],
+        )
+        row = run(tmp_path / "x.npy", "--labels", tmp_path / "y.npy")
+    assert sorted(read) == ["x.npy", "y.npy"]  # each once: features may be large
     assert row["nc1"] == pytest.approx(expected["nc1"], **CLOSE)
     assert row["nc3"] is None
     assert main(["features", str(tmp_path / "x.npy"), "--labels", str(tmp_path / "y.npy"), "--head"]) == 1
