@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 from pathlib import Path
 
 import numpy as np
@@ -127,3 +128,52 @@ def test_layers_that_later_samples_alone_call_are_found_by_every_process(tmp_pat
     for name, moments in own.moments.items():
         # float64 sums of float32 rows, added up in another order
         assert torch.allclose(shared.moments[name].scatter, moments.scatter, rtol=1e-9, atol=1e-12)
+
+
+LOOPS = """
+import rankscope as rs
+from torch import nn
+torch.manual_seed(0)
+class Loop(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.stem, self.m, self.once, self.head = (nn.Linear(6, 6) for _ in range(4))
+    def forward(self, x):
+        h = self.stem(x)
+        times = int(x[0, 0])
+        for _ in range(times):
+            h = torch.tanh(self.m(h))
+        return self.head(torch.tanh(self.once(h)) if times == 1 else h)
+net, x = Loop().eval(), torch.randn(12, 6)
+for order in ([0, 1, 2], [0, 2, 1]):
+    x[:, 0] = torch.tensor(order).repeat_interleave(4)
+    for processes in ("all", "this"):
+        out = f"{processes}{order[1]}" + ("" if processes == "all" else str(RANK))
+        run = rs.collect(net, (x, torch.arange(12) % 3), out=out, head="head", cut_points="all", shard_size=4,
+                         batch_size=4, processes=processes)
+        print({n: int(m.count) for n, m in run.moments.items()}, rs.Collection.load(out) == run)
+"""
+
+
+def test_calls_of_a_module_that_the_first_samples_do_not_call_are_lost_in_no_process(tmp_path: Path) -> None:
+    """One block calls ``m`` once and another twice: its calls have the same names in both, in whichever order."""
+    expected = {"stem": 12, "m#1": 8, "m#2": 4, "once": 4, "head": 12}
+    for run in in_processes(2, LOOPS, tmp_path):
+        assert run.code == 0, run.error
+        lines = run.out.strip().splitlines()[-4:]
+        assert all(line.endswith("} True") for line in lines)
+        for line in lines:
+            assert {name: count for name, count in ast.literal_eval(line[:-5]).items() if name in expected} == expected
+    torch.manual_seed(0)
+    stem, m = nn.Linear(6, 6), nn.Linear(6, 6)
+    nn.Linear(6, 6), nn.Linear(6, 6)
+    x = torch.randn(12, 6)
+    x[:, 0] = torch.arange(3).repeat_interleave(4)
+    with torch.no_grad():
+        first = m(stem(x[4:]))
+        second = m(torch.tanh(first[4:]))
+    kept = rs.Collection.load(tmp_path / "all1")
+    for name, rows in (("m#1", first), ("m#2", second)):
+        scatter = np.cov(rows.double().numpy().T, bias=True) * len(rows)
+        # rows are off by 1e-6, so their scatter by 1e-6 times their size, which is about one
+        assert np.allclose(kept.moments[name].scatter.numpy(), scatter, rtol=0, atol=1e-4)

@@ -39,9 +39,13 @@ def collected_layers(
         return PathLayers.named(model, [])
     sample = call.rows(0, 1, "the first sample")
     if wanted is not None:
-        return PathLayers(model, sample, wanted, lambda one, times: chosen_names(model, one, wanted, times))
+        return PathLayers(
+            model, sample, wanted, lambda one, times: chosen_names(model, one, wanted, times), numbered=True
+        )
     try:
-        return PathLayers(model, sample, None, lambda one, times: _narrow_blocks(model, one, times, reduce, channels))
+        return PathLayers(
+            model, sample, None, lambda one, times: _narrow_blocks(model, one, times, reduce, channels), numbered=True
+        )
     # no block, tokens, a model that changes its modules as it runs, or no block that has rows to count: nobody asked
     # for one, and final features are there all the same
     except (CutPointError, ModelError, KeyError):

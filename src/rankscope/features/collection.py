@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     import pandas as pd
     from matplotlib.axes import Axes
 
-__all__ = ["Collection", "add_states", "joined", "restored"]
+__all__ = ["Collection", "add_states", "joined", "renamed", "restored"]
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -140,8 +140,9 @@ class Collection(Record):
         try:
             noted = store.read(whole - 1)[1].get("layers")  # where later samples called further ones
             asked = json.loads(store.fingerprint["setting"])["cut_points"]
-            moments, head = restored(store, whole - 1, ChosenLayers.from_dict(noted).names if noted else asked)
-            return joined(store, whole, moments, head)
+            names = ChosenLayers.from_dict(noted).in_records if noted else {name: name for name in asked}
+            moments, head = restored(store, whole - 1, list(names))
+            return joined(store, whole, renamed(moments, names), head)
         except (KeyError, TypeError, ValueError, AttributeError, RuntimeError) as error:
             raise OutputError(f"the collection in {folder} is damaged ({first_line(error)}); collect again") from error
 
@@ -183,6 +184,13 @@ def restored(
     moments: dict[str, CentredMoments] = {}
     add_states(moments, states, cut_points)
     return moments, (states["<head>/weight"], states["<head>/bias"])
+
+
+def renamed(moments: Mapping[str, CentredMoments], names: Mapping[str, str]) -> dict[str, CentredMoments]:
+    """Under the names that layers have in a record, and in that order."""
+    for name, known in moments.items():
+        known.name = names[name]
+    return {names[name]: moments[name] for name in names if name in moments}
 
 
 def add_states(

@@ -13,7 +13,7 @@ from torch import nn
 
 from rankscope._base.errors import CutPointError, DataError, ModelError
 from rankscope._base.facts import Fact
-from rankscope.features.collection import Collection, add_states, joined, restored
+from rankscope.features.collection import Collection, add_states, joined, renamed, restored
 from rankscope.features.cut_names import not_called
 from rankscope.features.heads import linear_parts
 from rankscope.features.moments import CentredMoments
@@ -289,8 +289,9 @@ class CollectionRun:
         missing = [name for name in (*self.cut_points, *sorted(self.layers.waiting)) if not self._calling[name]]
         if missing:
             raise CutPointError(f"layer {missing[0]!r} is never called in the forward pass; choose another")
-        facts = (*facts, *not_called(self.cut_points, self._calling, self.samples))
+        names = self.layers.in_records
+        calling = {names[name]: self._calling[name] for name in self.cut_points}
+        facts = (*facts, *not_called(calling, calling, self.samples))
         unwritten = tuple(self._skipped)
-        return joined(
-            self.store, self.shard, self.moments, self.head, unwritten=unwritten, resumed=resumed, facts=facts
-        )
+        moments = renamed(self.moments, names)
+        return joined(self.store, self.shard, moments, self.head, unwritten=unwritten, resumed=resumed, facts=facts)

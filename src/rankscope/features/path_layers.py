@@ -7,6 +7,7 @@ passed it unmeasured.
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
@@ -25,6 +26,8 @@ from rankscope.slicing import CutPointsLike, Sample
 
 __all__ = ["ChosenLayers", "PathLayers"]
 
+
+_FIRST = re.compile(r"#1([.:].*)?")  # after a module's name: its first call, or a part of what that returns
 
 Entry: TypeAlias = tuple[str, str, int]
 """A layer's name, its module, and how many calls of that a sample needs to give it: 0 where the first sample did."""
@@ -45,6 +48,16 @@ class ChosenLayers:
     @property
     def names(self) -> list[str]:
         return [name for name, _, _ in self.found]
+
+    @property
+    def in_records(self) -> dict[str, str]:
+        """By layer, its name in a record: of what no sample calls twice the first call needs no number."""
+        return {
+            name: name.replace(f"{module}#1", module, 1)
+            if self.seen.get(module) == 1 and _FIRST.fullmatch(name.removeprefix(module))
+            else name
+            for name, module, _ in self.found
+        }
 
     def joined(self, other: ChosenLayers) -> ChosenLayers:
         """What these samples and those that follow them show, each of which was looked at by itself.
@@ -70,7 +83,9 @@ class PathLayers:
     """Watches which modules a pass calls, and chooses again where one is called that was not, or more often.
 
     ``choose`` gives what one sample shows, of a model whose other samples call each module so many times; of layers
-    that were named one by one nothing further can be chosen. Use it inside ``inference``, as a context manager;
+    that were named one by one nothing further can be chosen. With ``numbered`` the calls of a module that the first
+    sample does not call have numbers, also the only one: a name that does not depend on which samples came before, so
+    that ``ChosenLayers`` of several processes can be joined. Use it inside ``inference``, as a context manager;
     ``begin`` comes before each pass and ``take_in`` after it.
     """
 
@@ -80,8 +95,10 @@ class PathLayers:
         first: Sample,
         wanted: CutPointsLike | None,
         choose: Callable[[Sample, Mapping[str, int] | None], Chosen],
+        *,
+        numbered: bool = False,
     ) -> None:
-        self.model, self.wanted, self.choose = model, wanted, choose
+        self.model, self.wanted, self.choose, self.numbered = model, wanted, choose, numbered
         found = choose(first, None)
         names, self.facts = with_rows_of_samples(model, first, found.names, wanted)
         self.written_out = found.called is None  # named one by one: no sample adds any
@@ -120,7 +137,7 @@ class PathLayers:
         own: tuple[Entry, ...] = ()
         waiting = before.waiting
         try:
-            found = self.choose(sample, seen)
+            found = self.choose(sample, self._times(seen))
             names, left_out = with_rows_of_samples(self.model, sample, found.names, self.wanted)
         except RankscopeError:  # nothing of this path can be chosen
             pass
@@ -133,6 +150,12 @@ class PathLayers:
             self.facts = (*self.facts, *(fact for fact in left_out if fact not in self.facts))
         self.layers = ChosenLayers(tuple(_merged(before.found, own)), seen, waiting)
         return [one[0] for one in own if one not in before.found]
+
+    def _times(self, seen: Mapping[str, int]) -> Mapping[str, int]:
+        """How often modules are called, as their layers are to be named."""
+        if not self.numbered:
+            return seen
+        return {name: count if self.first.seen.get(name) else max(count, 2) for name, count in seen.items()}
 
     def go_on(self, layers: ChosenLayers) -> None:
         """From what an earlier run had found."""
