@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 from rankscope import DataError, UsageError
 from rankscope.spectra import EPS32, Tolerance
 from rankscope.theory import ChainProfile, deep_chain, residual_chain_rank
-from rankscope.theory._chain_spectra import covariance_spectrum
+from rankscope.theory._chain_spectra import covariance_spectrum, jacobian_spectrum
 
 
 class Recorded:
@@ -532,3 +532,12 @@ def test_a_dtype_is_one_of_torch_too():
     named, own = (deep_chain(width=4, depth=3, samples=8, dtype=dtype) for dtype in ("float32", torch.float32))
     assert named.dtype == own.dtype == "float32"
     assert [s.log_sigma_max for s in named.runs[0].steps] == [s.log_sigma_max for s in own.runs[0].steps]
+
+
+@pytest.mark.parametrize("scale", [1e-170, 1e170])
+def test_the_rank_of_a_jacobian_does_not_depend_on_its_scale(scale: float) -> None:
+    """Its squares are no numbers in float64."""
+    matrix = np.random.default_rng(0).standard_normal((20, 12))
+    found = jacobian_spectrum(torch.from_numpy(matrix * scale), 1e-5)
+    np.testing.assert_allclose(found.singular_values / scale, np.linalg.svd(matrix)[1], rtol=1e-12)
+    assert found.rank("paper").lower == 12

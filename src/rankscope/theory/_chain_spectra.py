@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from threadpoolctl import ThreadpoolController
 
-from rankscope.spectra import Spectrum, spectrum_of_gram
+from rankscope.spectra import Spectrum, exponent_near, spectrum_of_gram, times_two_to
 
 __all__ = ["SVD_RTOL", "covariance_spectrum", "jacobian_spectrum"]
 
@@ -21,11 +21,17 @@ def jacobian_spectrum(jacobian: torch.Tensor, rtol: float) -> Spectrum:
     """Through the Gram matrix where that resolves the threshold, by SVD below. The product is taken as computed."""
     if rtol < _GRAM_RTOL:
         return Spectrum.of(jacobian)
-    values = jacobian.to(torch.float64)
+    exponent = int(exponent_near(jacobian))
+    values = times_two_to(jacobian, -exponent)
     gram = values.T @ values
     rows, columns = values.shape
     return spectrum_of_gram(
-        gram, (rows, columns), dtype=_name(jacobian.dtype), error_bound=0.0, eigenvalues=_eigenvalues(gram)
+        gram,
+        (rows, columns),
+        dtype=_name(jacobian.dtype),
+        error_bound=0.0,
+        eigenvalues=_eigenvalues(gram),
+        exponent=exponent,
     )
 
 
