@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from torch import nn
+from torch.utils.data import Dataset
 
 import rankscope as rs
 from rankscope._base.errors import DataError, UsageError
@@ -114,6 +116,60 @@ def test_a_layer_that_some_samples_do_not_call_is_left_out_and_named(wanted: str
     assert dict(zip(said["names"], said["counts"], strict=True)) == without
     assert "left out: every layer needs a row of each sample" in str(found)
     assert "those of the samples that do" not in str(found)
+
+
+class Noisy(Dataset[Any]):
+    """Other values in one sample each time it is read, as of a random transform that is rarely applied."""
+
+    def __init__(self, key: str | None, noise: float) -> None:
+        self.key, self.noise = key, noise
+        self.x, self.rng = torch.from_numpy(np.random.default_rng(3).normal(size=(12, 3))).float(), RNG
+
+    def __len__(self) -> int:
+        return 12
+
+    def __getitem__(self, i: int) -> Any:
+        scale = 1 + (i == 7) * self.noise * torch.tensor(self.rng.uniform(1, 2), dtype=torch.float32)
+        if self.key is None:
+            return self.x[i] * scale
+        return {"x": self.x[i], self.key: [self.x[i] * scale, torch.ones(3)]}
+
+
+class Gated(nn.Linear):
+    def forward(self, x: torch.Tensor, gates: Any) -> torch.Tensor:  # type: ignore[override]
+        return super().forward(x * gates[0])
+
+
+@pytest.mark.parametrize("key", [None, "gates"])
+def test_data_that_change_between_two_models_are_refused(key: str | None) -> None:
+    torch.manual_seed(0)
+    kind = nn.Linear if key is None else Gated
+    one, other = kind(3, 3).eval(), kind(3, 3).eval()
+    with pytest.raises(DataError, match="sample 7 of the data has other values for the second model"):
+        rs.linear_cka(one, other, Noisy(key, 1.0), cut_points=["output"], batch_size=5)
+    still = rs.linear_cka(one, other, Noisy(key, 0.0), cut_points=["output"], batch_size=5)
+    with torch.no_grad():
+        x = Noisy(None, 0.0).x
+        rows = [net(x) if key is None else net(x, [x]) for net in (one, other)]
+    # float32 features: 1e-6 of each
+    assert still.values[0, 0] == pytest.approx(debiased(*(part.double().numpy() for part in rows)), abs=1e-4)
+    # of one model, what is read once is compared with itself
+    assert rs.linear_cka(one, data=Noisy(key, 1.0), cut_points=["output"]).values[0, 0] == pytest.approx(1, abs=1e-12)
+    assert rs.linear_cka(one, rows[1], Noisy(key, 1.0), cut_points=["output"]).samples == 12
+
+
+def test_models_that_take_other_inputs_of_the_same_records_are_compared() -> None:
+    class Second(nn.Linear):
+        def forward(self, gates: Any) -> torch.Tensor:
+            return super().forward(gates)
+
+    torch.manual_seed(0)
+    x = Noisy(None, 0.0).x
+    records: Any = [{"x": a, "gates": [a], "label": 0} for a in x]
+    both: Any = [{"x": a, "label": 0, "gates": 2 * a} for a in x]
+    one, gated, second = nn.Linear(3, 3).eval(), Gated(3, 3).eval(), Second(3, 3).eval()
+    for other, data in ((gated, records), (second, both)):
+        assert rs.linear_cka(one, other, data, cut_points=["output"]).samples == 12
 
 
 def test_a_constant_layer_has_none(tmp_path: Path) -> None:

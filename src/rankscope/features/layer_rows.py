@@ -14,6 +14,7 @@ from rankscope._base.arrays import dense
 from rankscope._base.errors import DataError, UsageError
 from rankscope._base.facts import Fact, FactKind
 from rankscope.features._inputs import first_bad_row
+from rankscope.features.data_digests import DataDigests
 from rankscope.features.hooks import inference
 from rankscope.features.later_layers import LayersOfSamples
 from rankscope.features.precision import check_real, kept_whole
@@ -28,12 +29,19 @@ __all__ = ["layer_rows"]
 
 
 def layer_rows(
-    source: Any, data: Any, *, cut_points: CutPointsLike, reduce: Reduce, channels: Channels, batch_size: int
+    source: Any,
+    data: Any,
+    *,
+    cut_points: CutPointsLike,
+    reduce: Reduce,
+    channels: Channels,
+    batch_size: int,
+    digests: DataDigests | None = None,
 ) -> tuple[dict[str, Tensor], tuple[Fact, ...]]:
     """(N, d) rows by layer, on the CPU, in the dtype that they have (half precision in float32), and facts.
 
     ``source`` is a model, with ``data`` as ``feature_rank`` takes them, or an array or a mapping of names to arrays
-    (N, …), which ``data`` has no part in.
+    (N, …), which ``data`` has no part in. ``digests`` takes in what the model was called with.
 
     Raises
     ------
@@ -45,7 +53,7 @@ def layer_rows(
     if isinstance(source, nn.Module):
         if data is None:
             raise UsageError("a model needs data; give the inputs that its layers are compared on")
-        rows, facts = _of_model(source, data, cut_points, reduce, channels, batch_size)
+        rows, facts = _of_model(source, data, cut_points, reduce, channels, batch_size, digests)
     else:
         named = source if isinstance(source, Mapping) else {"features": source}
         if not named:
@@ -73,7 +81,13 @@ def _of_array(name: str, value: Any, reduce: Reduce, channels: Channels) -> Tens
 
 
 def _of_model(
-    source: nn.Module, data: Any, cut_points: CutPointsLike, reduce: Reduce, channels: Channels, batch_size: int
+    source: nn.Module,
+    data: Any,
+    cut_points: CutPointsLike,
+    reduce: Reduce,
+    channels: Channels,
+    batch_size: int,
+    digests: DataDigests | None,
 ) -> tuple[dict[str, Tensor], tuple[Fact, ...]]:
     model, cut_points, wrapping = unwrapped(source, cut_points)
     meaning = meaning_of(None, (), (), floating=False)
@@ -87,6 +101,8 @@ def _of_model(
     with inference(model) as device, LayersOfSamples(model, sample, cut_points, device) as layers:
         facts += layers.remembers(sample)
         for call in chain([first], passing):
+            if digests is not None:
+                digests.take_in(call)
             for outputs, part in layers.passes(call):
                 for name, output in outputs.items():
                     check_real(output, name)

@@ -16,6 +16,7 @@ from rankscope._base.errors import DataError
 from rankscope._base.facts import Fact, FactKind, unsaid
 from rankscope._base.provenance import versions
 from rankscope._base.records import Record
+from rankscope.features.data_digests import DataDigests
 from rankscope.features.layer_rows import layer_rows
 from rankscope.features.reduction import Channels, Reduce, check_reduce
 from rankscope.slicing import CutPointsLike
@@ -112,7 +113,8 @@ def linear_cka(
     Raises
     ------
     DataError
-        Fewer than four samples, other numbers of samples, NaN or complex rows.
+        Fewer than four samples, other numbers of samples, NaN or complex rows, or data that hold other values when
+        they are read for the second model.
     UsageError
         A model without data, or data without a model.
 
@@ -128,15 +130,22 @@ def linear_cka(
     options["batch_size"] = count_of(batch_size, "batch_size")
     if data is not None and not any(isinstance(source, nn.Module) for source in (first, second)):
         refuse_unused(["data"], "where neither source is a model")
-    rows, facts = layer_rows(first, data, **options)
+    read, again = DataDigests(), DataDigests()
+    rows, facts = layer_rows(first, data, digests=read, **options)
     others, found = rows, list(facts)
     if second is not None:
-        others, more = layer_rows(second, data, **options)
+        others, more = layer_rows(second, data, digests=again, **options)
         found += unsaid(more, found)
     count = len(next(iter(rows.values())))
     if len(next(iter(others.values()))) != count:
         raise DataError(
             f"{count:,} samples of the first and {len(next(iter(others.values()))):,} of the second; give the same ones"
+        )
+    other = read.first_other(again)
+    if other is not None:
+        raise DataError(
+            f"sample {other} of the data has other values for the second model than for the first; give one tensor, or "
+            "a data set without random transforms and in a fixed order"
         )
     if count < _LEAST:
         raise DataError(f"CKA needs {_LEAST} samples; {count} are given")
