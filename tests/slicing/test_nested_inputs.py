@@ -218,3 +218,17 @@ def test_rows_of_unequal_lengths_beside_such_a_list() -> None:
     given = {"x": [[1.0, 2.0], [1.0, 2.0, 3.0]], "scales": [LEFT[:2], RIGHT[:2]]}
     with pytest.raises(rs.UsageError, match="its entries or their rows could count the samples"):
         rs.jacobian_rank(Ragged(), given, per_sample="scales", progress=False)
+
+
+def test_texts_beside_tensors_that_differ_between_the_samples_are_refused() -> None:
+    class Named(nn.Linear):
+        def forward(self, x: Tensor, cond: Any) -> Tensor:
+            factors = [LEFT[0] if text == "few" else torch.ones(6) for _, text in zip(x, cond["text"], strict=False)]
+            return super().forward(x * torch.stack(factors).to(x) * cond["y"][:, None].to(x))
+
+    items: Any = [{"x": X[i], "cond": {"y": torch.tensor(1.0), "text": ["few", "many"][i % 2]}} for i in range(4)]
+    net, options = Named(6, 6).eval(), {"cut_points": ["output"], "columns": "all", "progress": False}
+    with pytest.raises(rs.UsageError, match=r"'cond' holds texts that differ .*batch_size=1"):
+        rs.jacobian_rank(net, DataLoader(items, batch_size=2), **options)
+    profile = rs.jacobian_rank(net, DataLoader(items, batch_size=1), **options)
+    assert [e.value for e in profile["output"].estimates(profile.tolerance)] == [1, 6, 1, 6]

@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils._pytree import tree_map_only
+from torch.utils._pytree import tree_leaves, tree_map_only
 
 from rankscope._base.errors import UsageError
 from rankscope.slicing.containers import arrays_of, counts_entries, holds_arrays
@@ -22,6 +22,8 @@ def belongs_to_samples(
 ) -> bool:
     """Whether rows of ``value`` belong to the samples, by rule: refused where both could be."""
     samples = len(x)
+    if how is How.COLLATED and holds_arrays(value):
+        _refuse_other_texts(name, value)
     if name in meaning.per_sample:
         if how is How.GIVEN:
             refuse_two_readings(name, value, samples, counted)
@@ -69,6 +71,20 @@ def refuse_two_readings(name: str, value: Any, samples: int, counted: str) -> No
             "give one tensor (torch.stack) if each sample has an entry, or a DataLoader of items "
             f'{{"{counted}": ..., "{name}": ...}} if each sample has a row of every tensor'
         )
+
+
+def _refuse_other_texts(name: str, value: Any) -> None:
+    """Refuse texts beside tensors that differ between the samples: torch leaves a list of them, which has no rows."""
+    for texts in tree_leaves(value, is_leaf=_is_texts):
+        if _is_texts(texts) and len(set(texts)) > 1:
+            raise UsageError(
+                f"{name!r} holds texts that differ between the samples of a batch ({texts[0]!r} first); give batches "
+                "of one sample (batch_size=1)"
+            )
+
+
+def _is_texts(value: Any) -> bool:
+    return isinstance(value, list | tuple) and bool(value) and all(isinstance(one, str | bytes) for one in value)
 
 
 def _without_rows(value: Any, samples: int, how: How) -> str:
