@@ -191,7 +191,7 @@ def test_f17_counts_and_empty_arrays_are_refused_in_one_line(tmp_path):
 
 
 def test_inputs_that_the_model_does_not_take_are_its_own_error(tmp_path):
-    message = r"Sequential does not take torch.float32 inputs of shape \(40, 7\): mat1 and mat2"
+    message = r"Sequential does not take torch.float32 inputs of shape \(1, 7\): mat1 and mat2"
     with pytest.raises(ModelError, match=message):
         feature_rank(network(), torch.randn(40, 7), cut_points=["0"])
     with pytest.raises(ModelError, match=message):

@@ -21,7 +21,7 @@ net = nn.Sequential(nn.Conv2d(2, 3, 3), nn.Tanh(), nn.Flatten(), nn.Linear(48, 7
 x = torch.randn(5, 2, 6, 6)
 """
 SAVED = NET + 'rs.jacobian_rank(net, x[:{count}], cut_points="all", checkpoint="kept", {more}).save(f"out{{RANK}}")\n'
-LANCZOS = 'columns="all", method=rs.Lanczos(probes=2, steps=12)'
+LANCZOS = 'columns="all", method=rs.Lanczos(probes=2, steps=6)'
 # each process dies once it has handed on what it measured first; the first process waits until there is something
 DIES = """
 import signal

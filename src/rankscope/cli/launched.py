@@ -23,6 +23,7 @@ __all__ = ["ToldElsewhereError", "launched"]
 
 _COMMANDS = ("profile", "collect")
 _NEEDED = ("RANK", "MASTER_ADDR", "MASTER_PORT")
+_STAY = 2.0  # seconds that the first process stays for the others to see that it speaks
 _PATIENCE = 25.0  # seconds until the first process has said what went wrong; a launcher kills the others after 30
 
 
@@ -71,6 +72,8 @@ def launched(given: Sequence[str]) -> Iterator[None]:
         quiet.close()
         if found is not None and not found.writes and "--debug" in given:
             traceback.print_exception(error)
+        if found is not None and found.writes:
+            _let_others_hear(found)
         if found is not None and not found.writes and (_told(found) or found.rank > 1):
             code = 130 if isinstance(error, KeyboardInterrupt) else int(getattr(error, "exit_code", 1))
             raise ToldElsewhereError(code) from error
@@ -132,12 +135,21 @@ def _ends_once() -> Iterator[None]:
         signal.signal(number, handler)
 
 
+def _let_others_hear(found: Several) -> None:
+    """The first process may hold the store in which the others look whether it speaks: it stays until they have."""
+    until = time.monotonic() + _STAY
+    with contextlib.suppress(ProcessError):
+        while time.monotonic() < until and not all(found.published(f"heard {rank}") for rank in range(1, found.size)):
+            time.sleep(0.02)
+
+
 def _told(found: Several) -> bool:
     """Whether the first process has heard of the failure, and so says it; where it is gone, the second does."""
     until = time.monotonic() + _PATIENCE
     with contextlib.suppress(ProcessError):
         while time.monotonic() < until and not found.ended(0):
             if found.has_parted(0):
+                found.publish(f"heard {found.rank}", True)
                 return True
             time.sleep(0.05)
         return found.has_parted(0)
