@@ -143,7 +143,7 @@ class PathLayers:
             pass
         else:
             # calls that earlier samples made went unmeasured
-            known = {name: one for one in before.found for name in one[:1]}
+            known = {one[0]: one for one in before.found}
             entries = (known.get(one[0], one) for one in self._entries(names))
             own = tuple(one for one in entries if one in before.found or one[2] > before.seen.get(one[1], 0))
             waiting &= found.waiting

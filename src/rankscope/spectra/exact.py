@@ -25,9 +25,9 @@ _CHUNK = 256  # unit vectors at once
 _BLOCK = 2**24  # entries that are converted to float64 at once
 
 
-def exact_bytes(size: int, chunk: int = _CHUNK) -> int:
+def exact_bytes(size: int) -> int:
     """What the dense float64 Gram matrix, the copy that its eigenvalues need, and a chunk of columns take."""
-    return 8 * size * (2 * size + 3 * min(chunk, size))
+    return 8 * size * (2 * size + 3 * min(_CHUNK, size))
 
 
 def matrix_bytes(shape: tuple[int, int], dtype: torch.dtype) -> int:
@@ -65,7 +65,7 @@ def _of_matrix(operator: SquaredMap, exact: SquaredMap | None, error_probes: int
         part = times_two_to(matrix[start : start + step], exponent)
         gram.addmm_(part.T, part)
         found[start : start + step] = part @ drawn
-    error = 0.0 if operator.dtype == torch.float64 else math.nan
+    error = operator.presumed_error
     if exact is not None:
         error = norm_bound(found - times_two_to(exact.one_way(drawn).to(found), exponent))
     return spectrum_of_gram(
@@ -88,7 +88,7 @@ def _of_squares(operator: SquaredMap, exact: SquaredMap | None, error_probes: in
         gram[:, start : start + unit.shape[1]] = operator(unit)
     skew = float(torch.linalg.matrix_norm(gram - gram.T)) / 2 if size else 0.0
     gram = (gram + gram.T) / 2
-    error = 0.0 if operator.dtype == torch.float64 else math.nan
+    error = operator.presumed_error
     if exact is not None:
         error = product_error(operator, exact, error_probes, generator)
     found = spectrum_of_gram(

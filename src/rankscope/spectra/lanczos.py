@@ -72,6 +72,11 @@ class SquaredMap:
         """Name of the dtype."""
         return str(self.dtype).removeprefix("torch.")
 
+    @property
+    def presumed_error(self) -> float:
+        """What the products are taken to err by where nothing is compared: 0 in float64, NaN where it is not known."""
+        return 0.0 if self.dtype == torch.float64 else math.nan
+
     def rescale(self, columns: Tensor) -> None:
         """Choose the exponent, once, so that J times these columns has entries near 1."""
         if self.exponent is None:

@@ -96,9 +96,9 @@ def _error(
     if exact is not None:
         found = product_error(operator, exact, probes, generator)
         return found, Fact(FactKind.PRODUCTS_CHECKED, {"probes": probes, "failure": 10.0**-probes})
-    if operator.dtype == torch.float64:
-        return 0.0, None
-    return math.nan, Fact(FactKind.PRODUCTS_UNCHECKED, {"dtype": operator.precision}, caution=True)
+    error = operator.presumed_error
+    said = Fact(FactKind.PRODUCTS_UNCHECKED, {"dtype": operator.precision}, caution=True)
+    return error, said if math.isnan(error) else None
 
 
 def matrix_free(
