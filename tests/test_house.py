@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import ast
 import re
+import sys
 from collections.abc import Iterator
+from importlib.machinery import PathFinder
 from pathlib import Path
 
 import rankscope
@@ -182,3 +184,23 @@ def test_every_test_asserts_and_every_exception_is_matched() -> None:
         f"{file.name}:{f.lineno}" for file, f in functions if f.name.startswith("test") and not _checks(f, helpers)
     ]
     assert (loose, empty) == ([], [])
+
+
+# packages that others import where they are installed, and take for missing otherwise: numba asks for this one
+_OPTIONAL = {"coverage"}
+
+
+def test_no_file_of_tests_or_benchmarks_is_found_as_another_package() -> None:
+    """Both folders are searched first, so a file of such a name takes the package's place in the whole process."""
+    tests = Path(__file__).parent
+    folders = [tests, tests.parent / "benchmarks"]
+    elsewhere = [
+        path for path in sys.path if path and Path(path).resolve() not in folders and path != str(tests.parent)
+    ]
+    files = [
+        *(f for d in folders for f in d.glob("*.py")),
+        *(f.parent for d in folders for f in d.glob("*/__init__.py")),
+    ]
+    modules = {file.stem for file in files}
+    taken = {name for name in modules if PathFinder.find_spec(name, elsewhere) is not None}
+    assert taken | modules & (_OPTIONAL | sys.stdlib_module_names) == set()

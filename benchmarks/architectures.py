@@ -1,9 +1,9 @@
 # ruff: noqa: C408, E402, SIM905 (timm needs preparing before its import; names and options read better this way)
 """Which architectures rankscope measures, and how: one small model of every timm module and many of Hugging Face's.
 
-    python benchmarks/coverage.py                    # all, about 20 minutes on two cores; continues where it stopped
-    python benchmarks/coverage.py --only swin vit    # models whose name holds one of these words, measured anew
-    python benchmarks/coverage.py --list             # what would be measured
+    python benchmarks/architectures.py                  # all, about 20 minutes on two cores; continues where it stopped
+    python benchmarks/architectures.py --only swin vit  # models whose name holds one of these words, measured anew
+    python benchmarks/architectures.py --list           # what would be measured
 
 Weights are random (nothing is downloaded), with BatchNorm statistics from noise and zero-initialised branches opened:
 the ranks mean nothing, whether the derivatives are right does not depend on them. Every model runs in a process of its
@@ -387,7 +387,7 @@ def page(rows: dict[str, dict[str, Any]]) -> str:
             "Weights are random, so the ranks mean nothing; whether the derivatives are right does not depend on them.",
             "Cut points are the default ones, columns a 2×2 patch of an image or a sketch of 8 directions; seconds are",
             "those of `rs.jacobian_rank` on one thread of a machine that did other work too. Written by",
-            "`benchmarks/coverage.py`.",
+            "`benchmarks/architectures.py`.",
             "",
             f"- {summary_of(rows, 'timm')}",
             f"- {summary_of(rows, 'hf')}",
