@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
 import rankscope as rs
 from rankscope._base.facts import FactKind, of_kind
@@ -458,6 +459,33 @@ def test_hooks_are_in_place_inside_a_product_only() -> None:
         with pytest.raises(rs.MeasurementError, match="'5' was called when the model was traced but not now"):
             elsewhere.outputs()
         assert not any(m._forward_hooks for m in model.modules())
+
+
+class _BackwardPasses(TorchDispatchMode):
+    """How many samples each call of a convolution's backward formula has."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.batches: list[int] = []
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func is torch.ops.aten.convolution_backward.default:
+            self.batches.append(len(args[0]))
+        return func(*args, **(kwargs or {}))
+
+
+def test_cotangents_that_go_back_together_are_one_batch_of_every_convolution() -> None:
+    model, x = convolutional(), torch.randn(1, 2, 4, 4)
+    exact = rows_of(model, x, "5")
+    u = torch.randn(7, 5, dtype=torch.float64)
+    with measuring(model, CPU):
+        J = inner(model, x, "5")
+        with _BackwardPasses() as passes:
+            close(J.pull([u], together=7).flatten(1), u @ exact)
+        assert passes.batches == [7]
+        with _BackwardPasses() as passes:
+            close(J.pull([u]).flatten(1), u @ exact)
+        assert passes.batches == [1] * 7
 
 
 def test_a_product_that_runs_out_of_memory_goes_on_in_smaller_parts(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.func import vmap
 
 from rankscope._base.errors import MeasurementError, first_line, is_out_of_memory, raise_ours
 from rankscope.linear.kinks import SamePiece
@@ -107,13 +108,16 @@ class LinearMap:
                 return torch.zeros(count, *x.shape, dtype=x.dtype, device=x.device)
             weights = [cotangents[k].to(every[k].dtype) for k in live]
             found = []
+
+            def back(*cotangent: Tensor) -> Tensor:
+                return torch.autograd.grad(outputs, x, cotangent, retain_graph=True, materialize_grads=True)[0]
+
             try:
                 for i in range(0, count, together):
-                    some = [w[i] if together == 1 else w[i : i + together] for w in weights]
-                    (back,) = torch.autograd.grad(
-                        outputs, x, some, retain_graph=True, materialize_grads=True, is_grads_batched=together > 1
-                    )
-                    found.append(back[None] if together == 1 else back)
+                    if together == 1:
+                        found.append(back(*(w[i] for w in weights))[None])
+                    else:  # not is_grads_batched: that goes one by one through convolutions and norms
+                        found.append(vmap(back, randomness="same")(*(w[i : i + together] for w in weights)))
             except RuntimeError as error:
                 if is_out_of_memory(error):
                     raise
