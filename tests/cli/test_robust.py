@@ -100,8 +100,8 @@ def test_f12_folders_that_tools_leave_are_passed_over(tmp_path: Path) -> None:
     (tmp_path / ".DS_Store").write_bytes(b"x")
     (tmp_path / "4" / "link.png").symlink_to(tmp_path / "4" / "b.PNG")
     found = read_folder(tmp_path)
-    assert found.classes == ["2", "4", "9"]
-    assert [Path(file).name for file, _ in found.samples] == [
+    assert found.classes == ("2", "4", "9")
+    assert [Path(file).name for file in found.files] == [
         "a.png",
         "b.PNG",
         "link.png",

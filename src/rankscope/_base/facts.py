@@ -143,6 +143,7 @@ class FactKind(StrEnum):
     EXAMPLE_INPUT = "measured on one example input"  # shape
     IMAGES = "images"  # source, preprocessing
     FOLDER_ORDER = "order of class folders"  # rule: numbers or alphabet
+    BESIDE_FOLDERS = "images beside the class folders"  # count, first (a file's name)
     FEWER_CLASSES = "classes without data"  # classes, found
     FEWER_FOLDERS = "classes without a folder"  # classes, folders, labels, positions (counted from 0 for want of names)
     # reproductions of the paper; of one network where ``network`` is among the values

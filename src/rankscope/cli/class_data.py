@@ -10,15 +10,29 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import torch
 from torch import nn
 
-from rankscope._base.errors import DataError, ModelError, first_line
+from rankscope._base.errors import DataError, ModelError
 from rankscope._base.facts import Fact, FactKind
+from rankscope._base.text import counted, own_verb
 from rankscope.features import find_head
-from rankscope.loading import class_folders, class_order, imagenet_classes, is_image, split_folder
+from rankscope.loading import class_folders, class_order, image_files, imagenet_classes, split_folder
+from rankscope.loading.images import printable
 
 if TYPE_CHECKING:
     from rankscope.loading import LoadedModel
 
-__all__ = ["FolderLabels", "check_labels", "folder_labels", "head_classes", "read_folder"]
+__all__ = ["ClassFolder", "FolderLabels", "check_labels", "folder_labels", "head_classes", "read_folder"]
+
+
+class ClassFolder(NamedTuple):
+    """The class folders by name, and every image below the folder that holds them."""
+
+    classes: tuple[str, ...]
+    files: tuple[str, ...]
+
+    def class_of(self, path: Path, file: str) -> str | None:
+        """The class folder that a file lies in; ``None`` for a file beside them."""
+        first, _, below = os.path.relpath(file, path).partition(os.sep)
+        return first if below else None
 
 
 class FolderLabels(NamedTuple):
@@ -38,37 +52,44 @@ def head_classes(model: nn.Module) -> int | None:
     return int(head.weight.shape[0])
 
 
-def read_folder(path: Path) -> Any:
-    """The folder as torchvision's ``ImageFolder`` without a transform; splits and folders of none are refused."""
-    from torchvision.datasets import ImageFolder
+def read_folder(path: Path) -> ClassFolder:
+    """Every picture below ``path`` with its class folder; splits, folders of none and unreadable ones are refused.
 
-    class _Classes(ImageFolder):
-        def find_classes(self, directory: str) -> tuple[list[str], dict[str, int]]:
-            names = class_folders(Path(directory))
-            if not names:
-                raise FileNotFoundError(f"no class folder in {directory}")
-            return names, {name: index for index, name in enumerate(names)}
-
-    split = split_folder(class_folders(path))
+    Raises
+    ------
+    DataError
+        For a folder that cannot be read as one with a subfolder for each class.
+    """
+    names = class_folders(path)
+    split = split_folder(names)
     if split is not None:
         raise DataError(f"--data {str(path)!r} holds splits, not classes; give {str(path / split)!r}")
-    try:
-        return _Classes(str(path), is_valid_file=lambda file: is_image(os.path.relpath(file, path)))
-    except (OSError, RuntimeError) as error:
-        raise DataError(
-            f"--data {str(path)!r} is no folder with one subfolder a class ({first_line(error)}); give one whose "
-            "subfolders hold images"
-        ) from error
+    return ClassFolder(tuple(names), tuple(image_files(path, _refuse)))
 
 
-def folder_labels(path: Path, folders: Sequence[str], loaded: LoadedModel, classes: int | None) -> FolderLabels:
+def _refuse(error: OSError) -> None:
+    raise DataError(
+        f"folder {str(error.filename)!r} cannot be read: {error.strerror}; check who may read it"
+    ) from error
+
+
+def folder_labels(path: Path, found: ClassFolder, loaded: LoadedModel, classes: int | None) -> FolderLabels:
     """Class folders as the head's classes: by the model's own names, by ImageNet's, by number, or in their order.
 
     Raises
     ------
     DataError
-        More folders than the head has classes.
+        No class folder that holds an image; more folders than the head has classes; a folder without an image, where
+        the order of all folders gives the labels.
     """
+    folders = found.classes
+    empty = tuple(name for name in folders if name not in {found.class_of(path, file) for file in found.files})
+    if len(empty) == len(folders):
+        raise DataError(
+            f"--data {str(path)!r} is no folder with one subfolder a class ({counted(len(found.files), 'image')} "
+            f"{own_verb(len(found.files), 'lie')} in it and none in a subfolder); move the images of each class into a "
+            "folder of their own, or measure them without labels (rankscope features, rankscope profile)"
+        )
     count = len(folders) if classes is None else classes
     if len(folders) > count:
         raise DataError(
@@ -90,8 +111,17 @@ def folder_labels(path: Path, folders: Sequence[str], loaded: LoadedModel, class
         index = {folder: int(folder) for folder in folders}
     else:
         positions = True
-    if len(folders) < count:
-        facts = (*facts, _subset(index, count, positions))
+    if positions and empty:
+        raise DataError(
+            f"class folder {str(path / empty[0])!r} holds no image, and the order of the folders gives the labels: "
+            "remove it if it is no class, or put the images of its class into it"
+        )
+    if len(folders) - len(empty) < count:
+        facts = (*facts, _subset({k: v for k, v in index.items() if k not in empty}, count, positions))
+    beside = [file for file in found.files if found.class_of(path, file) is None]
+    if beside:
+        name = printable(os.path.basename(beside[0]))
+        facts = (*facts, Fact(FactKind.BESIDE_FOLDERS, {"count": len(beside), "first": name}, caution=True))
     return FolderLabels(index, _names(order.folders, order.names, own, index, count), facts)
 
 

@@ -15,7 +15,8 @@ from rankscope._base.errors import DataError, UsageError, first_line
 from rankscope._base.facts import Fact
 from rankscope.cli.array_files import check_arrays, class_indices, read_arrays, read_labels
 from rankscope.cli.class_data import check_labels, folder_labels, head_classes, read_folder
-from rankscope.loading import calibrate_batchnorm, load_images
+from rankscope.loading import IMAGE_SUFFIXES, calibrate_batchnorm, load_images
+from rankscope.loading.picture_files import PictureFiles
 
 if TYPE_CHECKING:
     from rankscope.loading import LoadedModel
@@ -66,9 +67,10 @@ def load_data(
 ) -> Data:
     """The data that ``source`` names, with labels as the model's head counts them.
 
-    ``source``: ``digits``; a folder with one subfolder a class; a ``.npy`` file, with its labels in another one; a
-    ``.npz`` or ``.safetensors`` file with arrays ``inputs`` and ``labels``. ``limit`` draws that many samples from
-    ``seed`` and keeps their order. Where ``labelled`` is false labels do not count: a ``.npy`` needs none.
+    ``source``: ``digits``; a folder with one subfolder a class, or any folder of images where ``labelled`` is false; a
+    ``.npy`` file, with its labels in another one; a ``.npz`` or ``.safetensors`` file with arrays ``inputs`` and
+    ``labels``. ``limit`` draws that many samples from ``seed`` and keeps their order. Where ``labelled`` is false
+    labels do not count: a ``.npy`` needs none.
 
     Raises
     ------
@@ -118,15 +120,17 @@ def _folder(path: Path, loaded: LoadedModel, limit: int | None, seed: int, class
             "the model's input size is not known; let its factory return (module, transform) or give the model an "
             "attribute input_size = (C, H, W)"
         )
-    dataset = read_folder(path)
-    dataset.transform = loaded.preprocessing
-    folders = list(dataset.classes)
-    index, names, facts = folder_labels(path, folders, loaded, classes)
-    samples = [dataset.samples[int(i)] for i in drawn(len(dataset.samples), limit, seed)]
-    samples = [(file, index[folders[label]]) for file, label in samples]
-    dataset.samples = dataset.imgs = samples
-    dataset.targets = [label for _, label in samples]
-    return Data(dataset, names, facts) if labelled else Data(dataset)
+    found = read_folder(path)
+    if not found.files:
+        raise DataError(f"--data {str(path)!r} holds no images ({', '.join(sorted(IMAGE_SUFFIXES))}); give another")
+    if not labelled:
+        chosen = [found.files[int(i)] for i in drawn(len(found.files), limit, seed)]
+        return Data(PictureFiles([(file, 0) for file in chosen], loaded.preprocessing))
+    index, names, facts = folder_labels(path, found, loaded, classes)
+    pairs = [(file, found.class_of(path, file)) for file in found.files]
+    samples = [(file, index[folder]) for file, folder in pairs if folder is not None]
+    chosen = [samples[int(i)] for i in drawn(len(samples), limit, seed)]
+    return Data(PictureFiles(chosen, loaded.preprocessing), names, facts)
 
 
 def read_inputs(path: Path) -> torch.Tensor:

@@ -181,7 +181,7 @@ class _Guarded(Dataset[tuple[int, Any]]):
         except (OSError, SyntaxError, ValueError, EOFError, RuntimeError, DataError) as error:
             listed = getattr(self.dataset, "samples", None)
             name = str(listed[index][0]) if isinstance(listed, list) else f"sample {index}"
-            return index, Skipped(index, name, type_and_line(error))
+            return index, Skipped(index, name, str(error) if isinstance(error, DataError) else type_and_line(error))
 
 
 class _Collate:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import warnings
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
@@ -17,7 +18,16 @@ from rankscope.loading.preprocessing import Preprocessing, check_channels
 if TYPE_CHECKING:
     from PIL import Image
 
-__all__ = ["IMAGE_SUFFIXES", "Images", "check_images", "image_files", "is_image", "is_left_behind", "load_images"]
+__all__ = [
+    "IMAGE_SUFFIXES",
+    "Images",
+    "check_images",
+    "image_files",
+    "is_image",
+    "is_left_behind",
+    "load_images",
+    "read_picture",
+]
 
 _KINDS = ("bmp", "gif", "jfif", "jp2", "jpeg", "jpg", "pbm", "pgm", "png", "pnm", "ppm", "tga", "tif", "tiff", "webp")
 IMAGE_SUFFIXES = frozenset(f".{kind}" for kind in _KINDS)
@@ -84,6 +94,8 @@ def load_images(
     image file, or a folder, searched with its subfolders in the order of the names. A folder whose images all lie in
     two or more subfolders is taken as one class per subfolder. ``limit`` draws that many at random from ``seed``,
     and keeps their order.
+
+    Pictures are read as torchvision and timm do: an animation's first frame, not turned as EXIF data say.
 
     An image that cannot be used is skipped and named in ``skipped``, and with a ``limit`` another takes its place.
     Raises ``DataError`` when the source does not exist, is empty or unreadable, or when no image is good, and
@@ -168,14 +180,35 @@ def _order(count: int, limit: int | None, seed: int) -> list[int]:
 
 
 def _open(opener: Callable[[int], Image.Image], index: int, preprocessing: Preprocessing) -> torch.Tensor:
+    with _decoding(), opener(index) as image:
+        image.load()
+        return preprocessing(image)
+
+
+def read_picture(file: str) -> Image.Image:
+    """The picture in a file, decoded and in its own mode: of an animation the first frame, not turned as EXIF says.
+
+    Raises
+    ------
+    DataError
+        For what Pillow cannot read.
+    """
+    import PIL.Image
+
+    with _decoding(), PIL.Image.open(file) as image:
+        image.load()
+        return image
+
+
+@contextmanager
+def _decoding() -> Iterator[None]:
+    """Whatever a decoder raises becomes a ``DataError``; its warnings are not shown."""
     import PIL.Image
 
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            with opener(index) as image:
-                image.load()
-                return preprocessing(image)
+            yield
     except DataError:
         raise
     except PIL.UnidentifiedImageError as error:

@@ -117,6 +117,11 @@ def _folder_order(v: Values) -> str:
     return "The class folders were taken in alphabetical order."
 
 
+def _beside_folders(v: Values) -> str:
+    what, has = counted(v["count"], "image"), own_verb(v["count"], "have")
+    return f"{what} beside the class folders {has} no class and {was(v['count'])} left out, the first {v['first']}."
+
+
 def _fewer_classes(v: Values) -> str:
     return f"The head has {counted(v['classes'], 'class', 'classes')}. The labels name {v['found']:,} of them."
 
@@ -149,6 +154,7 @@ LOADING_SENTENCES: Sentences = {
     FactKind.EXAMPLE_INPUT: _example,
     FactKind.IMAGES: _images,
     FactKind.FOLDER_ORDER: _folder_order,
+    FactKind.BESIDE_FOLDERS: _beside_folders,
     FactKind.FEWER_CLASSES: _fewer_classes,
     FactKind.FEWER_FOLDERS: _fewer_folders,
 }
