@@ -10,12 +10,12 @@ from typing import Any
 import numpy as np
 import torch
 from torch import nn
-from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from rankscope._base.errors import ModelError
 from rankscope._base.facts import Fact, FactKind
 from rankscope._base.turns import one_at_a_time
 from rankscope.slicing.grad_mode import plain_modes
+from rankscope.slicing.plain_kernels import plain_kernels
 from rankscope.slicing.state import kept_state
 from rankscope.slicing.wrapped import called_directly
 
@@ -174,11 +174,11 @@ def _quiet_vmap() -> Iterator[None]:
 
 @contextmanager
 def measuring(model: nn.Module, device: torch.device) -> Iterator[None]:
-    """The guards of derivatives: those of ``observing``, evaluation mode, and attention by its plain formula."""
+    """The guards of derivatives: those of ``observing``, evaluation mode, and fused kernels by their plain formulas."""
     with (
         evaluation_mode(model),
         observing(model, device),
-        sdpa_kernel([SDPBackend.MATH]),
+        plain_kernels(),
         torch.inference_mode(False),  # some versions drop every tangent inside it, without a word
         plain_modes(),
         _quiet_vmap(),
