@@ -124,3 +124,13 @@ def test_an_operator_that_gives_places_alone_needs_no_derivative() -> None:
     torch.manual_seed(0)
     profile = is_certified_and_right(Beside(kept, 1.0), torch.randn(1, 1, 8, 8))
     assert "jvp" in profile.method["name"]
+
+
+def test_a_quantised_layer_has_no_derivative() -> None:
+    """torch's own quantised operators have no formula either: their output was taken for a constant, of rank 0."""
+    net = nn.Sequential(nn.Linear(6, 6), nn.Linear(6, 4))
+    quantised = torch.ao.quantization.quantize_dynamic(net, {"1"}, dtype=torch.qint8)
+    with pytest.raises(rs.MeasurementError, match=r"^replace '1' \(Linear\) by plain operations.*quantized::linear_d"):
+        rs.jacobian_rank(quantised, torch.randn(2, 6), cut_points=["output"], progress=False)
+    profile = rs.jacobian_rank(quantised, torch.randn(2, 6), cut_points=["0"], progress=False)
+    assert profile.function_rank == (6,)

@@ -18,7 +18,7 @@ from torch.utils._pytree import tree_leaves
 
 __all__ = ["Differentiated"]
 
-_OWN = {"aten", "prim", "prims", "profiler", "quantized"}
+_OWN = {"aten", "prim", "prims", "profiler"}
 _NO_FORMULA = (
     "torch::autograd::WarnNotImplemented"  # torch's class of the node that it puts in place of a missing formula
 )

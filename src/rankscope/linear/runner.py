@@ -253,6 +253,7 @@ class _Substituted:
 
     def __init__(self, model: nn.Module, state: list[_Converted]) -> None:
         self.model, self.state = model, state
+        self.forward = model.forward  # which names the arguments
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         tensors = {each.full: each.made for each in self.state if each.owner is None}

@@ -153,7 +153,7 @@ def run_forward(model: nn.Module, sample: Sample, device: torch.device) -> Any:
         if is_out_of_memory(error):
             raise
         given = f"{moved.x.dtype} inputs of shape {tuple(moved.x.shape)}{_beside(moved.extra)}"
-        raise call_failed(model, f"{type(model).__name__} does not take {given}", len(moved.x), error) from error
+        raise call_failed(model, f"{type(model).__name__} does not take {given}", moved, error) from error
 
 
 def _beside(extra: Mapping[str, Any]) -> str:

@@ -80,13 +80,16 @@ def read_call(
         content = content.data
     if isinstance(content, Mapping):
         return _named(model, signature, {str(k): v for k, v in content.items()}, how, meaning, place, dropped)
-    first = next(iter(signature.positional), "input")
+    first, keyword = next(iter(signature.positional), "input"), None
+    if not signature.positional and not signature.any_positional and len(signature.needed) == 1:
+        (first,) = signature.needed  # forward(self, *, x)
+        keyword = first
     meaning.check_taken(lambda name: name == first or signature.takes(name), signature.listed())
     meaning.check_names((first,))
     if first in meaning.shared:
         raise UsageError(_no_rows_left(first))
     x = _counted(as_tensor(content, place), how, place, meaning)
-    return Call(x, first, dropped=dropped)
+    return Call(x, first, keyword, dropped=dropped)
 
 
 def _counted(x: Tensor, how: How, name: str, meaning: Meaning) -> Tensor:

@@ -10,6 +10,8 @@ from torch.fx import GraphModule
 
 from rankscope._base.errors import ModelError, first_line
 from rankscope._base.text import counted
+from rankscope.slicing.sample import Sample
+from rankscope.slicing.signature import signature_of
 
 __all__ = ["CallFailedError", "call_failed", "counts_samples", "naming_the_batch"]
 
@@ -18,8 +20,16 @@ class CallFailedError(ModelError):
     """The model's own code raised on the input that it was given."""
 
 
-def call_failed(model: nn.Module, what: str, rows: int, error: Exception) -> ModelError:
-    """The error for a model that raised on ``rows`` samples; ``what`` is the subject and verb of the sentence."""
+def call_failed(model: nn.Module, what: str, sample: Sample, error: Exception) -> ModelError:
+    """The error for a model that raised on a call; ``what`` is the subject and verb of the sentence."""
+    kind, rows = type(model).__name__, len(sample.x)
+    if getattr(model.forward, "__func__", None) is nn.Module.forward:
+        return ModelError(f"{kind} has no forward; give a module that has one, such as nn.Sequential(*layers)")
+    missing = _missing(model, sample) if isinstance(error, TypeError) else []
+    if missing:
+        named = ", ".join(f'"{name}": ...' for name in signature_of(model).needed)
+        names = " and ".join(map(repr, missing))
+        return ModelError(f"forward of {kind} also needs {names}; give a mapping of all its arguments ({{{named}}})")
     exported = _exported_rows(model)
     if exported is None or exported == rows:
         return CallFailedError(f"{what}: {first_line(error)}")
@@ -27,6 +37,13 @@ def call_failed(model: nn.Module, what: str, rows: int, error: Exception) -> Mod
         f"the program was exported for calls of {counted(exported, 'sample')}, and rankscope calls it with {rows}; "
         "export it with a dynamic first dimension (torch.export.export(model, (x,), dynamic_shapes=...))"
     )
+
+
+def _missing(model: nn.Module, sample: Sample) -> list[str]:
+    """Arguments without a default that the call does not give."""
+    signature = signature_of(model)
+    given = {*sample.extra, next(iter(signature.positional), "") if sample.keyword is None else sample.keyword}
+    return [name for name in signature.needed if name not in given]
 
 
 def _exported_rows(model: nn.Module) -> int | None:

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from rankscope._base.errors import is_out_of_memory
+from rankscope.slicing.signature import signature_of
 
 __all__ = ["Sample", "call_model"]
 
@@ -73,6 +74,12 @@ def call_model(model: Any, sample: Sample, x: Tensor) -> Any:
 
 
 def _called(model: Any, sample: Sample, x: Tensor) -> Any:
-    if sample.keyword is None:
-        return model(x, **sample.extra)
-    return model(**{sample.keyword: x}, **sample.extra)
+    named = dict(sample.extra)
+    placed = [x] if sample.keyword is None else []
+    if sample.keyword is not None:
+        named[sample.keyword] = x
+    for name in signature_of(model).by_place[len(placed) :]:  # forward(self, x, /)
+        if name not in named:
+            break
+        placed.append(named.pop(name))
+    return model(*placed, **named)

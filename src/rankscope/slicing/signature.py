@@ -15,7 +15,7 @@ __all__ = ["Signature", "is_hugging_face", "signature_of"]
 class Signature:
     """Names by position, how many of them have no default, names that are keywords alone, and ``*args``, ``**kwargs``.
 
-    ``defaults`` holds the default of every argument that has one.
+    ``defaults`` holds the default of every argument that has one; ``by_place`` the first names, which are no keywords.
     """
 
     positional: tuple[str, ...] = ()
@@ -24,6 +24,13 @@ class Signature:
     any_positional: bool = True
     any_keyword: bool = True
     defaults: tuple[tuple[str, Any], ...] = ()
+    by_place: tuple[str, ...] = ()
+
+    @property
+    def needed(self) -> tuple[str, ...]:
+        """The arguments without a default."""
+        given = {name for name, _ in self.defaults}
+        return (*self.positional[: self.required], *sorted(self.keywords - given))
 
     def names(self, name: str) -> bool:
         """Whether an argument has this name."""
@@ -57,6 +64,7 @@ def signature_of(model: nn.Module) -> Signature:
         any_positional=any(p.kind is kinds.VAR_POSITIONAL for p in parameters),
         any_keyword=any(p.kind is kinds.VAR_KEYWORD for p in parameters),
         defaults=tuple((p.name, p.default) for p in parameters if p.default is not kinds.empty),
+        by_place=tuple(p.name for p in named if p.kind is kinds.POSITIONAL_ONLY),
     )
 
 

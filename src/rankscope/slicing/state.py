@@ -251,6 +251,8 @@ def _equal(a: Tensor, b: Tensor) -> bool:
     """The same bits as far as a comparison sees them; NaN equals NaN."""
     if a.layout != torch.strided or a.is_quantized:
         return a.is_quantized or _equal(*(t.to_dense() for t in (a, b)))
+    if a.is_meta:  # the form of a network whose weights are given to every call: it holds no numbers
+        return a.shape == b.shape
     return torch.equal(a, b) or bool(((a == b) | ((a != a) & (b != b))).all())
 
 

@@ -161,8 +161,8 @@ class _Call:
         records: dict[Path, _Returned] = {}
         outside = objects(output)
         for path, tensor in every_member(output).items():
-            if tensor.is_meta:
-                outside[path] = "tensor on the meta device"
+            if tensor.is_meta or tensor.is_nested:  # a nested one has no shape
+                outside[path] = "tensor on the meta device" if tensor.is_meta else "nested tensor"
                 continue
             one = _Returned.of(tensor)
             into = made if path in results else records
@@ -190,7 +190,7 @@ class _Run:
                     self.made = call_model(model, sample, self.leaf * 1)
                 except Exception as error:
                     what = f"{type(model).__name__} failed on an input of shape {tuple(leaf.shape)}"
-                    raise call_failed(model, what, len(leaf), error) from error
+                    raise call_failed(model, what, sample, error) from error
             self.output = _Call.of(model, self.made)
         self.through = mode is not None and mode.needed
         self.complete = mode is not None
