@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 from torch import nn
-from torch.utils.data import BatchSampler, DataLoader, Dataset, RandomSampler, TensorDataset
+from torch.utils.data import BatchSampler, DataLoader, Dataset, RandomSampler, TensorDataset, get_worker_info
 
 from rankscope._base.errors import DataError, ModelError, UsageError
 from rankscope.features import classification_dimension, collect, feature_rank, local_feature_rank
@@ -89,6 +89,36 @@ def test_f6_a_loader_gives_the_samples_that_it_names(tmp_path, options, kept):
 def test_f6_an_order_that_may_change_is_refused(tmp_path, drawn):
     with pytest.raises(UsageError, match=r"draws with .*Subset\(dataset, indices\)"):
         collect(network(), DataLoader(data(), batch_sampler=drawn), out=tmp_path)
+
+
+class OpenedInWorkers(Dataset):
+    """As those that keep a file of HDF5: it can be read where a worker has opened it."""
+
+    def __init__(self):
+        self.opened = None
+
+    def __len__(self):
+        return 12
+
+    def __getitem__(self, index):
+        return self.opened[index]
+
+
+def open_there(_):
+    get_worker_info().dataset.opened = data()
+
+
+@pytest.mark.parametrize("context", ["fork", "spawn"])
+def test_a_loaders_workers_are_started_as_it_starts_them(tmp_path, context):
+    loader = DataLoader(
+        OpenedInWorkers(), batch_size=4, num_workers=2, multiprocessing_context=context, worker_init_fn=open_there
+    )
+    x, y = data().tensors
+    for resumed in (0, 12):
+        found = collect(network(), loader, out=tmp_path, cut_points=["1"], progress=False)
+        assert found.resumed == resumed
+        assert found.labels.tolist() == y[:12].tolist()
+        torch.testing.assert_close(found.features, network()[:2](x[:12]).detach())
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16, torch.float16])

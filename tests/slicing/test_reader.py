@@ -14,7 +14,15 @@ from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.masked import masked_tensor
 from torch.nn.utils.rnn import pack_sequence
-from torch.utils.data import BatchSampler, DataLoader, Dataset, IterableDataset, SequentialSampler, TensorDataset
+from torch.utils.data import (
+    BatchSampler,
+    DataLoader,
+    Dataset,
+    IterableDataset,
+    SequentialSampler,
+    TensorDataset,
+    get_worker_info,
+)
 
 import rankscope as rs
 from rankscope._base.facts import Fact, FactKind
@@ -55,6 +63,43 @@ class Pairs(Dataset[Any]):
 
     def __getitem__(self, i: int) -> Any:
         return X[i], self.label
+
+
+class Everything(IterableDataset[Any]):
+    """Knows nothing of workers: each goes through all of it."""
+
+    def __iter__(self) -> Iterator[Any]:
+        yield from X
+
+
+class Shared(IterableDataset[Any]):
+    """Shares itself out, as torch's documentation shows; it is of no use outside a worker."""
+
+    def __iter__(self) -> Iterator[Any]:
+        worker = get_worker_info()
+        assert worker is not None
+        yield from X[worker.id :: worker.num_workers]
+
+
+class Ranged(IterableDataset[Any]):
+    """Shared out by a ``worker_init_fn``, torch's second way."""
+
+    def __init__(self) -> None:
+        self.start, self.stop = 0, 6
+
+    def __iter__(self) -> Iterator[Any]:
+        yield from X[self.start : self.stop]
+
+
+def take_part(_: int) -> None:
+    worker = get_worker_info()
+    size = -(-6 // worker.num_workers)
+    worker.dataset.start, worker.dataset.stop = worker.id * size, min(6, (worker.id + 1) * size)
+
+
+class Iterates(DataLoader[Any]):
+    def __iter__(self) -> Any:
+        return super().__iter__()
 
 
 class Bare:
@@ -140,6 +185,32 @@ def test_a_loader_leaves_the_random_state_as_it_was() -> None:
     found = xs(read_samples(LINEAR, loader(batch_size=4, shuffle=True)))
     assert torch.equal(torch.get_rng_state(), before)
     assert sorted(found[:, 0].tolist()) == sorted(X[:, 0].tolist())
+
+
+STREAMS = {
+    "that knows nothing of workers": DataLoader(Everything(), batch_size=2, num_workers=2),
+    "one by one": DataLoader(Everything(), batch_size=None, num_workers=2),
+    "that shares itself out": DataLoader(Shared(), batch_size=2, num_workers=2),
+    "shared out by the loader": DataLoader(Ranged(), batch_size=2, num_workers=2, worker_init_fn=take_part),
+    "of workers that stay": DataLoader(Everything(), batch_size=4, num_workers=2, persistent_workers=True, timeout=60),
+    "of a loader of the user's own": Iterates(Everything(), batch_size=4, num_workers=2),
+    "of spawned workers": DataLoader(Everything(), batch_size=4, num_workers=2, multiprocessing_context="spawn"),
+}
+
+
+@pytest.mark.parametrize("name", STREAMS)
+def test_several_workers_give_each_sample_of_a_stream_once(name: str) -> None:
+    given = STREAMS[name]
+    workers = given.num_workers
+    found = xs(read_samples(LINEAR, given))
+    assert torch.equal(found, X)  # in its order too
+    assert given.num_workers == workers
+    assert given._iterator is None
+
+
+def test_a_stream_with_several_workers_has_as_many_rows_as_samples() -> None:
+    table = rs.feature_rank(LINEAR, STREAMS["that knows nothing of workers"], cut_points="all").table()
+    assert set(table["samples"]) == {6}
 
 
 def test_limits() -> None:

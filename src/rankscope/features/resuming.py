@@ -16,6 +16,7 @@ from rankscope.features.path_layers import ChosenLayers
 from rankscope.features.precision import kept_whole
 from rankscope.features.shards import ShardStore
 from rankscope.features.sources import Batch, batches
+from rankscope.features.starting_workers import by_itself
 from rankscope.slicing.batches import same_values
 from rankscope.slicing.calls import Call
 from rankscope.slicing.meaning import Meaning
@@ -46,7 +47,7 @@ class Resumed:
         """Compute the first kept batch again; where it differs, begin anew. ``forward``: to (features, logits)."""
         if not self.run.shard:
             return
-        why = self._difference(model, dataset, {**options, "num_workers": 0}, batch_size, forward, meaning)
+        why = self._difference(model, dataset, by_itself(options), batch_size, forward, meaning)
         if isinstance(why, Fact):
             self.facts.append(why)
         if isinstance(why, Fact) and why.kind is FactKind.KEPT_DIFFERS:

@@ -24,6 +24,7 @@ from torch.utils.data import (
 
 from rankscope._base.errors import DataError, UsageError, first_line, type_and_line
 from rankscope.features.same_shape import runs_of_one_shape
+from rankscope.features.starting_workers import by_itself, workers_of
 from rankscope.features.whole_call import NO_LABEL, WholeCall, named_inputs, split_label, whole_call
 from rankscope.loading.texts import Texts
 from rankscope.slicing.calls import Call, read_call
@@ -151,6 +152,7 @@ def _of_loader(loader: DataLoader[Any]) -> tuple[Any, dict[str, Any]]:
         "num_workers": loader.num_workers,
         **({} if loader.collate_fn in (default_collate, default_convert) else {"collate_fn": loader.collate_fn}),
         "pin_memory": loader.pin_memory,
+        "workers": workers_of(loader),
     }
     dataset: Any = loader.dataset
     if _holds_texts(dataset):
@@ -278,6 +280,7 @@ def batches(
         num_workers=options.get("num_workers", num_workers),
         pin_memory=options.get("pin_memory", False),
         collate_fn=_Collate(collate, _Wanted(signature, is_hugging_face(model))),
+        **(options.get("workers", {}) if options.get("num_workers") else {}),
         generator=torch.Generator(),  # the loader seeds its workers from it: the caller's random state stays as it is
     )
     how = How.COLLATED if collate is default_collate else How.GIVEN
@@ -304,7 +307,7 @@ def batches(
 
 def first_call(model: nn.Module, dataset: Any, options: dict[str, Any], meaning: Meaning = _FORWARD) -> Call | None:
     """The call of the first sample that can be read; None where there is none."""
-    chosen: dict[str, Any] = {key: options[key] for key in ("collate_fn", "labelled") if key in options}
+    chosen = by_itself({key: options[key] for key in ("collate_fn", "labelled", "workers") if key in options})
     for batch in batches(model, dataset, 0, batch_size=1, num_workers=0, options=chosen, meaning=meaning):
         if batch.call is not None:
             return batch.call

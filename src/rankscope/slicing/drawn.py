@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 from torch.utils._pytree import tree_leaves
-from torch.utils.data import DataLoader, default_collate
+from torch.utils.data import DataLoader, IterableDataset, default_collate
 
 from rankscope.slicing.values import is_array
 
@@ -25,7 +25,14 @@ class Apart:
 
 
 def drawn(loader: DataLoader[Any]) -> Iterator[Any]:
-    """The batches of a loader, in its order, with its workers."""
+    """The batches of a loader, in its order, with its workers; of an ``IterableDataset`` with one of them.
+
+    Each worker has a copy of it and goes through all of it, unless it shares itself out among them: with several, its
+    samples would come several times. One worker is told that it is alone, and gives all of them once.
+    """
+    if loader.num_workers > 1 and isinstance(loader.dataset, IterableDataset):
+        loader = copy.copy(loader)
+        loader._iterator, loader.num_workers = None, 1
     if loader.collate_fn is default_collate and type(loader).__iter__ is DataLoader.__iter__:
         loader = copy.copy(loader)
         loader._iterator = None  # the caller's own workers, where they persist, know another collating
