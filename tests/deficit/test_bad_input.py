@@ -31,8 +31,8 @@ BAD_DATA = [
     (lambda z, y: (z[:, :1], y * 0), "have 1 class"),
     (lambda z, y: (z, y * 0 + 2), "all 80 labels are class 2"),
     (lambda z, y: (z, y[:-1]), r"labels have shape \(79,\)"),
-    (lambda z, y: (z, y.double()), "labels are torch.float64"),
-    (lambda z, y: (z, y > 2), "labels are torch.bool"),
+    (lambda z, y: (z, y.double()), "labels are float64"),
+    (lambda z, y: (z, y > 2), "class 2 has no samples"),
     (lambda z, y: (z.long(), y), "floating"),
     (lambda z, y: (z[0], y), "floating"),
 ]
@@ -111,7 +111,7 @@ def test_a_class_without_samples_may_be_left_out(planted):
 
 @pytest.mark.parametrize("labels", [["a"] * 12, [None] * 12, np.array(["a"] * 12)])
 def test_labels_that_are_no_numbers(labels):
-    with pytest.raises(DataError, match=r"labels is an array of (text|objects) \(shape \(12,\)\), not numbers"):
+    with pytest.raises(DataError, match=r"labels (are text \('a'\)|is an array of objects)"):
         independence_deficit(torch.randn(12, 4), labels)
 
 

@@ -251,7 +251,7 @@ BAD_DATA = {
     "constant": (lambda x, y, h: x.fill_(1.0) is None, "features are constant: all 120 samples"),
     "head of another width": (lambda x, y, h: (x, y, nn.Linear(23, 12)), "takes features of width 23, these have 24"),
     "labels missing": (lambda x, y, h: (x, y[:-1], h), "119 labels for 120 samples"),
-    "labels of floats": (lambda x, y, h: (x, y.float(), h), "labels must be integers"),
+    "labels of floats": (lambda x, y, h: (x, y.float(), h), "labels are float32"),
     "not a matrix": (lambda x, y, h: (x[None], y, h), r"samples × dimensions\); this has shape \(1, 120, 24\)"),
     "empty": (lambda x, y, h: (x[:0], y[:0], h), "features is empty"),
     "complex": (lambda x, y, h: (x + 0j, y, h), "complex64; give real"),

@@ -212,12 +212,15 @@ def test_no_scale_of_features_changes_the_dimension(scale: float) -> None:
 
 
 LABELS: dict[str, tuple[Any, str]] = {
-    "whole floats": (Y.astype(float), r"labels must be integers.*convert whole numbers with labels\.long\(\)"),
-    "one-hot": (np.eye(3)[Y], r"of one-hot labels give labels\.argmax\(1\)"),
-    "a column": (Y[:, None], r"give labels\[:, 0\]"),
+    "whole floats": (
+        Y.astype(float),
+        r"labels are float64 .*one integer a sample \(labels\.long\(\) of whole numbers\)",
+    ),
+    "one-hot": (np.eye(3)[Y], r"of one-hot labels labels\.argmax\(1\)"),
+    "a column": (Y[:, None], r"one integer a sample \(labels\[:, 0\]\)"),
     "-1": (np.where(Y == 0, -1, Y), "label -1 of sample 0 lies outside the 3 classes"),
     "from 1 on": (Y + 1, "label 3 of sample 2 lies outside the 3 classes"),
-    "text": ([str(v) for v in Y], "labels is an array of text"),
+    "text": ([str(v) for v in Y], r"labels are text \('0'\); give class indices"),
     "hidden": (np.ma.masked_array(Y, Y == 1), "labels: 40 entries of this masked array are hidden"),
     "one class": (np.zeros(120, dtype=int), "one class alone"),
 }

@@ -371,3 +371,68 @@ def test_a_sketched_layer_gives_a_dimension_of_variance_or_none():
 def test_every_metric_is_public():
     assert set(metrics.__all__) >= {make.__name__ for make, _ in CASES.values() if isinstance(make, type)}
     assert rs.metrics is metrics
+
+
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.bool, torch.int64, torch.uint32, torch.int16])
+def test_integer_rows_lose_no_digit(dtype):
+    g = torch.Generator().manual_seed(5)
+    level = 2**40 if dtype == torch.int64 else 0  # float32 holds whole numbers up to 2**24 alone
+    rows = (torch.randint(0, 2 if dtype == torch.bool else 9, (90, 4), generator=g) + level).to(dtype)
+    y = torch.arange(90) % 3
+    for made in (lambda: NeuralCollapse(3), lambda: ClassRank(3)):
+        found, exact = made(), made()
+        found.update(rows, y)
+        exact.update(rows.to(torch.float64) - level, y)  # no measure depends on where zero lies
+        for key, value in found.compute().items():
+            torch.testing.assert_close(value, exact.compute()[key], rtol=1e-9, atol=1e-12, equal_nan=True)
+
+
+def collapse_of(x, y, weight, bias):
+    """NC1 to NC4 in NumPy, from the definitions; a pseudo-inverse of the whole covariance."""
+    classes = y.max() + 1
+    means = np.stack([x[y == k].mean(0) for k in range(classes)])
+    m = means - means.mean(0)
+    within, between = x - means[y], m.T @ m / classes
+    norms = np.linalg.norm(m, axis=1)
+    cosines = (m / norms[:, None] @ (m / norms[:, None]).T)[~np.eye(classes, dtype=bool)]
+    nearest = ((x[:, None] - means) ** 2).sum(2).argmin(1)
+    return {
+        "nc1": np.trace(within.T @ within / len(x) @ np.linalg.pinv(between, 1e-10, hermitian=True)) / classes,
+        "nc2_norms": norms.std() / norms.mean(),
+        "nc2_angles": np.abs(cosines + 1 / (classes - 1)).mean(),
+        "nc3": np.linalg.norm(weight / np.linalg.norm(weight) - m / np.linalg.norm(m)),
+        "nc4": ((x @ weight.T + bias).argmax(1) != nearest).mean(),
+    }
+
+
+@pytest.mark.parametrize("scale", [1e-300, 1e-170, 1e-100, 1.0, 1e100, 1e170, 1e295])
+@pytest.mark.parametrize("part", ["head", "features", "beside a constant", "far from zero"])
+def test_neural_collapse_at_every_scale(part, scale):
+    rng = np.random.default_rng(3)
+    y = np.arange(80) % 4
+    x, weight = rng.normal(size=(80, 6)) + 1.5 * np.eye(6)[y], rng.normal(size=(4, 6))
+    bias = rng.normal(size=4)
+    exact = collapse_of(x, y, weight, bias)
+    if part == "head":
+        rows, given = x, (weight * scale, bias * scale)
+    elif part == "features":
+        rows, given = x * scale, (weight, bias * scale)
+    elif part == "far from zero":
+        # one value for all features, of which the head's rows, orthogonal to it, see nothing; 1e5 leaves 11 digits
+        weight -= weight.mean(1, keepdims=True)
+        exact = collapse_of(x, y, weight, bias)
+        rows, given = (x + 1e5) * scale, (weight, bias * scale)
+    else:
+        # a feature that does not vary, whose size says nothing of the others
+        level = 1e100 if scale == 1e-100 else 1.0
+        rows = np.concatenate([x * scale, np.full((80, 1), level)], 1)
+        given = (np.concatenate([weight, np.zeros((4, 1))], 1), bias * scale)
+    metric = NeuralCollapse(4, head=torch.from_numpy(given[0]), bias=torch.from_numpy(given[1]))
+    metric.update(torch.from_numpy(rows), torch.from_numpy(y))
+    found = {key: float(value) for key, value in metric.compute().items()}
+    # 1e5 beside a spread of 1 costs five of sixteen digits
+    assert found == pytest.approx(exact, rel=1e-8)
+    ranks = ClassRank(4)
+    ranks.update(torch.from_numpy(rows), torch.from_numpy(y))
+    assert ranks.compute()["each"].tolist() == [6.0] * 4
+    assert float(ranks.compute()["means"]) == 3

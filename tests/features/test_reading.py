@@ -190,9 +190,9 @@ def test_f17_labels_in_words_are_named(tmp_path):
     words = ["cat", "dog", "cow"] * 2
     with pytest.raises(DataError, match=r"labels are text \('cat'\); give class indices"):
         collect(network(), list(zip(x, words, strict=True)), out=tmp_path / "a")
-    with pytest.raises(DataError, match=r"labels is an array of text"):
+    with pytest.raises(DataError, match=r"labels are text \('cat'\)"):
         collect(network(), (x, np.array(words)), out=tmp_path / "b")
-    with pytest.raises(DataError, match=r"labels is an array of text"):
+    with pytest.raises(DataError, match=r"labels are text \('cat'\)"):
         classification_dimension(x, words, (torch.randn(3, 6), None))
 
 

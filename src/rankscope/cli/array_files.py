@@ -8,9 +8,10 @@ from pathlib import Path
 import torch
 
 from rankscope._base.errors import DataError, RankscopeError, first_line
+from rankscope._base.labels import class_indices
 from rankscope.slicing.values import as_tensor
 
-__all__ = ["ARRAY_FILES", "check_arrays", "class_indices", "read_arrays", "read_labels"]
+__all__ = ["ARRAY_FILES", "check_arrays", "read_arrays", "read_labels"]
 
 ARRAY_FILES = (".npy", ".npz", ".safetensors")
 
@@ -59,23 +60,4 @@ def read_labels(path: Path) -> torch.Tensor:
     arrays = read_arrays(path, "--labels")
     if "" not in arrays and "labels" not in arrays:
         raise DataError(f"{path.name} holds {', '.join(arrays) or 'nothing'}; name its array labels")
-    return class_indices(arrays.get("", arrays.get("labels")), path.name)
-
-
-def class_indices(values: torch.Tensor | None, name: str) -> torch.Tensor:
-    """Class indices (N,) int64, refused where they are no whole numbers: cutting 0.4 to 0 would make up a label.
-
-    Raises
-    ------
-    DataError
-        Values of another kind or shape; the message names ``name``.
-    """
-    assert values is not None
-    if values.ndim != 1 or values.is_floating_point() or values.is_complex():
-        raise DataError(
-            f"the labels in {name} are {values.dtype} of shape {tuple(values.shape)}; give one integer a sample"
-        )
-    found = values.long()
-    if values.dtype == torch.uint64 and bool((found < 0).any()):  # beyond int64, where they would wrap around
-        raise DataError(f"the labels in {name} exceed {2**63 - 1}; give class indices from 0")
-    return found
+    return class_indices(arrays.get("", arrays.get("labels")), name=f"the labels in {path.name}")

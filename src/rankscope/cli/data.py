@@ -13,7 +13,8 @@ from torch.utils.data import TensorDataset
 from rankscope._base.checks import count_of
 from rankscope._base.errors import DataError, UsageError, first_line
 from rankscope._base.facts import Fact
-from rankscope.cli.array_files import check_arrays, class_indices, read_arrays, read_labels
+from rankscope._base.labels import class_indices
+from rankscope.cli.array_files import check_arrays, read_arrays, read_labels
 from rankscope.cli.class_data import check_labels, folder_labels, head_classes, read_folder
 from rankscope.loading import IMAGE_SUFFIXES, calibrate_batchnorm, load_images
 from rankscope.loading.picture_files import PictureFiles
@@ -145,7 +146,7 @@ def _arrays(path: Path, labels: Path | None, labelled: bool) -> tuple[torch.Tens
         return inputs, read_labels(labels)
     label = next((k for k in _LABELS if k in found), None)
     if label is not None and labelled:
-        return inputs, class_indices(found[label], f"{path.name} ({label})")
+        return inputs, class_indices(found[label], name=f"the labels in {path.name} ({label})")
     if labelled:
         raise DataError(f"{path.name} holds no labels; add --labels FILE, a .npy with one integer a sample")
     return inputs, torch.zeros(len(inputs), dtype=torch.int64)

@@ -10,7 +10,8 @@ import torch
 
 from rankscope._base.errors import DataError, OutputError, UsageError
 from rankscope._base.json_files import read_json
-from rankscope.cli.array_files import ARRAY_FILES, class_indices, read_arrays, read_labels
+from rankscope._base.labels import class_indices
+from rankscope.cli.array_files import ARRAY_FILES, read_arrays, read_labels
 from rankscope.features import CentredMoments, Collection
 from rankscope.features.reduction import Reduce
 from rankscope.features.shards import ShardStore
@@ -65,7 +66,7 @@ def read_run(run: Path, *, array: str, labels: Path | None, head: Path | None = 
         raise DataError(f"{run.name} holds no labels; add --labels FILE, a .npy with one integer a sample")
     if array not in arrays:
         raise DataError(f"{run.name} holds {', '.join(sorted(arrays))}; name its array {array}")
-    arrays["labels"] = class_indices(arrays["labels"], (labels or run).name)
+    arrays["labels"] = class_indices(arrays["labels"], name=f"the labels in {(labels or run).name}")
     for key in {"features", "logits"} & set(arrays):
         if len(arrays[key]) != len(arrays["labels"]):
             raise DataError(f"{len(arrays['labels'])} labels for {len(arrays[key])} rows of {key}; give one a row")

@@ -12,6 +12,7 @@ import torch
 from rankscope._base.arrays import dense
 from rankscope._base.checks import DeviceLike, count_of, device_of, number_of
 from rankscope._base.errors import DataError, DeviceError, UsageError, parameter
+from rankscope._base.labels import class_indices
 from rankscope._base.text import counted
 from rankscope.spectra.scale import power_of_two
 
@@ -44,7 +45,7 @@ class Sample:
 
 def check_logits(logits: Any, labels: Any, what: str, device: torch.device | None) -> tuple[torch.Tensor, torch.Tensor]:
     """Both as tensors on one device: finite floating (N, c) and integers (N,) in 0…c−1, or an error that says where."""
-    z, y = dense(logits, what), dense(labels, "labels")
+    z, y = dense(logits, what), class_indices(labels)
     if z.ndim != 2 or not z.is_floating_point():
         raise DataError(f"{what} must be a floating (samples, classes) matrix; this is {z.dtype} {tuple(z.shape)}")
     device = device or z.device
@@ -58,9 +59,6 @@ def check_logits(logits: Any, labels: Any, what: str, device: torch.device | Non
     z, y = z.to(device), y.to(device)
     if y.shape != (z.shape[0],):
         raise DataError(f"labels have shape {tuple(y.shape)}; {what} of {z.shape[0]} samples need ({z.shape[0]},)")
-    if y.is_floating_point() or y.is_complex() or y.dtype == torch.bool:
-        raise DataError(f"labels are {y.dtype}; give class indices as integers")
-    y = y.to(torch.int64)
     if z.shape[1] < 2:
         raise DataError(f"{what} have {z.shape[1]} class; a dependence between classes needs at least 2")
     outside = ((y < 0) | (y >= z.shape[1])).nonzero()

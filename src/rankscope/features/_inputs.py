@@ -8,6 +8,7 @@ import torch
 
 from rankscope._base.arrays import dense
 from rankscope._base.errors import DataError, parameter
+from rankscope._base.labels import class_indices
 
 __all__ = ["as_labels", "as_matrix", "first_bad_row"]
 
@@ -61,15 +62,7 @@ def as_labels(
     DataError
         Whatever of the above does not hold; the message names the label, the sample or the class.
     """
-    labels = dense(values, "labels")
-    if labels.ndim != 1 or labels.is_floating_point() or labels.is_complex():
-        raise DataError(
-            f"labels must be integers, one a sample; these are {labels.dtype} of shape {tuple(labels.shape)}"
-            + _remedy(labels, samples)
-        )
-    if len(labels) != samples:
-        raise DataError(f"{len(labels)} labels for {samples} samples; give one label a sample")
-    labels = labels.to(device=device, dtype=torch.int64)
+    labels = class_indices(values, samples).to(device)
     if samples and bool((labels == -1).all()):
         raise DataError("the samples have no labels (each is -1); give one class index a sample")
     count = int(labels.max()) + 1 if classes is None else classes
@@ -94,12 +87,3 @@ def as_labels(
                 f"class, or {parameter('allow_absent', True)} to count those that occur"
             )
     return labels
-
-
-def _remedy(labels: torch.Tensor, samples: int) -> str:
-    """How labels of that kind become class indices, where there is one way."""
-    if labels.shape == (samples, 1):
-        return "; give labels[:, 0]"
-    if labels.ndim == 2:
-        return "; of one-hot labels give labels.argmax(1)"
-    return "; convert whole numbers with labels.long()" if labels.is_floating_point() and labels.ndim == 1 else ""

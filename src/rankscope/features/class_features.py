@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
-import torch
 from torch import Tensor
 
-from rankscope._base.arrays import dense
 from rankscope._base.errors import DataError, UsageError
+from rankscope._base.labels import class_indices
 from rankscope.features.class_rank import ClassRank
 from rankscope.features.class_record import ClassFeatures
 from rankscope.features.heads import linear_parts
@@ -18,17 +17,14 @@ __all__ = ["class_features", "class_labels"]
 
 
 def class_labels(labels: Any) -> Tensor:
-    """Class indices (N,) int64, of any array of whole numbers.
+    """Class indices (N,) int64 on the CPU, as ``class_indices`` reads them.
 
     Raises
     ------
     DataError
         Other values, a negative index, or one class alone.
     """
-    found = dense(labels, "labels")
-    if found.ndim != 1 or found.is_floating_point() or found.is_complex() or found.dtype == torch.bool:
-        raise DataError(f"labels are {str(found.dtype)[6:]} of shape {tuple(found.shape)}; give one integer a sample")
-    found = found.to("cpu", torch.int64)
+    found = class_indices(labels).cpu()
     unlabelled = int((found < 0).sum())
     if unlabelled:
         raise DataError(f"{unlabelled:,} of {len(found):,} samples have no label; classes are compared by their labels")

@@ -10,8 +10,8 @@ from torch import Tensor
 from rankscope._base.checks import count_of
 from rankscope.features.accumulate import layer_features
 from rankscope.features.labelled_rows import LabelledRows
+from rankscope.features.principal import from_first
 from rankscope.features.sketch import RowStore
-from rankscope.spectra.scale import power_of_two
 
 __all__ = ["ClassRank"]
 
@@ -51,9 +51,7 @@ class ClassRank(LabelledRows):
         means of their classes; ``means``; ``limited``.
         """
         rows, labels = self.all_rows(self.classes)
-        # squares of what only float64 can hold would overflow; ranks do not depend on the scale
-        scale = power_of_two(float(rows.abs().max())) if rows.dtype == torch.float64 else 1.0
-        x = rows.to(torch.float64) / scale
+        x, _ = from_first(rows)  # ranks depend on neither the scale nor the mean
         each = torch.full((self.classes,), torch.nan, dtype=torch.float64)
         limited, means, centred = 0, [], []
         for label in labels.unique().tolist():

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from rankscope._base.arrays import dense
 from rankscope._base.errors import DataError
+from rankscope._base.labels import class_indices
 from rankscope.features._inputs import first_bad_row
 from rankscope.features.precision import check_real, kept_whole
 from rankscope.loading import ensure_torchvision
@@ -20,7 +21,7 @@ __all__ = ["LabelledRows"]
 
 
 class LabelledRows(Metric):
-    """Keeps (n, d) rows and (n,) labels of every batch, in float32 or wider; gathered over processes."""
+    """Keeps (n, d) rows and (n,) labels of every batch, losing no digit; gathered over processes."""
 
     full_state_update = False
     is_differentiable = False
@@ -39,8 +40,8 @@ class LabelledRows(Metric):
         return self
 
     def update(self, rows: Tensor, labels: Tensor) -> None:
-        """Add rows of any real dtype with whole-number labels."""
-        rows, labels = dense(rows, self.name), dense(labels, "labels")
+        """Add rows of any real dtype with integer or Boolean labels."""
+        rows, labels = dense(rows, self.name), class_indices(labels)
         if rows.ndim != 2 or labels.shape != rows.shape[:1]:
             raise DataError(
                 f"{self.name}: rows of shape {tuple(rows.shape)} and labels of shape {tuple(labels.shape)}; (n, d) and "
@@ -49,8 +50,6 @@ class LabelledRows(Metric):
         if self.rows and rows.shape[1] != self.rows[0].shape[1]:
             raise DataError(f"{self.name}: rows of {rows.shape[1]} dimensions after rows of {self.rows[0].shape[1]}")
         check_real(rows, self.name)
-        if labels.is_floating_point() or labels.is_complex() or labels.dtype == torch.bool:
-            raise DataError(f"labels are {str(labels.dtype)[6:]}; give whole numbers, one a sample")
         if not bool(torch.isfinite(rows).all()):
             raise DataError(
                 f"{self.name}: sample {sum(map(len, self.rows)) + (first_bad_row(rows) or 0)} holds a NaN or infinite "
@@ -58,7 +57,7 @@ class LabelledRows(Metric):
             )
         if len(rows):
             self.rows.append(kept_whole(rows.detach()))
-            self.labels.append(labels.detach().to(rows.device, torch.int64))
+            self.labels.append(labels.to(rows.device))
 
     def all_rows(self, classes: int) -> tuple[Tensor, Tensor]:
         """All (N, d) rows and (N,) labels.

@@ -12,7 +12,9 @@ from torch import Tensor
 from rankscope._base.checks import count_of
 from rankscope._base.errors import DataError, UsageError
 from rankscope.features.labelled_rows import LabelledRows
+from rankscope.features.logit_scale import scaled
 from rankscope.features.precision import unit_roundoff
+from rankscope.features.principal import from_first
 from rankscope.spectra.scale import power_of_two
 
 __all__ = ["NeuralCollapse", "NeuralCollapseValues", "neural_collapse"]
@@ -104,29 +106,36 @@ def neural_collapse(
     >>> round(neural_collapse(x, torch.tensor([0, 0, 1, 1]), 2).nc2_norms, 6)
     0.0
     """
-    x = rows.to(torch.float64)
-    # every measure is free of the features' scale, which only their squares must not overflow by
-    scale = power_of_two(float(x.abs().max())) if x.numel() else 1.0
-    x, bias = x / scale, None if bias is None else bias.to(torch.float64) / scale
     counts = torch.bincount(labels, minlength=classes)
     present = counts > 0
     if int(present.sum()) < 2:
         raise DataError(f"{name}: samples of {int(present.sum())} class; neural collapse compares two or more")
+    # every measure but the head's answers is free of the features' scale and mean
+    x, unit = from_first(rows)
     sums = torch.zeros(classes, x.shape[1], dtype=torch.float64, device=x.device).index_add_(0, labels, x)
     means = sums[present] / counts[present, None]
     place = present.cumsum(0) - 1  # of each class among those present
     within = x - means[place[labels]]
     between = means - means.mean(0)
-    # each mean of n numbers is wrong by their own rounding, and by that of their sum, relative to the mean of |x|: far
-    # from zero that exceeds what the singular values are compared with otherwise
-    sizes = torch.zeros_like(sums).index_add_(0, labels, x.abs())[present] / counts[present, None]
-    rounding = float(sizes.norm()) * (unit_roundoff(rows.dtype) + int(counts.max()) * unit_roundoff(torch.float64))
+    # each mean of n numbers is wrong by their own rounding, which is relative to what was stored: far from zero that
+    # exceeds what the singular values are compared with otherwise. What does not vary has none that matters
+    stored = torch.where((x != 0).any(0), rows.to(torch.float64).abs() / unit, 0.0)
+    rounding = _mean_size(stored, labels, present) * unit_roundoff(rows.dtype)
+    # and by that of their sum
+    rounding += _mean_size(x.abs(), labels, present) * (int(counts.max()) + 1) * unit_roundoff(torch.float64)
     return NeuralCollapseValues(
         _variability(within, between, rounding),
         *_simplex(between),
         _duality(weight, between, present, name),
-        _disagreement(x, means, present, weight, bias),
+        _disagreement(rows, x, means, present, weight, bias),
     )
+
+
+def _mean_size(sizes: Tensor, labels: Tensor, present: Tensor) -> float:
+    """Norm of the class means of magnitudes (N, d)."""
+    sums = torch.zeros(len(present), sizes.shape[1], dtype=sizes.dtype, device=sizes.device)
+    counts = torch.bincount(labels, minlength=len(present))[present, None]
+    return float((sums.index_add_(0, labels, sizes)[present] / counts).norm())
 
 
 def _variability(within: Tensor, between: Tensor, rounding: float) -> float:
@@ -161,6 +170,7 @@ def _duality(weight: Tensor | None, between: Tensor, present: Tensor, name: str)
     if weight is None:
         return math.nan
     w = weight.to(between)[present]
+    w = w / power_of_two(float(w.abs().max()) if w.numel() else 0.0)
     if w.shape != between.shape:
         raise DataError(f"{name}: the head reads {w.shape[1]} dimensions and the features have {between.shape[1]}")
     if not bool(w.norm() > 0) or not bool(between.norm() > 0):
@@ -168,13 +178,15 @@ def _duality(weight: Tensor | None, between: Tensor, present: Tensor, name: str)
     return float((w / w.norm() - between / between.norm()).norm())
 
 
-def _disagreement(x: Tensor, means: Tensor, present: Tensor, weight: Tensor | None, bias: Tensor | None) -> float:
+def _disagreement(
+    rows: Tensor, x: Tensor, means: Tensor, present: Tensor, weight: Tensor | None, bias: Tensor | None
+) -> float:
+    """``rows`` go into the head; ``x`` are they without what distances do not depend on, as ``means`` are."""
     if weight is None:
         return math.nan
-    scores = x @ weight.to(x).T
-    if bias is not None:
-        scores = scores + bias.to(x)
-    scores = scores[:, present]
+    offset = torch.zeros(len(weight)).to(x) if bias is None else bias.to(x)
+    inputs, products, start = scaled(rows.to(x), weight.to(x).T, offset)
+    scores = (inputs @ products + start)[:, present]
     # distances by way of products: of numbers far from zero they would be rounded away
     level = means.mean(0)
     nearest = torch.cat([torch.cdist(part - level, means - level).argmin(1) for part in x.split(4096)])

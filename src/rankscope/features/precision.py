@@ -13,8 +13,15 @@ _SMALLEST, _LARGEST = 1e-145, 1e152
 
 
 def kept_whole(values: torch.Tensor) -> torch.Tensor:
-    """Values in a dtype that loses none of their digits and is not narrower than float32: float64 stays."""
-    return values.to(torch.promote_types(values.dtype, torch.float32))
+    """Values in a dtype that loses none of their digits and is not narrower than float32: float64 stays.
+
+    Integers become float64, which holds them up to 2⁵³; float32 does up to 2²⁴ alone.
+
+    >>> kept_whole(torch.tensor([2**40 + 1])).item() - 2**40
+    1.0
+    """
+    whole = not values.is_floating_point() and not values.is_complex()
+    return values.to(torch.float64 if whole else torch.promote_types(values.dtype, torch.float32))
 
 
 def narrowed(values: torch.Tensor) -> torch.Tensor:

@@ -9,7 +9,9 @@ import torch
 from rankscope._base.errors import DataError
 from rankscope.spectra.scale import power_of_two
 
-__all__ = ["PrincipalAxes", "principal_axes", "scatter_of"]
+__all__ = ["PrincipalAxes", "from_first", "principal_axes", "scatter_of"]
+
+_HALF = 2.0**1022  # differences of two numbers below this are numbers
 
 
 @dataclass(frozen=True, eq=False)
@@ -24,6 +26,22 @@ class PrincipalAxes:
     axes: torch.Tensor
     variances: torch.Tensor
     unit: float = 1.0
+
+
+def from_first(rows: torch.Tensor) -> tuple[torch.Tensor, float]:
+    """(N, d) float64 differences from the first row, divided by a power of two, and that.
+
+    For measures that depend on neither the mean nor the scale: a mean that is large beside the spread leaves no digits
+    to it, and squares of extreme spreads leave float64. Columns that do not vary are exactly zero.
+
+    >>> from_first(torch.tensor([[1e6, 7.0], [1e6 + 0.5, 7.0]]))[0].tolist()
+    [[0.0, 0.0], [0.5, 0.0]]
+    """
+    x = rows.to(torch.float64)
+    half = 1.0 if float(x.abs().max()) < _HALF else 0.5  # the difference of the largest numbers would overflow
+    x = half * x - half * x[:1]
+    unit = power_of_two(float(x.abs().max()))
+    return x / unit, unit / half
 
 
 def scatter_of(rows: torch.Tensor, *, block: int = 4096) -> tuple[torch.Tensor, torch.Tensor]:

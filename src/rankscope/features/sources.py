@@ -23,6 +23,7 @@ from torch.utils.data import (
 )
 
 from rankscope._base.errors import DataError, UsageError, first_line, type_and_line
+from rankscope._base.labels import refuse_texts
 from rankscope.features.same_shape import runs_of_one_shape
 from rankscope.features.starting_workers import by_itself, workers_of
 from rankscope.features.whole_call import NO_LABEL, WholeCall, named_inputs, split_label, whole_call
@@ -104,7 +105,7 @@ def as_dataset(model: nn.Module, data: Any, meaning: Meaning = _FORWARD) -> tupl
         return _of_mapping(model, named_inputs(data[0]), data[1], meaning)
     if pair and is_array(data[0]):
         inputs = as_tensor(data[0], "inputs")
-        labels = torch.full(inputs.shape[:1], NO_LABEL) if data[1] is None else as_tensor(data[1], "labels")
+        labels = torch.full(inputs.shape[:1], NO_LABEL) if data[1] is None else _labels(data[1])
         rows = [len(part) if part.ndim else 0 for part in (inputs, labels)]
         if rows[0] != rows[1]:
             raise DataError(f"{rows[1]} labels for {rows[0]} inputs; give one label an input")
@@ -337,11 +338,7 @@ def _without_label(content: Any, signature: Signature) -> tuple[Any, Tensor]:
 
 
 def _labels(values: Any) -> Tensor:
-    if isinstance(values, list | tuple) and any(isinstance(v, str | bytes) for v in values):
-        raise DataError(
-            f"labels are text ({values[0]!r}); give class indices in the order of the head's outputs: one integer a "
-            "sample"
-        )
+    refuse_texts(values)
     if isinstance(values, list | tuple) and values and all(map(is_scalar_label, values)):
         return torch.tensor([int(v) for v in values])
     return as_tensor(values, "labels")

@@ -1,0 +1,70 @@
+"""Class indices from what people hand over as labels: one rule for every measure that takes some."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from rankscope._base.arrays import dense
+from rankscope._base.errors import DataError
+
+__all__ = ["class_indices", "refuse_texts"]
+
+
+def class_indices(values: Any, samples: int | None = None, *, name: str = "labels") -> Tensor:
+    """(N,) int64 of integers of any kind; Booleans are the classes 0 and 1.
+
+    Parameters
+    ----------
+    samples : int, optional
+        How many labels there must be.
+
+    Raises
+    ------
+    DataError
+        Text, fractions, whole numbers as floats, another shape; the message names the remedy where there is one.
+
+    >>> class_indices([True, False])
+    tensor([1, 0])
+    """
+    refuse_texts(values, name)
+    found = dense(values, name)
+    if found.ndim != 1 or found.is_floating_point() or found.is_complex():
+        raise DataError(
+            f"{name} are {str(found.dtype)[6:]} of shape {tuple(found.shape)}; give one integer a sample"
+            + _remedy(found, len(found) if samples is None and found.ndim else samples)
+        )
+    if samples is not None and len(found) != samples:
+        raise DataError(f"{len(found):,} {name} for {samples:,} samples; give one label a sample")
+    whole = found.to(torch.int64)
+    if found.dtype == torch.uint64 and bool((whole < 0).any()):  # beyond int64, where they would wrap around
+        raise DataError(f"{name} exceed {2**63 - 1}; give class indices from 0")
+    return whole
+
+
+def refuse_texts(values: Any, name: str = "labels") -> None:
+    """Raise ``DataError`` for names of classes: which output of the head belongs to each is not in them."""
+    if isinstance(values, Tensor):
+        return
+    if isinstance(values, list | tuple):
+        text = next((v for v in values if isinstance(v, str | bytes)), None)
+    else:
+        array = np.asarray(values)
+        text = next(iter(array.flat), None) if array.dtype.kind in "USO" else None
+    if isinstance(text, str | bytes):
+        raise DataError(
+            f"{name} are text ({text if isinstance(text, bytes) else str(text)!r}); give class indices in the order of "
+            "the head's outputs: one integer a sample"
+        )
+
+
+def _remedy(labels: Tensor, samples: int | None) -> str:
+    """How labels of that kind become class indices, where there is one way."""
+    if labels.ndim == 2 and labels.shape == (samples, 1):
+        return " (labels[:, 0])"
+    if labels.ndim == 2:
+        return " (of one-hot labels labels.argmax(1))"
+    return " (labels.long() of whole numbers)" if labels.is_floating_point() and labels.ndim == 1 else ""
