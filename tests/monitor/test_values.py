@@ -76,6 +76,20 @@ def test_accumulated_passes_count_together():
     expect(monitor.history, 0, "2", np.concatenate(kept["2"][:3]))
 
 
+@pytest.mark.parametrize("passes", [1, 2, 5])
+def test_a_layer_wider_than_a_batch_counts_every_pass(passes):
+    """9 rows a pass of 20 dimensions: all rows are kept at first, and moments once there are more than 20."""
+    model = nn.Sequential(nn.Linear(30, 20), nn.ReLU(), nn.Linear(20, 3))
+    kept = hooked(model, ["0", "2"])
+    with rs.RankMonitor(model, ["0", "2"], every=1) as monitor:
+        for x in torch.randn(passes, 9, 30, generator=torch.Generator().manual_seed(3)):
+            model(x).sum().backward()
+        monitor.step()
+    assert monitor.history["samples"].unique().tolist() == [9 * passes]
+    for name in kept:
+        expect(monitor.history, 0, name, np.concatenate(kept[name]))
+
+
 def test_passes_in_evaluation_mode_do_not_count():
     model = net()
     with rs.RankMonitor(model, ["0"], every=1) as monitor:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -23,6 +24,7 @@ from rankscope.features.moments import CentredMoments
 from rankscope.features.precision import check_real, unit_roundoff
 from rankscope.features.reduction import Channels, Reduce, coarse_square, reduce_output
 from rankscope.features.sample_axis import check_rows
+from rankscope.features.sketch import RowStore
 from rankscope.spectra.scale import power_of_two
 
 __all__ = ["LayerStore", "profile_of"]
@@ -45,6 +47,7 @@ class LayerStore:
         self.input_shape: Sequence[int] | None = None
         self.facts: list[Fact] = []
         self._kept: dict[str, Accumulator] = {}
+        self._expected: dict[str, float] = {}  # rows
         self._roundoff: dict[str, float] = {}
         self._magnitude: dict[str, torch.Tensor] = {}
         self._first: dict[str, torch.Tensor] = {}
@@ -83,7 +86,15 @@ class LayerStore:
             self._choose(new, batch)
         for name, part in rows.items():
             self._kept[name].update(part)
+            self._summed_up(name, part)
             self._look(name, outputs[name], part)
+
+    def _summed_up(self, name: str, part: torch.Tensor) -> None:
+        """Moments in place of all rows, where more came than were expected, and more than there are dimensions."""
+        kept = self._kept[name]
+        if isinstance(kept, RowStore) and kept.count > max(kept.width, self._expected[name]):
+            self._kept[name] = CentredMoments(kept.width, name=name).to(part.device)
+            self._kept[name].update(kept.rows)
 
     def _look(self, name: str, output: torch.Tensor, rows: torch.Tensor) -> None:
         """Keep what the accumulator does not: how coarse the output's dtype is, and whether any two rows differ."""
@@ -136,7 +147,7 @@ class LayerStore:
 
     def _choose(self, rows: Mapping[str, torch.Tensor], batch: int) -> None:
         totals = {
-            name: None if self.samples is None else self.samples * max(len(part) // batch, 1)
+            name: None if self.samples is None else self.samples * max(len(part) // max(batch, 1), 1)
             for name, part in rows.items()
         }
         wanted = {name: min(exact_bytes(p.shape[1], totals[name], p.element_size())) for name, p in rows.items()}
@@ -152,6 +163,8 @@ class LayerStore:
                 device=part.device,
             )
             self.facts += found
+            total = totals[name]
+            self._expected[name] = math.inf if total is None else total
         self._granted += sum(min(wanted[name], shares[name]) for name in rows)
 
     def profile(self, kind: str, provenance: dict[str, Any], order: Sequence[str] | None = None) -> FeatureProfile:

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from rankscope._base.errors import DataError, RankscopeError, type_and_line
+from rankscope._base.world import group_size
 from rankscope.features.feature_profile import LayerFeatures
 from rankscope.features.hooks import Place, axis_of, resolve_layer, samples_first, tensor_of
 from rankscope.features.layer_store import LayerStore
@@ -37,6 +38,7 @@ class StepFeatures:
         self, model: nn.Module, names: Sequence[str], reduce: Reduce, channels: Channels, memory: float
     ) -> None:
         self.model, self.names = model, list(names)
+        self.several = (group_size() or 1) > 1
         self.stores = {name: LayerStore(reduce, channels, None, memory / max(len(names), 1)) for name in names}
         self.errors: dict[str, str] = {}
         self._outputs: dict[str, Tensor] = {}
@@ -95,7 +97,11 @@ class StepFeatures:
             try:
                 if self._shape is None:
                     raise DataError(f"{name}: the model was called without a tensor, so its samples are not known")
-                self.stores[name].add({name: output}, self._shape[0], self._shape)
+                store = self.stores[name]
+                # what other processes saw can be added to moments alone
+                if self._shape[0] and not (store.filled or self.several):
+                    store.samples = self._shape[0]
+                store.add({name: output}, self._shape[0], self._shape)
             except TROUBLE as error:
                 self.errors[name] = _said(name, error)
         self._outputs.clear()
