@@ -116,3 +116,55 @@ def test_what_the_interpreter_calls_is_no_part_of_an_answer(name: str, monkeypat
     assert identity_of(data) == before
     monkeypatch.setattr(sys, "getsizeof", lambda *values: 0)
     assert identity_of(data) != before  # what code calls counts
+
+
+class _Asks(_Net):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.helper(x)
+
+
+class _AsksByText(_Net):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return getattr(self, "helper", torch.relu)(x)
+
+
+def test_what_a_package_adds_to_the_classes_of_another_counts_where_code_takes_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    kinds = [_Net, _Asks, _AsksByText]
+    before = [identity_of(kind()) for kind in kinds]
+    for owner in (nn.Module, nn.Linear):
+        with monkeypatch.context() as patch:
+            patch.setattr(owner, "helper", F.max_pool2d, raising=False)  # an installed function of another name
+            assert [identity_of(kind()) == one for kind, one in zip(kinds, before, strict=True)] == [True, False, False]
+            added = identity_of(_Asks())
+            patch.setattr(owner, "helper", F.max_pool1d)
+            assert identity_of(_Asks()) == added  # both are "fn" of one function of torch's
+            patch.setattr(owner, "helper", F.threshold)
+            assert identity_of(_Asks()) != added
+    assert [identity_of(kind()) for kind in kinds] == before
+
+
+@pytest.mark.parametrize("name", ["forward", "train", "__matmul__"])
+def test_what_a_package_puts_over_a_method_of_another_counts(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    before = identity_of(_Net())
+    monkeypatch.setattr(nn.Linear, name, F.max_pool2d, raising=False)  # its own, inherited, or asked for by Python
+    assert identity_of(_Net()) != before
+
+
+def test_a_users_function_counts_wherever_it_was_added(monkeypatch: pytest.MonkeyPatch) -> None:
+    before = identity_of(_Net())
+    monkeypatch.setattr(nn.Module, "helper", lambda self, x: x, raising=False)
+    assert identity_of(_Net()) != before
+
+
+def test_a_model_is_the_same_after_transformers_has_made_another(monkeypatch: pytest.MonkeyPatch) -> None:
+    transformers = pytest.importorskip("transformers")
+    monkeypatch.delattr(nn.Module, "smart_apply", raising=False)
+    before = identity_of(_Net())
+    sizes = {"hidden_size": 4, "num_hidden_layers": 1, "num_attention_heads": 1, "intermediate_size": 4}
+    transformers.BertModel(transformers.BertConfig(**sizes, vocab_size=4))
+    assert identity_of(_Net()) == before
+    with monkeypatch.context() as patch:
+        patch.setattr(torch.nn.functional, "relu", F.max_pool2d)
+        assert identity_of(_Net()) != before

@@ -64,8 +64,11 @@ def identity_of(*values: Any, files: bool = False) -> Identity:
         digest = walk.of(tuple(values))
     except RecursionError:
         return Identity("", ("a structure that is nested too deeply",))
-    below = walk.below() if files else b""
-    return Identity((node("with files", digest, below) if below else digest).hex(), tuple(sorted(walk.unreadable)))
+    if below := walk.below() if files else b"":
+        digest = node("with files", digest, below)
+    if additions := walk.additions():
+        digest = node("with additions", digest, additions)
+    return Identity(digest.hex(), tuple(sorted(walk.unreadable)))
 
 
 _PLAIN = (bool, int, float, complex, str, bytes, type(None), type(Ellipsis), type(NotImplemented))

@@ -11,6 +11,7 @@ import types
 from collections.abc import Collection, Mapping
 from typing import Any
 
+from rankscope._base.class_bodies import was_added
 from rankscope._base.digests import node, text
 from rankscope._base.identity_imports import ImportDigests
 from rankscope._base.identity_operators import OperatorDigests
@@ -33,6 +34,8 @@ _FUNCTIONS = (types.FunctionType, types.BuiltinFunctionType)
 _OF_A_SESSION = {
     "sys": {"breakpointhook", "displayhook", "excepthook", "unraisablehook", "__interactivehook__"},
     "threading": {"excepthook"},
+    "inspect": {"getfile"},  # torch.package
+    "os": {"putenv", "unsetenv"},  # torch's lock around them
     "warnings": {"formatwarning", "showwarning", "_showwarnmsg", "_showwarnmsg_impl"},
 }
 _BY_NAME = {"getattr", "vars", "eval", "exec", "globals"}  # what these take has its name in no instruction
@@ -44,6 +47,8 @@ class CodeDigests(ImportDigests, OperatorDigests):
     def __init__(self) -> None:
         super().__init__()
         self._patches: dict[str, bytes] = {}
+        self._additions: dict[str, dict[str, bytes]] = {}  # by name, then class
+        self._names_in_code: set[str] = set()  # that the user's code takes, or has as text
         self._within: set[int] = set()  # modules of the user's own whose attributes are being read
 
     def _module(self, value: types.ModuleType) -> bytes:
@@ -120,7 +125,16 @@ class CodeDigests(ImportDigests, OperatorDigests):
         except ValueError:
             return b"empty"
 
+    def additions(self) -> bytes:
+        """Of what packages added to classes of others, as transformers does to ``nn.Module``, what code here takes."""
+        found = [
+            node(name, *(node(kind, made) for kind, made in sorted(self._additions[name].items())))
+            for name in sorted(self._additions.keys() & self._names_in_code)
+        ]
+        return node("additions", *found) if found else b""
+
     def _code(self, code: types.CodeType) -> bytes:
+        self._names_in_code.update(code.co_names, (c for c in code.co_consts if isinstance(c, str)))
         constants = [self._code(c) if isinstance(c, types.CodeType) else self.of(c) for c in code.co_consts]
         names = (code.co_names, code.co_varnames[: code.co_argcount + code.co_kwonlyargcount], code.co_freevars)
         table = getattr(code, "co_exceptiontable", b"")
@@ -172,16 +186,25 @@ class CodeDigests(ImportDigests, OperatorDigests):
     def _one_class(self, value: type) -> bytes:
         name = installed_name(value)
         if name is not None:
-            patched = [
-                node(key, self._put(one)) for key, one in sorted(vars(value).items()) if _is_put(key, one, value)
-            ]
-            return node("installed", text(name), *patched, self._patched_around(value.__module__))
+            return node("installed", text(name), *self._put_into(value), self._patched_around(value.__module__))
         parts = [
             node(key, self._member(one))
             for key, one in sorted(vars(value).items())
             if key not in _BOILERPLATE and not isinstance(one, types.MemberDescriptorType | types.GetSetDescriptorType)
         ]
         return node("own class", text(value.__qualname__), *parts)
+
+    def _put_into(self, value: type) -> list[bytes]:
+        """What took the place of an installed class's methods; what an installed package added is kept apart."""
+        patched = []
+        for name, one in sorted(vars(value).items()):
+            if not _is_put(name, one, value):
+                continue
+            if isinstance(one, _FUNCTIONS) and not _is_users(one) and was_added(value, name):
+                self._additions.setdefault(name, {})[value.__qualname__] = self._put(one)
+            else:
+                patched.append(node(name, self._put(one)))
+        return patched
 
 
 @functools.lru_cache(maxsize=4096)

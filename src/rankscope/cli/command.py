@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 import re
 import types
@@ -81,6 +82,7 @@ def _texts(value: Any) -> Sequence[str]:
     return [one for one in several if isinstance(one, str)]
 
 
+@functools.cache
 def _types(callback: Any) -> dict[str, type]:
     """The type of each parameter of a command's function, without ``None``, a list around it and its help."""
     return {name: _plain(hint) for name, hint in typing.get_type_hints(callback).items()}
