@@ -475,3 +475,27 @@ def test_the_class_that_is_drawn_by_default_is_the_best_explained_beyond_the_nul
     again = DependencyTable.load(table.save(tmp_path / "deficit.json"))
     with pytest.raises(UsageError, match="read back without its logits"):
         again.path(best.index)
+
+
+@pytest.mark.parametrize("factor", [1e-100, 1e-30, 1e-15, 1e15, 1e100])
+@pytest.mark.parametrize("own", [0, 5])
+def test_the_size_of_one_class_decides_nothing_about_exactness(own, factor):
+    g = torch.Generator().manual_seed(7)
+    z = torch.randn(200, 6, generator=g, dtype=torch.float64)
+    z[:, 0] = z[:, 1] - z[:, 2]  # classes 0, 1 and 2 are exact combinations, the others are independent
+    y = torch.arange(200) % 6
+    plain = independence_deficit(z, y, permutations=0, eta=1e-3)
+    z[:, own] *= factor
+    found = independence_deficit(z, y, permutations=0)
+    exact = [row.trivial is not None for row in found]
+    assert exact == [row.trivial is not None for row in plain] == [True] * 3 + [False] * 3
+
+
+@pytest.mark.parametrize("scale", [1e-300, 1e-100, 1e100, 1e300])
+def test_the_rank_of_the_logits_at_every_scale(scale):
+    rng = np.random.default_rng(8)
+    z = rng.normal(size=(300, 3)) @ rng.normal(size=(3, 7))
+    y = np.arange(300) % 7
+    found = independence_deficit(z * scale, y, held_out=0, permutations=0)
+    sigma = np.linalg.svd(z - z.mean(0), compute_uv=False)
+    assert found.logit_rank == (sigma >= 2.0**-23 * 7 * sigma[0]).sum() == 3

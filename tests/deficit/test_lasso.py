@@ -89,7 +89,11 @@ def test_both_operators_are_the_same_matrix():
 
 
 def test_column_of_zeros_is_left_alone():
-    assert column_scale(torch.tensor([4.0, 1e-40])).tolist() == [2.0, 1.0]
+    squares = torch.tensor([4.0, 1e-40, 0.0], dtype=torch.float64)
+    assert column_scale(squares).tolist() == [2.0, 1e-20, 1.0]  # how large others are says nothing
+    # a spread of 1e-20 is rounding beside a mean of 1, and none beside one of 1e-9
+    assert column_scale(squares, torch.tensor([0.0, 1.0, 1.0])).tolist() == [2.0, 1.0, 1.0]
+    assert column_scale(squares, torch.tensor([0.0, 1e-9, 1.0])).tolist() == [2.0, 1e-20, 1.0]
 
 
 def rounding(gram, eta, coefficients):

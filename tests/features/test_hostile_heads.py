@@ -12,8 +12,9 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from rankscope import DataError, ModelError, classification_dimension
+from rankscope import DataError, ModelError, UsageError, classification_dimension, feature_rank
 from rankscope.features.called_modules import modules_of
+from rankscope.metrics import NeuralCollapse
 
 
 def data(n=300, d=8):
@@ -207,3 +208,88 @@ def test_f2_the_part_of_a_nested_head_that_holds_a_nan_is_named(bad, where):
     {**dict(head.named_parameters()), **dict(head.named_buffers())}[where].data[..., 1] = bad
     with pytest.raises(DataError, match=rf"NaN or infinite logit for sample 0, and its '{where}' holds one; mend"):
         classification_dimension(x, torch.arange(len(x)) % 4, head)
+
+
+class Cosine(nn.Linear):
+    """A linear layer by its class, and none by what it does."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return 10 * F.linear(F.normalize(x, dim=1), F.normalize(self.weight, dim=1))
+
+
+class Renamed(nn.Linear):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return super().forward(x)
+
+
+def shifted(layer: nn.Linear) -> nn.Linear:
+    layer.register_forward_hook(lambda _module, _args, out: 3 * out.roll(1, 1))
+    return layer
+
+
+def rectified(layer: nn.Linear) -> nn.Linear:
+    layer.register_forward_pre_hook(lambda _module, args: (args[0].relu(),))
+    return layer
+
+
+def replaced(layer: nn.Linear) -> nn.Linear:
+    layer.forward = lambda x: -F.linear(x, layer.weight, layer.bias)  # type: ignore[method-assign]
+    return layer
+
+
+def loaded_weight_norm(layer: nn.Linear) -> nn.Linear:
+    layer = torch.nn.utils.weight_norm(layer)
+    with torch.no_grad():
+        layer.weight_g.copy_(
+            torch.linspace(0.2, 4, len(layer.weight_g))[:, None]
+        )  # its weight is made in the next call
+    return layer
+
+
+MORE_THAN_WEIGHTS = {
+    "a class": lambda layer: Cosine(12, 5),
+    "a class that adds nothing": lambda layer: Renamed(12, 5),
+    "a hook": shifted,
+    "a hook before": rectified,
+    "a forward of its own": replaced,
+    "weight norm": loaded_weight_norm,
+    "parametrised": torch.nn.utils.parametrizations.weight_norm,
+    "spectral norm": torch.nn.utils.spectral_norm,
+}
+
+
+@pytest.mark.parametrize("within", [False, True])
+@pytest.mark.parametrize("kind", MORE_THAN_WEIGHTS)
+def test_what_a_linear_layer_does_beside_its_weights_counts(kind: str, within: bool) -> None:
+    torch.manual_seed(3)
+    head = MORE_THAN_WEIGHTS[kind](nn.Linear(12, 5)).eval()
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(300, 12)) * np.linspace(3, 0.3, 12)
+
+    def logits(rows: np.ndarray) -> np.ndarray:
+        with torch.no_grad():
+            return head(torch.from_numpy(rows).float()).numpy()
+
+    y = logits(x).argmax(1)
+    y[:30] = np.arange(30) % 5
+    axes = np.linalg.svd(x - x.mean(0))[2]
+    curve = [(logits(x @ axes[:k].T @ axes[:k]).argmax(1) == y).mean() for k in range(1, 13)]
+    whole = nn.Sequential(nn.Conv2d(3, 12, 1), nn.AdaptiveAvgPool2d(1), nn.Flatten(), head) if within else head
+    found = classification_dimension(torch.from_numpy(x).float(), y, whole, bootstrap=0)
+    # one of 300 samples may be undecided in the last bits of float32
+    np.testing.assert_allclose(found.curve, curve, atol=1 / 300 + 1e-12)
+
+
+def test_neural_collapse_reads_no_weight_that_the_layer_does_not_compute_with() -> None:
+    x, y = torch.randn(60, 12), torch.arange(60) % 5
+    with pytest.raises(UsageError, match="head is a Cosine; give a plain linear layer"):
+        feature_rank(x, labels=y, head=Cosine(12, 5))
+    with pytest.raises(UsageError, match="head is a Cosine, which may do more than multiply by its weight"):
+        NeuralCollapse(5, head=Cosine(12, 5))
+    layer = loaded_weight_norm(nn.Linear(12, 5)).eval()
+    metric = NeuralCollapse(5, head=layer)
+    metric.update(x, y)
+    layer(x)  # makes the weight
+    exact = NeuralCollapse(5, head=(layer.weight.detach(), layer.bias))
+    exact.update(x, y)
+    assert float(metric.compute()["nc3"]) == pytest.approx(float(exact.compute()["nc3"]), rel=1e-6)

@@ -12,6 +12,7 @@ from rankscope.features import CentredMoments, FrequentDirections
 from rankscope.features.moments import merge_moments
 from rankscope.features.reduction import reduce_output
 from rankscope.features.sketch import RowStore
+from rankscope.metrics import PCADimension, StableRank
 
 
 def rows(n=200, d=7, seed=0, level=100.0):
@@ -272,3 +273,34 @@ def test_the_covariance_is_symmetric_whatever_the_kernel_does():
     for matrix in (moments.compute(), moments.state()[2] / 89):
         assert torch.equal(matrix, matrix.T)
         assert torch.equal(matrix, expected)
+
+
+@pytest.mark.parametrize(("level", "spread"), [(1e15, 1.0), (1e30, 1e-30), (1e100, 1e-50), (3.3, 1e-14)])
+def test_a_constant_feature_hides_no_other(level, spread):
+    rng = np.random.default_rng(2)
+    varying = spread * rng.normal(size=(60, 3))
+    rows = torch.from_numpy(np.concatenate([np.full((60, 2), level), varying], 1))
+    moments = CentredMoments(name="layer")
+    for part in rows.split(17):
+        moments.update(part)
+    scatter = moments.state()[2].numpy()
+    assert not scatter[:2].any()  # of equal numbers nothing is left
+    centred = varying - varying.mean(0)
+    np.testing.assert_allclose(scatter[2:, 2:], centred.T @ centred, rtol=1e-10, atol=1e-12 * spread**2)
+    for metric, exact in ((PCADimension(), 3), (StableRank(), None)):
+        metric.update(rows)
+        sigma = np.linalg.svd(centred, compute_uv=False)
+        exact = exact or (sigma**2).sum() / sigma[0] ** 2
+        assert float(metric.compute()) == pytest.approx(exact, rel=1e-9)
+
+
+def test_rows_that_do_not_vary_have_dimension_zero():
+    metric = PCADimension()
+    metric.update(torch.full((50, 3), 0.1, dtype=torch.float64))
+    metric.update(torch.full((31, 3), 0.1, dtype=torch.float64))
+    assert float(metric.compute()) == 0
+
+
+def test_sums_beyond_float64_are_no_nan_of_a_sample():
+    with pytest.raises(DataError, match="features so large that their sums overflow float64; scale them down"):
+        CentredMoments(2).update(torch.full((3, 2), 1.7e308, dtype=torch.float64))

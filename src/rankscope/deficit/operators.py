@@ -14,18 +14,22 @@ import torch
 
 __all__ = ["FactorGram", "Quadratic", "SharedGram", "column_scale"]
 
-# A column whose scale is below this share of the largest is zero up to rounding: dividing by it would blow noise up.
+# A column whose spread is below this share of its own mean is constant up to rounding: dividing by it would blow noise
+# up. How large other columns are says nothing of it.
 _ZERO = 1e-13
 
 
-def column_scale(squares: torch.Tensor) -> torch.Tensor:
+def column_scale(squares: torch.Tensor, mean: torch.Tensor | None = None) -> torch.Tensor:
     """√ of the mean squares of columns (…, c); 1 where a column is zero, so that it can be divided by.
+
+    ``mean`` (c,) is what was taken off the columns.
 
     >>> column_scale(torch.tensor([4.0, 0.0]))
     tensor([2., 1.])
     """
     root = squares.clamp_min(0).sqrt()
-    return torch.where(root > _ZERO * root.amax(-1, keepdim=True), root, torch.ones_like(root))
+    least = torch.zeros_like(root) if mean is None else _ZERO * mean.abs()
+    return torch.where(root > least, root, torch.ones_like(root))
 
 
 class Quadratic(Protocol):
@@ -51,8 +55,8 @@ class Quadratic(Protocol):
 class SharedGram:
     """One Gram matrix for all problems: products are matrix–matrix, and one eigendecomposition serves every ρ."""
 
-    def __init__(self, gram: torch.Tensor) -> None:
-        self._scale = column_scale(gram.diagonal())
+    def __init__(self, gram: torch.Tensor, mean: torch.Tensor | None = None) -> None:
+        self._scale = column_scale(gram.diagonal(), mean)
         self.matrix = gram / self._scale / self._scale[:, None]
         self.eigenvalues, self.basis = torch.linalg.eigh(self.matrix)
         self.eigenvalues = self.eigenvalues.clamp_min(0)

@@ -61,7 +61,7 @@ class AllSamples:
 
     def __init__(self, sample: Sample, fitted: Moments) -> None:
         self.sample, self.moments, self.classes = sample, fitted, sample.classes
-        self.form: Quadratic = SharedGram(fitted.gram)
+        self.form: Quadratic = SharedGram(fitted.gram, fitted.mean)
         self.level = (1 + fitted.mean.square() / fitted.gram.diagonal().clamp_min(1e-300)).sqrt()
         self.cross = fitted.gram[self.classes]
         self.square = fitted.gram.diagonal()[self.classes]

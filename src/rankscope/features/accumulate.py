@@ -124,18 +124,27 @@ def layer_features(
         # summed on the host from what is kept: moments of a GPU and the same read back give the same rounding
         level, method = float(mean.cpu().square().sum()), "covariance"
         trace = float(scatter.diagonal().cpu().sum())
+        # the mean of equal numbers may be off by rounding: its square is what the variance of a constant feature is, of
+        # each beside its own mean
+        still = bool((scatter.diagonal() <= 1e-28 * (count - 1) * mean.square()).all())
     elif isinstance(accumulated, RowStore):
         check_scale(float(accumulated.rows.abs().max()), name)
         values, raw = (found.cpu() for found in accumulated.both_eigenvalues())
         level, method, trace = float(raw.sum()) / count, "gram", float(values.sum())
+        still = trace == 0  # differences of equal rows are exact
     else:
         values, raw = accumulated.eigenvalues(), accumulated.uncentred_eigenvalues()
         level = float(accumulated.mean.square().sum()) if accumulated.mean is not None else 0.0
         method, trace = "sketch", accumulated.trace
         more = {"sketch_error": accumulated.error / (count - 1), "trace": trace}
         check_scale(max(level, trace / count) ** 0.5, name)
-    # the mean of equal float64 numbers is off by rounding; its square is what a constant layer's variance can be
-    constant = not varies if varies is not None else trace <= 1e-28 * level * (count - 1) or trace == 0
+        still = trace <= 1e-28 * level * (count - 1)
+    constant = still if varies is None else not varies
+    if not constant and trace == 0:
+        raise DataError(
+            f"{name}: the samples differ by so much less than their largest feature that float64 cannot hold the "
+            "squares; subtract the mean of each feature, or leave out those that do not vary"
+        )
     if constant:
         values, more = torch.zeros_like(values), {}
     coarse = getattr(accumulated, "roundoff", 0.0) if roundoff is None else roundoff

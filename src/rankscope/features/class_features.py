@@ -5,12 +5,13 @@ from __future__ import annotations
 from typing import Any
 
 from torch import Tensor
+from torch.nn import Module
 
 from rankscope._base.errors import DataError, UsageError
 from rankscope._base.labels import class_indices
 from rankscope.features.class_rank import ClassRank
 from rankscope.features.class_record import ClassFeatures
-from rankscope.features.heads import linear_parts
+from rankscope.features.heads import linear_parts, only_its_weights
 from rankscope.features.neural_collapse import neural_collapse
 
 __all__ = ["class_features", "class_labels"]
@@ -53,9 +54,10 @@ def class_features(rows: Tensor, labels: Tensor, head: Any, name: str) -> ClassF
     classes = int(labels.max()) + 1
     weight, bias = None, None
     if head is not None:
-        parts = linear_parts(head, rows.shape[1])
+        other = isinstance(head, Module) and not only_its_weights(head)
+        parts = None if other else linear_parts(head, rows.shape[1])
         if parts is None:
-            raise UsageError(f"head is a {type(head).__name__}; give a linear layer or its (weight, bias)")
+            raise UsageError(f"head is a {type(head).__name__}; give a plain linear layer or its (weight, bias)")
         weight, bias = parts
         if classes > len(weight):
             raise DataError(f"{name}: labels reach {classes - 1}, and the head has {len(weight)} classes")

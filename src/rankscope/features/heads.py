@@ -8,13 +8,16 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.nn.utils.spectral_norm import SpectralNorm
+from torch.nn.utils.weight_norm import WeightNorm
 
 from rankscope._base.arrays import dense
 from rankscope._base.errors import DataError, ModelError
 from rankscope.features._inputs import first_bad_row
+from rankscope.features.precision import kept_whole
 from rankscope.slicing.values import is_array
 
-__all__ = ["evaluated_copy", "find_head", "head_mismatch", "linear_parts"]
+__all__ = ["evaluated_copy", "find_head", "head_mismatch", "linear_parts", "only_its_weights", "weight_of"]
 
 # Attributes that hold the classifier in torchvision (fc, classifier, head, heads) and Hugging Face (classifier, score)
 _NAMES = ("fc", "classifier", "head", "heads", "score", "classification_head", "last_linear", "linear", "output")
@@ -26,11 +29,49 @@ def _is_linear(module: nn.Module) -> bool:
     return isinstance(module, nn.Conv2d) and module.kernel_size == (1, 1) and module.groups == 1
 
 
+# Where the forward of a layer that multiplies by its weight and adds its bias is defined
+_PLAIN = ("torch.nn.modules.linear", "torch.nn.modules.conv", "timm.layers.linear")
+
+
+def only_its_weights(module: nn.Module) -> bool:
+    """Whether a linear layer multiplies by its weight and adds its bias, and does nothing else.
+
+    A class with a forward of its own, such as a cosine classifier, may normalise, scale or shift beside it, and hooks
+    may too; torch's own that make the weight (``weight_norm``, ``spectral_norm``) do not.
+
+    >>> only_its_weights(nn.Linear(2, 2)), only_its_weights(nn.Sequential(nn.Linear(2, 2)))
+    (True, False)
+    """
+    hooks = (*module._forward_hooks.values(), *_other_hooks(module))
+    own = "forward" in vars(module) or type(module).forward.__module__ not in _PLAIN
+    padded = isinstance(module, nn.Conv2d) and module.padding not in ((0, 0), "valid", "same")
+    return _is_linear(module) and not (hooks or own or padded)
+
+
+def _other_hooks(module: nn.Module) -> list[Any]:
+    return [hook for hook in module._forward_pre_hooks.values() if not isinstance(hook, WeightNorm | SpectralNorm)]
+
+
+def weight_of(module: nn.Module) -> torch.Tensor:
+    """The weight that the next call will have: torch's hooks make it anew from what was loaded since."""
+    weight: torch.Tensor = module.weight  # type: ignore[assignment]
+    for hook in module._forward_pre_hooks.values():
+        if isinstance(hook, WeightNorm) and hook.name == "weight":
+            weight = hook.compute_weight(module)
+        elif isinstance(hook, SpectralNorm) and hook.name == "weight":
+            weight = hook.compute_weight(module, do_power_iteration=False)
+    return weight
+
+
 def _last_linear(module: nn.Module, prefix: str) -> tuple[str, nn.Module] | None:
     """The linear layer after which the module does nothing more than reshape, by order of registration."""
     found: tuple[str, nn.Module] | None = None
+    inside = None  # the linear layer whose own parts follow: parametrisations make its weight
     for name, child in module.named_modules():
+        if inside is not None and name.startswith(inside):
+            continue
         if _is_linear(child):
+            inside = f"{name}." if name else ""
             found = (".".join(p for p in (prefix, name) if p), child)
         elif found and not list(child.children()) and not isinstance(child, nn.Flatten | nn.Identity | nn.Dropout):
             found = None  # an activation, a norm or a pool follows: that layer's output is not the logits
@@ -99,8 +140,7 @@ def linear_parts(head: Any, width: int) -> tuple[torch.Tensor, torch.Tensor] | N
     elif is_array(head):
         parts = (dense(head, "the head's weight"), None)
     elif isinstance(head, nn.Module) and _is_linear(head):
-        weight: torch.Tensor = head.weight  # type: ignore[assignment]
-        parts = (weight.flatten(1), head.bias)  # type: ignore[assignment]
+        parts = (weight_of(head).flatten(1), head.bias)  # type: ignore[assignment]
     if parts is None:
         return None
     weight, bias = parts
@@ -118,8 +158,9 @@ def linear_parts(head: Any, width: int) -> tuple[torch.Tensor, torch.Tensor] | N
         bad = first_bad_row(part.detach())
         if bad is not None:
             raise DataError(f"the head's {name} holds a NaN or infinite value (class {bad}); mend the head")
-    dtype = torch.promote_types(torch.promote_types(weight.dtype, bias.dtype), torch.float32)
-    weight, bias = weight.detach().to(dtype), bias.detach().to(dtype)
+    weight, bias = kept_whole(weight.detach()), kept_whole(bias.detach())
+    dtype = torch.promote_types(weight.dtype, bias.dtype)
+    weight, bias = weight.to(dtype), bias.to(dtype)
     if len(weight) == 1:  # class 0 has the logit 0: its odds against class 1 are what one output gives
         weight, bias = torch.cat([torch.zeros_like(weight), weight]), torch.cat([torch.zeros_like(bias), bias])
     return weight, bias

@@ -17,9 +17,10 @@ from rankscope._base.facts import Fact, FactKind
 from rankscope._base.provenance import versions
 from rankscope._base.records import ByValue, Record
 from rankscope.features.layer_rows import layer_rows
+from rankscope.features.principal import from_first
 from rankscope.features.reduction import Channels, Reduce, check_reduce
 from rankscope.slicing import CutPointsLike
-from rankscope.spectra.scale import power_of_two, scaled_norm
+from rankscope.spectra.scale import scaled_norm
 from rankscope.views.intrinsic_view import intrinsic_text, plot_intrinsic
 from rankscope.views.sentences import sentence
 
@@ -223,7 +224,7 @@ def _nearest(rows: Tensor, k: int) -> NDArray[np.float64]:
     """
     from sklearn.neighbors import NearestNeighbors
 
-    rows = rows / power_of_two(float(rows.abs().max()))
+    rows, _ = from_first(rows)
     rows = rows - rows.mean(0)
     count = min(k + _BESIDE, len(rows) - 1)
     places = torch.from_numpy(NearestNeighbors(n_neighbors=count).fit(rows.numpy()).kneighbors(return_distance=False))

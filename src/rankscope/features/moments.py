@@ -129,27 +129,32 @@ class CentredMoments(Metric):
         self.roundoff = max(self.roundoff, unit_roundoff(rows.dtype))
         self._take_width(rows.shape[1])
         values = rows.detach().to(device=self.mean.device, dtype=torch.float64)
-        mean = values.mean(0)
-        if not bool(torch.isfinite(mean).all()):
+        if not bool(torch.isfinite(values.mean(0)).all()):
             at = first_bad_row(values)
+            if at is None:
+                raise DataError(f"{self.name}: features so large that their sums overflow float64; scale them down")
             raise DataError(
-                f"{self.name}: sample {int(self.count) + (at or 0)} holds a NaN or infinite value; remove it, or look "
-                "for an overflow in the layers before"
+                f"{self.name}: sample {int(self.count) + at} holds a NaN or infinite value; remove it, or look for an "
+                "overflow in the layers before"
             )
-        self._merge_rows(values, mean)
+        self._merge_rows(values)
 
     def add_checked(self, rows: torch.Tensor) -> None:
         """The same for rows known to be finite and of the right width: nothing waits for the device."""
         self._take_width(rows.shape[1])
         values = rows.detach().to(device=self.mean.device, dtype=torch.float64)
         self.roundoff = max(self.roundoff, unit_roundoff(rows.dtype))
-        self._merge_rows(values, values.mean(0))
+        self._merge_rows(values)
         self._computed = None
         self._update_count += 1
 
-    def _merge_rows(self, values: torch.Tensor, mean: torch.Tensor) -> None:
+    def _merge_rows(self, values: torch.Tensor) -> None:
         self._whole = None
-        centred = values - mean
+        # differences of near numbers are exact: of a feature that does not vary nothing is left, whatever its size
+        centred = values - values[:1]
+        level = centred.mean(0)
+        centred -= level
+        mean = values[0] + level
         delta, n = mean - self.mean, len(values)
         share = n / (self.count + n).to(torch.float64)  # on the device: reading the count back would wait for it
         # two rank updates in place: no second d × d matrix

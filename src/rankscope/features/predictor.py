@@ -11,7 +11,7 @@ from torch import nn
 
 from rankscope._base.arrays import as_tensor
 from rankscope._base.errors import DataError, ModelError, UsageError, type_and_line
-from rankscope.features.heads import evaluated_copy, find_head, linear_parts
+from rankscope.features.heads import evaluated_copy, find_head, linear_parts, only_its_weights
 
 __all__ = ["Predict", "predictor"]
 
@@ -20,7 +20,8 @@ Predict: TypeAlias = Callable[[torch.Tensor], torch.Tensor]
 
 def predictor(head: Any, x: torch.Tensor) -> tuple[Predict, tuple[torch.Tensor, torch.Tensor] | None, torch.dtype]:
     """A function from features to logits, the (weight, bias) of a linear head, and the dtype to compute in."""
-    parts, called, held = linear_parts(head, x.shape[1]), head, x.dtype
+    whole = isinstance(head, nn.Module) and not only_its_weights(head)  # all that it does counts
+    parts, called, held = None if whole else linear_parts(head, x.shape[1]), head, x.dtype
     if parts is None and isinstance(head, nn.Module):
         trouble: Exception | None = None
         called, held = evaluated_copy(head, x.dtype)
@@ -31,13 +32,17 @@ def predictor(head: Any, x: torch.Tensor) -> tuple[Predict, tuple[torch.Tensor, 
             taken, trouble = False, error
         if not taken:  # not a head but a whole model: its last layer is
             try:
-                parts = linear_parts(find_head(head)[1], x.shape[1])
+                layer = find_head(head)[1]
             except ModelError:
+                layer = head
                 if trouble is None:
                     raise
+            if layer is head:
                 raise ModelError(
-                    f"the head does not take features of width {x.shape[1]}: {type_and_line(trouble)}"
+                    f"the head does not take features of width {x.shape[1]}"
+                    + ("" if trouble is None else f": {type_and_line(trouble)}")
                 ) from trouble
+            return predictor(layer, x)
     if parts is not None:
         dtype = torch.promote_types(parts[0].dtype, x.dtype)
         weight, bias = (part.to(x.device, dtype) for part in parts)

@@ -18,8 +18,8 @@ _HALF = 2.0**1022  # differences of two numbers below this are numbers
 class PrincipalAxes:
     """Mean (d,), axes (d × d, one a column, by descending variance) and their variances (d,), all float64.
 
-    Variances are divided by N − 1, and by the square of ``unit``: 1 for all but extreme rows, else the power of two
-    that rows were divided by so that float64 holds their squares.
+    Variances are divided by N − 1, and by the square of ``unit``: 1 for all but extreme spreads, else a power of two
+    so that float64 holds their squares.
     """
 
     mean: torch.Tensor
@@ -37,27 +37,40 @@ def from_first(rows: torch.Tensor) -> tuple[torch.Tensor, float]:
     >>> from_first(torch.tensor([[1e6, 7.0], [1e6 + 0.5, 7.0]]))[0].tolist()
     [[0.0, 0.0], [0.5, 0.0]]
     """
-    x = rows.to(torch.float64)
-    half = 1.0 if float(x.abs().max()) < _HALF else 0.5  # the difference of the largest numbers would overflow
-    x = half * x - half * x[:1]
+    half = _half(rows)
+    x = _apart(rows, rows[:1], half)
     unit = power_of_two(float(x.abs().max()))
     return x / unit, unit / half
 
 
-def scatter_of(rows: torch.Tensor, *, block: int = 4096) -> tuple[torch.Tensor, torch.Tensor]:
-    """(mean, scatter Σ(x − mean)(x − mean)ᵀ) of (N, d) rows in float64, ``block`` rows converted at a time."""
-    width = rows.shape[1]
+def _half(rows: torch.Tensor) -> float:
+    """What to multiply by, so that differences of the largest numbers do not overflow."""
+    return 1.0 if float(rows.abs().max()) < _HALF else 0.5
+
+
+def _apart(part: torch.Tensor, origin: torch.Tensor, half: float) -> torch.Tensor:
+    return half * part.to(torch.float64) - half * origin.to(torch.float64)
+
+
+def scatter_of(rows: torch.Tensor, *, block: int = 4096) -> tuple[torch.Tensor, torch.Tensor, float]:
+    """(mean, scatter Σ(x − mean)(x − mean)ᵀ/unit², unit) of (N, d) rows in float64, ``block`` rows at a time.
+
+    ``unit`` is a power of two, of the size of the spread: that of the features themselves says nothing of its squares.
+    """
+    width, half = rows.shape[1], _half(rows)
     # differences from the first row: the mean of large numbers that differ little is off by their rounding
-    origin = rows[0].to(torch.float64)
+    origin = rows[:1]
+    unit = power_of_two(max(float(_apart(part, origin, half).abs().max()) for part in rows.split(block)))
     mean = torch.zeros(width, dtype=torch.float64, device=rows.device)
     for part in rows.split(block):
-        mean += (part.to(torch.float64) - origin).sum(0)
+        mean += (_apart(part, origin, half) / unit).sum(0)
     mean /= len(rows)
     scatter = torch.zeros(width, width, dtype=torch.float64, device=rows.device)
     for part in rows.split(block):
-        centred = part.to(torch.float64) - origin - mean
+        centred = _apart(part, origin, half) / unit - mean
         scatter.addmm_(centred.T, centred)
-    return origin + mean, scatter
+    unit /= half
+    return origin[0].to(torch.float64) + mean * unit, scatter, unit
 
 
 def principal_axes(rows: torch.Tensor, *, name: str = "features") -> PrincipalAxes:
@@ -75,7 +88,6 @@ def principal_axes(rows: torch.Tensor, *, name: str = "features") -> PrincipalAx
     """
     if len(rows) < 2 or bool((rows == rows[:1]).all()):
         raise DataError(f"{name} are constant: all {len(rows)} samples are the same; there is no principal axis")
-    unit = power_of_two(float(rows.abs().max()))
-    mean, scatter = scatter_of(rows if unit == 1 else rows / unit)
+    mean, scatter, unit = scatter_of(rows)
     values, vectors = torch.linalg.eigh(scatter)
-    return PrincipalAxes(mean * unit, vectors.flip(1), values.clamp_min(0).flip(0) / (len(rows) - 1), unit)
+    return PrincipalAxes(mean, vectors.flip(1), values.clamp_min(0).flip(0) / (len(rows) - 1), unit)

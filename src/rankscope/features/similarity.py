@@ -7,7 +7,6 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
@@ -18,6 +17,7 @@ from rankscope._base.provenance import versions
 from rankscope._base.records import Record
 from rankscope.features.data_digests import DataDigests
 from rankscope.features.layer_rows import layer_rows
+from rankscope.features.principal import from_first
 from rankscope.features.reduction import Channels, Reduce, check_reduce
 from rankscope.slicing import CutPointsLike
 from rankscope.views.sentences import sentence
@@ -162,9 +162,7 @@ class _Centred:
     """Centred rows of Frobenius norm 1 in float64 (CKA does not depend on the scale), and their squared lengths."""
 
     def __init__(self, rows: Tensor) -> None:
-        x = rows.to(torch.float64)
-        x = x / largest if (largest := float(x.abs().max())) > 0 else x
-        x = x - x[:1]  # differences of near numbers are exact
+        x, _ = from_first(rows)
         x = x - x.mean(0)
         norm = float(x.norm())
         # equal rows leave exact zeros
