@@ -112,6 +112,19 @@ def test_f12_folders_that_tools_leave_are_passed_over(tmp_path: Path) -> None:
     assert images.names == ("2/a.png", "4/b.PNG", "4/link.png", "9/c.png")
 
 
+@pytest.mark.parametrize("name", ["@eaDir", "lost+found", "$RECYCLE.BIN", "__MACOSX", ".Trash-1000"])
+def test_f12_folders_that_file_systems_leave_are_no_classes(name: str, tmp_path: Path) -> None:
+    """Synology keeps a thumbnail of every picture in a folder beside it, also inside the class folders."""
+    for place in (f"2/{name}/a.png", f"{name}/b.png", "2/a.png", "4/b.png"):
+        picture(tmp_path / place)
+    found = read_folder(tmp_path)
+    assert found.classes == ("2", "4")
+    assert [Path(file).name for file in found.files] == ["a.png", "b.png"]
+    images = load_images(tmp_path, preprocessing=plain_preprocessing((3, 8, 8)))
+    assert images.class_names == ("2", "4")
+    assert images.names == ("2/a.png", "4/b.png")
+
+
 def run(command: str, folder: Path) -> subprocess.CompletedProcess[str]:
     return subprocess.run(["bash", "-c", command], capture_output=True, text=True, cwd=folder, check=False)
 

@@ -141,6 +141,7 @@ VALUES: dict[FactKind, dict[str, Any]] = {
     FactKind.AT_CHANCE: {"accuracy": 0.1, "share": 0.1, "answer": 3, "measure": "overall", "of": "head"},
     FactKind.KEPT_BY_CHANCE: {"kept": 0.9, "share": 0.95, "answer": 3, "measure": "overall"},
     FactKind.OTHER_CLASS_NAMES: {"data": ("zero", "one"), "model": ("0", "1")},
+    FactKind.OTHER_CLASS_ORDER: {"count": 2, "name": "cat", "label": 0, "place": 1},
     FactKind.FULL_WIDTH_ALONE: {},
     FactKind.NOT_MONOTONE: {"count": 2},
     FactKind.FEW_DIRECTIONS: {"directions": 3},

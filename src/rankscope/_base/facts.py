@@ -100,7 +100,8 @@ class FactKind(StrEnum):
     # features: measure is overall or balanced, answer a class
     AT_CHANCE = "accuracy at chance"  # accuracy, share, answer, measure, of (head or logits)
     KEPT_BY_CHANCE = "one answer for all keeps enough"  # kept, share, answer, measure
-    OTHER_CLASS_NAMES = "class names of the data are not those of the model"  # data, model
+    OTHER_CLASS_NAMES = "class names of the data are not those of the model"  # data, model; unknown where not all
+    OTHER_CLASS_ORDER = "class names of the data have other places in the model"  # count, name, label, place
     FULL_WIDTH_ALONE = "the threshold is reached at full width alone"
     NOT_MONOTONE = "accuracy falls below the threshold again"  # count
     FEW_DIRECTIONS = "components beyond the directions of variance"  # directions

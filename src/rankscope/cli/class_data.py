@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -13,9 +13,11 @@ from torch import nn
 from rankscope._base.errors import DataError, ModelError
 from rankscope._base.facts import Fact, FactKind
 from rankscope._base.text import counted, own_verb
+from rankscope.cli.class_names import places_by_name
 from rankscope.features import find_head
 from rankscope.loading import class_folders, class_order, image_files, imagenet_classes, split_folder
 from rankscope.loading.images import printable
+from rankscope.views.phrases import first_few
 
 if TYPE_CHECKING:
     from rankscope.loading import LoadedModel
@@ -80,7 +82,7 @@ def folder_labels(path: Path, found: ClassFolder, loaded: LoadedModel, classes: 
     ------
     DataError
         No class folder that holds an image; more folders than the head has classes; a folder without an image, where
-        the order of all folders gives the labels.
+        the order of all folders gives the labels; names of which some are the model's and would get other labels.
     """
     folders = found.classes
     empty = tuple(name for name in folders if name not in {found.class_of(path, file) for file in found.files})
@@ -103,14 +105,17 @@ def folder_labels(path: Path, found: ClassFolder, loaded: LoadedModel, classes: 
     index = {folder: label for label, folder in enumerate(order.folders)}
     synsets = imagenet_classes()[0]
     positions = False
-    if own is not None and set(folders) <= set(own):
-        index, facts = {folder: own.index(folder) for folder in folders}, ()
+    places = {} if own is None else places_by_name(folders, own)
+    if places.keys() == set(folders):
+        index, facts = places, ()
     elif order.rule == "imagenet" and count == len(synsets):
         index = {folder: synsets.index(folder) for folder in folders}
     elif order.rule == "numbers" and len(folders) < count and _are_indices(folders, count):
         index = {folder: int(folder) for folder in folders}
     else:
         positions = True
+    if positions:
+        _check_places(path, order.folders, places, loaded.name, own)
     if positions and empty:
         raise DataError(
             f"class folder {str(path / empty[0])!r} holds no image, and the order of the folders gives the labels: "
@@ -152,11 +157,26 @@ def _subset(index: dict[str, int], count: int, positions: bool) -> Fact:
     return Fact(FactKind.FEWER_FOLDERS, values)
 
 
+def _check_places(
+    path: Path, folders: Sequence[str], places: Mapping[str, int], model: str, own: Sequence[str] | None
+) -> None:
+    """By the order of the folders no folder may get the label of another class than its name says."""
+    moved = next((k for k, folder in enumerate(folders) if places.get(folder, k) != k), None)
+    if moved is None:
+        return
+    unknown = next(folder for folder in folders if folder not in places)
+    raise DataError(
+        f"class folder {str(path / unknown)!r} does not name one class of {model}, and by the order of the folders "
+        f"{folders[moved]!r} would be class {moved} in place of {places[folders[moved]]}; name all folders as the "
+        f"model names its classes ({first_few(own or ())}), or by their numbers from 0"
+    )
+
+
 def _names(
     order: tuple[str, ...], described: tuple[str, ...], own: tuple[str, ...] | None, index: dict[str, int], count: int
 ) -> tuple[str, ...]:
     """The model's names where the folders are known to be its classes or are too few; the folders' elsewhere."""
-    matched = all(own is not None and own[label] == folder for folder, label in index.items())
+    matched = own is not None and places_by_name(tuple(index), own) == index
     numbered = all(folder.isdecimal() and int(folder) == label for folder, label in index.items())
     if own is not None and (matched or numbered or len(index) < count):
         return own

@@ -31,6 +31,19 @@ __all__ = [
 
 _KINDS = ("bmp", "gif", "jfif", "jp2", "jpeg", "jpg", "pbm", "pgm", "png", "pnm", "ppm", "tga", "tif", "tiff", "webp")
 IMAGE_SUFFIXES = frozenset(f".{kind}" for kind in _KINDS)
+# of Python, macOS, ext4, Synology (thumbnails beside every folder of pictures), QNAP and Windows
+_LEFT_BEHIND = frozenset(
+    (
+        "__pycache__",
+        "__MACOSX",
+        "lost+found",
+        "@eaDir",
+        "#recycle",
+        "@Recycle",
+        "$RECYCLE.BIN",
+        "System Volume Information",
+    )
+)
 _KEEP_BYTES = 1 << 30
 _NOISE = 16
 _SHOWN = 3
@@ -281,12 +294,12 @@ def image_files(folder: str | Path, onerror: Callable[[OSError], object]) -> lis
 
 
 def is_left_behind(name: str) -> bool:
-    """Whether a file or folder is none of the user's: hidden, or left by Python or an archive of macOS.
+    """Whether a file or folder is none of the user's: hidden, or left by Python, a file system or an archive of macOS.
 
-    >>> is_left_behind(".ipynb_checkpoints"), is_left_behind("__pycache__"), is_left_behind("cat")
+    >>> is_left_behind(".ipynb_checkpoints"), is_left_behind("@eaDir"), is_left_behind("cat")
     (True, True, False)
     """
-    return name.startswith(".") or name in ("__pycache__", "__MACOSX")
+    return name.startswith(".") or name in _LEFT_BEHIND
 
 
 def is_image(path: str) -> bool:

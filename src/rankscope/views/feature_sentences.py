@@ -27,10 +27,24 @@ def _balance(v: Values) -> str:
 
 
 def _other_class_names(v: Values) -> str:
+    unknown = v.get("unknown")
+    said = (
+        f"None of the data's {len(v['data']):,} class names ({first_few(v['data'])}) is a class of the model"
+        if unknown is None
+        else f"{len(unknown):,} of the data's {len(v['data']):,} class names ({first_few(unknown)}) "
+        f"{own_verb(len(unknown), 'be')} not among the classes of the model"
+    )
     return (
-        f"None of the data's {len(v['data']):,} class names ({first_few(v['data'])}) is a class of the model "
-        f"({first_few(v['model'])}). The labels are the places of the names in the data: check that both have the same "
-        "order."
+        f"{said} ({first_few(v['model'])}). The labels are the places of the names in the data: check that both have "
+        "the same order."
+    )
+
+
+def _other_class_order(v: Values) -> str:
+    return (
+        f"{counted(v['count'], 'class name')} of the data {own_verb(v['count'], 'have')} another place in the model: "
+        f"{v['name']} is label {v['label']} of the data, and class {v['place']} of the model. Give labels in the order "
+        "of the model's classes."
     )
 
 
@@ -119,6 +133,7 @@ FEATURE_SENTENCES: Sentences = {
     FactKind.AT_CHANCE: _at_chance,
     FactKind.KEPT_BY_CHANCE: _kept_by_chance,
     FactKind.OTHER_CLASS_NAMES: _other_class_names,
+    FactKind.OTHER_CLASS_ORDER: _other_class_order,
     FactKind.FULL_WIDTH_ALONE: _full_width_alone,
     FactKind.NOT_MONOTONE: _not_monotone,
     FactKind.FEW_DIRECTIONS: _few_directions,
