@@ -12,7 +12,8 @@ from typing import Any
 import pytest
 import torch
 
-from rankscope._base.errors import ModelError
+from rankscope._base.errors import DataError, ModelError
+from rankscope._base.facts import FactKind
 from rankscope.loading import ensure_torchvision, load_model
 
 
@@ -89,6 +90,117 @@ def test_another_damaged_file_is_not_the_preprocessing(folder: Path) -> None:
     (folder / "preprocessor_config.json").write_text("{")
     with pytest.raises(ModelError, match="it is no whole JSON file"):
         load_model(f"hf:{folder}")
+
+
+PROCESSOR = {
+    "image_processor_type": "ViTImageProcessor",
+    "size": {"height": 8, "width": 8},
+    "image_mean": [0.5, 0.25, 0.125],
+    "image_std": [0.5, 0.25, 0.5],
+}
+ORANGE = (200, 100, 50)
+
+
+def shade(folder: Path, size: tuple[int, int] = (20, 12)) -> list[float]:
+    """What a picture of one colour becomes: three numbers, one a channel."""
+    from PIL import Image
+
+    made = load_model(f"hf:{folder}").preprocessing
+    assert made is not None
+    tensor = made(Image.new("RGB", size, ORANGE))
+    assert tensor.shape == (3, 8, 8)
+    assert torch.equal(tensor, tensor[:, :1, :1].expand(3, 8, 8))
+    return [float(v) for v in tensor[:, 0, 0]]
+
+
+# (v/255 - mean)/std, by hand
+NORMALISED = [(200 / 255 - 0.5) / 0.5, (100 / 255 - 0.25) / 0.25, (50 / 255 - 0.125) / 0.5]
+
+
+@pytest.mark.parametrize(
+    ("file", "content", "truth"),
+    [
+        ("preprocessor_config.json", PROCESSOR, NORMALISED),
+        ("processor_config.json", {"processor_class": "CLIPProcessor", "image_processor": PROCESSOR}, NORMALISED),
+        ("processor_config.json", {"image_processor": PROCESSOR}, NORMALISED),
+        ("preprocessor_config.json", PROCESSOR | {"do_normalize": False}, [v / 255 for v in ORANGE]),
+        ("preprocessor_config.json", PROCESSOR | {"do_rescale": False, "do_normalize": False}, [*map(float, ORANGE)]),
+        (
+            "preprocessor_config.json",
+            PROCESSOR | {"rescale_factor": 1 / 510, "do_normalize": False},
+            [v / 510 for v in ORANGE],
+        ),
+        (
+            "preprocessor_config.json",
+            PROCESSOR
+            | {
+                "image_processor_type": "CLIPImageProcessor",
+                "size": {"shortest_edge": 8},
+                "crop_size": {"height": 8, "width": 8},
+            },
+            NORMALISED,
+        ),
+        (
+            "preprocessor_config.json",
+            PROCESSOR
+            | {"image_processor_type": "ConvNextImageProcessor", "size": {"shortest_edge": 8}, "crop_pct": 0.8},
+            NORMALISED,
+        ),
+    ],
+    ids=["own file", "in the processor", "of no class", "not normalised", "not rescaled", "factor", "cropped", "share"],
+)
+def test_preprocessing_is_read_from_whichever_file_has_it(
+    file: str, content: dict[str, Any], truth: list[float], folder: Path
+) -> None:
+    (folder / file).write_text(json.dumps(content))
+    # a resize of one colour may round its last bit of 8
+    assert shade(folder) == pytest.approx(truth, abs=1e-5)
+    assert FactKind.PLAIN_PREPROCESSING not in {fact.kind for fact in load_model(f"hf:{folder}").facts}
+
+
+def test_a_folder_of_timm_brings_its_own_preprocessing(folder: Path) -> None:
+    timm = pytest.importorskip("timm")
+    from timm.models import save_for_hf
+
+    model = timm.create_model("test_vit", num_classes=3)
+    save_for_hf(model, folder / "timm")
+    config = json.loads((folder / "timm" / "config.json").read_text())
+    config.pop("model_args", None)
+    config["pretrained_cfg"] |= {"mean": [0.5, 0.25, 0.125], "std": [0.5, 0.25, 0.5], "input_size": [3, 8, 8]}
+    config["pretrained_cfg"].pop("test_input_size", None)
+    (folder / "timm" / "config.json").write_text(json.dumps(config))
+    from PIL import Image
+
+    made = load_model(f"hf:{folder / 'timm'}", weights="random").preprocessing
+    assert made is not None
+    tensor = made(Image.new("RGB", (20, 12), ORANGE))
+    assert [float(v) for v in tensor[:, 4, 4]] == pytest.approx(NORMALISED, abs=1e-5)
+
+
+@pytest.mark.parametrize("content", [None, {"processor_class": "X"}], ids=["no file", "a file without it"])
+def test_unknown_preprocessing_of_trained_weights_is_said(content: Any, folder: Path) -> None:
+    if content is not None:
+        (folder / "processor_config.json").write_text(json.dumps(content))
+    assert shade(folder) == pytest.approx([v / 255 for v in ORANGE], abs=1e-6)
+    (fact,) = [f for f in load_model(f"hf:{folder}").facts if f.kind is FactKind.PLAIN_PREPROCESSING]
+    assert fact.values == {"size": (3, 8, 8)}
+    assert fact.caution
+    kinds = {fact.kind for fact in load_model(f"hf:{folder}", weights="random").facts}
+    assert FactKind.PLAIN_PREPROCESSING not in kinds  # nothing was trained on anything
+
+
+def test_a_damaged_file_of_the_processor_is_named(folder: Path) -> None:
+    (folder / "processor_config.json").write_text("{")
+    with pytest.raises(ModelError, match=r"processor_config\.json' cannot be used \(it is no whole JSON file\)"):
+        load_model(f"hf:{folder}")
+
+
+def test_pictures_that_are_not_resized_have_to_fit(folder: Path) -> None:
+    (folder / "preprocessor_config.json").write_text(json.dumps(PROCESSOR | {"do_resize": False}))
+    assert load_model(f"hf:{folder}").input_size == (3, 8, 8)
+    assert shade(folder, (8, 8)) == pytest.approx(NORMALISED, abs=1e-6)
+    with pytest.raises(DataError, match=r"gave \(3, 12, 20\) but the model takes \(3, 8, 8\); give pictures that fit"):
+        shade(folder)
 
 
 def test_weights_that_only_misfit_are_not_called_damaged(folder: Path) -> None:

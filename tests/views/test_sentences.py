@@ -99,6 +99,7 @@ VALUES: dict[FactKind, dict[str, Any]] = {
     FactKind.EXAMPLE_INPUT: {"shape": (3, 8, 8)},
     FactKind.IMAGES: {"source": "photos", "preprocessing": "resize to 8"},
     FactKind.FOLDER_ORDER: {"rule": "numbers"},
+    FactKind.PLAIN_PREPROCESSING: {"size": (3, 32, 32)},
     FactKind.BESIDE_FOLDERS: {"count": 2, "first": "stray.png"},
     FactKind.FEWER_CLASSES: {"classes": 3, "found": 2},
     FactKind.FEWER_FOLDERS: {"classes": 3, "folders": ("a", "b"), "labels": (1, 2), "positions": False},

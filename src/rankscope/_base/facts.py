@@ -142,6 +142,7 @@ class FactKind(StrEnum):
     FILE_ROUNDED = "tensors of the file rounded"  # file dtype, model dtype: given, own
     BATCHNORM_SET = "BatchNorm statistics set"  # layers, unused, images, source ("data", "noise": too few images)
     EXAMPLE_INPUT = "measured on one example input"  # shape
+    PLAIN_PREPROCESSING = "preprocessing of the model unknown"  # size (C, H, W)
     IMAGES = "images"  # source, preprocessing
     FOLDER_ORDER = "order of class folders"  # rule: numbers or alphabet
     BESIDE_FOLDERS = "images beside the class folders"  # count, first (a file's name)

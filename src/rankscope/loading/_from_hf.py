@@ -9,7 +9,7 @@ from typing import Any
 
 from rankscope._base.errors import ModelError, UsageError, first_line, nearest, type_and_line
 from rankscope._base.facts import Fact, FactKind
-from rankscope.loading._hf_folder import check_files, damaged_json, damaged_weights
+from rankscope.loading._hf_folder import check_files, damaged_json, damaged_weights, preprocessing_file
 from rankscope.loading._hub import download
 from rankscope.loading._random import open_branches, seeded
 from rankscope.loading._remedies import RANDOM
@@ -71,6 +71,8 @@ def from_hf(
                 model, (described, kept) = _file_weights(builder, config, model, weights, weights_key)
                 facts = list(kept)
         preprocessing = _preprocessing(transformers, model, config, where, local=local)
+        if preprocessing is not None and preprocessing.plain and weights != "random":
+            facts.append(Fact(FactKind.PLAIN_PREPROCESSING, {"size": preprocessing.input_size}, caution=True))
     trained = weights != "random" and num_classes is None
     return LoadedModel(
         model=model.eval(),
@@ -195,8 +197,8 @@ def _preprocessing(transformers: Any, model: Any, config: Any, where: str, *, lo
     except Exception as error:
         raise _bad_config(where, error) from error
     made: tuple[int, int, int] | None = None
-    file = Path(where) / "preprocessor_config.json"
-    if local and file.is_file():
+    file = preprocessing_file(Path(where), config.model_type) if local else None
+    if file is not None:
         try:
             processor = transformers.AutoImageProcessor.from_pretrained(where)
             made = _made_size(processor, size)
@@ -236,11 +238,15 @@ def _config_size(config: Any) -> tuple[int, int, int] | None:
 
 
 def _made_size(processor: Any, size: tuple[int, int, int] | None) -> tuple[int, int, int]:
-    """The shape that the processor really gives, which need not be the configuration's."""
+    """The shape that the processor really gives, which need not be the configuration's.
+
+    A picture of the configuration's size shows it: a processor that does not resize gives back what it gets.
+    """
     from PIL import Image
 
-    mode = "L" if size is not None and size[0] == 1 else "RGB"
-    made = processor(images=Image.new(mode, (256, 256)), return_tensors="pt")["pixel_values"][0]
+    channels, height, width = size if size is not None else (3, 256, 256)
+    picture = Image.new("L" if channels == 1 else "RGB", (width, height))
+    made = processor(images=picture, return_tensors="pt")["pixel_values"][0]
     return (int(made.shape[0]), int(made.shape[1]), int(made.shape[2]))
 
 

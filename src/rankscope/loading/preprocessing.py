@@ -21,7 +21,8 @@ class Preprocessing:
     """From one PIL image to one (C, H, W) float32 tensor.
 
     ``description`` says what is done, for reports. ``input_size`` is (C, H, W) or None when the picture decides the
-    size. ``apply`` receives a picture of mode RGB, or L where C is 1.
+    size. ``apply`` receives a picture of mode RGB, or L where C is 1. ``plain`` is true where nothing was known of how
+    the model was trained.
 
     >>> from PIL import Image
     >>> plain_preprocessing((1, 8, 8))(Image.new("RGB", (32, 20))).shape
@@ -31,6 +32,7 @@ class Preprocessing:
     description: str
     input_size: tuple[int, int, int] | None
     apply: Callable[[Image.Image], Any] = field(repr=False)
+    plain: bool = False
 
     def __call__(self, image: Image.Image) -> torch.Tensor:
         """The tensor of ``image``. Raises ``DataError`` for a wrong shape and for NaN or infinite values."""
@@ -42,7 +44,7 @@ class Preprocessing:
         if self.input_size is not None and tuple(made.shape) != self.input_size:
             raise DataError(
                 f"the preprocessing gave {tuple(made.shape)} but the model takes {self.input_size}; "
-                "return a transform that fits the model from its factory"
+                "give pictures that fit it, or return a transform that fits the model from its factory"
             )
         if not bool(torch.isfinite(made).all()):
             raise DataError("NaN or infinite pixels")
@@ -61,7 +63,7 @@ def plain_preprocessing(input_size: tuple[int, int, int]) -> Preprocessing:
         pixels = torch.from_numpy(np.array(resized, dtype=np.float32)).div_(255)
         return pixels.unsqueeze(0) if pixels.ndim == 2 else pixels.permute(2, 0, 1).contiguous()
 
-    return Preprocessing(f"resized to {height}×{width}, pixels in [0, 1]", input_size, apply)
+    return Preprocessing(f"resized to {height}×{width}, pixels in [0, 1]", input_size, apply, plain=True)
 
 
 def check_channels(channels: int) -> None:

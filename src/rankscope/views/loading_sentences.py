@@ -107,6 +107,14 @@ def _example(v: Values) -> str:
     )
 
 
+def _plain_preprocessing(v: Values) -> str:
+    _, height, width = v["size"]
+    return (
+        f"The model's files do not describe its preprocessing. Pictures are resized to {height:,}×{width:,} and scaled to "
+        "[0, 1], which may not be what it was trained on."
+    )
+
+
 def _images(v: Values) -> str:
     return f"Images: {v['source']}, {v['preprocessing']}."
 
@@ -152,6 +160,7 @@ LOADING_SENTENCES: Sentences = {
     FactKind.FILE_ROUNDED: _rounded,
     FactKind.BATCHNORM_SET: _batchnorm,
     FactKind.EXAMPLE_INPUT: _example,
+    FactKind.PLAIN_PREPROCESSING: _plain_preprocessing,
     FactKind.IMAGES: _images,
     FactKind.FOLDER_ORDER: _folder_order,
     FactKind.BESIDE_FOLDERS: _beside_folders,
