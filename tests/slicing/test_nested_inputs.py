@@ -232,3 +232,55 @@ def test_texts_beside_tensors_that_differ_between_the_samples_are_refused() -> N
         rs.jacobian_rank(net, DataLoader(items, batch_size=2), **options)
     profile = rs.jacobian_rank(net, DataLoader(items, batch_size=1), **options)
     assert [e.value for e in profile["output"].estimates(profile.tolerance)] == [1, 6, 1, 6]
+
+
+class Tasks(nn.Module):
+    """The text of its container chooses the layer: of rank 1 for "narrow", of rank 4 for "wide"."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.wide = nn.Linear(6, 4)
+        self.end = nn.Identity()
+
+    def forward(self, x: Tensor, task: Any) -> Tensor:
+        name = task["name"] if isinstance(task, dict) else task[0] if isinstance(task, list | tuple) else task
+        made = self.wide(x)
+        return self.end(made if name == "wide" else made.sum(-1, keepdim=True).expand(-1, 4))
+
+
+class OfTasks(Dataset[Any]):
+    def __init__(self, names: list[str], form: Callable[[str], Any]) -> None:
+        self.names, self.form = names, form
+
+    def __len__(self) -> int:
+        return 4
+
+    def __getitem__(self, i: int) -> Any:
+        return {"x": X[i], "task": self.form(self.names[i])}
+
+
+TEXTS: dict[str, Callable[[str], Any]] = {
+    "a text": lambda name: name,
+    "beside a tensor": lambda name: {"name": name, "scale": torch.ones(2)},
+    "alone in a mapping": lambda name: {"name": name},
+    "in a tuple": lambda name: (name, torch.ones(2)),
+    "deep inside": lambda name: {"name": name, "inner": {"tags": ("a", name)}},
+}
+
+
+@pytest.mark.parametrize("form", TEXTS)
+@pytest.mark.parametrize("size", [1, 2, 4])
+def test_texts_in_shared_are_the_one_text_of_all(form: str, size: int) -> None:
+    torch.manual_seed(1)
+    net = Tasks()
+    for name, rank in (("wide", 4), ("narrow", 1)):  # six inputs, random weights of four rows, and their sum
+        loader = DataLoader(OfTasks([name] * 4, TEXTS[form]), batch_size=size)
+        found = rs.jacobian_rank(net, loader, cut_points=["end"], shared="task", progress=False)
+        assert [e.value for e in found["end"].estimates(found.tolerance)] == [rank] * 4
+
+
+@pytest.mark.parametrize("form", TEXTS)
+def test_texts_in_shared_that_differ_are_refused(form: str) -> None:
+    loader = DataLoader(OfTasks(["wide", "narrow", "wide", "narrow"], TEXTS[form]), batch_size=2)
+    with pytest.raises(rs.UsageError, match="shared names 'task', which differs between the samples"):
+        rs.jacobian_rank(Tasks(), loader, cut_points=["end"], shared="task", progress=False)

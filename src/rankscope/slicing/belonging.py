@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils._pytree import tree_leaves, tree_map_only
+from torch.utils._pytree import tree_leaves, tree_map
 
 from rankscope._base.errors import UsageError
 from rankscope.slicing.containers import arrays_of, counts_entries, holds_arrays
@@ -121,17 +121,29 @@ def either_way(name: str, what: str, samples: int, counted: str, *, transposed: 
 
 
 def same_for_all(name: str, value: Any) -> Any:
-    """What a loader stacked, once for each sample, as the one value that they share.
+    """What a loader put together, once for each sample, as the one value that they share: of texts it makes a list.
 
     Raises
     ------
     UsageError
         Where the samples' values differ.
     """
-    if not isinstance(value, Tensor):
-        return tree_map_only(Tensor, lambda tensor: same_for_all(name, tensor), value)
-    if not value.ndim or not len(value):
-        return value
-    if any(not torch.equal(row, value[0]) for row in value[1:]):
+    if _is_texts(value):
+        differs = any(text != value[0] for text in value[1:])
+    elif isinstance(value, Tensor):
+        if not value.ndim or not len(value):
+            return value
+        differs = any(not torch.equal(row, value[0]) for row in value[1:])
+    else:
+
+        def of_one(part: Any) -> Any:
+            return same_for_all(name, part) if _is_collated(part) else part
+
+        return tree_map(of_one, value, is_leaf=_is_collated)
+    if differs:
         raise UsageError(f"shared names {name!r}, which differs between the samples; leave it out of shared")
     return value[0]
+
+
+def _is_collated(value: Any) -> bool:
+    return isinstance(value, Tensor) or _is_texts(value)

@@ -110,8 +110,8 @@ def _example(v: Values) -> str:
 def _plain_preprocessing(v: Values) -> str:
     _, height, width = v["size"]
     return (
-        f"The model's files do not describe its preprocessing. Pictures are resized to {height:,}×{width:,} and scaled to "
-        "[0, 1], which may not be what it was trained on."
+        f"The model's files do not describe its preprocessing. Pictures are resized to {height:,}×{width:,} and "
+        "scaled to [0, 1], which may not be what it was trained on."
     )
 
 
