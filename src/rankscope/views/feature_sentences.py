@@ -43,8 +43,8 @@ def _other_class_names(v: Values) -> str:
 def _other_class_order(v: Values) -> str:
     return (
         f"{counted(v['count'], 'class name')} of the data {own_verb(v['count'], 'have')} another place in the model: "
-        f"{v['name']} is label {v['label']:,} of the data, and class {v['place']:,} of the model. Give labels in the order "
-        "of the model's classes."
+        f"{v['name']} is label {v['label']:,} of the data, and class {v['place']:,} of the model. Give labels in the "
+        "order of the model's classes."
     )
 
 
