@@ -10,6 +10,8 @@ from importlib.machinery import PathFinder
 from pathlib import Path
 
 import rankscope
+from rankscope.cli.app import app
+from rankscope.cli.main import _COMMANDS
 
 ROOT = Path(rankscope.__file__).parent
 
@@ -109,6 +111,21 @@ def test_library_messages_name_no_flags() -> None:
         if FLAG.search(text) and not any(program in text for program in OTHER_PROGRAMS)
     }
     assert said == set()
+
+
+def test_functions_that_a_library_message_recommends_have_a_command() -> None:
+    """As ``parameter("rs.layers(model)")``, which the command line turns into ``rankscope layers``."""
+    without = {"rs.chain_exponents"}  # its message is about matrices, which no command takes
+    said = {
+        found
+        for file in ROOT.rglob("*.py")
+        if file.relative_to(ROOT).parts[0]
+        in ("slicing", "jacobian", "features", "linear", "loading", "deficit", "theory")
+        for text in _texts(ast.parse(file.read_text()))
+        for found in re.findall(r"\brs\.[a-z_]+(?:\([a-z]+\))?", text)
+    }
+    assert said - without == set(_COMMANDS)
+    assert set(_COMMANDS.values()) <= {f"rankscope {command.name}" for command in app.registered_commands}
 
 
 def test_the_search_sees_a_flag() -> None:

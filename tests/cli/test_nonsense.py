@@ -219,6 +219,40 @@ def test_an_option_that_is_given_twice(
     assert tree(folder) == before
 
 
+# Options that exclude each other, or that only another gives a meaning: what a call gives, and what its error names
+CONTRADICTORY = {
+    "deficit": {"--keep 0.8 --eta 2": "--keep --eta", "--eta 2 --keep 0.9": "--keep --eta"},
+    "profile": {
+        "--columns all --patch 2": "--columns --patch",
+        "--patch-offset 1,1": "--patch-offset --patch",
+        "--channels 0": "--channels --patch",
+        "--probes 4": "--probes --method",
+        "--method exact --columns sketch:4": "--method --columns",
+        "--text words": "--text hf:FOLDER --images",
+    },
+    "collect": {"--text words": "--text hf:FOLDER --data"},
+    "features": {"--text words": "--text hf:FOLDER --data"},
+    "watch": {"--patience 5": "--patience --follow"},
+}
+
+
+def test_options_that_exclude_each_other(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(folder)
+    before = tree(folder)
+    for words, pairs in CONTRADICTORY.items():
+        for given, names in pairs.items():
+            assert main([*words.split(), *CALLS[words], *given.split()]) == 2
+            out, err = capsys.readouterr()
+            assert out == ""
+            assert err.startswith("error: ")
+            assert err.count("\n") == 1
+            assert all(name in err for name in names.split()), err
+            assert "built" not in {Path(path).name for path in tree(folder) - before}
+    assert tree(folder) == before
+
+
 def test_a_flag_twice_is_one_flag(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["theory", "predict", "--width", "4", "--depth", "2", "--json", "--json"]) == 0
     assert capsys.readouterr().out.startswith("{")

@@ -10,6 +10,7 @@ from torch.nn.modules import module as modules
 from torch.overrides import _get_current_function_mode_stack
 from torch.utils._python_dispatch import _get_current_dispatch_mode_stack
 
+from rankscope._base.dtypes import dtype_name
 from rankscope._base.identity import identity_of
 from rankscope._base.identity_objects import HOOKS
 
@@ -33,10 +34,10 @@ def process_state() -> dict[str, str]:
     """
     found = {}
     if torch.get_default_dtype() != torch.float32:
-        found["default dtype"] = str(torch.get_default_dtype()).removeprefix("torch.")
+        found["default dtype"] = dtype_name(torch.get_default_dtype())
     for device in ("cpu", "cuda"):
         if torch.is_autocast_enabled(device):
-            found[f"autocast on {device}"] = str(torch.get_autocast_dtype(device)).removeprefix("torch.")
+            found[f"autocast on {device}"] = dtype_name(torch.get_autocast_dtype(device))
     if not float(torch.tensor(_SUBNORMAL, dtype=torch.float64) * 1.0):
         found["subnormal numbers"] = "zero"
     hooks = {name: list(made.values()) for name in _HOOKS if (made := getattr(modules, name, None))}

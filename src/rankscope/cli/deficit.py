@@ -14,6 +14,8 @@ from rankscope.cli.parsing import whole_number
 
 __all__ = ["deficit_command"]
 
+_KEEP = 0.9  # as independence_deficit's own
+
 
 @saves_memory("fewer --classes", "--device cpu")
 def deficit_command(
@@ -39,8 +41,9 @@ def deficit_command(
         ),
     ] = None,
     keep: Annotated[
-        float, typer.Option(help="Share of the accuracy of a class that has to be kept, without --eta.")
-    ] = 0.9,
+        float | None,
+        typer.Option(help="Share of the accuracy of a class that has to be kept, without --eta. Default: 0.9."),
+    ] = None,
     device: DeviceOption = "auto",
     out: ResultOption = None,
     as_json: JsonOption = False,
@@ -54,6 +57,11 @@ def deficit_command(
     from rankscope.deficit import independence_deficit
     from rankscope.report.deficit_page import deficit_page, most_dependent
 
+    if eta is not None and keep is not None:
+        raise UsageError(
+            f"--keep {keep:g} chooses the penalty by the accuracy, so it has no meaning beside --eta {eta:g}; "
+            "leave one of them out"
+        )
     where = device_of(device)
     found = read_run(run, array="logits", labels=labels)
     assert found.logits is not None  # what it was asked for
@@ -71,7 +79,7 @@ def deficit_command(
             accuracy=accuracy,  # type: ignore[arg-type]
             classes=None if classes is None else _classes(classes, names, found.logits.shape[1]),
             class_names=names,
-            keep=keep,
+            keep=_KEEP if keep is None else keep,
             feature_dimension=None if found.features is None else found.features.shape[1],
             device=where,
         )

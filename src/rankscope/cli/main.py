@@ -99,13 +99,15 @@ def _failed(error: BaseException, given: list[str], stopping: Stopping) -> int:
 
 # names that the library has for what a command calls otherwise
 _ALSO = {"n": "width", "jacobian_points": "points", "inputs": "data"}
+# functions of the library that its messages recommend
+_COMMANDS = {"rs.layers(model)": "rankscope layers", "rs.jacobian_rank": "rankscope profile"}
 
 
 def _options(given: list[str]) -> dict[str, str]:
     """From a parameter's name to the option of the command that was given, for commands and groups of commands."""
     command = _command(given)[0]
     own = {p.name: max(p.opts, key=len) for p in command.params if p.name and p.opts and p.opts[0].startswith("-")}
-    return {**{name: own[other] for name, other in _ALSO.items() if other in own}, **own}
+    return {**_COMMANDS, **{name: own[other] for name, other in _ALSO.items() if other in own}, **own}
 
 
 def _command(given: list[str]) -> tuple[Any, list[str]]:

@@ -8,6 +8,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor, nn
 
+from rankscope._base.dtypes import dtype_name
 from rankscope._base.errors import raise_ours
 from rankscope._base.facts import Fact, FactKind, unsaid
 from rankscope.jacobian.both_modes import doubts
@@ -208,7 +209,7 @@ class BatchMeasurer:
         if self._uncompared is None:
             alone = replace(self.settings, certify=False)
             self._uncompared = self.another(self.calls, alone, (self.runner, None))
-        dtype = str(self.settings.dtype).removeprefix("torch.")
+        dtype = dtype_name(self.settings.dtype)
         self._say_once(Fact(FactKind.OTHER_PATH, {"dtype": dtype}, caution=True))
         # that one precision alone cannot check the function belongs to what is said of these samples
         return self._by(self._uncompared, sample, without=FactKind.FUNCTION_UNCHECKED)
@@ -315,7 +316,7 @@ class BatchMeasurer:
 
     def _say_range(self, found: Certified) -> None:
         """Where the model's own products leave the range of the precision: said once for either end."""
-        dtype = str(self.settings.dtype).removeprefix("torch.")
+        dtype = dtype_name(self.settings.dtype)
         both = torch.stack([found.small, found.large]).cpu()
         for kind, places in zip((FactKind.UNDERFLOW, FactKind.OVERFLOW), both, strict=True):
             if bool(places.any()) and kind not in {fact.kind for fact in self.derivative.facts}:

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 from rankscope._base.checks import DeviceLike, DtypeLike, count_of, device_of, seed_of
+from rankscope._base.dtypes import dtype_name
 from rankscope._base.errors import CutPointError, DataError, ModelError, first_line, is_out_of_memory, parameter
 from rankscope._base.facts import Fact, FactKind
 from rankscope._base.progress import Progress, progress_for
@@ -198,7 +199,7 @@ def chain_exponents(
         images=tuple(f"sample {i}" for i in range(len(found))),
         per_image=tuple(found),
         method=Fact(FactKind.PUSHED, {"name": way.method.name}),
-        dtype=str(work_dtype).removeprefix("torch."),
+        dtype=dtype_name(work_dtype),
         device=device_name(where),
         failed_methods=tuple(way.failures),
         facts=tuple(facts),
@@ -215,7 +216,7 @@ def _named_failure(model: str, dtype: torch.dtype) -> Iterator[None]:
     except RuntimeError as error:
         if is_out_of_memory(error):
             raise
-        width = str(dtype).removeprefix("torch.")
+        width = dtype_name(dtype)
         words = first_line(error)
         # the model itself ran in its own dtype when it was traced
         remedy = parameter("dtype", "float32" if dtype == torch.float64 else "float64")
@@ -252,8 +253,8 @@ def _longest(found: Trace, calls: list[ModuleCall], *, merge: bool) -> _Chain:
             )
         raise CutPointError(
             f"{found.model} has no chain of two blocks or more of one width along its true cuts: {seen}{more}; name "
-            "cut points of one shape (rs.layers(model) lists them), or use rs.jacobian_rank, which needs no equal "
-            "widths"
+            f"cut points of one shape ({parameter('rs.layers(model)')} lists them), or use "
+            f"{parameter('rs.jacobian_rank')}, which needs no equal widths"
         )
     return _Chain(kept[0][0], tuple(c for c, _ in kept[1:] if c is not None), kept[0][1])
 

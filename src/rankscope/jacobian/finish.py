@@ -16,6 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from rankscope._base.dtypes import dtype_name
 from rankscope.jacobian.sweep import SweepResult
 from rankscope.spectra import Spectrum, norm_bound_of_lengths, spectrum_of_gram
 from rankscope.spectra.density import AnySpectrum
@@ -61,7 +62,7 @@ class Finisher:
 
     def __init__(self, device: torch.device, dtype: torch.dtype) -> None:
         self.device = device
-        self.dtype = str(dtype).removeprefix("torch.")
+        self.dtype = dtype_name(dtype)
         self._pool = ThreadPoolExecutor(1) if device.type == "cuda" else None
         self._stream = torch.cuda.Stream(device) if device.type == "cuda" else None
         cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

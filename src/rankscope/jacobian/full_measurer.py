@@ -12,6 +12,7 @@ import torch
 from torch import nn
 
 from rankscope._base.checks import choice_of
+from rankscope._base.dtypes import dtype_name
 from rankscope._base.errors import MeasurementError, RankscopeError, UsageError, is_out_of_memory, parameter
 from rankscope._base.facts import Fact, FactKind
 from rankscope._base.progress import Reporter
@@ -319,7 +320,7 @@ class FullMeasurer(BatchMeasurer):
         return spectrum
 
     def _facts_of(self, pair: Pair, name: str) -> Iterator[Fact]:
-        dtype = str(pair.work.dtype).removeprefix("torch.")
+        dtype = dtype_name(pair.work.dtype)
         if not pair.certified:
             yield Fact(FactKind.PRODUCTS_UNCHECKED, {"dtype": dtype}, caution=True)
         work = pair.products[0]

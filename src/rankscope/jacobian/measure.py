@@ -21,6 +21,7 @@ from rankscope._base.checks import (
     count_of,
     device_of,
 )
+from rankscope._base.dtypes import dtype_name
 from rankscope._base.errors import MeasurementError, UsageError, parameter
 from rankscope._base.facts import Fact, FactKind
 from rankscope._base.identity import Identity, identity_of
@@ -320,7 +321,7 @@ def jacobian_rank(
         columns=directions,
         background=background,
         device=device_name(where),
-        dtype=str(work_dtype).removeprefix("torch."),
+        dtype=dtype_name(work_dtype),
         versions=versions(),
         input_shape=shapes[0],
         input_shapes=tuple(shapes) if len(set(shapes)) > 1 else (),

@@ -7,6 +7,7 @@ import math
 import torch
 from torch import Tensor
 
+from rankscope._base.dtypes import dtype_name
 from rankscope._base.errors import first_line, raise_ours
 from rankscope.linear.reverse import reverse_mode
 from rankscope.linear.runner import Runner
@@ -29,7 +30,7 @@ def lower_precision_inside(runner: Runner, sample: Sample) -> str:
         outputs = runner.outputs(sample, sample.x)
     dtypes = [o.dtype for o in outputs if o.dtype.is_floating_point and o.dtype != runner.dtype]
     narrowest = seen.narrowest or next(iter(dtypes), None)
-    return "" if narrowest is None else str(narrowest).removeprefix("torch.")
+    return "" if narrowest is None else dtype_name(narrowest)
 
 
 def adjoint_error(
@@ -81,7 +82,7 @@ def adjoint_error(
             # beside denormal numbers a relative difference says nothing
             faint = [k for k in live if gaps[k] > ADJOINT_LIMIT and lengths[k] < FAINT[runner.dtype]]
             if faint and all(gaps[k] <= ADJOINT_LIMIT for k in live if k not in faint):
-                width = str(runner.dtype).removeprefix("torch.")
+                width = dtype_name(runner.dtype)
                 return None, f"the derivative at {runner.keys[faint[0]][0]!r} is too small for {width}"
     except Exception as error:  # a custom backward is code of the model
         raise_ours(error)

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_map_only
 
 from rankscope._base.checks import DeviceLike, DtypeLike, MemoryBudget, budget_of, device_of, dtype_of
+from rankscope._base.dtypes import dtype_name
 from rankscope._base.errors import UsageError, nearest, parameter
 from rankscope._base.facts import Fact
 from rankscope._base.text import counted
@@ -218,7 +219,7 @@ class JacobianMap:
     def __repr__(self) -> str:
         rows, columns = self.shape
         each = ", ".join(f"{name!r} {counted(len(r), 'row')}" for name, r in self.rows.items())
-        dtype = str(self.dtype).removeprefix("torch.")
+        dtype = dtype_name(self.dtype)
         lines = [f"JacobianMap of {rows:,} × {columns:,} ({each}), {dtype} on {self.device}, by {phrase(self.method)}"]
         return "\n".join([*lines, *(sentence(fact) for fact in self.facts if fact.caution)])
 

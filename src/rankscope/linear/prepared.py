@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
 from rankscope._base.checks import DtypeLike, dtype_of
+from rankscope._base.dtypes import dtype_name
 from rankscope._base.errors import ModelError
 from rankscope._base.facts import Fact, FactKind
 from rankscope.slicing import ColumnsByShape, Sample
@@ -23,7 +24,7 @@ def working_dtype(model: nn.Module, dtype: DtypeLike) -> tuple[torch.dtype, list
     if own == {torch.float64}:
         return torch.float64, []
     narrow = own - {torch.float32, torch.float64}
-    names = tuple(sorted(str(d).removeprefix("torch.") for d in narrow))
+    names = tuple(sorted(dtype_name(d) for d in narrow))
     return torch.float32, [Fact(FactKind.WEIGHTS_RAISED, {"dtypes": names})] if narrow else []
 
 

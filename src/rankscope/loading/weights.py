@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import nn
 
+from rankscope._base.dtypes import dtype_name
 from rankscope._base.errors import ModelError, UsageError, nearest, parameter, type_and_line
 from rankscope._base.facts import Fact, FactKind
 from rankscope._base.text import counted
@@ -302,4 +303,4 @@ def _called(translate: Any) -> str:
 
 
 def _kind(tensor: torch.Tensor) -> str:
-    return str(tensor.dtype).removeprefix("torch.")
+    return dtype_name(tensor.dtype)

@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from rankscope._base.dtypes import dtype_name
 from rankscope._base.errors import DataError, DeviceError, MeasurementError, parameter
 from rankscope._base.facts import Fact
 from rankscope.probes._component import Prepared, check_finite
@@ -83,7 +84,7 @@ def covariance_spectrum(values: Tensor, *, relative_error: float = 0.0, dtype: s
 def matrix_spectrum(transposed: Tensor, *, error_bound: float = 0.0) -> Spectrum:
     """Spectrum of A from Aᵀ (n, m): float64 SVD while the smaller side is at most 1,024, else the float64 Gram."""
     n, m = transposed.shape
-    dtype = str(transposed.dtype).removeprefix("torch.")
+    dtype = dtype_name(transposed.dtype)
     if min(n, m) <= _SVD_LIMIT:
         return Spectrum.of(transposed.T, error_bound=error_bound)
     exponent = int(exponent_near(transposed))
@@ -230,7 +231,7 @@ class Bench:
 
     @property
     def _dtype(self) -> str:
-        return str(self.settings.dtype).removeprefix("torch.")
+        return dtype_name(self.settings.dtype)
 
     def _tangents(self, per_sample: int, *, together: bool) -> Iterator[Tensor]:
         """The random layer's columns, a chunk at a time or all ``together``, as directions of the component's input."""

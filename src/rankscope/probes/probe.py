@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from rankscope._base.checks import DeviceLike, DtypeLike, MemoryBudget, Scale, choice_of, device_of
+from rankscope._base.dtypes import dtype_name
 from rankscope._base.errors import DataError, UsageError, nearest, parameter
 from rankscope._base.facts import Fact, FactKind
 from rankscope._base.progress import Progress, progress_for
@@ -339,7 +340,7 @@ def _result(
         batch=settings.batch,
         seed=settings.seed,
         front=settings.front,
-        dtype=str(settings.dtype).removeprefix("torch."),
+        dtype=dtype_name(settings.dtype),
         device=device_name(settings.device),
         method=found.way,
         facts=_facts(part, found, settings),

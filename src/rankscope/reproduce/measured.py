@@ -11,6 +11,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
+from rankscope._base.dtypes import dtype_name
 from rankscope._base.facts import Fact, FactKind, about
 from rankscope.features import Collection, classification_dimension, collect
 from rankscope.features.fingerprint import data_fingerprint, model_fingerprint
@@ -102,7 +103,7 @@ class Prepared:
             "weights_file": None if file is None else str(file),
             "weights_sha256": None if file is None else _sha256(file),
             "weights_fingerprint": self.fingerprint,
-            "dtype": str(next(self.loaded.model.parameters()).dtype).removeprefix("torch."),
+            "dtype": dtype_name(next(self.loaded.model.parameters()).dtype),
             "input_size": None if size is None else list(size),
             "preprocessing": self.loaded.preprocessing.description if self.loaded.preprocessing else None,
             "cut_points": self.network.cut_points,

@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from rankscope._base.checks import refuse_unused
-from rankscope._base.errors import CutPointError, nearest
+from rankscope._base.errors import CutPointError, nearest, parameter
 from rankscope._base.records import Record
 from rankscope._base.text import counted, one_line
 from rankscope.slicing.blocks import default_blocks
@@ -135,7 +135,7 @@ def _match(model: nn.Module, found: Trace, name: str) -> list[ModuleCall]:
             return found.by_name(same)
         raise (NeverCalledError if _can_be_called(modules[name]) else CutPointError)(
             f"module {name!r} is never called in a forward pass, or returns no floating-point tensor; "
-            "choose one that rs.layers(model) lists"
+            f"choose one that {parameter('rs.layers(model)')} lists"
         )
     names = [c.name for c in found.nameable or found.calls] + ["blocks", "paper", "all"]
     raise (NeverCalledError if _of_another_path(modules, found, name) else CutPointError)(

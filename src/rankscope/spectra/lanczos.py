@@ -20,6 +20,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
+from rankscope._base.dtypes import dtype_name
 from rankscope._base.errors import MeasurementError
 from rankscope.spectra.certificate import norm_bound
 from rankscope.spectra.scale import exponent_near
@@ -70,7 +71,7 @@ class SquaredMap:
     @property
     def precision(self) -> str:
         """Name of the dtype."""
-        return str(self.dtype).removeprefix("torch.")
+        return dtype_name(self.dtype)
 
     @property
     def presumed_error(self) -> float:

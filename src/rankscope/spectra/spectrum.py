@@ -12,6 +12,7 @@ import torch
 from numpy.typing import NDArray
 
 from rankscope._base.arrays import dense
+from rankscope._base.dtypes import dtype_name
 from rankscope._base.errors import DataError, UsageError
 from rankscope._base.records import ByValue
 from rankscope.spectra import measures
@@ -140,7 +141,7 @@ class Spectrum(ByValue):
         tensor = _tensor(matrix)
         if tensor.ndim != 2:
             raise DataError(f"a spectrum needs a matrix; this has shape {tuple(tensor.shape)}")
-        dtype = str(tensor.dtype).removeprefix("torch.")
+        dtype = dtype_name(tensor.dtype)
         values = tensor.to("cpu", torch.complex128 if tensor.is_complex() else torch.float64)
         if not torch.isfinite(values).all():
             bad = int((~torch.isfinite(values)).sum())

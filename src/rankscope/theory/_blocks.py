@@ -11,6 +11,7 @@ import numpy as np
 import torch
 
 from rankscope._base.checks import number_of
+from rankscope._base.dtypes import dtype_name
 from rankscope._base.errors import DataError, UsageError, nearest, parameter
 from rankscope.theory._matrices import as_matrix
 
@@ -73,7 +74,7 @@ def sample_weights(
     weights = drawn.to(dtype)
     largest = float(drawn.abs().max())
     if not least_size(dtype) <= largest <= float(torch.finfo(dtype).max) and largest > 0:
-        name = str(dtype).removeprefix("torch.")
+        name = dtype_name(dtype)
         raise DataError(
             f"the weights of layer {layer} (counted from 1) reach {largest:.1g}, which {name} cannot compute with; "
             "change the init's scale"

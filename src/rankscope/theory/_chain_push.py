@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
+from rankscope._base.dtypes import dtype_name
 from rankscope._base.errors import DataError
 from rankscope.theory._blocks import Block, Init, OutOfRangeError, sample_weights
 
@@ -80,7 +81,7 @@ class ChainPush:
 
     def _beyond(self, layer: int, *, overflow: bool) -> DataError:
         how, verb = ("overflow", "lower") if overflow else ("underflow", "raise")
-        name = str(self.dtype).removeprefix("torch.")
+        name = dtype_name(self.dtype)
         return DataError(
             f"the features {how} {name} at layer {layer} (counted from 1); {verb} the init's scale, or take fewer "
             "layers"

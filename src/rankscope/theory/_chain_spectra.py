@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from threadpoolctl import ThreadpoolController
 
+from rankscope._base.dtypes import dtype_name
 from rankscope.spectra import Spectrum, exponent_near, spectrum_of_gram, times_two_to
 
 __all__ = ["SVD_RTOL", "covariance_spectrum", "jacobian_spectrum"]
@@ -28,7 +29,7 @@ def jacobian_spectrum(jacobian: torch.Tensor, rtol: float) -> Spectrum:
     return spectrum_of_gram(
         gram,
         (rows, columns),
-        dtype=_name(jacobian.dtype),
+        dtype=dtype_name(jacobian.dtype),
         error_bound=0.0,
         eigenvalues=_eigenvalues(gram),
         exponent=exponent,
@@ -46,7 +47,7 @@ def covariance_spectrum(factor: torch.Tensor, width: int, dtype: torch.dtype) ->
     eigenvalues = _eigenvalues(covariance).clamp_min_(0).numpy()
     # forming and solving move each eigenvalue by at most about this much, beside a trace of 1
     error = 2.0**-52 * (math.sqrt(factor.shape[1]) * 8 + width)
-    return Spectrum(eigenvalues, (width, width), _name(dtype), error_bound=error if trace > 0 else 0.0)
+    return Spectrum(eigenvalues, (width, width), dtype_name(dtype), error_bound=error if trace > 0 else 0.0)
 
 
 def _eigenvalues(symmetric: torch.Tensor) -> torch.Tensor:
@@ -59,7 +60,3 @@ def _eigenvalues(symmetric: torch.Tensor) -> torch.Tensor:
 @cache
 def _threads() -> ThreadpoolController:
     return ThreadpoolController()
-
-
-def _name(dtype: torch.dtype) -> str:
-    return str(dtype).removeprefix("torch.")

@@ -12,6 +12,7 @@ import numpy as np
 import torch
 
 from rankscope._base.checks import DtypeLike, choice_of, count_of, dtype_of, seed_of
+from rankscope._base.dtypes import dtype_name
 from rankscope._base.errors import UsageError, parameter
 from rankscope._base.provenance import device_name, versions
 from rankscope.spectra import EPS32, Tolerance, ToleranceLike, as_tolerance
@@ -136,7 +137,7 @@ def deep_chain(
         depth=depth,
         samples=samples,
         init=init if isinstance(init, str) else getattr(init, "__name__", type(init).__name__).strip("<>"),
-        dtype=str(precision).removeprefix("torch."),
+        dtype=dtype_name(precision),
         activation=activation,
         residual=block.residual,
         normalisation=normalisation,
