@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 import rankscope as rs
 from rankscope._base.facts import FactKind, of_kind
+from rankscope.features.shared_pass import _patterns
 
 
 class Net(nn.Module):
@@ -191,3 +192,60 @@ def test_a_dynamically_quantised_layer_scales_by_its_batch(batch_size: int) -> N
     wanted = covariance(rows_alone(net, x, "layer"))
     found = profile["layer"].covariance.singular_values[: len(wanted)]
     np.testing.assert_allclose(found / found.sum(), wanted / wanted.sum(), atol=1e-5)
+
+
+class FarApart(nn.Module):
+    """Samples that change each other where few look: two of a hundred, those of a group, or those beyond a capacity."""
+
+    def __init__(self, kind: str) -> None:
+        super().__init__()
+        self.kind = kind
+        self.stem, self.mixed, self.head = nn.Linear(6, 6), nn.Identity(), nn.Linear(6, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = self.stem(x)
+        if self.kind == "two samples" and len(h) > 90:
+            h = h.index_add(0, torch.tensor([1]), h[90:91])
+        elif self.kind == "the other two" and len(h) > 90:
+            h = h.index_add(0, torch.tensor([90]), h[1:2])
+        elif self.kind == "large batches" and len(h) > 20:  # statistics over groups of twenty
+            h = torch.cat([part - part.mean(0) for part in h.split(20)])
+        elif self.kind == "capacity":  # the first forty of those that one expert wants
+            wants = h[:, 0] > 0
+            h = torch.where((wants & (wants.cumsum(0) > 40))[:, None], h, 2 * h)
+        return self.head(torch.tanh(self.mixed(h)))
+
+
+@pytest.mark.parametrize("kind", ["two samples", "the other two", "large batches", "capacity", "none"])
+def test_samples_that_change_each_other_far_apart(kind: str, tmp_path: Path) -> None:
+    torch.manual_seed(2)
+    net, x = FarApart(kind).eval(), torch.randn(100, 6)
+    rows = rows_alone(net, x, "mixed")
+    profile = rs.feature_rank(net, x, cut_points=["mixed"], batch_size=100)
+    collected = rs.collect(net, (x, torch.arange(100) % 4), out=tmp_path, cut_points=["mixed"], batch_size=100)
+    for facts in (profile.facts, collected.facts):
+        assert [fact["coupled"] for fact in of_kind(facts, FactKind.CALLED_ALONE)] == [True] * (kind != "none")
+    wanted = covariance(rows)
+    # a sample that another changed would be off by as much as the samples differ
+    np.testing.assert_allclose(profile["mixed"].covariance.singular_values, wanted, rtol=1e-5)
+    centred = rows - rows.mean(0)
+    np.testing.assert_allclose(collected.moments["mixed"].scatter.numpy(), centred.T @ centred, atol=1e-4 * wanted[0])
+    np.testing.assert_allclose(collected.logits.numpy(), rows_alone(net, x, "head"), atol=1e-5)
+
+
+def test_a_larger_batch_is_looked_at_again() -> None:
+    torch.manual_seed(2)
+    net, x = FarApart("large batches").eval(), torch.randn(60, 6)
+    batches = [list(range(10)), list(range(10, 60))]
+    loader = torch.utils.data.DataLoader(torch.utils.data.TensorDataset(x), batch_sampler=batches)
+    profile = rs.feature_rank(net, loader, cut_points=["mixed"])
+    assert of_kind(profile.facts, FactKind.CALLED_ALONE)
+    wanted = covariance(rows_alone(net, x, "mixed"))
+    np.testing.assert_allclose(profile["mixed"].covariance.singular_values, wanted, rtol=1e-5)
+
+
+@pytest.mark.parametrize("count", [*range(2, 40), 64, 128, 1000])
+def test_of_any_two_samples_one_pass_changes_the_first_alone(count: int) -> None:
+    changed = torch.stack(_patterns(count)).double()
+    assert bool(((changed.T @ (1 - changed)) > 0).logical_or(torch.eye(count, dtype=torch.bool)).all())
+    assert len(changed) <= 2 * int(np.ceil(np.log2(count)))

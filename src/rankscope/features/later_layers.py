@@ -16,7 +16,7 @@ from rankscope.features.counted_rows import spelled
 from rankscope.features.cut_names import chosen_names, not_called
 from rankscope.features.hooks import record_outputs
 from rankscope.features.path_layers import PathLayers
-from rankscope.features.shared_pass import MOST, SharedPass
+from rankscope.features.shared_pass import SharedPass
 from rankscope.slicing import CutPointsLike, Sample
 from rankscope.slicing.batches import run_forward
 from rankscope.slicing.calls import Call
@@ -50,7 +50,7 @@ class LayersOfSamples:
 
     def passes(self, call: Call) -> Iterator[tuple[dict[str, Tensor], Call]]:
         """What the layers return for the samples of a call: of all in one pass, or of each where that changes them."""
-        one, several = call.rows(0, 1, "a sample"), call.rows(0, min(len(call), MOST), "a batch")
+        one, several = call.rows(0, 1, "a sample"), call.rows(0, len(call), "a batch")
         alone = self.sharing.alone(one, several)
         if not alone:
             found, further = self._pass_and_layers(call)

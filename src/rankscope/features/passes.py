@@ -18,7 +18,7 @@ from rankscope.features.path_layers import PathLayers
 from rankscope.features.precision import unit_roundoff
 from rankscope.features.reduction import Channels, Reduce, coarse_square, reduce_output
 from rankscope.features.sample_axis import check_rows
-from rankscope.features.shared_pass import MOST, SharedPass
+from rankscope.features.shared_pass import SharedPass
 from rankscope.slicing.batches import run_forward
 from rankscope.slicing.calls import Call
 from rankscope.slicing.memory import forward_facts
@@ -84,13 +84,13 @@ class Passes:
         """The logits of a batch, whose samples go through the model together where that changes nothing."""
         self.counts.clear()
         self._shape = None
-        one, several = call.rows(0, 1, "a sample"), call.rows(0, min(len(call), MOST), "a batch")
+        one, several = call.rows(0, 1, "a sample"), call.rows(0, len(call), "a batch")
         if not self.sharing.alone(one, several):
             logits, further = self._pass_and_layers(call)
             if not further:
                 return logits
             if not self.sharing.alone(one, several):  # of the further layers too
-                return self._together(call.rows(0, len(call), "a batch"))
+                return self._together(several)
         kept: dict[str, list[Tensor]] = {}
         levels: dict[str, list[tuple[float, Tensor | None]]] = {}
         made = []
@@ -121,7 +121,7 @@ class Passes:
 
     def _sampled(self, samples: Sample) -> dict[str, Tensor]:
         logits = self._together(samples)
-        return {**self.outputs, "<logits>": logits}
+        return {**self.outputs, "<logits>": logits.clone()}  # which may be a tensor of the model's own
 
     def _together(self, samples: Sample) -> Tensor:
         self.outputs.clear()

@@ -3,12 +3,17 @@
 Two things forbid it. Values decide what the model computes, so that samples in one pass share a branch. Or the samples
 of a pass change each other: statistics of the batch, a sequence module that takes them for steps, a convolution that
 takes them for channels. Then each sample is called alone, which is what a sample is here.
+
+Two samples far apart may be the only ones that change each other. So a whole batch is looked at, in passes that change
+some of its samples and leave the others: for any two there is one that changes the one and leaves the other.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import replace
+from itertools import combinations, islice
 from typing import Any
 
 import torch
@@ -22,14 +27,13 @@ from rankscope.slicing.one_sample import CallFailedError
 from rankscope.slicing.sample import Sample
 from rankscope.slicing.value_reads import reads_values
 
-__all__ = ["MOST", "SharedPass"]
+__all__ = ["SharedPass"]
 
-MOST = 16  # samples that are looked at together
 _REPEATS = 10  # a pass with other neighbours differs by more than this many times what the same pass differs by
 
 
 class SharedPass:
-    """Decides it once for each shape of samples; ``facts`` say why some were called alone.
+    """Decides it for each shape of samples, in its largest batch so far; ``facts`` say why some were called alone.
 
     ``outputs`` makes a pass and gives what is measured of it, first dimension samples (or rows of samples, in order).
     """
@@ -40,10 +44,11 @@ class SharedPass:
         self.model, self.device, self.outputs = model, device, outputs
         self.facts: list[Fact] = []
         self._alone: dict[Any, bool] = {}
+        self._most: dict[Any, int] = {}  # samples that were looked at together
         self._looked = False
 
     def alone(self, first: Sample, several: Sample) -> bool:
-        """Whether samples of this shape have to be called alone; ``several`` are some of them, ``first`` is one.
+        """Whether samples of this shape have to be called alone; ``several`` are those of a pass, ``first`` is one.
 
         Raises
         ------
@@ -51,15 +56,16 @@ class SharedPass:
             Where the model takes several samples and fails on one: they are none.
         """
         key = _shapes(first)
+        open_ = not self._alone.get(key, False) and len(several.x) > self._most.get(key, 0)
         # a single sample shows nothing of its neighbours, and the next one of its shape may come with some
-        if key not in self._alone and (len(several.x) > 1 or not self._looked):
+        if open_ and (len(several.x) > 1 or not self._looked):
             self._looked = True
             values = reads_values(first.x, lambda x: run_forward(self.model, replace(first, x=x), self.device))
             coupled = not values and len(several.x) > 1 and self._coupled(first, several)
             if coupled is None:  # the next batch of this shape decides; alone is right for this one in any case
                 return True
             if values or len(several.x) > 1:
-                self._alone[key] = values or coupled
+                self._alone[key], self._most[key] = values or coupled, len(several.x)
             fact = Fact(FactKind.CALLED_ALONE, {"coupled": coupled})
             if (values or coupled) and fact not in self.facts:
                 self.facts.append(fact)
@@ -68,16 +74,14 @@ class SharedPass:
     def look_again(self) -> None:
         """Further layers are measured: decide anew."""
         self._alone = {key: alone for key, alone in self._alone.items() if alone}
+        self._most.clear()
 
     def _coupled(self, first: Sample, several: Sample) -> bool | None:
         """Whether samples change each other; ``None`` where no other values could be put beside them."""
         self._refuse_parts(first)
         found = self._kept(several)
-        count = len(several.x)
-        generator = torch.Generator().manual_seed(0)
-        other = torch.randperm(count, generator=generator) < count // 2
         shown = False
-        for changed in (other, ~other):
+        for changed in _patterns(len(several.x)):
             x = _changed(several.x, changed)
             if torch.equal(x, several.x):
                 continue
@@ -105,10 +109,24 @@ class SharedPass:
         count = len(samples.x)
         made = self.outputs(samples)
         return {
-            name: rows.detach().reshape(count, -1).clone()
+            name: rows.detach().reshape(count, -1)  # of each pass its own, as the hooks keep them
             for name, rows in made.items()
             if rows.is_floating_point() and rows.ndim and len(rows) and len(rows) % count == 0
         }
+
+
+def _patterns(count: int) -> list[Tensor]:
+    """Which samples are changed, pass by pass, (count,) Booleans: for any two of them one pass changes the first alone.
+
+    Each sample is changed in half of the passes and no two in the same ones (Sperner): 8 passes for 64 samples, where
+    the bits of their numbers and the complements would take 12.
+
+    >>> [pattern.tolist() for pattern in _patterns(2)]
+    [[True, False], [False, True]]
+    """
+    passes = next(n for n in range(2, count + 2) if math.comb(n, n // 2) >= count)
+    own = list(islice(combinations(range(passes), passes // 2), count))
+    return [torch.tensor([k in chosen for chosen in own]) for k in range(passes)]
 
 
 def _shapes(sample: Sample) -> tuple[Any, ...]:
