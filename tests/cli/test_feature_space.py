@@ -196,7 +196,7 @@ def test_arrays_give_what_the_run_gives(collected: Path, tmp_path: Path, capsys:
     save_file(held, tmp_path / "all.safetensors")
 
     labels = ("--labels", tmp_path / "y.npy")
-    parts = (tmp_path / "features.npy", *labels, "--head", tmp_path / "head.npz")
+    parts = (tmp_path / "features.npy", *labels, "--head-file", tmp_path / "head.npz")
     for given in (parts, (tmp_path / "all.safetensors",)):
         assert run("clsdim", *given, "--out", tmp_path / "c", "--json") == 0
         assert json.loads(capsys.readouterr().out)["dimension"] == whole["dimension"]
@@ -208,7 +208,11 @@ def test_arrays_give_what_the_run_gives(collected: Path, tmp_path: Path, capsys:
     assert (tmp_path / "d" / "deficit.html").exists()
 
     out = ("--out", tmp_path / "e")
-    refused(capsys, 1, "holds no head; add --head", "clsdim", *parts[:3], *out)
+    refused(capsys, 1, "holds no head; add --head-file FILE", "clsdim", *parts[:3], *out)
+    old = ("--head", tmp_path / "head.npz")
+    refused(capsys, 2, r"--head is now --head-file; write --head-file .*head\.npz", "clsdim", *parts[:3], *old, *out)
+    refused(capsys, 2, "--head-file belongs to an array file", "clsdim", collected, *parts[3:], *out)
+    refused(capsys, 1, "--head-file .*none.npz' is no file", "clsdim", *parts[:4], tmp_path / "none.npz", *out)
     refused(capsys, 1, "holds no labels; add --labels", "deficit", tmp_path / "logits.npy", *out)
     refused(capsys, 1, "none.npy' is no file", "deficit", tmp_path / "none.npy", *out)
     refused(capsys, 1, "name its array logits", "deficit", tmp_path / "head.npz", *labels, *out)

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from rankscope._base.errors import DataError
+from rankscope._base.errors import DataError, UsageError
 from rankscope._base.lock import FolderLock
 from rankscope.cli.memory import saves_memory
 from rankscope.cli.options import DebugOption, DeviceOption, JsonOption, LabelsOption, ResultOption, RunArgument
@@ -19,12 +19,13 @@ __all__ = ["clsdim_command"]
 def clsdim_command(
     run: RunArgument,
     labels: LabelsOption = None,
-    head: Annotated[
+    head_file: Annotated[
         Path | None,
         typer.Option(
             metavar="FILE", help="File with weight and bias of the final layer, for an array file of features."
         ),
     ] = None,
+    head: Annotated[str | None, typer.Option(hidden=True)] = None,
     retain: Annotated[float, typer.Option(help="Share of the full accuracy that has to be kept.")] = 0.95,
     projection: Annotated[
         str, typer.Option(help="How features are projected: uncentred (as published) or centred.")
@@ -39,16 +40,18 @@ def clsdim_command(
     debug: DebugOption = False,
 ) -> None:
     """Find how many principal components of the final features keep the accuracy of a collected run."""
+    if head is not None:  # a switch of rankscope features; here it was a file
+        raise UsageError(f"--head is now --head-file; write --head-file {head}")
     from rankscope._base.checks import device_of
     from rankscope.cli.results import print_result, write_result
     from rankscope.cli.run_data import read_run
     from rankscope.features import classification_dimension
 
     where = device_of(device)
-    found = read_run(run, array="features", labels=labels, head=head)
+    found = read_run(run, array="features", labels=labels, head=head_file)
     assert found.features is not None  # what it was asked for
     if found.head is None:
-        raise DataError(f"{run.name} holds no head; add --head FILE, a .safetensors or .npz with weight and bias")
+        raise DataError(f"{run.name} holds no head; add --head-file FILE, a .safetensors or .npz with weight and bias")
     folder = out if out is not None else found.folder
     with FolderLock(folder):
         result = classification_dimension(

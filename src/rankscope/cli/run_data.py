@@ -51,7 +51,7 @@ def read_run(run: Path, *, array: str, labels: Path | None, head: Path | None = 
         Arrays that cannot be read, are missing or do not fit together.
     """
     if run.suffix not in ARRAY_FILES or run.is_dir():
-        given = next((o for o, v in (("--labels", labels), ("--head", head)) if v is not None), None)
+        given = next((o for o, v in (("--labels", labels), ("--head-file", head)) if v is not None), None)
         if given is not None:
             raise UsageError(f"{given} belongs to an array file; the run {str(run)!r} holds its own")
         return _collected(run)
@@ -61,7 +61,7 @@ def read_run(run: Path, *, array: str, labels: Path | None, head: Path | None = 
     if labels is not None:
         arrays["labels"] = read_labels(labels)
     if head is not None:
-        arrays |= {key: value for key, value in read_arrays(head, "--head").items() if key in ("weight", "bias")}
+        arrays |= {key: value for key, value in read_arrays(head, "--head-file").items() if key in ("weight", "bias")}
     if "labels" not in arrays:
         raise DataError(f"{run.name} holds no labels; add --labels FILE, a .npy with one integer a sample")
     if array not in arrays:
