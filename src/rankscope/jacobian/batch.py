@@ -12,6 +12,7 @@ from rankscope._base.dtypes import dtype_name
 from rankscope._base.errors import raise_ours
 from rankscope._base.facts import Fact, FactKind, unsaid
 from rankscope.jacobian.both_modes import doubts
+from rankscope.jacobian.by_rows import by_reverse_mode, few_enough, not_finite
 from rankscope.jacobian.combinations import Combinations
 from rankscope.jacobian.finish import Finished, Finisher
 from rankscope.jacobian.reference import Certified, Reference
@@ -19,12 +20,13 @@ from rankscope.jacobian.sweep import Sweep, SweepResult
 from rankscope.linear.budget import MANY, bytes_carried, bytes_per_tangent, chunk_for
 from rankscope.linear.derivative import PROBES, Derivative, Runners, Settings, takes_tensors
 from rankscope.linear.linearise import same_call
-from rankscope.linear.methods import METHODS, Method, reason_of
+from rankscope.linear.methods import METHODS, Method, reason_of, too_many_rows
 from rankscope.linear.regions import Region
 from rankscope.linear.runner import NotCalledError
 from rankscope.linear.sharing import Pulled, pull_apart
 from rankscope.slicing import ModuleCall, Sample
 from rankscope.slicing.apart import APART, worst_known
+from rankscope.spectra.density import AnySpectrum
 
 __all__ = ["BatchMeasurer", "join"]
 
@@ -66,6 +68,7 @@ class BatchMeasurer:
         self._combinations: dict[tuple[int, ...], Combinations] = {}
         self._elsewhere: tuple[frozenset[int], BatchMeasurer] | None = None
         self._uncompared: BatchMeasurer | None = None
+        self._by_rows: tuple[tuple[int, ...], BatchMeasurer] | None = None
 
     @property
     def way(self) -> Fact:
@@ -153,9 +156,36 @@ class BatchMeasurer:
         except NotCalledError:
             absent = self._absent(sample)
             return self._on_its_own_path(sample, absent) if absent else self._uncertified(sample)
+        without = [] if self.settings.by_rows else not_finite(result)
+        if without:
+            done = self._submit(sample, result, found, self._pulled_alone(sample, found))
+            return self._where_reverse_is_finite(sample, without, result.rows, done)
         if found is not None and self.derivative.modes_agree(sample):
             return self._submit(sample, result, found, None, alike=True)
         return self._submit(sample, result, found, self._pulled_alone(sample, found))
+
+    def _where_reverse_is_finite(
+        self, sample: Sample, places: Sequence[int], rows: Sequence[int], done: Callable[[], list[Finished]]
+    ) -> Callable[[], list[Finished]]:
+        """Of what forward mode gives no numbers for, what reverse mode has numbers for, row by row."""
+        assert self.derivative.method is not None
+        try:
+            with self.runner.hooked():
+                finite = by_reverse_mode(self.runner, self.derivative.method, sample, places)
+        except Exception as error:  # a custom backward is code of the model
+            raise_ours(error)
+            return done
+        chosen = tuple(few_enough(finite, rows))
+        many = {k: too_many_rows(rows[k]) for k in finite if k not in chosen}
+        found: list[AnySpectrum | None] = []
+        if chosen:
+            if self._by_rows is None or self._by_rows[0] != chosen:
+                self._by_rows = None  # before the next one takes its room
+                calls = [self.calls[k] for k in chosen]
+                self._by_rows = (chosen, self.another(calls, replace(self.settings, by_rows=True)))
+            found = self._by(self._by_rows[1], sample)()[0].spectra
+            self._say_once(Fact(FactKind.FORWARD_NOT_FINITE, {"where": self.calls[chosen[0]].name}))
+        return lambda: [image.with_spectra(dict(zip(chosen, found, strict=True)), many) for image in done()]
 
     def _pulled(self, sample: Sample) -> Pulled | None:
         """Outputs pulled back to the inputs; ``None`` where images reach each other."""
