@@ -67,3 +67,11 @@ def test_theory_of_random_chains(demo: Path):
     page = (demo / "report.html").read_text()
     assert "random layers, same widths" in page
     assert "theory, rank" in page
+
+
+def test_what_a_number_means_is_said_once(demo: Path):
+    page = (demo / "report.html").read_text()
+    assert page.count("The random Gaussian chain has one independent") == 1
+    record = json.loads((demo / "demo.json").read_text())  # each section by itself has it
+    texts = [[f["text"] for f in s["findings"]] for s in record["sections"]]
+    assert sum(any("The random Gaussian chain has one" in t for t in found) for found in texts) == 2

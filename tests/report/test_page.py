@@ -9,7 +9,7 @@ from torch import nn
 
 import rankscope as rs
 from rankscope._base.facts import Fact, FactKind
-from rankscope.report import findings, profile_page
+from rankscope.report import Page, Section, Table, figure_of, findings, profile_page
 
 
 def profile() -> rs.JacobianProfile:
@@ -55,3 +55,52 @@ def test_rise_is_flagged():
     layers = (*base.layers[:2], replace(base.layers[2], columns=5, spectra=(wide, wide)))
     text = " ".join(f.text for f in findings(replace(base, layers=layers)))
     assert "Rank rises with depth at 2 (by 2)" in text
+
+
+def chain(*sizes: float) -> rs.JacobianProfile:
+    """One diagonal layer whose singular values are ``sizes``."""
+    net = nn.Sequential(nn.Linear(len(sizes), len(sizes), bias=False), nn.Identity()).eval()
+    with torch.no_grad():
+        net[0].weight.copy_(torch.diag(torch.tensor(sizes)))
+    return rs.jacobian_rank(net, torch.randn(1, len(sizes)), cut_points=["0"], progress=False)
+
+
+def test_another_tolerance_is_named_where_it_changes_a_rank():
+    # eps32 · 3 = 3.6e-7 for paper and torch, √(eps32 · 3) = 6.0e-4 for reference: 1e-4 is below the last alone
+    text = " ".join(f.text for f in findings(chain(1.0, 1e-1, 1e-4)))
+    expected = (
+        "Other tolerances change the function rank most at 0: it is 2 (reference) and 3 (torch), where paper gives 3."
+    )
+    assert expected in text
+    assert "Other tolerances" not in " ".join(f.text for f in findings(chain(1.0, 1e-1, 1e-2)))
+
+
+def test_the_numbers_of_a_column_have_equally_many_decimals():
+    rows = [
+        (151.0, 9.854, 40.5, 1e-9, 0.05, 3),
+        (28.08, 62.43, 64.0, 1e3, 0.056, 4),
+        (float("nan"), 5.0, 3.0, 2.0, 0.0, 5),
+    ]
+    table = Table("numbers", tuple("abcdef"), rows)
+    columns = [[text for text, _ in column] for column in zip(*table.cells(), strict=True)]
+    assert columns[:3] == [["151.0", "28.1", "nan"], ["9.85", "62.43", "5.00"], ["40.5", "64.0", "3.0"]]
+    assert columns[3:] == [["1e-09", "1000", "2"], ["0.050", "0.056", "0.000"], ["3", "4", "5"]]
+
+
+def test_a_note_that_two_tables_share_is_printed_once():
+    table = Table("one", ("a",), [(1,)], note="how to read it")
+    page = Page("p", [Section("s", tables=[table, table]), Section("t", tables=[table])]).html()
+    assert page.count("how to read it") == 2  # once in each section
+
+
+def test_a_figure_follows_the_page_in_the_dark_and_its_labels_stay():
+    import matplotlib.pyplot as plt
+
+    _, ax = plt.subplots()
+    ax.text(0.5, 0.5, "black and white #000000", color="black", bbox={"facecolor": "white", "edgecolor": "black"})
+    svg = figure_of(ax, "c", name="n").svg
+    plt.close("all")
+    assert "black and white #000000" in svg  # a class may be called so
+    assert "fill: var(--ground)" in svg
+    assert "stroke: currentColor" in svg
+    assert "#ffffff" not in svg

@@ -92,17 +92,13 @@ def _comparison(trained: JacobianProfile, untrained: JacobianProfile) -> list[Fi
     if a == b:
         return [Finding("Training did not change the median rank of any sub-network.")]
     word = "less" if a < b else "more"
-    made = [
+    return [
         Finding(
             f"Training changed the rank most at {name}: {a:g} in the median image, {word} than the {b:g} of the "
             f"untrained network; the largest over the images is {moved[0]['rank']['max']} against "
             f"{moved[1]['rank']['max']}."
         )
     ]
-    same = [p[0]["name"] for p in pairs if p[0]["rank"] == p[1]["rank"]]
-    if same:
-        made.append(Finding(f"At {len(same)} of {len(pairs)} layers both networks have the same ranks."))
-    return made
 
 
 def _figure(profiles: dict[str, JacobianProfile]) -> Figure:

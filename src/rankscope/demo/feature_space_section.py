@@ -89,7 +89,7 @@ def classification_section(context: Context) -> Measured:
         findings=[
             Finding(
                 f"{found.dimension} of {found.ambient} components keep {found.retain:.0%} of the accuracy "
-                f"({found.accuracy:.1%} of {found.full_accuracy:.1%}); the 95 % bootstrap interval is {low} to {high}."
+                f"({found.accuracy:.1%} of {found.full_accuracy:.1%}); the 95% bootstrap interval is {low} to {high}."
             ),
             Finding(
                 f"A head cut down to these {found.dimension} components classifies {right:.1%} of the held-out digits."

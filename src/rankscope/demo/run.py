@@ -6,8 +6,8 @@ A further measurement is one more function in ``SECTIONS``: it takes a ``Context
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TypeAlias
 
@@ -21,7 +21,7 @@ from rankscope.demo.digits_section import digits_section
 from rankscope.demo.feature_space_section import classification_section, deficit_section_of_digits, feature_section
 from rankscope.demo.photographs_section import photographs_section
 from rankscope.demo.theory_section import theory_section
-from rankscope.report import Page
+from rankscope.report import Page, Section
 
 __all__ = ["SCHEMA_VERSION", "SECTIONS", "Demo", "run_demo"]
 
@@ -39,7 +39,7 @@ SECTIONS: Mapping[str, Part] = {
 
 @dataclass(frozen=True)
 class Demo:
-    """What the demo found, and where it lies."""
+    """What the demo found, and where it is."""
 
     report: Path
     parts: Mapping[str, Measured]
@@ -49,9 +49,9 @@ class Demo:
     def text(self) -> str:
         """The findings for a terminal."""
         lines = []
-        for part in self.parts.values():
-            lines.append(f"{part.section.title}")
-            lines += [f"  - {f.text}" for f in part.section.findings]
+        for section in _once(part.section for part in self.parts.values()):
+            lines.append(f"{section.title}")
+            lines += [f"  - {f.text}" for f in section.findings]
         return "\n".join(lines)
 
 
@@ -108,12 +108,12 @@ def run_demo(
         write_json(folder / "demo.json", record)
         page = Page(
             "rankscope demo",
-            [part.section for part in parts.values()],
+            _once(part.section for part in parts.values()),
             lead=(
                 "How much of the input's independent information survives to each layer: the Jacobian rank of every "
                 "sub-network, then how many dimensions the features span, how many of them classification needs, which "
                 "classes depend on others, and what depth alone does to random layers; all measured on this machine. "
-                "The same numbers lie beside this page as JSON."
+                "demo.json, beside this page, has the same numbers."
             ),
             footer=f"rankscope {versions().get('rankscope', '')}, {time.perf_counter() - started:.0f} s on "
             f"{device_name('cpu')}.",
@@ -121,3 +121,14 @@ def run_demo(
         report = folder / "report.html"
         write_whole(report, page.html())
     return Demo(report.resolve(), parts, time.perf_counter() - started, device_name("cpu"))
+
+
+def _once(sections: Iterable[Section]) -> list[Section]:
+    """The sections, each way of reading a number said where it is first needed."""
+    said: set[str] = set()
+    made = []
+    for section in sections:
+        kept = [f for f in section.findings if f.kind != "meaning" or f.text not in said]
+        said |= {f.text for f in kept}
+        made.append(replace(section, findings=kept))
+    return made

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from rankscope._base.facts import Fact, FactKind
 from rankscope.slicing import ColumnsByShape
@@ -33,6 +33,15 @@ class Directions:
     count: int
     words: str
     counts: tuple[int, ...] = ()
+
+    @property
+    def title(self) -> str:
+        """As it stands above a figure.
+
+        >>> Directions("all", 64, "all input coordinates").title
+        'Full Jacobian (K = 64)'
+        """
+        return str(replace(self, words="Full Jacobian")) if self.kind == "all" else str(self)
 
     @property
     def random(self) -> bool:

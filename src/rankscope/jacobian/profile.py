@@ -262,7 +262,7 @@ class JacobianProfile(Record):
         return plot_profile(
             self.reading.rows,
             label=label or f"{self.model} ({self.tolerance.name})",
-            title=f"{self.columns}, tolerance {self.tolerance.name}",
+            title=f"{self.columns.title}, tolerance: {self.tolerance.name}",
             images=len(self.images),
             predicted=[x.predicted for x in self.against_random().layers] if theory else None,
             ax=ax,

@@ -26,7 +26,7 @@ class Figure:
 def figure_of(axes: Axes, caption: str, *, name: str) -> Figure:
     """The figure that ``axes`` belong to. ``name`` keeps its element ids apart from those of the page's other figures.
 
-    Black becomes the page's text colour and the ground is transparent, so it reads on light and dark.
+    Black becomes the page's text colour and white its ground, so it reads on light and dark.
     """
     buffer = io.StringIO()
     with figure_style():
@@ -39,7 +39,9 @@ def figure_of(axes: Axes, caption: str, *, name: str) -> Figure:
     svg = re.sub(r'\bid="', f'id="{prefix}-', svg)
     svg = re.sub(r'href="#', f'href="#{prefix}-', svg)
     svg = svg.replace("url(#", f"url(#{prefix}-")
-    svg = re.sub(r"#000000|\bblack\b", "currentColor", svg)
+    # matplotlib writes every colour as #rrggbb after its property; a label may be called "black"
+    svg = re.sub(r"\b(fill|stroke): #000000", r"\1: currentColor", svg)
+    svg = re.sub(r"\b(fill|stroke): #ffffff", r"\1: var(--ground)", svg)
     # the size in points would win over the page's; the view box keeps the shape
     svg = re.sub(r'^<svg([^>]*?) height="[^"]*"', r"<svg\1", svg)
     svg = re.sub(r'^<svg([^>]*?) width="[^"]*"', r"<svg\1", svg)

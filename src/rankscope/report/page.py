@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
@@ -30,8 +31,15 @@ class Table:
     search: bool = False
 
     def cells(self) -> list[list[tuple[str, bool]]]:
-        """Text of every cell, and whether it is a number."""
-        return [[(_text(v), isinstance(v, int | float) and not isinstance(v, bool)) for v in row] for row in self.rows]
+        """Text of every cell, and whether it is a number. The numbers of a column have equally many decimals."""
+        forms = [_form([v for v in column if isinstance(v, float)]) for column in zip(*self.rows, strict=True)]
+        return [
+            [
+                (_text(v, form), isinstance(v, int | float) and not isinstance(v, bool))
+                for v, form in zip(row, forms, strict=True)
+            ]
+            for row in self.rows
+        ]
 
 
 @dataclass(frozen=True)
@@ -88,7 +96,20 @@ def _plain(value: Any) -> Any:
     return value if hasattr(value, "__html__") else one_line(value)
 
 
-def _text(value: Any) -> str:
+def _form(column: Sequence[float]) -> str:
+    """How the numbers of one column are written: four digits of the largest, and no decimals that none of them needs.
+
+    A column whose smallest number would keep less than two digits that way spans too much for one form.
+    """
+    sizes = [abs(v) for v in column if v and math.isfinite(v)]
+    if not sizes:
+        return ",.0f"
+    needed = max(len(f"{v:.12f}".rstrip("0").partition(".")[2]) for v in sizes)
+    places = min(needed, max(0, 3 - math.floor(math.log10(max(sizes)))))
+    return f",.{places}f" if min(sizes) >= 10 ** (1 - places) or places == needed else ".4g"
+
+
+def _text(value: Any, form: str) -> str:
     if value is None:
         return "–"
     if isinstance(value, bool):
@@ -96,5 +117,5 @@ def _text(value: Any) -> str:
     if isinstance(value, int):
         return f"{value:,}"
     if isinstance(value, float):
-        return f"{value:,.0f}" if value == int(value) else f"{value:.4g}"
+        return format(value, form)
     return str(value)

@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any, Literal
 
+import numpy as np
+
 from rankscope._base.facts import FactKind, of_kind
 from rankscope.views.against_random import MEANING
 from rankscope.views.phrases import counted, first_few, joined, number, own_verb, span
@@ -18,6 +20,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Finding", "findings"]
 
+_NAMED = ("paper", "reference", "torch")
 _SHOWN = 4  # names in one sentence; the table has them all
 _ADJOINT_LIMIT = 1e-3
 
@@ -52,9 +55,7 @@ def _results(profile: JacobianProfile, rows: list[dict[str, Any]]) -> Iterator[s
     yield from _spread(profile, rows)
     if profile.comparable:
         yield profile.against_random().sentence
-    others = _conventions(profile)
-    if others:
-        yield f"With other tolerances the function rank at {last['name']} is {joined(others)}."
+    yield from _conventions(profile)
 
 
 def _loss(rows: list[dict[str, Any]]) -> Iterator[str]:
@@ -90,12 +91,19 @@ def _spread(profile: JacobianProfile, rows: list[dict[str, Any]]) -> Iterator[st
         yield f"{every} images have the same rank at every layer."
 
 
-def _conventions(profile: JacobianProfile) -> list[str]:
-    found = []
-    for name in ("paper", "reference", "torch"):
-        if name != profile.tolerance.name:
-            found.append(f"{profile.with_tolerance(name).function_rank[-1]:,} ({name})")
-    return found
+def _conventions(profile: JacobianProfile) -> Iterator[str]:
+    """The layer where another tolerance changes the function rank most; nothing where none changes it."""
+    own = np.array(profile.function_rank)
+    names = [name for name in _NAMED if name != profile.tolerance.name]
+    others = np.array([profile.with_tolerance(name).function_rank for name in names])
+    changed = np.abs(others - own).max(axis=0)
+    if changed.any():
+        layer = int(changed.argmax())
+        ranks = joined(f"{rank:,} ({name})" for name, rank in zip(names, others[:, layer].tolist(), strict=True))
+        yield (
+            f"Other tolerances change the function rank most at {profile.layers[layer].name}: it is {ranks}, where "
+            f"{profile.tolerance.name} gives {own[layer]:,}."
+        )
 
 
 def _cautions(profile: JacobianProfile, rows: list[dict[str, Any]]) -> Iterator[str]:

@@ -136,7 +136,7 @@ def plot_layers(rows: Sequence[Mapping[str, Any]], *, ax: Axes | None = None) ->
     ax.yaxis.set_minor_formatter(NullFormatter())
     ax.set_xticks(x, [plain_text(name) for name in names], rotation=60, ha="right", fontsize=6)
     ax.set_ylabel("dimensions", fontsize=8)
-    ax.set_xlabel("cut point, in order of depth", fontsize=8)
+    ax.set_xlabel("layer", fontsize=8)
     ax.legend(fontsize=6.5, frameon=False, ncols=2, loc="lower left", bbox_to_anchor=(0, 1))
     _tidy(ax)
     return ax
