@@ -435,6 +435,52 @@ def test_a_label_that_could_be_an_argument() -> None:
         next(read_samples(Masked(), TensorDataset(X, X)))  # but it may have the shape of its input
 
 
+def test_a_position_that_the_caller_names_is_an_argument() -> None:
+    scale = torch.rand(6)
+    expected = X * scale[:, None]
+
+    class Scaled(nn.Module):
+        def forward(self, x: Tensor, scale: Tensor | None = None, mask: Tensor | None = None) -> Tensor:
+            x = x if scale is None else x * scale.reshape(-1, 1)
+            return x if mask is None else x @ mask
+
+    def made(inputs: Any, **options: Any) -> Tensor:
+        return torch.cat([call_model(Scaled(), s, s.x) for s in read_samples(Scaled(), inputs, **options)])
+
+    for inputs in ((X, scale), TensorDataset(X, scale), DataLoader(TensorDataset(X, scale), batch_size=4)):
+        with pytest.raises(rs.UsageError, match=r"item 2 .* or name 'scale' in shared or per_sample if it is an arg"):
+            made(inputs)
+        assert torch.equal(made(inputs, per_sample=("scale",)), expected)
+    mask = torch.randn(4, 4)
+    assert torch.equal(
+        made((X, scale, mask), per_sample=("scale",), shared=("mask",)), torch.cat([x[None] @ mask for x in expected])
+    )
+    with pytest.raises(rs.UsageError, match="item 2 of each sample may be a label"):  # what is named is not item 2
+        made((X, LABELS, mask), shared=("mask",))
+
+
+def test_one_number_a_sample_is_read_where_the_first_dimension_counts_for_certain() -> None:
+    class Timed(nn.Module):
+        def forward(self, x: Tensor, t: Tensor) -> Tensor:
+            return x * torch.sin(t).reshape(-1, 1)
+
+    t = torch.rand(6)
+    items = [{"x": x, "t": one} for x, one in zip(X, t, strict=True)]
+    given = rs.jacobian_rank(Timed(), {"x": X, "t": t}, differentiate="t", per_sample=("x", "t"), progress=False)
+    loaded = rs.jacobian_rank(Timed(), DataLoader(items, batch_size=4), differentiate="t", progress=False)
+    for profile in (given, loaded):
+        # d/dt x·sin t = x·cos t: one column
+        norms = [float(s.singular_values[0]) for s in profile.layers[-1].spectra if s is not None]
+        assert profile.columns.count == 1
+        assert norms == pytest.approx((X * torch.cos(t)[:, None]).norm(dim=1).tolist(), rel=1e-5)  # some eps32
+    with pytest.raises(rs.DataError, match=r"""give x\[None\] for one sample, or per_sample=\("t",\) if each"""):
+        next(read_samples(Timed(), {"x": X, "t": t}, differentiate="t", per_sample=("x",)))
+    lone = nn.Unflatten(0, (-1, 1))
+    assert rs.jacobian_rank(lone, t, per_sample=("input",), progress=False).columns.count == 1
+    with pytest.raises(rs.DataError, match=r"""has shape \(6,\); .* or per_sample=\("input",\)"""):
+        next(read_samples(lone, t))
+
+
 def test_two_samples_in_a_tuple_are_no_pair() -> None:
     with pytest.raises(rs.UsageError, match="inputs is a tuple of 2 for a model of one argument"):
         next(read_samples(LINEAR, (X, X)))

@@ -266,7 +266,7 @@ def batches(
         inputs, labels = dataset.tensors
         for a in range(start, total, size):
             part = slice(a, min(a + size, total))
-            call = read_call(model, signature, inputs[part], How.GIVEN, meaning, "inputs")
+            call = read_call(model, signature, inputs[part], How.COLLATED, meaning, "inputs")
             yield Batch(call, labels[part].cpu(), torch.arange(part.start, part.stop), (), part.stop)
         return
     if type(dataset) is WholeCall:

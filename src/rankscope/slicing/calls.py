@@ -75,7 +75,7 @@ def read_call(
     """
     dropped: dict[str, str] = {}
     if isinstance(content, list | tuple) and (how is not How.ITEM or numbers_of(content) is None):
-        content, dropped = _by_position(model, signature, content, how, place)
+        content, dropped = _by_position(model, signature, content, how, meaning, place)
     if isinstance(getattr(content, "data", None), Mapping):  # a tokenizer's BatchEncoding
         content = content.data
     if isinstance(content, Mapping):
@@ -88,26 +88,30 @@ def read_call(
     meaning.check_names((first,))
     if first in meaning.shared:
         raise UsageError(_no_rows_left(first))
-    x = _counted(as_tensor(content, place), how, place, meaning)
+    x = _counted(as_tensor(content, place), how, place, first, meaning)
     return Call(x, first, keyword, dropped=dropped)
 
 
-def _counted(x: Tensor, how: How, name: str, meaning: Meaning) -> Tensor:
-    x = as_input(x, name, floating=meaning.floating)
+def _counted(x: Tensor, how: How, place: str, name: str, meaning: Meaning) -> Tensor:
+    """``x`` with its first dimension counting samples."""
+    x = as_input(x, place, floating=meaning.floating)
     if how is How.ITEM:
         x = x[None]
-    least = 2 if meaning.floating or how is not How.ITEM else 1
-    if x.ndim < least:
+    # of a tensor as it is given: one number a sample, or one sample of so many numbers?
+    certain = how is not How.GIVEN or name in meaning.per_sample
+    if x.ndim < (1 if certain else 2):
+        each = f', or per_sample=("{name}",) if each sample is one number' if x.ndim else ""
         raise DataError(
-            f"{name} has shape {tuple(x.shape)}; its first dimension counts samples, so give x[None] for one sample"
+            f"{place} has shape {tuple(x.shape)}; its first dimension counts samples, so give x[None] for one sample"
+            f"{each}"
         )
     if len(x) and not x.numel():
-        raise DataError(f"{name} has shape {tuple(x.shape)}: a sample without a value")
+        raise DataError(f"{place} has shape {tuple(x.shape)}: a sample without a value")
     return x
 
 
 def _by_position(
-    model: nn.Module, signature: Signature, values: Sequence[Any], how: How, place: str
+    model: nn.Module, signature: Signature, values: Sequence[Any], how: How, meaning: Meaning, place: str
 ) -> tuple[Any, dict[str, str]]:
     """Positional arguments under their names: what ``forward`` needs, and what follows as a label or an input."""
     if not values:
@@ -120,7 +124,9 @@ def _by_position(
     dropped: dict[str, str] = {}
     for k, value in enumerate(values[taken:], taken):
         name = names[k] if k < len(names) else None
-        if name is None and not signature.any_positional:
+        if name in meaning.named:
+            given[name] = value
+        elif name is None and not signature.any_positional:
             dropped[f"item {k + 1}"] = f"forward takes {counted(len(names), 'positional argument')}"
         elif name is None or (not _labels_one(value, values[0], how) and name not in LABELS):
             raise UsageError(_either(model, name, k))
@@ -138,9 +144,10 @@ def _by_position(
 def _either(model: nn.Module, name: str | None, k: int) -> str:
     what = f"forward also takes {name!r}" if name else "forward takes *args"
     named = f'{{..., "{name}": ...}}' if name else '{"x": ..., ...}'
+    option = f" or name {name!r} in shared or per_sample" if name else ""
     return (
         f"item {k + 1} of each sample may be a label or an argument of {type(model).__name__}, since {what}; give "
-        f"a mapping of names ({named}), or the inputs without it"
+        f"a mapping of names ({named}){option} if it is an argument, or the inputs without it if it is a label"
     )
 
 
@@ -190,7 +197,7 @@ def _named(
         x = _embedded(model, ids[None] if how is How.ITEM else ids)
         x = as_input(x, name)
     else:
-        x = _counted(x, how, place if keyword is None else repr(name), meaning)
+        x = _counted(x, how, place if keyword is None else repr(name), name, meaning)
     if is_hugging_face(model) and getattr(model.config, "use_cache", None):
         kept["use_cache"] = False  # a key-value cache is filled in place and would leak one call into the next
     own: dict[str, Any] = {}

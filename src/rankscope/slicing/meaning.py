@@ -52,6 +52,11 @@ class Meaning:
         if self.differentiate in self.shared:
             raise UsageError(f"differentiate={self.differentiate!r} is also in shared; its rows count the samples")
 
+    @property
+    def named(self) -> tuple[str, ...]:
+        """Every name that the caller used: each of them is an argument of the model."""
+        return (*((self.differentiate,) if self.differentiate else ()), *self.shared, *self.per_sample)
+
     def check_taken(self, takes: Callable[[str], bool], listed: str) -> None:
         """Refuse names of ``shared`` and ``per_sample`` that ``forward`` does not take: they could have no effect."""
         for option, names in {"shared": self.shared, "per_sample": self.per_sample}.items():
