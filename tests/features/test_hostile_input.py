@@ -331,3 +331,35 @@ def test_cut_points_that_are_no_names(names: Any, tmp_path: Any) -> None:
     if names is not None:
         with pytest.raises(rs.RankscopeError, match=said):
             rs.collect(model, (rows, torch.arange(50) % 2), cut_points=names, out=tmp_path)
+
+
+@pytest.mark.parametrize("projection", ["uncentred", "centred"])
+def test_functions_get_projections_of_features_far_from_zero_rounded_once(projection: Any) -> None:
+    rng = np.random.default_rng(4)
+    x = (rng.normal(size=(60, 6)) + 1e4).astype(np.float32)
+    y, weight = np.arange(60) % 3, torch.from_numpy(rng.normal(size=(6, 3)))
+    mean = x.mean(0, dtype=np.float64)
+    axes = np.linalg.svd(x - mean)[2]
+    start = mean if projection == "centred" else np.zeros(6)
+    seen: list[Any] = []
+
+    def keep(rows: Any, *_: Any) -> float:
+        assert rows.dtype == torch.float32
+        seen.append(rows.numpy().astype(float))
+        return 1.0
+
+    def head(rows: Any) -> Any:
+        keep(rows)
+        return (rows - 1e4).double() @ weight
+
+    for call in (
+        lambda: rs.classification_dimension(x, y, scorer=keep, projection=projection),
+        lambda: rs.classification_dimension(x, y, head, projection=projection, bootstrap=0),
+    ):
+        seen.clear()
+        call()
+        whole = [rows for rows in seen if len(rows) == 60][-6:]
+        for k, rows in enumerate(whole, 1):
+            exact = start + (x - start) @ axes[:k].T @ axes[:k]
+            # half a unit in the last place of float32 at 1e4, and what float64 adds
+            np.testing.assert_allclose(rows, exact, atol=2.0**-11 * 1.01, rtol=0)

@@ -33,14 +33,15 @@ def by_score(
     full = _scored(scorer, x, y)
     if not full > 0 or not math.isfinite(full):
         raise MeasurementError(f"the full score is {full:g}; a share of it is kept, so give a scorer that is positive")
-    mean = basis.mean.to(x.dtype) if projection == "centred" else torch.zeros_like(x[0])
-    axes = basis.axes.to(x.dtype)
-    coordinates = (x - mean) @ axes
-    projected = mean.expand_as(x).clone()
+    # in float64, and rounded once: beside a large mean, sums in float32 would leave no digits to the spread
+    exact, axes = x.double(), basis.axes
+    mean = basis.mean if projection == "centred" else torch.zeros_like(exact[0])
+    coordinates = (exact - mean) @ axes
+    projected = mean.expand_as(exact).clone()
     scores = torch.zeros(x.shape[1], dtype=torch.float64)
     for k in range(x.shape[1]):
         projected.addmm_(coordinates[:, k : k + 1], axes[:, k : k + 1].T)
-        score = _scored(scorer, projected, y)
+        score = _scored(scorer, projected.to(x.dtype), y)
         scores[k] = score if not math.isnan(score) else -math.inf  # a NaN is no score: it never reaches the threshold
     dimension, facts = first_dimension(scores, retain * full, basis)
     return ClassificationDimension(
