@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -207,3 +208,40 @@ def test_a_damaged_picture_is_named_in_our_words(net: str, tmp_path: Path, capsy
         ("bad.png", "is no image that Pillow can read")
     ]
     assert torch.equal(found.labels, torch.tensor([0, 0, 1, 1]))
+
+
+def _of_the_same_time(data: Path) -> None:
+    """One pixel of one file, and size and time as they were."""
+    file = data / "b" / "1.bmp"
+    before, content = file.stat(), bytearray(file.read_bytes())
+    content[-1] ^= 1
+    file.write_bytes(content)
+    os.utime(file, ns=(before.st_atime_ns, before.st_mtime_ns))
+    assert file.stat().st_size == before.st_size
+
+
+def _exchanged(data: Path) -> None:
+    """Two files change names, within their class."""
+    for old, new in (("0", "x"), ("1", "0"), ("x", "1")):
+        (data / "a" / f"{old}.bmp").rename(data / "a" / f"{new}.bmp")
+
+
+def _of_the_other_class(data: Path) -> None:
+    (data / "a" / "1.bmp").rename(data / "b" / "2.bmp")
+
+
+@pytest.mark.parametrize("change", [_of_the_same_time, _exchanged, _of_the_other_class])
+def test_a_run_does_not_go_on_with_other_pictures(
+    net: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], change: Callable[[Path], None]
+) -> None:
+    data = tmp_path / "data"
+    for number, name in enumerate("ab"):
+        for i in range(2):
+            put(data / name / f"{i}.bmp", Image.fromarray(np.roll(PIXELS, 3 * number + i)))
+    collected(f"{net}:grey", data, tmp_path / "run")
+    capsys.readouterr()
+    assert collected(f"{net}:grey", data, tmp_path / "run").labels.tolist() == [0, 0, 1, 1]
+    assert json.loads(capsys.readouterr().out)["resumed"] == 4
+    change(data)
+    command = ("collect", f"{net}:grey", "--data", data, "--out", tmp_path / "run")
+    refused(capsys, r"holds shards of another data set \(.*\); give another folder", *command)
