@@ -7,12 +7,13 @@ import pytest
 import torch
 from processes import in_processes
 
+import rankscope as rs
 from rankscope._base.errors import DataError, UsageError
 from rankscope.features import CentredMoments, FrequentDirections
 from rankscope.features.moments import merge_moments
 from rankscope.features.reduction import reduce_output
 from rankscope.features.sketch import RowStore
-from rankscope.metrics import PCADimension, StableRank
+from rankscope.metrics import NeuralCollapse, PCADimension, StableRank
 
 
 def rows(n=200, d=7, seed=0, level=100.0):
@@ -169,6 +170,56 @@ def test_f19_the_features_of_two_processes_are_those_of_all_rows(tmp_path):
         samples, dimension, left = torch.load(tmp_path / f"{r}.pt")
         assert (samples, dimension) == (1001, 6)
         assert left == (501, 500)[r]  # what a process has stays its own: a later gathering counts nothing twice
+
+
+def test_f19_a_metric_that_is_called_keeps_all_rows():
+    """``metric(batch)`` returns the batch's value; the metric itself holds all rows, a last single one too."""
+    x = rows(41, 5)
+    x[:20, 3:] = 0
+    moments, dimension = CentredMoments(), PCADimension()
+    parts = [*x.float().split(10)[:1], *x[10:].split(10)]  # float32 rows at first: their rounding is kept in mind
+    for part in parts:
+        covariance, ranks = moments(part), dimension(part)
+        if len(part) == 1:
+            assert covariance.shape == (5, 5)
+            assert bool(covariance.isnan().all())
+            assert bool(ranks.isnan())
+        else:
+            np.testing.assert_allclose(covariance.numpy(), np.cov(part.double().numpy().T), rtol=1e-6, atol=1e-9)
+    whole = torch.cat([part.double() for part in parts])
+    expected = np.cov(whole.numpy().T)
+    assert rs.feature_rank({"x": moments}).layers[0].samples == int(moments.count) == 41
+    assert moments.roundoff == 2.0**-24
+    np.testing.assert_allclose(moments.compute().numpy(), expected, rtol=1e-12, atol=1e-12)
+    assert float(dimension.compute()) == np.linalg.matrix_rank(expected, hermitian=True) == 5
+
+
+@pytest.mark.parametrize("update_first", [True, False])
+def test_f19_metrics_that_share_a_state_count_each_row_once(update_first):
+    from torchmetrics import MetricCollection
+
+    x = rows(60, 5)
+    both = MetricCollection([PCADimension(), StableRank()])
+    for k, part in enumerate(x.split(10)):
+        if update_first and k % 2 == 0:
+            both.update(part)
+        else:
+            both(part)
+    centred = (x - x.mean(0)).numpy()
+    sigma = np.linalg.svd(centred, compute_uv=False)
+    for metric in both.values():
+        assert int(metric.count) == 60
+    assert float(both.compute()["StableRank"]) == pytest.approx(float((sigma**2).sum() / sigma[0] ** 2), rel=1e-12)
+
+
+def test_f19_collapse_of_a_batch_of_one_class_is_nan_and_loses_no_row():
+    x = rows(12, 3)
+    labels = torch.tensor([0, 1, 0, 1, 1, 1, 1, 1, 0, 0, 1, 1])
+    called, updated = NeuralCollapse(2), NeuralCollapse(2)
+    values = [called(part, own) for part, own in zip(x.split(4), labels.split(4), strict=True)]
+    updated.update(x, labels)
+    assert [bool(value["nc1"].isnan()) for value in values] == [False, True, False]
+    assert float(called.compute()["nc1"]) == pytest.approx(float(updated.compute()["nc1"]), rel=1e-12)
 
 
 def test_gram_of_the_samples_has_the_eigenvalues_of_the_scatter():

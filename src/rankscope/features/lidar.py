@@ -93,6 +93,10 @@ class LiDAR(CentredMoments):
             self.within = self.within + other["within"].to(self.within.device)
             self.freedom = self.freedom + other["freedom"].to(self.freedom.device)
 
+    def no_value(self) -> Tensor | None:
+        """NaN for fewer than two objects."""
+        return torch.tensor(torch.nan, dtype=torch.float64) if int(self.count) < 2 else None
+
     def compute(self) -> Tensor:
         """The value, a float64 scalar."""
         count, _, between = self.state()

@@ -11,6 +11,7 @@ from rankscope._base.checks import count_of
 from rankscope._base.errors import DataError, UsageError
 from rankscope._base.world import group_size
 from rankscope.features._inputs import first_bad_row
+from rankscope.features.batch_value import ValueOfBatch
 from rankscope.features.precision import check_real, unit_roundoff
 from rankscope.loading import ensure_torchvision
 
@@ -48,7 +49,7 @@ def _symmetric(matrix: torch.Tensor) -> torch.Tensor:
     return lower + lower.tril(-1).T
 
 
-class CentredMoments(Metric):
+class CentredMoments(ValueOfBatch):
     """Count, mean and scatter Σ(x − mean)(x − mean)ᵀ of rows that arrive in batches.
 
     Batch size and order change the result by rounding alone (about 1e-15 relative). Across processes, under
@@ -204,6 +205,10 @@ class CentredMoments(Metric):
         """Forget all rows."""
         super().reset()
         self._whole, self.roundoff, self.magnitude = None, 0.0, 0.0
+
+    def no_value(self) -> torch.Tensor | None:
+        """NaN, (d, d), for fewer than two rows."""
+        return torch.full_like(self.scatter, torch.nan) if int(self.count) < 2 else None
 
     def compute(self) -> torch.Tensor:
         """The covariance, (d, d) float64, divided by N − 1."""

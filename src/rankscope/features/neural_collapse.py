@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any
 
 import torch
@@ -11,6 +11,7 @@ from torch import Tensor
 
 from rankscope._base.checks import count_of
 from rankscope._base.errors import DataError, UsageError
+from rankscope.features.batch_value import ValueOfBatch
 from rankscope.features.heads import only_its_weights, weight_of
 from rankscope.features.labelled_rows import LabelledRows
 from rankscope.features.logit_scale import scaled
@@ -46,7 +47,7 @@ class NeuralCollapseValues:
     nc4: float
 
 
-class NeuralCollapse(LabelledRows):
+class NeuralCollapse(ValueOfBatch, LabelledRows):
     """NC1–NC4 of features that arrive in batches with their labels.
 
     Memory: all N rows (4·N·d bytes in float32), since NC4 compares each with the class means, which are known at the
@@ -83,6 +84,12 @@ class NeuralCollapse(LabelledRows):
         super().__init__(name=name, **kwargs)
         self.classes = count_of(classes, "classes", least=2, most=10**7)
         self._head = _affine(head, bias, self.classes)
+
+    def no_value(self) -> dict[str, Tensor] | None:
+        """NaN for rows of fewer than two classes."""
+        if len({int(label) for part in self.labels for label in part.unique()}) > 1:
+            return None
+        return {f.name: torch.tensor(torch.nan, dtype=torch.float64) for f in fields(NeuralCollapseValues)}
 
     def compute(self) -> dict[str, Tensor]:
         """``nc1``, ``nc2_norms``, ``nc2_angles``, ``nc3``, ``nc4``, each a float64 scalar."""

@@ -32,6 +32,10 @@ class _FeatureRank(CentredMoments):
 
     higher_is_better = True
 
+    def no_value(self) -> torch.Tensor | None:
+        """NaN for fewer than two rows."""
+        return torch.tensor(torch.nan, dtype=torch.float64) if int(self.count) < 2 else None
+
     def compute(self) -> torch.Tensor:
         """The value, a float64 scalar."""
         return torch.tensor(self._read(self.features()), dtype=torch.float64, device=self.mean.device)
