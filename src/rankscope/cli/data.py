@@ -125,8 +125,8 @@ def _folder(path: Path, loaded: LoadedModel, limit: int | None, seed: int, class
     if not found.files:
         raise DataError(f"--data {str(path)!r} holds no images ({', '.join(sorted(IMAGE_SUFFIXES))}); give another")
     if not labelled:
-        chosen = [found.files[int(i)] for i in drawn(len(found.files), limit, seed)]
-        return Data(PictureFiles([(file, 0) for file in chosen], loaded.preprocessing))
+        files = [found.files[int(i)] for i in drawn(len(found.files), limit, seed)]
+        return Data(PictureFiles([(file, 0) for file in files], loaded.preprocessing))
     index, names, facts = folder_labels(path, found, loaded, classes)
     pairs = [(file, found.class_of(path, file)) for file in found.files]
     samples = [(file, index[folder]) for file, folder in pairs if folder is not None]
