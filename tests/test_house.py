@@ -81,7 +81,7 @@ def test_no_circles() -> None:
     assert _circles(graph) == []
 
 
-FLAG = re.compile(r"(?<![\w-])--[a-z][a-z-]+")
+FLAG = re.compile(r"(?<![\w-])(?<!var\()--[a-z][a-z-]+")  # var(--x) is a property of CSS
 OTHER_PROGRAMS = ("hf download ", "pip install ")  # their options stay as they are, in a command to copy
 
 
