@@ -3,7 +3,8 @@
 None of the three changes what a model computes, so its function has the same derivative with and without them. But
 reverse mode, and with it the graph of the trace, takes what is computed under ``torch.no_grad()`` for a constant;
 forward mode also takes what is computed in inference mode for one; and the function behind
-``checkpoint(…, use_reentrant=True)`` has no derivative in forward mode and none for ``torch.autograd.grad``.
+``checkpoint(…, use_reentrant=True)`` has no derivative in forward mode and none for ``torch.autograd.grad``. Any
+checkpoint computes its function again in the backward pass, when converted weights have left their places.
 """
 
 from __future__ import annotations
@@ -76,18 +77,27 @@ class _RunsOnce:
         return function(*args)
 
 
+def _runs_nothing(*_: Any, **__: Any) -> Iterator[None]:
+    """In the place of what checkpointing does before and after its function."""
+    yield
+
+
+_AROUND = ("_checkpoint_without_reentrant_generator", "_checkpoint_without_reentrant_generator_impl")
+
+
 @contextmanager
 def plain_modes() -> Iterator[None]:
-    """Inside, inference mode only turns gradients off, and re-entrant checkpointing only calls its function."""
+    """Inside, inference mode only turns gradients off, and checkpointing only calls its function."""
     mode: Any = torch._C._InferenceMode
     checkpointing: Any = sys.modules.get("torch.utils.checkpoint")
-    function = getattr(checkpointing, "CheckpointFunction", None)
+    plain = {"CheckpointFunction": _RunsOnce, **dict.fromkeys(_AROUND, _runs_nothing)}
+    before = {name: getattr(checkpointing, name) for name in plain if hasattr(checkpointing, name)}
     try:
         torch._C._InferenceMode = _GradientsOff  # type: ignore[assignment, misc]
-        if function is not None:
-            checkpointing.CheckpointFunction = _RunsOnce
+        for name in before:
+            setattr(checkpointing, name, plain[name])
         yield
     finally:
         torch._C._InferenceMode = mode  # type: ignore[misc]
-        if function is not None:
-            checkpointing.CheckpointFunction = function
+        for name, value in before.items():
+            setattr(checkpointing, name, value)
