@@ -70,6 +70,9 @@ class FactKind(StrEnum):
     RANDOM_MODEL = "random in evaluation mode"  # where
     FUNCTION_UNCHECKED = "derivative unchecked against the function"  # reason, where (empty: everywhere)
     WEIGHTS_RAISED = "half precision raised to float32"  # dtypes
+    # copies of the weights in the certificate's dtype; bytes: of all, budget
+    WEIGHTS_ON_DEMAND = "weights converted on demand"  # dtype, bytes, budget
+    WEIGHTS_HELD = "converted weights held beyond the budget"  # dtype, bytes, budget, reason
     NO_GRAPH = "no autograd graph"
     # single components
     SAMPLES_COUPLED = "samples are coupled"  # context: samples of the batch around the one that moves

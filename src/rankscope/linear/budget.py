@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_flatten
 
@@ -21,6 +22,7 @@ _SAFETY = 3.0
 _SAFETY_LINEAR = 1.4
 _CONVOLVE = torch.ops.aten.convolution.default  # what every convolution is, transposed ones too, below autograd
 _CONVOLUTION = 3.75  # cuDNN's workspace comes on top of a convolution's inputs and outputs (measured)
+_PLAIN = (Tensor, nn.Parameter)  # others may have no memory to ask for
 
 
 MANY = {True: 768, False: 32}
@@ -28,25 +30,38 @@ MANY = {True: 768, False: 32}
 
 
 class _LargestOperator(TorchDispatchMode):
-    """Remembers the largest sum of input and output bytes of one operator."""
+    """Remembers the largest sum of input and output bytes of one operator.
 
-    def __init__(self, convolution: float) -> None:
+    Weights are there once for however many tangents and do not count, but at a convolution: its workspace was measured
+    with them.
+    """
+
+    def __init__(self, convolution: float, weights: Iterable[Tensor] = ()) -> None:
         super().__init__()
         self.convolution = convolution
+        self.weights = {_memory(w) for w in weights} - {0}
         self.bytes = 0.0
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         out = func(*args, **(kwargs or {}))
         tensors = [t for t in tree_flatten((args, out))[0] if isinstance(t, Tensor)]
         if not func.is_view:
+            if func is not _CONVOLVE:
+                tensors = [t for t in tensors if _memory(t) not in self.weights]
             used = sum(t.numel() * t.element_size() for t in tensors)
             self.bytes = max(self.bytes, used * (self.convolution if func is _CONVOLVE else 1.0))
         return out
 
 
+def _memory(tensor: Tensor) -> int:
+    """The address of a tensor's memory; 0 for one that has none of its own, such as a sparse one."""
+    return tensor.untyped_storage().data_ptr() if tensor.layout == torch.strided and type(tensor) in _PLAIN else 0
+
+
 def bytes_per_tangent(runner: Runner, sample: Sample, *, linear: bool) -> int:
     """Estimated workspace of one tangent, from the largest operator of one plain forward pass."""
-    with _LargestOperator(_CONVOLUTION if runner.device.type == "cuda" else 1.0) as seen:
+    convolution = _CONVOLUTION if runner.device.type == "cuda" else 1.0
+    with _LargestOperator(convolution, runner.weights.in_place) as seen:
         runner.outputs(sample, sample.x)
     return max(int((_SAFETY_LINEAR if linear else _SAFETY) * seen.bytes), 1)
 

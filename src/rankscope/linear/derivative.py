@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
+from rankscope._base.checks import budget_of
 from rankscope._base.errors import MeasurementError, ModelError, first_line, is_out_of_memory, parameter, raise_ours
 from rankscope._base.facts import Fact, FactKind
 from rankscope.linear.checks import ADJOINT_LIMIT, adjoint_error, lower_precision_inside
@@ -29,6 +30,7 @@ __all__ = ["PROBES", "Derivative", "Runners", "Settings", "in_both_precisions", 
 
 PROBES = 6  # the certificate's bound fails with probability 10^-6
 _CARRIED = 1e-2  # of the largest entry: rounding to float32 gives 1e-6, a range that is too small gives 1
+_MOST = 0.9  # of the free memory: what copies of all weights may take where there is no other way
 _LINEARISED = "linearised network"  # its name among the ways to push tangents
 _HALF = ("float16", "bfloat16")
 _AGREE = 1e-4  # of a cut point's largest entry; a kink on the other side would show as far more
@@ -63,7 +65,9 @@ def in_both_precisions(model: nn.Module, calls: Sequence[ModuleCall], settings: 
     keys, where = [c.key for c in calls], settings.device
     other = torch.float64 if settings.dtype == torch.float32 else torch.float32
     runner = Runner(model, keys, where, settings.dtype, through=settings.through)
-    return runner, Runner(model, keys, where, other, through=settings.through) if settings.certify else None
+    if not settings.certify:
+        return runner, None
+    return runner, Runner(model, keys, where, other, through=settings.through, room=settings.budget)
 
 
 class Derivative:
@@ -307,9 +311,11 @@ class Derivative:
         down = self.settings.dtype == torch.float64
         if down and not self.casts and not self._single_carries(sample, direction, out):
             self._rounded = True
-            self.exact = Runner(self.runner.model, self.runner.keys, self.settings.device, torch.float64)
+            self.exact = Runner(
+                self.runner.model, self.runner.keys, self.settings.device, torch.float64, room=self.settings.budget
+            )
         try:
-            self._set_exact(sample, down=down)
+            self._set_exact_in_room(sample, down=down)
         except NotCalledError:  # of this sample alone: another may lead to the same calls in both precisions
             raise
         except Exception as error:  # the model's own code
@@ -325,6 +331,27 @@ class Derivative:
             self.certificate = Fact(FactKind.SCALED_PROBES, {"probes": PROBES})
         else:
             self.certificate = Fact(FactKind.PROBES, {"probes": PROBES, "failure": 10.0**-PROBES})
+
+    def _set_exact_in_room(self, sample: Sample, *, down: bool) -> None:
+        """As ``_set_exact``; copies of all weights are held where the model does not run without them."""
+        assert self.exact is not None
+        given, weights = self.exact, self.exact.weights
+        about = {"dtype": dtype_name(given.dtype), "bytes": weights.bytes, "budget": given.room}
+        try:
+            self._set_exact(sample, down=down)
+        except NotCalledError:
+            raise
+        except Exception as error:  # the model's own code, which may ask a stand-in for what a tensor alone has
+            raise_ours(error)
+            room = budget_of(None, self.settings.device, share=_MOST, most=None)
+            if not weights.on_demand or is_out_of_memory(error) or weights.bytes > room:
+                raise
+            weights.keep_all()
+            self.exact = given
+            self._set_exact(sample, down=down)
+            self.facts.append(Fact(FactKind.WEIGHTS_HELD, {**about, "reason": first_line(error)}))
+        if weights.on_demand:
+            self.facts.append(Fact(FactKind.WEIGHTS_ON_DEMAND, about))
 
     def _set_exact(self, sample: Sample, *, down: bool) -> None:
         """The other precision, and how to push tangents there.

@@ -5,22 +5,20 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from copy import copy
-from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from rankscope._base.errors import MeasurementError
+from rankscope.linear.substituted import Converted
 from rankscope.slicing import (
     CallKey,
     Capture,
-    ModelState,
     Sample,
     call_model,
     capture,
     guarded,
-    outside_transforms,
     without_casts,
 )
 from rankscope.slicing.capture import OUTPUT
@@ -32,10 +30,6 @@ __all__ = ["NotCalledError", "Rows", "Runner"]
 
 Rows = Sequence[Tensor | None] | None
 """For each cut point the flat places of the rows that are wanted, or ``None`` for all; ``None``: all of all."""
-
-
-def _version(tensor: Tensor) -> int:
-    return 0 if tensor.is_inference() else tensor._version
 
 
 class NotCalledError(MeasurementError):
@@ -57,7 +51,8 @@ class Runner:
     """Calls a model and collects the outputs of the chosen module calls.
 
     The model's own parameters are never moved or converted: where another device or dtype is asked for, converted
-    copies take their place for the duration of each call.
+    copies take their place for the duration of each call. ``room`` are the bytes that those may take; where they are
+    more, large weights are converted for one operator at a time.
     """
 
     def __init__(
@@ -68,8 +63,9 @@ class Runner:
         dtype: torch.dtype,
         *,
         through: bool = False,
+        room: int | None = None,
     ) -> None:
-        self.model, self.device, self.dtype = model, device, dtype
+        self.model, self.device, self.dtype, self.room = model, device, dtype, room
         self.keys = tuple(keys)
         self.through = through  # whether reverse mode has to go through ``torch.no_grad`` inside the model
         self._places: dict[tuple[str, int], list[int]] = {}  # several where each of a call's tensors is asked for
@@ -79,8 +75,8 @@ class Runner:
         self._rows: Rows = None  # those of the call under way
         state = guarded(model)
         if state is not None:
-            state.restore()  # what the last call left behind is not what the model was given with
-        self._state = self._converted()
+            state.restore(call=False)  # what the last call left behind is not what the model was given with
+        self.weights = Converted(model, device, dtype, room)
         self._capture: Capture | None = None
         self._missing = 0
         self._casts = True
@@ -94,45 +90,7 @@ class Runner:
 
     def in_dtype(self, dtype: torch.dtype) -> Runner:
         """The same sub-networks in another precision."""
-        return Runner(self.model, self.keys, self.device, dtype, through=self.through)
-
-    def _converted(self) -> list[_Converted]:
-        """Weights, buffers and plain attributes that have to change."""
-        changed = []
-        made: dict[Tensor, Tensor] = {}
-        own = next((p.dtype for p in self.model.parameters() if p.is_floating_point()), None)
-        for prefix, module in self.model.named_modules():
-            attributes = {k: v for k, v in vars(module).items() if isinstance(v, Tensor)}
-            for held in (module._parameters, module._buffers, attributes):
-                for name, tensor in held.items():
-                    if tensor is None or (tensor.device == self.device and tensor.dtype == self._wanted(tensor)):
-                        continue
-                    if held is attributes and tensor.device == self.device and tensor.dtype != own:
-                        continue  # a table that the model keeps in a precision of its own, as the code that made it
-                    if tensor not in made:
-                        made[tensor] = self._convert(tensor)
-                    full = f"{prefix}.{name}" if prefix else name
-                    owner = module if held is attributes else None
-                    changed.append(_Converted(full, name, owner, tensor, made[tensor], _version(made[tensor])))
-        return changed
-
-    def _wanted(self, tensor: Tensor) -> torch.dtype:
-        if tensor.is_complex():
-            return torch.complex128 if self.dtype == torch.float64 else torch.complex64
-        return self.dtype if tensor.is_floating_point() else tensor.dtype
-
-    def _convert(self, tensor: Tensor) -> Tensor:
-        return tensor.detach().to(self.device, self._wanted(tensor))
-
-    def _renewed(self, state: ModelState | None) -> list[_Converted]:
-        """The converted tensors as they are to be before a call: one that a call wrote into is made again."""
-        for each in self._state:
-            if _version(each.made) != each.version or (state is not None and each.full in state.changed):
-                with outside_transforms():
-                    fresh = self._convert(each.source)
-                    each.made = fresh.clone() if fresh is each.source else fresh
-                each.version = _version(each.made)
-        return self._state
+        return Runner(self.model, self.keys, self.device, dtype, through=self.through, room=self.room)
 
     def without_casts(self) -> Runner:
         """The same model in float64, also where it casts to lower precision inside."""
@@ -193,7 +151,10 @@ class Runner:
         if state is not None and fresh:
             state.restore()
         x = x.clone()  # a model may write into its input, which is the caller's tensor and every later pass's
-        model: Any = self.model if not self._state else _Substituted(self.model, self._renewed(state))
+        model: Any = self.model
+        if self.weights:
+            self.weights.renew(state)
+            model = self.weights
         mode = StaysOn() if self.through and torch.is_grad_enabled() else None
         with recording_through(self.model, mode), nullcontext() if state is None else state.paused():
             return call_model(model, sample, x)
@@ -234,36 +195,3 @@ class Runner:
 
 
 _WHOLE = (OUTPUT, -1)
-
-
-@dataclass
-class _Converted:
-    """One tensor in the device and dtype asked for; ``owner`` is the module that holds it as a plain attribute."""
-
-    full: str
-    name: str
-    owner: nn.Module | None
-    source: Tensor
-    made: Tensor
-    version: int
-
-
-class _Substituted:
-    """A model whose parameters, buffers and tensor attributes are replaced for the duration of a call."""
-
-    def __init__(self, model: nn.Module, state: list[_Converted]) -> None:
-        self.model, self.state = model, state
-        self.forward = model.forward  # which names the arguments
-
-    def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        tensors = {each.full: each.made for each in self.state if each.owner is None}
-        for each in self.state:
-            if each.owner is not None:
-                each.owner.__dict__[each.name] = each.made
-        try:
-            # the state names tied weights itself: torch's own way leaves a module that stands in two places changed
-            return torch.func.functional_call(self.model, tensors, args, kwargs, tie_weights=False)
-        finally:
-            for each in self.state:
-                if each.owner is not None:
-                    each.owner.__dict__[each.name] = each.source

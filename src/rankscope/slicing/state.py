@@ -156,10 +156,13 @@ class ModelState:
 
     # ---- putting it back ---------------------------------------------------------------------------------------------
 
-    def restore(self, *, last: bool = False) -> None:
-        """Everything as it was. ``last`` compares all tensors by value, however late one was written to."""
+    def restore(self, *, last: bool = False, call: bool = True) -> None:
+        """Everything as it was. ``last`` compares all tensors by value, however late one was written to.
+
+        ``call`` says that a call of the model follows, which may show what it writes to.
+        """
         thorough = last or self._calls < _THOROUGH
-        self._calls += 1
+        self._calls += call
         for kept in self._kept:
             now = kept.read()
             if not _same(now, kept.held):

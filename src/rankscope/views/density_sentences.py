@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from rankscope._base.facts import FactKind
-from rankscope.views.phrases import Sentences, Values, counted, gibibytes, joined, probability, was
+from rankscope.views.phrases import Sentences, Values, counted, in_memory, joined, probability, was
 
 __all__ = ["DENSITY_SENTENCES"]
 
@@ -47,15 +47,13 @@ def _plan(v: Values) -> str:
             f"{counted(v['probes'], 'Lanczos probe')} and {steps}."
         )
         if v["asked"] == "auto":
-            needed, free = _bytes(v["needed"]), _bytes(v["budget"])
+            needed, free = in_memory(v["needed"]), in_memory(v["budget"])
             parts.append(f"All singular values would need {needed} or more; the memory budget leaves {free} for them.")
     every = " for every 200 steps" if v["lanczos"] and v["steps"] == "auto" else ""
-    parts.append(f"Expected on each sample: {_seconds(v['seconds'])}{every} and {_bytes(v['bytes'])} beside the model.")
+    parts.append(
+        f"Expected on each sample: {_seconds(v['seconds'])}{every} and {in_memory(v['bytes'])} beside the model."
+    )
     return " ".join(parts)
-
-
-def _bytes(size: int) -> str:
-    return gibibytes(size) if size >= 2**28 else f"{size / 2**20:.3g} MiB"
 
 
 def _seconds(value: float) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from rankscope._base.facts import FactKind
-from rankscope.views.phrases import Sentences, Values, capital, counted, joined
+from rankscope.views.phrases import Sentences, Values, capital, counted, in_memory, joined
 
 __all__ = ["DERIVATIVE_SENTENCES"]
 
@@ -109,6 +109,21 @@ def _raised(v: Values) -> str:
     return f"The model's weights are {joined(v['dtypes'])}. They were measured in float32."
 
 
+def _on_demand(v: Values) -> str:
+    return (
+        f"All weights in {v['dtype']} would take {in_memory(v['bytes'])}, more than the memory budget of "
+        f"{in_memory(v['budget'])}. The certificate therefore converted each large weight anew for every operator."
+    )
+
+
+def _held(v: Values) -> str:
+    return (
+        f"The certificate held all weights in {v['dtype']}, {in_memory(v['bytes'])}, which is more than the memory "
+        f"budget of {in_memory(v['budget'])}: the model did not run on weights that are converted on demand "
+        f"({v['reason']})."
+    )
+
+
 def _no_graph(_: Values) -> str:
     return "Autograd gave no graph of the model. True cuts are therefore unknown, and rises are not marked."
 
@@ -172,6 +187,8 @@ DERIVATIVE_SENTENCES: Sentences = {
     FactKind.RANDOM_MODEL: _random,
     FactKind.FUNCTION_UNCHECKED: _function_unchecked,
     FactKind.WEIGHTS_RAISED: _raised,
+    FactKind.WEIGHTS_ON_DEMAND: _on_demand,
+    FactKind.WEIGHTS_HELD: _held,
     FactKind.NO_GRAPH: _no_graph,
     FactKind.SAMPLES_COUPLED: _coupled,
     FactKind.RANDOM_MASKS: _masks,

@@ -149,6 +149,15 @@ def gibibytes(count: float) -> str:
     return f"{value:,.0f} GiB" if value >= 100 else f"{value:.3g} GiB"
 
 
+def in_memory(count: float) -> str:
+    """A size in memory in the unit that suits it.
+
+    >>> in_memory(3 * 2**29), in_memory(3 * 2**19)
+    ('1.5 GiB', '1.5 MiB')
+    """
+    return gibibytes(count) if count >= 2**28 else f"{count / 2**20:.3g} MiB"
+
+
 def in_columns(lines: Sequence[Sequence[str]], *, left: Container[int] = (0,)) -> list[str]:
     """Lines of cells as columns; those of ``left`` begin on the left, numbers end on the right.
 

@@ -1,0 +1,184 @@
+"""A model whose weights, buffers and tensor attributes are on another device or of another dtype during a call.
+
+The model's own are never moved or converted: converted copies take their places. All of them at once are a second
+model; where that is more than there is room for, large weights are converted for one operator at a time.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from rankscope.linear.on_demand import OnDemand
+from rankscope.slicing import ModelState, outside_transforms
+
+__all__ = ["Converted"]
+
+_THOROUGH = 3  # calls after which a copy that is written to past its version counter (``.data``) has shown it
+_SMALL = 2**16  # bytes; converted copies below this are kept, since together they are small beside the large ones
+
+
+@dataclass
+class _Tensor:
+    """One tensor in the device and dtype asked for; ``owner`` is the module that holds it as a plain attribute."""
+
+    full: str
+    name: str
+    owner: nn.Module | None
+    source: Tensor
+    made: Tensor
+    version: int
+    silent: bool = False
+    """Whether calls write to it past its version counter."""
+
+
+class Converted:
+    """The converted tensors of one model, for calls of it.
+
+    ``room`` are the bytes that copies of all weights may take; ``None``: any. ``bytes`` are those that they take or
+    would take, and ``on_demand`` says whether large ones are converted each time.
+    """
+
+    def __init__(self, model: nn.Module, device: torch.device, dtype: torch.dtype, room: int | None = None) -> None:
+        self.model, self.device, self.dtype = model, device, dtype
+        places = list(self._places())
+        sizes = {id(source): source.numel() * _itemsize(self._wanted(source)) for *_, source in places}
+        self.bytes = sum(sizes.values())
+        self.on_demand = False
+        over = room is not None and self.bytes > room
+        made: dict[int, Tensor] = {}
+        self._calls = 0
+        self._tensors: list[_Tensor] = []
+        for full, name, owner, source in places:
+            if id(source) not in made:
+                late = over and sizes[id(source)] >= _SMALL and _waits(source)
+                self.on_demand |= late
+                made[id(source)] = self._on_demand(source) if late else self._convert(source)
+            own = made[id(source)]
+            self._tensors.append(_Tensor(full, name, owner, source, own, _version(own)))
+
+    def __bool__(self) -> bool:
+        return bool(self._tensors)
+
+    @property
+    def forward(self) -> Any:
+        """The model's own, which names the arguments of a call."""
+        return self.model.forward
+
+    @property
+    def in_place(self) -> list[Tensor]:
+        """The weights that a call uses, converted or the model's own."""
+        converted = {id(each.source): each.made for each in self._tensors}
+        return [converted.get(id(p), p) for p in self.model.parameters()]
+
+    def _places(self) -> list[tuple[str, str, nn.Module | None, Tensor]]:
+        """Where the model holds tensors that have to change: full name, own name, owner of a plain attribute."""
+        found: list[tuple[str, str, nn.Module | None, Tensor]] = []
+        own = next((p.dtype for p in self.model.parameters() if p.is_floating_point()), None)
+        for prefix, module in self.model.named_modules():
+            attributes = {k: v for k, v in vars(module).items() if isinstance(v, Tensor)}
+            for held in (module._parameters, module._buffers, attributes):
+                for name, tensor in held.items():
+                    if tensor is None or (tensor.device == self.device and tensor.dtype == self._wanted(tensor)):
+                        continue
+                    if held is attributes and tensor.device == self.device and tensor.dtype != own:
+                        continue  # a table that the model keeps in a precision of its own, as the code that made it
+                    full = f"{prefix}.{name}" if prefix else name
+                    found.append((full, name, module if held is attributes else None, tensor))
+        return found
+
+    def _wanted(self, tensor: Tensor) -> torch.dtype:
+        if tensor.is_complex():
+            return torch.complex128 if self.dtype == torch.float64 else torch.complex64
+        return self.dtype if tensor.is_floating_point() else tensor.dtype
+
+    def _convert(self, tensor: Tensor) -> Tensor:
+        return tensor.detach().to(self.device, self._wanted(tensor))
+
+    def _on_demand(self, tensor: Tensor) -> OnDemand:
+        return OnDemand(tensor, self.device, self._wanted(tensor))
+
+    def keep_all(self) -> None:
+        """From now on copies of all tensors are held."""
+        made: dict[int, Tensor] = {}
+        for each in self._tensors:
+            if isinstance(each.made, OnDemand):
+                if id(each.source) not in made:
+                    with outside_transforms():
+                        made[id(each.source)] = self._convert(each.source)
+                each.made = made[id(each.source)]
+                each.version = _version(each.made)
+        self.on_demand = False
+
+    def renew(self, state: ModelState | None) -> None:
+        """Make the tensors what they are to be before a call: one that a call wrote into is made again."""
+        thorough = 0 < self._calls < _THOROUGH
+        fresh: dict[int, Tensor] = {}
+        for each in self._tensors:
+            if not self._has_changed(each, state, thorough=thorough):
+                continue
+            if id(each.source) not in fresh:
+                fresh[id(each.source)] = self._again(each)
+            each.made = fresh[id(each.source)]
+            each.version = _version(each.made)
+
+    def _has_changed(self, each: _Tensor, state: ModelState | None, *, thorough: bool) -> bool:
+        if isinstance(each.made, OnDemand):
+            return each.made.written
+        if each.silent or _version(each.made) != each.version or (state is not None and each.full in state.changed):
+            return True
+        if thorough:
+            with outside_transforms():
+                each.silent = not _equal(each.made, self._convert(each.source))
+        return each.silent
+
+    def _again(self, each: _Tensor) -> Tensor:
+        if isinstance(each.made, OnDemand):
+            return self._on_demand(each.source)
+        with outside_transforms():
+            again = self._convert(each.source)
+            return again.clone() if again is each.source else again
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """Call the model with these tensors in their places."""
+        tensors = {each.full: each.made for each in self._tensors if each.owner is None}
+        for each in self._tensors:
+            if each.owner is not None:
+                each.owner.__dict__[each.name] = each.made
+        try:
+            # the state names tied weights itself: torch's own way leaves a module that stands in two places changed
+            made = torch.func.functional_call(self.model, tensors, args, kwargs, tie_weights=False)
+        except Exception:  # a transform may have refused just what writes into a copy
+            self._calls -= 1
+            raise
+        finally:
+            self._calls += 1
+            for each in self._tensors:
+                if each.owner is not None:
+                    each.owner.__dict__[each.name] = each.source
+        return made
+
+
+def _itemsize(dtype: torch.dtype) -> int:
+    return torch.empty(0, dtype=dtype).element_size()
+
+
+def _version(tensor: Tensor) -> int:
+    return 0 if tensor.is_inference() else tensor._version
+
+
+def _equal(made: Tensor, source: Tensor) -> bool:
+    if made.layout != torch.strided:
+        return _equal(made.to_dense(), source.to_dense())
+    return made.shape == source.shape and bool(((made == source) | ((made != made) & (source != source))).all())
+
+
+def _waits(tensor: Tensor) -> bool:
+    """Whether a tensor can be converted on demand: a weight of torch's own type, dense, of real numbers."""
+    if type(tensor) is not nn.Parameter or tensor.layout != torch.strided or not tensor.is_floating_point():
+        return False
+    formats = {4: [torch.channels_last], 5: [torch.channels_last_3d]}.get(tensor.ndim, [])
+    return any(tensor.is_contiguous(memory_format=f) for f in [torch.contiguous_format, *formats])
