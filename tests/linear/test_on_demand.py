@@ -345,3 +345,14 @@ def test_a_copy_that_is_written_past_its_counter_is_made_again() -> None:
         with runner.hooked():
             for _ in range(5):
                 torch.testing.assert_close(runner.outputs(sample, sample.x)[0], expected.flatten())
+
+
+def test_what_is_written_past_the_counter_is_seen_at_the_first_call() -> None:
+    """Making runners for both precisions is no call that could show it."""
+    model, x = copy.deepcopy(CASES["written past the counter"]).eval(), torch.randn(1, WIDTH)
+    expected = torch.linalg.svdvals(jacobian(model, x))
+    profile = rs.jacobian_rank(model, x, cut_points=["end"])
+    (spectrum,) = profile.layers[0].spectra
+    assert spectrum is not None
+    assert spectrum.error_bound < 1e-4
+    assert (torch.as_tensor(spectrum.singular_values) - expected).abs().max() <= spectrum.error_bound

@@ -15,6 +15,7 @@ import pytest
 import torch
 from networks import CASES, settled
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 import rankscope as rs
 from rankscope._base.facts import FactKind
@@ -333,3 +334,26 @@ def test_afterwards_torch_warns_as_before(capfd: pytest.CaptureFixture[str]) -> 
     with _said(capfd, said):
         _tangents_of_glu()
     assert "aten::glu_jvp" in said[0]
+
+
+def test_checkpointing_is_plain_inside_and_itself_afterwards() -> None:
+    """A checkpoint's second forward pass would come when converted weights have left their places."""
+    model, calls = nn.Linear(3, 3), list[int]()
+
+    def layer(x: torch.Tensor) -> torch.Tensor:
+        calls.append(1)
+        return model(x).tanh()
+
+    def backward(*, reentrant: bool) -> int:
+        calls.clear()
+        with torch.enable_grad():
+            x = torch.randn(1, 3, requires_grad=True)
+            checkpoint(layer, x, use_reentrant=reentrant).sum().backward()
+        assert x.grad is not None
+        return len(calls)
+
+    for reentrant in (True, False):
+        assert backward(reentrant=reentrant) == 2
+        with measuring(model, torch.device("cpu")):
+            assert backward(reentrant=reentrant) == 1
+        assert backward(reentrant=reentrant) == 2
