@@ -71,6 +71,9 @@ CASES: dict[str, Net] = {
     "views": Net(lambda net, x: x @ net.a.weight[:, ::2].unflatten(1, (4, 16)).permute(0, 2, 1)[:, 1].unsqueeze(0)),
     "expanded": Net(lambda net, x: (x[:, None] * net.a.weight.expand(3, -1, -1)[1:]).tanh().sum(2)),
     "chunks": Net(lambda net, x: torch.cat([functional.linear(x, w).tanh() for w in net.a.weight.chunk(3)], -1)),
+    "experts": Net(
+        lambda net, x: (x @ net.a.weight.view(4, 32, WIDTH)[2].t()).tanh() @ net.b.weight.view(4, 32, WIDTH)[1]
+    ),
     "copied rows": Net(lambda net, x: net.a.weight.t().contiguous().mul(x.unsqueeze(-1)).sum(-2)),
     "einsum": Net(lambda net, x: torch.einsum("...i,ji->...j", x, net.a.weight).sigmoid()),
     "its dtype": Net(lambda net, x: net.a(x.to(net.a.weight.dtype)) * torch.finfo(net.a.weight.dtype).eps ** 0.01),
@@ -183,6 +186,20 @@ def test_the_largest_layer_is_what_it_costs() -> None:
         work(0)  # whatever torch allocates once
         assert most_bytes(lambda: work(0)) < layer + small
         assert most_bytes(lambda: work(None)) > layers * layer
+
+
+def test_a_part_of_a_weight_costs_that_part() -> None:
+    weight = torch.randn(8, 64, WIDTH)
+    late = OnDemand(weight, CPU, torch.float64)
+    part, x = 64 * WIDTH * 8, torch.randn(3, WIDTH, dtype=torch.float64)
+    small = 3 * (64 + WIDTH) * 8 + 1024
+    assert most_bytes(lambda: x @ late[5].t()) <= part + small
+    assert torch.equal(x @ late[5].t(), x @ weight.double()[5].t())
+    assert torch.equal(x @ late[3:5, 7].t(), x @ weight.double()[3:5, 7].t())  # with gaps: by way of the whole
+    with torch.no_grad():
+        late[5, :, 3].mul_(2)
+    assert torch.equal(late[5] + 0, torch.cat([weight[5, :, :3], 2 * weight[5, :, 3:4], weight[5, :, 4:]], 1).double())
+    assert torch.equal(OnDemand(weight[2:], CPU, torch.float64)[3] + 0, weight[5].double())
 
 
 def test_what_waits_is_decided_by_size_and_kind() -> None:

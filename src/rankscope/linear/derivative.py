@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
 from rankscope._base.checks import budget_of
+from rankscope._base.dtypes import dtype_name
 from rankscope._base.errors import MeasurementError, ModelError, first_line, is_out_of_memory, parameter, raise_ours
 from rankscope._base.facts import Fact, FactKind
 from rankscope.linear.checks import ADJOINT_LIMIT, adjoint_error, lower_precision_inside

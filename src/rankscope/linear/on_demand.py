@@ -100,9 +100,14 @@ class OnDemand(Tensor):
 
     def converted(self) -> Tensor:
         """The weight's entries in the dtype and on the device that were asked for."""
-        whole, twin = self._weight.converted(), self._twin
+        weight, twin = self._weight, self._twin
+        place = twin.size(), twin.stride(), twin.storage_offset()
         with outside_transforms():
-            return whole.as_strided(twin.size(), twin.stride(), twin.storage_offset())
+            if weight.kept is None and _dense(twin):  # one expert's part of a weight of many needs no more
+                start = weight.tensor.storage_offset()
+                part = weight.tensor.as_strided(*place[:2], start + place[2])
+                return part.to(weight.device, weight.dtype)
+            return weight.converted().as_strided(*place)
 
     def _kept(self) -> Tensor:
         self._weight.kept = self._weight.converted()
@@ -141,6 +146,17 @@ class OnDemand(Tensor):
         if not any(isinstance(each, OnDemand) for each in written) or made is None:
             return made
         return written[0] if len(written) == 1 else tuple(written)  # an operator returns what it wrote into
+
+
+def _dense(tensor: Tensor) -> bool:
+    """Whether the entries fill a part of the memory without gaps or overlaps: a conversion keeps their order there."""
+    expected = 1
+    for stride, size in sorted(zip(tensor.stride(), tensor.shape, strict=True)):
+        if size != 1:
+            if stride != expected:
+                return False
+            expected *= size
+    return True
 
 
 def _written(func: Any, args: Any, kwargs: Any) -> list[Tensor]:
