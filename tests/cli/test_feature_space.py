@@ -177,7 +177,7 @@ def test_refusals(collected: Path, tmp_path: Path, capsys: pytest.CaptureFixture
     given = ("--data", tmp_path / "x.npy", "--labels", tmp_path / "y.npy")
     refused(capsys, 1, "3 labels for 4 inputs", "collect", "digits", *given, "--out", new)
     (tmp_path / "empty").mkdir()
-    refused(capsys, 1, "no folder with one subfolder", "collect", "digits", "--data", tmp_path / "empty", "--out", new)
+    refused(capsys, 1, "holds no images", "collect", "digits", "--data", tmp_path / "empty", "--out", new)
 
 
 def test_arrays_give_what_the_run_gives(collected: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
