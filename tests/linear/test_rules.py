@@ -10,10 +10,11 @@ from typing import Any
 import pytest
 import torch
 from operations import IMAGES, OPERATIONS, X3, Function
-from torch import Tensor
+from torch import Tensor, nn
 from torch.func import jvp, vmap
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
+from rankscope.linear.layer_rules import _by_rows
 from rankscope.linear.rule import Call
 from rankscope.linear.rules import _generic
 from rankscope.linear.steps import linearise, push
@@ -118,3 +119,27 @@ def test_a_view_of_the_whole_is_no_detached_value() -> None:
     """``h[:, :3]`` of three entries is traced by the same name as ``detach()``, and has a rule."""
     x = torch.randn(X3, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
     check(lambda x: torch.tanh(x)[:, :99, :] * 2 + x[:], x)
+
+
+@pytest.mark.parametrize("shape", [(1, 7, 5), (2, 3, 4, 6)])
+@pytest.mark.parametrize("reuse", [False, True])
+@pytest.mark.parametrize("affine", [False, True])
+def test_layer_norm_by_thin_products_is_its_derivative(shape: tuple[int, ...], reuse: bool, affine: bool) -> None:
+    """What a GPU runs, in float64 on the processor, against forward mode through torch's own layer norm."""
+    generator = torch.Generator().manual_seed(3)
+    x = 3 + torch.randn(shape, generator=generator, dtype=torch.float64)
+    weight = torch.rand(shape[-1], generator=generator, dtype=torch.float64) if affine else None
+    tangents = torch.randn(4, *shape, generator=generator, dtype=torch.float64)
+
+    def norm(y: Tensor) -> Tensor:
+        return nn.functional.layer_norm(y, shape[-1:], weight, eps=1e-3)
+
+    expected = torch.stack([torch.func.jvp(norm, (x,), (t,))[1] for t in tangents])
+    rstd = (x.var(-1, unbiased=False, keepdim=True) + 1e-3).rsqrt()
+    gain = rstd if weight is None else rstd * weight
+    given = tangents.clone()
+    found = _by_rows((x - x.mean(-1, keepdim=True)) * rstd, gain)(given, reuse)
+    # sums of at most six terms, of entries below ten
+    torch.testing.assert_close(found, expected, rtol=0, atol=100 * torch.finfo(torch.float64).eps)
+    assert (found.data_ptr() == given.data_ptr()) == reuse
+    assert reuse or torch.equal(given, tangents)

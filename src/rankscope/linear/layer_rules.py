@@ -174,15 +174,39 @@ def _layer_norm(call: Call) -> Derived | None:
     x, mean, rstd = (region.cut(v) for v in (x, mean, rstd))
     normalised = (x - mean) * rstd
     gain = rstd if weight is None else rstd * weight
+    by_rows = _by_rows(normalised, gain) if x.is_cuda else None
 
     def push(t: Sequence[Tangent], reuse: Sequence[bool]) -> Tangent:
         if t[0] is None:
             return None
+        if by_rows is not None and t[0].is_contiguous():
+            return [by_rows(t[0], reuse[0]), None, None]
         along = (t[0] * normalised).mean(-1, keepdim=True)
         centred = t[0].sub_(t[0].mean(-1, keepdim=True)) if reuse[0] else t[0] - t[0].mean(-1, keepdim=True)
         return [centred.addcmul_(along, normalised, value=-1).mul_(gain), None, None]
 
     return Derived(push, [region, None, None], (region,))
+
+
+def _by_rows(normalised: Tensor, gain: Tensor) -> Callable[[Tensor, bool], Tensor]:
+    """gain · (t − mean t − n · mean(t · n)) of every row n, by two thin products: t is passed over half as often.
+
+    The means are t·[n, 1]/k; what they take off is a product with [n, 1] · gain.
+    """
+    width = normalised.shape[-1]
+    unit = normalised.reshape(-1, width)
+    scale = gain.expand_as(normalised).reshape(-1, width)
+    means = torch.stack([unit, torch.ones_like(unit)], 2) / width
+    taken = torch.stack([unit * scale, scale], 1)
+
+    def push(t: Tensor, reuse: bool) -> Tensor:
+        flat = t.view(len(t), len(unit), width).transpose(0, 1)
+        along = torch.bmm(flat, means)
+        out = t.mul_(gain) if reuse else t * gain
+        out.view(len(t), len(unit), width).transpose(0, 1).baddbmm_(along, taken, alpha=-1)
+        return out
+
+    return push
 
 
 def _group_norm(call: Call) -> Derived | None:
