@@ -17,6 +17,7 @@ from rankscope._base.errors import MeasurementError, ModelError, first_line, is_
 from rankscope._base.facts import Fact, FactKind
 from rankscope.linear.checks import ADJOINT_LIMIT, adjoint_error, lower_precision_inside
 from rankscope.linear.custom import wrongly_derived
+from rankscope.linear.graphs import nothing_is_collected
 from rankscope.linear.linear_map import LinearMap, works_in
 from rankscope.linear.linearise import Linearised
 from rankscope.linear.methods import BY_ROWS, METHODS, Method, choose_method, failed
@@ -167,7 +168,8 @@ class Derivative:
         """
         before = {name: list(value) if isinstance(value, list) else value for name, value in vars(self).items()}
         try:
-            self._prepare(sample, earlier)
+            with nothing_is_collected():
+                self._prepare(sample, earlier)
         except NotCalledError:
             vars(self).update(before)
             raise

@@ -17,17 +17,26 @@ from torch import Tensor
 
 from rankscope._base.errors import MeasurementError, first_line
 
-__all__ = ["Replayed", "record"]
+__all__ = ["Replayed", "nothing_is_collected", "record"]
 
 Pool = Any
 
 
-def record(function: Callable[[], Any], pool: Pool) -> tuple[torch.cuda.CUDAGraph, Any]:
-    """Record ``function``; replaying the graph writes its (fixed) outputs again. Run it once before, to warm up."""
+def record(
+    function: Callable[[], Any], pool: Pool, stream: torch.cuda.Stream | None = None
+) -> tuple[torch.cuda.CUDAGraph, Any]:
+    """Record ``function``; replaying the graph writes its (fixed) outputs again. Run it once before, to warm up.
+
+    What is recorded on one stream shares the work space of its matrix products with all that was recorded there: a
+    graph that is replayed beside others needs a ``stream`` of its own.
+    """
     torch.cuda.synchronize()
     graph = torch.cuda.CUDAGraph()
     try:
-        with _nothing_is_collected(), torch.cuda.graph(graph, pool=pool, capture_error_mode="thread_local"):
+        with (
+            nothing_is_collected(),
+            torch.cuda.graph(graph, pool=pool, stream=stream, capture_error_mode="thread_local"),
+        ):
             outputs = function()
     except BaseException:
         _leave_recording()
@@ -36,8 +45,12 @@ def record(function: Callable[[], Any], pool: Pool) -> tuple[torch.cuda.CUDAGrap
 
 
 @contextmanager
-def _nothing_is_collected() -> Iterator[None]:
-    """Python's collector may free an older graph in between, and to destroy one ends the recording of another."""
+def nothing_is_collected() -> Iterator[None]:
+    """Inside, Python's collector looks for no cycles.
+
+    It may free an older graph, and to destroy one ends the recording of another; and what a trace makes is so much that
+    it would look through all that is loaded, for as long as a fifth of a first image.
+    """
     enabled = gc.isenabled()
     gc.disable()
     try:
@@ -62,12 +75,38 @@ class Replayed:
     overwritten by the next replay. Where recording fails the function simply runs, and ``refused`` says why.
     """
 
-    def __init__(self, function: Callable[..., Any], *, enabled: bool) -> None:
+    def __init__(self, function: Callable[..., Any], *, enabled: bool, beside: bool = False) -> None:
         self.function, self.enabled = function, enabled
         self.refused = ""
         self._called: set[Any] = set()
         self._recorded: dict[Any, tuple[torch.cuda.CUDAGraph, list[Tensor], Any]] = {}
         self._pool: Pool = torch.cuda.graph_pool_handle() if enabled else None
+        # of high priority: torch gives the same few streams again and again, but never one of these to a plain graph
+        self._beside = torch.cuda.Stream(priority=-1) if enabled and beside else None
+
+    def ahead(self, key: Any, inputs: Sequence[Tensor]) -> Callable[[], Any] | None:
+        """Replay beside whatever the device is given next, if that was asked for and is recorded.
+
+        What is returned makes the current stream wait, and gives the outputs.
+        """
+        found = self._recorded.get((key, *(tuple(t.shape) for t in inputs)))
+        stream = self._beside
+        if stream is None or found is None or self.refused:
+            return None
+        graph, static, outputs = found
+        stream.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(stream):
+            for place, value in zip(static, inputs, strict=True):
+                place.copy_(value)
+                value.record_stream(stream)
+            graph.replay()
+        done = stream.record_event()
+
+        def finished() -> Any:
+            torch.cuda.current_stream().wait_event(done)
+            return outputs
+
+        return finished
 
     def __call__(self, key: Any, inputs: Sequence[Tensor]) -> Any:
         if not self.enabled or self.refused:
@@ -76,11 +115,13 @@ class Replayed:
         if full_key not in self._called:
             self._called.add(full_key)
             return self.function(*inputs)
+        if self._beside is not None:  # what was replayed there and not taken
+            torch.cuda.current_stream().wait_stream(self._beside)
         found = self._recorded.get(full_key)
         if found is None:
             static = [t.clone() for t in inputs]
             try:
-                graph, outputs = record(lambda: self.function(*static), self._pool)
+                graph, outputs = record(lambda: self.function(*static), self._pool, self._beside)
             except (RuntimeError, MeasurementError) as error:  # a product says which of its modes failed
                 torch.cuda.synchronize()
                 self.refused = first_line(error)
