@@ -45,6 +45,10 @@ def cropped(function: Callable[[Tensor], Any], x: Tensor, region: Region, chunk:
                 # rounding of each of the few operators, relative to the largest tangent on the way
                 torch.testing.assert_close(a, whole, rtol=1e-10, atol=1e-12)
                 assert torch.equal(c, a[:, rows])
+            reached = [region.index.on(x.device) for region in point.made.regions]
+            for a, c, rows in zip(found, point.push(tangents, reached), reached, strict=True):
+                assert torch.equal(c, a[:, rows])
+                assert torch.equal(torch.zeros_like(a).index_copy(1, rows, c), a)  # no other row is reached
     return point
 
 

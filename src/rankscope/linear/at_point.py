@@ -79,23 +79,34 @@ class AtPoint:
         """Tangents (chunk, *shape) of one image each, to the chosen rows of every cut point."""
         if self.region is not None:
             tangents = Region.whole(self.region.shape).moved(tangents, self.region)
-        places = [self._carried(i, r) for i, r in enumerate(rows)]
+        places = self._carried(rows)
         out = self._push_at(tangents, [p for p, _ in places])
         return tuple(_with_zeros(o, unreached) for o, (_, unreached) in zip(out, places, strict=True))
 
-    def _carried(self, i: int, rows: Tensor | None) -> tuple[Tensor | None, Tensor | None]:
-        """Where the rows of an output are in its tangent as it is carried; and those that nothing reaches."""
-        region = self._made.regions[i]
-        if rows is None or region.is_whole or not len(rows):
-            return rows, None
-        known = self._places.get((i, id(rows)))
-        if known is None:
-            have = region.index.on(rows.device)
-            at = torch.searchsorted(have, rows).clamp(max=len(have) - 1)
-            unreached = have[at] != rows
-            # the rows are held too, so that their id stays theirs
-            known = self._places[i, id(rows)] = rows, at, unreached if bool(unreached.any()) else None
-        return known[1:]
+    def _carried(self, rows: Sequence[Tensor | None]) -> list[tuple[Tensor | None, Tensor | None]]:
+        """Where the rows of every output are in its tangent as it is carried; and those that nothing reaches."""
+        new: list[tuple[tuple[int, int], Tensor, Tensor, Tensor]] = []
+        for i, some in enumerate(rows):
+            if some is None or not self._moves_rows(i, some) or (i, id(some)) in self._places:
+                continue
+            have = self._made.regions[i].index.on(some.device)
+            if some is have:  # every row that can be reached
+                self._places[i, id(some)] = some, torch.arange(len(have), device=have.device), None
+                continue
+            at = torch.searchsorted(have, some).clamp(max=len(have) - 1)
+            new.append(((i, id(some)), some, at, have[at] != some))
+        if new:  # a GPU is waited for once, however many outputs there are
+            missed = torch.stack([unreached.any() for *_, unreached in new]).tolist()
+            for (key, some, at, unreached), any_missed in zip(new, missed, strict=True):
+                # the rows are held too, so that their id stays theirs
+                self._places[key] = some, at, unreached if any_missed else None
+        return [
+            (some, None) if some is None or not self._moves_rows(i, some) else self._places[i, id(some)][1:]
+            for i, some in enumerate(rows)
+        ]
+
+    def _moves_rows(self, i: int, rows: Tensor) -> bool:
+        return not self._made.regions[i].is_whole and len(rows) > 0
 
     def _push_at(self, tangents: Tensor, rows: Sequence[Tensor | None]) -> tuple[Tensor, ...]:
         if not self.replay or self._graph is None:

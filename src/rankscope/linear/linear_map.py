@@ -86,6 +86,13 @@ class LinearMap:
         with self._inside(), self.forward():
             return push(self.runner, self.sample, tangents, rows)
 
+    def reached(self) -> tuple[Region, ...] | None:
+        """Where tangents of the region may differ from zero at each cut point; ``None`` where no trace tells."""
+        if self.traced is None:
+            return None
+        with self._inside():
+            return self.traced.at(self.runner, self.sample, self.region).made.regions
+
     def pull(self, cotangents: Sequence[Tensor], together: int = 1) -> Tensor:
         """Jᵀ·u for one (count, rows) tensor a cut point: (count, *shape of the point), summed over the cut points.
 
