@@ -13,15 +13,15 @@ from rankscope._base.errors import raise_ours
 from rankscope._base.facts import Fact, FactKind, unsaid
 from rankscope.jacobian.both_modes import doubts
 from rankscope.jacobian.by_rows import by_reverse_mode, few_enough, not_finite
-from rankscope.jacobian.combinations import Combinations
+from rankscope.jacobian.column_plan import ColumnPlan
 from rankscope.jacobian.finish import Finished, Finisher
 from rankscope.jacobian.reference import Certified, Reference
 from rankscope.jacobian.sweep import Sweep, SweepResult
-from rankscope.linear.budget import MANY, bytes_carried, bytes_per_tangent, chunk_for
+from rankscope.jacobian.unsettled import Unsettled
+from rankscope.linear.budget import bytes_per_tangent
 from rankscope.linear.derivative import PROBES, Derivative, Runners, Settings, takes_tensors
 from rankscope.linear.linearise import same_call
 from rankscope.linear.methods import METHODS, Method, reason_of, too_many_rows
-from rankscope.linear.regions import Region
 from rankscope.linear.runner import NotCalledError
 from rankscope.linear.sharing import Pulled, pull_apart
 from rankscope.slicing import ModuleCall, Sample
@@ -63,12 +63,11 @@ class BatchMeasurer:
         self._reference: Reference | None = None
         self._batch: int | None = None
         self._coupled = 0
-        self._chunks: dict[tuple[tuple[int, ...], bool], int] = {}
-        self._regions: dict[tuple[int, ...], Region | None] = {}
-        self._combinations: dict[tuple[int, ...], Combinations] = {}
+        self._plan = ColumnPlan(self.derivative)
         self._elsewhere: tuple[frozenset[int], BatchMeasurer] | None = None
         self._uncompared: BatchMeasurer | None = None
         self._by_rows: tuple[tuple[int, ...], BatchMeasurer] | None = None
+        self._open: Unsettled | None = None
 
     @property
     def way(self) -> Fact:
@@ -137,6 +136,7 @@ class BatchMeasurer:
 
     def measure(self, samples: Sequence[Sample]) -> Callable[[], list[Finished]]:
         """Sweep some images, together where that changes nothing. What is returned gives one ``Finished`` an image."""
+        self.settle()
         if len(samples) > 1:
             done = self._together(samples)
             if done is not None:
@@ -144,18 +144,34 @@ class BatchMeasurer:
             self._coupled += 1
             if self._coupled >= _TRIES:
                 self._batch = 1
-        parts = [self._alone(s) for s in samples]
+        parts = []
+        for sample in samples:
+            self.settle()
+            parts.append(self._alone(sample))
         return lambda: [image for part in parts for image in part()]
+
+    def settle(self) -> None:
+        """Decide what is open about the image swept last: another sweep takes its place."""
+        last, self._open = self._open, None
+        if last is not None:
+            last.settle()
 
     def _alone(self, sample: Sample) -> Callable[[], list[Finished]]:
         try:
             if self.derivative.method is None:
                 with self.runner.hooked():
                     self.derivative.prepare(sample)
-            result, found = self._swept_and_certified(sample)
+            result, found = self._launched(sample)
         except NotCalledError:
-            absent = self._absent(sample)
-            return self._on_its_own_path(sample, absent) if absent else self._uncertified(sample)
+            return self._on_another_path(sample)
+        self._open = Unsettled(lambda: self._decided(sample, result, found))
+        return self._open
+
+    def _decided(self, sample: Sample, result: SweepResult, found: Certified | None) -> Callable[[], list[Finished]]:
+        try:
+            result, found = self._confirmed(sample, result, found)
+        except NotCalledError:
+            return self._on_another_path(sample)
         without = [] if self.settings.by_rows else not_finite(result)
         if without:
             done = self._submit(sample, result, found, self._pulled_alone(sample, found))
@@ -186,6 +202,10 @@ class BatchMeasurer:
             found = self._by(self._by_rows[1], sample)()[0].spectra
             self._say_once(Fact(FactKind.FORWARD_NOT_FINITE, {"where": self.calls[chosen[0]].name}))
         return lambda: [image.with_spectra(dict(zip(chosen, found, strict=True)), many) for image in done()]
+
+    def _on_another_path(self, sample: Sample) -> Callable[[], list[Finished]]:
+        absent = self._absent(sample)
+        return self._on_its_own_path(sample, absent) if absent else self._uncertified(sample)
 
     def _pulled(self, sample: Sample) -> Pulled | None:
         """Outputs pulled back to the inputs; ``None`` where images reach each other."""
@@ -253,6 +273,7 @@ class BatchMeasurer:
         """One sample by another measurer, whose findings belong to the result but for those of one kind."""
         other.batch_size(sample, 1)
         done = other.measure([sample])
+        other.settle()
         self._say_once(*(fact for fact in other.derivative.facts if fact.kind is not without))
         self.derivative.failed_methods += [
             fact for fact in other.derivative.failed_methods if fact not in self.derivative.failed_methods
@@ -260,28 +281,34 @@ class BatchMeasurer:
         self.derivative.adjoint = worst_known([self.derivative.adjoint, other.derivative.adjoint])
         return done
 
-    def _swept_and_certified(self, sample: Sample) -> tuple[SweepResult, Certified | None]:
-        """One sweep and what the probes find of it; once more by the plain path where a trace is not the model here.
+    def _launched(self, sample: Sample) -> tuple[SweepResult, Certified | None]:
+        """One sweep and what the probes find of it."""
+        if self._reference is not None and self.derivative.exact is not None:
+            self._reference.start(sample, self._plan.combinations(sample).probes)
+        with self.runner.hooked():
+            result = self._swept(sample)
+        return result, self._certify(sample, result)
+
+    def _confirmed(
+        self, sample: Sample, result: SweepResult, found: Certified | None
+    ) -> tuple[SweepResult, Certified | None]:
+        """The same where it stands; once more by the plain path where a trace is not the model here.
 
         The probes are the model's own tangents at each image, so with them a traced network needs no look of its own:
         one pass of the model by itself takes as long as a whole sweep of a small network on a GPU. Where they leave
         a doubt, that look decides.
         """
-        with self.runner.hooked():
-            result = self._swept(sample)
-        found = self._certify(sample, result)
         if (
             self.derivative.linearised is None
             or not self.derivative.probes_compare
-            or (found is not None and found.strayed <= APART)
+            or (found is not None and float(found.strayed) <= APART)
         ):
             return result, found
         with self.runner.hooked():
             self.derivative.compare(sample)
             if self.derivative.traced:  # rounding alone, as the model has it itself
                 return result, found
-            result = self._swept(sample)
-        return result, self._certify(sample, result)
+        return self._launched(sample)
 
     def _together(self, samples: Sequence[Sample]) -> Callable[[], list[Finished]] | None:
         """The images in one sweep; ``None`` where they change each other, or where that cannot be seen."""
@@ -294,7 +321,7 @@ class BatchMeasurer:
             pulled = self._pulled(batch)
             if pulled is None:
                 return None
-            result, found = self._swept_and_certified(batch)
+            result, found = self._confirmed(batch, *self._launched(batch))
         except Exception as error:
             raise_ours(error)
             return None  # whatever stands in the way of a batch, each image alone decides whether it can be measured
@@ -310,23 +337,22 @@ class BatchMeasurer:
             try:
                 if not self.derivative.probes_compare:
                     self.derivative.compare(sample)
-                self.chunk = self._chunk(sample, columns)
-                sweep = self._sweep(sample)
+                self.chunk = self._plan.chunk(sample, columns)
                 if self.derivative.linearised is not None:
-                    return sweep.run(certified=certified)
+                    return self._run(sample, certified=certified)
             except (torch.OutOfMemoryError, NotCalledError):
                 raise
             except Exception as error:  # a trace of these images runs the model's own code, which may raise anything
                 self.derivative.give_up_linearised(reason_of(error))
-        self.chunk = self._chunk(sample, columns)
-        return self._sweep(sample).run(certified=certified)
+        self.chunk = self._plan.chunk(sample, columns)
+        return self._run(sample, certified=certified)
 
     def _certify(self, sample: Sample, result: SweepResult) -> Certified | None:
         reference = self._compared(sample)
         if reference is None or self.derivative.exact is None:
             return None
         traced = None if self.derivative.linearised is None else self.derivative.linearised.outputs
-        return reference.certify(sample, self._combined(sample).probes, result, self.derivative.scale, traced)
+        return reference.certify(sample, self._plan.combinations(sample).probes, result, self.derivative.scale, traced)
 
     def _submit(
         self,
@@ -381,46 +407,17 @@ class BatchMeasurer:
                 self.derivative.facts.append(Fact(FactKind.SOME_DISAGREE, where, caution=True))
         return lengths
 
-    def _chunk(self, sample: Sample, columns: int) -> int:
-        if self.settings.chunk_size != "auto":
-            return min(self.settings.chunk_size, columns)
-        device, half = self.settings.device, self.settings.budget // 2
-        key = tuple(sample.x.shape), self.derivative.traced
-        if key not in self._chunks:
-            linearised, region = self.derivative.linearised, self._region(sample)
-            if linearised is not None and region is not None:
-                each = bytes_carried(linearised.at(self.runner, sample, region), device)
-                self._chunks[key] = chunk_for(columns, each, half, device, limit=MANY[device.type == "cuda"])
-            else:
-                each = bytes_per_tangent(self.runner, sample, linear=linearised is not None)
-                self._chunks[key] = chunk_for(columns, each, half, device)
-        return self._chunks[key]
-
-    def _region(self, sample: Sample) -> Region | None:
-        """Where one image's tangents may differ from zero; ``None``: everywhere."""
-        shape = tuple(sample.x.shape[1:])
-        if shape not in self._regions:
-            flat = self.settings.columns.coordinates(shape)
-            region = None if flat is None else Region.around(flat, shape)
-            self._regions[shape] = None if region is None or region.is_whole else region
-        return self._regions[shape]
-
-    def _sweep(self, sample: Sample) -> Sweep:
-        jacobian = self.derivative.at(sample).within(self._region(sample))
-        return Sweep(
-            jacobian,
+    def _run(self, sample: Sample, *, certified: bool) -> SweepResult:
+        sweep = Sweep(
+            self.derivative.at(sample).within(self._plan.region(sample)),
             chunk=self.chunk,
             budget=self.settings.budget,
-            combinations=self._combined(sample),
+            combinations=self._plan.combinations(sample),
+            dense=self._plan.dense(sample),
         )
-
-    def _combined(self, sample: Sample) -> Combinations:
-        shape = tuple(sample.x.shape[1:])
-        if shape not in self._combinations:
-            self._combinations[shape] = Combinations(
-                self.settings.columns, shape, self.settings.device, self.settings.dtype
-            )
-        return self._combinations[shape]
+        result = sweep.run(certified=certified)
+        self._plan.saw(sample, dense=sweep.dense)
+        return result
 
     def _compared(self, sample: Sample) -> Reference | None:
         """The certificate's passes in the other precision; ``None`` where nothing is certified."""

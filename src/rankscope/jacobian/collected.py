@@ -13,7 +13,7 @@ from rankscope.spectra.density import AnySpectrum
 
 __all__ = ["Collected"]
 
-_AHEAD = 2  # batches whose eigenvalues may still be under way beside a GPU
+_AHEAD = 3  # batches that may be under way beside a GPU: one swept, one settled, one whose eigenvalues are computed
 
 
 class Collected:
@@ -82,6 +82,7 @@ class Collected:
         """Sweep the images that wait, and take in batches that were swept before."""
         if not self._waiting:
             return
+        self.measurers.settle()
         batch, self._waiting = self._waiting, []
         result = self.measurers.of(batch[0][1]).measure([s for _, s in batch])
         self._under_way.append((batch, result))

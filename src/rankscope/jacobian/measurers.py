@@ -102,8 +102,14 @@ class Measurers:
         found = self._at_hand.get(layout(sample))
         return found is not None and found.derivative.traced and not sample.extra
 
+    def settle(self) -> None:
+        """Decide what is open about the images swept last."""
+        for one in self._at_hand.values():
+            one.settle()
+
     def _take_in(self, one: BatchMeasurer) -> None:
         """What this one found out belongs to the result."""
+        one.settle()
         self._facts += unsaid(one.derivative.facts, self._facts)
         self.failed_methods += unsaid(one.derivative.failed_methods, self.failed_methods)
         self.chunk = max(self.chunk, one.chunk)

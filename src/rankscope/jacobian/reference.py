@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -31,8 +31,9 @@ class Certified:
     across their kink, by image. ``apart`` is the largest relative difference between the batch and the images alone,
     of outputs, inputs of piecewise linear functions and tangents; 0 for one image. ``strayed`` is the largest relative
     difference between what was swept and the model's own pass of the image: of the probes' tangents, and of the outputs
-    of a traced network. ``tangent`` is the first probe as a direction of the input. ``small`` and ``large`` say by cut
-    point whether the working precision's range is too small for J·g on some image.
+    of a traced network; it stays on the device, which is not waited for here. ``tangent`` is the first probe as a
+    direction of the input. ``small`` and ``large`` say by cut point whether the working precision's range is too small
+    for J·g on some image.
     """
 
     lengths: Tensor
@@ -40,8 +41,8 @@ class Certified:
     tangent: Tensor
     small: Tensor
     large: Tensor
+    strayed: Tensor
     apart: float = 0.0
-    strayed: float = 0.0
 
 
 @dataclass
@@ -73,7 +74,8 @@ class Reference:
         self.work, self.exact = work, exact
         self.abreast = 1
         self._sample: Sample | None = None
-        self._alone = Replayed(self._compute, enabled=replay)
+        self._alone = Replayed(self._compute, enabled=replay, beside=True)
+        self._ahead: tuple[Tensor, Callable[[], Any]] | None = None
         self._lanes = not replay and exact.method.push is METHODS[0].push
 
     def _compute(self, x: Tensor, exact_x: Tensor, tangents: Tensor, *recorded: Tensor) -> tuple[Any, ...]:
@@ -88,6 +90,21 @@ class Reference:
         products = self.exact.at(one).on_piece(piece).push(tangents)
         flips = piece.flips if piece.flips is not None else torch.zeros(1, dtype=torch.long, device=x.device)
         return products, flips, outputs, piece.apart if piece.apart is not None else x.new_zeros(())
+
+    def start(self, sample: Sample, tangents: Tensor) -> None:
+        """Begin with an image whose passes are recorded: its small float64 kernels leave room for a sweep's."""
+        self._sample, self._ahead = sample, None
+        if len(sample.x) > 1:
+            return
+        x = sample.x
+        given = x, x.to(self.exact.dtype), tangents.to(self.exact.dtype)
+        finished = self._alone.ahead(self._key(sample), given)
+        if finished is not None:
+            self._ahead = x, finished
+
+    def _key(self, sample: Sample) -> Any:
+        """A recorded pass holds whatever else the call takes as constants."""
+        return identity_of(dict(sample.extra)).key if self._alone.enabled else ()
 
     def certify(
         self,
@@ -142,8 +159,8 @@ class Reference:
             tangents[0],
             torch.stack(small).any(0),
             torch.stack(large).any(0),
-            _largest(apart),
             _largest(strayed),
+            float(_largest(apart)) if apart else 0.0,
         )
 
     def _each(self, sample: Sample, tangents: Tensor, recorded: list[tuple[Tensor, bool]]) -> Iterator[_Found]:
@@ -165,12 +182,15 @@ class Reference:
                 break
             yield _Found(start, products, flips[:, 0], outputs, off)
             start = stop
-        # a recorded pass holds whatever else the call takes as constants
-        key = identity_of(dict(sample.extra)).key if self._alone.enabled else ()
+        key = self._key(sample)
         for image in range(start, images):
             x = sample.x if images == 1 else sample.x[image : image + 1].clone()
             pieces = [whole[image] if of_images else whole for whole, of_images in recorded]
-            products, flips, outputs, off = self._alone(key, (x, x.to(self.exact.dtype), tangents, *pieces))
+            if self._ahead is not None and self._ahead[0] is x:
+                products, flips, outputs, off = self._ahead[1]()
+            else:
+                products, flips, outputs, off = self._alone(key, (x, x.to(self.exact.dtype), tangents, *pieces))
+            self._ahead = None
             yield _Found(image, tuple(p[None] for p in products), flips, tuple(o[None] for o in outputs), off[None])
 
     def _together(self, sample: Sample) -> tuple[tuple[Tensor, ...], list[tuple[Tensor, bool]] | None]:
@@ -225,9 +245,7 @@ def _gap(whole: Sequence[Tensor], alone: Sequence[Tensor], images: int, here: sl
     return worst_gaps([w.view(images, -1)[here] for w in whole], alone, here.stop - here.start)
 
 
-def _largest(gaps: list[Tensor]) -> float:
-    """The largest of all, where NaN is larger than any number; 0 of none. One wait for the device."""
-    if not gaps:
-        return 0.0
+def _largest(gaps: list[Tensor]) -> Tensor:
+    """The largest of all, where NaN is larger than any number."""
     far = torch.stack(gaps)
-    return float(torch.where(far.isnan(), torch.full_like(far, torch.inf), far).max())
+    return torch.where(far.isnan(), torch.full_like(far, torch.inf), far).max()

@@ -181,6 +181,7 @@ class SharedOut(Collected):
             super().sweep()
         finally:
             self._look_for(None)
+        self.measurers.settle()  # what was found out belongs to this image in every process
         self._look(sample, index)
 
     @property

@@ -7,6 +7,7 @@ are zero on a zero row and almost surely nowhere else.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from itertools import accumulate, pairwise
 
@@ -22,6 +23,7 @@ __all__ = ["Sweep", "SweepResult"]
 
 _CPU_BLOCK = 8192  # rows; × 768 columns in float64 = 50 MB a block
 _GPU_BLOCK = 131_072
+_DENSE = 0.98  # of the rows that can be reached
 _STRIPS = 4  # of a Gram matrix: 768 columns take 0.78 of the time of the whole product on an H100
 
 
@@ -50,6 +52,7 @@ class Sweep:
         chunk: int,
         budget: int,
         combinations: Combinations,
+        dense: bool = False,
     ) -> None:
         self.jacobian, self.columns = jacobian, combinations.columns
         self.shape = combinations.shape
@@ -57,17 +60,26 @@ class Sweep:
         self.chunk = self.count if jacobian.method.whole else chunk
         self.budget = budget
         self.combinations = combinations
+        self.dense = dense
 
     def tangents(self, start: int, stop: int) -> Tensor:
         return self.columns.tangents(self.shape, start, stop, self.jacobian.device, self.jacobian.dtype)
 
     def support(self) -> tuple[list[Tensor], list[int]]:
-        """Flat indices (over all images of the batch) of the rows that are not exactly zero, and all row counts."""
+        """Flat indices (over all images of the batch) of the rows that are not exactly zero, and all row counts.
+
+        Where ``dense`` says that nearly all rows which can be reached were kept of another sample, all of them are, and
+        none is looked at: zeros add nothing to a Gram matrix.
+        """
+        device, reached = self.jacobian.device, self.jacobian.reached()
+        if reached is not None and self.dense:
+            return [r.index.on(device) for r in reached], [math.prod(r.shape) for r in reached]
         pushed = self.jacobian.push(self.combinations.look)
         masks = [(p != 0).any(0) for p in pushed]  # NaN != 0: rows that are not finite stay
         counts = torch.stack([m.count_nonzero() for m in masks]).tolist()
         sizes = [len(m) for m in masks]
         every = torch.cat(masks).nonzero().flatten().split(counts)  # a GPU is waited for twice, however many they are
+        self.dense = reached is not None and sum(counts) >= _DENSE * sum(r.count for r in reached)
         return [places - start for places, start in zip(every, accumulate([0, *sizes]), strict=False)], sizes
 
     def run(self, *, certified: bool) -> SweepResult:
@@ -89,14 +101,14 @@ class Sweep:
             chosen = [support[k][start:stop] for k, start, stop in group]
             matrices = self._columns(chosen, [k for k, _, _ in group])
             for (k, start, stop), matrix in zip(group, matrices, strict=True):
-                if probes is not None:
-                    result.products[k][:, start:stop] = _times(probes, matrix)
                 for image, (first, last) in enumerate(places[k]):
                     lo, hi = max(first, start), min(last, stop)
                     if lo >= hi:
                         continue
                     whole = last - first < self.count and (lo, hi) == (first, last)
-                    part = _gram(matrix[:, lo - start : hi - start], transposed=whole)
+                    part, products = _reduced(matrix[:, lo - start : hi - start], probes, transposed=whole)
+                    if products is not None:
+                        result.products[k][:, lo:hi] = products
                     before = pending[k][image]
                     pending[k][image] = part if before is None else before.plus(part)
         for k in range(len(support)):
@@ -136,11 +148,17 @@ class Sweep:
         return [g for g in groups if g]
 
     def _columns(self, rows: list[Tensor], cuts: list[int]) -> list[Tensor]:
-        """(K, rows) matrices of the chosen rows of the chosen cut points; other cut points are cut to nothing."""
+        """(K, rows) matrices of the chosen rows of the chosen cut points; other cut points are cut to nothing.
+
+        They hold until the next call: a recorded push writes its outputs again.
+        """
         empty = torch.zeros(0, dtype=torch.long, device=self.jacobian.device)
         every = [empty] * len(self.jacobian.runner.keys)
         for k, chosen in zip(cuts, rows, strict=True):
             every[k] = chosen
+        if self.chunk >= self.count:
+            out = self.jacobian.push(self.tangents(0, self.count), every)
+            return [out[k] for k in cuts]
         matrices = [
             torch.empty(self.count, len(chosen), dtype=self.jacobian.dtype, device=self.jacobian.device)
             for chosen in rows
@@ -151,13 +169,6 @@ class Sweep:
             for k, matrix in zip(cuts, matrices, strict=True):
                 matrix[start:stop] = out[k]
         return matrices
-
-
-def _times(probes: Tensor, matrix: Tensor) -> Tensor:
-    """probes (q, K) times matrix (K, rows) in float64, in blocks of rows."""
-    step = _CPU_BLOCK if matrix.device.type == "cpu" else _GPU_BLOCK
-    parts = [probes @ matrix[:, i : i + step].to(torch.float64) for i in range(0, matrix.shape[1], step)]
-    return torch.cat(parts, 1) if parts else probes.new_zeros(len(probes), 0)
 
 
 @dataclass
@@ -174,36 +185,48 @@ class _Gram:
         return _Gram(parts[0] + parts[1], exponent)
 
 
-def _gram(matrix: Tensor, *, transposed: bool) -> _Gram:
-    """J·Jᵀ over the columns (K × K) in float64, or over the rows where those are fewer.
+def _reduced(matrix: Tensor, probes: Tensor | None, *, transposed: bool) -> tuple[_Gram, Tensor | None]:
+    """J·Jᵀ over the columns (K × K) in float64, or over the rows where those are fewer; and probes (q, K) times J.
 
-    float64 numbers are divided by a power of two near the largest first, as their squares may be no numbers; those of
-    float32 always are.
+    float64 numbers are divided by a power of two near the largest before they are squared, as their squares may be no
+    numbers; those of float32 always are. So one conversion to float64 serves both products of those.
     """
     exponent = int(exponent_near(matrix)) if matrix.dtype == torch.float64 else 0
-
-    def scaled(part: Tensor) -> Tensor:
-        return times_two_to(part, -exponent) if exponent else part.to(torch.float64)
-
-    if transposed:
-        rows = scaled(matrix)
-        return _Gram(rows.T @ rows, exponent)
     count, width = matrix.shape
-    if matrix.device.type == "cpu":
-        total = np.zeros((count, count))
-        for start in range(0, width, _CPU_BLOCK):
-            part = scaled(matrix[:, start : start + _CPU_BLOCK]).numpy()
-            total += part @ part.T  # numpy sees the symmetry: half the work
-        return _Gram(torch.from_numpy(total), exponent)
-    gram = torch.zeros(count, count, dtype=torch.float64, device=matrix.device)
-    for start in range(0, width, _GPU_BLOCK):
-        _add_lower(gram, scaled(matrix[:, start : start + _GPU_BLOCK]))
-    return _Gram(gram.tril() + gram.tril(-1).T, exponent)
+    step = width if transposed else _CPU_BLOCK if matrix.device.type == "cpu" else _GPU_BLOCK
+    lower = _Lower(0 if transposed else count, matrix.device)
+    gram, products = None, []
+    for start in range(0, width, step):
+        part = matrix[:, start : start + step].to(torch.float64)
+        if probes is not None:
+            products.append(probes @ part)
+        if exponent:
+            part = times_two_to(part, -exponent)
+        if transposed:
+            gram = part.T @ part
+        else:
+            lower.add(part)
+    return _Gram(lower.symmetric() if gram is None else gram, exponent), torch.cat(products, 1) if products else None
 
 
-def _add_lower(gram: Tensor, block: Tensor) -> None:
-    """Add block·blockᵀ where it is on or below the diagonal; what is computed beyond is of no use."""
-    strip = -(-len(block) // _STRIPS)
-    for first in range(0, len(block), strip):
-        last = first + strip
-        gram[first:last, :last].addmm_(block[first:last], block[:last].T)
+class _Lower:
+    """A sum of products block·blockᵀ, of which only one half is computed."""
+
+    def __init__(self, count: int, device: torch.device) -> None:
+        self._host = np.zeros((count, count)) if device.type == "cpu" else None
+        self._total = torch.zeros(0 if device.type == "cpu" else count, count, dtype=torch.float64, device=device)
+
+    def add(self, block: Tensor) -> None:
+        if self._host is not None:
+            part = block.numpy()
+            self._host += part @ part.T  # numpy sees the symmetry: half the work
+            return
+        strip = -(-len(block) // _STRIPS)
+        for first in range(0, len(block), strip):
+            last = first + strip
+            self._total[first:last, :last].addmm_(block[first:last], block[:last].T)
+
+    def symmetric(self) -> Tensor:
+        if self._host is not None:
+            return torch.from_numpy(self._host)
+        return self._total.tril() + self._total.tril(-1).T
