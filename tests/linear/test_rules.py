@@ -15,6 +15,7 @@ from torch.func import jvp, vmap
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from rankscope.linear.layer_rules import _by_rows
+from rankscope.linear.matrix_rules import _both, _both_by_rows, _rows_first
 from rankscope.linear.rule import Call
 from rankscope.linear.rules import _generic
 from rankscope.linear.steps import linearise, push
@@ -143,3 +144,34 @@ def test_layer_norm_by_thin_products_is_its_derivative(shape: tuple[int, ...], r
     torch.testing.assert_close(found, expected, rtol=0, atol=100 * torch.finfo(torch.float64).eps)
     assert (found.data_ptr() == given.data_ptr()) == reuse
     assert reuse or torch.equal(given, tangents)
+
+
+def _in_memory(order: tuple[int, ...], *sizes: int) -> Tensor:
+    """Random numbers of these sizes whose memory runs through the dimensions in this order, with gaps at the end."""
+    generator = torch.Generator().manual_seed(sum(sizes))
+    held = torch.randn(*(sizes[d] for d in order[:-1]), sizes[order[-1]] + 2, generator=generator, dtype=torch.float64)
+    return held[..., : sizes[order[-1]]].permute([order.index(d) for d in range(len(order))])
+
+
+@pytest.mark.parametrize("left", [(0, 1, 2, 3), (1, 2, 0, 3), (0, 2, 1, 3)])
+@pytest.mark.parametrize("right", [(0, 1, 2, 3), (0, 1, 3, 2), (1, 3, 0, 2), (1, 2, 0, 3)])
+def test_products_by_rows_do_not_depend_on_the_layout(left: tuple[int, ...], right: tuple[int, ...]) -> None:
+    """What a GPU runs, in float64 on the processor, against one sum over all indices."""
+    chunk, batch, n, k, m = 5, 3, 4, 6, 7
+    one, other = _in_memory(left, chunk, batch, n, k), _in_memory(right, chunk, batch, k, m)
+    a, b = _in_memory((0, 1, 2), batch, n, k), _in_memory((0, 2, 1), batch, k, m)
+    expected = torch.einsum("cbnk,bkm->cbnm", one, b) + torch.einsum("bnk,cbkm->cbnm", a, other)
+    # two sums of six products of entries below five
+    torch.testing.assert_close(
+        _both_by_rows(one, b, a, other), expected, rtol=0, atol=1000 * torch.finfo(torch.float64).eps
+    )
+    torch.testing.assert_close(_both(one, b, a, other), expected, rtol=0, atol=1000 * torch.finfo(torch.float64).eps)
+
+
+def test_which_layouts_join() -> None:
+    plain = torch.zeros(5, 3, 4, 6)
+    heads = torch.zeros(3, 4, 5, 6).permute(2, 0, 1, 3)
+    keys = torch.zeros(5, 6, 3, 8).permute(0, 2, 3, 1)  # as k.transpose(-2, -1) of heads cut from one product
+    assert not _rows_first(plain, torch.zeros(5, 3, 6, 7))
+    assert _rows_first(heads, torch.zeros(5, 3, 6, 7))
+    assert _rows_first(plain, keys)
