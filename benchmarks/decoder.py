@@ -1,6 +1,7 @@
 """A language model's decoder on one GPU: seconds, peak memory and certified cells at every block.
 
-    python benchmarks/decoder.py --parameters 7b --device cuda --out runs/decoder.json
+    python benchmarks/decoder.py --parameters 7b --device cuda --out runs/decoder.json      # 64 directions
+    python benchmarks/decoder.py --parameters 7b --device cuda --columns position --out runs/position.json
     python benchmarks/decoder.py --parameters tiny --device cpu --columns both
 
 The decoder is LLaMA's (a configuration of transformers), in float32, with random weights that are drawn on the device:
@@ -89,7 +90,7 @@ def parsed(given: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--parameters", choices=SIZES, default="7b")
     parser.add_argument("--device", default="cuda")
-    parser.add_argument("--columns", choices=["sketch", "position", "both"], default="both")
+    parser.add_argument("--columns", choices=["sketch", "position", "both"], default="sketch")
     parser.add_argument("--directions", type=int, default=64)
     parser.add_argument("--tokens", type=int, default=128)
     parser.add_argument("--memory-budget")

@@ -18,7 +18,7 @@ SMALL = ["--parameters", "tiny", "--device", "cpu", "--tokens", "6", "--directio
 def test_it_runs_and_every_cell_is_certified(tmp_path: Path) -> None:
     pytest.importorskip("transformers")
     out = tmp_path / "runs" / "decoder.json"
-    rows = decoder.main([*SMALL, "--out", str(out)])
+    rows = decoder.main([*SMALL, "--columns", "both", "--out", str(out)])
     assert json.loads(out.read_text()) == rows
     assert [row["name"] for row in rows] == ["sketch", "position"]
     assert [row["columns"] for row in rows] == [8, 96]
