@@ -40,6 +40,8 @@ def test_each_matrix_gets_its_own(cores: int, bytes_together: int, monkeypatch: 
     finisher._solvers = ThreadPoolExecutor(cores) if cores else None
     found = finisher._eigenvalues(grams)
     finisher.close()
+    if finisher._solvers is not None:
+        finisher._solvers.shutdown()
     assert [k for k, values in enumerate(found) if values is None] == [2, 5]
     for matrix, values in zip(grams, found, strict=True):
         if values is not None:
