@@ -61,7 +61,6 @@ VALUES: dict[FactKind, dict[str, Any]] = {
     FactKind.KEPT_UNCHECKED: {"reason": "the data set gives other values each time it is read"},
     FactKind.KEPT_INCOMPARABLE: {"types": ("builtins.generator",), "owner": "model"},
     FactKind.REVERSE_UNCHECKED: {"reason": "derivative for aten::x is not implemented"},
-    FactKind.FORWARD_NOT_FINITE: {"where": "layer1.0"},
     FactKind.REVERSE_DISAGREES: {"error": 0.25, "where": "layer1.0"},
     FactKind.NO_FLOAT64: {"reason": "expected scalar type Float but found Double"},
     FactKind.CASTS_DOWN: {"to": "bfloat16"},

@@ -53,7 +53,6 @@ class FactKind(StrEnum):
     KEPT_INCOMPARABLE = "kept results cannot be compared"  # types, owner
     # the derivative and its certificate
     REVERSE_UNCHECKED = "reverse mode unchecked"  # reason
-    FORWARD_NOT_FINITE = "forward mode gives NaN where reverse mode has numbers"  # where
     REVERSE_DISAGREES = "reverse mode disagrees"  # error, where
     UNDERFLOW = "products underflow"  # where, dtype
     OVERFLOW = "products overflow"  # where, dtype

@@ -12,7 +12,6 @@ from rankscope._base.dtypes import dtype_name
 from rankscope._base.errors import raise_ours
 from rankscope._base.facts import Fact, FactKind, unsaid
 from rankscope.jacobian.both_modes import doubts
-from rankscope.jacobian.by_rows import by_reverse_mode, few_enough, not_finite
 from rankscope.jacobian.column_plan import ColumnPlan
 from rankscope.jacobian.finish import Finished, Finisher
 from rankscope.jacobian.reference import Certified, Reference
@@ -21,12 +20,11 @@ from rankscope.jacobian.unsettled import Unsettled
 from rankscope.linear.budget import bytes_per_tangent
 from rankscope.linear.derivative import PROBES, Derivative, Runners, Settings, takes_tensors
 from rankscope.linear.linearise import same_call
-from rankscope.linear.methods import METHODS, Method, reason_of, too_many_rows
+from rankscope.linear.methods import METHODS, Method, reason_of
 from rankscope.linear.runner import NotCalledError
 from rankscope.linear.sharing import Pulled, pull_apart
 from rankscope.slicing import ModuleCall, Sample
 from rankscope.slicing.apart import APART, worst_known
-from rankscope.spectra.density import AnySpectrum
 
 __all__ = ["BatchMeasurer", "join"]
 
@@ -66,7 +64,6 @@ class BatchMeasurer:
         self._plan = ColumnPlan(self.derivative)
         self._elsewhere: tuple[frozenset[int], BatchMeasurer] | None = None
         self._uncompared: BatchMeasurer | None = None
-        self._by_rows: tuple[tuple[int, ...], BatchMeasurer] | None = None
         self._open: Unsettled | None = None
 
     @property
@@ -172,36 +169,9 @@ class BatchMeasurer:
             result, found = self._confirmed(sample, result, found)
         except NotCalledError:
             return self._on_another_path(sample)
-        without = [] if self.settings.by_rows else not_finite(result)
-        if without:
-            done = self._submit(sample, result, found, self._pulled_alone(sample, found))
-            return self._where_reverse_is_finite(sample, without, result.rows, done)
         if found is not None and self.derivative.modes_agree(sample):
             return self._submit(sample, result, found, None, alike=True)
         return self._submit(sample, result, found, self._pulled_alone(sample, found))
-
-    def _where_reverse_is_finite(
-        self, sample: Sample, places: Sequence[int], rows: Sequence[int], done: Callable[[], list[Finished]]
-    ) -> Callable[[], list[Finished]]:
-        """Of what forward mode gives no numbers for, what reverse mode has numbers for, row by row."""
-        assert self.derivative.method is not None
-        try:
-            with self.runner.hooked():
-                finite = by_reverse_mode(self.runner, self.derivative.method, sample, places)
-        except Exception as error:  # a custom backward is code of the model
-            raise_ours(error)
-            return done
-        chosen = tuple(few_enough(finite, rows))
-        many = {k: too_many_rows(rows[k]) for k in finite if k not in chosen}
-        found: list[AnySpectrum | None] = []
-        if chosen:
-            if self._by_rows is None or self._by_rows[0] != chosen:
-                self._by_rows = None  # before the next one takes its room
-                calls = [self.calls[k] for k in chosen]
-                self._by_rows = (chosen, self.another(calls, replace(self.settings, by_rows=True)))
-            found = self._by(self._by_rows[1], sample)()[0].spectra
-            self._say_once(Fact(FactKind.FORWARD_NOT_FINITE, {"where": self.calls[chosen[0]].name}))
-        return lambda: [image.with_spectra(dict(zip(chosen, found, strict=True)), many) for image in done()]
 
     def _on_another_path(self, sample: Sample) -> Callable[[], list[Finished]]:
         absent = self._absent(sample)

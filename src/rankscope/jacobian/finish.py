@@ -11,7 +11,7 @@ import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
@@ -46,11 +46,6 @@ class Finished:
     """What a single product gave, by place (``KeptCut.mark``)."""
     elsewhere: bool = False
     """Whether the image is put together in another process, from what this one and others have measured of it."""
-
-    def with_spectra(self, found: Mapping[int, AnySpectrum | None], reasons: Mapping[int, str]) -> Finished:
-        """The same image with other spectra at some places, and reasons why there are none at others."""
-        spectra = [found.get(place, spectrum) for place, spectrum in enumerate(self.spectra)]
-        return replace(self, spectra=spectra, reasons={**self.reasons, **reasons})
 
     def among(self, places: Sequence[int], count: int) -> Finished:
         """The same image with these spectra at ``places`` of ``count`` cut points; it does not call the others."""

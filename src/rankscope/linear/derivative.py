@@ -20,7 +20,7 @@ from rankscope.linear.custom import wrongly_derived
 from rankscope.linear.graphs import nothing_is_collected
 from rankscope.linear.linear_map import LinearMap, works_in
 from rankscope.linear.linearise import Linearised
-from rankscope.linear.methods import BY_ROWS, METHODS, Method, choose_method, failed
+from rankscope.linear.methods import Method, choose_method, failed
 from rankscope.linear.rounded import Rounded
 from rankscope.linear.runner import NotCalledError, Runner
 from rankscope.linear.secant import FunctionCheck, against_the_function, length_of, secant_direction
@@ -50,8 +50,6 @@ class Settings:
     columns: Columns
     through: bool = False
     """Whether the model turns gradients off inside (``Trace.through``)."""
-    by_rows: bool = False
-    """Whether reverse mode alone is used, one pass a row: forward mode has no numbers here."""
 
 
 def takes_tensors(sample: Sample) -> bool:
@@ -178,14 +176,13 @@ class Derivative:
         direction = secant_direction(sample.x[0])
 
         try:
-            methods = BY_ROWS if self.settings.by_rows else METHODS
-            self.method, out, self.failed_methods = choose_method(self.runner, sample, direction[None], methods)
+            self.method, out, self.failed_methods = choose_method(self.runner, sample, direction[None])
         except MeasurementError as error:
             self._runs(sample, error)
             raise
         self.lengths = [length_of(o) for o in out]
         self._replay = self.settings.device.type == "cuda" and not takes_tensors(sample)
-        if not self.settings.by_rows and not self._traced_before(sample, earlier):
+        if not self._traced_before(sample, earlier):
             self._linearise(sample, direction, out, self._replay)
         self.casts = self._casts_inside(sample)
         with self.method.kernels():

@@ -7,7 +7,7 @@ resort for operators that have no forward-mode formula.
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import partial
@@ -25,7 +25,7 @@ from rankscope.linear.reverse import reverse_mode
 from rankscope.linear.runner import Rows, Runner
 from rankscope.slicing import Sample, failing_module
 
-__all__ = ["BY_ROWS", "MAX_REVERSE_ROWS", "METHODS", "Method", "choose_method", "failed", "reason_of", "too_many_rows"]
+__all__ = ["METHODS", "Method", "choose_method", "failed", "reason_of"]
 
 Push = Callable[[Runner, Sample, Tensor, Rows], tuple[Tensor, ...]]
 MAX_REVERSE_ROWS = 200_000
@@ -102,14 +102,6 @@ def _double_backward(runner: Runner, sample: Sample, tangents: Tensor, rows: Row
     return tuple(torch.stack(p) for p in zip(*parts, strict=True))
 
 
-def too_many_rows(rows: int) -> str:
-    """Why cut points with so many rows are not measured by reverse mode."""
-    return (
-        f"only reverse mode works on this model and its cut points have {rows:,} rows, one reverse pass each "
-        f"(limit {MAX_REVERSE_ROWS:,}); choose fewer or narrower cut points"
-    )
-
-
 def _reverse_rows(runner: Runner, sample: Sample, tangents: Tensor, rows: Rows) -> tuple[Tensor, ...]:
     """One reverse pass a row, times the tangents."""
     directions = torch.stack([v.expand_as(sample.x).reshape(-1) for v in tangents])
@@ -119,7 +111,10 @@ def _reverse_rows(runner: Runner, sample: Sample, tangents: Tensor, rows: Rows) 
             outputs = runner.outputs(sample, x * 1, rows)
         total = sum(o.numel() for o in outputs)
         if total > MAX_REVERSE_ROWS:
-            raise MeasurementError(too_many_rows(total))
+            raise MeasurementError(
+                f"only reverse mode works on this model and its cut points have {total:,} rows, one reverse pass each "
+                f"(limit {MAX_REVERSE_ROWS:,}); choose fewer or narrower cut points"
+            )
         columns = []
         for out in outputs:
             parts = [
@@ -140,8 +135,6 @@ METHODS = (
     Method("reverse mode by rows", _reverse_rows, whole=True),
     Method("reverse mode by rows, plain kernels", _reverse_rows, plain_kernels=True, whole=True),
 )
-BY_ROWS = tuple(method for method in METHODS if method.whole)
-"""Those that need no forward-mode derivative and give the chain rule's value wherever reverse mode has one."""
 
 
 def _refused(method: Method, runner: Runner, sample: Sample, direction: Tensor, out: tuple[Tensor, ...]) -> str:
@@ -168,13 +161,11 @@ def failed(name: str, error: Exception) -> Fact:
     return Fact(FactKind.WAY_FAILED, {"name": name, "reason": reason_of(error)})
 
 
-def choose_method(
-    runner: Runner, sample: Sample, tangents: Tensor, methods: Sequence[Method] = METHODS
-) -> tuple[Method, tuple[Tensor, ...], list[Fact]]:
-    """The first of ``methods`` that works on this sample, what it gave, and why each one before it did not."""
+def choose_method(runner: Runner, sample: Sample, tangents: Tensor) -> tuple[Method, tuple[Tensor, ...], list[Fact]]:
+    """The first method that works on this sample, what it gave, and why each one before it did not."""
     failures: list[Fact] = []
     errors: list[Exception] = []
-    for method in methods:
+    for method in METHODS:
         try:
             out = method(runner, sample, tangents)
             reason = _refused(method, runner, sample, tangents[0], out)

@@ -57,14 +57,6 @@ def _other_path(v: Values) -> str:
     )
 
 
-def _forward_not_finite(v: Values) -> str:
-    return (
-        f"Forward mode gives NaN at {v['where']!r} on some samples, because a zero tangent meets an infinite "
-        "derivative, as in sqrt(relu(x)). Reverse mode gives a unit that is off the derivative zero. It measured these "
-        "samples, one pass a row."
-    )
-
-
 def _casts_down(v: Values) -> str:
     if "to" not in v:  # of earlier versions, whose probes had the casts too
         return (
@@ -174,7 +166,6 @@ DERIVATIVE_SENTENCES: Sentences = {
     FactKind.WAY_DIFFERS: _way_differs,
     FactKind.WAY_GIVEN_UP: _way_given_up,
     FactKind.REVERSE_UNCHECKED: _reverse_unchecked,
-    FactKind.FORWARD_NOT_FINITE: _forward_not_finite,
     FactKind.REVERSE_DISAGREES: _reverse_disagrees,
     FactKind.SOME_DISAGREE: _some_disagree,
     FactKind.UNDERFLOW: _underflow,
