@@ -95,6 +95,12 @@ def test_what_the_kernel_refuses_is_refused() -> None:
         F.grouped_mm(a, b, offs=offs, bias=torch.zeros(3, 8))
 
 
+def test_there_is_an_end_for_every_matrix() -> None:
+    a, b = torch.randn(4, 8), torch.randn(3, 8, 8)
+    with pytest.raises(RuntimeError, match="2 ends of groups for 3 matrices"):
+        grouped_products(a, b, torch.tensor([2, 4], dtype=torch.int32))
+
+
 def test_the_result_has_the_dtype_that_is_asked_for() -> None:
     a, b, offs = operands("rows")
     with plain_kernels():

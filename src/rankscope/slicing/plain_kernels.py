@@ -32,7 +32,10 @@ def grouped_products(a: Tensor, b: Tensor, offs: Tensor | None = None, out_dtype
     if offs is None:
         made = a @ b
     else:
-        ends = [int(end) for end in offs]
+        ends = offs.tolist()  # one wait for the device
+        for groups in (part.shape[0] for part in (a, b) if part.ndim == 3):
+            if len(ends) != groups:
+                raise RuntimeError(f"grouped_mm: {len(ends)} ends of groups for {groups} matrices")
         slices = [slice(start, end) for start, end in zip([0, *ends], ends, strict=False)]
         if a.ndim == 2 and b.ndim == 2:
             made = torch.stack([a[:, s] @ b[s] for s in slices])
