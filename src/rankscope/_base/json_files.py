@@ -9,6 +9,7 @@ from typing import Any
 
 from rankscope._base.errors import OutputError
 from rankscope._base.files import CHECKSUM, damaged, digest_of_bytes, unreadable, write_whole
+from rankscope._base.provenance import versions
 
 __all__ = ["json_text", "read_json", "write_json"]
 
@@ -57,7 +58,7 @@ def read_json(path: Path, *, version: int | None = None, kind: str | None = None
     if version is not None and stored != (version, kind):
         raise OutputError(
             f"{str(path)!r} has schema_version {stored[0]!r} and kind {stored[1]!r}; this version reads "
-            f"{version!r} and {kind!r}"
+            f"{version!r} and {kind!r}{_versions(about)}"
         )
     if not isinstance(found, dict) or CHECKSUM not in found:
         return found
@@ -65,6 +66,16 @@ def read_json(path: Path, *, version: int | None = None, kind: str | None = None
     if kept != _digest(found):
         raise damaged(path)
     return found
+
+
+def _versions(about: Mapping[str, Any]) -> str:
+    """Which versions wrote the file and read it, where the file says."""
+    provenance = about.get("provenance")
+    made_with = provenance.get("versions") if isinstance(provenance, dict) else None
+    if not isinstance(made_with, dict):
+        return ""
+    theirs, ours = made_with.get("rankscope"), versions().get("rankscope", "not installed")
+    return f" (rankscope {theirs} wrote it, this one is {ours})" if isinstance(theirs, str) else ""
 
 
 def _digest(value: Any) -> str:
