@@ -66,7 +66,7 @@ def test_f18_a_model_is_not_run_on_labels_that_are_cut(net: str, tmp_path: Path,
     arguments = [net, "--weights", "random", "--data", str(path), "--out", str(tmp_path / "run")]
     assert main(["collect", *arguments]) == 1
     error = capsys.readouterr().err
-    assert "data.npz (labels) are torch.float64 of shape (6,)" in error
+    assert "data.npz (labels) are float64 of shape (6,)" in error
     assert error.count("\n") == 1
     assert main(["features", *arguments, "--cut-points", "0"]) == 0  # no label counts there
 
