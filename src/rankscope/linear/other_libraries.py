@@ -16,6 +16,8 @@ from torch.autograd import forward_ad
 from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_leaves
 
+from rankscope.linear.assignments import assign, is_assignment, is_request, request
+
 __all__ = ["Differentiated"]
 
 _OWN = {"aten", "prim", "prims", "profiler"}
@@ -38,6 +40,10 @@ class Differentiated(TorchFunctionMode):
 
     def __torch_function__(self, func: Callable[..., Any], types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
+        if is_assignment(func, args):
+            return assign(*args)
+        if is_request(func, args):
+            return request(*args, **kwargs)
         out = func(*args, **kwargs)
         name = _foreign(func)
         if name and any(_is_constant(o) for o in tree_leaves(out)):

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from rankscope.linear.on_demand import OnDemand
-from rankscope.slicing import ModelState, outside_transforms
+from rankscope.slicing import ModelState, outside_transforms, same_memory
 
 __all__ = ["Converted"]
 
@@ -30,6 +30,7 @@ class _Tensor:
     owner: nn.Module | None
     source: Tensor
     made: Tensor
+    data: Tensor
     version: int
     silent: bool = False
     """Whether calls write to it past its version counter."""
@@ -58,7 +59,7 @@ class Converted:
                 self.on_demand |= late
                 made[id(source)] = self._on_demand(source) if late else self._convert(source)
             own = made[id(source)]
-            self._tensors.append(_Tensor(full, name, owner, source, own, _version(own)))
+            self._tensors.append(_Tensor(full, name, owner, source, own, _data(own), _version(own)))
 
     def __bool__(self) -> bool:
         return bool(self._tensors)
@@ -110,6 +111,7 @@ class Converted:
                     with outside_transforms():
                         made[id(each.source)] = self._convert(each.source)
                 each.made = made[id(each.source)]
+                each.data = _data(each.made)
                 each.version = _version(each.made)
         self.on_demand = False
 
@@ -123,6 +125,7 @@ class Converted:
             if id(each.source) not in fresh:
                 fresh[id(each.source)] = self._again(each)
             each.made = fresh[id(each.source)]
+            each.data = _data(each.made)
             each.version = _version(each.made)
 
     def _has_changed(self, each: _Tensor, state: ModelState | None, *, thorough: bool) -> bool:
@@ -130,9 +133,13 @@ class Converted:
             return each.made.written
         if each.silent or _version(each.made) != each.version or (state is not None and each.full in state.changed):
             return True
-        if thorough:
-            with outside_transforms():
+        with outside_transforms():
+            if not same_memory(each.made, each.data):  # the call assigned to it, or converted its module
+                each.made.data = each.data
+            if thorough:
                 each.silent = not _equal(each.made, self._convert(each.source))
+        if each.silent and state is not None:
+            state.distrust(each.source)
         return each.silent
 
     def _again(self, each: _Tensor) -> Tensor:
@@ -164,6 +171,11 @@ class Converted:
 
 def _itemsize(dtype: torch.dtype) -> int:
     return torch.empty(0, dtype=dtype).element_size()
+
+
+def _data(tensor: Tensor) -> Tensor:
+    """Its memory, also after the tensor was given another."""
+    return tensor if isinstance(tensor, OnDemand) else tensor.detach()
 
 
 def _version(tensor: Tensor) -> int:

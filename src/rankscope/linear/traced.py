@@ -17,6 +17,7 @@ from torch.func import functionalize
 from torch.fx.experimental.proxy_tensor import make_fx
 from torch.overrides import TorchFunctionMode
 
+from rankscope.linear.assignments import moves, sets_data
 from rankscope.linear.folding import fold_normalisation
 from rankscope.linear.runner import Runner
 from rankscope.slicing import Sample
@@ -30,12 +31,20 @@ class _Detached(TorchFunctionMode):
     def __init__(self) -> None:
         super().__init__()
         self.found = False
+        self.assigned = False
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         self.found |= func in _DETACHING
+        if sets_data(func):
+            if not moves(*args):
+                return None
+            self.assigned = True  # the model may catch what is raised
+            raise NotImplementedError(_ASSIGNED)
         return func(*args, **(kwargs or {}))
 
 
+# the weights are put back after each call, and the trace holds the weights themselves
+_ASSIGNED = "the model gives new memory to a tensor's data"
 _DETACHING = (
     Tensor.detach,
     Tensor.detach_,
@@ -68,6 +77,8 @@ class TracedNetwork:
         # values of constants may be read (a mask that is all ones, say); values of the input are refused below
         with _Detached() as detached:
             self.module = _written_down(run, sample.x)
+        if detached.assigned:
+            raise NotImplementedError(_ASSIGNED)
         self._refuse_read_values(detached=detached.found)
         if any(_writes(n.target) for n in self._nodes("call_function")):
             # written by an operator's own decomposition, which ran below the first pass

@@ -20,7 +20,7 @@ from rankscope.slicing.mixing import Stretch
 from rankscope.slicing.precision import LowerPrecision, without_casts
 from rankscope.slicing.reader import Samples, read_samples
 from rankscope.slicing.sample import Sample, call_model
-from rankscope.slicing.state import ModelState, guarded, outside_transforms
+from rankscope.slicing.state import ModelState, guarded, outside_transforms, same_memory
 from rankscope.slicing.trace import ModuleCall, Trace, trace
 
 __all__ = [
@@ -61,6 +61,7 @@ __all__ = [
     "on_this_path",
     "outside_transforms",
     "read_samples",
+    "same_memory",
     "select",
     "trace",
     "unmoved",

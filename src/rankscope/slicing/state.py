@@ -23,7 +23,7 @@ from torch.utils._python_dispatch import _disable_current_modes
 
 from rankscope._base.errors import ModelError
 
-__all__ = ["ModelState", "guarded", "kept_state", "outside_transforms", "set_aside"]
+__all__ = ["ModelState", "guarded", "kept_state", "outside_transforms", "same_memory", "set_aside"]
 
 _LARGE = 2**30  # bytes of parameters; beyond this no copy is kept, and a model that writes into them is refused
 _MOST = 100_000  # entries of containers; what a model holds beyond that is a data set, not its state
@@ -51,10 +51,16 @@ class _KeptTensor:
         self.data = tensor.detach()
         self.values = self.data.clone() if copy else None
         self.silent = False
+        self.leaf = tensor.is_leaf
+        self.requires_grad = tensor.requires_grad
+        self.grad = tensor.grad if self.leaf else None
+        self.grad_data = None if self.grad is None else self.grad.detach()
 
     def restore(self, *, thorough: bool) -> bool:
         """Put the values back; whether they had changed."""
-        moved = not _same_memory(self.tensor, self.data)
+        if self.leaf:
+            self._restore_gradient()
+        moved = not same_memory(self.tensor, self.data)
         written = _version(self.tensor) != self.version
         if not (moved or written or self.silent or thorough):
             return False
@@ -73,6 +79,19 @@ class _KeptTensor:
             self.silent = True  # from now on by value: it may be written to past the counter too
         self.version = _version(self.tensor)
         return changed or moved
+
+    def _restore_gradient(self) -> None:
+        """A conversion of a module converts its gradients too; whether one is wanted changes nothing computed here."""
+        if self.tensor.requires_grad != self.requires_grad and self.tensor.is_leaf:
+            self.tensor.requires_grad = self.requires_grad  # by this name also below a transform
+        if self.grad is not None and self.grad_data is not None and not same_memory(self.grad, self.grad_data):
+            self.grad.data = self.grad_data
+        if self.tensor.is_leaf and self.tensor.grad is not self.grad:
+            data = self.tensor.data
+            if self.grad_data is not None:  # a model that is converted for now has gradients of its own dtype
+                self.tensor.data = self.grad_data
+            self.tensor.grad = self.grad
+            self.tensor.data = data
 
 
 class ModelState:
@@ -171,6 +190,13 @@ class ModelState:
         with outside_transforms():
             self.changed.update(t.name for t in self._tensors if t.restore(thorough=thorough))
 
+    def distrust(self, tensor: Tensor) -> None:
+        """A call wrote past the version counter into a copy of this tensor, so it may write into this one too."""
+        for kept in self._tensors:
+            if kept.tensor is tensor:
+                kept.silent = True
+                self.changed.add(kept.name)
+
     @contextmanager
     def paused(self) -> Iterator[None]:
         """Inside, a call of the model restores nothing: other tensors stand in its places for the time being."""
@@ -242,7 +268,8 @@ def _version(tensor: Tensor) -> int:
     return 0 if tensor.is_inference() else tensor._version
 
 
-def _same_memory(tensor: Tensor, data: Tensor) -> bool:
+def same_memory(tensor: Tensor, data: Tensor) -> bool:
+    """Whether two tensors of one form hold their numbers in one place."""
     if tensor is data:
         return True
     if tensor.shape != data.shape or tensor.dtype != data.dtype or tensor.layout != data.layout:
