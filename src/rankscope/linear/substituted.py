@@ -119,25 +119,25 @@ class Converted:
         """Make the tensors what they are to be before a call: one that a call wrote into is made again."""
         thorough = 0 < self._calls < _THOROUGH
         fresh: dict[int, Tensor] = {}
-        for each in self._tensors:
-            if not self._has_changed(each, state, thorough=thorough):
-                continue
-            if id(each.source) not in fresh:
-                fresh[id(each.source)] = self._again(each)
-            each.made = fresh[id(each.source)]
-            each.data = _data(each.made)
-            each.version = _version(each.made)
+        with outside_transforms():
+            for each in self._tensors:
+                if not self._has_changed(each, state, thorough=thorough):
+                    continue
+                if id(each.source) not in fresh:
+                    fresh[id(each.source)] = self._again(each)
+                each.made = fresh[id(each.source)]
+                each.data = _data(each.made)
+                each.version = _version(each.made)
 
     def _has_changed(self, each: _Tensor, state: ModelState | None, *, thorough: bool) -> bool:
         if isinstance(each.made, OnDemand):
             return each.made.written
         if each.silent or _version(each.made) != each.version or (state is not None and each.full in state.changed):
             return True
-        with outside_transforms():
-            if not same_memory(each.made, each.data):  # the call assigned to it, or converted its module
-                each.made.data = each.data
-            if thorough:
-                each.silent = not _equal(each.made, self._convert(each.source))
+        if not same_memory(each.made, each.data):  # the call assigned to it, or converted its module
+            each.made.data = each.data
+        if thorough:
+            each.silent = not _equal(each.made, self._convert(each.source))
         if each.silent and state is not None:
             state.distrust(each.source)
         return each.silent
@@ -145,9 +145,8 @@ class Converted:
     def _again(self, each: _Tensor) -> Tensor:
         if isinstance(each.made, OnDemand):
             return self._on_demand(each.source)
-        with outside_transforms():
-            again = self._convert(each.source)
-            return again.clone() if again is each.source else again
+        again = self._convert(each.source)
+        return again.clone() if again is each.source else again
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """Call the model with these tensors in their places."""
@@ -175,7 +174,10 @@ def _itemsize(dtype: torch.dtype) -> int:
 
 def _data(tensor: Tensor) -> Tensor:
     """Its memory, also after the tensor was given another."""
-    return tensor if isinstance(tensor, OnDemand) else tensor.detach()
+    if isinstance(tensor, OnDemand):
+        return tensor
+    with outside_transforms():
+        return tensor.detach()
 
 
 def _version(tensor: Tensor) -> int:
