@@ -543,3 +543,46 @@ def test_the_only_input_cannot_be_shared(measure: Any, as_mapping: bool) -> None
     net, x = nn.Sequential(nn.Linear(4, 3)), torch.ones(1, 4)
     with pytest.raises(rs.UsageError, match="'input' is in shared, and no other input is left whose rows count"):
         measure(net, {"input": x} if as_mapping else x, shared="input")
+
+
+class OneBuffer(Dataset[Any]):
+    """A data set that fills the same memory for every sample, a mask beside it too."""
+
+    def __init__(self) -> None:
+        self.x, self.mask = torch.zeros(4), torch.zeros(4)
+
+    def __len__(self) -> int:
+        return len(X)
+
+    def __getitem__(self, i: int) -> dict[str, Tensor]:
+        if i >= len(X):
+            raise IndexError(i)
+        self.x[:], self.mask[:] = X[i], float(i)
+        return {"x": self.x, "t": self.mask}
+
+
+class Streamed(IterableDataset[Any]):
+    def __iter__(self) -> Iterator[Any]:
+        items = OneBuffer()
+        return (items[i] for i in range(len(items)))
+
+
+@pytest.mark.parametrize("inputs", [OneBuffer(), Streamed(), DataLoader(Streamed(), batch_size=None)])
+def test_samples_that_a_data_set_writes_into_one_buffer_are_apart(inputs: Any) -> None:
+    found = list(read_samples(Calls(), inputs, differentiate="x"))
+    assert torch.equal(torch.cat([one.x for one in found]), X)
+    assert [float(one.extra["t"].flatten()[0]) for one in found] == [float(i) for i in range(len(X))]
+
+
+def test_ranks_of_one_buffer_are_those_of_each_sample() -> None:
+    """Samples wait for others that share their pass."""
+
+    class Gated(nn.Module):
+        def forward(self, x: Tensor, t: Tensor | None = None) -> Tensor:
+            return LINEAR(x).relu()
+
+    found = rs.jacobian_rank(Gated(), OneBuffer(), cut_points="output", columns="all", differentiate="x")
+    alone = [rs.jacobian_rank(Gated(), X[i : i + 1], cut_points="output", columns="all") for i in range(len(X))]
+    for i, one in enumerate(alone):
+        expected = one.layers[0].spectra[0].singular_values
+        np.testing.assert_allclose(found.layers[0].spectra[i].singular_values, expected, rtol=1e-5, atol=1e-6)

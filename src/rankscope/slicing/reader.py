@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.utils._pytree import tree_map_only
 from torch.utils.data import BatchSampler, DataLoader, IterableDataset, SequentialSampler, default_collate
 
 from rankscope._base.checks import count_of, names_of
@@ -124,6 +126,9 @@ class Samples(Iterator[Sample]):
                 if self.limit is not None and count >= self.limit:
                     return
                 sample = call.rows(i, i + 1, f"sample {count}")
+                if not self._whole:  # a data set may fill one buffer again and again while earlier samples wait
+                    own = {name: tree_map_only(Tensor, torch.clone, part) for name, part in sample.extra.items()}
+                    sample = replace(sample, x=sample.x.clone(), extra=own)
                 bad = int((~torch.isfinite(sample.x)).sum())
                 if bad:
                     raise DataError(f"{sample.name} has {bad} NaN or infinite values; clean the input first")
