@@ -213,6 +213,15 @@ def test_a_stream_with_several_workers_has_as_many_rows_as_samples() -> None:
     assert set(table["samples"]) == {6}
 
 
+def test_a_stream_that_one_of_several_workers_read_is_named() -> None:
+    fact = Fact(FactKind.ONE_WORKER, {"workers": 2}, caution=True)
+    given = DataLoader(Everything(), num_workers=2)
+    assert fact in rs.feature_rank(LINEAR, given, cut_points="all").facts
+    assert fact in rs.jacobian_rank(LINEAR, given, cut_points="output", columns="all").facts
+    alone = rs.feature_rank(LINEAR, DataLoader(Everything(), num_workers=1), cut_points="all")
+    assert FactKind.ONE_WORKER not in {found.kind for found in alone.facts}
+
+
 def test_limits() -> None:
     for inputs in (X, loader(batch_size=4), {"input": X}, Pairs()):
         assert len(list(read_samples(LINEAR, inputs, limit=5))) == 5

@@ -42,6 +42,7 @@ class FactKind(StrEnum):
     DIFFERENTIATED = "differentiated input"  # name, per_sample, shared: names of the other inputs
     COUNTED = "input whose rows are the samples"  # name, per_sample, shared: names of the other inputs
     INPUT_LEFT_OUT = "input left out"  # name, reason
+    ONE_WORKER = "a stream was read by one worker"  # workers: how many its loader has
     SEVERAL_SIZES = "samples of several shapes"  # shapes (without the batch dimension), least, most (columns K)
     # what an earlier run of the same command kept
     READ_BACK = "read back from an earlier run"  # kept, total, unit

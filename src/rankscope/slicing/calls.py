@@ -41,6 +41,7 @@ class Call:
     per_sample: Mapping[str, Any] = field(default_factory=dict)  # tensors, or containers of them
     shared: Mapping[str, Any] = field(default_factory=dict)
     dropped: Mapping[str, str] = field(default_factory=dict)
+    workers: int = 1  # of the loader of a stream, which was read by one of them
 
     def __len__(self) -> int:
         return len(self.x)

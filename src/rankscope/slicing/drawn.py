@@ -14,7 +14,7 @@ from torch.utils.data import DataLoader, IterableDataset, default_collate
 
 from rankscope.slicing.values import is_array
 
-__all__ = ["Apart", "drawn"]
+__all__ = ["Apart", "drawn", "has_several_workers"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -24,13 +24,19 @@ class Apart:
     items: list[Any]
 
 
+def has_several_workers(inputs: Any) -> bool:
+    """Whether it is the loader of a stream with more than one worker."""
+    return isinstance(inputs, DataLoader) and inputs.num_workers > 1 and isinstance(inputs.dataset, IterableDataset)
+
+
 def drawn(loader: DataLoader[Any]) -> Iterator[Any]:
     """The batches of a loader, in its order, with its workers; of an ``IterableDataset`` with one of them.
 
     Each worker has a copy of it and goes through all of it, unless it shares itself out among them: with several, its
-    samples would come several times. One worker is told that it is alone, and gives all of them once.
+    samples would come several times. One worker is told that it is alone, and gives all of them once. A data set that
+    gives each number of a worker a part of its own, however many there are, is then read in part.
     """
-    if loader.num_workers > 1 and isinstance(loader.dataset, IterableDataset):
+    if has_several_workers(loader):
         loader = copy.copy(loader)
         loader._iterator, loader.num_workers = None, 1
     if loader.collate_fn is default_collate and type(loader).__iter__ is DataLoader.__iter__:

@@ -16,7 +16,7 @@ from rankscope._base.checks import count_of, names_of
 from rankscope._base.errors import DataError, UsageError
 from rankscope._base.facts import Fact, FactKind
 from rankscope.slicing.calls import Call, read_call
-from rankscope.slicing.drawn import Apart, drawn
+from rankscope.slicing.drawn import Apart, drawn, has_several_workers
 from rankscope.slicing.meaning import How, Meaning
 from rankscope.slicing.one_sample import counts_samples
 from rankscope.slicing.ragged import rows_apart
@@ -149,6 +149,8 @@ def facts_of(call: Call, *, floating: bool = True) -> tuple[Fact, ...]:
         kind = FactKind.DIFFERENTIATED if floating else FactKind.COUNTED
         facts.append(Fact(kind, {"name": call.name, "per_sample": own, "shared": shared}))
     facts += [Fact(FactKind.INPUT_LEFT_OUT, {"name": k, "reason": v}) for k, v in call.dropped.items()]
+    if call.workers > 1:
+        facts.append(Fact(FactKind.ONE_WORKER, {"workers": call.workers}, caution=True))
     return tuple(facts)
 
 
@@ -158,7 +160,8 @@ def read_calls(model: nn.Module, inputs: Any, meaning: Meaning) -> Iterator[Call
     signature = signature_of(model)
     for index, (content, how) in enumerate(_contents(inputs, signature)):
         place = "the input" if is_one_call(inputs) else f"{'sample' if how is How.ITEM else 'batch'} {index}"
-        yield read_call(model, signature, content, how, meaning, place)
+        call = read_call(model, signature, content, how, meaning, place)
+        yield replace(call, workers=inputs.num_workers) if has_several_workers(inputs) else call
 
 
 def length_of(inputs: Any) -> int | None:

@@ -104,6 +104,14 @@ def _complex_rows(v: Values) -> str:
     return f"{_quoted(v['names'])} {what}. Real and imaginary parts are separate rows."
 
 
+def _one_worker(v: Values) -> str:
+    return (
+        f"The loader has {counted(v['workers'], 'worker')}, each of which would read the whole data set, so one "
+        "of them read it. If the data set gives each worker a part of its own, only that part was read: give "
+        "num_workers=0 or a map-style data set."
+    )
+
+
 def _quoted(names: Sequence[str]) -> str:
     return first_few([repr(name) for name in names])
 
@@ -112,6 +120,7 @@ CALL_SENTENCES: Sentences = {
     FactKind.DIFFERENTIATED: _differentiated,
     FactKind.COUNTED: _counted,
     FactKind.INPUT_LEFT_OUT: _input_left_out,
+    FactKind.ONE_WORKER: _one_worker,
     FactKind.SEVERAL_SIZES: _several_sizes,
     FactKind.UNWRAPPED: _unwrapped,
     FactKind.PASSED_THROUGH: _passed_through,
