@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -12,7 +13,7 @@ from torch import nn
 import rankscope as rs
 from rankscope._base.facts import Fact, FactKind
 from rankscope.cli import main
-from rankscope.cli.class_data import folder_labels, read_folder
+from rankscope.cli.class_data import ClassFolder, folder_labels, read_folder
 from rankscope.cli.class_names import class_cautions
 from rankscope.loading import LoadedModel
 from rankscope.views.sentences import sentence
@@ -103,6 +104,23 @@ def test_f13_names_of_which_some_are_the_model_s_are_refused_where_the_order_dif
 ) -> None:
     with pytest.raises(rs.DataError, match=words):
         labels_of(tmp_path, folders, classes)
+
+
+def test_the_folder_of_each_file_is_looked_up_once(tmp_path: Path) -> None:
+    """Looking up all files again for each of 1,000 folders takes minutes."""
+    asked = []
+
+    class Counted(ClassFolder):
+        def class_of(self, path: Path, file: str) -> str | None:
+            asked.append(file)
+            return super().class_of(path, file)
+
+    folders = tuple("abcdefgh")
+    files = tuple(str(tmp_path / name / "a.png") for name in folders)
+    loaded = LoadedModel(nn.Linear(2, 8), "net", "hf", "trained", class_names=folders)
+    made = folder_labels(tmp_path, Counted(folders, files), loaded, 8)
+    assert made.labels == {name: k for k, name in enumerate(folders)}
+    assert max(Counter(asked).values()) <= 2  # once for its class, once for whether it is beside the classes
 
 
 def test_f13_names_of_which_some_are_unknown_are_named(tmp_path: Path) -> None:

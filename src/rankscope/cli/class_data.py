@@ -85,7 +85,8 @@ def folder_labels(path: Path, found: ClassFolder, loaded: LoadedModel, classes: 
         the order of all folders gives the labels; names of which some are the model's and would get other labels.
     """
     folders = found.classes
-    empty = tuple(name for name in folders if name not in {found.class_of(path, file) for file in found.files})
+    filled = {found.class_of(path, file) for file in found.files}
+    empty = tuple(name for name in folders if name not in filled)
     if len(empty) == len(folders):
         raise DataError(
             f"--data {str(path)!r} is no folder with one subfolder a class ({counted(len(found.files), 'image')} "
