@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+import torch.ao.nn.qat
 import torch.nn.functional as F
 from torch import nn
 
@@ -18,6 +19,9 @@ from rankscope._base.identity import identity_of
 @torch.library.custom_op("rankscope_tests::twice", mutates_args=())
 def twice(x: torch.Tensor) -> torch.Tensor:
     return x * 2
+
+
+_QCONFIG = torch.ao.quantization.get_default_qat_qconfig("x86")
 
 
 class _Scales:
@@ -143,6 +147,29 @@ def test_what_a_package_adds_to_the_classes_of_another_counts_where_code_takes_i
             patch.setattr(owner, "helper", F.threshold)
             assert identity_of(_Asks()) != added
     assert [identity_of(kind()) for kind in kinds] == before
+
+
+class _AsksTwo(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.one, self.two = nn.Linear(2, 2), torch.ao.nn.qat.Linear(2, 2, qconfig=_QCONFIG)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.one.helper(x) + self.two.helper(x)
+
+
+def test_additions_to_two_classes_of_one_name_count_each(monkeypatch: pytest.MonkeyPatch) -> None:
+    kinds = (nn.Linear, torch.ao.nn.qat.Linear)
+    assert {kind.__qualname__ for kind in kinds} == {"Linear"}
+    for kind in kinds:
+        monkeypatch.setattr(kind, "helper", torch.tan, raising=False)
+    net = _AsksTwo()
+    before = identity_of(net)
+    for kind in kinds:
+        with monkeypatch.context() as patch:
+            patch.setattr(kind, "helper", torch.sin)
+            assert identity_of(net) != before
+    assert identity_of(net) == before
 
 
 @pytest.mark.parametrize("name", ["forward", "train", "__matmul__"])

@@ -47,7 +47,7 @@ class CodeDigests(ImportDigests, OperatorDigests):
     def __init__(self) -> None:
         super().__init__()
         self._patches: dict[str, bytes] = {}
-        self._additions: dict[str, dict[str, bytes]] = {}  # by name, then class
+        self._additions: dict[str, set[bytes]] = {}  # by name, one for each class that has it
         self._names_in_code: set[str] = set()  # that the user's code takes, or has as text
         self._within: set[int] = set()  # modules of the user's own whose attributes are being read
 
@@ -128,8 +128,7 @@ class CodeDigests(ImportDigests, OperatorDigests):
     def additions(self) -> bytes:
         """Of what packages added to classes of others, as transformers does to ``nn.Module``, what code here takes."""
         found = [
-            node(name, *(node(kind, made) for kind, made in sorted(self._additions[name].items())))
-            for name in sorted(self._additions.keys() & self._names_in_code)
+            node(name, *sorted(self._additions[name])) for name in sorted(self._additions.keys() & self._names_in_code)
         ]
         return node("additions", *found) if found else b""
 
@@ -201,7 +200,8 @@ class CodeDigests(ImportDigests, OperatorDigests):
             if not _is_put(name, one, value):
                 continue
             if isinstance(one, _FUNCTIONS) and not _is_users(one) and was_added(value, name):
-                self._additions.setdefault(name, {})[value.__qualname__] = self._put(one)
+                whole = f"{value.__module__}.{value.__qualname__}"
+                self._additions.setdefault(name, set()).add(node(whole, self._put(one)))
             else:
                 patched.append(node(name, self._put(one)))
         return patched
