@@ -64,6 +64,45 @@ def test_products_by_groups_are_those_of_the_kernel(kind: str) -> None:
     torch.testing.assert_close(ours[used], theirs[used], rtol=0, atol=1e-5)
 
 
+CALLS = {
+    "all by name": lambda a, b, offs: torch._grouped_mm(input=a, mat2=b, offs=offs),
+    "the second by name": lambda a, b, offs: torch._grouped_mm(a, mat2=b, offs=offs),
+    "all by place": lambda a, b, offs: torch._grouped_mm(a, b, offs, None, None),
+    "as torch.nn.functional names them": lambda a, b, offs: F.grouped_mm(mat_a=a, mat_b=b, offs=offs),
+}
+
+
+@pytest.mark.parametrize("call", CALLS)
+@pytest.mark.parametrize("kind", SHAPES)
+def test_every_call_that_the_kernel_takes_is_taken(kind: str, call: str) -> None:
+    a, b, offs = operands(kind)
+    expected = by_numpy(kind, a.double().numpy(), b.double().numpy())
+    assert CALLS[call](a, b, offs).shape == expected.shape
+    with plain_kernels():
+        made = CALLS[call](a.double(), b.double(), offs)
+    np.testing.assert_allclose(made.numpy(), expected, rtol=0, atol=1e-14)  # sums of 8 products of size 1 or so
+
+
+def test_the_kernel_of_transformers_takes_its_own_names() -> None:
+    pytest.importorskip("transformers.integrations.moe")  # registers the kernel
+    a, b, offs = operands("rows")
+    kernel = torch.ops.transformers.grouped_mm_fallback
+    with plain_kernels():
+        assert torch.ops.transformers.grouped_mm_fallback is not kernel
+        made = torch.ops.transformers.grouped_mm_fallback(input=a.double(), weight=b.double(), offs=offs)
+    expected = by_numpy("rows", a.double().numpy(), b.double().numpy())
+    np.testing.assert_allclose(made.numpy(), expected, rtol=0, atol=1e-14)
+
+
+@pytest.mark.parametrize("wrong", [{}, {"mat3": torch.ones(1)}, {"input": torch.ones(1), "mat2": torch.ones(1)}])
+def test_a_call_of_another_form_is_refused_in_torch_s_words(wrong: dict[str, Tensor]) -> None:
+    with pytest.raises(TypeError, match="_grouped_mm") as theirs:
+        torch._grouped_mm(torch.ones(8, 4), **wrong)
+    with plain_kernels(), pytest.raises(TypeError, match="_grouped_mm") as ours:
+        torch._grouped_mm(torch.ones(8, 4), **wrong)
+    assert str(ours.value) == str(theirs.value)
+
+
 @pytest.mark.parametrize("kind", ["rows", "columns"])
 def test_forward_mode_is_linear_in_each_operand(kind: str) -> None:
     a, b, offs = (t if t is None or not t.is_floating_point() else t.double() for t in operands(kind))

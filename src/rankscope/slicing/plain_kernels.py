@@ -48,17 +48,26 @@ def grouped_products(a: Tensor, b: Tensor, offs: Tensor | None = None, out_dtype
     return made if out_dtype is None else made.to(out_dtype)
 
 
+def _form(
+    input: Tensor,
+    weight: Tensor,
+    offs: Tensor | None = None,
+    bias: Tensor | None = None,
+    out_dtype: dtype | None = None,
+) -> tuple[Tensor, Tensor, Tensor | None, Tensor | None, dtype | None]:
+    """A call's arguments in order, by transformers' names; torch calls the second ``mat2``."""
+    return input, weight, offs, bias, out_dtype
+
+
 def _by_groups(kernel: Callable[..., Tensor]) -> Callable[..., Tensor]:
-    def run(
-        a: Tensor,
-        b: Tensor,
-        offs: Tensor | None = None,
-        bias: Tensor | None = None,
-        out_dtype: dtype | None = None,
-    ) -> Tensor:
+    def run(*given: Any, **named: Any) -> Tensor:
+        try:
+            a, b, offs, bias, out_dtype = _form(*given, **{"weight" if k == "mat2" else k: v for k, v in named.items()})
+        except TypeError:  # torch's own word on a call of another form
+            return kernel(*given, **named)
         several = offs is not None and torch._C._functorch.is_batchedtensor(offs)
         if bias is not None or several:  # torch's own word on a bias; and groups of several sizes at once
-            return kernel(a, b, offs=offs, bias=bias, out_dtype=out_dtype)
+            return kernel(*given, **named)
         return grouped_products(a, b, offs, out_dtype)
 
     return run
