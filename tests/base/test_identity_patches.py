@@ -7,6 +7,7 @@ import subprocess
 import sys
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 import torch.ao.nn.qat
@@ -130,6 +131,57 @@ class _Asks(_Net):
 class _AsksByText(_Net):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         return getattr(self, "helper", torch.relu)(x)
+
+
+class _AsksByData(_Net):
+    def __init__(self, name: Any) -> None:
+        super().__init__()
+        self.name = name
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        name = self.name
+        name = next(iter(name)) if isinstance(name, dict) else name if isinstance(name, str) else name[0]
+        return getattr(self.layer, str(name))(x)
+
+
+class _AsksByTuple(_Net):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        for name in ("helper", "forward"):
+            x = getattr(self.layer, name)(x)
+        return x
+
+
+class _Text(str):
+    __slots__ = ()
+
+
+ASKERS = {
+    "an attribute": lambda: _AsksByData("helper"),
+    "a list": lambda: _AsksByData(["helper"]),
+    "a key": lambda: _AsksByData({"helper": 1}),
+    "an array": lambda: _AsksByData(np.array(["helper", "other"])),
+    "a text of a class of its own": lambda: _AsksByData(_Text("helper")),
+    "a tuple in the code": _AsksByTuple,
+}
+
+
+@pytest.mark.parametrize("name", ASKERS)
+def test_an_addition_counts_that_code_takes_by_a_name_from_data(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    net = ASKERS[name]()
+    monkeypatch.setattr(nn.Linear, "helper", torch.sin, raising=False)
+    before, x = identity_of(net), torch.ones(1, 2)
+    assert before.unreadable == ()
+    out = net(x)
+    monkeypatch.setattr(nn.Linear, "helper", torch.cos)
+    assert not torch.equal(net(x), out)
+    assert identity_of(net) != before
+
+
+def test_an_addition_that_no_text_names_does_not_count(monkeypatch: pytest.MonkeyPatch) -> None:
+    net = _AsksByData("forward")
+    before = identity_of(net)
+    monkeypatch.setattr(nn.Linear, "helper", torch.sin, raising=False)
+    assert identity_of(net) == before
 
 
 def test_what_a_package_adds_to_the_classes_of_another_counts_where_code_takes_it(

@@ -138,6 +138,7 @@ class _Walk(CodeDigests, ObjectDigests, FileDigests):
 
     def _plain(self, value: Any) -> bytes:
         if isinstance(value, str):
+            self._names_in_code.add(value)
             return node("str", text(value), self._content(value) if self.files else b"", _variable(value))
         return node(type(value).__name__, value if isinstance(value, bytes) else repr(value).encode())
 
@@ -176,6 +177,8 @@ class _Walk(CodeDigests, ObjectDigests, FileDigests):
     def _array(self, value: np.ndarray[Any, Any]) -> bytes:
         if value.dtype.hasobject or (self.files and value.dtype.kind in "SU"):
             return node("array", repr(value.shape).encode(), self.of(value.tolist()))
+        if value.dtype.kind == "U":
+            self._names_in_code.update(value.ravel().tolist())
         return node("array", digest_of_tensors([value]).encode(), self._beside(value, (np.ndarray, np.memmap)))
 
     def _beside(self, value: Any, plain: tuple[type, ...]) -> bytes:

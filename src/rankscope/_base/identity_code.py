@@ -48,7 +48,7 @@ class CodeDigests(ImportDigests, OperatorDigests):
         super().__init__()
         self._patches: dict[str, bytes] = {}
         self._additions: dict[str, set[bytes]] = {}  # by name, one for each class that has it
-        self._names_in_code: set[str] = set()  # that the user's code takes, or has as text
+        self._names_in_code: set[str] = set()  # that the user's code takes, and every text, which it may take as a name
         self._within: set[int] = set()  # modules of the user's own whose attributes are being read
 
     def _module(self, value: types.ModuleType) -> bytes:
@@ -133,7 +133,7 @@ class CodeDigests(ImportDigests, OperatorDigests):
         return node("additions", *found) if found else b""
 
     def _code(self, code: types.CodeType) -> bytes:
-        self._names_in_code.update(code.co_names, (c for c in code.co_consts if isinstance(c, str)))
+        self._names_in_code.update(code.co_names)
         constants = [self._code(c) if isinstance(c, types.CodeType) else self.of(c) for c in code.co_consts]
         names = (code.co_names, code.co_varnames[: code.co_argcount + code.co_kwonlyargcount], code.co_freevars)
         table = getattr(code, "co_exceptiontable", b"")
