@@ -17,6 +17,7 @@ import torch
 from rankscope._base.errors import DataError
 from rankscope.features._inputs import first_bad_row
 from rankscope.features.sources import Batch
+from rankscope.linear.graphs import stream_beside
 from rankscope.slicing.batches import mapped
 
 __all__ = ["InFlight", "launch", "on_device"]
@@ -68,7 +69,7 @@ def on_device(source: Iterable[Batch], device: torch.device) -> Iterator[Batch]:
         for batch in source:
             yield _moved(batch, lambda tensor: tensor.to(device))
         return
-    stream = torch.cuda.Stream(device)
+    stream = stream_beside(device)
     stream.wait_stream(torch.cuda.current_stream(device))
     iterator = iter(source)
 

@@ -18,6 +18,7 @@ from torch import Tensor
 
 from rankscope._base.dtypes import dtype_name
 from rankscope.jacobian.sweep import SweepResult
+from rankscope.linear.graphs import stream_beside
 from rankscope.spectra import Spectrum, norm_bound_of_lengths, spectrum_of_gram
 from rankscope.spectra.density import AnySpectrum
 
@@ -67,7 +68,7 @@ class Finisher:
         self.device = device
         self.dtype = dtype_name(dtype)
         self._pool = ThreadPoolExecutor(_ABREAST) if device.type == "cuda" else None
-        self._stream = torch.cuda.Stream(device) if device.type == "cuda" else None
+        self._stream = stream_beside(device) if device.type == "cuda" else None
         cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
         self._leave = ExitStack()
         self._solvers = None
@@ -76,9 +77,11 @@ class Finisher:
 
     def close(self) -> None:
         """Wait for what is under way."""
-        if self._pool is not None:
-            self._pool.shutdown(wait=True)
-        self._leave.close()
+        try:
+            if self._pool is not None:
+                self._pool.shutdown(wait=True)
+        finally:
+            self._leave.close()
 
     def submit(
         self, result: SweepResult, lengths: Tensor | None, flips: Tensor | None, images: int, columns: int

@@ -17,9 +17,32 @@ from torch import Tensor
 
 from rankscope._base.errors import MeasurementError, first_line
 
-__all__ = ["Replayed", "nothing_is_collected", "record"]
+__all__ = ["Replayed", "nothing_is_collected", "record", "recording_stream", "stream_beside"]
 
 Pool = Any
+
+_RECORDING: dict[int, torch.cuda.Stream] = {}  # by device
+
+
+def recording_stream(device: torch.device | None = None) -> torch.cuda.Stream:
+    """The stream on which this process records, one a device (``None``: the current one)."""
+    index = None if device is None else device.index
+    index = torch.cuda.current_device() if index is None else index
+    if index not in _RECORDING:
+        _RECORDING[index] = torch.cuda.Stream(index)
+    return _RECORDING[index]
+
+
+def stream_beside(device: torch.device) -> torch.cuda.Stream:
+    """A stream for work of another thread: torch hands out the same few again and again, but never the recording one.
+
+    What another thread put on that one while something is recorded would become part of the recording.
+    """
+    recording = recording_stream(device)
+    stream = torch.cuda.Stream(device)
+    while stream == recording:
+        stream = torch.cuda.Stream(device)
+    return stream
 
 
 def record(
@@ -30,16 +53,22 @@ def record(
     What is recorded on one stream shares the work space of its matrix products with all that was recorded there: a
     graph that is replayed beside others needs a ``stream`` of its own.
     """
+    before = torch.cuda.current_stream()
     torch.cuda.synchronize()
     graph = torch.cuda.CUDAGraph()
+    chosen = recording_stream() if stream is None else stream
     try:
         with (
             nothing_is_collected(),
-            torch.cuda.graph(graph, pool=pool, stream=stream, capture_error_mode="thread_local"),
+            torch.cuda.graph(graph, pool=pool, stream=chosen, capture_error_mode="thread_local"),
         ):
             outputs = function()
     except BaseException:
-        _leave_recording()
+        torch.cuda.set_stream(before)  # torch raises before it leaves the stream of a recording that it cannot end
+        try:
+            _leave_recording()
+        finally:
+            torch.cuda.set_stream(before)
         raise
     return graph, outputs
 
@@ -64,7 +93,7 @@ def _leave_recording() -> None:
     """After a failed recording torch's random generator still believes that one is under way; a whole one ends that."""
     with suppress(RuntimeError):
         torch.cuda.synchronize()
-        with torch.cuda.graph(torch.cuda.CUDAGraph(), capture_error_mode="thread_local"):
+        with torch.cuda.graph(torch.cuda.CUDAGraph(), stream=recording_stream(), capture_error_mode="thread_local"):
             torch.zeros(1, device="cuda")
 
 
