@@ -120,6 +120,7 @@ def linear_cka(
 
     Examples
     --------
+    >>> import torch
     >>> x = torch.randn(50, 6, generator=torch.Generator().manual_seed(0))
     >>> found = linear_cka({"a": x, "scaled": 3 * x, "other": torch.randn(50, 6)})
     >>> round(float(found.values[0, 1]), 6)
