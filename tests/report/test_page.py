@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+import pytest
 import torch
 from torch import nn
 
@@ -85,6 +86,22 @@ def test_the_numbers_of_a_column_have_equally_many_decimals():
     columns = [[text for text, _ in column] for column in zip(*table.cells(), strict=True)]
     assert columns[:3] == [["151.0", "28.1", "nan"], ["9.85", "62.43", "5.00"], ["40.5", "64.0", "3.0"]]
     assert columns[3:] == [["1e-09", "1000", "2"], ["0.050", "0.056", "0.000"], ["3", "4", "5"]]
+
+
+@pytest.mark.parametrize(
+    ("column", "texts"),
+    [
+        ((3e-15, 1e-16), ["3e-15", "1e-16"]),
+        ((1.5e-13, 0.0), ["1.5e-13", "0"]),
+        ((-2.5e-9, 3e-9), ["-2.5e-09", "3e-09"]),
+        ((0.25, 3e-13), ["0.25", "3e-13"]),
+        ((0.1 + 0.2, 0.5), ["0.3", "0.5"]),  # 0.30000000000000004
+        ((2.5e-5, 1e-5), ["0.000025", "0.000010"]),
+        ((1e5, 2e5), ["100,000", "200,000"]),
+    ],
+)
+def test_small_numbers_are_not_printed_as_zero(column: tuple[float, ...], texts: list[str]):
+    assert [cells[0][0] for cells in Table("numbers", ("a",), [(v,) for v in column]).cells()] == texts
 
 
 def test_a_note_that_two_tables_share_is_printed_once():

@@ -6,6 +6,7 @@ import datetime
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from decimal import Decimal
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
@@ -104,8 +105,11 @@ def _form(column: Sequence[float]) -> str:
     sizes = [abs(v) for v in column if v and math.isfinite(v)]
     if not sizes:
         return ",.0f"
-    needed = max(len(f"{v:.12f}".rstrip("0").partition(".")[2]) for v in sizes)
+    # twelve digits: beyond them lies the rounding of float64
+    needed = max(max(0, -int(Decimal(f"{v:.12g}").normalize().as_tuple().exponent)) for v in sizes)
     places = min(needed, max(0, 3 - math.floor(math.log10(max(sizes)))))
+    if places > 8:  # more zeros than digits
+        return ".4g"
     return f",.{places}f" if min(sizes) >= 10 ** (1 - places) or places == needed else ".4g"
 
 
