@@ -121,6 +121,18 @@ def test_a_loaders_workers_are_started_as_it_starts_them(tmp_path, context):
         torch.testing.assert_close(found.features, network()[:2](x[:12]).detach())
 
 
+@pytest.mark.parametrize("context", ["fork", "spawn"])
+@pytest.mark.parametrize("drawn", [{"drop_last": True}, {"sampler": range(0, 12, 2)}], ids=["whole", "every other"])
+def test_workers_of_a_loader_that_draws_some_have_its_own_dataset(tmp_path, drawn, context):
+    options = {"batch_size": 5, "num_workers": 1, "multiprocessing_context": context, "worker_init_fn": open_there}
+    loader = DataLoader(OpenedInWorkers(), **options, **drawn)
+    places = list(range(10)) if "drop_last" in drawn else list(range(0, 12, 2))
+    x, y = data().tensors
+    found = collect(network(), loader, out=tmp_path, cut_points=["1"], progress=False)
+    assert found.labels.tolist() == y[places].tolist()
+    torch.testing.assert_close(found.features, network()[:2](x[places]).detach())
+
+
 @pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16, torch.float16])
 def test_f17_models_of_any_floating_dtype(tmp_path, dtype):
     net, dataset = network().to(dtype), data()

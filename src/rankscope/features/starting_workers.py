@@ -20,7 +20,7 @@ def workers_of(loader: DataLoader[Any]) -> dict[str, Any]:
         "multiprocessing_context": loader.multiprocessing_context,
         "timeout": loader.timeout,
         "prefetch_factor": loader.prefetch_factor,
-        "worker_init_fn": None if start is None else OwnDataset(start),
+        "worker_init_fn": None if start is None else OwnDataset(start, loader.dataset),
     }
 
 
@@ -35,9 +35,9 @@ class OwnDataset:
     """Calls the function where ``get_worker_info().dataset`` is the user's own data set: it opens files there."""
 
     start: Callable[[int], Any]
+    dataset: Any
 
     def __call__(self, worker: int) -> None:
         info: Any = get_worker_info()
-        guarded: Any = info.dataset.dataset
-        object.__setattr__(info, "dataset", guarded.dataset)  # torch freezes it
+        object.__setattr__(info, "dataset", self.dataset)  # torch freezes it
         self.start(worker)
