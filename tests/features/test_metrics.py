@@ -436,3 +436,72 @@ def test_neural_collapse_at_every_scale(part, scale):
     ranks.update(torch.from_numpy(rows), torch.from_numpy(y))
     assert ranks.compute()["each"].tolist() == [6.0] * 4
     assert float(ranks.compute()["means"]) == 3
+
+
+@pytest.mark.parametrize("spread", [1.0, 1e5, 1e8])
+def test_class_ranks_do_not_depend_on_the_order_of_the_samples(spread):
+    g = torch.Generator().manual_seed(7)
+    x = torch.cat([torch.randn(50, 8, generator=g), 1e-3 * torch.randn(50, 8, generator=g)])
+    x[0] = spread * torch.linspace(1, 2, 8)  # one sample of the first class lies far from all others
+    y = torch.tensor([0] * 50 + [1] * 50)
+    # 50 rows of 8 independent entries of one size span all of them
+    for order in (torch.arange(100), torch.arange(100).flip(0), torch.randperm(100, generator=g)):
+        metric = ClassRank(2)
+        metric.update(x[order], y[order])
+        assert metric.compute()["each"][1] == 8
+
+
+def test_class_ranks_of_the_largest_numbers_of_float32():
+    x = torch.tensor([[3e38, 0], [1e38, 1e38], [-3e38, 0], [-1e38, 3e38], [-2e38, 1e38]])
+    metric = ClassRank(2)
+    metric.update(x, torch.tensor([0, 0, 1, 1, 1]))
+    assert metric.compute()["each"].tolist() == [1.0, 2.0]
+
+
+ON_EACH_STEP = """
+from rankscope.metrics import NeuralCollapse, RankMe
+x = torch.randn(13, 4, generator=torch.Generator().manual_seed(0))
+own = [(slice(0, 4), slice(4, 5)), (slice(5, 10), slice(10, 13))][RANK]  # the last of the first process is one row
+step, nc = RankMe(dist_sync_on_step=True), NeuralCollapse(2, dist_sync_on_step=True)
+for part, both in zip(own, ([*range(4), *range(5, 10)], [4, *range(10, 13)])):
+    whole = RankMe(sync_on_compute=False)
+    whole.update(x[both])
+    assert abs(float(step(x[part])) - float(whole.compute())) < 1e-9
+    labels = torch.arange(13) % 2
+    one = NeuralCollapse(2, sync_on_compute=False)
+    one.update(x[both], labels[both])
+    assert abs(float(nc(x[part], labels[part])["nc1"]) - float(one.compute()["nc1"])) < 1e-9
+whole = RankMe(sync_on_compute=False)
+whole.update(x)
+assert abs(float(step.compute()) - float(whole.compute())) < 1e-9
+"""
+
+
+def test_a_step_that_is_synchronised_counts_the_rows_of_all_processes(tmp_path):
+    for run in in_processes(2, ON_EACH_STEP, tmp_path):
+        assert run.code == 0, run.error
+
+
+def test_the_value_of_a_batch_copies_no_rows_of_earlier_batches():
+    head = torch.tensor([[1.0, 0.0, 0.0], [-1.0, 0.0, 0.0]])
+    metric, alone = NeuralCollapse(2, head=head), NeuralCollapse(2, head=head)
+    y = torch.arange(6) % 2
+    for seed in range(3):
+        metric(torch.randn(6, 3, generator=torch.Generator().manual_seed(seed)), y)
+    held = [part.data_ptr() for part in metric.rows]
+    x = torch.randn(6, 3, generator=torch.Generator().manual_seed(3))
+    alone.update(x, y)
+    assert {k: float(v) for k, v in metric(x, y).items()} == {k: float(v) for k, v in alone.compute().items()}
+    assert [part.data_ptr() for part in metric.rows[:3]] == held
+    assert len(metric.rows) == len(metric.labels) == 4
+    single = NeuralCollapse(2, dist_sync_on_step=True)  # no group: nothing to wait for
+    assert all(np.isnan(float(v)) for v in single(x[:1], y[:1]).values())
+
+
+def test_the_copy_for_a_batch_holds_no_rows(monkeypatch):
+    metric, copied = NeuralCollapse(2), []
+    whole = NeuralCollapse.reset
+    monkeypatch.setattr(NeuralCollapse, "reset", lambda self: (copied.append(len(self.rows)), whole(self))[1])
+    for _ in range(2):
+        metric(torch.randn(4, 3), torch.arange(4) % 2)
+    assert copied == [0, 0]

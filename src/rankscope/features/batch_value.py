@@ -10,6 +10,7 @@ from __future__ import annotations
 from copy import deepcopy
 from typing import Any
 
+from rankscope._base.world import group_size
 from rankscope.loading import ensure_torchvision
 
 ensure_torchvision()  # torchmetrics imports it, and dies beside a torch of another variant
@@ -27,13 +28,17 @@ class ValueOfBatch(Metric):
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         """Add a batch. The value is that of this batch alone, NaN where its rows are too few for one."""
-        for name, state in self._copy_state_dict().items():  # a collection lets its metrics share one state
-            setattr(self, name, state)
+        for name in self._defaults:  # a collection lets its metrics share one state
+            state = getattr(self, name)
+            setattr(self, name, list(state) if isinstance(state, list) else state.clone())
         self.update(*args, **kwargs)
-        alone = deepcopy(self)
+        states = [getattr(self, name) for name in self._defaults]
+        # the rows so far are no part of the copy
+        alone = deepcopy(self, {id(state): [] for state in states if isinstance(state, list)})
         alone.reset()
         alone._to_sync = self.dist_sync_on_step
         alone.update(*args, **kwargs)
-        found = alone.no_value()
+        # all processes compute together, also where the rows of one of them are too few
+        found = None if self.dist_sync_on_step and (group_size() or 1) > 1 else alone.no_value()
         self._forward_cache = alone.compute() if found is None else found
         return self._forward_cache

@@ -59,7 +59,7 @@ class ClassRank(LabelledRows):
             means.append(own.mean(0))
             centred.append(own - means[-1])
             if len(own) > 1:
-                found = self._features(own, rows.dtype)
+                found = self._features(own)
                 each[label] = found.pca_dimension
                 limited += found.limited_by == "samples"
         return {
@@ -70,11 +70,11 @@ class ClassRank(LabelledRows):
             "limited": torch.tensor(float(limited), dtype=torch.float64),
         }
 
-    def _features(self, rows: Tensor, dtype: torch.dtype) -> Any:
+    def _features(self, rows: Tensor) -> Any:
         store = RowStore(rows.shape[1], name=self.name)
-        store.update(rows.to(dtype))
+        store.update(rows)  # float64: the first row is subtracted, and may lie far from the others
         return layer_features(self.name, store)
 
     def _dimension(self, rows: Tensor) -> Tensor:
-        value = self._features(rows, torch.float64).pca_dimension if len(rows) > 1 else 0
+        value = self._features(rows).pca_dimension if len(rows) > 1 else 0
         return torch.tensor(float(value), dtype=torch.float64)
