@@ -14,6 +14,7 @@ from torch.nn import functional as F
 
 from rankscope import DataError, ModelError, UsageError, classification_dimension, feature_rank
 from rankscope.features.called_modules import modules_of
+from rankscope.features.predictor import _device_of
 from rankscope.metrics import NeuralCollapse
 
 
@@ -286,6 +287,15 @@ def test_neural_collapse_reads_no_weight_that_the_layer_does_not_compute_with() 
         feature_rank(x, labels=y, head=Cosine(12, 5))
     with pytest.raises(UsageError, match="head is a Cosine, which may do more than multiply by its weight"):
         NeuralCollapse(5, head=Cosine(12, 5))
+    hooked = nn.Linear(12, 5)
+    handle = hooked.register_forward_pre_hook(lambda module, given: None)
+    remedy = r"head has forward hooks, which may change what it gives; remove them, or give its \(weight, bias\)"
+    with pytest.raises(UsageError, match=remedy):
+        feature_rank(x, labels=y, head=hooked)
+    with pytest.raises(UsageError, match=remedy):
+        NeuralCollapse(5, head=hooked)
+    handle.remove()
+    NeuralCollapse(5, head=hooked)
     layer = loaded_weight_norm(nn.Linear(12, 5)).eval()
     metric = NeuralCollapse(5, head=layer)
     metric.update(x, y)
@@ -293,3 +303,66 @@ def test_neural_collapse_reads_no_weight_that_the_layer_does_not_compute_with() 
     exact = NeuralCollapse(5, head=(layer.weight.detach(), layer.bias))
     exact.update(x, y)
     assert float(metric.compute()["nc3"]) == pytest.approx(float(exact.compute()["nc3"]), rel=1e-6)
+
+
+@pytest.mark.parametrize("part", ["weight", "bias"])
+@pytest.mark.parametrize("training", [False, True])
+def test_a_head_is_read_in_evaluation_mode_and_left_as_it_was(part: str, training: bool) -> None:
+    class Doubled(nn.Module):
+        """Makes another parameter in training mode, and counts there."""
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.register_buffer("seen", torch.tensor(0))
+
+        def forward(self, value: torch.Tensor) -> torch.Tensor:
+            self.seen += int(self.training)
+            return 2 * value if self.training else value
+
+    torch.manual_seed(4)
+    x, y = torch.randn(60, 12), torch.arange(60) % 5
+    head = nn.Linear(12, 5)
+    expected = (head.weight.detach().double(), head.bias.detach().double())
+    predictions = (x.double() @ expected[0].T + expected[1]).argmax(1)
+    torch.nn.utils.parametrize.register_parametrization(head, part, Doubled())
+    head.train(training)
+    held = {key: value.clone() for key, value in head.state_dict().items()}
+    read = classification_dimension(x, y, head, bootstrap=0)
+    assert read.full_accuracy == float((predictions == y).double().mean())
+    found, exact = NeuralCollapse(5, head=head), NeuralCollapse(5, head=expected)
+    for metric in (found, exact):
+        metric.update(x, y)
+    # the one is given in float32, the other its copy in float64
+    assert {k: float(v) for k, v in found.compute().items()} == pytest.approx(
+        {k: float(v) for k, v in exact.compute().items()}, rel=1e-6
+    )
+    assert head.training is training
+    assert all(torch.equal(value, held[key]) for key, value in head.state_dict().items())
+
+
+def test_a_spectral_norm_makes_no_step_when_its_weight_is_read() -> None:
+    torch.manual_seed(5)
+    head = torch.nn.utils.parametrizations.spectral_norm(nn.Linear(12, 5))
+    with torch.no_grad():
+        head.parametrizations.weight.original.normal_()  # as loaded: its vectors belong to another weight
+    held = {key: value.clone() for key, value in head.state_dict().items()}
+    expected = head.eval().weight.detach().clone()
+    head.train()
+    x, y = torch.randn(60, 12), torch.arange(60) % 5
+    found = NeuralCollapse(5, head=head)
+    exact = NeuralCollapse(5, head=(expected, head.bias))
+    for metric in (found, exact):
+        metric.update(x, y)
+    assert float(found.compute()["nc3"]) == float(exact.compute()["nc3"])
+    assert all(torch.equal(value, held[key]) for key, value in head.state_dict().items())
+
+
+def test_rows_go_to_where_a_head_of_buffers_alone_lies() -> None:
+    class Fixed(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.register_buffer("w", torch.eye(3))
+
+    assert _device_of(Fixed().to("meta"), torch.ones(2, 3)).type == "meta"
+    assert _device_of(Fixed(), torch.ones(2, 3, device="meta")).type == "cpu"
+    assert _device_of(nn.Identity(), torch.ones(2, 3, device="meta")).type == "meta"

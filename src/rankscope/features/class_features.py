@@ -11,7 +11,7 @@ from rankscope._base.errors import DataError, UsageError
 from rankscope._base.labels import class_indices
 from rankscope.features.class_rank import ClassRank
 from rankscope.features.class_record import ClassFeatures
-from rankscope.features.heads import linear_parts, only_its_weights
+from rankscope.features.heads import linear_parts, only_its_weights, refuse_hooks
 from rankscope.features.neural_collapse import neural_collapse
 
 __all__ = ["class_features", "class_labels"]
@@ -54,6 +54,7 @@ def class_features(rows: Tensor, labels: Tensor, head: Any, name: str) -> ClassF
     classes = int(labels.max()) + 1
     weight, bias = None, None
     if head is not None:
+        refuse_hooks(head)
         other = isinstance(head, Module) and not only_its_weights(head)
         parts = None if other else linear_parts(head, rows.shape[1])
         if parts is None:

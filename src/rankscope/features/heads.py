@@ -12,12 +12,21 @@ from torch.nn.utils.spectral_norm import SpectralNorm
 from torch.nn.utils.weight_norm import WeightNorm
 
 from rankscope._base.arrays import dense
-from rankscope._base.errors import DataError, ModelError
+from rankscope._base.errors import DataError, ModelError, UsageError
 from rankscope.features._inputs import first_bad_row
 from rankscope.features.precision import kept_whole
+from rankscope.slicing import evaluation_mode
 from rankscope.slicing.values import is_array
 
-__all__ = ["evaluated_copy", "find_head", "head_mismatch", "linear_parts", "only_its_weights", "weight_of"]
+__all__ = [
+    "evaluated_copy",
+    "find_head",
+    "head_mismatch",
+    "linear_parts",
+    "only_its_weights",
+    "refuse_hooks",
+    "weight_and_bias",
+]
 
 # Attributes that hold the classifier in torchvision (fc, classifier, head, heads) and Hugging Face (classifier, score)
 _NAMES = ("fc", "classifier", "head", "heads", "score", "classification_head", "last_linear", "linear", "output")
@@ -42,25 +51,41 @@ def only_its_weights(module: nn.Module) -> bool:
     >>> only_its_weights(nn.Linear(2, 2)), only_its_weights(nn.Sequential(nn.Linear(2, 2)))
     (True, False)
     """
-    hooks = (*module._forward_hooks.values(), *_other_hooks(module))
+    return _has_plain_forward(module) and not _hooks(module)
+
+
+def refuse_hooks(head: Any) -> None:
+    """Raise ``UsageError`` for a linear layer that hooks alone keep from being its weight and bias."""
+    if isinstance(head, nn.Module) and _has_plain_forward(head) and _hooks(head):
+        raise UsageError(
+            "head has forward hooks, which may change what it gives; remove them, or give its (weight, bias)"
+        )
+
+
+def _has_plain_forward(module: nn.Module) -> bool:
     own = "forward" in vars(module) or type(module).forward.__module__ not in _PLAIN
     padded = isinstance(module, nn.Conv2d) and module.padding not in ((0, 0), "valid", "same")
-    return _is_linear(module) and not (hooks or own or padded)
+    return _is_linear(module) and not (own or padded)
 
 
-def _other_hooks(module: nn.Module) -> list[Any]:
-    return [hook for hook in module._forward_pre_hooks.values() if not isinstance(hook, WeightNorm | SpectralNorm)]
+def _hooks(module: nn.Module) -> list[Any]:
+    before = [hook for hook in module._forward_pre_hooks.values() if not isinstance(hook, WeightNorm | SpectralNorm)]
+    return [*module._forward_hooks.values(), *before]
 
 
-def weight_of(module: nn.Module) -> torch.Tensor:
-    """The weight that the next call will have: torch's hooks make it anew from what was loaded since."""
-    weight: torch.Tensor = module.weight  # type: ignore[assignment]
-    for hook in module._forward_pre_hooks.values():
-        if isinstance(hook, WeightNorm) and hook.name == "weight":
-            weight = hook.compute_weight(module)
-        elif isinstance(hook, SpectralNorm) and hook.name == "weight":
-            weight = hook.compute_weight(module, do_power_iteration=False)
-    return weight
+def weight_and_bias(module: nn.Module) -> tuple[torch.Tensor, torch.Tensor | None]:
+    """Both as the next call in evaluation mode will have them: torch's hooks make them anew from what was loaded since.
+
+    In training mode a parametrisation such as ``spectral_norm`` would give another weight at every look at it.
+    """
+    with evaluation_mode(module):
+        parts: dict[str, Any] = {"weight": module.weight, "bias": module.bias}
+        for hook in module._forward_pre_hooks.values():
+            if isinstance(hook, WeightNorm):
+                parts[hook.name] = hook.compute_weight(module)
+            elif isinstance(hook, SpectralNorm):
+                parts[hook.name] = hook.compute_weight(module, do_power_iteration=False)
+    return parts["weight"], parts["bias"]
 
 
 def _last_linear(module: nn.Module, prefix: str) -> tuple[str, nn.Module] | None:
@@ -140,7 +165,8 @@ def linear_parts(head: Any, width: int) -> tuple[torch.Tensor, torch.Tensor] | N
     elif is_array(head):
         parts = (dense(head, "the head's weight"), None)
     elif isinstance(head, nn.Module) and _is_linear(head):
-        parts = (weight_of(head).flatten(1), head.bias)  # type: ignore[assignment]
+        weight, bias = weight_and_bias(head)
+        parts = (weight.flatten(1), bias)
     if parts is None:
         return None
     weight, bias = parts

@@ -12,7 +12,7 @@ from torch import Tensor
 from rankscope._base.checks import count_of
 from rankscope._base.errors import DataError, UsageError
 from rankscope.features.batch_value import ValueOfBatch
-from rankscope.features.heads import only_its_weights, weight_of
+from rankscope.features.heads import only_its_weights, refuse_hooks, weight_and_bias
 from rankscope.features.labelled_rows import LabelledRows
 from rankscope.features.logit_scale import scaled
 from rankscope.features.precision import unit_roundoff
@@ -205,12 +205,14 @@ def _affine(head: Any, bias: Any, classes: int) -> tuple[Tensor, Tensor | None] 
     if head is None:
         return None
     if isinstance(head, torch.nn.Module):
+        refuse_hooks(head)
         if not only_its_weights(head):
             raise UsageError(
                 f"head is a {type(head).__name__}, which may do more than multiply by its weight; give a plain linear "
                 "layer or its (weight, bias)"
             )
-        weight, bias = weight_of(head).flatten(1), head.bias
+        weight, bias = weight_and_bias(head)
+        weight = weight.flatten(1)
     elif isinstance(head, tuple | list) and len(head) == 2:
         weight, bias = head
     else:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from itertools import chain
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -101,5 +102,6 @@ def _not_alone(head: Any, why: str) -> str:
 
 
 def _device_of(head: Any, x: torch.Tensor) -> torch.device:
-    parameter = next(head.parameters(), None) if isinstance(head, nn.Module) else None
-    return x.device if parameter is None else parameter.device
+    """Where a module holds its tensors, also one of buffers alone; of a function nothing is known."""
+    held = next(chain(head.parameters(), head.buffers()), None) if isinstance(head, nn.Module) else None
+    return x.device if held is None else held.device
