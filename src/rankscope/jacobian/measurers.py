@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
@@ -175,5 +177,10 @@ class Measurers:
         return max(self._certificates, key=lambda f: _WEAKEST.index(f.kind) if f.kind in _WEAKEST else -1)
 
     def close(self) -> None:
-        """Wait for the decompositions under way."""
-        self.finisher.close()
+        """Wait for the decompositions under way, and for what was begun beside a sweep and never taken."""
+        try:
+            self.finisher.close()
+        finally:
+            if self.settings.device.type == "cuda":
+                with suppress(RuntimeError):  # where the device itself has failed, that was raised before
+                    torch.cuda.synchronize(self.settings.device)

@@ -93,6 +93,8 @@ class Reference:
 
     def start(self, sample: Sample, tangents: Tensor) -> None:
         """Begin with an image whose passes are recorded: its small float64 kernels leave room for a sweep's."""
+        if not self._alone.enabled:
+            return
         self._sample, self._ahead = sample, None
         if len(sample.x) > 1:
             return
