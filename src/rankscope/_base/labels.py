@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from rankscope._base.arrays import dense
+from rankscope._base.dtypes import dtype_name
 from rankscope._base.errors import DataError
 
 __all__ = ["class_indices", "refuse_texts"]
@@ -34,7 +35,7 @@ def class_indices(values: Any, samples: int | None = None, *, name: str = "label
     found = dense(values, name)
     if found.ndim != 1 or found.is_floating_point() or found.is_complex():
         raise DataError(
-            f"{name} are {str(found.dtype)[6:]} of shape {tuple(found.shape)}; give one integer a sample"
+            f"{name} are {dtype_name(found.dtype)} of shape {tuple(found.shape)}; give one integer a sample"
             + _remedy(found, len(found) if samples is None and found.ndim else samples)
         )
     if samples is not None and len(found) != samples:

@@ -13,6 +13,7 @@ from torch import nn
 
 from rankscope._base.arrays import dense
 from rankscope._base.checks import MemoryBudget, budget_of, count_of, module_of, number_of, refuse_unused, seed_of
+from rankscope._base.dtypes import dtype_name
 from rankscope._base.errors import DataError, UsageError
 from rankscope._base.facts import Fact, FactKind
 from rankscope._base.provenance import device_name
@@ -323,7 +324,7 @@ def _rounded_classes(name: str, dtype: torch.dtype) -> list[Fact]:
     """Class ranks have no bounds, and a class whose features are close together varies by little but rounding."""
     if unit_roundoff(dtype) <= unit_roundoff(torch.float32):
         return []
-    return [Fact(FactKind.ROUNDED_CLASSES, {"name": name, "dtype": str(dtype)[6:]}, caution=True)]
+    return [Fact(FactKind.ROUNDED_CLASSES, {"name": name, "dtype": dtype_name(dtype)}, caution=True)]
 
 
 def _with_classes(

@@ -12,6 +12,7 @@ from torch.nn.utils.spectral_norm import SpectralNorm
 from torch.nn.utils.weight_norm import WeightNorm
 
 from rankscope._base.arrays import dense
+from rankscope._base.dtypes import dtype_name
 from rankscope._base.errors import DataError, ModelError, UsageError
 from rankscope.features._inputs import first_bad_row
 from rankscope.features.precision import kept_whole
@@ -180,7 +181,7 @@ def linear_parts(head: Any, width: int) -> tuple[torch.Tensor, torch.Tensor] | N
         raise DataError(f"the head's bias has shape {tuple(bias.shape)}; {len(weight)} classes need ({len(weight)},)")
     for name, part in (("weight", weight), ("bias", bias)):
         if part.is_complex():
-            raise DataError(f"the head's {name} is {str(part.dtype)[6:]}; give a real one")
+            raise DataError(f"the head's {name} is {dtype_name(part.dtype)}; give a real one")
         bad = first_bad_row(part.detach())
         if bad is not None:
             raise DataError(f"the head's {name} holds a NaN or infinite value (class {bad}); mend the head")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import torch
 
+from rankscope._base.dtypes import dtype_name
 from rankscope._base.errors import DataError
 
 __all__ = ["check_real", "check_scale", "kept_whole", "narrowed", "underflow_roundoff", "unit_roundoff"]
@@ -68,8 +69,8 @@ def check_real(rows: torch.Tensor, name: str) -> None:
     """Raise ``DataError`` for complex features: dropping their imaginary part would answer another question."""
     if rows.is_complex():
         raise DataError(
-            f"{name}: the features are {str(rows.dtype)[6:]}; give real ones, such as their real and imaginary parts "
-            "side by side: torch.view_as_real(x).flatten(1)"
+            f"{name}: the features are {dtype_name(rows.dtype)}; give real ones, such as their real and imaginary "
+            "parts side by side: torch.view_as_real(x).flatten(1)"
         )
 
 

@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 from rankscope._base.arrays import as_tensor
+from rankscope._base.dtypes import dtype_name
 from rankscope._base.errors import DataError, ModelError, UsageError, type_and_line
 from rankscope.features.heads import evaluated_copy, find_head, linear_parts, only_its_weights
 
@@ -58,7 +59,8 @@ def predictor(head: Any, x: torch.Tensor) -> tuple[Predict, tuple[torch.Tensor, 
             made = called(rows.to(place, held, copy=True))
         except Exception as error:  # whatever a caller's function raises
             raise ModelError(
-                f"the head fails on {str(rows.dtype)[6:]} features of shape {tuple(rows.shape)}: {type_and_line(error)}"
+                f"the head fails on {dtype_name(rows.dtype)} features of shape {tuple(rows.shape)}: "
+                f"{type_and_line(error)}"
             ) from error
         if isinstance(made, np.ndarray):
             made = as_tensor(made, "what the head returns")
@@ -71,7 +73,7 @@ def predictor(head: Any, x: torch.Tensor) -> tuple[Predict, tuple[torch.Tensor, 
                 "returns a logit for each of two classes, such as torch.cat([-z, z], 1)"
             )
         if made.is_complex():
-            raise DataError(f"the head gives {str(made.dtype)[6:]} logits; give a head whose logits are real")
+            raise DataError(f"the head gives {dtype_name(made.dtype)} logits; give a head whose logits are real")
         return made.to(x.device, torch.promote_types(made.dtype, torch.float32))
 
     _check_each_sample_alone(predict, x, head)

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 
 from rankscope._base.arrays import dense
+from rankscope._base.dtypes import dtype_name
 from rankscope._base.errors import DataError, MeasurementError, type_and_line
 from rankscope._base.provenance import device_name, versions
 from rankscope.features.classification_result import ClassificationDimension
@@ -86,5 +87,5 @@ def made_of(x: torch.Tensor, fitted: int, *, apart: bool = False, seed: int = 0,
         "seed": seed,
         "bootstrap": bootstrap,
         "axes_from": f"{fitted} samples" + (" of fit_features" if apart else ", those measured on"),
-        "dtype": f"{str(x.dtype)[6:]} logits, float64 axes",
+        "dtype": f"{dtype_name(x.dtype)} logits, float64 axes",
     }
