@@ -13,7 +13,7 @@ from torch import nn
 import rankscope as rs
 from rankscope._base.facts import Fact, FactKind
 from rankscope.cli import main
-from rankscope.cli.class_data import ClassFolder, folder_labels, read_folder
+from rankscope.cli.class_data import ClassFolder, FolderLabels, folder_labels, read_folder
 from rankscope.cli.class_names import class_cautions
 from rankscope.loading import LoadedModel
 from rankscope.views.sentences import sentence
@@ -97,6 +97,14 @@ def test_f13_folders_named_in_another_spelling_are_the_model_s_classes(
             ("crane", "tug", "crane"),
             "ant' does not name one class of net, .*'tug' would be cl",
         ),
+        # numbers that the model has for other classes, with a folder for every class and with fewer
+        (
+            ("0", "1", "2"),
+            ("1", "2", "three"),
+            "0' does not name one class of net, and by its number '1' would be class 1 "
+            r"in place of 0; name all folders as the model names its classes \(1, 2, three\)$",
+        ),
+        (("0", "1"), ("zero", "two", "1"), "by its number '1' would be class 1 in place of 2"),
     ],
 )
 def test_f13_names_of_which_some_are_the_model_s_are_refused_where_the_order_differs(
@@ -104,6 +112,30 @@ def test_f13_names_of_which_some_are_the_model_s_are_refused_where_the_order_dif
 ) -> None:
     with pytest.raises(rs.DataError, match=words):
         labels_of(tmp_path, folders, classes)
+
+
+def labels_of_numbers(tmp_path: Path, folders: tuple[str, ...], empty: str) -> FolderLabels:
+    for name in folders:
+        (tmp_path / name).mkdir()
+        if name != empty:
+            (tmp_path / name / "a.png").write_bytes(b"a picture")
+    loaded = LoadedModel(nn.Linear(2, len(folders)), "net", "hf", "trained")
+    return folder_labels(tmp_path, read_folder(tmp_path), loaded, len(folders))
+
+
+@pytest.mark.parametrize(("count", "empty"), [(3, 1), (3, 0), (12, 11)])
+def test_folders_of_all_numbers_are_the_classes_also_where_one_is_empty(count: int, empty: int, tmp_path: Path) -> None:
+    made = labels_of_numbers(tmp_path, tuple(map(str, range(count))), str(empty))
+    assert made.labels == {str(k): k for k in range(count)}
+    assert made.names == tuple(map(str, range(count)))
+    (fewer,) = (fact for fact in made.facts if fact.kind == FactKind.FEWER_FOLDERS)
+    assert set(fewer.values["labels"]) == set(range(count)) - {empty}
+
+
+@pytest.mark.parametrize("folders", [("1", "2", "3"), ("0", "1", "01"), ("0", "1", "two")])
+def test_an_empty_folder_is_refused_where_the_order_gives_the_labels(folders: tuple[str, ...], tmp_path: Path) -> None:
+    with pytest.raises(rs.DataError, match="/1' holds no image, and the order of the folders gives the labels"):
+        labels_of_numbers(tmp_path, folders, "1")
 
 
 def test_the_folder_of_each_file_is_looked_up_once(tmp_path: Path) -> None:

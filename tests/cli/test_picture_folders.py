@@ -13,7 +13,9 @@ import pytest
 import torch
 from PIL import Image
 
+import rankscope as rs
 from rankscope.cli import main
+from rankscope.cli.class_data import read_folder
 from rankscope.features import Collection
 
 # The head has one class more than the two folders of most tests where three are asked for.
@@ -198,6 +200,25 @@ def test_a_folder_without_a_picture_and_one_that_cannot_be_read(
         r"folder '.*/b' cannot be read: Permission denied; check who may read it",
         *("collect", f"{net}:grey", "--data", data, "--out", tmp_path / "run"),
     )
+
+
+@pytest.mark.parametrize("closed", ["data", "data/a"])
+def test_a_data_folder_that_cannot_be_read(closed: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without the right to read it nothing in it is listed; without that to enter it, nothing listed can be asked."""
+    data = classes(tmp_path / "data", "a", "b")
+
+    def refusing(known: Callable[..., object]) -> Callable[..., object]:
+        def call(path: object = ".", **more: object) -> object:
+            if Path(str(path)) == tmp_path / closed:
+                raise PermissionError(13, "Permission denied", str(path))
+            return known(path, **more)
+
+        return call
+
+    for name in ("listdir", "scandir", *(["stat"] if closed == "data/a" else [])):
+        monkeypatch.setattr(os, name, refusing(getattr(os, name)))
+    with pytest.raises(rs.DataError, match=r"folder '.*' cannot be read: Permission denied; check who may read it"):
+        read_folder(data)
 
 
 def test_a_damaged_picture_is_named_in_our_words(net: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

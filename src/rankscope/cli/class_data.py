@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn
 
 import torch
 from torch import nn
@@ -62,14 +62,17 @@ def read_folder(path: Path) -> ClassFolder:
     DataError
         For a folder that cannot be read as one with a subfolder for each class.
     """
-    names = class_folders(path)
+    try:
+        names = class_folders(path)
+    except OSError as error:
+        _refuse(error)
     split = split_folder(names)
     if split is not None:
         raise DataError(f"--data {str(path)!r} holds splits, not classes; give {str(path / split)!r}")
     return ClassFolder(tuple(names), tuple(image_files(path, _refuse)))
 
 
-def _refuse(error: OSError) -> None:
+def _refuse(error: OSError) -> NoReturn:
     raise DataError(
         f"folder {str(error.filename)!r} cannot be read: {error.strerror}; check who may read it"
     ) from error
@@ -111,12 +114,13 @@ def folder_labels(path: Path, found: ClassFolder, loaded: LoadedModel, classes: 
         index, facts = places, ()
     elif order.rule == "imagenet" and count == len(synsets):
         index = {folder: synsets.index(folder) for folder in folders}
-    elif order.rule == "numbers" and len(folders) < count and _are_indices(folders, count):
-        index = {folder: int(folder) for folder in folders}
+    elif order.rule == "numbers" and _are_indices(folders, count):
+        index = {folder: int(folder) for folder in order.folders}
+        _check_places(path, index, places, loaded.name, own, numbered=True)
     else:
         positions = True
     if positions:
-        _check_places(path, order.folders, places, loaded.name, own)
+        _check_places(path, index, places, loaded.name, own, numbered=False)
     if positions and empty:
         raise DataError(
             f"class folder {str(path / empty[0])!r} holds no image, and the order of the folders gives the labels: "
@@ -159,17 +163,24 @@ def _subset(index: dict[str, int], count: int, positions: bool) -> Fact:
 
 
 def _check_places(
-    path: Path, folders: Sequence[str], places: Mapping[str, int], model: str, own: Sequence[str] | None
+    path: Path,
+    index: Mapping[str, int],
+    places: Mapping[str, int],
+    model: str,
+    own: Sequence[str] | None,
+    *,
+    numbered: bool,
 ) -> None:
-    """By the order of the folders no folder may get the label of another class than its name says."""
-    moved = next((k for k, folder in enumerate(folders) if places.get(folder, k) != k), None)
+    """By the order of the folders, or by their numbers, none may get the label of another class than its name says."""
+    moved = next((folder for folder, label in index.items() if places.get(folder, label) != label), None)
     if moved is None:
         return
-    unknown = next(folder for folder in folders if folder not in places)
+    unknown = next(folder for folder in index if folder not in places)
+    rule, remedy = ("its number", "") if numbered else ("the order of the folders", ", or by their numbers from 0")
     raise DataError(
-        f"class folder {str(path / unknown)!r} does not name one class of {model}, and by the order of the folders "
-        f"{folders[moved]!r} would be class {moved} in place of {places[folders[moved]]}; name all folders as the "
-        f"model names its classes ({first_few(own or ())}), or by their numbers from 0"
+        f"class folder {str(path / unknown)!r} does not name one class of {model}, and by {rule} {moved!r} would be "
+        f"class {index[moved]} in place of {places[moved]}; name all folders as the model names its classes "
+        f"({first_few(own or ())}){remedy}"
     )
 
 
