@@ -19,7 +19,20 @@ from rankscope.cli import main, stopping
 from rankscope.features import Collection
 from rankscope.jacobian import JacobianProfile, batch, checkpoint
 
-PROFILE = ["profile", "net.py:small", "--weights", "random", "--images", "noise", "--limit", "3", "--out"]
+# on a GPU more images are under way when a signal comes, and those are kept too
+PROFILE = [
+    "profile",
+    "net.py:small",
+    "--weights",
+    "random",
+    "--images",
+    "noise",
+    "--limit",
+    "3",
+    "--device",
+    "cpu",
+    "--out",
+]
 COLLECT = ["collect", "net.py:small", "--weights", "random", "--data", "data.npz", "--shard-size", "2", "--out"]
 SIGNALS = [signal.SIGINT, signal.SIGTERM, signal.SIGHUP]
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from rankscope.jacobian.layer import Layer
-from rankscope.jacobian.measurers import Measurers
+from rankscope.jacobian.measurers import Measurers, layout
 from rankscope.linear.returned import without_derivative
 from rankscope.linear.tracing import Chosen, as_measured, traced
 from rankscope.slicing import CutPointsLike, ModuleCall, Sample, Stretch, called, on_this_path
@@ -37,20 +37,30 @@ class LaterCalls:
     """
 
     def __init__(self, measurers: Measurers, chosen: Chosen, wanted: CutPointsLike) -> None:
-        names = [wanted] if isinstance(wanted, str) else list(wanted)
-        self.whole = any(name in ("all", "blocks") for name in names)  # the network's output is one of the cut points
         self.measurers, self.model, self.wanted = measurers, measurers.model, wanted
         self.found, self.calls, self.waiting = chosen.trace, chosen.calls, set(chosen.waiting)
         self._groups: dict[frozenset[_Key], list[tuple[int, Sample, Sample]]] = {}
         self._calls: dict[tuple[object, ...], _Found] = {}
         self._output_of: dict[int, str] = {}  # by sample, the cut point that returned the network's output
+        self._known: dict[tuple[object, ...], bool] = {}  # by layout, whether no sample of it makes calls of its own
         self.unmeasured: dict[str, str] = {}
         self.kinks: dict[int, int] = {}
 
     def look(self, index: int, given: Sample, sample: Sample) -> None:
-        """Remember a sample that makes calls of its own; ``sample`` is it as it is measured."""
+        """Remember a sample that makes calls of its own; ``sample`` is it as it is measured.
+
+        Samples of a layout all make the same calls where its trace shows that no value decides them: then its first
+        sample has shown that there are none. But a trace shows nothing of what follows the last cut point.
+        """
+        key = layout(sample)
+        if self._known.get(key, True) and self.measurers.one_path(sample):
+            if key not in self._known:
+                self._known[key] = self.measurers.nothing_follows(sample)
+            if self._known[key]:
+                return
         new = called(self.model, lambda: self.measurers.returned(sample), self.found) - self.found.called
         if new:
+            self._known[key] = False
             self._groups.setdefault(new, []).append((index, given, sample))
 
     def measure(self) -> None:

@@ -256,7 +256,7 @@ def jacobian_rank(
                 home = at_home(model, own)
                 if shapes[-1] not in shapes[:-1] and index and home.x.dtype not in NARROW:
                     run_forward(model, home, home.x.device)  # another shape than the model takes: said at once
-                if team().writes and not (later.whole and measurers.one_path(sample)):
+                if team().writes:
                     later.look(index, own, sample)
                 if not collected.restore(index, sample, image_names[-1]):
                     # of unknown length: the last, shorter batch is swept when the samples end

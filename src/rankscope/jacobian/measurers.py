@@ -15,6 +15,7 @@ from rankscope.jacobian.batch import BatchMeasurer
 from rankscope.jacobian.findings import Shown, deduplicated
 from rankscope.jacobian.finish import Finisher
 from rankscope.jacobian.full_measurer import Full, FullMeasurer
+from rankscope.jacobian.last_cut import nothing_follows
 from rankscope.linear.derivative import Settings, in_both_precisions
 from rankscope.slicing import ModuleCall, Sample
 from rankscope.slicing.apart import worst, worst_known
@@ -89,6 +90,10 @@ class Measurers:
         """What the model returns for a sample in the precision that is measured."""
         return self._runners[0].returned(sample, sample.x)
 
+    def nothing_follows(self, sample: Sample) -> bool:
+        """Whether the model does nothing behind the last cut point that this sample leads to."""
+        return nothing_follows(self._runners[0], sample)
+
     def whole(self, sample: Sample) -> None:
         """The sample is kept as a whole: its cut points need not be kept one by one."""
         if self.full is not None and self.full.kept is not None:
@@ -100,7 +105,7 @@ class Measurers:
         return FullMeasurer(self.model, self.calls, self.settings, self.full, self.finisher, self._runners)
 
     def one_path(self, sample: Sample) -> bool:
-        """Whether a trace of the network has shown that no value of such a sample decides which calls are made."""
+        """Whether a trace has shown that no value of such a sample decides what is called up to the last cut point."""
         found = self._at_hand.get(layout(sample))
         return found is not None and found.derivative.traced and not sample.extra
 

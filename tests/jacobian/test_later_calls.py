@@ -1,0 +1,77 @@
+"""Which samples make calls that the first does not: by their width, by a value, by both; oracle: the rule itself."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.utils.data import Dataset
+
+import rankscope as rs
+from rankscope.jacobian.later_calls import LaterCalls
+from rankscope.slicing import called
+
+
+class Inputs(Dataset[Tensor]):
+    def __init__(self, samples: list[Tensor]) -> None:
+        self.samples = samples
+
+    def __len__(self) -> int:
+        return len(self.samples)
+
+    def __getitem__(self, index: int) -> Tensor:
+        return self.samples[index]
+
+
+class Longer(nn.Module):
+    """``extra`` follows what the network returns of other samples."""
+
+    def __init__(self, leads: Callable[[Tensor], bool]) -> None:
+        super().__init__()
+        self.leads = leads
+        self.first, self.last, self.extra = nn.Linear(1, 4), nn.Linear(4, 3), nn.Linear(3, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        out = self.last(self.first(x.unsqueeze(-1)).relu())
+        return self.extra(out) if self.leads(x) else out
+
+
+SAMPLES = [(8, -1), (12, -1), (12, 1), (8, 1), (12, -1), (12, 1)]
+RULES: list[Callable[[Tensor], bool]] = [
+    lambda x: x.shape[-1] > 8,
+    lambda x: bool(x.sum() > 0),
+    lambda x: x.shape[-1] > 8 and bool(x.sum() > 0),
+    lambda x: x.tolist()[0][0] > 0,
+    lambda x: x.shape[-1] <= 8 and bool(x.sum() > 0),
+]
+
+
+@pytest.mark.parametrize("wanted", ["all", "blocks"])
+@pytest.mark.parametrize("rule", range(len(RULES)))
+def test_every_sample_that_makes_a_call_has_a_spectrum_there(wanted: str, rule: int) -> None:
+    generator = torch.Generator().manual_seed(0)
+    samples = [sign * (torch.rand(width, generator=generator) + 0.1) for width, sign in SAMPLES]
+    model = Longer(RULES[rule]).eval()
+    profile = rs.jacobian_rank(model, Inputs(samples), cut_points=wanted)
+    (layer,) = [layer for layer in profile.layers if layer.name == "extra"]
+    leads = [RULES[rule](x[None]) for x in samples]
+    assert [spectrum is not None for spectrum in layer.spectra] == leads
+    for x, spectrum in zip(samples, layer.spectra, strict=True):
+        if spectrum is not None:
+            jacobian = torch.autograd.functional.jacobian(model, x[None]).reshape(-1, len(x))
+            assert spectrum.rank().value == int(torch.linalg.matrix_rank(jacobian))
+
+
+@pytest.mark.parametrize(("tail", "looks"), [(False, 1), (True, 4)])
+def test_samples_are_looked_at_where_something_follows_the_last_cut(
+    tail: bool, looks: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made: list[int] = []
+    counted = LaterCalls.look.__globals__["called"]
+    monkeypatch.setitem(LaterCalls.look.__globals__, "called", lambda *a: made.append(1) or counted(*a))
+    model = nn.Sequential(nn.Linear(5, 4), nn.ReLU(), nn.Linear(4, 3)).eval()
+    rs.jacobian_rank(model, torch.randn(4, 5), cut_points=["0"] if tail else "all")
+    assert called is counted
+    assert len(made) == looks
