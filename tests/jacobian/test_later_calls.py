@@ -26,16 +26,20 @@ class Inputs(Dataset[Tensor]):
 
 
 class Longer(nn.Module):
-    """``extra`` follows what the network returns of other samples."""
+    """``extra`` follows what the network returns of other samples, or stands before it."""
 
-    def __init__(self, leads: Callable[[Tensor], bool]) -> None:
+    def __init__(self, leads: Callable[[Tensor], bool], *, behind: bool) -> None:
         super().__init__()
-        self.leads = leads
+        self.leads, self.behind = leads, behind
         self.first, self.last, self.extra = nn.Linear(1, 4), nn.Linear(4, 3), nn.Linear(3, 3)
 
     def forward(self, x: Tensor) -> Tensor:
-        out = self.last(self.first(x.unsqueeze(-1)).relu())
-        return self.extra(out) if self.leads(x) else out
+        x, leads = x.unsqueeze(-1), self.leads(x)
+        if self.behind:
+            x = self.last(self.first(x).relu())
+            return self.extra(x) if leads else x
+        x = self.first(x).relu()[..., :3]
+        return self.last(nn.functional.pad(self.extra(x) if leads else x, (0, 1)))
 
 
 SAMPLES = [(8, -1), (12, -1), (12, 1), (8, 1), (12, -1), (12, 1)]
@@ -50,17 +54,25 @@ RULES: list[Callable[[Tensor], bool]] = [
 
 @pytest.mark.parametrize("wanted", ["all", "blocks"])
 @pytest.mark.parametrize("rule", range(len(RULES)))
-def test_every_sample_that_makes_a_call_has_a_spectrum_there(wanted: str, rule: int) -> None:
+@pytest.mark.parametrize("behind", [True, False])
+def test_every_sample_that_makes_a_call_has_a_spectrum_there(wanted: str, rule: int, behind: bool) -> None:
     generator = torch.Generator().manual_seed(0)
     samples = [sign * (torch.rand(width, generator=generator) + 0.1) for width, sign in SAMPLES]
-    model = Longer(RULES[rule]).eval()
+    model = Longer(RULES[rule], behind=behind).eval()
     profile = rs.jacobian_rank(model, Inputs(samples), cut_points=wanted)
     (layer,) = [layer for layer in profile.layers if layer.name == "extra"]
     leads = [RULES[rule](x[None]) for x in samples]
     assert [spectrum is not None for spectrum in layer.spectra] == leads
+    found: list[Tensor] = []
+    model.extra.register_forward_hook(lambda module, args, out: found.append(out))
+
+    def up_to_extra(x: Tensor) -> Tensor:
+        model(x)
+        return found[-1]
+
     for x, spectrum in zip(samples, layer.spectra, strict=True):
         if spectrum is not None:
-            jacobian = torch.autograd.functional.jacobian(model, x[None]).reshape(-1, len(x))
+            jacobian = torch.autograd.functional.jacobian(up_to_extra, x[None]).reshape(-1, len(x))
             assert spectrum.rank().value == int(torch.linalg.matrix_rank(jacobian))
 
 
