@@ -184,8 +184,10 @@ def test_damaged_profiles(profile: JacobianProfile, tmp_path: Path) -> None:
         ("{", "cannot read a profile"),
         ("[]", "has schema_version None"),
         (json.dumps({**data, "schema_version": 2}), "has schema_version 2 .* this version reads 1"),
-        (json.dumps({**data, "schema_version": 2, "provenance": {"versions": {"rankscope": "9.7"}}}),
-         r"this version reads 1 .* \(rankscope 9\.7 wrote it, this one is "),
+        *((json.dumps({**data, "versions": {}, "schema_version": 2, **where}),
+           r"this version reads 1 .* \(rankscope 9\.7 wrote it, this one is ")
+          for made in [{"rankscope": "9.7"}]
+          for where in ({"versions": made}, {"provenance": made}, {"provenance": {"versions": made}})),
         (json.dumps({**data, "kind": "other"}), "kind 'other'"),
         (json.dumps({k: v for k, v in data.items() if k != "images"}), "is damaged: 'images'"),
         (json.dumps({**data, "images": [*data["images"], "more"], "layers": [{**data["layers"][0], "images": 4}]}),

@@ -69,13 +69,14 @@ def read_json(path: Path, *, version: int | None = None, kind: str | None = None
 
 
 def _versions(about: Mapping[str, Any]) -> str:
-    """Which versions wrote the file and read it, where the file says."""
-    provenance = about.get("provenance")
-    made_with = provenance.get("versions") if isinstance(provenance, dict) else None
-    if not isinstance(made_with, dict):
-        return ""
-    theirs, ours = made_with.get("rankscope"), versions().get("rankscope", "not installed")
-    return f" (rankscope {theirs} wrote it, this one is {ours})" if isinstance(theirs, str) else ""
+    """Which versions wrote the file and read it, where the file says: records keep them in one of three places."""
+    record = about.get("record", about)
+    record = record if isinstance(record, dict) else {}
+    provenance = record.get("provenance")
+    homes = [record.get("versions"), provenance, provenance.get("versions") if isinstance(provenance, dict) else None]
+    theirs = [home["rankscope"] for home in homes if isinstance(home, dict) and isinstance(home.get("rankscope"), str)]
+    ours = versions().get("rankscope", "not installed")
+    return f" (rankscope {theirs[0]} wrote it, this one is {ours})" if theirs else ""
 
 
 def _digest(value: Any) -> str:
