@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable
+from contextlib import nullcontext
 from typing import Any
 
 import torch
@@ -79,7 +80,9 @@ def weight_and_bias(module: nn.Module) -> tuple[torch.Tensor, torch.Tensor | Non
 
     In training mode a parametrisation such as ``spectral_norm`` would give another weight at every look at it.
     """
-    with evaluation_mode(module):
+    # what is in evaluation mode is read as it is: a thread that writes for a measurement has no turn of its own
+    training = any(part.training for part in module.modules())
+    with evaluation_mode(module) if training else nullcontext():
         parts: dict[str, Any] = {"weight": module.weight, "bias": module.bias}
         for hook in module._forward_pre_hooks.values():
             if isinstance(hook, WeightNorm):
