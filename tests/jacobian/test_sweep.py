@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.func import jacrev
 
+from rankscope._base.threads import single_core_threads
 from rankscope.jacobian import finish
 from rankscope.jacobian.combinations import Combinations
 from rankscope.jacobian.sweep import Sweep, SweepResult
@@ -155,7 +156,7 @@ def test_solvers_work_alone_and_leave_the_number_of_threads() -> None:
     before = torch.get_num_threads()
     try:
         torch.set_num_threads(2)
-        with finish.solvers(1) as pool:
+        with single_core_threads(1) as pool:
             assert pool.submit(torch.get_num_threads).result() == 1
         assert torch.get_num_threads() == 2
         with ThreadPoolExecutor(1) as later:

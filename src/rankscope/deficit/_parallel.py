@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
 
 import torch
+
+from rankscope._base.threads import single_core_threads
 
 __all__ = ["map_batches"]
 
@@ -26,6 +27,5 @@ def map_batches(function: Callable[[T], R], parts: Sequence[T], like: torch.Tens
     threads = torch.get_num_threads()
     if like.device.type != "cpu" or threads == 1 or not parts:
         return [function(part) for part in parts]
-    # the thread count is local to a thread, so the pool's own setting leaves the caller's alone
-    with ThreadPoolExecutor(threads, initializer=torch.set_num_threads, initargs=(1,)) as pool:
+    with single_core_threads(threads) as pool:
         return list(pool.map(function, parts))

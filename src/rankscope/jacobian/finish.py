@@ -8,15 +8,16 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
 
 from rankscope._base.dtypes import dtype_name
+from rankscope._base.threads import single_core_threads
 from rankscope.jacobian.sweep import SweepResult
 from rankscope.linear.graphs import stream_beside
 from rankscope.spectra import Spectrum, norm_bound_of_lengths, spectrum_of_gram
@@ -73,7 +74,7 @@ class Finisher:
         self._leave = ExitStack()
         self._solvers = None
         if self._pool is not None and cores >= _CORES:
-            self._solvers = self._leave.enter_context(solvers(min(cores, 16)))
+            self._solvers = self._leave.enter_context(single_core_threads(min(cores, 16)))
 
     def close(self) -> None:
         """Wait for what is under way."""
@@ -182,14 +183,3 @@ def _host_eigenvalues(gram: Tensor) -> Tensor | None:
     if not bool(torch.isfinite(gram.diagonal()).all()):
         return None
     return torch.linalg.eigvalsh(gram)
-
-
-@contextmanager
-def solvers(count: int) -> Iterator[ThreadPoolExecutor]:
-    """Threads that work on one core each: sixteen that took all of them would stand in each other's way."""
-    threads = torch.get_num_threads()
-    try:
-        with ThreadPoolExecutor(count, initializer=torch.set_num_threads, initargs=(1,)) as pool:
-            yield pool
-    finally:
-        torch.set_num_threads(threads)  # threads to come take over what any thread asked for last
