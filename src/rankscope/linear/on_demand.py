@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 from torch.utils._pytree import tree_leaves, tree_map_only
 
+from rankscope.linear.assignments import sets_data
 from rankscope.slicing import outside_transforms
 
 __all__ = ["OnDemand"]
@@ -124,7 +125,7 @@ class OnDemand(Tensor):
     @classmethod
     def __torch_function__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
-        if func == Tensor.data.__set__:  # type: ignore[attr-defined]
+        if sets_data(func):
             raise TypeError("the memory of a weight that is converted on demand cannot be exchanged")
         if func in _MEMORY:
             args = tree_map_only(OnDemand, OnDemand._kept, args)

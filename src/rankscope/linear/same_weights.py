@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from rankscope._base.errors import UsageError
+from rankscope.slicing import version_of
 
 __all__ = ["SameWeights"]
 
@@ -78,4 +79,4 @@ def _same(tensor: Tensor, copy: Tensor) -> bool:
 
 def _stamp(tensor: Tensor) -> tuple[int, int, int]:
     address = tensor.data_ptr() if tensor.layout == torch.strided else 0
-    return id(tensor), address, 0 if tensor.is_inference() else tensor._version
+    return id(tensor), address, version_of(tensor)

@@ -6,14 +6,15 @@ model; where that is more than there is room for, large weights are converted fo
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from rankscope.linear.on_demand import OnDemand
-from rankscope.slicing import ModelState, outside_transforms, same_memory
+from rankscope.slicing import ModelState, outside_transforms, same_memory, same_numbers, version_of
 
 __all__ = ["Converted"]
 
@@ -30,10 +31,17 @@ class _Tensor:
     owner: nn.Module | None
     source: Tensor
     made: Tensor
-    data: Tensor
-    version: int
     silent: bool = False
     """Whether calls write to it past its version counter."""
+    data: Tensor = field(init=False)
+    version: int = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.take(self.made)
+
+    def take(self, made: Tensor) -> None:
+        """From now on this one stands in the source's place."""
+        self.made, self.data, self.version = made, _data(made), version_of(made)
 
 
 class Converted:
@@ -58,8 +66,7 @@ class Converted:
                 late = over and sizes[id(source)] >= _SMALL and _waits(source)
                 self.on_demand |= late
                 made[id(source)] = self._on_demand(source) if late else self._convert(source)
-            own = made[id(source)]
-            self._tensors.append(_Tensor(full, name, owner, source, own, _data(own), _version(own)))
+            self._tensors.append(_Tensor(full, name, owner, source, made[id(source)]))
 
     def __bool__(self) -> bool:
         return bool(self._tensors)
@@ -104,49 +111,35 @@ class Converted:
 
     def keep_all(self) -> None:
         """From now on copies of all tensors are held."""
-        made: dict[int, Tensor] = {}
-        for each in self._tensors:
-            if isinstance(each.made, OnDemand):
-                if id(each.source) not in made:
-                    with outside_transforms():
-                        made[id(each.source)] = self._convert(each.source)
-                each.made = made[id(each.source)]
-                each.data = _data(each.made)
-                each.version = _version(each.made)
+        _replace((each for each in self._tensors if isinstance(each.made, OnDemand)), self._convert)
         self.on_demand = False
 
     def renew(self, state: ModelState | None) -> None:
         """Make the tensors what they are to be before a call: one that a call wrote into is made again."""
         thorough = 0 < self._calls < _THOROUGH
-        fresh: dict[int, Tensor] = {}
         with outside_transforms():
-            for each in self._tensors:
-                if not self._has_changed(each, state, thorough=thorough):
-                    continue
-                if id(each.source) not in fresh:
-                    fresh[id(each.source)] = self._again(each)
-                each.made = fresh[id(each.source)]
-                each.data = _data(each.made)
-                each.version = _version(each.made)
+            changed = [each for each in self._tensors if self._has_changed(each, state, thorough=thorough)]
+        late, held = ([e for e in changed if isinstance(e.made, OnDemand) == on_demand] for on_demand in (True, False))
+        _replace(late, self._on_demand)
+        _replace(held, self._copy)
 
     def _has_changed(self, each: _Tensor, state: ModelState | None, *, thorough: bool) -> bool:
         if isinstance(each.made, OnDemand):
             return each.made.written
-        if each.silent or _version(each.made) != each.version or (state is not None and each.full in state.changed):
+        if each.silent or version_of(each.made) != each.version or (state is not None and each.full in state.changed):
             return True
         if not same_memory(each.made, each.data):  # the call assigned to it, or converted its module
             each.made.data = each.data
         if thorough:
-            each.silent = not _equal(each.made, self._convert(each.source))
+            again = self._convert(each.source)
+            each.silent = each.made.shape != again.shape or not same_numbers(each.made, again)
         if each.silent and state is not None:
             state.distrust(each.source)
         return each.silent
 
-    def _again(self, each: _Tensor) -> Tensor:
-        if isinstance(each.made, OnDemand):
-            return self._on_demand(each.source)
-        again = self._convert(each.source)
-        return again.clone() if again is each.source else again
+    def _copy(self, tensor: Tensor) -> Tensor:
+        again = self._convert(tensor)
+        return again.clone() if again is tensor else again
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """Call the model with these tensors in their places."""
@@ -168,6 +161,16 @@ class Converted:
         return made
 
 
+def _replace(tensors: Iterable[_Tensor], make: Callable[[Tensor], Tensor]) -> None:
+    """Others in their places, one for each source, which may have several."""
+    fresh: dict[int, Tensor] = {}
+    with outside_transforms():
+        for each in tensors:
+            if id(each.source) not in fresh:
+                fresh[id(each.source)] = make(each.source)
+            each.take(fresh[id(each.source)])
+
+
 def _itemsize(dtype: torch.dtype) -> int:
     return torch.empty(0, dtype=dtype).element_size()
 
@@ -178,16 +181,6 @@ def _data(tensor: Tensor) -> Tensor:
         return tensor
     with outside_transforms():
         return tensor.detach()
-
-
-def _version(tensor: Tensor) -> int:
-    return 0 if tensor.is_inference() else tensor._version
-
-
-def _equal(made: Tensor, source: Tensor) -> bool:
-    if made.layout != torch.strided:
-        return _equal(made.to_dense(), source.to_dense())
-    return made.shape == source.shape and bool(((made == source) | ((made != made) & (source != source))).all())
 
 
 def _waits(tensor: Tensor) -> bool:

@@ -20,7 +20,14 @@ from rankscope.slicing.mixing import Stretch
 from rankscope.slicing.precision import LowerPrecision, without_casts
 from rankscope.slicing.reader import Samples, read_samples
 from rankscope.slicing.sample import Sample, call_model
-from rankscope.slicing.state import ModelState, guarded, outside_transforms, same_memory
+from rankscope.slicing.state import (
+    ModelState,
+    guarded,
+    outside_transforms,
+    same_memory,
+    same_numbers,
+    version_of,
+)
 from rankscope.slicing.trace import ModuleCall, Trace, trace
 
 __all__ = [
@@ -62,8 +69,10 @@ __all__ = [
     "outside_transforms",
     "read_samples",
     "same_memory",
+    "same_numbers",
     "select",
     "trace",
     "unmoved",
+    "version_of",
     "without_casts",
 ]

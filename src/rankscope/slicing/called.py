@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from rankscope.slicing.capture import OUTPUT, capture
 from rankscope.slicing.members import members
+from rankscope.slicing.state import version_of
 from rankscope.slicing.trace import Trace
 
 __all__ = ["called"]
@@ -40,7 +41,7 @@ def called(model: nn.Module, run: Callable[[], Any], found: Trace) -> frozenset[
 
 
 def _versions(output: Any) -> list[tuple[Tensor, int]]:
-    return [(t, 0 if t.is_inference() else t._version) for t in members(output).values()]
+    return [(t, version_of(t)) for t in members(output).values()]
 
 
 def _same(returned: list[tuple[Tensor, int]], output: list[tuple[Tensor, int]]) -> bool:

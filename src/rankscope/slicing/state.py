@@ -23,7 +23,16 @@ from torch.utils._python_dispatch import _disable_current_modes
 
 from rankscope._base.errors import ModelError
 
-__all__ = ["ModelState", "guarded", "kept_state", "outside_transforms", "same_memory", "set_aside"]
+__all__ = [
+    "ModelState",
+    "guarded",
+    "kept_state",
+    "outside_transforms",
+    "same_memory",
+    "same_numbers",
+    "set_aside",
+    "version_of",
+]
 
 _LARGE = 2**30  # bytes of parameters; beyond this no copy is kept, and a model that writes into them is refused
 _MOST = 100_000  # entries of containers; what a model holds beyond that is a data set, not its state
@@ -47,7 +56,7 @@ class _KeptTensor:
 
     def __init__(self, name: str, tensor: Tensor, *, copy: bool) -> None:
         self.name, self.tensor = name, tensor
-        self.version = _version(tensor)
+        self.version = version_of(tensor)
         self.data = tensor.detach()
         self.values = self.data.clone() if copy else None
         self.silent = False
@@ -61,7 +70,7 @@ class _KeptTensor:
         if self.leaf:
             self._restore_gradient()
         moved = not same_memory(self.tensor, self.data)
-        written = _version(self.tensor) != self.version
+        written = version_of(self.tensor) != self.version
         if not (moved or written or self.silent or thorough):
             return False
         if self.values is None:
@@ -73,11 +82,11 @@ class _KeptTensor:
             )
         if moved:
             self.tensor.data = self.data
-        changed = not _equal(self.data, self.values)
+        changed = not same_numbers(self.data, self.values)
         if changed:
             self.tensor.data.copy_(self.values)  # past the version counter: no graph of the caller saw a change
             self.silent = True  # from now on by value: it may be written to past the counter too
-        self.version = _version(self.tensor)
+        self.version = version_of(self.tensor)
         return changed or moved
 
     def _restore_gradient(self) -> None:
@@ -264,7 +273,8 @@ def outside_transforms() -> Iterator[None]:
         yield
 
 
-def _version(tensor: Tensor) -> int:
+def version_of(tensor: Tensor) -> int:
+    """How often a tensor was written to, as torch counts; tensors of inference mode are not counted."""
     return 0 if tensor.is_inference() else tensor._version
 
 
@@ -277,10 +287,10 @@ def same_memory(tensor: Tensor, data: Tensor) -> bool:
     return tensor.layout != torch.strided or tensor.data_ptr() == data.data_ptr()
 
 
-def _equal(a: Tensor, b: Tensor) -> bool:
+def same_numbers(a: Tensor, b: Tensor) -> bool:
     """The same bits as far as a comparison sees them; NaN equals NaN."""
     if a.layout != torch.strided or a.is_quantized:
-        return a.is_quantized or _equal(*(t.to_dense() for t in (a, b)))
+        return a.is_quantized or same_numbers(*(t.to_dense() for t in (a, b)))
     if a.is_meta:  # the form of a network whose weights are given to every call: it holds no numbers
         return a.shape == b.shape
     return torch.equal(a, b) or bool(((a == b) | ((a != a) & (b != b))).all())
