@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from torch import nn
@@ -16,7 +16,7 @@ from rankscope._base.text import counted, own_verb
 from rankscope.cli.class_names import places_by_name
 from rankscope.features import find_head
 from rankscope.loading import class_folders, class_order, image_files, imagenet_classes, split_folder
-from rankscope.loading.images import printable
+from rankscope.loading.images import printable, refuse_unreadable
 from rankscope.views.phrases import first_few
 
 if TYPE_CHECKING:
@@ -65,17 +65,11 @@ def read_folder(path: Path) -> ClassFolder:
     try:
         names = class_folders(path)
     except OSError as error:
-        _refuse(error)
+        refuse_unreadable(error)
     split = split_folder(names)
     if split is not None:
         raise DataError(f"--data {str(path)!r} holds splits, not classes; give {str(path / split)!r}")
-    return ClassFolder(tuple(names), tuple(image_files(path, _refuse)))
-
-
-def _refuse(error: OSError) -> NoReturn:
-    raise DataError(
-        f"folder {str(error.filename)!r} cannot be read: {error.strerror}; check who may read it"
-    ) from error
+    return ClassFolder(tuple(names), tuple(image_files(path, refuse_unreadable)))
 
 
 def folder_labels(path: Path, found: ClassFolder, loaded: LoadedModel, classes: int | None) -> FolderLabels:

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple, NoReturn
 
 import torch
 
@@ -27,6 +27,7 @@ __all__ = [
     "is_left_behind",
     "load_images",
     "read_picture",
+    "refuse_unreadable",
 ]
 
 _KINDS = ("bmp", "gif", "jfif", "jp2", "jpeg", "jpg", "pbm", "pgm", "png", "pnm", "ppm", "tga", "tif", "tiff", "webp")
@@ -293,6 +294,18 @@ def image_files(folder: str | Path, onerror: Callable[[OSError], object]) -> lis
     return sorted(found)
 
 
+def refuse_unreadable(error: OSError) -> NoReturn:
+    """For ``image_files``: a folder that cannot be read is named.
+
+    Raises
+    ------
+    DataError
+    """
+    raise DataError(
+        f"folder {str(error.filename)!r} cannot be read: {error.strerror}; check who may read it"
+    ) from error
+
+
 def is_left_behind(name: str) -> bool:
     """Whether a file or folder is none of the user's: hidden, or left by Python, a file system or an archive of macOS.
 
@@ -325,8 +338,7 @@ def _files(folder: Path) -> tuple[list[Path], tuple[tuple[str, str], ...]]:
     found = [Path(file) for file in image_files(folder, errors.append)]
     if not found:
         if errors:
-            first = errors[0]
-            raise DataError(f"folder {str(first.filename)!r} cannot be read: {first.strerror}; check who may read it")
+            refuse_unreadable(errors[0])
         kinds = ", ".join(sorted(IMAGE_SUFFIXES))
         raise DataError(f"folder {str(folder)!r} holds no images ({kinds}); give another, or 'photos', 'noise'")
     unreadable = tuple(

@@ -21,6 +21,7 @@ from rankscope.loading import (
     imagenet_classes,
     split_folder,
 )
+from rankscope.loading.images import refuse_unreadable
 
 __all__ = ["VALIDATION", "ClassFolders", "LabelledImages", "read_class_folders"]
 
@@ -152,8 +153,4 @@ def dataset_of(folders: ClassFolders, loaded: LoadedModel, limit: int | None, se
 
 def _images(folder: str) -> list[str]:
     """Every image of a class folder and of the folders in it."""
-
-    def refuse(error: OSError) -> None:
-        raise DataError(f"folder {str(error.filename)!r} cannot be read: {error.strerror}; check who may read it")
-
-    return image_files(folder, refuse)
+    return image_files(folder, refuse_unreadable)
