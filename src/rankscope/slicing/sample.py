@@ -78,6 +78,8 @@ def _called(model: Any, sample: Sample, x: Tensor) -> Any:
     placed = [x] if sample.keyword is None else []
     if sample.keyword is not None:
         named[sample.keyword] = x
+    if not named:  # most calls; to read a signature takes as long as several layers
+        return model(x)
     for name in signature_of(model).by_place[len(placed) :]:  # forward(self, x, /)
         if name not in named:
             break
