@@ -19,7 +19,7 @@ from rankscope.features.classification_result import ClassificationDimension, Fo
 from rankscope.features.crossing import first_dimension, interval, variance_kept
 from rankscope.features.heads import head_mismatch
 from rankscope.features.logit_scale import needs_float64, scaled
-from rankscope.features.predictor import Predict, predictor
+from rankscope.features.predictor import predictor
 from rankscope.features.principal import principal_axes
 from rankscope.features.scored import by_score, made_of
 from rankscope.features.sweep import Resampling, sweep_callable, sweep_linear
@@ -128,10 +128,8 @@ def classification_dimension(
         predict, parts, dtype = predictor(head, x)
         dtype = torch.float64 if needs_float64(basis) else dtype
         if dtype != x.dtype:
-            x, given = x.to(dtype), x.dtype
-            if parts is None and not isinstance(head, nn.Module):  # a function takes what it was made for
-                predict = _rounded_to(given, predict)
-            else:
+            x = x.to(dtype)
+            if parts is not None or isinstance(head, nn.Module):  # a function takes what it was made for
                 predict, parts, _ = predictor(head, x)
         classes = int(predict(x[:2]).shape[1])
         y = as_labels(labels, len(x), classes, device=x.device, balanced=not allow_absent)
@@ -202,10 +200,6 @@ def _check_options(projection: str, accuracy: str, head: Any, scorer: Any) -> No
         raise UsageError("give either a head (features → logits) or scorer= (features, labels → float)")
     if scorer is not None and not callable(scorer):
         raise UsageError(f"scorer is a {type(scorer).__name__}; give a function (features, labels) → float")
-
-
-def _rounded_to(dtype: torch.dtype, predict: Predict) -> Predict:
-    return lambda rows: predict(rows.to(dtype))
 
 
 def _finite(logits: torch.Tensor, block: int, head: Any) -> torch.Tensor:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -47,7 +46,7 @@ class LayerStore:
         self.input_shape: Sequence[int] | None = None
         self.facts: list[Fact] = []
         self._kept: dict[str, Accumulator] = {}
-        self._expected: dict[str, float] = {}  # rows
+        self._expected: dict[str, int] = {}  # rows, where their number is known
         self._roundoff: dict[str, float] = {}
         self._magnitude: dict[str, torch.Tensor] = {}
         self._first: dict[str, torch.Tensor] = {}
@@ -163,8 +162,7 @@ class LayerStore:
                 device=part.device,
             )
             self.facts += found
-            total = totals[name]
-            self._expected[name] = math.inf if total is None else total
+        self._expected |= {name: total for name, total in totals.items() if total is not None}
         self._granted += sum(min(wanted[name], shares[name]) for name in rows)
 
     def profile(self, kind: str, provenance: dict[str, Any], order: Sequence[str] | None = None) -> FeatureProfile:
