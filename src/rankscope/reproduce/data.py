@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from torch.utils.data import Dataset
 
 from rankscope._base.errors import DataError, UsageError, parameter
 from rankscope._base.facts import Fact, FactKind
@@ -15,15 +14,15 @@ from rankscope._base.text import counted
 from rankscope.loading import (
     IMAGE_SUFFIXES,
     LoadedModel,
-    Preprocessing,
     class_order,
     image_files,
     imagenet_classes,
     split_folder,
 )
 from rankscope.loading.images import refuse_unreadable
+from rankscope.loading.picture_files import PictureFiles
 
-__all__ = ["VALIDATION", "ClassFolders", "LabelledImages", "read_class_folders"]
+__all__ = ["VALIDATION", "ClassFolders", "dataset_of", "read_class_folders"]
 
 _NEEDED = (
     f"{parameter('imagenet', 'DIR')} is needed: fetch the ImageNet validation images (50,000), sort them into one "
@@ -80,25 +79,6 @@ class ClassFolders:
         return [self.files[i] for i in chosen]
 
 
-class LabelledImages(Dataset[tuple[torch.Tensor, int]]):
-    """Files made ready by a network's own preprocessing; ``samples`` lists (file, class)."""
-
-    def __init__(self, samples: list[tuple[str, int]], preprocessing: Preprocessing) -> None:
-        self.samples = samples
-        self.transform = preprocessing
-
-    def __len__(self) -> int:
-        return len(self.samples)
-
-    def __getitem__(self, index: int) -> tuple[torch.Tensor, int]:
-        import PIL.Image
-
-        file, label = self.samples[index]
-        with PIL.Image.open(file) as image:
-            image.load()
-            return self.transform(image), label
-
-
 def read_class_folders(path: Path | None) -> ClassFolders:
     """List the folder once and check its layout.
 
@@ -144,11 +124,11 @@ def read_class_folders(path: Path | None) -> ClassFolders:
     return ClassFolders(path, order, names, files, tuple(facts), imagenet)
 
 
-def dataset_of(folders: ClassFolders, loaded: LoadedModel, limit: int | None, seed: int) -> LabelledImages:
+def dataset_of(folders: ClassFolders, loaded: LoadedModel, limit: int | None, seed: int) -> PictureFiles:
     """The images that take part, ready for this network."""
     if loaded.preprocessing is None:
         raise DataError(f"{loaded.name} says nothing of its preprocessing; return (module, transform) from its factory")
-    return LabelledImages(folders.draw(limit, seed), loaded.preprocessing)
+    return PictureFiles(folders.draw(limit, seed), loaded.preprocessing)
 
 
 def _images(folder: str) -> list[str]:

@@ -16,8 +16,9 @@ from rankscope._base.facts import Fact, FactKind, about
 from rankscope.features import Collection, classification_dimension, collect
 from rankscope.features.fingerprint import data_fingerprint, model_fingerprint
 from rankscope.loading import LoadedModel
+from rankscope.loading.picture_files import PictureFiles
 from rankscope.reproduce.converted import converted_fact, converted_images
-from rankscope.reproduce.data import ClassFolders, LabelledImages, dataset_of, read_class_folders
+from rankscope.reproduce.data import ClassFolders, dataset_of, read_class_folders
 from rankscope.reproduce.networks import Network, choose, load
 from rankscope.reproduce.parts import Parts
 from rankscope.reproduce.settings import Settings
@@ -62,7 +63,7 @@ class Prepared:
             "scale": self.settings.scale,
         }
 
-    def dataset(self) -> LabelledImages:
+    def dataset(self) -> PictureFiles:
         """The images that take part in passes over the folder."""
         return dataset_of(self.folders, self.loaded, self.settings.limit, self.settings.seed)
 
