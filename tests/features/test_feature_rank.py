@@ -256,6 +256,45 @@ def test_local_dimension_is_that_of_the_noise_through_the_layer():
     assert double["0"].covariance.sigma_max == pytest.approx(4 * profile["0"].covariance.sigma_max, rel=1e-2)
 
 
+class Powers(nn.Module):
+    def forward(self, x, scale=1.0):
+        return torch.stack([x, scale * x, scale * x**2, torch.ones_like(x)], -1)
+
+
+@pytest.mark.parametrize(
+    ("x", "options"),
+    [
+        (torch.tensor([0.5], dtype=torch.float64), {"per_sample": "x"}),
+        ({"x": torch.tensor([0.5], dtype=torch.float64)}, {"per_sample": ("x",)}),
+        (torch.utils.data.TensorDataset(torch.tensor([0.5], dtype=torch.float64)), {}),
+    ],
+    ids=["tensor", "mapping", "data set"],
+)
+def test_local_dimension_of_an_input_of_one_number(x, options):
+    """The noise is one number a copy: its first order spans one dimension, its second one more."""
+    profile = local_feature_rank(Powers(), x, cut_points=["output"], samples=50, noise=0.1, **options)
+    step = 0.1 * torch.randn(50, generator=torch.Generator().manual_seed(0)).double().numpy()
+    rows = np.stack([0.5 + step, 0.5 + step, (0.5 + step) ** 2, np.ones(50)])
+    assert profile["output"].pca_dimension == np.linalg.matrix_rank(np.cov(rows)) == 2
+
+
+def test_local_dimension_refuses_what_could_be_several_inputs():
+    with pytest.raises(DataError, match=r'give x\[None\] for one sample, or per_sample=\("x",\)'):
+        local_feature_rank(Powers(), torch.zeros(1))
+    with pytest.raises(DataError, match=r"x must be one input with a batch axis of length 1; this has shape \(3,\)"):
+        local_feature_rank(Powers(), torch.zeros(3), per_sample="x")
+    with pytest.raises(DataError, match=r"this has shape \(\), so give x\[None\]"):
+        local_feature_rank(Powers(), torch.tensor(0.5), per_sample="x")
+
+
+def test_local_dimension_says_what_gets_the_noise():
+    x = {"x": torch.rand(1, 3), "scale": torch.rand(3)}
+    profile = local_feature_rank(Powers(), x, cut_points="all", samples=9, shared="scale")
+    assert Fact(FactKind.NOISED, {"name": "x", "per_sample": (), "shared": ("scale",)}) in profile.facts
+    assert "Noise is added to x. All copies share scale." in str(profile)
+    assert "Jacobian" not in str(profile)
+
+
 def test_model_is_left_as_it_came():
     net = network().train()
     net[1].eval()

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 import rankscope as rs
-from rankscope._base.facts import FactKind
+from rankscope._base.facts import Fact, FactKind
 
 X = torch.randn(9, 2, 3, 3, generator=torch.Generator().manual_seed(0))
 
@@ -70,6 +70,83 @@ def test_training_mode_at_given_samples() -> None:
 class Masked(nn.Module):
     def forward(self, x: Tensor, mask: Tensor) -> Tensor:
         return x * mask
+
+
+class Powers(nn.Module):
+    """Four functions of one number."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.mix = nn.Linear(4, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.tanh(self.mix(torch.stack([x, x**2, torch.sin(x), torch.cos(x)], -1)))
+
+
+NUMBERS = torch.linspace(-1, 1, 9, dtype=torch.float64)
+
+
+@pytest.mark.parametrize(
+    ("inputs", "options"),
+    [
+        (NUMBERS, {"per_sample": "x"}),
+        ({"x": NUMBERS}, {"per_sample": "x"}),
+        (torch.utils.data.TensorDataset(NUMBERS), {}),
+        (torch.utils.data.DataLoader(torch.utils.data.TensorDataset(NUMBERS), batch_size=4), {}),
+    ],
+    ids=["tensor", "mapping", "data set", "loader"],
+)
+def test_samples_of_one_number(inputs: Any, options: Any) -> None:
+    torch.manual_seed(0)
+    net = Powers().double().eval()
+    found = rs.probe(net, inputs=inputs, jacobian_points=3, device="cpu", **options)
+    for x, spectrum in zip(NUMBERS, found.jacobian_after, strict=False):
+        length = torch.autograd.functional.jacobian(net, x[None])[0].norm()  # one column: its length is σ₁
+        np.testing.assert_allclose(spectrum.singular_values, [float(length)], rtol=1e-12)
+    outputs = net(NUMBERS).detach().numpy()
+    np.testing.assert_allclose(
+        found.features_after.singular_values, np.linalg.eigvalsh(np.cov(outputs.T))[::-1], rtol=1e-9, atol=1e-15
+    )
+    np.testing.assert_allclose(found.features_before.singular_values, [np.var(NUMBERS.numpy(), ddof=1)], rtol=1e-12)
+    assert (found.input_shape, found.batch) == ((), 9)
+    assert "9 samples of one number as given" in str(rs.ProbeResults((found,), 0.0, None))
+
+
+@pytest.mark.parametrize("name", ["tanh", "gelu"])
+def test_components_that_return_one_number(name: str) -> None:
+    """A matrix of outputs has one column, of standard components as of others."""
+    x = torch.utils.data.TensorDataset(NUMBERS)
+    found = rs.probe(nn.Tanh() if name == "tanh" else name, inputs=x, device="cpu")
+    own = (torch.tanh if name == "tanh" else torch.nn.functional.gelu)(NUMBERS)
+    np.testing.assert_allclose(found.features_after.singular_values, [np.var(own.numpy(), ddof=1)], rtol=1e-12)
+    assert found.rank_after.value == 1
+
+
+@pytest.mark.parametrize("mask", [torch.tensor([1.0, 0, 2]), [torch.tensor([1.0, 0, 2])], np.array([1.0, 0, 2])])
+def test_what_all_samples_share_is_held_fixed(mask: Any) -> None:
+    class Scaled(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.fc = nn.Linear(3, 3)
+
+        def forward(self, x: Tensor, *, mask: Any) -> Tensor:
+            return torch.tanh(self.fc(x) * (mask[0] if isinstance(mask, list) else mask))
+
+    torch.manual_seed(0)
+    net = Scaled()
+    x = torch.randn(7, 3, generator=torch.Generator().manual_seed(0))
+    found = rs.probe(net, inputs={"x": x, "mask": mask}, shared=("mask",), device="cpu")
+    assert net.training
+    assert dict(net.named_buffers()) == {}
+    double = copy.deepcopy(net).double()
+    scale = torch.tensor([1.0, 0, 2], dtype=torch.float64)
+    rows = torch.autograd.functional.jacobian(lambda one: torch.tanh(double.fc(one) * scale), x[0].double())
+    np.testing.assert_allclose(
+        found.jacobian_after[0].singular_values, torch.linalg.svdvals(rows), rtol=1e-9, atol=1e-12
+    )
+    assert found.rank_after.value == 2
+    assert found.name == "Scaled"
+    assert Fact(FactKind.DIFFERENTIATED, {"name": "x", "per_sample": (), "shared": ("mask",)}) in found.facts
 
 
 NORMAL = torch.randn(40, 12, generator=torch.Generator().manual_seed(0)).double()
@@ -152,8 +229,26 @@ def test_the_jacobian_bound_holds_at_the_inputs_that_were_given() -> None:
             Masked(),
             {"inputs": {"x": X, "mask": X}, "differentiate": "x", "per_sample": "mask"},
             rs.UsageError,
-            "a component has one input",
+            "a component has one input, and each sample of inputs has its own mask beside x; wrap the component",
         ),
+        (
+            Masked(),
+            {"inputs": [({"x": x, "mask": x}, 0) for x in X], "differentiate": "x"},
+            rs.UsageError,
+            "each sample of inputs has its own mask beside x",
+        ),
+        (
+            Masked(),
+            {
+                "inputs": {"x": X, "mask": torch.full((1,), 0.1, dtype=torch.float64)},
+                "shared": "mask",
+                "dtype": "float32",
+            },
+            rs.UsageError,
+            "'mask' holds float64 values that float32 rounds; choose dtype=\"float64\"",
+        ),
+        (nn.Tanh(), {"inputs": NUMBERS}, rs.DataError, r"per_sample=\(\"input\",\) if each sample is one number"),
+        ("layernorm", {"inputs": torch.utils.data.TensorDataset(NUMBERS)}, rs.UsageError, "needs samples of at least"),
         (nn.Tanh(), {"inputs": [(torch.zeros(3), 0), (torch.zeros(4), 0)]}, rs.DataError, "samples of one shape"),
         (block(), {"inputs": X, "jacobian_points": 10}, rs.UsageError, "points are samples of the batch"),
     ],

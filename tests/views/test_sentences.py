@@ -51,6 +51,7 @@ VALUES: dict[FactKind, dict[str, Any]] = {
     FactKind.NO_COMMON_PATH: {},
     FactKind.DIFFERENTIATED: {"name": "x", "per_sample": ("t", "y"), "shared": ("mask",)},
     FactKind.COUNTED: {"name": "x", "per_sample": ("t",), "shared": ("mask",)},
+    FactKind.NOISED: {"name": "x", "per_sample": ("t",), "shared": ("mask",)},
     FactKind.ONE_WORKER: {"workers": 2},
     FactKind.INPUT_LEFT_OUT: {"name": "label", "reason": "forward does not take it"},
     FactKind.SEVERAL_SIZES: {"shapes": ((5, 8), (7, 8)), "least": 40, "most": 56},

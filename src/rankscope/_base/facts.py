@@ -40,6 +40,7 @@ class FactKind(StrEnum):
     NO_COMMON_PATH = "not certified: the two precisions lead to different calls"
     # what the model was called with
     DIFFERENTIATED = "differentiated input"  # name, per_sample, shared: names of the other inputs
+    NOISED = "input that noise is added to"  # name, per_sample, shared: names of the other inputs
     COUNTED = "input whose rows are the samples"  # name, per_sample, shared: names of the other inputs
     INPUT_LEFT_OUT = "input left out"  # name, reason
     ONE_WORKER = "a stream was read by one worker"  # workers: how many its loader has

@@ -13,7 +13,7 @@ from torch.utils.data import TensorDataset
 
 from rankscope._base.checks import count_of, path_of
 from rankscope._base.errors import ModelError, OutputError, nearest
-from rankscope._base.facts import Fact
+from rankscope._base.facts import Fact, FactKind
 from rankscope._base.files import FolderLock
 from rankscope._base.identity import Identity, identity_of
 from rankscope._base.identity_process import process_state
@@ -307,7 +307,7 @@ def _process() -> dict[str, Any]:
 
 def _reading(dataset: Any) -> tuple[Fact, ...]:
     """How a mapping was read; the items of a data set hold what else they like."""
-    return facts_of(dataset.call, floating=False) if isinstance(dataset, WholeCall) else ()
+    return facts_of(dataset.call, FactKind.COUNTED) if isinstance(dataset, WholeCall) else ()
 
 
 def _refuse_incomparable(out: Path, owner: str, identity: Identity) -> None:

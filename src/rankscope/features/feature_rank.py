@@ -204,7 +204,7 @@ def measured_features(
         raise DataError("the data hold no sample; give at least two")
     sample = first.rows(0, 1, "the first sample")
     store = LayerStore(reduce, channels, samples(), _budget(memory_budget))
-    store.facts += (*facts, *mode_facts(model), *facts_of(first, floating=False))
+    store.facts += (*facts, *mode_facts(model), *facts_of(first, FactKind.COUNTED))
     with inference(model) as device, LayersOfSamples(model, sample, cut_points, device) as layers:
         store.facts += layers.remembers(sample)
         for call in chain([first], passing):
@@ -241,7 +241,8 @@ def local_feature_rank(
         Measured in evaluation mode and left as it came.
     x : Tensor, array or mapping
         One input, with a batch axis of length 1. The noise of a mapping is that of one floating-point input; token ids
-        of a Hugging Face model become embeddings first.
+        of a Hugging Face model become embeddings first. An input of one number has shape (1,), and its name is in
+        ``per_sample``.
     cut_points : "blocks", "paper", "all", name, glob, or a list of names and globs
         As in ``jacobian_rank``.
     noise : float
@@ -361,7 +362,7 @@ def _check_kept(source: Any, reduce: Reduce, channels: Channels) -> None:
 
 
 def _one_input(model: nn.Module, x: Any, meaning: Meaning) -> tuple[Sample, tuple[Fact, ...]]:
-    if is_array(x) and (len(x.shape) < 2 or len(x) != 1):
+    if is_array(x) and (len(x.shape) < 1 or len(x) != 1):
         raise DataError(
             f"x must be one input with a batch axis of length 1; this has shape {tuple(x.shape)}, so give x[None] if "
             "it is one"
@@ -370,7 +371,7 @@ def _one_input(model: nn.Module, x: Any, meaning: Meaning) -> tuple[Sample, tupl
     found = list(islice(samples, 2))
     if len(found) > 1:
         raise DataError(f"x must be one input; this {type(x).__name__} holds more")
-    return found[0], samples.facts()
+    return found[0], samples.facts(FactKind.NOISED)
 
 
 def _budget(memory_budget: MemoryBudget) -> float:

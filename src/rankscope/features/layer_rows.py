@@ -97,7 +97,7 @@ def _of_model(
         raise DataError("the data hold no sample; give at least four")
     sample = first.rows(0, 1, "the first sample")
     kept: dict[str, list[Tensor]] = {}
-    facts = [*wrapping, *mode_facts(model), *facts_of(first, floating=False)]
+    facts = [*wrapping, *mode_facts(model), *facts_of(first, FactKind.COUNTED)]
     with inference(model) as device, LayersOfSamples(model, sample, cut_points, device) as layers:
         facts += layers.remembers(sample)
         for call in chain([first], passing):

@@ -163,7 +163,9 @@ class Bench:
 
     @cached_property
     def features_before(self) -> Spectrum:
-        return covariance_spectrum(self.features.flatten(1), relative_error=self._front_error, dtype=self._dtype)
+        return covariance_spectrum(
+            self.features.reshape(len(self.features), -1), relative_error=self._front_error, dtype=self._dtype
+        )
 
     @property
     def _front_error(self) -> float:

@@ -27,6 +27,11 @@ def check_finite(values: Tensor, what: str) -> Tensor:
     return values
 
 
+def _rows(values: Tensor) -> Tensor:
+    """A matrix with a row a sample, also of one number a sample."""
+    return values.reshape(len(values), -1)
+
+
 def _uses_batch_statistics(module: nn.Module) -> bool:
     return isinstance(module, nn.modules.batchnorm._BatchNorm) and (module.training or module.running_mean is None)
 
@@ -117,8 +122,8 @@ class Prepared:
     def all_outputs(self, features: Tensor) -> Tensor:
         """Outputs of the whole batch as a matrix (samples, values), batch statistics over all samples at once."""
         if self.coupled:
-            return check_finite(self.run(features).flatten(1), f"the output of {self.name}")
-        parts = [self.run(part, seed=self.seed + i).flatten(1) for i, part in enumerate(features.split(_CHUNK))]
+            return check_finite(_rows(self.run(features)), f"the output of {self.name}")
+        parts = [_rows(self.run(part, seed=self.seed + i)) for i, part in enumerate(features.split(_CHUNK))]
         together = check_finite(torch.cat(parts), f"the output of {self.name}")
         if len(together) != len(features):
             raise ModelError(

@@ -14,6 +14,13 @@ _ANY = frozenset(
 )  # they flatten, or act on each value
 
 
+_ONE_NUMBER = frozenset({"relu", "gelu", "silu", "dropout"})  # they act on each value
+
+
+def _has_size(name: str, shape: tuple[int, ...]) -> bool:
+    return name not in _ANY or name in _ONE_NUMBER or len(shape) > 0
+
+
 def _is_map(name: str, shape: tuple[int, ...]) -> bool:
     return name in _ANY or len(shape) == 3
 
@@ -31,6 +38,7 @@ def _groups(name: str, shape: tuple[int, ...]) -> bool:
 
 
 _NEEDS: tuple[tuple[str, Callable[[str, tuple[int, ...]], bool]], ...] = (
+    ("samples of at least one dimension", _has_size),
     ("(channels, height, width)", _is_map),
     ("an even height and width", _halves),
     ("channels divisible by 4", _groups),

@@ -85,7 +85,9 @@ class Settings:
             if len(given) < 2:
                 raise UsageError(f"a feature dimension needs two samples; {parameter('inputs')} hold {len(given)}")
             input_shape, batch = tuple(given.shape[1:]), len(given)
-        shape = shape_of(_SHAPE if input_shape is None else input_shape, "input_shape")
+        shape: tuple[int, ...] = ()  # of samples of one number each
+        if given is None or given.ndim > 1:
+            shape = shape_of(_SHAPE if input_shape is None else input_shape, "input_shape")
         samples = count_of(_BATCH if batch is None else batch, "batch", least=2, most=10**7)  # a covariance needs two
         points = count_of(jacobian_points, "jacobian_points", most=10**6)
         if points > samples:

@@ -8,21 +8,21 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from rankscope._base.checks import DeviceLike, DtypeLike, MemoryBudget, Scale, choice_of, device_of
 from rankscope._base.dtypes import dtype_name
-from rankscope._base.errors import DataError, UsageError, nearest, parameter
+from rankscope._base.errors import UsageError, nearest, parameter
 from rankscope._base.facts import Fact, FactKind
 from rankscope._base.progress import Progress, progress_for
 from rankscope._base.provenance import device_name, versions
 from rankscope.probes._bench import PROBES, Bench, Measured
 from rankscope.probes._settings import Front, Settings
+from rankscope.probes._shared import Given, given_samples, with_shared
 from rankscope.probes.components import Component, components_for
 from rankscope.probes.result import ProbeResult, ProbeResults
-from rankscope.slicing import measuring, mode_facts, no_script, read_samples
+from rankscope.slicing import measuring, mode_facts, no_script
 from rankscope.spectra import ToleranceLike
-from rankscope.views.phrases import joined
 
 __all__ = ["SCALES", "probe", "probe_all"]
 
@@ -79,9 +79,10 @@ def probe(
     limit : int, optional
         At most this many of the ``inputs``.
     differentiate : str, optional
-        The name of the component's input in a mapping. It is the only one a component may have.
+        The name of the component's input in a mapping.
     shared, per_sample : names, optional
-        As in ``jacobian_rank``. A component with further inputs is refused.
+        As in ``jacobian_rank``. What all samples share is held fixed; a further input that each sample has its own of
+        is refused.
     training : bool
         Whether to measure a component of your own in training mode.
     input_shape : sequence of int, optional
@@ -130,7 +131,8 @@ def probe(
     if training and own is None:
         raise UsageError(f"{parameter('training')} is for a component of your own; a standard one has its name's mode")
     meaning = {"differentiate": differentiate, "shared": shared, "per_sample": per_sample}
-    given = None if inputs is None else _read(nn.Identity() if own is None else own.module, inputs, limit, meaning)
+    target = nn.Identity() if own is None else own.module
+    given = None if inputs is None else given_samples(target, inputs, limit, meaning)
     if inputs is None:
         for name, value in {"limit": limit, **meaning}.items():
             if value is not None and value != ():
@@ -149,28 +151,12 @@ def probe(
         front=front,
         training=training,
         memory_budget=memory_budget,
-        given=given,
+        given=None if given is None else given.x,
     )
+    if own is not None and given is not None:
+        own = _Unknown(own.name, with_shared(own.module, given, settings.dtype))
     chosen: Sequence[Component | _Unknown] = [own] if own is not None else _named([str(component)], settings)
     return _run(chosen, settings, None, given).results[0]
-
-
-def _read(component: nn.Module, inputs: Any, limit: int | None, meaning: Mapping[str, Any]) -> Tensor:
-    """The samples as one tensor."""
-    found: list[Tensor] = []
-    for sample in read_samples(component, inputs, limit=limit, **meaning):
-        if sample.extra:
-            raise UsageError(
-                f"a component has one input, and {parameter('inputs')} hold {joined(sorted(map(str, sample.extra)))} "
-                f"beside {sample.name!r}; wrap the component in a module that fixes the others"
-            )
-        if found and sample.x.shape != found[0].shape:
-            raise DataError(
-                f"sample {len(found)} has shape {tuple(sample.x.shape[1:])} and the first {tuple(found[0].shape[1:])}; "
-                "a component is probed with samples of one shape"
-            )
-        found.append(sample.x.detach())
-    return torch.cat(found)
 
 
 def probe_all(
@@ -226,7 +212,7 @@ def probe_all(
     for name in options:
         if name not in known:
             raise UsageError(f"probe_all has no option {name!r}; {nearest(name, known)}")
-    given = None if inputs is None else _read(nn.Identity(), inputs, limit, {})
+    given = None if inputs is None else given_samples(nn.Identity(), inputs, limit, {})
     if inputs is None and limit is not None:
         raise UsageError(f"{parameter('limit')} says how {parameter('inputs')} are read; give {parameter('inputs')}")
     shape, samples = SCALES[scale] if given is None else (None, None)
@@ -237,7 +223,7 @@ def probe_all(
     settings = Settings.of(
         input_shape=shape if input_shape is None else input_shape,
         batch=samples if batch is None else batch,
-        given=given,
+        given=None if given is None else given.x,
         **merged,
     )
     chosen: Sequence[Component | _Unknown]
@@ -272,10 +258,12 @@ class _Unknown:
         self.module = module
 
 
-def _facts(part: Component | _Unknown, found: Measured, settings: Settings) -> tuple[Fact, ...]:
+def _facts(
+    part: Component | _Unknown, found: Measured, settings: Settings, reading: tuple[Fact, ...]
+) -> tuple[Fact, ...]:
     own = mode_facts(part.module) if isinstance(part, _Unknown) and not settings.training else []
     coupled = Fact(FactKind.SAMPLES_COUPLED, {"context": settings.context})
-    return (*own, *(coupled,) * found.coupled, *(Fact(FactKind.RANDOM_MASKS),) * found.random, *found.facts)
+    return (*own, *reading, *(coupled,) * found.coupled, *(Fact(FactKind.RANDOM_MASKS),) * found.random, *found.facts)
 
 
 def _certificate(found: Measured) -> Fact:
@@ -288,7 +276,7 @@ def _run(
     chosen: Sequence[Component | _Unknown],
     settings: Settings,
     progress: bool | Progress | None,
-    given: Tensor | None = None,
+    given: Given | None = None,
 ) -> ProbeResults:
     cuda = settings.device.type == "cuda"
     started = time.perf_counter()
@@ -296,7 +284,7 @@ def _run(
     report = progress_for(progress if len(chosen) > 1 else progress or False, "Probing components")
     try:
         with measuring(nn.Identity(), settings.device):  # the guards; each component keeps its own mode
-            bench = Bench(settings, given)
+            bench = Bench(settings, None if given is None else given.x)
             before = bench.features_before, bench.jacobian_before
             peaks = [_peak_memory(settings.device)]
             for i, part in enumerate(chosen):
@@ -307,7 +295,8 @@ def _run(
                 if cuda:
                     torch.cuda.synchronize(settings.device)
                 peaks.append(_peak_memory(settings.device))
-                results.append(_result(part, found, before, settings, time.perf_counter() - begun, peaks[-1]))
+                facts = _facts(part, found, settings, () if given is None else given.facts)
+                results.append(_result(part, found, facts, before, settings, time.perf_counter() - begun, peaks[-1]))
             report(len(chosen), len(chosen), "done")
     finally:
         report.close()
@@ -325,7 +314,13 @@ def _peak_memory(device: torch.device) -> int | None:
 
 
 def _result(
-    part: Component | _Unknown, found: Measured, before: Any, settings: Settings, seconds: float, peak: int | None
+    part: Component | _Unknown,
+    found: Measured,
+    facts: tuple[Fact, ...],
+    before: Any,
+    settings: Settings,
+    seconds: float,
+    peak: int | None,
 ) -> ProbeResult:
     return ProbeResult(
         name=part.name,
@@ -343,7 +338,7 @@ def _result(
         dtype=dtype_name(settings.dtype),
         device=device_name(settings.device),
         method=found.way,
-        facts=_facts(part, found, settings),
+        facts=facts,
         expected_exact=tuple(e[0] for e in found.expected),
         expected_numerical=tuple(e[1] for e in found.expected),
         expectation=part.expected.note if isinstance(part, Component) else "",

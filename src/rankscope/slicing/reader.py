@@ -113,9 +113,12 @@ class Samples(Iterator[Sample]):
             return ""
         return counts_samples(self.call.x.shape, "the input" if self._whole else "the first batch")
 
-    def facts(self) -> tuple[Fact, ...]:
-        """What was differentiated and shared, and what was left out: nothing for a call with a single tensor."""
-        return () if self.call is None else facts_of(self.call)
+    def facts(self, kind: FactKind = FactKind.DIFFERENTIATED) -> tuple[Fact, ...]:
+        """What was differentiated and shared, and what was left out: nothing for a call with a single tensor.
+
+        ``kind`` is what is done with the input: it is differentiated, or noise is added to it.
+        """
+        return () if self.call is None else facts_of(self.call, kind)
 
     def _read(self, model: nn.Module, inputs: Any) -> Iterator[Sample]:
         count = 0
@@ -141,12 +144,11 @@ class Samples(Iterator[Sample]):
             raise DataError(f"there is no sample to measure: the input is empty{shape}")
 
 
-def facts_of(call: Call, *, floating: bool = True) -> tuple[Fact, ...]:
-    """What a reader has to know of how a call was read; ``floating`` is false where nothing is differentiated."""
+def facts_of(call: Call, kind: FactKind) -> tuple[Fact, ...]:
+    """What a reader has to know of how a call was read; ``kind`` is what is done with its input."""
     facts = []
     own, shared = tuple(call.per_sample), tuple(k for k in call.shared if k != "use_cache")
-    if own or shared or (call.embedded and floating):
-        kind = FactKind.DIFFERENTIATED if floating else FactKind.COUNTED
+    if own or shared or (call.embedded and kind is not FactKind.COUNTED):
         facts.append(Fact(kind, {"name": call.name, "per_sample": own, "shared": shared}))
     facts += [Fact(FactKind.INPUT_LEFT_OUT, {"name": k, "reason": v}) for k, v in call.dropped.items()]
     if call.workers > 1:

@@ -11,15 +11,23 @@ __all__ = ["CALL_SENTENCES"]
 
 
 def _differentiated(v: Values) -> str:
-    own = f" Each sample has its own {joined(v['per_sample'])}." if v["per_sample"] else ""
-    shared = f" All samples share {joined(v['shared'])}." if v["shared"] else ""
-    return f"The Jacobian is that with respect to {v['name']}.{own}{shared}"
+    return f"The Jacobian is that with respect to {v['name']}.{_beside(v)}"
 
 
 def _counted(v: Values) -> str:
+    return f"Each row of {v['name']} is a sample.{_beside(v)}"
+
+
+def _beside(v: Values) -> str:
     own = f" Each sample has its own {joined(v['per_sample'])}." if v["per_sample"] else ""
     shared = f" All samples share {joined(v['shared'])}." if v["shared"] else ""
-    return f"Each row of {v['name']} is a sample.{own}{shared}"
+    return own + shared
+
+
+def _noised(v: Values) -> str:
+    others = [*v["per_sample"], *v["shared"]]
+    beside = f" All copies share {joined(others)}." if others else ""
+    return f"Noise is added to {v['name']}.{beside}"
 
 
 def _input_left_out(v: Values) -> str:
@@ -119,6 +127,7 @@ def _quoted(names: Sequence[str]) -> str:
 CALL_SENTENCES: Sentences = {
     FactKind.DIFFERENTIATED: _differentiated,
     FactKind.COUNTED: _counted,
+    FactKind.NOISED: _noised,
     FactKind.INPUT_LEFT_OUT: _input_left_out,
     FactKind.ONE_WORKER: _one_worker,
     FactKind.SEVERAL_SIZES: _several_sizes,

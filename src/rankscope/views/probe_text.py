@@ -33,7 +33,8 @@ def probes_text(found: ProbesView) -> str:
     source = f"Gaussian input of {shape_of(found.input_shape)}, {counted(found.batch, 'sample')}, behind a random "
     source += f"{found.front.replace('gaussian', 'Gaussian')} layer of {counted(found.units, 'unit')}"
     if found.front == "none":
-        source = f"{counted(found.batch, 'sample')} of {shape_of(found.input_shape)} as given"
+        each = shape_of(found.input_shape) if found.input_shape else "one number"
+        source = f"{counted(found.batch, 'sample')} of {each} as given"
     lines = [
         source,
         f"tolerance {found.tolerance}, {found.dtype} on {found.device}",

@@ -1,0 +1,123 @@
+"""The samples of a component, and a component whose further inputs are the same for all samples."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils._pytree import tree_flatten, tree_unflatten
+
+from rankscope._base.dtypes import dtype_name
+from rankscope._base.errors import DataError, UsageError, parameter
+from rankscope._base.facts import Fact
+from rankscope.slicing import Sample, call_model, read_samples
+from rankscope.views.phrases import joined
+
+__all__ = ["Given", "given_samples", "with_shared"]
+
+
+@dataclass(frozen=True)
+class Given:
+    """Samples (N, …) for a component, the name of its input, and what it is called with beside each of them."""
+
+    x: Tensor
+    name: str
+    keyword: str | None = None
+    shared: Mapping[str, Any] = field(default_factory=dict)
+    facts: tuple[Fact, ...] = ()
+
+
+def given_samples(component: nn.Module, inputs: Any, limit: int | None, meaning: Mapping[str, Any]) -> Given:
+    """The samples as one tensor.
+
+    Raises
+    ------
+    UsageError
+        For an input beside it that is not the same for all samples.
+    DataError
+        For samples of several shapes, and where there is none.
+    """
+    samples = read_samples(component, inputs, limit=limit, **meaning)
+    found: list[Sample] = []
+    for sample in samples:
+        first = found[0] if found else sample
+        call = samples.call
+        assert call is not None  # there is a sample
+        own = [name for name in sample.extra if name in call.per_sample or not _same(sample, first, name)]
+        if own:
+            raise UsageError(
+                f"a component has one input, and each sample of {parameter('inputs')} has its own "
+                f"{joined(sorted(own))} beside {call.name}; wrap the component in a module that fixes the others"
+            )
+        if sample.x.shape != first.x.shape:
+            raise DataError(
+                f"sample {len(found)} has shape {tuple(sample.x.shape[1:])} and the first {tuple(first.x.shape[1:])}; "
+                "a component is probed with samples of one shape"
+            )
+        found.append(sample)
+    assert samples.call is not None
+    one = found[0]
+    return Given(
+        torch.cat([sample.x.detach() for sample in found]), samples.call.name, one.keyword, one.extra, samples.facts()
+    )
+
+
+def _same(sample: Sample, first: Sample, name: str) -> bool:
+    """Whether both samples are called with the same value; batches of a loader may bring others."""
+    value, other = sample.extra[name], first.extra.get(name)
+    if value is other:
+        return True
+    (leaves, form), (others, other_form) = tree_flatten(value), tree_flatten(other)
+    return form == other_form and all(_equal(a, b) for a, b in zip(leaves, others, strict=True))
+
+
+def _equal(a: Any, b: Any) -> bool:
+    if isinstance(a, Tensor) and isinstance(b, Tensor):
+        return a.dtype == b.dtype and torch.equal(a, b)
+    return type(a) is type(b) and not isinstance(a, Tensor) and bool(a == b)
+
+
+def with_shared(component: nn.Module, given: Given, dtype: torch.dtype) -> nn.Module:
+    """The component as a function of its one input, or itself where it is called with nothing else.
+
+    Raises
+    ------
+    UsageError
+        Where ``dtype`` rounds a shared value: the error bounds would be those of another component.
+    """
+    if not given.shared:
+        return component
+    for name, value in given.shared.items():
+        for leaf in tree_flatten(value)[0]:
+            if isinstance(leaf, Tensor) and not torch.equal(_rounded(leaf, dtype).double(), leaf.double()):
+                raise UsageError(
+                    f"{name!r} holds {dtype_name(leaf.dtype)} values that {dtype_name(dtype)} rounds; choose "
+                    f"{parameter('dtype', 'float64')}"
+                )
+    return _Fixed(component, given)
+
+
+def _rounded(values: Tensor, dtype: torch.dtype) -> Tensor:
+    """What a module's conversion leaves of a buffer: whole numbers stay."""
+    return values.to(dtype) if values.is_floating_point() else values
+
+
+class _Fixed(nn.Module):
+    """A component with all its inputs but one held fixed. They are buffers, and move as its weights do."""
+
+    def __init__(self, component: nn.Module, given: Given) -> None:
+        super().__init__()
+        self.component, self._name, self._keyword = component, given.name, given.keyword
+        leaves, self._form = tree_flatten(dict(given.shared))
+        self._leaves = [None if isinstance(leaf, Tensor) else leaf for leaf in leaves]
+        for i, leaf in enumerate(leaves):
+            if isinstance(leaf, Tensor):
+                self.register_buffer(f"shared_{i}", leaf.detach().clone(), persistent=False)
+        self.training = component.training  # the component's own mode is not touched
+
+    def forward(self, x: Tensor) -> Any:
+        leaves = [getattr(self, f"shared_{i}", leaf) for i, leaf in enumerate(self._leaves)]
+        return call_model(self.component, Sample(x, self._name, self._keyword, tree_unflatten(leaves, self._form)), x)
