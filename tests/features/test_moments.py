@@ -13,7 +13,7 @@ from rankscope.features import CentredMoments, FrequentDirections
 from rankscope.features.moments import merge_moments
 from rankscope.features.reduction import reduce_output
 from rankscope.features.sketch import RowStore
-from rankscope.metrics import NeuralCollapse, PCADimension, StableRank
+from rankscope.metrics import LiDAR, NeuralCollapse, PCADimension, StableRank
 
 
 def rows(n=200, d=7, seed=0, level=100.0):
@@ -354,4 +354,29 @@ def test_rows_that_do_not_vary_have_dimension_zero():
 
 def test_sums_beyond_float64_are_no_nan_of_a_sample():
     with pytest.raises(DataError, match="features so large that their sums overflow float64; scale them down"):
-        CentredMoments(2).update(torch.full((3, 2), 1.7e308, dtype=torch.float64))
+        CentredMoments(2).update(torch.tensor([[1.7e308, 0], [-1.7e308, 0], [0, 0]], dtype=torch.float64))
+
+
+def test_equal_rows_near_the_end_of_float64_do_not_vary():
+    """Their sum is beyond float64, and their differences are zero."""
+    moments = CentredMoments(2)
+    moments.update(torch.full((3, 2), 1.7e308, dtype=torch.float64))
+    assert torch.equal(moments.compute(), torch.zeros(2, 2, dtype=torch.float64))
+
+
+@pytest.mark.parametrize("bad", [torch.nan, torch.inf, -torch.inf])
+@pytest.mark.parametrize("at", [0, 1, 2])
+def test_a_row_that_is_not_finite_is_named_wherever_it_stands(bad: float, at: int):
+    rows = torch.ones(3, 2, dtype=torch.float64)
+    rows[at, 1] = bad
+    with pytest.raises(DataError, match=f"sample {at} holds a NaN or infinite value"):
+        CentredMoments(2).update(rows)
+
+
+@pytest.mark.parametrize("make", [LiDAR, StableRank, PCADimension])
+def test_a_batch_of_one_has_no_value(make: type[CentredMoments]):
+    rows = torch.eye(2, dtype=torch.float64)[:1]
+    metric = make()
+    value = metric(rows, rows) if make is LiDAR else metric(rows)
+    assert value.shape == ()
+    assert bool(value.isnan())

@@ -10,7 +10,7 @@ from torch import Tensor
 from rankscope._base.arrays import dense
 from rankscope._base.checks import number_of
 from rankscope._base.errors import DataError
-from rankscope.features.moments import CentredMoments
+from rankscope.features.moments import ScalarOfMoments
 from rankscope.features.precision import check_real
 from rankscope.spectra import measures
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 __all__ = ["LiDAR"]
 
 
-class LiDAR(CentredMoments):
+class LiDAR(ScalarOfMoments):
     """exp of the entropy of the eigenvalues of Σ_w^(−1/2) Σ_b Σ_w^(−1/2) (Thilak et al., ICLR 2024).
 
     Σ_b is the covariance of the objects' mean features, Σ_w the mean covariance of the views of one object plus δ·I,
@@ -45,8 +45,6 @@ class LiDAR(CentredMoments):
     >>> round(float(metric.compute()), 4)
     3.0
     """
-
-    higher_is_better = True
 
     within: Tensor
     freedom: Tensor
@@ -92,10 +90,6 @@ class LiDAR(CentredMoments):
         if len(other["within"]):
             self.within = self.within + other["within"].to(self.within.device)
             self.freedom = self.freedom + other["freedom"].to(self.freedom.device)
-
-    def no_value(self) -> Tensor | None:
-        """NaN for fewer than two objects."""
-        return torch.tensor(torch.nan, dtype=torch.float64) if int(self.count) < 2 else None
 
     def compute(self) -> Tensor:
         """The value, a float64 scalar."""

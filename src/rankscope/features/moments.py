@@ -19,7 +19,7 @@ ensure_torchvision()  # torchmetrics imports it, and dies beside a torch of anot
 from torchmetrics import Metric  # noqa: E402
 from torchmetrics.utilities.distributed import gather_all_tensors  # noqa: E402
 
-__all__ = ["CentredMoments", "merge_moments"]
+__all__ = ["CentredMoments", "ScalarOfMoments", "merge_moments"]
 
 State = tuple[torch.Tensor, torch.Tensor, torch.Tensor]
 
@@ -42,6 +42,16 @@ def merge_moments(a: State, b: State) -> State:
     delta = mean_b - mean_a
     share = n_b.to(torch.float64) / n
     return n, mean_a + delta * share, scatter_a + scatter_b + torch.outer(delta, delta) * (n_a * share)
+
+
+def _centred(values: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Rows without their mean, and that; differences of near numbers are exact, so that nothing is left of a feature
+    that does not vary, whatever its size.
+    """
+    centred = values - values[:1]
+    level = centred.mean(0)
+    centred -= level
+    return centred, values[0] + level
 
 
 def _symmetric(matrix: torch.Tensor) -> torch.Tensor:
@@ -130,7 +140,9 @@ class CentredMoments(ValueOfBatch):
         self.roundoff = max(self.roundoff, unit_roundoff(rows.dtype))
         self._take_width(rows.shape[1])
         values = rows.detach().to(device=self.mean.device, dtype=torch.float64)
-        if not bool(torch.isfinite(values.mean(0)).all()):
+        centred, mean = _centred(values)
+        # one that is not finite, or a sum that overflows, leaves no finite mean
+        if not bool(torch.isfinite(mean).all()):
             at = first_bad_row(values)
             if at is None:
                 raise DataError(f"{self.name}: features so large that their sums overflow float64; scale them down")
@@ -138,25 +150,20 @@ class CentredMoments(ValueOfBatch):
                 f"{self.name}: sample {int(self.count) + at} holds a NaN or infinite value; remove it, or look for an "
                 "overflow in the layers before"
             )
-        self._merge_rows(values)
+        self._merge_rows(centred, mean)
 
     def add_checked(self, rows: torch.Tensor) -> None:
         """The same for rows known to be finite and of the right width: nothing waits for the device."""
         self._take_width(rows.shape[1])
         values = rows.detach().to(device=self.mean.device, dtype=torch.float64)
         self.roundoff = max(self.roundoff, unit_roundoff(rows.dtype))
-        self._merge_rows(values)
+        self._merge_rows(*_centred(values))
         self._computed = None
         self._update_count += 1
 
-    def _merge_rows(self, values: torch.Tensor) -> None:
+    def _merge_rows(self, centred: torch.Tensor, mean: torch.Tensor) -> None:
         self._whole = None
-        # differences of near numbers are exact: of a feature that does not vary nothing is left, whatever its size
-        centred = values - values[:1]
-        level = centred.mean(0)
-        centred -= level
-        mean = values[0] + level
-        delta, n = mean - self.mean, len(values)
+        delta, n = mean - self.mean, len(centred)
         share = n / (self.count + n).to(torch.float64)  # on the device: reading the count back would wait for it
         # two rank updates in place: no second d × d matrix
         self.scatter.addmm_(centred.T, centred)
@@ -236,3 +243,13 @@ class CentredMoments(ValueOfBatch):
         self.count, self.mean, self.scatter = merge_moments((self.count, self.mean, self.scatter), incoming)
         self._computed = None
         self._update_count += 1
+
+
+class ScalarOfMoments(CentredMoments):
+    """One number of the moments. A subclass says which, in ``compute``."""
+
+    higher_is_better = True
+
+    def no_value(self) -> torch.Tensor | None:
+        """NaN for fewer than two rows."""
+        return torch.tensor(torch.nan, dtype=torch.float64) if int(self.count) < 2 else None

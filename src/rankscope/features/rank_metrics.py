@@ -13,7 +13,7 @@ from rankscope._base.checks import count_of, number_of
 from rankscope._base.facts import Fact, FactKind
 from rankscope.features.accumulate import layer_features
 from rankscope.features.feature_profile import LayerFeatures
-from rankscope.features.moments import CentredMoments
+from rankscope.features.moments import ScalarOfMoments
 from rankscope.views.sentences import sentence
 
 __all__ = [
@@ -27,14 +27,8 @@ __all__ = [
 ]
 
 
-class _FeatureRank(CentredMoments):
+class _FeatureRank(ScalarOfMoments):
     """One number read off the moments of all rows. A subclass says which, in ``_read``."""
-
-    higher_is_better = True
-
-    def no_value(self) -> torch.Tensor | None:
-        """NaN for fewer than two rows."""
-        return torch.tensor(torch.nan, dtype=torch.float64) if int(self.count) < 2 else None
 
     def compute(self) -> torch.Tensor:
         """The value, a float64 scalar."""

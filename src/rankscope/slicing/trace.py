@@ -23,6 +23,7 @@ from rankscope.slicing.mixing import MixingGraph, Stretch, mixing_before
 from rankscope.slicing.one_sample import call_failed
 from rankscope.slicing.paths import Paths, Place
 from rankscope.slicing.sample import Sample, call_model
+from rankscope.slicing.state import version_of
 
 __all__ = ["ModuleCall", "Trace", "trace"]
 
@@ -133,10 +134,8 @@ class _Returned:
 
     @classmethod
     def of(cls, tensor: Tensor) -> _Returned:
-        # torch refuses to tell the version of a tensor that inference mode made: nothing can have written to it since
-        version = -1 if tensor.is_inference() else tensor._version
         place = None if tensor.grad_fn is None else (tensor.grad_fn, tensor.output_nr)
-        return cls(tuple(real(tensor).shape), place, version, tensor.is_complex(), weakref.ref(tensor))
+        return cls(tuple(real(tensor).shape), place, version_of(tensor), tensor.is_complex(), weakref.ref(tensor))
 
     def same(self, other: _Returned) -> bool:
         if self.place is not None or other.place is not None:
