@@ -16,6 +16,7 @@ from rankscope.features.counted_rows import spelled
 from rankscope.features.cut_names import chosen_names, not_called
 from rankscope.features.hooks import record_outputs
 from rankscope.features.path_layers import PathLayers
+from rankscope.features.path_passes import PathPasses
 from rankscope.features.shared_pass import SharedPass
 from rankscope.slicing import CutPointsLike, Sample
 from rankscope.slicing.batches import run_forward
@@ -35,6 +36,7 @@ class LayersOfSamples:
         self.model, self.wanted, self.device = model, wanted, device
         self.paths = PathLayers(model, sample, wanted, lambda one, times: chosen_names(model, one, wanted, times))
         self.sharing = SharedPass(model, device, self._pass)
+        self._steps = PathPasses(self.paths, self.sharing, self._pass, self._keep)
         self.calling: Counter[str] = Counter()
         self.samples = 0
         self._stack = ExitStack()
@@ -50,17 +52,10 @@ class LayersOfSamples:
 
     def passes(self, call: Call) -> Iterator[tuple[dict[str, Tensor], Call]]:
         """What the layers return for the samples of a call: of all in one pass, or of each where that changes them."""
-        one, several = call.rows(0, 1, "a sample"), call.rows(0, len(call), "a batch")
-        alone = self.sharing.alone(one, several)
-        if not alone:
-            found, further = self._pass_and_layers(call)
-            alone = further and self.sharing.alone(one, several)  # of the further layers too
-            if not alone:
-                yield self._counted(found, call), call
-                return
-        for i in range(len(call)):
-            part = call.part(i, i + 1)
-            yield self._counted(self._pass_and_layers(part)[0], part), part
+        for found, part in self._steps.of(call):
+            self.samples += len(part)
+            self.calling.update(dict.fromkeys(found, len(part)))
+            yield found, part
 
     @property
     def measured(self) -> list[str]:
@@ -91,23 +86,6 @@ class LayersOfSamples:
         if once:
             facts.append(Fact(FactKind.CALLED_ONCE, {"names": tuple(once)}))
         return [*facts, *not_called([name for name in names if name not in once], self.calling, self.samples)]
-
-    def _counted(self, found: dict[str, Tensor], call: Call) -> dict[str, Tensor]:
-        self.samples += len(call)
-        self.calling.update(dict.fromkeys(found, len(call)))
-        return found
-
-    def _pass_and_layers(self, call: Call) -> tuple[dict[str, Tensor], bool]:
-        """One pass, again where it leads to further layers; and whether it does."""
-        self.paths.begin()
-        samples = call.rows(0, len(call), "a batch")
-        found = self._pass(samples)
-        further = self.paths.take_in(call.rows(0, 1, "a sample"))
-        if not further:
-            return found, False
-        self._keep(further)
-        self.sharing.look_again()
-        return self._pass(samples), True
 
     def _pass(self, samples: Sample) -> dict[str, Tensor]:
         for kept in self._kept:

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
-from typing import Any
+from typing import Any, NamedTuple, TypeAlias, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -15,6 +15,7 @@ from rankscope._base.facts import Fact, FactKind
 from rankscope.features.head_inputs import head_inputs
 from rankscope.features.hooks import inference, record_outputs
 from rankscope.features.path_layers import PathLayers
+from rankscope.features.path_passes import PathPasses
 from rankscope.features.precision import unit_roundoff
 from rankscope.features.reduction import Channels, Reduce, coarse_square, reduce_output
 from rankscope.features.sample_axis import check_rows
@@ -25,6 +26,19 @@ from rankscope.slicing.memory import forward_facts
 from rankscope.slicing.sample import Sample
 
 __all__ = ["Passes"]
+
+T = TypeVar("T")
+
+Coarse: TypeAlias = tuple[float, Tensor | None]
+"""Unit roundoff of the coarsest dtype, and ‖X‖²_F where that is not the norm of the rows."""
+
+
+class _Passed(NamedTuple):
+    """What one pass left: rows by cut point, how coarse the dtype is that they were computed in, and logits."""
+
+    outputs: dict[str, Tensor]
+    coarse: dict[str, Coarse]
+    logits: Tensor
 
 
 class Passes:
@@ -40,10 +54,12 @@ class Passes:
         self.reduce, self.channels = reduce, channels
         self.device = torch.device("cpu")
         self.outputs: dict[str, Tensor] = {}
-        self.coarse: dict[str, tuple[float, Tensor | None]] = {}
+        self.coarse: dict[str, Coarse] = {}
         self.counts: dict[str, int] = {}
+        self._recorded: dict[str, Tensor] = {}  # filled by every pass
+        self._levels: dict[str, Coarse] = {}
         self._stack = ExitStack()
-        self._shape: tuple[int, ...] | None = None  # of a batch; None while a single sample is looked at
+        self._shape: tuple[int, ...] | None = None  # of what is passed; None while a single sample is looked at
 
     @contextmanager
     def recording(self) -> Iterator[None]:
@@ -52,17 +68,17 @@ class Passes:
             inference(self.model) as self.device,
             record_outputs(
                 self.model, self.paths.layers.names, inputs_of=self.head, reduced=self._rows_of
-            ) as self.outputs,
+            ) as self._recorded,
             self.paths,
             ExitStack() as self._stack,
         ):
             self.sharing = SharedPass(self.model, self.device, self._sampled)
+            self._steps = PathPasses(self.paths, self.sharing, self._pass, self._keep)
             yield
 
     def remembers(self, call: Call) -> list[Fact]:
         """Whether the model remembers its calls, as the first sample of a batch shows."""
-        self._shape = None
-        found = forward_facts(self.model, call.rows(0, 1, "the first sample"), self.device, self.outputs)
+        found = forward_facts(self.model, call.rows(0, 1, "the first sample"), self.device, self._recorded)
         public = {"<input>": f"the input of {self.head}", "<output>": self.head}
         return [
             replace(one, values={**one.values, "where": public.get(one["where"], one["where"])})
@@ -82,64 +98,54 @@ class Passes:
 
     def logits(self, call: Call) -> Tensor:
         """The logits of a batch, whose samples go through the model together where that changes nothing."""
-        self.counts.clear()
-        self._shape = None
-        one, several = call.rows(0, 1, "a sample"), call.rows(0, len(call), "a batch")
-        if not self.sharing.alone(one, several):
-            logits, further = self._pass_and_layers(call)
-            if not further:
-                return logits
-            if not self.sharing.alone(one, several):  # of the further layers too
-                return self._together(several)
-        kept: dict[str, list[Tensor]] = {}
-        levels: dict[str, list[tuple[float, Tensor | None]]] = {}
-        made = []
-        for i in range(len(call)):
-            made.append(self._pass_and_layers(call.part(i, i + 1))[0])
-            for key, output in self.outputs.items():
-                kept.setdefault(key, []).append(output)
-            for key in self.outputs.keys() & self.coarse.keys():
-                levels.setdefault(key, []).append(self.coarse[key])
-        self.outputs.clear()
-        self.outputs.update({key: torch.cat(parts) for key, parts in kept.items()})
-        self.counts.update({key: len(parts) for key, parts in kept.items()})
-        self.coarse.update({key: _summed(parts) for key, parts in levels.items()})
-        return torch.cat(made)
+        made = list(self._steps.of(call))
+        if made[0][1] is call:
+            (self.outputs, self.coarse, logits), self.counts = made[0][0], {}
+            return logits
+        parts = [passed for passed, _ in made]
+        outputs = _by_name([passed.outputs for passed in parts])
+        self.outputs = {name: torch.cat(rows) for name, rows in outputs.items()}
+        self.counts = {name: len(rows) for name, rows in outputs.items()}
+        self.coarse = {name: _summed(levels) for name, levels in _by_name([p.coarse for p in parts]).items()}
+        return torch.cat([passed.logits for passed in parts])
 
-    def _pass_and_layers(self, call: Call) -> tuple[Tensor, bool]:
-        """The logits of one pass, made again where it leads to further layers; and whether it does."""
-        self.paths.begin()
-        samples = call.rows(0, len(call), "a batch")
-        logits = self._together(samples)
-        self._shape = None
-        further = self.paths.take_in(call.rows(0, 1, "a sample"))
-        if further is None:
-            return logits, False
-        self._stack.enter_context(record_outputs(self.model, further, reduced=self._rows_of, into=self.outputs))
-        self.sharing.look_again()
-        return self._together(samples), bool(further)
+    def _keep(self, further: list[str]) -> None:
+        self._stack.enter_context(record_outputs(self.model, further, reduced=self._rows_of, into=self._recorded))
 
     def _sampled(self, samples: Sample) -> dict[str, Tensor]:
-        logits = self._together(samples)
-        return {**self.outputs, "<logits>": logits.clone()}  # which may be a tensor of the model's own
+        made = self._pass(samples)
+        return {**made.outputs, "<logits>": made.logits}
 
-    def _together(self, samples: Sample) -> Tensor:
-        self.outputs.clear()
+    def _pass(self, samples: Sample) -> _Passed:
+        self._recorded.clear()
+        self._levels.clear()
         self._shape = tuple(samples.x.shape)
-        logits = _logits(run_forward(self.model, samples, self.device))
-        if "<input>" in self.outputs:  # else told with the names of those that were not called
-            self.outputs["<input>"] = head_inputs(self.outputs["<input>"], self.outputs["<output>"], logits, self.head)
-        return logits
+        try:
+            logits = _logits(run_forward(self.model, samples, self.device))
+        finally:
+            self._shape = None
+        made = dict(self._recorded)
+        if "<input>" in made:  # else told with the names of those that were not called
+            made["<input>"] = head_inputs(made["<input>"], made["<output>"], logits, self.head)
+        return _Passed(made, dict(self._levels), logits.clone())  # which may be a tensor of the model's own
 
     def _rows_of(self, name: str, output: Tensor) -> Tensor:
         if self._shape is not None:
             check_rows(name, output, self._shape[0])
         square = coarse_square(output, self.reduce, channels=self.channels, input_shape=self._shape)
-        self.coarse[name] = unit_roundoff(output.dtype), square
+        self._levels[name] = unit_roundoff(output.dtype), square
         return reduce_output(output, self.reduce, channels=self.channels, input_shape=self._shape)
 
 
-def _summed(levels: list[tuple[float, Tensor | None]]) -> tuple[float, Tensor | None]:
+def _by_name(parts: Iterable[Mapping[str, T]]) -> dict[str, list[T]]:
+    found: dict[str, list[T]] = {}
+    for part in parts:
+        for name, value in part.items():
+            found.setdefault(name, []).append(value)
+    return found
+
+
+def _summed(levels: list[Coarse]) -> Coarse:
     """The rounding of the coarsest output, and ‖X‖²_F of all of them."""
     squares = [square for _, square in levels if square is not None]
     return max(level for level, _ in levels), torch.stack(squares).sum(0) if squares else None
