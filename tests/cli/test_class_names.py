@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 import json
+import os
 from collections import Counter
 from pathlib import Path
 
 import pytest
 import torch
+from PIL import Image
 from torch import nn
 
 import rankscope as rs
-from rankscope._base.facts import Fact, FactKind
+from rankscope._base.facts import Fact, FactKind, of_kind
 from rankscope.cli import main
-from rankscope.cli.class_data import ClassFolder, FolderLabels, folder_labels, read_folder
+from rankscope.cli.class_data import FolderLabels, folder_labels, read_folder
 from rankscope.cli.class_names import class_cautions
-from rankscope.loading import LoadedModel
+from rankscope.cli.data import load_data
+from rankscope.loading import LoadedModel, plain_preprocessing
 from rankscope.views.sentences import sentence
 
 DIGITS = tuple("0123456789")
@@ -138,21 +141,29 @@ def test_an_empty_folder_is_refused_where_the_order_gives_the_labels(folders: tu
         labels_of_numbers(tmp_path, folders, "1")
 
 
-def test_the_folder_of_each_file_is_looked_up_once(tmp_path: Path) -> None:
+def test_the_folder_of_each_file_is_looked_up_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Looking up all files again for each of 1,000 folders takes minutes."""
-    asked = []
+    folders, asked = ("c", "a", "b"), []
+    for name in (*folders, "."):
+        (tmp_path / name).mkdir(exist_ok=True)
+        Image.new("RGB", (4, 4)).save(tmp_path / name / "one.png")
+    real = os.path.relpath
 
-    class Counted(ClassFolder):
-        def class_of(self, path: Path, file: str) -> str | None:
-            asked.append(file)
-            return super().class_of(path, file)
+    def counted(file: str, start: Path) -> str:
+        asked.append(file)
+        return real(file, start)
 
-    folders = tuple("abcdefgh")
-    files = tuple(str(tmp_path / name / "a.png") for name in folders)
-    loaded = LoadedModel(nn.Linear(2, 8), "net", "hf", "trained", class_names=folders)
-    made = folder_labels(tmp_path, Counted(folders, files), loaded, 8)
-    assert made.labels == {name: k for k, name in enumerate(folders)}
-    assert max(Counter(asked).values()) <= 2  # once for its class, once for whether it is beside the classes
+    monkeypatch.setattr(os.path, "relpath", counted)
+    made = plain_preprocessing((3, 4, 4))
+    net = nn.Sequential(nn.Flatten(), nn.Linear(48, 3))
+    loaded = LoadedModel(net, "net", "hf", "trained", preprocessing=made, class_names=folders)
+    data = load_data(str(tmp_path), loaded, labels=None, limit=None, seed=0)
+    assert [label for _, label in data.dataset] == [1, 2, 0]  # of a, b, c
+    (beside,) = of_kind(data.facts, FactKind.BESIDE_FOLDERS)
+    assert (beside["count"], beside["first"]) == (1, "one.png")
+    monkeypatch.undo()
+    every = [tmp_path / name / "one.png" for name in folders] + [tmp_path / "one.png"]
+    assert Counter(asked) == {str(file): 1 for file in every}
 
 
 def test_f13_names_of_which_some_are_unknown_are_named(tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 
 from rankscope._base.errors import DataError, UsageError
-from rankscope.loading import Preprocessing, images, load_images, load_model, plain_preprocessing
+from rankscope.loading import Preprocessing, class_order, images, load_images, load_model, plain_preprocessing
 
 PLAIN = plain_preprocessing((3, 8, 8))
 
@@ -77,6 +77,25 @@ def test_one_subfolder_per_class_gives_labels(tmp_path: Path) -> None:
     assert found.class_names == ("cat", "dog")
     assert found.names == ("cat/1.png", "cat/x/2.png", "dog/1.png")
     assert found.labels == (0, 0, 1)
+
+
+@pytest.mark.parametrize(
+    ("folders", "order"),
+    [
+        (["10", "9", "2"], ("2", "9", "10")),
+        (["10", "9", "two"], ("10", "9", "two")),
+        (["n01443537", "n01440764"], ("n01440764", "n01443537")),
+        (["n99999999", "n01440764"], ("n01440764", "n99999999")),
+    ],
+)
+def test_classes_have_the_order_that_data_sets_have(tmp_path: Path, folders: list[str], order: tuple[str, ...]) -> None:
+    """Another order here than for ``--data`` would give the same picture two labels."""
+    for name in folders:
+        picture(tmp_path / name / "1.png")
+    found = load_images(tmp_path, preprocessing=PLAIN)
+    assert found.class_names == order == class_order(folders).folders
+    assert found.labels is not None
+    assert [order[label] for label in found.labels] == sorted(folders)  # pictures come by path
 
 
 def sixteen_bit(path: Path) -> None:

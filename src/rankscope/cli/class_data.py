@@ -26,15 +26,24 @@ __all__ = ["ClassFolder", "FolderLabels", "check_labels", "folder_labels", "head
 
 
 class ClassFolder(NamedTuple):
-    """The class folders by name, and every image below the folder that holds them."""
+    """The class folders by name, and every image below the folder that holds them.
+
+    ``folders`` has the class folder of each file; ``None`` for a file beside them.
+    """
 
     classes: tuple[str, ...]
     files: tuple[str, ...]
+    folders: tuple[str | None, ...]
 
-    def class_of(self, path: Path, file: str) -> str | None:
-        """The class folder that a file lies in; ``None`` for a file beside them."""
-        first, _, below = os.path.relpath(file, path).partition(os.sep)
-        return first if below else None
+    @property
+    def labelled(self) -> list[tuple[str, str]]:
+        """The files in class folders, each with its folder."""
+        return [(file, name) for file, name in zip(self.files, self.folders, strict=True) if name is not None]
+
+    @property
+    def beside(self) -> list[str]:
+        """The files beside the class folders."""
+        return [file for file, name in zip(self.files, self.folders, strict=True) if name is None]
 
 
 class FolderLabels(NamedTuple):
@@ -69,7 +78,13 @@ def read_folder(path: Path) -> ClassFolder:
     split = split_folder(names)
     if split is not None:
         raise DataError(f"--data {str(path)!r} holds splits, not classes; give {str(path / split)!r}")
-    return ClassFolder(tuple(names), tuple(image_files(path, refuse_unreadable)))
+    files = tuple(image_files(path, refuse_unreadable))
+    return ClassFolder(tuple(names), files, tuple(_class_of(path, file) for file in files))
+
+
+def _class_of(path: Path, file: str) -> str | None:
+    first, _, below = os.path.relpath(file, path).partition(os.sep)
+    return first if below else None
 
 
 def folder_labels(path: Path, found: ClassFolder, loaded: LoadedModel, classes: int | None) -> FolderLabels:
@@ -82,7 +97,7 @@ def folder_labels(path: Path, found: ClassFolder, loaded: LoadedModel, classes: 
         the order of all folders gives the labels; names of which some are the model's and would get other labels.
     """
     folders = found.classes
-    filled = {found.class_of(path, file) for file in found.files}
+    filled = set(found.folders)
     empty = tuple(name for name in folders if name not in filled)
     if len(empty) == len(folders):
         raise DataError(
@@ -122,10 +137,9 @@ def folder_labels(path: Path, found: ClassFolder, loaded: LoadedModel, classes: 
         )
     if len(folders) - len(empty) < count:
         facts = (*facts, _subset({k: v for k, v in index.items() if k not in empty}, count, positions))
-    beside = [file for file in found.files if found.class_of(path, file) is None]
-    if beside:
-        name = printable(os.path.basename(beside[0]))
-        facts = (*facts, Fact(FactKind.BESIDE_FOLDERS, {"count": len(beside), "first": name}, caution=True))
+    if found.beside:
+        name = printable(os.path.basename(found.beside[0]))
+        facts = (*facts, Fact(FactKind.BESIDE_FOLDERS, {"count": len(found.beside), "first": name}, caution=True))
     return FolderLabels(index, _names(order.folders, order.names, own, index, count), facts)
 
 

@@ -128,8 +128,7 @@ def _folder(path: Path, loaded: LoadedModel, limit: int | None, seed: int, class
         files = [found.files[int(i)] for i in drawn(len(found.files), limit, seed)]
         return Data(PictureFiles([(file, 0) for file in files], loaded.preprocessing))
     index, names, facts = folder_labels(path, found, loaded, classes)
-    pairs = [(file, found.class_of(path, file)) for file in found.files]
-    samples = [(file, index[folder]) for file, folder in pairs if folder is not None]
+    samples = [(file, index[folder]) for file, folder in found.labelled]
     chosen = [samples[int(i)] for i in drawn(len(samples), limit, seed)]
     return Data(PictureFiles(chosen, loaded.preprocessing), names, facts)
 

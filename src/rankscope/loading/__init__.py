@@ -5,7 +5,8 @@ from rankscope.loading._from_torchvision import check_torchvision as pretrained_
 from rankscope.loading._hub import unreachable
 from rankscope.loading._torchvision import ensure_torchvision
 from rankscope.loading.batchnorm import calibrate_batchnorm
-from rankscope.loading.class_folders import ClassOrder, class_folders, class_order, imagenet_classes, split_folder
+from rankscope.loading.class_folders import class_folders, split_folder
+from rankscope.loading.class_order import ClassOrder, class_order, imagenet_classes
 from rankscope.loading.images import IMAGE_SUFFIXES, Images, image_files, is_image, load_images
 from rankscope.loading.models import check_spec, load_model
 from rankscope.loading.preprocessing import Preprocessing, plain_preprocessing

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, NamedTuple, NoReturn
 import torch
 
 from rankscope._base.errors import DataError, UsageError, first_line, parameter
+from rankscope.loading.class_order import class_order
 from rankscope.loading.preprocessing import Preprocessing, check_channels
 
 if TYPE_CHECKING:
@@ -55,7 +56,8 @@ class Images:
     """Images ready for a model: a sequence of (C, H, W) float32 tensors with their names.
 
     ``skipped`` pairs each image that could not be used with the reason. ``labels`` index ``class_names``, for
-    digits and for folders with one subfolder per class. Up to 1 GiB is kept in memory; beyond, images are decoded
+    digits and for folders with one subfolder per class: names of ImageNet in its order, whole numbers in theirs, others
+    in that of the alphabet, as ``--data`` counts them. Up to 1 GiB is kept in memory; beyond, images are decoded
     again when asked for.
     """
 
@@ -349,10 +351,12 @@ def _files(folder: Path) -> tuple[list[Path], tuple[tuple[str, str], ...]]:
 
 def _classes(folder: Path, files: list[Path]) -> tuple[list[int] | None, list[str] | None]:
     parts = [f.relative_to(folder).parts for f in files]
-    names = sorted({p[0] for p in parts if len(p) > 1})
-    if len(names) < 2 or any(len(p) == 1 for p in parts):
+    found = {p[0] for p in parts if len(p) > 1}
+    if len(found) < 2 or any(len(p) == 1 for p in parts):
         return None, None
-    return [names.index(p[0]) for p in parts], [printable(name) for name in names]
+    names = class_order(found).folders
+    label = {name: i for i, name in enumerate(names)}
+    return [label[p[0]] for p in parts], [printable(name) for name in names]
 
 
 def _plain_digits(limit: int | None, seed: int) -> Images:
