@@ -31,11 +31,11 @@ def test_a_model_that_is_one_linear_layer(inputs: torch.Tensor, tmp_path: Path, 
     net = nn.Linear(3, 2)
     found = collect(wrap(net), (inputs, torch.arange(20) % 2), out=tmp_path, **given)
     assert list(found.moments) == ["output"]
-    assert torch.equal(found.features, inputs)
+    assert torch.equal(found.features.cpu(), inputs)
     net.cpu()  # DataParallel moves it to a GPU where there is one
     made = (inputs @ net.weight.T + net.bias).detach()
-    torch.testing.assert_close(found.logits, made)
-    torch.testing.assert_close(found.moments["output"].mean, made.double().mean(0), rtol=1e-6, atol=1e-6)
+    torch.testing.assert_close(found.logits.cpu(), made)
+    torch.testing.assert_close(found.moments["output"].mean.cpu(), made.double().mean(0), rtol=1e-6, atol=1e-6)
     again = collect(wrap(net), (inputs, torch.arange(20) % 2), out=tmp_path, **given)
     assert again.resumed == 20
 
