@@ -82,6 +82,7 @@ def collect_command(
 
     from rankscope._base.checks import count_of
     from rankscope._base.processes import team
+    from rankscope.cli.chosen_model import ChosenModel
     from rankscope.cli.class_names import class_cautions
     from rankscope.cli.results import as_json_text, print_facts, print_written, write_result
     from rankscope.cli.source import Source, progress
@@ -92,9 +93,8 @@ def collect_command(
     count_of(num_workers, "num_workers", least=0, most=_MOST_WORKERS)
     if shard_size is not None:
         count_of(shard_size, "shard_size")
-    source = Source(
-        model, data, labels, weights, weights_key, seed, num_classes, limit, device, batch_size, tuple(text or ())
-    )
+    named = ChosenModel(model, weights, weights_key, seed, num_classes)
+    source = Source(named, data, labels, limit, device, batch_size, tuple(text or ()))
     # what a model's own code prints must not mix with the result; the lock also covers the files that follow the shards
     lock = FolderLock(out, lend=True) if team().writes else contextlib.nullcontext()
     with lock, contextlib.redirect_stdout(sys.stderr), progress("collect") as report:

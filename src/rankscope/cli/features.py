@@ -121,6 +121,7 @@ def features_command(
     import torch
 
     from rankscope._base.checks import budget_of
+    from rankscope.cli.chosen_model import ChosenModel
     from rankscope.cli.readable import readable_calls
     from rankscope.cli.results import print_result, write_result
     from rankscope.cli.source import Source, progress
@@ -134,9 +135,8 @@ def features_command(
     if memory_budget is not None:
         budget_of(memory_budget, torch.device("cpu"))
     folder = out if out is not None else default_folder(model)
-    source = Source(
-        model, data, labels, weights, weights_key, seed, num_classes, limit, device, batch_size, tuple(text or ())
-    )
+    named = ChosenModel(model, weights, weights_key, seed, num_classes)
+    source = Source(named, data, labels, limit, device, batch_size, tuple(text or ()))
     # what a model's own code prints must not mix with the result
     with FolderLock(folder), contextlib.redirect_stdout(sys.stderr), progress("features") as report:
         loaded, read, facts = source.load(labelled=False)

@@ -35,12 +35,12 @@ def layers_command(
     """List every layer that can be a cut point and show whether all information passes through it."""
     import torch
 
-    from rankscope.loading import load_model
+    from rankscope.cli.chosen_model import ChosenModel
     from rankscope.slicing import layers
 
     # a user's file, or a package, may print while it builds the model; standard output belongs to the result
     with contextlib.redirect_stdout(sys.stderr):
-        loaded = load_model(model, weights=weights, weights_key=weights_key, seed=seed, num_classes=num_classes)
+        loaded = ChosenModel(model, weights, weights_key, seed, num_classes).load()
         size = loaded.input_size
         example = None if size is None else torch.randn(1, *size, generator=torch.Generator().manual_seed(0))
         table = layers(loaded.model, example).only(*globs or (), true_cuts=true_cuts)

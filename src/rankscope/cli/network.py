@@ -5,12 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from rankscope._base.checks import count_of, seed_of
+from rankscope._base.checks import count_of
 from rankscope._base.errors import DataError
 from rankscope._base.facts import Fact, FactKind
 from rankscope._base.progress import Reporter
+from rankscope.cli.chosen_model import ChosenModel
 from rankscope.cli.texts import check_kind, check_texts, model_texts
-from rankscope.loading import Images, LoadedModel, calibrate_batchnorm, load_images, load_model
+from rankscope.loading import Images, LoadedModel, calibrate_batchnorm, load_images
 from rankscope.loading.images import check_images
 from rankscope.slicing import example_sample
 
@@ -27,23 +28,18 @@ class Network:
     Raises
     ------
     UsageError
-        For a negative seed, or a limit below one.
+        For a limit below one.
     """
 
-    model: str
-    weights: str
-    weights_key: str | None
-    seed: int
-    num_classes: int | None
+    model: ChosenModel
     images: str | None
     limit: int | None
     texts: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        seed_of(self.seed)
         if self.limit is not None:
             count_of(self.limit, "limit")
-        check_texts(self.texts, self.model, images=self.images)
+        check_texts(self.texts, self.model.name, images=self.images)
         if self.images is not None:
             check_images(self.images)
 
@@ -57,24 +53,18 @@ class Network:
         Random weights have seen the images, so that BatchNorm has statistics of them.
         """
         say = report if report is not None else Reporter()
-        say(0, None, f"loading {self.model}")
+        say(0, None, f"loading {self.model.name}")
         if loaded is None:
-            loaded = load_model(
-                self.model,
-                weights=self.weights,
-                weights_key=self.weights_key,
-                seed=self.seed,
-                num_classes=self.num_classes,
-            )
+            loaded = self.model.load()
         if self.texts or self.images is not None:
-            check_kind(loaded.model, self.model, texts=bool(self.texts), option="images")
+            check_kind(loaded.model, self.model.name, texts=bool(self.texts), option="images")
         if self.texts:
-            return loaded, model_texts(loaded.model, self.model, self.texts, limit=self.limit), None, loaded.facts
+            return loaded, model_texts(loaded.model, self.model.name, self.texts, limit=self.limit), None, loaded.facts
         say(0, None, "reading images")
         inputs, images, facts = self._inputs(loaded)
         if loaded.random and images is not None:
             # on the CPU, where it repeats exactly: finished images are found again by the weights they belong to
-            facts += _calibrate(loaded, images, self.seed)
+            facts += _calibrate(loaded, images, self.model.seed)
         return loaded, inputs, images, (*loaded.facts, *facts)
 
     def _inputs(self, loaded: LoadedModel) -> tuple[Any, Images | None, list[Fact]]:
@@ -88,7 +78,7 @@ class Network:
         if source is None:
             digits = loaded.input_size == (1, 8, 8)
             source, limit = ("digits", limit or 32) if digits else ("photos", limit)
-        images = load_images(source, preprocessing=loaded.preprocessing, limit=limit, seed=self.seed)
+        images = load_images(source, preprocessing=loaded.preprocessing, limit=limit, seed=self.model.seed)
         about = Fact(FactKind.IMAGES, {"source": str(source), "preprocessing": str(images.preprocessing)})
         return images, images, [about]
 

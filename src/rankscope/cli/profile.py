@@ -133,6 +133,7 @@ def profile_command(
     from rankscope._base.checks import budget_of, choice_of, device_of, dtype_of
     from rankscope._base.lock import FolderLock
     from rankscope._base.processes import team
+    from rankscope.cli.chosen_model import ChosenModel
     from rankscope.cli.network import Network
     from rankscope.cli.results import as_json_text
 
@@ -153,7 +154,8 @@ def profile_command(
         "certify": certify,
         "device": where,
     }
-    network = Network(model, weights, weights_key, seed, num_classes, images, limit, tuple(text or ()))
+    named = ChosenModel(model, weights, weights_key, seed, num_classes)
+    network = Network(named, images, limit, tuple(text or ()))
     folder = out if out is not None else default_folder(model)
     # the whole run has the folder for itself: another model's results may not appear in between
     lock = FolderLock(folder, lend=True) if team().writes else contextlib.nullcontext()

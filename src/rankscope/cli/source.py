@@ -7,13 +7,14 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from rankscope._base.checks import count_of, device_of, seed_of
+from rankscope._base.checks import count_of, device_of
 from rankscope._base.errors import UsageError
 from rankscope._base.facts import Fact
 from rankscope._base.progress import Reporter, progress_for
+from rankscope.cli.chosen_model import ChosenModel
 from rankscope.cli.data import Data, calibrated, check_data, load_data
 from rankscope.cli.texts import check_kind, check_texts, model_texts
-from rankscope.loading import LoadedModel, load_model
+from rankscope.loading import LoadedModel
 
 __all__ = ["Source", "progress"]
 
@@ -22,23 +23,18 @@ __all__ = ["Source", "progress"]
 class Source:
     """The model and the data of one command."""
 
-    model: str
+    model: ChosenModel
     data: str | None
     labels: Path | None
-    weights: str
-    weights_key: str | None
-    seed: int
-    num_classes: int | None
     limit: int | None
     device: str
     batch_size: int
     texts: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        check_texts(self.texts, self.model, data=self.data, labels=self.labels)
+        check_texts(self.texts, self.model.name, data=self.data, labels=self.labels)
         if self.data is None and not self.texts:
             raise UsageError("there are no data; give --data, or --text for a model of Hugging Face")
-        seed_of(self.seed)
         count_of(self.batch_size, "batch_size")
         device_of(self.device)
         if self.data is not None:
@@ -53,20 +49,16 @@ class Source:
         """
         where = device_of(self.device)
         if loaded is None:
-            loaded = load_model(
-                self.model,
-                weights=self.weights,
-                weights_key=self.weights_key,
-                seed=self.seed,
-                num_classes=self.num_classes,
-            )
+            loaded = self.model.load()
         folder = self.data is not None and (self.data == "digits" or Path(self.data).is_dir())
         if self.data is None or folder:  # an array file may hold token ids
-            check_kind(loaded.model, self.model, texts=bool(self.texts), option="data")
+            check_kind(loaded.model, self.model.name, texts=bool(self.texts), option="data")
         if self.data is None:
-            data = Data(model_texts(loaded.model, self.model, self.texts, limit=self.limit))
+            data = Data(model_texts(loaded.model, self.model.name, self.texts, limit=self.limit))
         else:
-            data = load_data(self.data, loaded, labels=self.labels, limit=self.limit, seed=self.seed, labelled=labelled)
+            data = load_data(
+                self.data, loaded, labels=self.labels, limit=self.limit, seed=self.model.seed, labelled=labelled
+            )
         facts = (*loaded.facts, *data.facts, *calibrated(loaded, data.dataset))
         loaded.model.to(where)
         return loaded, data, facts

@@ -53,6 +53,7 @@ def theory_exponents_command(
 
     from rankscope._base.checks import count_of, device_of, dtype_of
     from rankscope._base.facts import as_facts
+    from rankscope.cli.chosen_model import ChosenModel
     from rankscope.cli.network import Network
     from rankscope.cli.results import print_result, write_result
     from rankscope.jacobian import chain_exponents
@@ -60,7 +61,7 @@ def theory_exponents_command(
     where = device_of(device)
     dtype_of(dtype)
     count_of(top, "top")
-    network = Network(model, weights, weights_key, seed, num_classes, images, limit)
+    network = Network(ChosenModel(model, weights, weights_key, seed, num_classes), images, limit)
     folder = out if out is not None else default_folder(model)
     # what a model's own code prints must not mix with the result
     with FolderLock(folder), contextlib.redirect_stdout(sys.stderr):

@@ -113,6 +113,7 @@ def watch_command(
 
     from rankscope._base.checks import budget_of, count_of, device_of, number_of
     from rankscope._base.lock import FolderLock
+    from rankscope.cli.chosen_model import ChosenModel
     from rankscope.cli.results import print_result
     from rankscope.cli.source import progress
     from rankscope.cli.watched_network import WatchedNetwork
@@ -139,10 +140,7 @@ def watch_command(
         "tolerance": parse_tolerance(tolerance),
     }
     network = WatchedNetwork(
-        model,
-        weights_key,
-        seed,
-        num_classes,
+        ChosenModel(model, "random", weights_key, seed, num_classes),  # the weights are each checkpoint's
         data,
         tuple(text or ()),
         _images(images, model, data, text),
@@ -191,7 +189,7 @@ def _followed(
             last, first = time.monotonic(), False
             try:
                 found = _recorded(watcher, network)
-                _write(found, network.model, target)
+                _write(found, network.model.name, target)
             except RankscopeError as error:
                 if every is None or isinstance(error, UsageError | OutputError):
                     raise

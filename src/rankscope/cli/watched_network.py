@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from torch import nn
 
-from rankscope._base.checks import count_of, device_of, seed_of
+from rankscope._base.checks import count_of, device_of
 from rankscope._base.facts import Fact
 from rankscope._base.identity import Identity, identity_of
 from rankscope._base.identity_process import process_state
+from rankscope.cli.chosen_model import ChosenModel
 from rankscope.cli.data import check_data
 from rankscope.cli.network import Network
 from rankscope.cli.readable import readable_calls
@@ -21,7 +22,7 @@ from rankscope.cli.texts import check_texts
 from rankscope.features.feature_rank import measured_features
 from rankscope.features.sources import Skipped, as_dataset
 from rankscope.jacobian import jacobian_rank
-from rankscope.loading import LoadedModel, load_model
+from rankscope.loading import LoadedModel
 from rankscope.loading.images import check_images
 from rankscope.monitor.watch_measures import Measured, of_features, of_jacobian
 from rankscope.monitor.watched import WatchedValue
@@ -37,10 +38,7 @@ class WatchedNetwork:
     where there are images.
     """
 
-    model: str
-    weights_key: str | None
-    seed: int
-    num_classes: int | None
+    model: ChosenModel
     data: str | None
     texts: tuple[str, ...]
     images: str | None
@@ -56,8 +54,7 @@ class WatchedNetwork:
     _asked: bool = False
 
     def __post_init__(self) -> None:
-        check_texts(self.texts, self.model, data=self.data)
-        seed_of(self.seed)
+        check_texts(self.texts, self.model.name, data=self.data)
         if self.data is not None:
             check_data(self.data, labels=None, limit=self.limit)
         if self.images is not None:
@@ -72,13 +69,7 @@ class WatchedNetwork:
 
     def load(self, path: Path) -> tuple[nn.Module, Sequence[Fact]]:
         """The network with the weights of a checkpoint."""
-        loaded = load_model(
-            self.model,
-            weights=path,
-            weights_key=self.weights_key,
-            seed=self.seed,
-            num_classes=self.num_classes,
-        )
+        loaded = replace(self.model, weights=path).load()
         if not self._asked:
             self._first = self._first or loaded
         return loaded.model.to(device_of(self.device)), loaded.facts
@@ -90,15 +81,14 @@ class WatchedNetwork:
         """
         first, self._first, self._asked = self._first, None, True  # its memory is the next network's
         assert first is not None
-        named = (first.weights, self.weights_key, self.seed, self.num_classes)
         if self.of_features:
             batch = self.asked["batch_size"]
-            source = Source(self.model, self.data, None, *named, self.limit, self.device, batch, self.texts)
+            source = Source(self.model, self.data, None, self.limit, self.device, batch, self.texts)
             loaded, read, facts = source.load(labelled=False, loaded=first)
             self._dataset = as_dataset(loaded.model, read.dataset)
             self.facts += tuple(fact for fact in facts if fact not in loaded.facts)
         if self.images is not None:
-            network = Network(self.model, *named, self.images, self.limit)
+            network = Network(self.model, self.images, self.limit)
             loaded, self._inputs, images, facts = network.load(loaded=first)
             self._names = None if images is None else images.names
             self.facts += tuple(fact for fact in facts if fact not in loaded.facts)
