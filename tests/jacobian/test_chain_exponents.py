@@ -435,3 +435,61 @@ def test_a_backward_that_cannot_be_differentiated_is_not_used_twice() -> None:
     for block in net:
         expected = 2 * block.linear.weight.detach() @ expected
     torch.testing.assert_close(J.push(v), expected, rtol=1e-12, atol=1e-14)
+
+
+class Between(nn.Module):
+    """Two layers of one width with a function between them that lies in the second block."""
+
+    def __init__(self, function: Callable[[Tensor], Tensor]) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.a, self.b = nn.Linear(6, 6), nn.Linear(6, 6)
+        self.function = function
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.b(self.function(self.a(x)))
+
+
+class Cube(torch.autograd.Function):
+    """A backward formula alone, as most functions that people write have."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        ctx.save_for_backward(x)
+        return x**3
+
+    @staticmethod
+    def backward(ctx: Any, g: Tensor) -> Tensor:
+        return 3 * g * ctx.saved_tensors[0] ** 2
+
+
+@pytest.mark.parametrize(
+    "function",
+    [
+        lambda h: torch.fake_quantize_per_tensor_affine(h, 0.1, 0, -128, 127),
+        lambda h: torch.sparse.mm(h.to_sparse(), 2 * torch.eye(6, dtype=h.dtype)),
+        Cube.apply,
+    ],
+    ids=["no forward formula", "sparse", "backward alone"],
+)
+def test_a_later_block_without_a_forward_formula_is_differentiated_another_way(
+    function: Callable[[Tensor], Tensor],
+) -> None:
+    model, x = Between(function).double().eval(), torch.linspace(-1, 1, 6, dtype=torch.float64)[None]
+    found = rs.chain_exponents(model, x, progress=False)
+    leaf = x.clone().requires_grad_()
+    rows = [torch.autograd.grad(v, leaf, retain_graph=True)[0].flatten() for v in model(leaf).flatten()]
+    truth = float(torch.linalg.slogdet(torch.stack(rows))[1])
+    # all exponents together are the volume's growth; float64 rounding of a 6 × 6 product, conditioned below 1e4
+    assert found.blocks == ("a", "b")
+    assert abs(2 * float(found.mean.sum()) - truth) < 1e-10
+    assert found.method["name"] == "vmap(jvp) and double backward"
+
+
+def test_an_output_without_dimensions_is_no_block() -> None:
+    class Summed(Between):
+        def forward(self, x: Tensor) -> Tensor:
+            return super().forward(x).sum()
+
+    found = rs.chain_exponents(Summed(torch.tanh).eval(), torch.ones(1, 6), progress=False)
+    assert found.blocks == ("a", "b")

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 import rankscope as rs
+from rankscope._base.facts import FactKind
 
 EPS32 = 2.0**-23
 
@@ -109,3 +110,38 @@ def test_k3_a_frozen_script_is_named_with_its_remedy(room: str, nested: bool) ->
     what = "module '0'" if nested else "the model"
     with pytest.raises(rs.ModelError, match=f"{what} is a TorchScript module.*that it was scripted or traced from"):
         ROOMS[room](model, torch.randn(3, 6))
+
+
+def test_layers_called_before_and_after_the_gradient_are_not_mixed_up() -> None:
+    """The first call without gradients fails halfway, and the second one counts calls from the first again."""
+
+    class Twice(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            torch.manual_seed(0)
+            self.a, self.c = nn.Linear(6, 6), nn.Linear(6, 6)
+            self.calls = 0
+
+        def forward(self, x: Tensor) -> Tensor:
+            self.calls += 1
+            h = torch.tanh(self.a(x if x.requires_grad else x.requires_grad_())) * self.calls
+            energy = (torch.tanh(self.c(h)) ** 2).sum()
+            return self.a(torch.autograd.grad(energy, h, create_graph=True)[0])
+
+    torch.manual_seed(1)
+    model, x = Twice().eval(), torch.randn(1, 6)
+    profile = rs.jacobian_rank(model, x, cut_points="all", columns="all", progress=False)
+    pushed = rs.linear_map(model, x, cut_points="a#2").push(torch.ones(1, 6))
+    assert [fact.kind for fact in profile.facts] == [FactKind.KEEPS_STATE] and model.calls == 0
+    wide, leaf = copy.deepcopy(model).double(), x.double().requires_grad_()
+    rows = torch.stack([torch.autograd.grad(v, leaf, retain_graph=True)[0].flatten() for v in wide(leaf).flatten()])
+    spectrum = profile["a#2"].spectra[0]
+    assert spectrum is not None
+    # the certificate's own bound; 1e-7 for the Gram matrix's square root
+    truth = float(torch.linalg.svdvals(rows)[0])
+    assert abs(spectrum.sigma_max - truth) <= spectrum.error_bound + 1e-7 * truth
+    # 50 roundings of float32 of the largest entry
+    made = pushed[0] if isinstance(pushed, tuple) else pushed
+    assert torch.allclose(
+        made.flatten().double(), rows.sum(1), rtol=0, atol=50 * EPS32 * float(rows.abs().sum(1).max())
+    )

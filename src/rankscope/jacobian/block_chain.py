@@ -190,7 +190,6 @@ def chain_exponents(
                 report(index + 1, None, raw.name)
         finally:
             report.close()
-    assert way.method is not None
     return ChainExponents(
         model=name or path.model,
         blocks=tuple(b.name for b in chain.blocks),
@@ -198,7 +197,7 @@ def chain_exponents(
         shape=chain.shape,
         images=tuple(f"sample {i}" for i in range(len(found))),
         per_image=tuple(found),
-        method=Fact(FactKind.PUSHED, {"name": way.method.name}),
+        method=way.fact(),
         dtype=dtype_name(work_dtype),
         device=device_name(where),
         failed_methods=tuple(way.failures),
@@ -236,7 +235,7 @@ def _longest(found: Trace, calls: list[ModuleCall], *, merge: bool) -> _Chain:
     ``merge``: a block is what mixes features and all that follows it until the next that does.
     """
     points: _Points = [(None, found.input_shape)]
-    points += [(c, tuple(c.shape[1:])) for c in calls if c.true_cut and c.shape[0] == 1 and not c.tensors]
+    points += [(c, tuple(c.shape[1:])) for c in calls if c.true_cut and c.shape[:1] == (1,) and not c.tensors]
     kept = _run(points, merge=merge)
     if merge:  # shapes that alternate inside the blocks, as before and after a gated unit
         kept = max(kept, _run(_merged(points), merge=False), key=len)
@@ -298,16 +297,21 @@ def _leaf(call: ModuleCall | None) -> bool:
 
 @dataclass
 class _Way:
-    """How tangents are pushed: found at the first block, kept for all."""
+    """How tangents are pushed: found for each block at the first sample, since operators differ; kept for all samples."""
 
-    method: Method | None = None
+    methods: dict[CallKey, Method] = field(default_factory=dict)
     failures: list[Fact] = field(default_factory=list)
 
-    def at(self, runner: BlockRunner, point: Sample) -> LinearMap:
-        if self.method is None:
+    def at(self, block: CallKey, runner: BlockRunner, point: Sample) -> LinearMap:
+        if block not in self.methods:
             with runner.hooked():
-                self.method, _, self.failures = choose_method(runner, point, torch.ones_like(point.x[:1]))
-        return LinearMap(runner, self.method, point)
+                runner.outputs(point, point.x)  # a block that does not run in this dtype is no matter of derivatives
+                self.methods[block], _, failures = choose_method(runner, point, torch.ones_like(point.x[:1]))
+            self.failures += [one for one in failures if one not in self.failures]
+        return LinearMap(runner, self.methods[block], point)
+
+    def fact(self) -> Fact:
+        return Fact(FactKind.PUSHED, {"name": " and ".join(dict.fromkeys(m.name for m in self.methods.values()))})
 
 
 @dataclass(frozen=True)
@@ -351,6 +355,6 @@ def _operators(
     for start, block in zip(keys, chain.blocks, strict=True):
         x = sample.x if start is None else values[start].view(1, *chain.shape)
         between = BlockRunner(model, start, block.key, sample, device, dtype)
-        point = way.at(between, replace(sample, x=x))
+        point = way.at(block.key, between, replace(sample, x=x))
         found.append(_Operator(block.name, Matrix(point, (chain.width,), 0, chunk)))
     return found

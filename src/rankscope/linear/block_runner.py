@@ -71,8 +71,11 @@ class BlockRunner(Runner):
             )
         return with_member(output, paths[0], self._entering.clone())
 
-    def outputs(self, sample: Sample, x: Tensor, rows: Rows = None, *, fresh: bool = True) -> tuple[Tensor, ...]:
+    def _begin(self) -> None:
+        super()._begin()
         self._calls = 0
+
+    def outputs(self, sample: Sample, x: Tensor, rows: Rows = None, *, fresh: bool = True) -> tuple[Tensor, ...]:
         if self.start is None:
             return super().outputs(self.source, x, rows, fresh=fresh)
         self._entering = x

@@ -78,7 +78,7 @@ class Runner:
             state.restore(call=False)  # what the last call left behind is not what the model was given with
         self.weights = Converted(model, device, dtype, room)
         self._capture: Capture | None = None
-        self._missing = 0
+        self._awaited = self._missing = 0  # calls whose outputs are asked for, and those still to come
         self._casts = True
 
     def up_to(self, place: int) -> Runner:
@@ -148,23 +148,32 @@ class Runner:
     def returned(self, sample: Sample, x: Tensor, *, fresh: bool = True) -> Any:
         """What the model returns, computed in the dtype of this runner; ``fresh`` as in ``outputs``."""
         state = guarded(self.model)
-        if state is not None and fresh:
-            state.restore()
-        x = x.clone()  # a model may write into its input, which is the caller's tensor and every later pass's
-        model: Any = self.model
-        if self.weights:
-            self.weights.renew(state)
-            model = self.weights
+
+        def begun() -> Tensor:
+            self._begin()
+            if state is not None and fresh:
+                state.restore()
+            if self.weights:
+                self.weights.renew(state)
+            return x.clone()  # a model may write into its input, which is the caller's tensor and every later pass's
+
+        given = begun()
+        model: Any = self.weights or self.model
         mode = StaysOn() if self.through and torch.is_grad_enabled() else None
         with recording_through(self.model, mode), nullcontext() if state is None else state.paused():
-            return call_model(model, sample, x)
+            return call_model(model, sample, given, begun)
+
+    def _begin(self) -> None:
+        """Hooks count calls from the first again, also where a call is made a second time."""
+        self._missing = self._awaited
+        if self._capture is not None:
+            self._capture.clear()
 
     def everything(self, sample: Sample, *, fresh: bool = True) -> list[Tensor]:
         """What a whole call returns and what every cut point returned in it, as flat copies in float64."""
         assert self._capture is not None, "everything() outside hooked()"
         self._images, self._rows = len(sample.x), None
-        self._capture.clear()
-        self._missing = -1  # no cut point is the last one: the call goes on to its end
+        self._awaited = -1  # no cut point is the last one: the call goes on to its end
         made = self.returned(sample, sample.x, fresh=fresh)
         return values_of([made, list(self._capture.outputs.values())])
 
@@ -175,8 +184,7 @@ class Runner:
         """
         assert self._capture is not None, "outputs() outside hooked()"
         self._images, self._rows = len(x), rows
-        self._capture.clear()
-        self._missing = len(self._places)
+        self._awaited = len(self._places)
         try:
             made = self.returned(sample, x, fresh=fresh)
             if _WHOLE in self._places:

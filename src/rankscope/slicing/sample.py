@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 from weakref import WeakSet
@@ -51,22 +51,26 @@ def _moved(value: Any, device: torch.device, dtype: torch.dtype) -> Any:
 _TAKE_GRADIENTS: WeakSet[Any] = WeakSet()  # models whose own forward differentiates, and fails with gradients off
 
 
-def call_model(model: Any, sample: Sample, x: Tensor) -> Any:
+def call_model(model: Any, sample: Sample, x: Tensor, again: Callable[[], Tensor] | None = None) -> Any:
     """Call the model with ``x`` in place of the sample's own tensor.
 
     With gradients on where its own forward needs them, as that of a force field: it returns the gradient of an energy.
+    That shows when a first attempt fails halfway. ``again`` undoes what the attempt has left in hooks, in the model and
+    in ``x``, and returns ``x`` as it was.
     """
     if model in _TAKE_GRADIENTS:
         with torch.enable_grad():
             return _called(model, sample, x)
     try:
         return _called(model, sample, x)
+    except NotImplementedError:  # an operator without a formula in the mode that is used has none with gradients on
+        raise
     except RuntimeError as error:
         if torch.is_grad_enabled() or is_out_of_memory(error):
             raise
         try:
             with torch.enable_grad():
-                made = _called(model, sample, x)
+                made = _called(model, sample, x if again is None else again())
         except RuntimeError:
             raise error from None
     _TAKE_GRADIENTS.add(model)
