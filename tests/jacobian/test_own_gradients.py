@@ -132,7 +132,8 @@ def test_layers_called_before_and_after_the_gradient_are_not_mixed_up() -> None:
     model, x = Twice().eval(), torch.randn(1, 6)
     profile = rs.jacobian_rank(model, x, cut_points="all", columns="all", progress=False)
     pushed = rs.linear_map(model, x, cut_points="a#2").push(torch.ones(1, 6))
-    assert [fact.kind for fact in profile.facts] == [FactKind.KEEPS_STATE] and model.calls == 0
+    assert [fact.kind for fact in profile.facts] == [FactKind.KEEPS_STATE]
+    assert model.calls == 0
     wide, leaf = copy.deepcopy(model).double(), x.double().requires_grad_()
     rows = torch.stack([torch.autograd.grad(v, leaf, retain_graph=True)[0].flatten() for v in wide(leaf).flatten()])
     spectrum = profile["a#2"].spectra[0]

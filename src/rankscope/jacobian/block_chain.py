@@ -297,7 +297,7 @@ def _leaf(call: ModuleCall | None) -> bool:
 
 @dataclass
 class _Way:
-    """How tangents are pushed: found for each block at the first sample, since operators differ; kept for all samples."""
+    """How tangents are pushed: found for each block at the first sample, kept for all others."""
 
     methods: dict[CallKey, Method] = field(default_factory=dict)
     failures: list[Fact] = field(default_factory=list)
