@@ -165,7 +165,6 @@ def test_a_folder_of_timm_brings_its_own_preprocessing(folder: Path) -> None:
     model = timm.create_model("test_vit", num_classes=3)
     save_for_hf(model, folder / "timm")
     config = json.loads((folder / "timm" / "config.json").read_text())
-    config.pop("model_args", None)
     config["pretrained_cfg"] |= {"mean": [0.5, 0.25, 0.125], "std": [0.5, 0.25, 0.5], "input_size": [3, 8, 8]}
     config["pretrained_cfg"].pop("test_input_size", None)
     (folder / "timm" / "config.json").write_text(json.dumps(config))
@@ -175,6 +174,54 @@ def test_a_folder_of_timm_brings_its_own_preprocessing(folder: Path) -> None:
     assert made is not None
     tensor = made(Image.new("RGB", (20, 12), ORANGE))
     assert [float(v) for v in tensor[:, 4, 4]] == pytest.approx(NORMALISED, abs=1e-5)
+
+
+def saved_by_timm(folder: Path, name: str, config: dict[str, Any], **made: Any) -> torch.nn.Module:
+    """A model of timm and its folder, with fields of its configuration changed."""
+    timm = pytest.importorskip("timm")
+    from timm.models import save_for_hf
+
+    torch.manual_seed(0)
+    model: torch.nn.Module = timm.create_model(name, **made).eval()
+    save_for_hf(model, folder, model_args=made)
+    file = folder / "config.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | config))
+    return model
+
+
+@pytest.mark.parametrize(
+    ("name", "config", "made", "size"),
+    [
+        ("test_resnet", {}, {"num_classes": 7}, (3, 160, 160)),
+        ("test_resnet", {}, {"num_classes": 7, "in_chans": 1}, (1, 160, 160)),
+        ("test_vit", {"label_names": list("abcde")}, {"num_classes": 5, "img_size": 32}, (3, 32, 32)),
+        ("test_vit", {}, {"num_classes": 3, "img_size": (32, 48)}, (3, 32, 48)),
+        ("test_vit", {"num_classes": 9}, {"num_classes": 4, "pretrained": False}, (3, 160, 160)),
+    ],
+    ids=["classes", "one channel", "size", "sides", "another number of classes"],
+)
+def test_a_folder_of_timm_is_made_with_its_own_arguments(
+    name: str, config: dict[str, Any], made: dict[str, Any], size: tuple[int, int, int], tmp_path: Path
+) -> None:
+    from PIL import Image
+
+    own = saved_by_timm(tmp_path, name, config, **made)
+    loaded = load_model(f"hf:{tmp_path}")
+    assert loaded.input_size == size
+    assert loaded.preprocessing is not None
+    x = loaded.preprocessing(Image.new("RGB", (90, 70), ORANGE))[None]
+    assert tuple(x.shape[1:]) == size
+    with torch.no_grad():
+        assert torch.equal(loaded.model(x).logits, own(x))
+    assert loaded.class_names == (tuple("abcde") if "label_names" in config else None)
+    assert load_model(f"hf:{tmp_path}", weights="random", num_classes=6).model(x).logits.shape == (1, 6)
+
+
+def test_a_folder_of_timm_without_a_head_is_the_model_without_one(tmp_path: Path) -> None:
+    own = saved_by_timm(tmp_path, "test_vit", {}, num_classes=0)
+    x = torch.randn(2, 3, 160, 160, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        assert torch.equal(load_model(f"hf:{tmp_path}").model(x).pooler_output, own(x))
 
 
 @pytest.mark.parametrize("content", [None, {"processor_class": "X"}], ids=["no file", "a file without it"])

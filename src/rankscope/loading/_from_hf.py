@@ -10,6 +10,7 @@ from typing import Any
 from rankscope._base.errors import ModelError, UsageError, first_line, nearest, type_and_line
 from rankscope._base.facts import Fact, FactKind
 from rankscope.loading._hf_folder import check_files, damaged_json, damaged_weights, preprocessing_file
+from rankscope.loading._hf_timm import is_timm_config, own_size, without_repeats
 from rankscope.loading._hub import download
 from rankscope.loading._random import open_branches, seeded
 from rankscope.loading._remedies import RANDOM
@@ -52,12 +53,13 @@ def from_hf(
     with _quiet(transformers):
         config = _config(transformers, where, local=local, bare=bare, num_classes=num_classes)
         try:
+            config = without_repeats(config, num_classes)
             builder = _builder(transformers, config)
         except Exception as error:  # fields of another type, which transformers takes as they are
             raise _bad_config(where, error) from error
         facts: list[Fact] = []
         if weights == "pretrained":
-            model, found = _pretrained(builder, where, name, local=local)
+            model, found = _pretrained(builder, where, name, config, local=local)
             fresh = sorted(found["missing_keys"])
             if fresh:
                 facts.append(Fact(FactKind.FRESH_PARAMETERS, {"names": fresh}, caution=True))
@@ -140,18 +142,19 @@ def _builder(transformers: Any, config: Any) -> Any:
         if isinstance(named, type):  # transformers has modules and functions too
             return named
     mapping = transformers.MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING
-    if type(config) in mapping:
+    if type(config) in mapping and config.num_labels:  # timm saves models without a head too
         found = mapping[type(config)]
         return found[0] if isinstance(found, tuple) else found
     return transformers.AutoModel
 
 
-def _pretrained(builder: Any, where: str, name: str, *, local: bool) -> tuple[Any, dict[str, Any]]:
+def _pretrained(builder: Any, where: str, name: str, config: Any, *, local: bool) -> tuple[Any, dict[str, Any]]:
+    own = {"config": config} if is_timm_config(config) else {}
     if not local:
         with download(f"pretrained weights of hf:{name}", remedy=_fetch(name)):
-            return builder.from_pretrained(where, output_loading_info=True, **_PLAIN)
+            return builder.from_pretrained(where, output_loading_info=True, **own, **_PLAIN)
     try:
-        model, found = builder.from_pretrained(where, output_loading_info=True, **_PLAIN)
+        model, found = builder.from_pretrained(where, output_loading_info=True, **own, **_PLAIN)
         return model, found
     except Exception as error:
         damaged = damaged_weights(Path(where)) or damaged_json(Path(where), "generation_config.json")
@@ -201,6 +204,9 @@ def _preprocessing(transformers: Any, model: Any, config: Any, where: str, *, lo
     if file is not None:
         try:
             processor = transformers.AutoImageProcessor.from_pretrained(where)
+            prepared = own_size(config) if file.name == "config.json" else None
+            if prepared is not None:
+                processor = type(processor)(pretrained_cfg=prepared, architecture=config.architecture)
             made = _made_size(processor, size)
         except Exception as error:  # whatever a damaged file leads to
             why = "it is no whole JSON file" if damaged_json(Path(where), file.name) else first_line(error)
@@ -227,6 +233,10 @@ def _preprocessing(transformers: Any, model: Any, config: Any, where: str, *, lo
 
 
 def _config_size(config: Any) -> tuple[int, int, int] | None:
+    prepared = own_size(config) or (getattr(config, "pretrained_cfg", None) if is_timm_config(config) else None)
+    if prepared and "input_size" in prepared:
+        channels, height, width = map(int, prepared["input_size"])
+        return (channels, height, width)
     vision = getattr(config, "vision_config", config)
     side = getattr(vision, "image_size", None)
     channels = int(getattr(vision, "num_channels", 3))
