@@ -19,7 +19,7 @@ from rankscope.deficit.dependency import ClassDependency, Status
 from rankscope.deficit.regularisation_path import RegularisationPath
 from rankscope.views.deficit_figure import draw_dependence
 from rankscope.views.deficit_text import dependency_text, exact_reasons
-from rankscope.views.sentences import sentence
+from rankscope.views.noted import Noted
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -32,7 +32,7 @@ _NO_MORE_THAN_NOISE = (Status.NOT_BEYOND_NULL, Status.NO_NULL)
 
 
 @dataclass(frozen=True, eq=False, repr=False)
-class DependencyTable(Record):
+class DependencyTable(Noted, Record):
     """Result of ``independence_deficit``: one ``ClassDependency`` a class, with the settings that made it.
 
     ``table[i]`` is the record of class i (its index among all classes); iterating gives every record. ``keep`` is the
@@ -63,11 +63,6 @@ class DependencyTable(Record):
     facts: tuple[Fact, ...] = ()
     # it holds the logits, which are no part of the result
     _follow: _Follow | None = field(default=None, init=False, compare=False)
-
-    @property
-    def notes(self) -> tuple[str, ...]:
-        """The facts as sentences, for people."""
-        return tuple(map(sentence, self.facts))
 
     def following(self, follow: _Follow) -> DependencyTable:
         """The same, able to give the path of a class."""

@@ -15,6 +15,7 @@ from rankscope._base.records import ByValue, Record
 from rankscope.features.truncated_head import TruncatedHead
 from rankscope.views.feature_figure import plot_curves
 from rankscope.views.feature_text import classification_text
+from rankscope.views.noted import Noted
 from rankscope.views.sentences import sentence
 
 if TYPE_CHECKING:
@@ -45,7 +46,7 @@ class FoldedHead(ByValue):
 
 
 @dataclass(frozen=True, eq=False, repr=False)
-class ClassificationDimension(Record):
+class ClassificationDimension(Noted, Record):
     """How many principal components of the final features classification needs (paper §3.3, Eq. 6, Table 1).
 
     Attributes
@@ -145,11 +146,6 @@ class ClassificationDimension(Record):
         if self.top5 is not None:
             columns["top5"] = self.top5
         return pd.DataFrame(columns)
-
-    @property
-    def notes(self) -> tuple[str, ...]:
-        """The facts as sentences, for people."""
-        return tuple(map(sentence, self.facts))
 
     @property
     def cautions(self) -> tuple[str, ...]:

@@ -17,7 +17,7 @@ from rankscope.features.class_record import ClassFeatures
 from rankscope.spectra import Spectrum, measures
 from rankscope.views.feature_figure import plot_layers
 from rankscope.views.feature_text import layers_text
-from rankscope.views.sentences import sentence
+from rankscope.views.noted import Noted
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -215,7 +215,7 @@ DIMENSIONS: dict[str, Callable[[LayerFeatures], float | None]] = {
 
 
 @dataclass(frozen=True, eq=False)
-class FeatureProfile(Record):
+class FeatureProfile(Noted, Record):
     """Feature dimensions of the layers of a network, in order of depth; a sequence of ``LayerFeatures``.
 
     Index it with a number or a layer's name. ``facts`` are what was approximated or is to be known; ``notes`` are their
@@ -252,11 +252,6 @@ class FeatureProfile(Record):
             row["pca_low"], row["pca_high"] = row.pop("pca_bounds")
             rows.append(row)
         return pd.DataFrame(rows)
-
-    @property
-    def notes(self) -> tuple[str, ...]:
-        """The facts as sentences, for people."""
-        return tuple(map(sentence, self.facts))
 
     def plot(self, *, ax: Axes | None = None) -> Axes:
         """Dimensions over depth; layers that the samples limit are crossed."""

@@ -22,7 +22,7 @@ from rankscope.features.reduction import Channels, Reduce, check_reduce
 from rankscope.slicing import CutPointsLike
 from rankscope.spectra.scale import scaled_norm
 from rankscope.views.intrinsic_view import intrinsic_text, plot_intrinsic
-from rankscope.views.sentences import sentence
+from rankscope.views.noted import Noted
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -66,7 +66,7 @@ class LayerIntrinsic(ByValue):
 
 
 @dataclass(frozen=True, eq=False, repr=False)
-class IntrinsicDimension(Record):
+class IntrinsicDimension(Noted, Record):
     """Intrinsic dimension of every layer, in order of depth; ``facts`` name where it is not to be trusted.
 
     Attributes
@@ -84,11 +84,6 @@ class IntrinsicDimension(Record):
     layers: tuple[LayerIntrinsic, ...]
     facts: tuple[Fact, ...] = ()
     provenance: dict[str, Any] = field(default_factory=dict, repr=False)
-
-    @property
-    def notes(self) -> tuple[str, ...]:
-        """The facts as sentences, for people."""
-        return tuple(map(sentence, self.facts))
 
     def table(self) -> pd.DataFrame:
         """One row a layer."""

@@ -20,7 +20,7 @@ from rankscope.features.layer_rows import layer_rows
 from rankscope.features.principal import from_first
 from rankscope.features.reduction import Channels, Reduce, check_reduce
 from rankscope.slicing import CutPointsLike
-from rankscope.views.sentences import sentence
+from rankscope.views.noted import Noted
 from rankscope.views.similarity_view import plot_similarity, similarity_text
 
 if TYPE_CHECKING:
@@ -33,7 +33,7 @@ _LEAST = 4  # samples: the debiased estimate divides by N − 3
 
 
 @dataclass(frozen=True, eq=False, repr=False)
-class Similarity(Record):
+class Similarity(Noted, Record):
     """Linear CKA of every layer of one source with every layer of another.
 
     Attributes
@@ -57,11 +57,6 @@ class Similarity(Record):
     samples: int
     facts: tuple[Fact, ...] = ()
     provenance: dict[str, Any] = field(default_factory=dict, repr=False)
-
-    @property
-    def notes(self) -> tuple[str, ...]:
-        """The facts as sentences, for people."""
-        return tuple(map(sentence, self.facts))
 
     def table(self) -> pd.DataFrame:
         """One row a layer of the first source, one column a layer of the second."""

@@ -16,8 +16,9 @@ from rankscope._base.records import Record
 from rankscope._base.style import COLOURS, figure_style, new_axes, plain_text
 from rankscope._base.text import one_line
 from rankscope.jacobian import earlier
+from rankscope.views.noted import Noted
 from rankscope.views.phrases import counted, shape_of
-from rankscope.views.sentences import note, phrase, sentence
+from rankscope.views.sentences import note, phrase
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -29,7 +30,7 @@ __all__ = ["ChainExponents"]
 
 
 @dataclass(frozen=True, eq=False)
-class ChainExponents(Record):
+class ChainExponents(Noted, Record):
     """Lyapunov-style exponents of a network's chain of equal-width blocks. Prints as a table.
 
     Attributes
@@ -82,11 +83,6 @@ class ChainExponents(Record):
         from rankscope.theory import LyapunovExponents
 
         return {"LyapunovExponents": LyapunovExponents}
-
-    @property
-    def notes(self) -> tuple[str, ...]:
-        """The facts as sentences, for people."""
-        return tuple(map(sentence, self.facts))
 
     @property
     def width(self) -> int:

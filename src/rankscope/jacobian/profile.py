@@ -23,10 +23,10 @@ from rankscope.jacobian.profile_files import SCHEMA_VERSION, load_fields, save_f
 from rankscope.jacobian.reading import Reading
 from rankscope.slicing import Stretch
 from rankscope.spectra import Tolerance, ToleranceLike, as_tolerance
+from rankscope.views.noted import Noted
 from rankscope.views.phrases import counted, number
 from rankscope.views.profile_figure import plot_profile
 from rankscope.views.profile_text import profile_text
-from rankscope.views.sentences import sentence
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -38,7 +38,7 @@ _KEPT, _NOT_CERTIFIED = Fact(FactKind.KEPT_IMAGES), Fact(FactKind.NOT_CERTIFIED)
 
 
 @dataclass(frozen=True, eq=False, repr=False)
-class JacobianProfile(Record):
+class JacobianProfile(Noted, Record):
     """Jacobian rank of every sub-network of a model, on one or more images. Equal to itself after a file.
 
     Attributes
@@ -120,11 +120,6 @@ class JacobianProfile(Record):
     def reading(self) -> Reading:
         """The spectra read with the profile's tolerance, once: arrays of shape (cut points, images)."""
         return Reading(self.layers, self.tolerance)
-
-    @property
-    def notes(self) -> tuple[str, ...]:
-        """The facts as sentences, for people."""
-        return tuple(map(sentence, self.facts))
 
     @property
     def function_rank(self) -> tuple[int, ...]:

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from rankscope._base.errors import UsageError, nearest
 from rankscope._base.facts import Fact
 from rankscope._base.records import ByValue, Record
-from rankscope.views.sentences import sentence
+from rankscope.views.noted import Noted
 from rankscope.views.watch_figure import plot_heat_map, plot_step_curves
 from rankscope.views.watch_text import watched_text
 
@@ -46,7 +46,7 @@ class WatchedStep(ByValue):
 
 
 @dataclass(frozen=True, eq=False, repr=False)
-class WatchedRun(Record):
+class WatchedRun(Noted, Record):
     """Ranks and metrics by layer and checkpoint of one training run. ``facts`` name what was left out and why.
 
     Attributes
@@ -64,11 +64,6 @@ class WatchedRun(Record):
     steps: tuple[WatchedStep, ...]
     facts: tuple[Fact, ...] = ()
     provenance: dict[str, Any] = field(default_factory=dict, repr=False)
-
-    @property
-    def notes(self) -> tuple[str, ...]:
-        """The facts as sentences, for people."""
-        return tuple(map(sentence, self.facts))
 
     @property
     def layers(self) -> tuple[str, ...]:

@@ -11,10 +11,10 @@ from rankscope._base.facts import Fact, FactKind
 from rankscope._base.records import Record
 from rankscope.probes import earlier
 from rankscope.spectra import RankEstimate, Spectrum, Tolerance, ToleranceLike, as_tolerance
+from rankscope.views.noted import Noted
 from rankscope.views.probe_figure import plot_probes
 from rankscope.views.probe_text import probes_text
 from rankscope.views.probes import Bounded, ProbeRow, ProbesView
-from rankscope.views.sentences import sentence
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -28,7 +28,7 @@ _UNKNOWN, _UNCERTIFIED = Fact(FactKind.PUSHED, {"name": "vmap(jvp)"}), Fact(Fact
 
 
 @dataclass(frozen=True, eq=False)
-class ProbeResult(Record):
+class ProbeResult(Noted, Record):
     """Feature dimension and Jacobian rank before and after one component.
 
     Attributes
@@ -86,11 +86,6 @@ class ProbeResult(Record):
     def from_earlier(cls, data: Mapping[str, Any]) -> Mapping[str, Any]:
         """Earlier files say in words what are facts today."""
         return data if "mode" not in data else earlier.probe(data)
-
-    @property
-    def notes(self) -> tuple[str, ...]:
-        """The facts as sentences, for people."""
-        return tuple(map(sentence, self.facts))
 
     @property
     def sample_limit(self) -> int:

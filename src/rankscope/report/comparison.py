@@ -17,8 +17,8 @@ from rankscope.features.feature_profile import FeatureProfile
 from rankscope.jacobian import JacobianProfile
 from rankscope.report.runs import Run, run_of
 from rankscope.views.comparison_view import comparison_text, plot_comparison
+from rankscope.views.noted import Noted
 from rankscope.views.phrases import first_few
-from rankscope.views.sentences import sentence
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -57,7 +57,7 @@ class ComparedLayer(ByValue):
 
 
 @dataclass(frozen=True, eq=False, repr=False)
-class Comparison(Record):
+class Comparison(Noted, Record):
     """Several runs beside each other. ``facts`` name what differs in how they were measured.
 
     Attributes
@@ -76,11 +76,6 @@ class Comparison(Record):
     facts: tuple[Fact, ...] = ()
     seed: int = 0
     resamples: int = 0
-
-    @property
-    def notes(self) -> tuple[str, ...]:
-        """The facts as sentences, for people."""
-        return tuple(map(sentence, self.facts))
 
     def table(self) -> pd.DataFrame:
         """One row a layer and run: value, bounds, difference from the first run, paired mean and interval."""
