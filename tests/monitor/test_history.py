@@ -50,7 +50,22 @@ def test_every_number_comes_back_as_it_was(tmp_path, value):
 
 def test_an_empty_history_has_the_columns():
     assert tuple(History().table().columns) == COLUMNS
-    assert History().last_step is None
+    assert History().next_step == 0
+
+
+def test_a_process_that_does_not_write_goes_on_without_a_history_that_is_not_there_yet(tmp_path):
+    """A reader of its own must be refused there: a wrong path would look like a run without steps."""
+    path = tmp_path / "history.jsonl"
+    with pytest.raises(rs.OutputError, match="cannot read the history"):
+        History(path, write=False)
+    other = History.of_process(path, writes=False)
+    assert (other.moments, other.next_step, path.exists()) == ([], 0, False)
+    other.add(Moment(0, ()))
+    assert not path.exists()
+    first = History.of_process(path, writes=True)
+    first.add(Moment(4, ()))
+    assert History.of_process(path, writes=False).next_step == first.next_step == 5
+    first.close()
 
 
 @pytest.mark.parametrize("cut", [1, 8, 30, -1])

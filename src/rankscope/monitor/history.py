@@ -98,6 +98,13 @@ class History:
         if there or not self._write:
             self._read(path)
 
+    @classmethod
+    def of_process(cls, path: Path | None, *, writes: bool) -> History:
+        """The history of one of several processes: the one that ``writes`` makes the file, which others read if it is
+        there. Where it is not, training begins, and they go on without.
+        """
+        return cls(path if path is None or writes or path.exists() else None, write=writes)
+
     # ---- the file ------------------------------------------------------------------------------------------------
 
     def open(self) -> None:
@@ -217,8 +224,9 @@ class History:
         )
 
     @property
-    def last_step(self) -> int | None:
-        return self.moments[-1].step if self.moments else None
+    def next_step(self) -> int:
+        """The step after the last that was monitored."""
+        return self.moments[-1].step + 1 if self.moments else 0
 
 
 def _digest(said: dict[str, Any]) -> str:

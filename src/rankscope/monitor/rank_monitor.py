@@ -144,12 +144,8 @@ class RankMonitor:
         self._batch = TrainingBatch(
             model, self._inner, self.cut_points, names, called, (reduce, channels, self._memory), self._teller.say
         )
-        kept = None if path is None else path_of(path, "path")
-        if kept is not None and not is_main() and not kept.exists():
-            kept = None  # the first process makes it
-        self._history = History(kept, write=is_main())
-        last = self._history.last_step
-        self._step = 0 if last is None else last + 1
+        self._history = History.of_process(None if path is None else path_of(path, "path"), writes=is_main())
+        self._step = self._history.next_step
         self._events: list[str] = []
         self._checked = self._closed = False
         self._replay()
