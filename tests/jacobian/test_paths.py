@@ -82,7 +82,7 @@ def rows_alone(model: nn.Module, x: Tensor) -> dict[str, Tensor]:
             for call, out in enumerate(outs, 1):
                 rows = [torch.autograd.grad(v, x, retain_graph=True)[0].flatten() for v in out.flatten()]
                 made[f"{name}#{call}"] = torch.stack(rows)
-            made[name] = made[f"{name}#1"]  # its name where the first sample calls it once
+            made[name] = made[f"{name}#1"]  # its name where no sample calls it twice
         return made
     finally:
         for hook in hooks:
@@ -372,7 +372,7 @@ def test_a_named_layer_that_a_later_sample_calls_more_often() -> None:
     net, x = Looped().eval(), samples_of(Looped, 4)[[1, 2, 0]]  # one call, two, three
     profile = rs.jacobian_rank(net, x, cut_points="cell")
     assert [(layer.name, layer.uncalled) for layer in profile.layers] == [
-        ("cell", ()),
+        ("cell#1", ()),
         ("cell#2", (0,)),
         ("cell#3", (0, 1)),
     ]
@@ -380,6 +380,33 @@ def test_a_named_layer_that_a_later_sample_calls_more_often() -> None:
     by_number = rs.jacobian_rank(net, x, cut_points=["cell#3"])
     assert [(layer.name, layer.uncalled) for layer in by_number.layers] == [("cell#3", (0, 1))]
     check(by_number, net, x)
+
+
+@pytest.mark.parametrize(
+    ("wanted", "names"),
+    [
+        ("cell", {"cell#1", "cell#2", "cell#3"}),
+        ("?el?", {"cell#1", "cell#2", "cell#3"}),  # speaks of the module
+        (["*l#[13]", "head"], {"cell#1", "cell#3", "head"}),  # speaks of its calls
+        (["cell#1", "head"], {"cell#1", "head"}),
+        ("*#1", {"cell#1", "head"}),
+    ],
+)
+@pytest.mark.parametrize("order", [[0, 1, 2, 3], [1, 2, 0, 3], [2, 0, 3, 1], [1, 0, 2, 3]])
+def test_names_do_not_depend_on_the_order_of_samples(wanted: Any, names: set[str], order: list[int]) -> None:
+    """Four samples call ``cell`` three times, once, twice and three times."""
+    torch.manual_seed(0)
+    net, x = Looped().eval(), samples_of(Looped, 4)
+    expected = [sum(name.startswith("cell#") for name in rows_alone(net, one)) for one in x]
+    profile = rs.jacobian_rank(net, x[order], cut_points=wanted)
+    assert {layer.name for layer in profile.layers} == names
+    for layer in profile.layers:
+        least = int(layer.name[-1]) if "#" in layer.name else 0
+        assert set(layer.uncalled) == {i for i, sample in enumerate(order) if expected[sample] < least}
+    check(profile, net, x[order])
+    once = x[[k for k, times in enumerate(expected) if times == 1]]
+    if len(once) and wanted in ("cell", "?el?"):
+        assert [layer.name for layer in rs.jacobian_rank(net, once, cut_points=wanted).layers] == ["cell"]
 
 
 @pytest.mark.parametrize(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from functools import lru_cache
+from typing import cast
 
 import pytest
 import torch
@@ -175,3 +176,32 @@ def test_the_table() -> None:
     assert "* = cut points of 'blocks' (5)" in str(table)
     with pytest.raises(rs.UsageError, match="cannot tell what ReLU takes as input"):
         rs.layers(nn.ReLU())
+
+
+@pytest.mark.parametrize(
+    ("wanted", "names"),
+    [
+        ("cell", ["cell#1", "cell#2"]),
+        ("cell.0", ["cell#1.0", "cell#2.0"]),
+        ("cell#2.1.1", ["cell#2.1.1"]),
+        ("*ell", ["cell#1", "cell#2"]),
+        ("*.1.1", ["cell#1.1.1", "cell#2.1.1"]),
+        ("last#1", ["last"]),
+        ("*2", ["conv2"]),  # and not the second call of another module
+        ("*#2", ["cell#2"]),
+    ],
+)
+def test_a_name_without_a_number_stands_for_all_calls(wanted: str, names: list[str]) -> None:
+    class Net(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.cell, self.conv2, self.last = nn.LSTM(4, 4, batch_first=True), nn.Linear(4, 4), nn.Linear(4, 2)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            h, (state, _) = self.cell(x)
+            again, (other, _) = self.cell(h + state.mean())
+            return cast(torch.Tensor, self.last(self.conv2(again) + other.mean()))
+
+    net = Net()
+    found = trace(net, example_sample(net, torch.randn(1, 3, 4)))
+    assert [call.name for call in select(net, found, wanted)] == names

@@ -6,7 +6,8 @@ makes; those that the first sample does not make are traced and measured on the 
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from collections.abc import Iterable
+from dataclasses import dataclass, field, replace
 
 from rankscope.jacobian.layer import Layer
 from rankscope.jacobian.measurers import Measurers, layout
@@ -33,7 +34,8 @@ class _Found:
 class LaterCalls:
     """``look`` at every sample, then ``measure`` those that lead elsewhere, then put the ``layers`` in their places.
 
-    Use ``look`` and ``measure`` inside ``measuring``. ``unmeasured`` says what was not measured, and why.
+    Use ``look`` and ``measure`` inside ``measuring``. ``unmeasured`` says what was not measured, and why. Afterwards
+    ``named`` and ``names`` say what calls are called in the result.
     """
 
     def __init__(self, measurers: Measurers, chosen: Chosen, wanted: CutPointsLike) -> None:
@@ -72,15 +74,17 @@ class LaterCalls:
             self.waiting &= set(still)
             every = [c for c in selected if c.depends]
             output = path.stands_for_output(every)
-            self._output_of |= {index: "" if output is None else output.name for index, _, _ in samples}
+            stands = [] if output is None else self.named([output])
+            self._output_of |= {index: stands[0].name if stands else "" for index, _, _ in samples}
             chosen = [c for c in every if (c.key.module, c.key.call) in new]
             if not chosen:
                 continue
             self.unmeasured |= self._without_derivative(samples[0][1], chosen)
-            for call, mixes, k in zip(every, path.mixes(every), range(len(every)), strict=True):
+            named = self.named(every)
+            for k, (call, mixes) in enumerate(zip(every, path.mixes(every), strict=True)):
                 if call in chosen:
                     before = [_identity(earlier) for earlier in every[:k]]
-                    self._calls.setdefault(_identity(call), _Found(call, mixes, before))
+                    self._calls.setdefault(_identity(call), _Found(named[k], mixes, before))
             own = Measurers(self.model, chosen, measurers.settings, measurers.finisher, measurers.full)
             for index, _, sample in samples:
                 measurer = own.of(sample)
@@ -88,10 +92,11 @@ class LaterCalls:
                 finished = measurer.measure([sample])()[0]
                 self.kinks[index] = finished.kinks
                 for k, call in enumerate(chosen):
+                    one = self._calls[_identity(call)]
                     if k in finished.reasons:
-                        self.unmeasured.setdefault(call.name, finished.reasons[k])
+                        self.unmeasured.setdefault(one.call.name, finished.reasons[k])
                     if k not in finished.uncalled:
-                        self._calls[_identity(call)].spectra[index] = finished.spectra[k]
+                        one.spectra[index] = finished.spectra[k]
             measurers.join(own)
         self.unmeasured |= dict.fromkeys(sorted(self.waiting), "no sample calls it")
 
@@ -99,10 +104,27 @@ class LaterCalls:
         dtype = self.measurers.settings.dtype
         return as_measured(self.model, given, dtype, lambda s: without_derivative(self.model, s, calls))[0]
 
+    def named(self, calls: Iterable[ModuleCall]) -> list[ModuleCall]:
+        """Calls under their names in the result: numbered where any sample calls the module twice.
+
+        So names do not depend on which sample came first.
+        """
+        repeated = {module for made in (self.found.called, *self._groups) for module, index in made if index > 0}
+        return [
+            replace(call, name=call.numbered if call.key.module in repeated and not call.of_network else call.bare)
+            for call in calls
+        ]
+
+    @property
+    def names(self) -> dict[str, str]:
+        """By the name that a call has on the first sample, its name in the result."""
+        every = self.found.nameable or self.found.calls
+        return {call.name: one.name for call, one in zip(every, self.named(every), strict=True)}
+
     def placed(self, layers: list[Layer], count: int, columns: int) -> list[Layer]:
-        """The measured layers with those of later samples among them, each behind the one it follows."""
+        """The measured layers, as ``named``, with those of later samples among them, each behind what it follows."""
         placed = list(layers)
-        name_of = {_identity(call): call.name for call in self.calls}
+        name_of = {_identity(call): call.name for call in self.named(self.calls)}
         name_of |= {identity: one.call.name for identity, one in self._calls.items()}
         for one in sorted(self._calls.values(), key=lambda one: one.call.of_network):
             if one.call.of_network and not one.call.part:
@@ -128,7 +150,7 @@ class LaterCalls:
         stands = self.found.stands_for_output(self.found.calls)
         by_name = {layer.name: layer for layer in layers}
         for index in range(count):
-            layer = by_name.get(self._output_of.get(index, "" if stands is None else stands.name))
+            layer = by_name.get(self._output_of.get(index, "" if stands is None else self.named([stands])[0].name))
             if index not in one.spectra and layer is not None and index not in layer.uncalled:
                 one.spectra[index] = layer.spectra[index]
 

@@ -201,7 +201,6 @@ def jacobian_rank(
     facts += samples.facts()
     chosen = traced_calls(model, samples, first, cut_points, work_dtype)
     found, calls, unmeasured = chosen.trace, chosen.calls, chosen.unmeasured
-    facts += returned_facts(calls)
     labels = names or (lambda i: f"image {i}" if first.x.ndim == 4 else f"sample {i}")
     choice = ColumnsByShape(columns)
     full = full_settings(columns, method, tol)
@@ -279,6 +278,9 @@ def jacobian_rank(
     spectra, kinks = collected.spectra, collected.kinks
     count = len(image_names)
     uncalled = [tuple(i for i in range(count) if k in collected.uncalled[i]) for k in range(len(calls))]
+    unmeasured = {later.names.get(name, name): why for name, why in unmeasured.items()}
+    calls = later.named(calls)
+    facts += returned_facts(calls)
 
     measured = []
     for k, call in enumerate(calls):

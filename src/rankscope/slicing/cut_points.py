@@ -85,9 +85,9 @@ def select(model: nn.Module, found: Trace, wanted: CutPointsLike) -> list[Module
 
     ``"blocks"``, ``"paper"``, ``"all"`` (every call and the output), ``"output"`` (what the network returns), a dotted
     name, a glob over dotted names, or a list of these. A module called several times stands for all its calls;
-    ``name#2`` is its second. What returns several tensors stands for all of them together; ``name.path`` is one of
-    them: ``lstm.0``, ``output.logits``. Where a module has that name too, the module is meant, and ``name:path`` or
-    ``network:output`` the tensor.
+    ``name#2`` is its second, and a glob with ``#`` in it chooses calls by number. What returns several tensors stands
+    for all of them together; ``name.path`` is one of them: ``lstm.0``, ``output.logits``. Where a module has that name
+    too, the module is meant, and ``name:path`` or ``network:output`` the tensor.
 
     Raises
     ------
@@ -121,7 +121,7 @@ def _match(model: nn.Module, found: Trace, name: str) -> list[ModuleCall]:
     if exact:
         return exact
     if any(ch in name for ch in "*?["):
-        everything = [c for c in found.nameable or found.calls if fnmatch.fnmatchcase(c.name, name)]
+        everything = [c for c in found.nameable or found.calls if _matches(c, name)]
         listed = [c for c in everything if c in found.calls]
         if everything:  # of tensors that already stand in the list under another name, only if nothing else is meant
             return listed if any(not c.of_network for c in listed) else everything
@@ -141,6 +141,14 @@ def _match(model: nn.Module, found: Trace, name: str) -> list[ModuleCall]:
     raise (NeverCalledError if _of_another_path(modules, found, name) else CutPointError)(
         f"there is no module {name!r}; {nearest(name, names)}"
     )
+
+
+def _matches(call: ModuleCall, glob: str) -> bool:
+    """A glob with ``#`` speaks of calls by number, any other of modules with all their calls.
+
+    So what it chooses of one sample does not depend on how often that sample calls a module.
+    """
+    return fnmatch.fnmatchcase(call.numbered if "#" in glob else call.bare, glob)
 
 
 def _can_be_called(module: nn.Module) -> bool:
@@ -196,13 +204,12 @@ class LayerTable(Record):
         ['1']
         """
         for glob in globs:
-            if not any(fnmatch.fnmatchcase(c.name, glob) for c in self.calls):
+            if not any(_matches(c, glob) for c in self.calls):
                 raise CutPointError(f"no layer matches {glob!r}; {nearest(glob, [c.name for c in self.calls])}")
         kept = tuple(
             call
             for call in self.calls
-            if (call.true_cut or not true_cuts)
-            and (not globs or any(fnmatch.fnmatchcase(call.name, glob) for glob in globs))
+            if (call.true_cut or not true_cuts) and (not globs or any(_matches(call, glob) for glob in globs))
         )
         names = {call.name for call in kept}
         return replace(self, calls=kept, default=tuple(name for name in self.default if name in names))

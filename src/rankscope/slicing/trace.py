@@ -62,6 +62,24 @@ class ModuleCall:
         """Whether it is the network's own output, or one of several outputs."""
         return self.key.of_network
 
+    @property
+    def bare(self) -> str:
+        """Its name without the number of the call: that of the module, or of a tensor that the module returns."""
+        return self._module + self._rest
+
+    @property
+    def numbered(self) -> str:
+        """Its name with the number of the call, also where the module is called once."""
+        return self.name if self.of_network else f"{self._module}#{self.key.call + 1}{self._rest}"
+
+    @property
+    def _module(self) -> str:
+        return self.name if self.of_network else self.key.module
+
+    @property
+    def _rest(self) -> str:
+        return self.name.removeprefix(self._module).removeprefix(f"#{self.key.call + 1}")
+
 
 @dataclass(frozen=True)
 class Trace:
@@ -109,10 +127,13 @@ class Trace:
         return Stretch(between.bit_count(), sizes)
 
     def by_name(self, name: str) -> list[ModuleCall]:
-        """Every call of one module, or the one call, tensor or output of that name."""
+        """Every call of one module, or the one call, tensor or output of that name.
+
+        ``layer#1`` is the first call also where it is the only one: another sample may make more.
+        """
         everything = self.nameable or self.calls
         one = [c for c in everything if c.name == name]
-        return one or [c for c in everything if c.key.module == name and c.key.parts is None]
+        return one or [c for c in everything if name in (c.numbered, c.bare)]
 
     def stands_for_output(self, calls: Iterable[ModuleCall]) -> ModuleCall | None:
         """Of some calls the last that returned the very tensors that the network returns."""
