@@ -36,6 +36,7 @@ def test_a_run_as_table_figure_and_page(tmp_path: Path, capsys: pytest.CaptureFi
     assert "Jacobian rank" in said
     found = json.loads((tmp_path / "out" / "watch.json").read_text())
     assert [step["step"] for step in found["steps"]] == [0, 20]
+    assert (found["provenance"]["model"], found["provenance"]["data"]) == ("digits", "digits")
     # the trained network is the one that rankscope features measures
     command = ("features", "digits", "--reduce", "pool", "--out", tmp_path / "f", *SMALL[:-2], "--json")
     assert main([*map(str, command)]) == 0

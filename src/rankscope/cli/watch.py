@@ -216,7 +216,7 @@ def _recorded(watcher: Watcher, network: WatchedNetwork) -> WatchedRun:
 
     from rankscope._base.provenance import versions
 
-    found = watcher.record({"versions": versions(), "model": network.model, "data": network.data})
+    found = watcher.record({"versions": versions(), "model": network.model.name, "data": network.data})
     return replace(found, facts=(*found.facts, *network.facts))
 
 
