@@ -60,7 +60,7 @@ def test_float32_stop(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
 
 def test_predict(capsys: pytest.CaptureFixture[str]):
     assert main(["theory", "predict", "--width", "1000", "--depth", "50"]) == 0
-    assert capsys.readouterr().out == "248.4 of 1,000 after 50 layers (fuss-catalan, paper)\n"
+    assert capsys.readouterr().out == "250.2 of 1,000 after 50 layers (tracy-widom, paper)\n"
     assert main(["theory", "predict", "--width", "1000", "--depth", "50", "--law", "lyapunov", "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["rank"] == 303
     assert main(["theory", "predict", "--width", "1000", "--depth", "20", "--tolerance", "reference"]) == 0

@@ -20,7 +20,10 @@ def theory_predict_command(
     tolerance: ToleranceOption = "paper",
     law: Annotated[
         str,
-        typer.Option(help="auto (chosen smoothly by depth), fuss-catalan (shallow), lyapunov (deep) or lyapunov-mean."),
+        typer.Option(
+            help="auto (chosen smoothly by depth), tracy-widom (shallow), fuss-catalan (shallow, very wide), lyapunov "
+            "(deep) or lyapunov-mean."
+        ),
     ] = "auto",
     as_json: JsonOption = False,
     debug: DebugOption = False,

@@ -26,6 +26,7 @@ from scipy.optimize import brentq
 from rankscope._base.checks import count_of, number_of
 from rankscope.spectra import ToleranceLike
 from rankscope.theory.prediction import counts_nothing, predicted_rank, relative_tolerance
+from rankscope.theory.soft_edge import log_edge_shift
 
 __all__ = ["residual_chain_rank"]
 
@@ -60,7 +61,7 @@ def residual_chain_rank(n: int, t: float, depth: int, tolerance: ToleranceLike =
     Examples
     --------
     >>> round(residual_chain_rank(200, 1.0, 20), 1)  # 139 in simulated chains, where the exponents alone say 156
-    138.5
+    139.2
     >>> residual_chain_rank(200, 400**-0.5, 400)
     200.0
     """
@@ -73,13 +74,13 @@ def residual_chain_rank(n: int, t: float, depth: int, tolerance: ToleranceLike =
     if rtol == 0:
         return float(n)
     if t > _GREAT:
-        return predicted_rank(n, depth, rtol, law="fuss-catalan").value
+        return predicted_rank(n, depth, rtol, law="tracy-widom").value
     if depth * t**2 < _NO_SPREAD:
         return float(n)
     # of many small steps only their number times t² matters; fewer than _MANY layers of the larger step are not many
     merged = depth * (t / _SMALL) ** 2
     law = _Law(_SMALL, merged) if t < _SMALL and merged > _MANY else _Law(t, depth)
-    target = 2 * math.log(rtol) + law.log_edge
+    target = 2 * math.log(rtol) + law.log_edge + law.edge_shift(n)
 
     def above(log_angle: float) -> float:
         return law.log_position(math.exp(log_angle)) - target
@@ -102,11 +103,23 @@ class _Law:
         self.edge = brentq(self._slope, -80.0, 80.0, xtol=1e-14, rtol=1e-14)
         self.log_edge = self._log_z(math.exp(self.edge)).real
 
+    def edge_shift(self, n: int) -> float:
+        """By how much the mean of log x_1 lies off ``log_edge`` for width n."""
+        psi = math.exp(self.edge)
+        root, first, second = (part.real for part in self._parts(psi))
+        step = 2 * self.square * psi / root  # dD by d log ψ
+        bend = step * (1 - step / root) * (1 / first + 1 / second) - step**2 * (1 / first**2 + 1 / second**2)
+        return log_edge_shift(n, psi, self.depth * bend + psi / (1 + psi) ** 2)
+
     def _parts(self, psi: complex) -> tuple[complex, complex, complex]:
         """D and the two factors of 4w, D + 1 + t² and D + 1 − t², the second without cancellation."""
         root = cmath.sqrt((1 + self.square) ** 2 + 4 * self.square * psi)
         second = root + 1 - self.square if self.square <= 1 else 4 * self.square * (1 + psi) / (root + self.square - 1)
         return root, root + 1 + self.square, second
+
+    def _excess(self, psi: complex, root: complex) -> complex:
+        """D − 1 without cancellation."""
+        return self.square * (2 + self.square + 4 * psi) / (root + 1)
 
     def _slope(self, log_psi: float) -> float:
         """ψ·d log z/dψ on the positive axis; it rises through 0 at the right edge."""
@@ -115,8 +128,13 @@ class _Law:
         return self.depth * 2 * self.square * psi / root * (1 / first + 1 / second) - 1 / (1 + psi)
 
     def _log_z(self, psi: complex) -> complex:
-        _, first, second = self._parts(psi)
-        log_w = cmath.log(first) + cmath.log(second) - math.log(4)
+        root, first, second = self._parts(psi)
+        if self.square <= 1:
+            # w is close to 1 for small t, and its logarithm counts L times: from D − 1, which keeps its digits
+            excess = self._excess(psi, root)
+            log_w = _log1p((excess + self.square) / 2) + _log1p((excess - self.square) / 2)
+        else:
+            log_w = cmath.log(first) + cmath.log(second) - math.log(4)
         return cmath.log(1 + psi) - cmath.log(psi) + self.depth * log_w
 
     def _psi(self, angle: float) -> complex:
@@ -144,5 +162,11 @@ class _Law:
         """P(x ≥ x(θ)) by equation (2), with Im D = Im D²/(2·Re D) so that small t loses no digits."""
         psi = self._psi(angle)
         root, first, _ = self._parts(psi)
-        lost = psi.imag * (1 - 1 / root.real) + cmath.phase(first)
+        lost = psi.imag * self._excess(psi, root).real / root.real + cmath.phase(first)
         return (math.pi - angle - self.depth * lost) / math.pi
+
+
+def _log1p(value: complex) -> complex:
+    """log(1 + value), principal branch, without losing the digits of a small value."""
+    a, b = value.real, value.imag
+    return complex(math.log1p(a * (2 + a) + b**2) / 2, math.atan2(b, 1 + a))
