@@ -53,7 +53,10 @@ ToleranceOption = Annotated[
 ]
 
 # the model
-MODEL_HELP = "timm:NAME, torchvision:NAME, hf:NAME, path/to/file.py:factory, or digits (the network of the demo)."
+MODEL_HELP = (
+    "timm:NAME, torchvision:NAME, hf:NAME, path/to/file.py:factory, digits (a small trained network that ships with "
+    "rankscope), or efficientnet-lite0 (trained on ImageNet)."
+)
 ModelArgument = Annotated[str, typer.Argument(metavar="MODEL", help=MODEL_HELP, show_default=False)]
 NetworkWeightsOption = Annotated[
     str, typer.Option("--weights", help="pretrained, random, or a .safetensors or .pt FILE.")

@@ -16,7 +16,7 @@ from rankscope.loading.preprocessing import Preprocessing
 from rankscope.loading.record import LoadedModel
 from rankscope.loading.weights import Translation, load_weights
 
-__all__ = ["check_timm", "from_timm", "is_timm", "timm_preprocessing"]
+__all__ = ["build_timm", "check_timm", "from_timm", "is_timm", "timm_class_names", "timm_preprocessing"]
 
 
 def is_timm(name: str) -> bool:
@@ -47,7 +47,7 @@ def from_timm(
         tag = (model.pretrained_cfg or {}).get("tag", "")
         described = f"pretrained ({tag})" if tag else "pretrained"
     else:
-        model = _build(name, options, seed)
+        model = build_timm(name, options, seed)
         if weights == "random":
             facts = open_branches(model, seed=seed)
             described = f"random, seed {seed}"
@@ -56,7 +56,7 @@ def from_timm(
             facts = list(kept)
     model.eval()
     preprocessing = timm_preprocessing(model)
-    names = None if weights == "random" or num_classes is not None else _class_names(model)
+    names = None if weights == "random" or num_classes is not None else timm_class_names(model)
     return LoadedModel(
         model=model,
         name=f"timm:{name}",
@@ -114,7 +114,8 @@ def check_timm(name: str, *, pretrained: bool = False) -> None:
         raise ModelError(f"timm has no pretrained weights for {base!r}; use {RANDOM} or {FROM_FILE}")
 
 
-def _build(name: str, options: dict[str, Any], seed: int) -> Any:
+def build_timm(name: str, options: dict[str, Any], seed: int) -> Any:
+    """``timm.create_model`` with random weights from ``seed``. Raises ``ModelError`` where timm cannot."""
     import timm
 
     try:
@@ -130,7 +131,8 @@ def _translation(model: Any) -> Translation | None:
     return found if callable(found) else None
 
 
-def _class_names(model: Any) -> tuple[str, ...] | None:
+def timm_class_names(model: Any) -> tuple[str, ...] | None:
+    """Names of ImageNet's classes in the order of the logits, where timm knows which subset a model was trained on."""
     from timm.data.imagenet_info import ImageNetInfo, infer_imagenet_subset
 
     subset = infer_imagenet_subset(model)

