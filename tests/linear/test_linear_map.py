@@ -13,6 +13,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 import rankscope as rs
 from rankscope._base.facts import FactKind, of_kind
+from rankscope.linear import same_weights
 from rankscope.linear.linear_map import LinearMap
 from rankscope.linear.matrix import Matrix
 from rankscope.linear.runner import Runner
@@ -212,6 +213,7 @@ def test_a_model_that_keeps_state_starts_from_it_every_time() -> None:
         J.push(v)
 
 
+@pytest.mark.parametrize("large", [False, True])
 @pytest.mark.parametrize(
     "change",
     [
@@ -222,7 +224,11 @@ def test_a_model_that_keeps_state_starts_from_it_every_time() -> None:
         lambda m: setattr(m[0], "weight", nn.Parameter(m[0].weight[[1, 0, 2]].detach())),
     ],
 )
-def test_a_model_that_changed_is_refused(change: Any) -> None:
+def test_a_model_that_changed_is_refused(change: Any, large: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of a large model no copy is kept."""
+    if large:
+        monkeypatch.setattr(same_weights, "_LARGE", 0)
+
     class Slope(nn.Module):
         slope = 1.0
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 import warnings
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import SimpleNamespace
 from typing import Any
@@ -19,7 +19,7 @@ from torch.utils.checkpoint import checkpoint
 
 import rankscope as rs
 from rankscope._base.facts import FactKind
-from rankscope.slicing import full_precision, measuring
+from rankscope.slicing import fingerprints, full_precision, measuring, state
 
 CPU = torch.device("cpu")
 
@@ -235,6 +235,85 @@ def test_weights_that_a_call_writes_into_are_as_they_were() -> None:
     found = [s.sigma_max for s in profile.layers[-1].spectra if s is not None]
     expected = 2 * float(torch.linalg.matrix_norm(before.double(), 2))
     assert found == pytest.approx([expected] * 2, rel=1e-5)  # float32 products
+
+
+WRITES: dict[str, Callable[[Tensor], Any]] = {
+    "scaled": lambda weight: weight.data.mul_(2),
+    "negated": lambda weight: weight.data.neg_(),
+    "one entry": lambda weight: weight.data[1, 2].add_(1e-6),
+    "rows in another order": lambda weight: weight.data.copy_(weight.data[[1, 0, 2]]),
+    "transposed": lambda weight: weight.data.copy_(weight.data.T.clone()),
+    "through NumPy": lambda weight: weight.detach().numpy().fill(1.0),
+}
+# a write that undoes itself shows after an odd number of calls alone: it is noticed from the first call on
+EARLY = [(measure, write, False) for measure in (rs.jacobian_rank, rs.feature_rank) for write in WRITES]
+LATE = [(rs.feature_rank, write, True) for write in ("scaled", "one entry", "through NumPy")]
+
+
+@pytest.mark.parametrize(("measure", "write", "late"), EARLY + LATE)
+def test_weights_of_a_large_model_that_a_call_writes_into_are_noticed(
+    measure: Any, write: str, late: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No copy of more than 1 GiB of weights is kept; writes past the version counter show in their bits alone."""
+
+    class Writes(nn.Linear):
+        def forward(self, x: Tensor) -> Tensor:
+            if not late or bool((x > 0).all()):
+                WRITES[write](self.weight)
+            return super().forward(x)
+
+    monkeypatch.setattr(state, "_LARGE", 0)
+    model = nn.Sequential(nn.Identity(), Writes(3, 3)).eval()
+    x = -torch.ones(40, 3) + torch.arange(3) / 8
+    x[-4:] *= -1  # the last batch
+    options = {"batch_size": 4} if measure is rs.feature_rank else {"progress": False}
+    with pytest.raises(rs.ModelError, match=r"changes '1\.weight', and of more than .* load the model again"):
+        measure(model, x, **options)
+
+
+def test_weights_of_a_large_model_that_are_replaced_for_a_call_are_put_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Halves(nn.Linear):
+        def forward(self, x: Tensor) -> Tensor:
+            self.weight.data = self.weight.data / 2
+            return super().forward(x)
+
+    monkeypatch.setattr(state, "_LARGE", 0)
+    model = Halves(3, 3).eval()
+    before, place = model.weight.detach().clone(), model.weight.data_ptr()
+    profile = rs.jacobian_rank(nn.Sequential(model), torch.randn(2, 3), progress=False)
+    assert torch.equal(model.weight, before)
+    assert model.weight.data_ptr() == place
+    found = [s.sigma_max for s in profile.layers[-1].spectra if s is not None]
+    expected = float(torch.linalg.matrix_norm(before.double(), 2)) / 2
+    assert found == pytest.approx([expected] * 2, rel=1e-5)  # float32 products
+
+
+DTYPES = [torch.float32, torch.float64, torch.bfloat16, torch.float16, torch.complex64, torch.int8, torch.bool]
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize(
+    "form", [lambda t: t, lambda t: t.T, lambda t: t[:, ::2], lambda t: t[3:], lambda t: t[0, 0], lambda t: t[:0]]
+)
+def test_a_fingerprint_sees_every_bit(
+    dtype: torch.dtype, form: Callable[[Tensor], Tensor], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(fingerprints, "_CHUNK", 16)  # several chunks
+    fingerprints._keys.cache_clear()
+    try:
+        whole = (torch.arange(77).reshape(7, 11) % 2).to(dtype)
+        values = form(whole)
+        first = fingerprints.fingerprint(values)
+        assert first is not None
+        assert torch.equal(first, fingerprints.fingerprint(values.clone()) if values.is_contiguous() else first)
+        for place in np.ndindex(*values.shape):
+            old = values[place].clone()
+            values[place] = ~old if dtype is torch.bool else 1 - old
+            assert not torch.equal(first, fingerprints.fingerprint(values)), place
+            values[place] = old
+        assert torch.equal(first, fingerprints.fingerprint(values))
+    finally:
+        fingerprints._keys.cache_clear()
 
 
 class OwnMode(nn.Module):

@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import _disable_current_modes
 
 from rankscope._base.errors import ModelError
+from rankscope.slicing.fingerprints import fingerprint
 
 __all__ = [
     "ModelState",
@@ -34,7 +35,7 @@ __all__ = [
     "version_of",
 ]
 
-_LARGE = 2**30  # bytes of parameters; beyond this no copy is kept, and a model that writes into them is refused
+_LARGE = 2**30  # bytes of parameters; beyond this fingerprints are kept, and a model that changes them is refused
 _MOST = 100_000  # entries of containers; what a model holds beyond that is a data set, not its state
 _THOROUGH = 3  # calls after which a tensor that is written to past its version counter has shown it
 _PLAIN = (bool, int, float, complex, str, bytes, type(None), type, torch.dtype, torch.device, torch.Size)
@@ -59,6 +60,7 @@ class _KeptTensor:
         self.version = version_of(tensor)
         self.data = tensor.detach()
         self.values = self.data.clone() if copy else None
+        self.mark = None if copy else fingerprint(self.data)
         self.silent = False
         self.leaf = tensor.is_leaf
         self.requires_grad = tensor.requires_grad
@@ -73,21 +75,29 @@ class _KeptTensor:
         written = version_of(self.tensor) != self.version
         if not (moved or written or self.silent or thorough):
             return False
-        if self.values is None:
-            if not (moved or written):
-                return False
-            raise ModelError(
-                f"the forward pass changes {self.name!r}, and the model is too large to keep a copy of its weights; "
-                "measure a model whose forward pass leaves its weights as they are"
-            )
+        if self.values is None and self.mark is None and not (moved or written):
+            return False
         if moved:
             self.tensor.data = self.data
-        changed = not same_numbers(self.data, self.values)
+        changed = self._changed()
+        if changed and self.values is None:
+            raise ModelError(
+                f"the forward pass changes {self.name!r}, and of more than {_LARGE / 2**30:g} GiB of weights no copy "
+                "is kept, so they are not what they were; load the model again, and measure one whose forward pass "
+                "leaves its weights as they are"
+            )
         if changed:
             self.tensor.data.copy_(self.values)  # past the version counter: no graph of the caller saw a change
             self.silent = True  # from now on by value: it may be written to past the counter too
         self.version = version_of(self.tensor)
         return changed or moved
+
+    def _changed(self) -> bool:
+        """Whether it holds other numbers than it did; of what holds no plain ones any sign of it counts."""
+        if self.values is not None:
+            return not same_numbers(self.data, self.values)
+        now = fingerprint(self.data)
+        return now is None or self.mark is None or not torch.equal(now, self.mark)
 
     def _restore_gradient(self) -> None:
         """A conversion of a module converts its gradients too; whether one is wanted changes nothing computed here."""
@@ -114,6 +124,7 @@ class ModelState:
         self._paused = 0
         self._calls = 0
         self._entries = 0
+        self._compared = False
         self._copy_parameters = sum(p.numel() * p.element_size() for p in model.parameters()) <= _LARGE
         # breadth first: where there is too much, what the model itself holds comes before what that leads to
         self._queue: deque[tuple[str, Any]] = deque(model.named_modules())
@@ -190,6 +201,9 @@ class ModelState:
         ``call`` says that a call of the model follows, which may show what it writes to.
         """
         thorough = last or self._calls < _THOROUGH
+        # a fingerprint takes longer than a comparison: once where the first call has shown it, and at the end
+        once = last or (self._calls > 0 and not self._compared)
+        self._compared |= once
         self._calls += call
         for kept in self._kept:
             now = kept.read()
@@ -197,7 +211,9 @@ class ModelState:
                 self.changed.update(_differences(kept.name, now, kept.held))
                 kept.write(kept.held)
         with outside_transforms():
-            self.changed.update(t.name for t in self._tensors if t.restore(thorough=thorough))
+            self.changed.update(
+                t.name for t in self._tensors if t.restore(thorough=once if t.mark is not None else thorough)
+            )
 
     def distrust(self, tensor: Tensor) -> None:
         """A call wrote past the version counter into a copy of this tensor, so it may write into this one too."""
