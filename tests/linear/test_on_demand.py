@@ -16,7 +16,7 @@ from torch.utils.checkpoint import checkpoint
 
 import rankscope as rs
 from rankscope._base.facts import FactKind
-from rankscope.linear import derivative
+from rankscope.linear import other_precision
 from rankscope.linear.linear_map import LinearMap
 from rankscope.linear.on_demand import OnDemand
 from rankscope.linear.runner import Runner
@@ -307,7 +307,7 @@ def test_a_model_that_does_not_run_in_float64_holds_nothing(monkeypatch: pytest.
 
 
 def test_no_copies_are_held_for_which_there_is_no_memory(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(derivative, "budget_of", lambda *_, **__: 1000)
+    monkeypatch.setattr(other_precision, "budget_of", lambda *_, **__: 1000)
     late = measured(Net(_by_address).eval(), monkeypatch, 0)
     assert FactKind.NO_FLOAT64 in {f.kind for f in late.facts}
     assert not MARK & {f.kind for f in late.facts}

@@ -18,9 +18,10 @@ from rankscope.jacobian.reference import Certified, Reference
 from rankscope.jacobian.sweep import Sweep, SweepResult
 from rankscope.jacobian.unsettled import Unsettled
 from rankscope.linear.budget import bytes_per_tangent
-from rankscope.linear.derivative import PROBES, Derivative, Runners, Settings, takes_tensors
+from rankscope.linear.derivative import Derivative, Runners, Settings, takes_tensors
 from rankscope.linear.linearise import same_call
 from rankscope.linear.methods import METHODS, Method, reason_of
+from rankscope.linear.other_precision import PROBES
 from rankscope.linear.runner import NotCalledError
 from rankscope.linear.sharing import Pulled, pull_apart
 from rankscope.slicing import ModuleCall, Sample

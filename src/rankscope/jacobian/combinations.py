@@ -11,7 +11,7 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
-from rankscope.linear.derivative import PROBES
+from rankscope.linear.other_precision import PROBES
 from rankscope.slicing import Columns
 
 __all__ = ["Combinations"]

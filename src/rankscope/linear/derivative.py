@@ -11,28 +11,23 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
-from rankscope._base.checks import budget_of
-from rankscope._base.dtypes import dtype_name
 from rankscope._base.errors import MeasurementError, ModelError, first_line, is_out_of_memory, parameter, raise_ours
 from rankscope._base.facts import Fact, FactKind
 from rankscope.linear.checks import ADJOINT_LIMIT, adjoint_error, lower_precision_inside
 from rankscope.linear.custom import wrongly_derived
 from rankscope.linear.graphs import nothing_is_collected
-from rankscope.linear.linear_map import LinearMap, works_in
+from rankscope.linear.linear_map import LinearMap
 from rankscope.linear.linearise import Linearised
 from rankscope.linear.methods import Method, choose_method, failed
-from rankscope.linear.rounded import Rounded
+from rankscope.linear.other_precision import OtherPrecision, in_other_precision
 from rankscope.linear.runner import NotCalledError, Runner
 from rankscope.linear.secant import FunctionCheck, against_the_function, length_of, secant_direction
 from rankscope.slicing import Columns, ModuleCall, Sample, guarded
 from rankscope.slicing.apart import APART, worst_gaps
 from rankscope.slicing.memory import state_facts
 
-__all__ = ["PROBES", "Derivative", "Runners", "Settings", "in_both_precisions", "takes_tensors"]
+__all__ = ["Derivative", "Runners", "Settings", "in_both_precisions", "takes_tensors"]
 
-PROBES = 6  # the certificate's bound fails with probability 10^-6
-_CARRIED = 1e-2  # of the largest entry: rounding to float32 gives 1e-6, a range that is too small gives 1
-_MOST = 0.9  # of the free memory: what copies of all weights may take where there is no other way
 _LINEARISED = "linearised network"  # its name among the ways to push tangents
 _HALF = ("float16", "bfloat16")
 _AGREE = 1e-4  # of a cut point's largest entry; a kink on the other side would show as far more
@@ -93,11 +88,9 @@ class Derivative:
         self.in_doubt: int | None = None
         """The first cut point that is not to be certified on any image."""
         self.certificate = Fact(FactKind.KEPT_IMAGES if settings.certify else FactKind.NOT_CERTIFIED)
-        self._exact_method: Method | None = None
+        self._other: OtherPrecision | None = None
         self.casts = ""
         """The narrowest dtype below the working one that the model casts to inside."""
-        self._widened = False
-        self._rounded = False
         self._replay = False
 
     @property
@@ -121,15 +114,8 @@ class Derivative:
 
     @property
     def scale(self) -> float:
-        """By how much the working precision errs less than the difference of the two precisions.
-
-        A float64 sweep is compared with float32, which errs by 2^29 more; 16 for what need not scale exactly. Where the
-        model casts down inside, it is compared with itself without the casts.
-        """
-        if self.settings.dtype != torch.float64 or self._widened:
-            return 1.0
-        # rounding each result leaves out what sums within an operator lose: 2^9 for √(2^18) terms
-        return 2.0**-20 if self._rounded else 2.0**-25
+        """By how much the working precision errs less than the difference of the two precisions."""
+        return 1.0 if self._other is None else self._other.scale
 
     def at(self, sample: Sample) -> LinearMap:
         """The Jacobian at a sample as it is measured, through the traced network where one is in use."""
@@ -142,11 +128,7 @@ class Derivative:
 
     def other(self, sample: Sample) -> LinearMap | None:
         """What that is compared with: the Jacobian in the other precision; ``None`` where there is none."""
-        if self.exact is None or self._exact_method is None:
-            return None
-        arithmetic = Rounded if self._rounded else nullcontext
-        there = sample.to(self.settings.device, self.exact.dtype)
-        return LinearMap(self.exact, self._exact_method, there, arithmetic=arithmetic)
+        return None if self._other is None else self._other.at(sample)
 
     @property
     def replays(self) -> bool:
@@ -286,20 +268,6 @@ class Derivative:
         else:
             self.difference = max(self.difference, tangents)
 
-    def _single_carries(self, sample: Sample, direction: Tensor, out: tuple[Tensor, ...]) -> bool:
-        """Whether float32 gives about what float64 gave: its range may be too small, or a constant be of float64."""
-        assert self.exact is not None
-        assert self.method is not None
-        try:
-            with self.exact.hooked():
-                one = sample.to(self.settings.device, torch.float32)
-                found = self.method(self.exact, one, direction[None].to(one.x))
-        except Exception as error:  # the model's own code
-            raise_ours(error)
-            return False
-        same_shape = [b.reshape(a.shape) for a, b in zip(found, out, strict=True)]
-        return float(worst_gaps([a.double() for a in found], same_shape)) <= _CARRIED
-
     def _casts_inside(self, sample: Sample) -> str:
         try:
             return lower_precision_inside(self.runner, sample)
@@ -308,14 +276,11 @@ class Derivative:
 
     def _check_exact(self, sample: Sample, direction: Tensor, out: tuple[Tensor, ...]) -> None:
         assert self.exact is not None
-        down = self.settings.dtype == torch.float64
-        if down and not self.casts and not self._single_carries(sample, direction, out):
-            self._rounded = True
-            self.exact = Runner(
-                self.runner.model, self.runner.keys, self.settings.device, torch.float64, room=self.settings.budget
-            )
+        assert self.method is not None
         try:
-            self._set_exact_in_room(sample, down=down)
+            self._other, facts = in_other_precision(
+                self.runner, self.exact, self.method, sample, casts=self.casts, tangents=(direction, out)
+            )
         except NotCalledError:  # of this sample alone: another may lead to the same calls in both precisions
             raise
         except Exception as error:  # the model's own code
@@ -323,62 +288,17 @@ class Derivative:
             reason = first_line(error)
             self.facts.append(Fact(FactKind.NO_FLOAT64, {"reason": reason}, caution=True))
             self.certificate = Fact(FactKind.NOT_IN_FLOAT64)
-            self.exact = None
+            self.exact = self._other = None
             return
-        if self.casts:
-            self.facts.append(Fact(FactKind.CASTS_DOWN, {"to": self.casts}))
-        if down and not self._widened:
-            self.certificate = Fact(FactKind.SCALED_PROBES, {"probes": PROBES})
-        else:
-            self.certificate = Fact(FactKind.PROBES, {"probes": PROBES, "failure": 10.0**-PROBES})
-
-    def _set_exact_in_room(self, sample: Sample, *, down: bool) -> None:
-        """As ``_set_exact``; copies of all weights are held where the model does not run without them."""
-        assert self.exact is not None
-        given, weights = self.exact, self.exact.weights
-        about = {"dtype": dtype_name(given.dtype), "bytes": weights.bytes, "budget": given.room}
-        try:
-            self._set_exact(sample, down=down)
-        except NotCalledError:
-            raise
-        except Exception as error:  # the model's own code, which may ask a stand-in for what a tensor alone has
-            raise_ours(error)
-            room = budget_of(None, self.settings.device, share=_MOST, most=None)
-            if not weights.on_demand or is_out_of_memory(error) or weights.bytes > room:
-                raise
-            weights.keep_all()
-            self.exact = given
-            self._set_exact(sample, down=down)
-            self.facts.append(Fact(FactKind.WEIGHTS_HELD, {**about, "reason": first_line(error)}))
-        if weights.on_demand:
-            self.facts.append(Fact(FactKind.WEIGHTS_ON_DEMAND, about))
-
-    def _set_exact(self, sample: Sample, *, down: bool) -> None:
-        """The other precision, and how to push tangents there.
-
-        A model that casts inside has the same error in float64 around it. It is compared with itself without the casts,
-        and an error is raised where some cannot be left out: a comparison with them would be an estimate.
-        """
-        assert self.exact is not None
-        double = sample.to(self.settings.device, torch.float64)
-        own = self.runner if down else self.exact
-        with nullcontext() if down else own.hooked():  # the working runner is hooked already
-            self._widened = bool(self.casts) if down else _needs_widening(own, double)
-        if self._widened:
-            self.exact = own.without_casts()
-        with self.exact.hooked():
-            left = lower_precision_inside(self.exact, double) if self._widened else ""
-            if left:
-                raise MeasurementError(f"it casts to {left} inside")
-            assert self.method is not None
-            self._exact_method = works_in(self.exact, sample.to(self.settings.device, self.exact.dtype), self.method)
+        self.facts += facts
+        self.exact, self.certificate = self._other.runner, self._other.certificate
 
     def _check_secant(self, sample: Sample, direction: Tensor, out: tuple[Tensor, ...]) -> None:
         """Whether the derivative is the function's own: in float64 where that is at hand, else by wider steps."""
         double = self.settings.dtype == torch.float64
         runner, method, narrow = self.runner, self.method, not double
-        if (not double or self._widened) and self.exact is not None and self._exact_method is not None:
-            runner, method, narrow = self.exact, self._exact_method, False
+        if self._other is not None and (not double or self._other.widened):
+            runner, method, narrow = self._other.runner, self._other.method, False
         assert method is not None
         one = sample.to(self.settings.device, runner.dtype)
         found, why = FunctionCheck("unclear"), "float32 alone resolves no step that is short enough"
@@ -410,7 +330,7 @@ class Derivative:
         Said once for all images. Where neither precision is float64 nothing can be looked at, and nothing is certified.
         """
         # one that casts down inside is looked at without its casts, as is the derivative that ranks are compared with
-        other = self.settings.dtype != torch.float64 or (self._widened and self.exact is not None)
+        other = self.settings.dtype != torch.float64 or (self._other is not None and self._other.widened)
         runner = self.exact if other else self.runner
         assert runner is not None
         one = sample.to(self.settings.device, runner.dtype)
@@ -421,11 +341,3 @@ class Derivative:
             about = {"where": self.calls[place].name, "operator": wrong[place]}
             self.facts.append(Fact(FactKind.CUSTOM_BACKWARD, about, caution=True))
         return wrong
-
-
-def _needs_widening(runner: Runner, sample: Sample) -> bool:
-    """Whether the model casts below float64 inside, or makes narrower constants that float64 does not go with."""
-    try:
-        return bool(lower_precision_inside(runner, sample))
-    except (RuntimeError, TypeError, ValueError):
-        return True  # what fails for another reason fails without the casts too, and says so there
