@@ -157,20 +157,23 @@ def test_the_median_is_one_of_the_numbers(counts: list[int]) -> None:
 
 @pytest.mark.parametrize("papers", [True, False])
 def test_ranks_beside_the_paper_are_those_of_the_first_and_the_last_layer(papers: bool) -> None:
-    paper = SimpleNamespace(layers=11) if papers else None
-    net = SimpleNamespace(name="net", paper=paper, cut_points="paper" if papers else "blocks")
-    given: Any = SimpleNamespace(network=net, why=lambda text, data: f"{data}: {text}")
-    found = {"layers": [{"rank": k} for k in (9, 5, 7, 3)], "rises": [("b", "c")], "images": ["x", "y"]}
+    paper = SimpleNamespace(layers=11, family="resnet") if papers else None
+    net = SimpleNamespace(name="net", paper=paper, cuts=lambda as_printed: as_printed if papers else "blocks")
+    settings = SimpleNamespace(patch="top-left")
+    given: Any = SimpleNamespace(network=net, settings=settings, why=lambda text, **more: f"{more}: {text}")
+    layers = [{"rank": k, "layer": f"layer{k}"} for k in (9, 5, 7, 3.5)]
+    found = {"layers": layers, "rises": [("b", "c")], "images": ["x", "y"]}
     rows = {r.quantity: r for r in compare_ranks(given, found, "reference")}
     assert {name: (row.paper, row.ours) for name, row in rows.items()} == {
         "net: layers": (11 if papers else None, 4),
         "net: rank at the first layer": (None, 9),
-        "net: rank at the last layer": (None, 3),
+        "net: rank at the last layer": (None, 3.5),
         # the paper says of its own networks alone that none rises
         "net: rises along the depth": (0 if papers else None, 1),
     }
-    how = "tolerance reference, background zero, largest of 2 images"
+    how = "mean rank of 2 images, tolerance reference, background zero, patch at top-left, at layer3.5"
     assert rows["net: rank at the last layer"].how == how
+    assert ("logits" in rows["net: layers"].code) == papers
 
 
 def test_a_class_without_a_right_image_decides_nothing() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from functools import lru_cache
 from typing import cast
 
@@ -80,6 +81,18 @@ def test_the_papers_lists(name: str) -> None:
     assert not any(c.name in ("fc", "head", "head.fc") for c in calls), "the lists end before the classifier"
 
 
+@pytest.mark.parametrize("name", PAPER)
+def test_the_lists_of_the_papers_code(name: str) -> None:
+    """As many layers; a ResNet's begin after the max-pooling and end with the class logits."""
+    model, found = traced(name)
+    code, text = ([c.name for c in select(model, found, wanted)] for wanted in ("reference", "paper"))
+    assert len(code) == PAPER[name]
+    if name.startswith("resnet"):
+        assert code == ["maxpool", *(n for n in text if re.fullmatch(r"layer[1-4]\.[0-9]", n)), "global_pool", "fc"]
+    else:
+        assert code == text
+
+
 def test_paper_knows_no_other_network() -> None:
     model = CASES["residual"].model()
     found = trace(model, example_sample(model, CASES["residual"].sample(1)))
@@ -89,6 +102,8 @@ def test_paper_knows_no_other_network() -> None:
     fewer = Trace(found.calls[:9], found.model, found.input_shape, True)
     with pytest.raises(rs.CutPointError, match=r"none of them .*layers where ResNet-18 has 11"):
         select(model, fewer, "paper")
+    with pytest.raises(rs.CutPointError, match=r'cut_points="reference" knows ResNet-18'):
+        select(model, fewer, "reference")
 
 
 def names(case: str, wanted: object) -> list[str]:

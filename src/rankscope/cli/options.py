@@ -89,7 +89,7 @@ ImageLimitOption = Annotated[
 ]
 LayersOption = Annotated[
     str,
-    typer.Option("--cut-points", help="Layers to measure: blocks, paper, all, or names and globs separated by commas."),
+    typer.Option("--cut-points", help="Layers: blocks, paper, reference, all, or names and globs separated by commas."),
 ]
 NetworkOutOption = Annotated[
     Path | None, typer.Option("--out", metavar="RUN", help="Folder for the results. Default: runs/MODEL.")

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 __all__ = ["default_folder", "listed", "parse_cut_points", "parse_tolerance", "whole_number"]
 
-_CUT_POINT_KEYWORDS = ("all", "blocks", "paper")
+_CUT_POINT_KEYWORDS = ("all", "blocks", "paper", "reference")
 
 
 def whole_number(text: str) -> int | None:
@@ -56,7 +56,7 @@ def parse_cut_points(text: str) -> str | list[str]:
     """
     names = [part.strip() for part in text.split(",") if part.strip()]
     if not names:
-        raise UsageError(f"--cut-points {text!r} names no layer; give blocks, paper, all, names or globs")
+        raise UsageError(f"--cut-points {text!r} names no layer; give blocks, paper, reference, all, names or globs")
     if len(names) == 1:
         return names[0]
     mixed = [n for n in names if n in _CUT_POINT_KEYWORDS]

@@ -60,7 +60,17 @@ def reproduce_command(
     images: Annotated[
         int | None,
         typer.Option(
-            help="Number of images for fig1a-c, drawn at random from the seed. Default: 16.", show_default=False
+            help="Number of images for fig1a-c, drawn at random from the seed. Default: 16, and 10 as reference.",
+            show_default=False,
+        ),
+    ] = None,
+    patch: Annotated[
+        str | None,
+        typer.Option(
+            metavar="PLACE",
+            help="Place of the 16x16 patch of fig1a-c: centre, top-left, top-right, bottom-left, bottom-right, or "
+            "ROW,COL of its first pixel. Default: centre.",
+            show_default=False,
         ),
     ] = None,
     limit: Annotated[
@@ -86,6 +96,7 @@ def reproduce_command(
         "imagenet": imagenet,
         "weights": weights,
         "images": images,
+        "patch": patch,
         "limit": limit,
         "device": device,
         "seed": seed,

@@ -14,13 +14,13 @@ from torch import nn
 from rankscope._base.errors import CutPointError, ModelError
 from rankscope._base.facts import Fact, FactKind
 from rankscope.features.hooks import inference, record_outputs, resolve_layer
-from rankscope.slicing import CutPointsLike, Sample
+from rankscope.slicing import CUT_POINT_WORDS, CutPointsLike, Sample
 from rankscope.slicing.batches import run_forward
 from rankscope.slicing.calls import can_be_repeated, repeated
 
 __all__ = ["spelled", "with_rows_of_samples"]
 
-_WORDS = ("blocks", "paper", "all")
+_WORDS = CUT_POINT_WORDS
 
 
 def with_rows_of_samples(

@@ -30,6 +30,7 @@ from rankscope.linear.prepared import finite_weights, working_dtype
 from rankscope.linear.runner import Runner
 from rankscope.linear.tracing import traced
 from rankscope.slicing import (
+    CUT_POINT_WORDS,
     CallKey,
     CutPointsLike,
     ModuleCall,
@@ -226,7 +227,7 @@ def _named_failure(model: str, dtype: torch.dtype) -> Iterator[None]:
 
 
 _Points = list[tuple[ModuleCall | None, tuple[int, ...]]]  # None: the input
-_DEFAULTS = ("blocks", "all", "paper")
+_DEFAULTS = CUT_POINT_WORDS  # a list of names is taken as it is
 
 
 def _longest(found: Trace, calls: list[ModuleCall], *, merge: bool) -> _Chain:

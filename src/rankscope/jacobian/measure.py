@@ -107,7 +107,8 @@ def jacobian_rank(
         batches of a loader are batches. Of (input, label) pairs the label is left out if ``forward`` takes one
         argument. ``input_ids`` go through the model's own embedding.
     cut_points : str or list of str
-        ``"blocks"`` (stem, each repeated block, pooled features, logits), ``"paper"``, ``"all"``, dotted names, globs,
+        ``"blocks"`` (stem, each repeated block, pooled features, logits), ``"paper"`` (the layers of its Fig. 1),
+        ``"reference"`` (those of its code: of a ResNet from the max-pooling to the logits), ``"all"``, names, globs,
         ``"output"`` (what the network returns: the last of "blocks" and "all", under the name of the module that
         returned it where there is one). Several outputs are one cut point together, and each has a name of its own:
         ``"output.0"``, ``"output.logits"``; likewise ``"lstm.0"``.

@@ -1,4 +1,4 @@
-"""One number of ours beside the paper's."""
+"""One number of ours beside the paper's, and in words what the paper prints, its code does, and we did."""
 
 from __future__ import annotations
 
@@ -22,9 +22,14 @@ class PaperComparison:
     theory : float or None
         What a closed form or an exact count gives, where there is one.
     how : str
-        How ours was counted.
+        What we did: how ours was counted.
     why : str
         Why the two may differ.
+    printed : str
+        What the paper prints of it, and where.
+    code : str
+        What the authors' published code does there; empty where nothing is known of it, or in files of earlier
+        versions.
     """
 
     quantity: str
@@ -33,3 +38,5 @@ class PaperComparison:
     theory: float | None
     how: str
     why: str
+    printed: str = ""
+    code: str = ""

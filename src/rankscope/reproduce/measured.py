@@ -82,11 +82,16 @@ class Prepared:
         size = self.loaded.preprocessing.input_size if self.loaded.preprocessing else None
         return 3 if size is None else size[0]
 
-    def why(self, text: str, *, data: Literal["alone", "also", "not"]) -> str:
+    def why(self, text: str, *, data: Literal["alone", "also", "not"], code: bool = False) -> str:
         """Why ours may differ from the paper's: ``text``, unless the network or the data are not the paper's.
 
-        ``data`` says whether other data than ImageNet's is the reason alone, also one, or none.
+        ``data`` says whether other data than ImageNet's is the reason alone, also one, or none. With ``code`` the
+        weights and the preprocessing of the authors' code are named where they are not ours.
         """
+        if code and self.network.paper is not None and self.network.paper.code:
+            own = self.loaded.preprocessing.description if self.loaded.preprocessing else "unknown"
+            departs = " and ".join(self.network.paper.code)
+            text = f"{text}; the code {departs}, ours are {self.loaded.weights} and {own}"
         if self.network.paper is None:
             given = "added by the user, so the paper has no number of it"
             return given if self.folders.imagenet or data == "not" else f"{given}; {self.folders.other_data}"

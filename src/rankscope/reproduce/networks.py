@@ -31,6 +31,10 @@ class PaperNetwork:
         the ones whose published accuracy is the paper's.
     layers, parameters, top1, classification_dimension, ambient
         Number of layers, millions of parameters, top-1 accuracy in %, classification dimension of how many dimensions.
+    architecture, activation, block : str
+        The other columns of the submission's Table 1: Arch., Activ. and Main Block.
+    code : tuple of str
+        In what the authors' published code departs from the text: weights and preprocessing.
     """
 
     name: str
@@ -41,16 +45,42 @@ class PaperNetwork:
     top1: float
     classification_dimension: int
     ambient: int
+    architecture: str
+    activation: str
+    block: str
+    code: tuple[str, ...] = ()
 
 
+_SQUASHED = "resizes images to 256×256 without keeping their shape"
+_HALVES = "normalises with mean and deviation 0.5 and crops 0.9 of the image"
 PAPER_NETWORKS = (
-    PaperNetwork("ResNet-18", "resnet", "torchvision:resnet18.IMAGENET1K_V1", 11, 11.7, 69.8, 149, 512),
-    PaperNetwork("ResNet-50", "resnet", "torchvision:resnet50.IMAGENET1K_V1", 19, 25.6, 76.1, 131, 2048),
-    PaperNetwork("GluMixer-24", "mixer", "timm:gmixer_24_224.ra3_in1k", 24, 25.0, 78.1, 199, 384),
-    PaperNetwork("ResMLP-S24", "mixer", "timm:resmlp_24_224.fb_in1k", 24, 30.0, 79.4, 196, 384),
-    PaperNetwork("ViT-T", "transformer", "timm:vit_tiny_patch16_224.augreg_in21k_ft_in1k", 13, 5.7, 75.5, 109, 192),
-    PaperNetwork("Swin-T", "transformer", "timm:swin_tiny_patch4_window7_224.ms_in1k", 18, 29.0, 81.3, 344, 768),
-)
+    PaperNetwork(
+        "ResNet-18", "resnet", "torchvision:resnet18.IMAGENET1K_V1", 11, 11.7, 69.8, 149, 512,
+        "ResNets", "ReLU", "Bottleneck", (_SQUASHED,),
+    ),
+    PaperNetwork(
+        "ResNet-50", "resnet", "torchvision:resnet50.IMAGENET1K_V1", 19, 25.6, 76.1, 131, 2048,
+        "ResNets", "ReLU", "Bottleneck", (_SQUASHED,),
+    ),
+    PaperNetwork(
+        "GluMixer-24", "mixer", "timm:gmixer_24_224.ra3_in1k", 24, 25.0, 78.1, 199, 384,
+        "MLP-like", "SiLU", "Mixer-Block", (_HALVES,),
+    ),
+    PaperNetwork(
+        "ResMLP-S24", "mixer", "timm:resmlp_24_224.fb_in1k", 24, 30.0, 79.4, 196, 384,
+        "MLP-like", "GELU", "Mixer-Block",
+        ("loads the weights resmlp_24_224_raa (79.2 % by timm's notes), where the text's 79.4 % is of other weights",
+         _HALVES),
+    ),
+    PaperNetwork(
+        "ViT-T", "transformer", "timm:vit_tiny_patch16_224.augreg_in21k_ft_in1k", 13, 5.7, 75.5, 109, 192,
+        "Transformer", "GELU", "ViT-Block",
+    ),
+    PaperNetwork(
+        "Swin-T", "transformer", "timm:swin_tiny_patch4_window7_224.ms_in1k", 18, 29.0, 81.3, 344, 768,
+        "Transformer", "GELU", "Swin-Block",
+    ),
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -74,7 +104,11 @@ class Network:
     @property
     def cut_points(self) -> str:
         """The paper's layers for its own networks, the blocks of any other."""
-        return "blocks" if self.paper is None else "paper"
+        return self.cuts("paper")
+
+    def cuts(self, as_printed: str) -> str:
+        """The layers of the text or of the authors' code for the paper's own networks, the blocks of any other."""
+        return "blocks" if self.paper is None else as_printed
 
 
 def choose(settings: Settings, names: Iterable[str] | None = None) -> tuple[Network, ...]:

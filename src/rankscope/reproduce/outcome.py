@@ -170,13 +170,16 @@ class Reproduction(Record):
 
     def markdown(self) -> str:
         """The comparison as a page."""
-        head = ["quantity", "paper", "ours", "theory", "how", "why they may differ"]
-        lines = [f"# {one_line(self.title)}", "", f"As printed: {self.as_printed}.", "", _row(head), _row(["---"] * 6)]
+        head = ["quantity", "paper", "ours", "theory"]
+        head += ["what the paper prints", "what its code does", "what we did", "why they may differ"]
+        rule = _row(["---"] * len(head))
+        lines = [f"# {one_line(self.title)}", "", f"As printed: {self.as_printed}.", "", _row(head), rule]
         for c in self.comparison:
-            lines.append(_row([c.quantity, *map(_number, (c.paper, c.ours, c.theory)), c.how, c.why]))
+            numbers = map(_number, (c.paper, c.ours, c.theory))
+            lines.append(_row([c.quantity, *numbers, c.printed or "–", c.code or "–", c.how, c.why]))
         lines += [
             "",
-            "A dash under *paper*: it shows a curve or nothing at that place.",
+            "A dash under *paper*: it shows a curve or nothing at that place. A dash in words: nothing is known.",
             "",
             one_line(self.disagreement),
             "",

@@ -26,8 +26,10 @@ def called(names: Sequence[str], words: str) -> str:
     return " and ".join(parts)
 
 
-def draw_ranks(values: pd.DataFrame, letter: str, words: str, as_printed: str, background: str) -> Figure:
-    """A bar is the largest rank over the images, its whisker reaches down to the smallest."""
+def draw_ranks(
+    values: pd.DataFrame, letter: str, words: str, as_printed: str, background: str, bar: str = "largest"
+) -> Figure:
+    """A bar is the largest rank over the images, whose whisker shows the smallest, or the mean, with both ends."""
     shown = values[values["as_printed"] == as_printed]
     names = list(dict.fromkeys(shown["network"]))
     words = called(names, words)
@@ -39,20 +41,22 @@ def draw_ranks(values: pd.DataFrame, letter: str, words: str, as_printed: str, b
         x = part["index"].to_numpy() + (k - (len(names) - 1) / 2) * width
         rank = part["rank"].to_numpy(dtype=float)
         ax.bar(x, rank, width=width * 0.92, color=COLOURS[k % len(COLOURS)], label=plain_text(name), linewidth=0)
-        spread = rank - part["min"].to_numpy(dtype=float)
-        some = spread > 0  # images that agree have nothing to draw
+        least = part["min"].to_numpy(dtype=float)
+        most = part["max"].to_numpy(dtype=float) if bar == "mean" else rank
+        some = most > least  # images that agree have nothing to draw
         if some.any():
-            low, high = (rank - spread)[some], rank[some]
-            ax.vlines(x[some], low, high, color="black", linewidth=0.6)
-            ax.plot(x[some], low, "_", color="black", markersize=2.5, markeredgewidth=0.6)
+            ax.vlines(x[some], least[some], most[some], color="black", linewidth=0.6)
+            for end in (least, most) if bar == "mean" else (least,):
+                ax.plot(x[some], end[some], "_", color="black", markersize=2.5, markeredgewidth=0.6)
             spread_drawn = True
     ax.set_xlabel(f"the i-th layer of {words}")
     ax.set_ylabel("partial rank")
     ax.set_title(f"({letter}) {words}, tolerance {as_printed}, background {background}", loc="left")
     ax.set_xlim(0.4, shown["index"].max() + 0.6)
     whole_ticks(ax)
-    ax.set_ylim(0, shown["rank"].max() * 1.22 + 1)
-    title = "bar: largest, whisker: smallest of the images" if spread_drawn else None
+    ax.set_ylim(0, shown["max" if bar == "mean" else "rank"].max() * 1.22 + 1)
+    whisker = "smallest to largest" if bar == "mean" else "smallest"
+    title = f"bar: {bar}, whisker: {whisker} of the images" if spread_drawn else None
     ax.legend(loc="upper right", ncols=min(len(names), 3), title=title, title_fontsize=7)
     figure: Any = ax.figure
     return figure

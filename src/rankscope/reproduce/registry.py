@@ -36,10 +36,13 @@ class Experiment:
         """Options that it has no use for, and what to say of each."""
         if not self.data:
             why = "it needs neither images nor networks"
-            return dict.fromkeys(("imagenet", "weights", "networks", "only", "images", "limit"), why)
+            return dict.fromkeys(("imagenet", "weights", "networks", "only", "images", "patch", "limit"), why)
         if self.run is partial_rank:
             return {"limit": f"{parameter('images')} sets how many it measures"}
-        return {"images": f"{parameter('limit')} sets how many of the folder it takes"}
+        return {
+            "images": f"{parameter('limit')} sets how many of the folder it takes",
+            "patch": "it measures whole images",
+        }
 
 
 EXPERIMENTS = {

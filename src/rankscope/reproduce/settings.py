@@ -13,6 +13,7 @@ from rankscope._base.checks import DeviceLike, Scale, choice_of, count_of, devic
 from rankscope._base.errors import DataError, ModelError, parameter
 from rankscope._base.progress import Reporter
 from rankscope.loading import check_spec
+from rankscope.reproduce.patches import patch_of
 
 __all__ = ["AS_PRINTED", "AsPrinted", "Settings"]
 
@@ -44,6 +45,8 @@ class Settings:
         The paper's networks that take part, by name; None for those of the experiment, empty for none.
     images : int, optional
         Of Fig. 1 (a–c), drawn from the seed; default 16, at small scale 2.
+    patch : str
+        Where the patch of Fig. 1 (a–c) lies: a name of ``PATCHES``, or row and column of its first pixel, "ROW,COL".
     limit : int, optional
         At most so many of the validation folder for everything else, spread over its classes; default all.
     parts : Path
@@ -56,6 +59,7 @@ class Settings:
     networks: tuple[str, ...]
     only: tuple[str, ...] | None
     images: int | None
+    patch: str
     limit: int | None
     device: torch.device
     seed: int
@@ -79,6 +83,7 @@ class Settings:
         networks: Sequence[str],
         only: Sequence[str] | None,
         images: int | None,
+        patch: str | None,
         limit: int | None,
         device: DeviceLike,
         seed: int,
@@ -123,6 +128,7 @@ class Settings:
             networks=tuple(dict.fromkeys(networks)),
             only=None if only is None else tuple(only),
             images=images,
+            patch="centre" if patch is None else patch_of(patch),
             limit=limit,
             device=device_of(device),
             seed=seed,
@@ -141,6 +147,7 @@ class Settings:
             "networks": list(self.networks),
             "only": None if self.only is None else list(self.only),
             "images": self.images,
+            "patch_position": self.patch,
             "limit": self.limit,
             "device": str(self.device),
             "seed": self.seed,

@@ -13,7 +13,15 @@ from rankscope.slicing.columns import (
     Sketch,
     as_columns,
 )
-from rankscope.slicing.cut_points import CutPointsLike, LayerTable, check_names, layers, on_this_path, select
+from rankscope.slicing.cut_points import (
+    CUT_POINT_WORDS,
+    CutPointsLike,
+    LayerTable,
+    check_names,
+    layers,
+    on_this_path,
+    select,
+)
 from rankscope.slicing.example import example_sample
 from rankscope.slicing.guard import evaluation_mode, full_precision, measuring, mode_facts, no_script, observing
 from rankscope.slicing.mixing import Stretch
@@ -31,6 +39,7 @@ from rankscope.slicing.state import (
 from rankscope.slicing.trace import ModuleCall, Trace, trace
 
 __all__ = [
+    "CUT_POINT_WORDS",
     "All",
     "CallKey",
     "Capture",

@@ -28,9 +28,20 @@ if TYPE_CHECKING:
     import pandas as pd
     from matplotlib.axes import Axes
 
-__all__ = ["CutPointsLike", "LayerTable", "NeverCalledError", "check_names", "layers", "on_this_path", "select"]
+__all__ = [
+    "CUT_POINT_WORDS",
+    "CutPointsLike",
+    "LayerTable",
+    "NeverCalledError",
+    "check_names",
+    "layers",
+    "on_this_path",
+    "select",
+]
 
 CutPointsLike: TypeAlias = str | Sequence[str]
+CUT_POINT_WORDS = ("blocks", "paper", "reference", "all")
+"""What chooses cut points without naming a layer."""
 
 
 def check_names(wanted: Any) -> None:
@@ -42,7 +53,8 @@ def check_names(wanted: Any) -> None:
     several = isinstance(wanted, Iterable) and not isinstance(wanted, bytes | Iterator)
     if not isinstance(wanted, str) and not (several and all(isinstance(name, str) for name in wanted)):
         raise CutPointError(
-            f"cut_points is {one_line(wanted)}; give 'blocks', 'paper', 'all', a name, a glob, or a list of these"
+            f"cut_points is {one_line(wanted)}; give 'blocks', 'paper', 'reference', 'all', a name, a glob, or a "
+            "list of these"
         )
 
 
@@ -67,7 +79,7 @@ def on_this_path(model: nn.Module, found: Trace, wanted: CutPointsLike) -> tuple
     (['0'], ('spare',))
     """
     check_names(wanted)
-    if wanted in ("blocks", "paper", "all"):
+    if wanted in CUT_POINT_WORDS:
         return select(model, found, wanted), ()
     present, waiting = [], []
     for name in [wanted] if isinstance(wanted, str) else list(wanted):
@@ -83,11 +95,12 @@ def on_this_path(model: nn.Module, found: Trace, wanted: CutPointsLike) -> tuple
 def select(model: nn.Module, found: Trace, wanted: CutPointsLike) -> list[ModuleCall]:
     """The calls that ``cut_points=`` names, in depth order.
 
-    ``"blocks"``, ``"paper"``, ``"all"`` (every call and the output), ``"output"`` (what the network returns), a dotted
-    name, a glob over dotted names, or a list of these. A module called several times stands for all its calls;
-    ``name#2`` is its second, and a glob with ``#`` in it chooses calls by number. What returns several tensors stands
-    for all of them together; ``name.path`` is one of them: ``lstm.0``, ``output.logits``. Where a module has that name
-    too, the module is meant, and ``name:path`` or ``network:output`` the tensor.
+    ``"blocks"``, ``"paper"``, ``"reference"`` (the layers of the paper's code: of a ResNet from the max-pooling to the
+    logits), ``"all"`` (every call and the output), ``"output"`` (what the network returns), a dotted name, a glob over
+    dotted names, or a list of these. A module called several times stands for all its calls; ``name#2`` is its second,
+    and a glob with ``#`` in it chooses calls by number. What returns several tensors stands for all of them together;
+    ``name.path`` is one of them: ``lstm.0``, ``output.logits``. Where a module has that name too, the module is meant,
+    and ``name:path`` or ``network:output`` the tensor.
 
     Raises
     ------
@@ -97,8 +110,8 @@ def select(model: nn.Module, found: Trace, wanted: CutPointsLike) -> list[Module
     check_names(wanted)
     if wanted == "blocks":
         return default_blocks(model, found)
-    if wanted == "paper":
-        return paper_cut_points(found)
+    if wanted in ("paper", "reference"):
+        return paper_cut_points(found, code=wanted == "reference")
     if wanted == "all":
         return list(found.calls)
     names = [wanted] if isinstance(wanted, str) else list(wanted)
@@ -137,7 +150,7 @@ def _match(model: nn.Module, found: Trace, name: str) -> list[ModuleCall]:
             f"module {name!r} is never called in a forward pass, or returns no floating-point tensor; "
             f"choose one that {parameter('rs.layers(model)')} lists"
         )
-    names = [c.name for c in found.nameable or found.calls] + ["blocks", "paper", "all"]
+    names = [c.name for c in found.nameable or found.calls] + list(CUT_POINT_WORDS)
     raise (NeverCalledError if _of_another_path(modules, found, name) else CutPointError)(
         f"there is no module {name!r}; {nearest(name, names)}"
     )

@@ -1,7 +1,8 @@
 """The cut points of the paper's six networks.
 
 The paper prints how many layers it measures (submission, Table 1) but not which; these lists have that many and end, as
-§2 says, before the classifier.
+§2 says, before the classifier. The authors' code cuts the ResNets at as many layers, but at others: it begins after the
+max-pooling and ends with the class logits. Of the other four only the number is known, so both lists are the same.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from rankscope.slicing.trace import ModuleCall, Trace
 
 __all__ = ["paper_cut_points"]
 
+_RESNET_CODE = [r"maxpool", r"layer\d\.\d+", r"(global_pool|avgpool)", r"fc"]
 _RESNET = [r"(act1|relu)", r"maxpool", r"layer\d\.\d+", r"(global_pool|avgpool)"]
 _BLOCKS = [r"blocks\.\d+"]
 _VIT = [r"patch_embed", r"blocks\.\d+"]
@@ -28,8 +30,8 @@ _FAMILIES: dict[str, list[tuple[str, int, list[str]]]] = {
 }
 
 
-def paper_cut_points(trace: Trace) -> list[ModuleCall]:
-    """The layers that the paper's Fig. 1 (a–c) shows for this network.
+def paper_cut_points(trace: Trace, *, code: bool = False) -> list[ModuleCall]:
+    """The layers that the paper's Fig. 1 (a–c) shows for this network; with ``code`` those of the authors' code.
 
     Raises
     ------
@@ -37,14 +39,16 @@ def paper_cut_points(trace: Trace) -> list[ModuleCall]:
         When the model is none of the six.
     """
     counts = []
-    for network, expected, patterns in _FAMILIES.get(trace.model, []):
+    for network, expected, listed in _FAMILIES.get(trace.model, []):
+        patterns = _RESNET_CODE if code and listed is _RESNET else listed
         calls = [c for c in trace.calls if any(re.fullmatch(p, c.name) for p in patterns) and c.depends]
         counts.append(f"{len(calls)} layers where {network} has {expected}")
         if len(calls) == expected:
             return calls
     found = f" ({'; '.join(counts)})" if counts else ""
+    asked = parameter("cut_points", "reference" if code else "paper")
     raise CutPointError(
-        f"{parameter('cut_points', 'paper')} knows ResNet-18, ResNet-50, gmixer_24_224, resmlp_24_224, "
+        f"{asked} knows ResNet-18, ResNet-50, gmixer_24_224, resmlp_24_224, "
         f"swin_tiny_patch4_window7_224 and vit_tiny_patch16_224; this "
         f"{trace.model} is none of them{found}. Use {parameter('cut_points', 'blocks')}"
     )
