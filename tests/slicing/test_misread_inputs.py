@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -113,16 +114,44 @@ class Narrow(nn.Module):
         return self.second(self.first(x)) @ torch.ones(4, 4, dtype=torch.float32)
 
 
+class Converts(nn.Module):
+    """It makes a layer of its own float32, whatever its input is."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second = nn.Linear(4, 4), nn.Linear(4, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.second.float()
+        return self.second(self.first(x))
+
+
+class Halves(Converts):
+    """The whole of it, by way of half precision."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.half().float().second(self.first(x))
+
+
+@pytest.mark.parametrize("kind", [Narrow, Converts, Halves])
 @pytest.mark.parametrize(
     "measured",
     [
         lambda model, x: rs.jacobian_rank(model, x, dtype="float64", progress=False),
-        lambda model, x: rs.linear_map(model, x, dtype="float64"),
+        lambda model, x: rs.linear_map(model, x[:1], dtype="float64"),
         lambda model, x: rs.chain_exponents(model, x, dtype="float64", progress=False),
+        lambda model, x: rs.probe(model, inputs=x),
     ],
 )
-def test_a_model_with_float32_constants_names_the_dtype_that_it_runs_in(measured: Any) -> None:
-    x = torch.randn(1, 4)
-    with pytest.raises(rs.ModelError, match=r'Narrow does not run in float64: .*; give dtype="float32", or'):
-        measured(Narrow().eval(), x)
-    assert rs.jacobian_rank(Narrow().eval(), x, dtype="float32", progress=False).function_rank[0] <= 4
+def test_a_model_that_is_float32_inside_names_the_dtype_that_it_runs_in(measured: Any, kind: Any) -> None:
+    """Without rankscope it fails on a float64 input too."""
+    x, model = torch.randn(2, 4), kind().eval()
+    with pytest.raises(RuntimeError, match="dtype"):
+        copy.deepcopy(model).double()(x.double())
+    named = (
+        rf'{kind.__name__} does not run in float64: .*; give dtype="float32", or (keep conversions to float32|leave)'
+    )
+    with pytest.raises(rs.ModelError, match=named):
+        measured(model, x)
+    assert {p.dtype for p in model.parameters()} == {torch.float32}
+    assert rs.jacobian_rank(model, x, dtype="float32", progress=False).function_rank[0] <= 4

@@ -192,7 +192,7 @@ class Derivative:
             dtype, other = ("float64", "float32") if self.settings.dtype == torch.float64 else ("float32", "float64")
             raise ModelError(
                 f"{type(self.runner.model).__name__} does not run in {dtype}: {first_line(raised)}; give "
-                f"{parameter('dtype', other)}, or let it make its constants in the dtype of its input"
+                f"{parameter('dtype', other)}, or keep conversions to {other} and constants of it out of its forward"
             ) from error
 
     def _check_state(self, sample: Sample) -> None:

@@ -183,7 +183,8 @@ class Bench:
     ) -> Measured:
         """Everything that is measured of one component, in the mode asked for or, with ``None``, in its own."""
         settings = self.settings
-        part = Prepared(module, name, self.features, seed=settings.seed, training=training)
+        given = settings.front == "none"
+        part = Prepared(module, name, self.features, seed=settings.seed, training=training, given=given)
         with _without_cudnn() if part.coupled else nullcontext():
             return self._measure(part, expectation)
 

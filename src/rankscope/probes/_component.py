@@ -8,6 +8,7 @@ from collections.abc import Sized
 import torch
 from torch import Tensor, nn
 
+from rankscope._base.dtypes import dtype_name
 from rankscope._base.errors import MeasurementError, ModelError, first_line, parameter
 
 __all__ = ["Prepared", "check_finite"]
@@ -63,9 +64,16 @@ class Prepared:
     """
 
     def __init__(
-        self, module: nn.Module, name: str, features: Tensor, *, seed: int, training: bool | None = None
+        self,
+        module: nn.Module,
+        name: str,
+        features: Tensor,
+        *,
+        seed: int,
+        training: bool | None = None,
+        given: bool = False,
     ) -> None:
-        self.name, self.seed = name, seed
+        self.name, self.seed, self.given = name, seed, given
         try:
             # inside a container, so that the module itself can be replaced as its children can
             self.module = nn.ModuleList([copy.deepcopy(module)]).to(features.device, features.dtype)
@@ -82,7 +90,7 @@ class Prepared:
                 part.running_mean = part.running_var = part.num_batches_tracked = None
                 part.track_running_stats = False
         _draw_masks_on_the_cpu(self.module)
-        first = self.run(features[:2])
+        first = self._first(features[:2])
         self.output_shape = tuple(first.shape[1:])
         if first.shape[0] != 2:
             raise ModelError(
@@ -99,6 +107,25 @@ class Prepared:
         if not self.coupled and not self.random:
             self.coupled = not torch.allclose(self.run(features[:1]), first[:1], rtol=0.0, atol=1e-4 * scale)
 
+    def _first(self, features: Tensor) -> Tensor:
+        """The first call. Where it fails and the other precision does not, the precision is the reason."""
+        try:
+            return self.run(features)
+        except ModelError as error:
+            raised = error.__cause__
+            if not isinstance(raised, Exception):  # it runs, and returns what has no rows
+                raise
+            dtype, other = features.dtype, torch.float32 if features.dtype == torch.float64 else torch.float64
+            try:
+                copy.deepcopy(self.module).to(other)[0](features.to(other))
+            except Exception:
+                raise error from raised
+            raise ModelError(
+                f"{self.name} does not run in {dtype_name(dtype)}: {first_line(raised)}; give "
+                f"{parameter('dtype', dtype_name(other))}, or keep conversions to {dtype_name(other)} and constants of "
+                "it out of its forward"
+            ) from error
+
     def run(self, features: Tensor, *, seed: int | None = None) -> Tensor:
         """The component's output for a batch, with its random mask drawn from ``seed``."""
         torch.manual_seed(self.seed if seed is None else seed)
@@ -107,8 +134,12 @@ class Prepared:
             output = self.module[0](features + 0)
         except Exception as error:
             raise ModelError(
-                f"{self.name} failed on features of shape {self.input_shape}: {first_line(error)}; give the shape of "
-                f"one sample that it takes as {parameter('input_shape')}"
+                f"{self.name} failed on features of shape {self.input_shape}: {first_line(error)}; "
+                + (
+                    f"give {parameter('inputs')} of a shape that it takes"
+                    if self.given
+                    else f"give the shape of one sample that it takes as {parameter('input_shape')}"
+                )
             ) from error
         if not isinstance(output, Tensor):
             kind = f"{type(output).__name__} of {len(output)}" if isinstance(output, Sized) else type(output).__name__
