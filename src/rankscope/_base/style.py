@@ -13,6 +13,7 @@ if TYPE_CHECKING:
 __all__ = [
     "COLOURS",
     "COLUMN_WIDTH",
+    "RANDOM_GREY",
     "TEXT_WIDTH",
     "figure_style",
     "new_axes",
@@ -24,6 +25,7 @@ __all__ = [
 
 # Okabe and Ito's palette, black first
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
+RANDOM_GREY = "#808080"  # random layers, in every figure: read on a light and on a dark ground
 COLUMN_WIDTH = 3.35  # inches: a column of a two-column paper (8.5 cm)
 TEXT_WIDTH = 6.9
 

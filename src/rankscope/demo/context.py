@@ -15,7 +15,7 @@ __all__ = ["Context", "Measured"]
 
 @dataclass(frozen=True)
 class Context:
-    """Sizes of the demo, and where to report progress."""
+    """Sizes of the demo, the network for the photographs, and where to report progress."""
 
     digits: int
     patch: int

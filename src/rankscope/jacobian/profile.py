@@ -249,10 +249,13 @@ class JacobianProfile(Noted, Record):
             inputs=math.prod(self.input_shape) if self.columns.random and self.input_shape else None,
         )
 
-    def plot(self, *, ax: Axes | None = None, label: str | None = None, theory: bool = False) -> Axes:
+    def plot(
+        self, *, ax: Axes | None = None, label: str | None = None, theory: bool = False, colour: str | None = None
+    ) -> Axes:
         """Rank over depth: function rank as a line, the range over the images as a band, bounds as whiskers.
 
-        ``theory`` lays the prediction for random layers of the same widths over it (``against_random``).
+        ``theory`` lays the prediction for random layers of the same widths over it (``against_random``). ``colour`` is
+        one of matplotlib's; by default every profile drawn into the same axes takes the next of a palette.
         """
         return plot_profile(
             self.reading.rows,
@@ -260,6 +263,7 @@ class JacobianProfile(Noted, Record):
             title=f"{self.columns.title}, tolerance: {self.tolerance.name}",
             images=len(self.images),
             predicted=[x.predicted for x in self.against_random().layers] if theory else None,
+            colour=colour,
             ax=ax,
         )
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from rankscope._base.style import COLOURS, TEXT_WIDTH, figure_style, new_axes, plain_text, title_above
+from rankscope._base.style import COLOURS, RANDOM_GREY, TEXT_WIDTH, figure_style, new_axes, plain_text, title_above
 from rankscope.views.compared import Compared
 
 if TYPE_CHECKING:
@@ -27,11 +27,12 @@ def plot_profile(
     title: str,
     images: int,
     predicted: list[float] | None = None,
+    colour: str | None = None,
     ax: Axes | None = None,
 ) -> Axes:
     """Function rank (line), median (dashed), range over the images (band), certified bounds (whiskers), rises (rings).
 
-    With ``predicted`` the prediction for random layers (dotted).
+    With ``predicted`` the prediction for random layers (dotted). The next colour is taken where ``colour`` names none.
 
     Draw a second profile into the same axes to compare; both need the same cut points.
     """
@@ -39,7 +40,7 @@ def plot_profile(
         if ax is None:
             ax = new_axes(max(3.35, min(TEXT_WIDTH, 0.24 * len(rows) + 1.4)), 2.7)
         number = sum(1 for line in ax.lines if line.get_gid() == "function rank")
-        colour = COLOURS[number % len(COLOURS)]
+        colour = COLOURS[number % len(COLOURS)] if colour is None else colour
         x = np.arange(len(rows))
         top = np.array([r["function_rank"]["value"] for r in rows], dtype=float)
         low = np.array([r["rank"]["min"] for r in rows], dtype=float)
@@ -61,9 +62,9 @@ def plot_profile(
             error = np.where(certified, [top - lower, upper - top], 0.0)
             ax.errorbar(x, top, yerr=error, fmt="none", ecolor=colour, elinewidth=0.9, capsize=2, zorder=2)
         if predicted is not None:
-            # one prediction is black; further ones take their profile's colour
+            # one prediction is grey; further ones take their profile's colour
             drawn = any(line.get_gid() == "random layers" for line in ax.lines)
-            _draw_random(ax, predicted, colour if drawn else "#000000")
+            _draw_random(ax, predicted, colour if drawn else RANDOM_GREY)
         rising = [i for i, r in enumerate(rows) if r["rises_by"]]
         if rising:
             ax.scatter(x[rising], top[rising], s=60, facecolors="none", edgecolors="#000000", linewidths=0.9, zorder=4)
@@ -85,7 +86,7 @@ def plot_against_random(layers: Sequence[Compared], *, model: str, title: str, a
         top = [entry.measured for entry in layers]
         (line,) = ax.plot(x, top, marker="o", color=COLOURS[0], label=plain_text(model, 60), zorder=3, clip_on=False)
         line.set_gid("function rank")
-        _draw_random(ax, [entry.predicted for entry in layers], "#000000")
+        _draw_random(ax, [entry.predicted for entry in layers], RANDOM_GREY)
         _frame(ax, [entry.name for entry in layers], max(top))
         _legend(ax, 1, rising=False, branches=False)
         title_above(ax, title)
