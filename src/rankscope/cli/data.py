@@ -16,6 +16,7 @@ from rankscope._base.facts import Fact
 from rankscope._base.labels import class_indices
 from rankscope.cli.array_files import check_arrays, read_arrays, read_labels
 from rankscope.cli.class_data import check_labels, folder_labels, head_classes, read_folder
+from rankscope.cli.saved_dataset import is_saved_dataset, read_saved_dataset, saved_labels
 from rankscope.loading import IMAGE_SUFFIXES, calibrate_batchnorm, load_images
 from rankscope.loading.picture_files import PictureFiles
 
@@ -121,6 +122,8 @@ def _folder(path: Path, loaded: LoadedModel, limit: int | None, seed: int, class
             "the model's input size is not known; let its factory return (module, transform) or give the model an "
             "attribute input_size = (C, H, W)"
         )
+    if is_saved_dataset(path):
+        return _saved(path, loaded, limit, seed, classes, labelled)
     found = read_folder(path)
     if not found.files:
         raise DataError(f"--data {str(path)!r} holds no images ({', '.join(sorted(IMAGE_SUFFIXES))}); give another")
@@ -131,6 +134,25 @@ def _folder(path: Path, loaded: LoadedModel, limit: int | None, seed: int, class
     samples = [(file, index[folder]) for file, folder in found.labelled]
     chosen = [samples[int(i)] for i in drawn(len(samples), limit, seed)]
     return Data(PictureFiles(chosen, loaded.preprocessing), names, facts)
+
+
+def _saved(path: Path, loaded: LoadedModel, limit: int | None, seed: int, classes: int | None, labelled: bool) -> Data:
+    assert loaded.preprocessing is not None
+    found = read_saved_dataset(path, loaded.preprocessing, labelled=labelled)
+    found.rows = drawn(len(found), limit, seed).tolist()
+    if not labelled:
+        return Data(found)
+    own = loaded.class_names if loaded.class_names is not None and len(loaded.class_names) == classes else None
+    named = saved_labels(path, found, own, loaded.name)
+    held = torch.tensor(found.labels())
+    if named.places is not None and len(held) and int(held.min()) >= 0 and int(held.max()) < len(named.places):
+        found.places = named.places
+        held = torch.tensor(named.places)[held]
+    facts = check_labels(held, loaded, classes)
+    names = named.names
+    if names is not None and classes is not None:  # one name for each class of the head
+        names = (*names, *map(str, range(len(names), classes)))[:classes]
+    return Data(found, names if names is not None else loaded.class_names, facts)
 
 
 def read_inputs(path: Path) -> torch.Tensor:

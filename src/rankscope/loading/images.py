@@ -341,6 +341,11 @@ def _files(folder: Path) -> tuple[list[Path], tuple[tuple[str, str], ...]]:
     if not found:
         if errors:
             refuse_unreadable(errors[0])
+        if (folder / "dataset_info.json").is_file() or (folder / "dataset_dict.json").is_file():
+            raise DataError(
+                f"folder {str(folder)!r} is a saved data set of Hugging Face; give its tensors in Python "
+                "(rankscope.jacobian_rank(model, tensors)), or save its pictures as files and give their folder"
+            )
         kinds = ", ".join(sorted(IMAGE_SUFFIXES))
         raise DataError(f"folder {str(folder)!r} holds no images ({kinds}); give another, or 'photos', 'noise'")
     unreadable = tuple(

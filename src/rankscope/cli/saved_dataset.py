@@ -1,0 +1,162 @@
+"""``--data`` of a folder that ``save_to_disk`` of Hugging Face's datasets wrote: pictures and their classes."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from torch.utils.data import Dataset
+
+from rankscope._base.errors import DataError, first_line
+from rankscope.cli.class_names import places_by_name
+from rankscope.loading import split_folder
+from rankscope.views.phrases import joined
+
+__all__ = ["SavedLabels", "SavedPictures", "is_saved_dataset", "read_saved_dataset", "saved_labels"]
+
+_WHOLE, _SPLITS = ("state.json", "dataset_info.json"), "dataset_dict.json"
+_INTEGERS = ("label", "labels", "y", "target", "targets")
+
+
+class SavedPictures(Dataset[tuple[Any, int]]):
+    """Pictures of one column, each with its label; ``transform`` makes a tensor of a picture of whatever mode.
+
+    ``files`` are those that hold the data, so that what they hold is what identifies it.
+    """
+
+    def __init__(self, folder: Path, column: str, label: str | None, transform: Callable[[Any], Any]) -> None:
+        self.folder, self.column, self.label, self.transform = str(folder), column, label, transform
+        self.files = tuple(str(file) for file in sorted(folder.iterdir()) if file.is_file())
+        self.rows: Sequence[int] = range(len(_opened(self.folder)))
+        self.places: tuple[int, ...] | None = None  # the model's class of each label, where they differ
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def labels(self) -> list[int]:
+        """As the data have them."""
+        held = _opened(self.folder)[self.label][:] if self.label is not None else [0] * len(_opened(self.folder))
+        return [-1 if held[i] is None else int(held[i]) for i in self.rows]
+
+    def __getitem__(self, index: int) -> tuple[Any, int]:
+        place = self.rows[index]
+        try:
+            row = _opened(self.folder)[place]
+            picture = row[self.column]
+            if picture is not None:
+                picture.load()
+        except Exception as error:  # decoders raise nearly anything on damaged files
+            raise DataError(f"cannot be read: {first_line(error)}") from error
+        if picture is None:
+            raise DataError("is no picture: the row holds none")
+        found = 0 if self.label is None or row[self.label] is None else int(row[self.label])
+        return self.transform(picture), found if self.places is None else self.places[found]
+
+
+class SavedLabels(NamedTuple):
+    """The class of the model for each label of the data (``None``: the same number), and the data's class names."""
+
+    places: tuple[int, ...] | None
+    names: tuple[str, ...] | None
+
+
+def is_saved_dataset(path: Path) -> bool:
+    """Whether ``save_to_disk`` wrote the folder: one data set, or its splits."""
+    return (path / _SPLITS).is_file() or all((path / name).is_file() for name in _WHOLE)
+
+
+def read_saved_dataset(path: Path, transform: Callable[[Any], Any], *, labelled: bool) -> SavedPictures:
+    """The one column of pictures and, where ``labelled``, the one of classes.
+
+    Raises
+    ------
+    DataError
+        For splits, other columns than one of pictures and one of classes, and what cannot be read.
+    """
+    named = f"--data {str(path)!r}"
+    if (path / _SPLITS).is_file():
+        try:
+            splits = [str(name) for name in json.loads((path / _SPLITS).read_text(encoding="utf-8"))["splits"]]
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise DataError(f"{named} has a damaged {_SPLITS}: {first_line(error)}") from error
+        one = split_folder(splits) or next(iter(splits), None)
+        give = f"; give {str(path / one)!r}" if one else ""
+        raise DataError(f"{named} holds splits ({joined(splits)}), not samples{give}")
+    kinds = {name: type(kind).__name__ for name, kind in _features(path, named).items()}
+    whole = _features(path, named)
+    pictures = [name for name, kind in kinds.items() if kind == "Image"]
+    classes = [name for name, kind in kinds.items() if kind == "ClassLabel"]
+    # without ClassLabel a whole number is a class where its column is named as labels are
+    classes = classes or [
+        name for name in _INTEGERS if str(getattr(whole.get(name), "dtype", "")).startswith(("int", "uint"))
+    ]
+    if not pictures:
+        texts = [name for name in kinds if str(getattr(whole[name], "dtype", "")) == "string"]
+        how = (
+            f"write its texts to a file, one a line (datasets.load_from_disk({str(path)!r})[{texts[0]!r}]), and give "
+            "--text FILE"
+            if texts
+            else f"measure it in Python: rankscope.jacobian_rank(model, datasets.load_from_disk({str(path)!r}))"
+        )
+        raise DataError(f"{named} is a saved data set without pictures (its columns: {joined(kinds)}); {how}")
+    for found, what in ((pictures, "pictures"), (classes, "classes")):
+        if len(found) > 1 and (labelled or what == "pictures"):
+            kept = [pictures[0], *classes[:1]]
+            raise DataError(
+                f"{named} has {len(found)} columns of {what} ({joined(found)}); save one of them alone: "
+                f"datasets.load_from_disk({str(path)!r}).select_columns({kept}).save_to_disk(FOLDER)"
+            )
+    if labelled and not classes:
+        raise DataError(
+            f"{named} has no column of classes (its columns: {joined(kinds)}); give one the type datasets.ClassLabel "
+            "(cast_column), or measure the pictures without labels (rankscope features)"
+        )
+    return SavedPictures(path, pictures[0], classes[0] if labelled else None, transform)
+
+
+def saved_labels(path: Path, found: SavedPictures, own: Sequence[str] | None, model: str) -> SavedLabels:
+    """Classes by the model's own names where it has all of them, else by their numbers.
+
+    Raises
+    ------
+    DataError
+        Where the model has some of the names, and their numbers are other classes of it.
+    """
+    names = getattr(_features(path, str(path))[str(found.label)], "names", None)
+    if names is None:
+        return SavedLabels(None, None)
+    places = {} if own is None else places_by_name(names, own)
+    if own is not None and places.keys() == set(names):
+        order = tuple(places[name] for name in names)
+        return SavedLabels(None if order == tuple(range(len(order))) else order, tuple(own))
+    moved = next((name for i, name in enumerate(names) if places.get(name, i) != i), None)
+    if moved is not None:
+        unknown = next(name for name in names if name not in places)
+        raise DataError(
+            f"class {unknown!r} of --data {str(path)!r} is no class of {model}, and by its number {moved!r} would be "
+            f"class {list(names).index(moved)} in place of {places[moved]}; name all classes as the model does"
+        )
+    return SavedLabels(None, tuple(names))
+
+
+def _features(path: Path, named: str) -> dict[str, Any]:
+    try:
+        return dict(_opened(str(path)).features)
+    except DataError:
+        raise
+    except Exception as error:  # pyarrow's errors are of many types
+        raise DataError(f"{named} cannot be read as a saved data set: {first_line(error)}") from error
+
+
+@lru_cache(maxsize=4)
+def _opened(folder: str) -> Any:
+    try:
+        import datasets
+    except ImportError as error:
+        raise DataError(
+            f"{folder!r} is a saved data set, which needs the datasets package; pip install 'rankscope[datasets]'"
+        ) from error
+    return datasets.load_from_disk(folder)

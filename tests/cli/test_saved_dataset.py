@@ -1,0 +1,130 @@
+"""Data sets that ``save_to_disk`` wrote, as ``--data``: the oracle reads the pictures that went in."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch import nn
+
+import rankscope as rs
+from rankscope.cli.data import Data, load_data
+from rankscope.features.fingerprint import data_fingerprint
+from rankscope.loading import LoadedModel, load_images, plain_preprocessing
+
+datasets = pytest.importorskip("datasets")
+
+MADE = plain_preprocessing((3, 4, 4))
+PIXELS = np.random.default_rng(0).integers(0, 256, (7, 4, 4, 3)).astype("uint8")
+LABELS = [2, 0, 1, 1, 0, 2, 2]
+
+
+def save(folder: Path, **columns: Any) -> Path:
+    """Pictures and labels of three classes, with columns changed or taken away."""
+    pictures = [Image.fromarray(p) for p in PIXELS]
+    kinds = {"image": datasets.Image(), "label": datasets.ClassLabel(names=["cat", "dog", "owl"])}
+    held = {"image": pictures, "label": LABELS}
+    for name, given in columns.items():
+        values, kind = given if given is not None else (None, None)
+        held.pop(name, None), kinds.pop(name, None)
+        if given is not None:
+            held[name], kinds[name] = values, kind
+    datasets.Dataset.from_dict(held, features=datasets.Features(kinds)).save_to_disk(folder)
+    return folder
+
+
+def read(folder: Path, names: tuple[str, ...] | None = None, *, classes: int = 3, **options: Any) -> Data:
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Flatten(), nn.Linear(48, classes))
+    loaded = LoadedModel(net, "net", "hf", "trained", preprocessing=MADE, class_names=names)
+    return load_data(str(folder), loaded, **({"labels": None, "limit": None, "seed": 0} | options))
+
+
+@pytest.mark.parametrize(
+    ("names", "places", "told"),
+    [
+        (None, [0, 1, 2], ("cat", "dog", "owl")),
+        (("cat", "dog", "owl"), [0, 1, 2], ("cat", "dog", "owl")),
+        (("Owl", "cat", "dog"), [1, 2, 0], ("Owl", "cat", "dog")),
+        (("a", "b", "c"), [0, 1, 2], ("cat", "dog", "owl")),
+    ],
+    ids=["no names", "same order", "another order", "other names"],
+)
+def test_pictures_and_classes(
+    names: tuple[str, ...] | None, places: list[int], told: tuple[str, ...], tmp_path: Path
+) -> None:
+    data = read(save(tmp_path / "saved"), names)
+    assert [label for _, label in data.dataset] == [places[label] for label in LABELS]
+    for (tensor, _), pixels in zip(data.dataset, PIXELS, strict=True):
+        np.testing.assert_allclose(tensor.numpy(), pixels.transpose(2, 0, 1) / 255, atol=1e-7)  # one rounding
+    assert data.class_names == told
+
+
+def test_more_classes_in_the_head_and_a_limit(tmp_path: Path) -> None:
+    data = read(save(tmp_path / "saved"), classes=5, limit=3)
+    assert data.class_names == ("cat", "dog", "owl", "3", "4")
+    chosen = torch.randperm(7, generator=torch.Generator().manual_seed(0))[:3].sort().values
+    assert [label for _, label in data.dataset] == [LABELS[i] for i in chosen]
+
+
+def test_whole_numbers_are_classes_where_their_column_says_so_and_features_need_none(tmp_path: Path) -> None:
+    numbers = save(tmp_path / "numbers", label=None, target=(LABELS, datasets.Value("int64")))
+    assert [label for _, label in read(numbers).dataset] == LABELS
+    alone = save(tmp_path / "alone", label=None)
+    assert len(read(alone, labelled=False).dataset) == 7
+
+
+def test_what_the_files_hold_is_what_identifies_the_data(tmp_path: Path) -> None:
+    one, same = (read(save(tmp_path / name)).dataset for name in ("one", "same"))
+    before = data_fingerprint(one)
+    _ = one[0]  # a used one is the same
+    assert data_fingerprint(one) == before
+    other = read(
+        save(tmp_path / "one2", label=(LABELS[::-1], datasets.ClassLabel(names=["cat", "dog", "owl"])))
+    ).dataset
+    assert data_fingerprint(other) != before
+    assert len(same) == 7
+
+
+@pytest.mark.parametrize(
+    ("columns", "message"),
+    [
+        (
+            {"other": ([Image.fromarray(p) for p in PIXELS], datasets.Image())},
+            r"2 columns of pictures \(image and",
+        ),
+        ({"fine": (LABELS, datasets.ClassLabel(names=list("abc")))}, r"2 columns of classes .*select_columns\(\['im"),
+        ({"label": None}, r"no column of classes \(its columns: image\); give one the type datasets.ClassLabel"),
+        ({"image": None, "text": (["a"] * 7, datasets.Value("string"))}, r"\['text'\]\), and give --text FILE"),
+        ({"image": None}, r"without pictures \(its columns: label\); measure it in Python: .*load_from_disk"),
+        ({"label": ([9] * 7, datasets.Value("int32"))}, "labels run from 9 to 9, but the head of net has 3 classes"),
+    ],
+)
+def test_what_is_ambiguous_or_no_picture_is_refused(columns: Any, message: str, tmp_path: Path) -> None:
+    with pytest.raises(rs.DataError, match=message):
+        read(save(tmp_path / "saved", **columns))
+
+
+def test_names_of_which_some_are_other_classes_of_the_model_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(rs.DataError, match=r"class 'owl' of --data .* 'cat' would be class 0 in place of 1"):
+        read(save(tmp_path / "saved"), ("dog", "cat", "emu"))
+
+
+def test_splits_name_the_one_to_give(tmp_path: Path) -> None:
+    whole = datasets.load_from_disk(save(tmp_path / "one"))
+    datasets.DatasetDict({"train": whole, "test": whole}).save_to_disk(tmp_path / "splits")
+    with pytest.raises(rs.DataError, match=r"holds splits \(train and test\), not samples; give '.*splits/test'"):
+        read(tmp_path / "splits")
+    with pytest.raises(rs.DataError, match="is a saved data set of Hugging Face; give its tensors in Python"):
+        load_images(tmp_path / "one", preprocessing=MADE)
+
+
+def test_a_damaged_file_is_named(tmp_path: Path) -> None:
+    folder = save(tmp_path / "saved")
+    next(folder.glob("*.arrow")).write_bytes(b"x")
+    with pytest.raises(rs.DataError, match="cannot be read as a saved data set"):
+        read(folder)
