@@ -219,38 +219,119 @@ def test_an_option_that_is_given_twice(
     assert tree(folder) == before
 
 
-# Options that exclude each other, or that only another gives a meaning: what a call gives, and what its error names
-CONTRADICTORY = {
-    "deficit": {"--keep 0.8 --eta 2": "--keep --eta", "--eta 2 --keep 0.9": "--keep --eta"},
-    "profile": {
-        "--columns all --patch 2": "--columns --patch",
-        "--patch-offset 1,1": "--patch-offset --patch",
-        "--channels 0": "--channels --patch",
-        "--probes 4": "--probes --method",
-        "--method exact --columns sketch:4": "--method --columns",
-        "--text words": "--text hf:FOLDER --images",
-    },
-    "collect": {"--text words": "--text hf:FOLDER --data"},
-    "features": {"--text words": "--text hf:FOLDER --data"},
-    "watch": {"--patience 5": "--patience --follow"},
+# Options of which one at most is given, those that only another gives a meaning, and values to give
+EXCLUSIVE = {
+    "deficit": [("--keep 0.8", "--eta 2")],
+    "profile": [
+        ("--columns all", "--patch 2"),
+        ("--columns all", "--patch-offset 1,1"),
+        ("--columns all", "--channels 0"),
+        ("--columns sketch:4", "--method exact"),
+        ("--columns sketch:4", "--method lanczos"),
+        ("--columns sketch:4", "--background zero"),
+        ("--method exact", "--probes 4"),
+        ("--method exact", "--steps 4"),
+        ("--method exact", "--bracket 0.1"),
+        ("--text words", "--images digits"),
+    ],
+    "collect": [("--text words", "--data digits")],
+    "features": [("--text words", "--data digits")],
+    "watch": [("--text words", "--data digits")],
 }
+DEPENDENT = {
+    "profile": [("--patch-offset 1,1", "--patch"), ("--channels 0", "--patch"), ("--probes 4", "--method")],
+    "watch": [("--patience 5", "--follow")],
+}
+TOGETHER = [(w, " ".join(pair[::step]), pair) for w, pairs in EXCLUSIVE.items() for pair in pairs for step in (1, -1)]
+TOGETHER += [(words, one, (one, other)) for words, pairs in DEPENDENT.items() for one, other in pairs]
 
 
+@pytest.mark.parametrize(("words", "given", "options"), TOGETHER)
 def test_options_that_exclude_each_other(
-    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    words: str,
+    given: str,
+    options: tuple[str, str],
+    folder: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
+    """In either order, and refused before the model is built: the error names both."""
     monkeypatch.chdir(folder)
     before = tree(folder)
-    for words, pairs in CONTRADICTORY.items():
-        for given, names in pairs.items():
-            assert main([*words.split(), *CALLS[words], *given.split()]) == 2
-            out, err = capsys.readouterr()
-            assert out == ""
-            assert err.startswith("error: ")
-            assert err.count("\n") == 1
-            assert all(name in err for name in names.split()), err
-            assert "built" not in {Path(path).name for path in tree(folder) - before}
+    names = [option.split()[0] for option in options]
+    own = list(CALLS[words])
+    for name in {*names} & {*own}:
+        del own[own.index(name) : own.index(name) + 2]
+    assert main([*words.split(), *own, *given.split()]) == 2
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert err.startswith("error: ")
+    assert err.count("\n") == 1
+    assert all(name in err for name in names), err
     assert tree(folder) == before
+
+
+# What the arguments (MODEL, RUN, DIR …) cannot be read from: nothing there, a folder, empty, binary, text, another kind
+CONTENT = {"empty": b"", "binary": b"\x80\x02\xff\xfe and no text\x00\x01", "words": b"a few words\n"}
+SUFFIXES = ("", ".py", ".npz", ".npy", ".pt", ".json", ".safetensors")
+UNREADABLE = [f"{kind}{suffix}" for kind in CONTENT for suffix in SUFFIXES]
+UNREADABLE += ["no/such", "no/such.npz", "no/such.py", "folder", "folder/", "another.npy"]
+SOURCES = ("{}:small", "hf:{}")  # a file's factory, a model of Hugging Face
+
+
+def given_as(name: str) -> list[str]:
+    """What an argument is given: a model also as the ways to write one, of what may be taken for its place."""
+    place = [bad for bad in UNREADABLE if Path(bad).suffix in ("", ".py")] if name.startswith("MODEL") else []
+    return [*UNREADABLE, *(source.format(bad) for source in SOURCES for bad in place)]
+
+
+def arguments() -> Iterator[tuple[str, int, str]]:
+    """Command, place of an argument in the command's own call, and how the help names it."""
+    for words, own in CALLS.items():
+        given = [param for param in found(words).params if param.param_type_name == "argument"]
+        places = next((k for k, text in enumerate(own) if text.startswith("--")), len(own))
+        for place in range(places):
+            yield words, place, str(given[min(place, len(given) - 1)].metavar)
+
+
+ARGUMENTS = list(arguments())
+
+
+@pytest.fixture(scope="module")
+def unreadable(folder: Path) -> Path:
+    for name in UNREADABLE[: len(CONTENT) * len(SUFFIXES)]:
+        (folder / name).write_bytes(CONTENT[name.partition(".")[0]])
+    np.save(folder / "another.npy", np.zeros((3, 3), np.float32))
+    return folder
+
+
+@pytest.mark.parametrize(("words", "place", "name"), ARGUMENTS, ids=[f"{w} {n} {p}" for w, p, n in ARGUMENTS])
+def test_an_argument_that_cannot_be_read_is_one_line(
+    words: str,
+    place: int,
+    name: str,
+    unreadable: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(unreadable)
+    before = tree(unreadable)
+    wrong = {}
+    for value in given_as(name):
+        code = main([*words.split(), *CALLS[words][:place], value, *CALLS[words][place + 1 :]])
+        out, err = capsys.readouterr()
+        checks = {
+            f"exit code {code}": code in (1, 2),
+            "printed to standard output": out == "",
+            "not one line": err.count("\n") == 1 and err.startswith("error: "),
+            "a raw error": "unexpected" not in err and "Traceback" not in err,
+            # of a model's source, or of a file's factory, the part that is wrong
+            "the value is not named": os.path.basename(value.removeprefix("hf:").partition(":")[0].rstrip("/")) in err,
+            "written": tree(unreadable) == before,
+        }
+        if not all(checks.values()):
+            wrong[value] = ([text for text, right in checks.items() if not right], err[:300])
+    assert not wrong, "\n".join(f"{value!r}: {said}" for value, said in wrong.items())
 
 
 def test_a_flag_twice_is_one_flag(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:

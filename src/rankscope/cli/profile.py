@@ -125,7 +125,7 @@ def profile_command(
     # everything that can be refused without the model is refused before it is loaded
     chosen = parse_columns(columns, patch, patch_offset, channels, seed)
     if background == "zero" and columns is not None and columns.startswith("sketch"):
-        raise UsageError("--background zero needs a patch; random directions cover the whole image")
+        raise UsageError(f"--background zero needs a patch; --columns {columns} covers the whole image")
     way = parse_method(method, probes, steps, bracket, seed, columns=columns, patch=patch)
     names = parse_cut_points(cut_points)
     chunk = _chunk_size(chunk_size)
