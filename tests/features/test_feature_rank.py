@@ -526,3 +526,38 @@ def test_integers_are_measured_as_numbers(dtype):
         layer = feature_rank({"a": x[:n]})["a"]
         values = np.linalg.eigvalsh(np.cov(x[:n].double().numpy().T))
         assert layer.pca_dimension == int((values >= EPS32 * 5 * values[-1]).sum())
+
+
+@pytest.mark.parametrize("reduce", ["flatten", "pool", "positions"])
+def test_one_number_for_each_sample_is_one_feature(reduce):
+    class Regression(nn.Module):
+        def __init__(self):
+            super().__init__()
+            torch.manual_seed(0)
+            self.first, self.last = nn.Linear(20, 6), nn.Linear(6, 1)
+
+        def forward(self, x):
+            return self.last(torch.tanh(self.first(x))).squeeze(-1)
+
+    model, x = Regression().eval(), data(50)
+    found = {layer.name: layer for layer in feature_rank(model, x, reduce=reduce).layers}
+    assert list(found) == ["first", "last", "output"]
+    with torch.no_grad():
+        variance = float(model(x).double().var())
+    # the outputs are float32 of about 1, their variance in float64: 50 roundings of 2⁻²⁴ at most
+    assert abs(found["output"].trace - variance) < 50 * EPS32
+    assert (found["output"].width, found["output"].pca_dimension) == (1, 1)
+    assert local_feature_rank(model, x[:1], samples=10)["output"].width == 1
+
+
+def test_a_vector_for_the_whole_batch_is_left_out():
+    class Mean(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.layer = nn.Linear(20, 8)
+
+        def forward(self, x):
+            return self.layer(x).mean(0)
+
+    found = feature_rank(Mean().eval(), data(8))  # as many samples as features: the shapes alone do not tell
+    assert [layer.name for layer in found.layers] == ["layer"]

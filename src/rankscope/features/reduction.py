@@ -50,8 +50,10 @@ def reduce_output(
     torch.Size([40, 3])
     """
     check_reduce(reduce, channels)
-    if output.ndim < 2:
-        raise DataError(f"a layer's output of shape {tuple(output.shape)} has no features beside the batch")
+    if not output.ndim:
+        raise DataError("a layer's output of shape () has no dimension that counts samples")
+    if output.ndim == 1:  # one number for each sample, as a regression returns, is one feature
+        return output[:, None]
     if output.ndim == 2 or reduce == "flatten":
         return output.flatten(1)
     last = _last_by_shape(output.shape, input_shape) if channels == "auto" else channels == "last"
