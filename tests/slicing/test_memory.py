@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import copy
+import random
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
@@ -122,3 +124,60 @@ def test_chain_exponents_name_it_too() -> None:
     found = rs.chain_exponents(Chained().double().eval(), torch.randn(2, 4), cut_points="blocks.*", progress=False)
     said = [fact for fact in found.facts if fact.kind is FactKind.KEEPS_STATE]
     assert [fact["where"] for fact in said] == [("last",)]
+
+
+class Crops(nn.Module):
+    """Keeps four of the features from a place that ``draw`` chooses with a generator of the model's own."""
+
+    def __init__(self, generator: Any, draw: Callable[[Any], Any]) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.first, self.last = nn.Linear(6, 8), nn.Linear(8, 5)
+        self.own, self.draw = [generator], draw
+
+    def forward(self, x: Tensor) -> Tensor:
+        place = int(self.draw(self.own[0]))
+        return self.last(nn.functional.pad(torch.tanh(self.first(x))[:, place : place + 4], (0, 4)))
+
+
+OWN_GENERATORS: dict[str, Any] = {
+    "torch": (
+        lambda: torch.Generator().manual_seed(3),
+        lambda g: torch.randint(0, 4, (), generator=g),
+        lambda g: g.get_state().tolist(),
+    ),
+    "python": (lambda: random.Random(3), lambda g: g.randrange(4), lambda g: g.getstate()),
+    "numpy": (lambda: np.random.default_rng(3), lambda g: g.integers(4), lambda g: str(g.bit_generator.state)),
+    "numpy, Mersenne": (
+        lambda: np.random.Generator(np.random.MT19937(3)),
+        lambda g: g.integers(4),
+        lambda g: [*g.bit_generator.state["state"]["key"].tolist(), g.bit_generator.state["state"]["pos"]],
+    ),
+    "numpy, old": (lambda: np.random.RandomState(3), lambda g: g.randint(4), lambda g: str(g.get_state())),
+}
+
+
+@pytest.mark.parametrize("kind", OWN_GENERATORS)
+def test_every_call_draws_the_same_from_a_generator_that_the_model_holds(kind: str, tmp_path: Path) -> None:
+    make, draw, place = OWN_GENERATORS[kind]
+    model, x = Crops(make(), draw).eval(), torch.randn(3, 6, generator=torch.Generator().manual_seed(1))
+    before = place(model.own[0])
+    profile = rs.jacobian_rank(model, x, cut_points=["output"], columns="all", progress=False)
+    features = rs.feature_rank(model, torch.randn(20, 6, generator=torch.Generator().manual_seed(2)))
+    rs.linear_map(model, x[:1]).push(torch.ones(1, 6))
+    rs.local_feature_rank(model, x[:1], samples=8)
+    data = torch.utils.data.TensorDataset(torch.randn(8, 6), torch.arange(8) % 2)
+    collected = rs.collect(model, data, out=tmp_path, progress=False)
+    assert place(model.own[0]) == before  # it leaves as it came
+    for facts in (profile.facts, features.facts, collected.facts):
+        assert [fact.kind for fact in facts] == [FactKind.KEEPS_STATE]
+    wide = copy.deepcopy(model).double()
+    for image, spectrum in zip(x, profile["output"].spectra, strict=True):
+        wide.own = [make()]  # the same draw for every sample, as for a first call
+        leaf = image[None].double().requires_grad_()
+        rows = [torch.autograd.grad(v, leaf, retain_graph=True)[0].flatten() for v in wide(leaf).flatten()]
+        assert spectrum is not None
+        truth = torch.linalg.svdvals(torch.stack(rows))
+        # the certificate's own bound; 1e-7 for the Gram matrix's square root
+        assert abs(spectrum.sigma_max - float(truth[0])) <= spectrum.error_bound + 1e-7 * float(truth[0])
+        assert spectrum.rank(profile.tolerance).value == 4  # of eight features four are kept

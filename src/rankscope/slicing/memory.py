@@ -25,7 +25,8 @@ def state_facts(state: ModelState, run: Callable[[bool], Sequence[Tensor]]) -> l
     """What is to be said of a model that remembers; nothing of one that does not, or that draws random numbers.
 
     ``run`` makes a whole call and returns every tensor that came of it, copied: from the kept state for ``True``, else
-    from what the last call has left. It is called once where calls change nothing.
+    from what the last call has left. It is called once where calls change nothing. A model that draws from a generator
+    of its own remembers, whether or not two draws happen to be equal.
     """
     first = run(True)
     state.restore()
@@ -33,7 +34,7 @@ def state_facts(state: ModelState, run: Callable[[bool], Sequence[Tensor]]) -> l
         return []
     again = run(True)
     try:
-        other = not _apart(run(False), first) <= APART
+        other = bool(state.drawn) or not _apart(run(False), first) <= APART
     except Exception:  # from the state that a call leaves, the next may take any path
         other = True
     finally:
@@ -58,7 +59,8 @@ def forward_facts(model: nn.Module, sample: Sample, device: torch.device, kept: 
         with nullcontext() if fresh else state.paused():
             made = run_forward(model, sample, device)
         calls.append({**{name: values_of([value]) for name, value in kept.items()}, "output": values_of([made])})
-        return [tensor for values in calls[-1].values() for tensor in values]
+        # by name: hooks fill a dictionary that is not empty in another order than an empty one
+        return [tensor for _, values in sorted(calls[-1].items()) for tensor in values]
 
     try:
         found = state_facts(state, run)

@@ -1,8 +1,8 @@
 """What a model holds between two calls, kept and put back: buffers, plain attributes, and what these contain.
 
-A forward pass may count its calls, fill a cache, append to a list or carry a hidden state. A measurement calls the
-model thousands of times, at other precisions and under transforms, and it measures one function only if each of these
-calls starts from the same state.
+A forward pass may count its calls, fill a cache, append to a list, carry a hidden state or draw from a generator of its
+own. A measurement calls the model thousands of times, at other precisions and under transforms, and it measures one
+function only if each of these calls starts from the same state.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ from torch.utils._python_dispatch import _disable_current_modes
 
 from rankscope._base.errors import ModelError
 from rankscope.slicing.fingerprints import fingerprint
+from rankscope.slicing.generators import GeneratorState, generator_of
 
 __all__ = [
     "ModelState",
@@ -39,7 +40,7 @@ _LARGE = 2**30  # bytes of parameters; beyond this fingerprints are kept, and a 
 _MOST = 100_000  # entries of containers; what a model holds beyond that is a data set, not its state
 _THOROUGH = 3  # calls after which a tensor that is written to past its version counter has shown it
 _PLAIN = (bool, int, float, complex, str, bytes, type(None), type, torch.dtype, torch.device, torch.Size)
-_CODE = (types.FunctionType, types.BuiltinFunctionType, types.MethodType, types.ModuleType, torch.Generator)
+_CODE = (types.FunctionType, types.BuiltinFunctionType, types.MethodType, types.ModuleType)
 
 
 @dataclass
@@ -114,10 +115,14 @@ class _KeptTensor:
 
 
 class ModelState:
-    """A model's state at one moment. ``restore`` puts it back; ``changed`` names what calls have changed so far."""
+    """A model's state at one moment. ``restore`` puts it back; ``changed`` names what calls have changed so far.
+
+    ``drawn`` are those of ``changed`` that are random generators.
+    """
 
     def __init__(self, model: nn.Module) -> None:
         self.changed: set[str] = set()
+        self.drawn: set[str] = set()
         self._kept: list[_Kept] = []
         self._tensors: list[_KeptTensor] = []
         self._seen: dict[int, Any] = {}
@@ -139,6 +144,11 @@ class ModelState:
         if isinstance(value, (*_PLAIN, *_CODE)) or id(value) in self._seen:
             return
         self._seen[id(value)] = value  # holds it, so that no other object gets its identity
+        generator = generator_of(value)
+        if generator is not None:
+            read, write = generator
+            self._keep(name, read(), read, write, [])
+            return
         if isinstance(value, nn.Module):
             self._module(name, value)
         elif isinstance(value, Tensor):
@@ -209,6 +219,8 @@ class ModelState:
             now = kept.read()
             if not _same(now, kept.held):
                 self.changed.update(_differences(kept.name, now, kept.held))
+                if isinstance(kept.held, GeneratorState):
+                    self.drawn.add(kept.name)
                 kept.write(kept.held)
         with outside_transforms():
             self.changed.update(
@@ -326,6 +338,8 @@ def _refill(container: Any, held: Any) -> None:
 
 def _same(now: Any, held: Any) -> bool:
     """Whether a container has the very same members in the same places."""
+    if isinstance(held, GeneratorState):
+        return bool(now == held)
     if isinstance(held, np.ndarray):
         return now.shape == held.shape and bool(np.array_equal(now, held, equal_nan=held.dtype.kind in "fc"))
     if len(now) != len(held):
