@@ -87,7 +87,7 @@ class _KeptTensor:
                 "is kept, so they are not what they were; load the model again, and measure one whose forward pass "
                 "leaves its weights as they are"
             )
-        if changed:
+        if changed and self.values is not None:
             self.tensor.data.copy_(self.values)  # past the version counter: no graph of the caller saw a change
             self.silent = True  # from now on by value: it may be written to past the counter too
         self.version = version_of(self.tensor)
