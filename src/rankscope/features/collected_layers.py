@@ -39,13 +39,9 @@ def collected_layers(
         return PathLayers.named(model, [])
     sample = call.rows(0, 1, "the first sample")
     if wanted is not None:
-        return PathLayers(
-            model, sample, wanted, lambda one, times: chosen_names(model, one, wanted, times), numbered=True
-        )
+        return PathLayers(model, sample, wanted, lambda one, times: chosen_names(model, one, wanted, times))
     try:
-        return PathLayers(
-            model, sample, None, lambda one, times: _narrow_blocks(model, one, times, reduce, channels), numbered=True
-        )
+        return PathLayers(model, sample, None, lambda one, times: _narrow_blocks(model, one, times, reduce, channels))
     # no block, tokens, a model that changes its modules as it runs, or no block that has rows to count: nobody asked
     # for one, and final features are there all the same
     except (CutPointError, ModelError, KeyError):
@@ -53,7 +49,7 @@ def collected_layers(
 
 
 def _narrow_blocks(
-    model: nn.Module, sample: Sample, times: Mapping[str, int] | None, reduce: Reduce, channels: Channels
+    model: nn.Module, sample: Sample, times: Mapping[str, int], reduce: Reduce, channels: Channels
 ) -> Chosen:
     def fits(call: ModuleCall) -> bool:
         if len(call.shape) < 2:

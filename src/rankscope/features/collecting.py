@@ -161,6 +161,8 @@ def collect(
             **_said(meaning),
             **_process(),
             **({} if paths.written_out else {"chosen by": cut_points}),
+            # moments of earlier versions may be those of a module's last call
+            **({"calls": "by number"} if paths.layers.names else {}),
         ),
     }
     if company is not None:

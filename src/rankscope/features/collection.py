@@ -138,11 +138,12 @@ class Collection(Record):
                 "with the same arguments to go on"
             )
         try:
-            noted = store.read(whole - 1)[1].get("layers")  # where later samples called further ones
+            noted = store.read(whole - 1)[1].get("layers")  # unless the first sample has shown all
             asked = json.loads(store.fingerprint["setting"])["cut_points"]
-            names = ChosenLayers.from_dict(noted).in_records if noted else {name: name for name in asked}
+            layers = ChosenLayers.from_dict(noted) if noted else ChosenLayers(())
+            names = layers.in_records if noted else {name: name for name in asked}
             moments, head = restored(store, whole - 1, list(names))
-            return joined(store, whole, renamed(moments, names), head)
+            return joined(store, whole, renamed(moments, names), head, layers)
         except (KeyError, TypeError, ValueError, AttributeError, RuntimeError) as error:
             raise OutputError(f"the collection in {folder} is damaged ({first_line(error)}); collect again") from error
 
@@ -214,6 +215,7 @@ def joined(
     shards: int,
     moments: dict[str, CentredMoments],
     head: tuple[torch.Tensor, torch.Tensor],
+    layers: ChosenLayers,
     *,
     unwritten: tuple[Skipped, ...] = (),
     resumed: int = 0,
@@ -223,7 +225,7 @@ def joined(
     read = [store.read(index) for index in range(shards)]
     tensors = {key: torch.cat([one[key] for one, _ in read]) for key in read[0][0]}
     skipped = (*(Skipped(**one) for _, notes in read for one in notes["skipped"]), *unwritten)
-    kept = [Fact.from_dict(one) for _, notes in read for one in notes.get("facts", ())]
+    kept = layers.told(Fact.from_dict(one) for _, notes in read for one in notes.get("facts", ()))
     facts = (*facts, *(fact for k, fact in enumerate(kept) if fact not in facts and fact not in kept[:k]))
     reduce = json.loads(store.fingerprint["setting"])["reduce"]
     return Collection(

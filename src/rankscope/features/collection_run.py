@@ -286,12 +286,16 @@ class CollectionRun:
         if not self.shard or self.head is None:
             reasons = f"; the first: {self._skipped[0].name}: {self._skipped[0].reason}" if self._skipped else ""
             raise DataError(f"the data hold no readable sample ({len(self._skipped)} skipped{reasons})")
-        missing = [name for name in (*self.cut_points, *sorted(self.layers.waiting)) if not self._calling[name]]
+        # a further call of what is there already is none that was asked for
+        asked = [one.name for one in self.layers.found if one.call < 2 or not one.need]
+        missing = [name for name in (*asked, *sorted(self.layers.waiting)) if not self._calling[name]]
         if missing:
             raise CutPointError(f"layer {missing[0]!r} is never called in the forward pass; choose another")
         names = self.layers.in_records
         calling = {names[name]: self._calling[name] for name in self.cut_points}
-        facts = (*facts, *not_called(calling, calling, self.samples))
+        facts = (*self.layers.told(facts), *not_called(calling, calling, self.samples))
         unwritten = tuple(self._skipped)
         moments = renamed(self.moments, names)
-        return joined(self.store, self.shard, moments, self.head, unwritten=unwritten, resumed=resumed, facts=facts)
+        return joined(
+            self.store, self.shard, moments, self.head, self.layers, unwritten=unwritten, resumed=resumed, facts=facts
+        )

@@ -6,14 +6,14 @@ is left out, and a fact says so.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import nn
 
 from rankscope._base.errors import CutPointError, ModelError
 from rankscope._base.facts import Fact, FactKind
-from rankscope.features.hooks import inference, record_outputs, resolve_layer
+from rankscope.features.hooks import inference, record_outputs, spelling
 from rankscope.slicing import CUT_POINT_WORDS, CutPointsLike, Sample
 from rankscope.slicing.batches import run_forward
 from rankscope.slicing.calls import can_be_repeated, repeated
@@ -24,19 +24,20 @@ _WORDS = CUT_POINT_WORDS
 
 
 def with_rows_of_samples(
-    model: nn.Module, sample: Sample, names: Sequence[str], wanted: CutPointsLike | None
+    model: nn.Module, sample: Sample, names: Sequence[str], wanted: CutPointsLike | None, called: Mapping[str, int]
 ) -> tuple[list[str], tuple[Fact, ...]]:
     """``names`` without those that ``wanted`` does not spell out and whose first dimension counts something else.
 
     One sample has to give one row, and two have to give two where they can share a pass. So a fixed number of rows is
-    seen, whatever it is. Calls were counted where embeddings stood for token ids, and a model may fill up embeddings by
-    calls of their own: ``layer#2`` that the ids do not make is their last, ``layer``.
+    seen, whatever it is. ``names`` come from a pass in which embeddings stood for token ids, and a model may fill up
+    embeddings by calls of their own: a call beyond those that the sample makes, ``called``, is the last of these.
 
     Raises
     ------
     CutPointError
         Where no layer is left.
     """
+    names, given = _as_called(model, names, called), list(names)
     found = [name for name in names if not spelled(model, name, wanted)]
     if not found:
         return list(names), ()
@@ -51,8 +52,8 @@ def with_rows_of_samples(
                     if count == 1:
                         raise
                     break  # it takes one sample at a time, as a decoder's classifier without a padding token
-                if count == 1:
-                    names = _as_called(model, names, set(found) - set(outputs), list(outputs))
+                if count == 1 and names != given and set(names) <= set(outputs):
+                    names = [name for name in outputs if name in names]  # in the order of the calls that it makes
                 wrong = {n: tuple(o.shape) for n, o in outputs.items() if not o.ndim or len(o) != count}
             shapes = {**wrong, **shapes}
     left = [name for name in found if name in shapes]
@@ -67,20 +68,18 @@ def with_rows_of_samples(
     return kept, (Fact(FactKind.ROWS_NOT_SAMPLES, {"names": tuple(left), "shape": shapes[left[0]]}),)
 
 
-def _as_called(model: nn.Module, names: Sequence[str], absent: set[str], called: Sequence[str]) -> list[str]:
-    """``names``, where calls by number that are absent are the last of their module, unless it stands there already."""
-    modules = {resolve_layer(model, name).module for name in called}
-    kept: list[str] = []
+def _as_called(model: nn.Module, names: Sequence[str], called: Mapping[str, int]) -> list[str]:
+    """``names``, where a call that the sample does not make is its last one of that module."""
+    modules = dict(model.named_modules(remove_duplicate=False))
+    known = {id(module): name for name, module in model.named_modules()}
+    kept: dict[str, None] = {}
     for name in names:
-        place = resolve_layer(model, name)
-        if name in absent and place.call is not None:
-            if place.module in modules:
-                continue
-            name = name.replace(f"#{place.call}", "", 1)
-        kept.append(name)
-    kept = list(dict.fromkeys(kept))
-    order = {name: k for k, name in enumerate(called)}
-    return kept if kept == list(names) or set(kept) - set(order) else sorted(kept, key=lambda name: order[name])
+        found = spelling(modules, name)
+        last = called.get(known[id(modules[found.base])], 0) if found is not None else 0
+        if found is not None and found.call is not None and found.call > last > 0:
+            name = f"{found.base}#{last}{found.end}" if last > 1 else f"{found.base}{found.end}"
+        kept[name] = None
+    return list(kept)
 
 
 def spelled(model: nn.Module, name: str, wanted: CutPointsLike | None) -> bool:

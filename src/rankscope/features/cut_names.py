@@ -35,8 +35,15 @@ def chosen_calls(model: nn.Module, x: torch.Tensor | Sample, wanted: CutPointsLi
     CutPointError
         A name that no module has or calls, or inputs that are integers (tokens), of which there is no graph to read.
     """
+    return _chosen(model, x, wanted)[0]
+
+
+def _chosen(
+    model: nn.Module, x: torch.Tensor | Sample, wanted: CutPointsLike
+) -> tuple[list[ModuleCall], Mapping[str, int]]:
     sample = _floating(model, x if isinstance(x, Sample) else Sample(x, "the first sample"))
-    return select(model, _traced(model, sample), wanted)
+    found = _traced(model, sample)
+    return select(model, found, wanted), Counter(module for module, _ in found.called)
 
 
 def _floating(model: nn.Module, sample: Sample) -> Sample:
@@ -52,36 +59,26 @@ def _traced(model: nn.Module, sample: Sample) -> Trace:
         return trace(model, sample.to(device, dtype_of_inputs(model, sample.x)))
 
 
-def layer_names(model: nn.Module, call: ModuleCall, times: int = 0) -> list[str]:
+def layer_names(model: nn.Module, call: ModuleCall, times: Mapping[str, int]) -> list[str]:
     """What a hook is asked for: the module, one call of several (``layer#2``), or each of the tensors it returned.
 
-    ``times`` says how often other samples call the module, which decides whether its calls have numbers.
+    ``times`` says how often one sample, the same for all, calls each module: it decides whether the first call has a
+    number.
     """
     whole = call.name if not call.part else call.name.removesuffix(call.part)[:-1]
     if call.of_network:
         whole = call.name.split(".")[0]
-    elif times:
-        whole = call.key.module if times == 1 else f"{call.key.module}#{call.key.call + 1}"
+    else:
+        several = call.key.call > 0 or times.get(call.key.module, 1) > 1
+        whole = f"{call.key.module}#{call.key.call + 1}" if several else call.key.module
     modules = dict(model.named_modules(remove_duplicate=False))
     paths = [call.part] if call.part else list(call.tensors)
     names = [f"{whole}.{path}" if f"{whole}.{path}" not in modules else f"{whole}:{path}" for path in paths]
     return names or [whole]
 
 
-def _names(
-    model: nn.Module, calls: Iterable[ModuleCall], wanted: CutPointsLike, times: Mapping[str, int] | None = None
-) -> list[str]:
-    """Layer names of calls. A name that was written without a number stands for the last call of a pass."""
-    written = {wanted} if isinstance(wanted, str) else set(wanted)
-    found: dict[str, None] = {}
-    for call in calls:
-        module = call.key.module
-        last = layer_names(model, call, 1) if module in written else []
-        numbered = layer_names(model, call, (times or {}).get(module, 0))
-        for name in [n for n in numbered if n in written or not last] + last:
-            found.pop(name, None)  # in the order of the last calls
-            found[name] = None
-    return list(found)
+def _names(model: nn.Module, calls: Iterable[ModuleCall], times: Mapping[str, int]) -> list[str]:
+    return list(dict.fromkeys(name for call in calls for name in layer_names(model, call, times)))
 
 
 def cut_names(model: nn.Module, x: torch.Tensor | Sample, wanted: CutPointsLike) -> list[str]:
@@ -92,7 +89,8 @@ def cut_names(model: nn.Module, x: torch.Tensor | Sample, wanted: CutPointsLike)
     """
     if is_plain(model, wanted):
         return [wanted] if isinstance(wanted, str) else list(wanted)
-    return _names(model, chosen_calls(model, x, wanted), wanted)
+    calls, called = _chosen(model, x, wanted)
+    return _names(model, calls, called)
 
 
 @dataclass(frozen=True)
@@ -100,8 +98,8 @@ class Chosen:
     """What one sample shows: the layers that were asked for, in order of depth, and what another may still show."""
 
     names: list[str]
-    called: Counter[str] | None
-    """How often it calls each module; ``None`` where layers were named one by one, so that no other sample adds any."""
+    written_out: bool
+    """Whether layers were named one by one: then other samples add calls of these modules, and no others."""
     waiting: set[str]
     """What was asked for under which this sample calls nothing."""
 
@@ -110,11 +108,11 @@ def chosen_names(
     model: nn.Module,
     sample: Sample,
     wanted: CutPointsLike,
-    times: Mapping[str, int] | None = None,
+    times: Mapping[str, int],
     *,
     fits: Callable[[ModuleCall], bool] | None = None,
 ) -> Chosen:
-    """``cut_names`` of one sample among several, of which the others call each module so many times.
+    """``cut_names`` of one sample among several, of which the first calls each module so many times.
 
     With ``fits``, of the calls for which it is true.
 
@@ -124,12 +122,11 @@ def chosen_names(
         As ``chosen_calls``, but for names that the sample alone does not call.
     """
     if is_plain(model, wanted):
-        return Chosen([wanted] if isinstance(wanted, str) else list(wanted), None, set())
+        return Chosen([wanted] if isinstance(wanted, str) else list(wanted), True, set())
     found = _traced(model, _floating(model, sample))
     calls, waiting = on_this_path(model, found, wanted)
     calls = [call for call in calls if fits is None or fits(call)]
-    called = Counter(module for module, _ in found.called) | Counter([""])
-    return Chosen(_names(model, calls, wanted, times), called, set(waiting))
+    return Chosen(_names(model, calls, times), False, set(waiting))
 
 
 def not_called(names: Iterable[str], calling: Mapping[str, int], total: int) -> tuple[Fact, ...]:

@@ -70,8 +70,8 @@ def feature_rank(
         made, in the dtype of the model. A label beside the input is left out. Samples may have several shapes where
         the rows have one width (``reduce="pool"`` or ``"positions"``).
     cut_points : "blocks", "paper", "all", name, glob, or a list of names and globs
-        When ``source`` is a model; as in ``jacobian_rank``: of a module that is called several times, "blocks", "all"
-        and globs choose calls by number, ``layer#1``. The name alone, ``layer``, is its last output.
+        When ``source`` is a model; as in ``jacobian_rank``: a module that any sample calls several times stands for
+        all its calls, each with its number, ``layer#1``. A sample that does not make a call has no part in it.
     reduce, channels
         How a feature map becomes rows: see ``reduce_output``. A ``Collection`` brings its own.
     samples : int, optional
@@ -210,8 +210,8 @@ def measured_features(
         for call in chain([first], passing):
             for outputs, part in layers.passes(call):
                 store.add(outputs, len(part), part.x.shape)
-        store.facts += layers.found()
-    return store.profile("feature_rank", {"device": device_name(device)}, layers.measured)
+        store.facts = [*layers.told(store.facts), *layers.found()]
+    return store.profile("feature_rank", {"device": device_name(device)}, layers.in_records)
 
 
 def local_feature_rank(
@@ -305,9 +305,9 @@ def local_feature_rank(
             step = noise * torch.stack([torch.randn(sample.x.shape[1:], generator=generator) for _ in range(n)])
             for outputs, part in layers.passes(_copies(sample, sample.x.to("cpu", dtype) + step)):
                 store.add(outputs, len(part), sample.x.shape)
-        store.facts += layers.found()
+        store.facts = [*layers.told(store.facts), *layers.found()]
     about = {"device": device_name(device), "noise": noise, "seed": seed}
-    return store.profile("local_feature_rank", about, layers.measured)
+    return store.profile("local_feature_rank", about, layers.in_records)
 
 
 def _head_input(collection: Any, budget: float, facts: list[Fact]) -> LayerFeatures:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Container, Iterable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from typing import Any, NamedTuple
 
 import torch
@@ -17,20 +17,54 @@ from rankscope.slicing import evaluation_mode, observing
 from rankscope.slicing.capture import OUTPUT
 from rankscope.slicing.members import every_member, members
 
-__all__ = ["Place", "axis_of", "inference", "record_outputs", "resolve_layer", "samples_first", "tensor_of"]
+__all__ = [
+    "Place",
+    "Spelling",
+    "axis_of",
+    "counting_calls",
+    "inference",
+    "record_outputs",
+    "resolve_layer",
+    "samples_first",
+    "spelling",
+    "tensor_of",
+]
 
-_NUMBERED = re.compile(r"(?P<module>[^#]+)#(?P<number>[1-9][0-9]*)(?:[.:](?P<path>.+))?")
+_NUMBER = re.compile(r"#([1-9][0-9]*)(?=[.:]|$)")
 
 
 class Place(NamedTuple):
     """What a name stands for: a module, the path of one of the tensors that it returns, and which of its calls.
 
-    ``call`` counts from 1; ``None`` is the last call of a pass, whichever that is.
+    ``call`` counts from 1; ``None`` where the name has no number, or is that of the model's own output.
     """
 
     module: nn.Module
     path: str | None = None
     call: int | None = None
+
+
+class Spelling(NamedTuple):
+    """How a name is put together: that of a module, the number of a call, and the rest, which names a tensor."""
+
+    base: str
+    call: int | None = None
+    end: str = ""
+
+
+def spelling(modules: Container[str], name: str) -> Spelling | None:
+    """The parts of a name, among the names of modules; ``None`` where it names none of them.
+
+    >>> spelling({"lstm"}, "lstm#2.0"), spelling({"lstm"}, "lstm:0"), spelling({"lstm"}, "gru")
+    (Spelling(base='lstm', call=2, end='.0'), Spelling(base='lstm', call=None, end=':0'), None)
+    """
+    if name in modules:
+        return Spelling(name) if name else None
+    for mark in reversed(list(_NUMBER.finditer(name))):
+        if mark.start() and name[: mark.start()] in modules:
+            return Spelling(name[: mark.start()], int(mark[1]), name[mark.end() :])
+    ends = [i for i, letter in enumerate(name) if letter in ".:" and name[:i] in modules and name[:i]]
+    return Spelling(name[: ends[-1]], None, name[ends[-1] :]) if ends else None
 
 
 def resolve_layer(model: nn.Module, name: str) -> Place:
@@ -46,12 +80,9 @@ def resolve_layer(model: nn.Module, name: str) -> Place:
     for prefix in ("network.output.", "output."):
         if whole.startswith(prefix) and (prefix != "output." or OUTPUT not in modules):
             return Place(model, whole[len(prefix) : -1] or None)
-    numbered = _NUMBERED.fullmatch(name)
-    if numbered and numbered["module"] in modules:
-        return Place(modules[numbered["module"]], numbered["path"], int(numbered["number"]))
-    ends = [i for i, letter in enumerate(name) if letter in ".:" and name[:i] in modules and name[:i]]
-    if ends:
-        return Place(modules[name[: ends[-1]]], name[ends[-1] + 1 :])
+    found = spelling(modules, name)
+    if found is not None:
+        return Place(modules[found.base], found.end[1:] or None, found.call)
     raise CutPointError(f"{type(model).__name__} has no layer {name!r}; {nearest(name, modules)}")
 
 
@@ -90,8 +121,9 @@ def record_outputs(
     returns (``lstm.0``), or ``output`` for what the model returns. ``inputs_of`` names a module whose *input* is kept
     too, under the key ``"<input>"``, and what it made of it under ``"<output>"``. Outputs are cloned, since the next
     layer may work in place; with ``reduced`` its result, of name and output, is kept instead, cloned only where it
-    shares memory with the output: the feature map itself is then never copied. Without a number a module that is called
-    more than once keeps its last output. ``into`` is a dictionary to fill in place of a new one.
+    shares memory with the output: the feature map itself is then never copied. Without a number the first call is
+    meant: one name never stands for different calls of different passes. A call that no sample of the pass leads to,
+    with an output of no row, leaves nothing. ``into`` is a dictionary to fill in place of a new one.
 
     Raises
     ------
@@ -109,6 +141,8 @@ def record_outputs(
             if call not in (None, calls[name]):
                 return
             tensor = samples_first(tensor_of(name, path, output), axis)
+            if tensor.ndim and not len(tensor):
+                return
             found.pop(name, None)
             found[name] = _own(name, tensor.detach(), reduced)
 
@@ -126,6 +160,8 @@ def record_outputs(
     try:
         handles.append(model.register_forward_pre_hook(begin))
         for name, (module, path, call) in resolved.items():
+            if call is None and module is not model:
+                call = 1
             handles.append(module.register_forward_hook(keep(name, path, call, axis_of(model, module, path))))
         if inputs_of is not None:
             head = resolve_layer(model, inputs_of).module
@@ -135,6 +171,25 @@ def record_outputs(
     finally:
         for handle in handles:
             handle.remove()
+
+
+@contextmanager
+def counting_calls(model: nn.Module, names: Iterable[str] | None = None) -> Iterator[Counter[str]]:
+    """How often each module is called inside, by the first name that it has; of all modules, or of those named."""
+    called: Counter[str] = Counter()
+    wanted = None if names is None else set(names)
+
+    def counts(name: str) -> Any:
+        def hook(_module: nn.Module, _args: Any) -> None:
+            called[name] += 1
+
+        return hook
+
+    with ExitStack() as stack:
+        for name, module in model.named_modules():
+            if wanted is None or name in wanted:
+                stack.callback(module.register_forward_pre_hook(counts(name)).remove)
+        yield called
 
 
 def samples_first(tensor: torch.Tensor, axis: int) -> torch.Tensor:

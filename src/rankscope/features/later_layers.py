@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import ChainMap, Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack
 from types import TracebackType
 
@@ -15,7 +15,7 @@ from rankscope._base.facts import Fact, FactKind
 from rankscope.features.counted_rows import spelled
 from rankscope.features.cut_names import chosen_names, not_called
 from rankscope.features.hooks import record_outputs
-from rankscope.features.path_layers import PathLayers
+from rankscope.features.path_layers import Entry, PathLayers
 from rankscope.features.path_passes import PathPasses
 from rankscope.features.shared_pass import SharedPass
 from rankscope.slicing import CutPointsLike, Sample
@@ -61,8 +61,22 @@ class LayersOfSamples:
     def measured(self) -> list[str]:
         """The layers that have features to speak of: at least two samples call them, or they were named."""
         names = self.paths.layers.names
-        found = [name for name in names if self.calling[name] > 1 or spelled(self.model, name, self.wanted)]
+        found = [one.name for one in self.paths.layers.found if self.calling[one.name] > 1 or self._asked(one)]
         return found or names
+
+    @property
+    def in_records(self) -> dict[str, str]:
+        """Of the measured layers, their names in a record."""
+        names = self.paths.layers.in_records
+        return {name: names[name] for name in self.measured}
+
+    def told(self, facts: Iterable[Fact]) -> list[Fact]:
+        """Facts on layers with these names."""
+        return self.paths.layers.told(facts)
+
+    def _asked(self, entry: Entry) -> bool:
+        """Whether the caller wrote the layer's name; of a module's name alone its first call."""
+        return spelled(self.model, entry.name, self.wanted) and (entry.need < 2 or entry.name in self.wanted)
 
     def remembers(self, sample: Sample) -> list[Fact]:
         """Whether the model remembers its calls, or draws random numbers."""
@@ -77,15 +91,18 @@ class LayersOfSamples:
             Where no sample calls a layer that was named.
         """
         names = self.paths.layers.names
-        missing = [name for name in (*names, *sorted(self.paths.layers.waiting)) if not self.calling[name]]
+        waiting = sorted(self.paths.layers.waiting)
+        missing = [one.name for one in self.paths.layers.found if not self.calling[one.name] and self._asked(one)]
+        missing += [name for name in waiting if not self.calling[name]]
         if missing:
             raise CutPointError(f"layer {missing[0]!r} is never called in the forward pass; choose another cut point")
         facts = [*self.paths.facts, *(self.sharing.facts if self.samples > 1 else ())]
         measured = self.measured
-        once = [name for name in names if name not in measured]
+        once = [name for name in names if name not in measured and self.calling[name]]
         if once:
             facts.append(Fact(FactKind.CALLED_ONCE, {"names": tuple(once)}))
-        return [*facts, *not_called([name for name in names if name not in once], self.calling, self.samples)]
+        facts += not_called([name for name in names if name not in once], self.calling, self.samples)
+        return self.paths.layers.told(facts)
 
     def _pass(self, samples: Sample) -> dict[str, Tensor]:
         for kept in self._kept:

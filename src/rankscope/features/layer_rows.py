@@ -110,11 +110,11 @@ def _of_model(
                     rows = reduce_output(output, reduce, channels=channels, input_shape=part.x.shape)
                     kept.setdefault(name, []).append(kept_whole(rows).cpu())
         # a layer that some samples alone call has no row for the others
-        facts += [
+        facts = layers.told(facts) + [
             replace(fact, values={**fact.values, "left_out": True}) if fact.kind is FactKind.NOT_CALLED else fact
             for fact in layers.found()
         ]
-        names = [name for name in layers.measured if layers.calling[name] == layers.samples]
+        names = {name: called for name, called in layers.in_records.items() if layers.calling[name] == layers.samples}
     if not names:
         raise DataError("no chosen layer is called by every sample; choose other cut points")
-    return {name: torch.cat(kept[name]) for name in names}, tuple(facts)
+    return {called: torch.cat(kept[name]) for name, called in names.items()}, tuple(facts)

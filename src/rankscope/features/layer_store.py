@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -165,12 +166,12 @@ class LayerStore:
         self._expected |= {name: total for name, total in totals.items() if total is not None}
         self._granted += sum(min(wanted[name], shares[name]) for name in rows)
 
-    def profile(self, kind: str, provenance: dict[str, Any], order: Sequence[str] | None = None) -> FeatureProfile:
-        """The record of all layers, in ``order`` or as they came."""
+    def profile(self, kind: str, provenance: dict[str, Any], names: Mapping[str, str]) -> FeatureProfile:
+        """The record of the layers in ``names``, in that order, each under the name that it gives."""
         if not self._kept:
             raise DataError("the data hold no batch; give at least two samples")
-        names = [name for name in order or self._kept if name in self._kept]
-        return profile_of([self.layer(name) for name in names], kind, self.facts, provenance)
+        layers = [replace(self.layer(name), name=called) for name, called in names.items() if name in self._kept]
+        return profile_of(layers, kind, self.facts, provenance)
 
 
 def profile_of(

@@ -7,30 +7,66 @@ passed it unmeasured.
 
 from __future__ import annotations
 
-import re
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from types import TracebackType
-from typing import Any, TypeAlias
+from typing import Any, NamedTuple
 
 import torch
 from torch import nn
 
 from rankscope._base.errors import RankscopeError
+from rankscope._base.facts import Fact, FactKind
 from rankscope.features.counted_rows import with_rows_of_samples
-from rankscope.features.cut_names import Chosen
-from rankscope.features.hooks import resolve_layer
+from rankscope.features.cut_names import Chosen, is_plain
+from rankscope.features.hooks import counting_calls, inference, resolve_layer, spelling
 from rankscope.slicing import CutPointsLike, Sample
+from rankscope.slicing.batches import run_forward
 
-__all__ = ["ChosenLayers", "PathLayers"]
+__all__ = ["ChosenLayers", "Entry", "PathLayers"]
+
+_OF_LAYERS = {
+    FactKind.RANDOM_MODEL: "where",
+    FactKind.ROWS_NOT_SAMPLES: "names",
+    FactKind.SKETCHED_LAYER: "name",
+    FactKind.NOT_CALLED: "names",
+    FactKind.CALLED_ONCE: "names",
+}
+"""Where facts that are found while layers are measured name them."""
 
 
-_FIRST = re.compile(r"#1([.:].*)?")  # after a module's name: its first call, or a part of what that returns
+class Entry(NamedTuple):
+    """One layer: its name while it is measured, and its module."""
 
-Entry: TypeAlias = tuple[str, str, int]
-"""A layer's name, its module, and how many calls of that a sample needs to give it: 0 where the first sample did."""
+    name: str
+    module: str
+    need: int
+    """How many calls of the module a sample needs to give it: 0 where the first sample did."""
+    base: str
+    """How ``name`` names the module."""
+    call: int
+    """Which of its calls, from 1; 0 for the model's own output."""
+
+    def named(self, called: int) -> str:
+        """Its name in a record, where a sample calls the module so many times at most.
+
+        The calls of a module have numbers if any sample calls it twice, in whichever order samples come.
+        """
+        if not self.call:
+            return self.name
+        end = self.name.removeprefix(self.base).removeprefix(f"#{self.call}")
+        return f"{self.base}#{self.call}{end}" if max(called, self.call) > 1 else f"{self.base}{end}"
+
+    @classmethod
+    def of(cls, kept: Sequence[Any]) -> Entry:
+        """As files have it; those of earlier versions have three values."""
+        name, module, need = str(kept[0]), str(kept[1]), int(kept[2])
+        if len(kept) > 3:
+            return cls(name, module, need, str(kept[3]), int(kept[4]))
+        first = name.startswith(f"{module}#") and name.removeprefix(f"{module}#").partition(".")[0].partition(":")[0]
+        return cls(name, module, need, module, 1 if first == "1" else 0)
 
 
 @dataclass(frozen=True)
@@ -47,17 +83,26 @@ class ChosenLayers:
 
     @property
     def names(self) -> list[str]:
-        return [name for name, _, _ in self.found]
+        return [one.name for one in self.found]
 
     @property
     def in_records(self) -> dict[str, str]:
-        """By layer, its name in a record: of what no sample calls twice the first call needs no number."""
-        return {
-            name: name.replace(f"{module}#1", module, 1)
-            if self.seen.get(module) == 1 and _FIRST.fullmatch(name.removeprefix(module))
-            else name
-            for name, module, _ in self.found
-        }
+        """By layer, its name in a record."""
+        return {one.name: one.named(self.seen.get(one.module, 0)) for one in self.found}
+
+    def told(self, facts: Iterable[Fact]) -> list[Fact]:
+        """Facts on layers, with their names in a record."""
+        names = self.in_records
+
+        def renamed(fact: Fact) -> Fact:
+            key = _OF_LAYERS.get(fact.kind)
+            if key is None:
+                return fact
+            value = fact.values[key]
+            new = names.get(value, value) if isinstance(value, str) else tuple(names.get(one, one) for one in value)
+            return replace(fact, values={**fact.values, key: new})
+
+        return list(map(renamed, facts))
 
     def joined(self, other: ChosenLayers) -> ChosenLayers:
         """What these samples and those that follow them show, each of which was looked at by itself.
@@ -68,25 +113,25 @@ class ChosenLayers:
         return ChosenLayers(tuple(both), Counter(self.seen) | Counter(other.seen), self.waiting & other.waiting)
 
     def _may_hold(self, entry: Entry) -> bool:
-        return entry in self.found or self.seen.get(entry[1], 0) < entry[2]
+        return entry in self.found or self.seen.get(entry.module, 0) < entry.need
 
     def to_dict(self) -> dict[str, Any]:
         return {"found": list(self.found), "seen": dict(self.seen), "waiting": sorted(self.waiting)}
 
     @classmethod
     def from_dict(cls, plain: Mapping[str, Any]) -> ChosenLayers:
-        found = tuple((str(name), str(module), int(need)) for name, module, need in plain["found"])
+        found = tuple(map(Entry.of, plain["found"]))
         return cls(found, Counter(plain["seen"]), frozenset(plain["waiting"]))
 
 
 class PathLayers:
     """Watches which modules a pass calls, and chooses again where one is called that was not, or more often.
 
-    ``choose`` gives what one sample shows, of a model whose other samples call each module so many times; of layers
-    that were named one by one nothing further can be chosen. With ``numbered`` the calls of a module that the first
-    sample does not call have numbers, also the only one: a name that does not depend on which samples came before, so
-    that ``ChosenLayers`` of several processes can be joined. Use it inside ``inference``, as a context manager;
-    ``begin`` comes before each pass and ``take_in`` after it.
+    ``choose`` gives what one sample shows, of a model whose first sample calls each module so many times. Of layers
+    that were named one by one nothing further is chosen, but further calls: a module's name stands for all of them.
+    The name of a layer is that of one call of its module, and does not depend on which samples came before but the
+    first, so that ``ChosenLayers`` of several processes can be joined. Use it inside ``inference``, as a context
+    manager; ``begin`` comes before each pass and ``take_in`` after it.
     """
 
     def __init__(
@@ -94,28 +139,28 @@ class PathLayers:
         model: nn.Module,
         first: Sample,
         wanted: CutPointsLike | None,
-        choose: Callable[[Sample, Mapping[str, int] | None], Chosen],
-        *,
-        numbered: bool = False,
+        choose: Callable[[Sample, Mapping[str, int]], Chosen],
     ) -> None:
-        self.model, self.wanted, self.choose, self.numbered = model, wanted, choose, numbered
-        found = choose(first, None)
-        names, self.facts = with_rows_of_samples(model, first, found.names, wanted)
-        self.written_out = found.called is None  # named one by one: no sample adds any
-        entries = tuple((name, module, 0) for name, module, _ in self._entries(names))
-        self.first = self.layers = ChosenLayers(entries, found.called or {}, frozenset(found.waiting))
+        self.model, self.wanted, self.choose = model, wanted, choose
+        self.written_out = wanted is not None and is_plain(model, wanted)  # then no look at a sample is needed
+        called = Counter[str]() if self.written_out else _calls_of(model, first)
+        found = choose(first, called)
+        names, self.facts = with_rows_of_samples(model, first, found.names, wanted, called)
+        entries = tuple(dict.fromkeys(one._replace(need=0) for one in self._entries(names)))
+        self.first = self.layers = ChosenLayers(entries, called, frozenset(found.waiting))
+        numbers = [spelling(dict(model.named_modules(remove_duplicate=False)), name) for name in names]
+        self._all_calls = [one for one, n in zip(self._entries(names), numbers, strict=True) if n and n.call is None]
         self._called: Counter[str] = Counter()
         self._stack = ExitStack()
 
     @classmethod
     def named(cls, model: nn.Module, names: Sequence[str]) -> PathLayers:
         """Layers written out, which need no look at a sample."""
-        return cls(model, _NO_SAMPLE, list(names), lambda _sample, _times: Chosen(list(names), None, set()))
+        return cls(model, _NO_SAMPLE, list(names), lambda _sample, _times: Chosen(list(names), True, set()))
 
     def __enter__(self) -> PathLayers:
-        for name, module in self.model.named_modules():
-            if not self.written_out and self.first.seen.get(name, 0) != 1:  # what the first calls once keeps its name
-                self._stack.callback(module.register_forward_pre_hook(self._sees(name)).remove)
+        named = {one.module for one in self.layers.found} if self.written_out else None
+        self._called = self._stack.enter_context(counting_calls(self.model, named))
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
@@ -133,45 +178,67 @@ class PathLayers:
         before = self.layers
         if all(count <= before.seen.get(name, 0) for name, count in self._called.items()):
             return None
-        seen = Counter(before.seen) | self._called
+        called = Counter(self._called)  # before further passes are counted too
+        seen = Counter(before.seen) | called
+        if self.written_out:
+            self.layers = ChosenLayers(self._with_calls(before, seen), seen, before.waiting)
+            return [one.name for one in self.layers.found if one not in before.found]
         own: tuple[Entry, ...] = ()
         waiting = before.waiting
         try:
-            found = self.choose(sample, self._times(seen))
-            names, left_out = with_rows_of_samples(self.model, sample, found.names, self.wanted)
+            found = self.choose(sample, self.first.seen)
+            names, left_out = with_rows_of_samples(self.model, sample, found.names, self.wanted, called)
         except RankscopeError:  # nothing of this path can be chosen
             pass
         else:
             # calls that earlier samples made went unmeasured
-            known = {one[0]: one for one in before.found}
-            entries = (known.get(one[0], one) for one in self._entries(names))
-            own = tuple(one for one in entries if one in before.found or one[2] > before.seen.get(one[1], 0))
+            known = {one.name: one for one in before.found}
+            entries = (known.get(one.name, one) for one in self._entries(names))
+            own = tuple(one for one in entries if one in before.found or one.need > before.seen.get(one.module, 0))
             waiting &= found.waiting
             self.facts = (*self.facts, *(fact for fact in left_out if fact not in self.facts))
         self.layers = ChosenLayers(tuple(_merged(before.found, own)), seen, waiting)
-        return [one[0] for one in own if one not in before.found]
+        return [one.name for one in own if one not in before.found]
 
-    def _times(self, seen: Mapping[str, int]) -> Mapping[str, int]:
-        """How often modules are called, as their layers are to be named."""
-        if not self.numbered:
-            return seen
-        return {name: count if self.first.seen.get(name) else max(count, 2) for name, count in seen.items()}
+    def _with_calls(self, before: ChosenLayers, seen: Mapping[str, int]) -> tuple[Entry, ...]:
+        """Layers that were named one by one, with every further call of those that were named without a number."""
+        found = list(before.found)
+        for first in self._all_calls:
+            end = first.name.removeprefix(first.base)
+            for k in range(2, seen.get(first.module, 0) + 1):
+                one = first._replace(name=f"{first.base}#{k}{end}", need=k, call=k)
+                if one.name not in {known.name for known in found}:
+                    behind = f"{first.base}#{k - 1}{end}" if k > 2 else first.name
+                    found.insert(next(i for i, known in enumerate(found) if known.name == behind) + 1, one)
+        return tuple(found)
 
     def go_on(self, layers: ChosenLayers) -> None:
         """From what an earlier run had found."""
         self.layers = layers
 
-    def _entries(self, names: Sequence[str]) -> tuple[Entry, ...]:
-        """Each with its module, as ``named_modules`` names it."""
-        known = {id(module): name for name, module in self.model.named_modules()}
-        places = [(name, resolve_layer(self.model, name)) for name in names]
-        return tuple((name, known[id(place.module)], place.call or 1) for name, place in places)
+    def _entries(self, names: Sequence[str]) -> Iterator[Entry]:
+        """Each with its module, as ``named_modules`` names it first."""
+        first = {id(module): name for name, module in self.model.named_modules()}
+        modules = dict(self.model.named_modules(remove_duplicate=False))
+        for name in names:
+            module, found = resolve_layer(self.model, name).module, spelling(modules, name)
+            if found is None or module is self.model:
+                yield Entry(name, first[id(module)], 1, name, 0)
+                continue
+            call = found.call or 1
+            if self.written_out and call == 1:  # one name for the first call, however it was written
+                name = found.base + found.end
+            yield Entry(name, first[id(module)], call, found.base, call)
 
-    def _sees(self, name: str) -> Any:
-        def hook(_module: nn.Module, _args: Any) -> None:
-            self._called[name] += 1
 
-        return hook
+def _calls_of(model: nn.Module, sample: Sample) -> Counter[str]:
+    """How often one sample calls each module; nothing where it does not pass, which is said elsewhere."""
+    with inference(model) as device, counting_calls(model) as called:
+        try:
+            run_forward(model, sample, device)
+        except RankscopeError:
+            called.clear()
+        return Counter(called)
 
 
 _NO_SAMPLE = Sample(torch.zeros(1), "no sample")
