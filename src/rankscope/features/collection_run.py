@@ -286,9 +286,7 @@ class CollectionRun:
         if not self.shard or self.head is None:
             reasons = f"; the first: {self._skipped[0].name}: {self._skipped[0].reason}" if self._skipped else ""
             raise DataError(f"the data hold no readable sample ({len(self._skipped)} skipped{reasons})")
-        # a further call of what is there already is none that was asked for
-        asked = [one.name for one in self.layers.found if one.call < 2 or not one.need]
-        missing = [name for name in (*asked, *sorted(self.layers.waiting)) if not self._calling[name]]
+        missing = [name for name in self.layers.never_called if not self._calling[name]]
         if missing:
             raise CutPointError(f"layer {missing[0]!r} is never called in the forward pass; choose another")
         names = self.layers.in_records

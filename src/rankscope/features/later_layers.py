@@ -91,9 +91,7 @@ class LayersOfSamples:
             Where no sample calls a layer that was named.
         """
         names = self.paths.layers.names
-        waiting = sorted(self.paths.layers.waiting)
-        missing = [one.name for one in self.paths.layers.found if not self.calling[one.name] and self._asked(one)]
-        missing += [name for name in waiting if not self.calling[name]]
+        missing = [name for name in self.paths.layers.never_called if not self.calling[name]]
         if missing:
             raise CutPointError(f"layer {missing[0]!r} is never called in the forward pass; choose another cut point")
         facts = [*self.paths.facts, *(self.sharing.facts if self.samples > 1 else ())]

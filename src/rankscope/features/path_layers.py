@@ -90,6 +90,12 @@ class ChosenLayers:
         """By layer, its name in a record."""
         return {one.name: one.named(self.seen.get(one.module, 0)) for one in self.found}
 
+    @property
+    def never_called(self) -> list[str]:
+        """Of what was asked for, what no sample calls; a call that leaves no row is one."""
+        unmade = [one.name for one in self.found if self.seen.get(one.module, 0) < max(one.call, 1)]
+        return [*unmade, *sorted(self.waiting)]
+
     def told(self, facts: Iterable[Fact]) -> list[Fact]:
         """Facts on layers, with their names in a record."""
         names = self.in_records
