@@ -333,7 +333,7 @@ def test_bad_input_is_named():
         feature_rank(net)
     with pytest.raises(UsageError, match="no layers are given"):
         feature_rank({})
-    with pytest.raises(UsageError, match="inputs is a int"):
+    with pytest.raises(UsageError, match="the input is a int"):
         feature_rank(net, 3, cut_points=["0"])
     with pytest.raises(DataError, match="there is no sample"):
         feature_rank(net, [], cut_points=["0"])

@@ -76,7 +76,10 @@ def test_what_is_missing_is_named(tmp_path):
         collect(network(), datasets.DatasetDict({"train": pictures(), "test": pictures()}), out=tmp_path)
     with pytest.raises(DataError, match=r"cannot be put into one batch .*with_transform"):
         collect(network(), pictures(), out=tmp_path / "raw")
-    with pytest.raises(DataError, match="records hold pixel_values, so no label; name it one of label"):
-        collect(network(), pictures().remove_columns("label").with_transform(prepared), out=tmp_path / "none")
+    renamed = pictures().rename_column("label", "species")
+    with pytest.raises(
+        DataError, match=r"species, pixel_values, so no label; name it one of label, .*or leave 'species' out"
+    ):
+        collect(network(), renamed.with_transform(prepared), out=tmp_path / "none")
     with pytest.raises(UsageError, match="IterableDataset has no order to be taken up again"):
         collect(network(), pictures().to_iterable_dataset(), out=tmp_path / "stream")

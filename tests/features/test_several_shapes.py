@@ -200,8 +200,8 @@ def test_no_label_is_said_and_not_made_up(net: Ragged, tmp_path: Path) -> None:
         torch.testing.assert_close(found.features, hidden(net, list(x)), rtol=0, atol=1e-12)
         with pytest.raises(rs.DataError, match="the samples have no labels"):
             rs.classification_dimension(found.features, found.labels, head=found.head)
-    with pytest.raises(rs.UsageError, match=r"a dict of x, so no label; .*None for no labels"):
-        collect(net, {"x": x}, out=tmp_path / "x")
+    with pytest.raises(rs.UsageError, match=r"a dict of x, species, so no label; .*None for no labels"):
+        collect(net, {"x": x, "species": torch.arange(6)}, out=tmp_path / "x")
 
 
 def test_texts_are_passed_one_by_one(net: Ragged, tmp_path: Path) -> None:

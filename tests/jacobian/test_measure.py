@@ -801,7 +801,7 @@ BAD_INPUTS = [
     ({"ids": torch.zeros(1, 8)}, {}, rs.UsageError, r"'ids', which forward does not take; name it .* \(input\)"),
     ({"input": torch.zeros(1, 8, dtype=torch.long)}, {}, rs.DataError, "no floating-point input .*int64"),
     (["a"], {}, rs.DataError, "a list holds a str"),
-    (7, {}, rs.UsageError, "inputs is a int; give a tensor"),
+    (7, {}, rs.UsageError, "the input is a int; give a tensor"),
     (torch.zeros(1, 7), {}, rs.ModelError, r"Sequential failed on an input of shape \(1, 7\)"),
     (torch.zeros(8, 3), {}, rs.ModelError, r"\(the input has shape \(8, 3\), whose .* counts samples; give x\[None\]"),
     (STACKED, {}, rs.ModelError, r"\(the first batch has shape \(8, 2\), whose .* counts samples; give x\[None\]"),

@@ -491,7 +491,7 @@ def test_one_number_a_sample_is_read_where_the_first_dimension_counts_for_certai
 
 
 def test_two_samples_in_a_tuple_are_no_pair() -> None:
-    with pytest.raises(rs.UsageError, match="inputs is a tuple of 2 for a model of one argument"):
+    with pytest.raises(rs.UsageError, match="the input is a tuple of 2 for a model of one argument"):
         next(read_samples(LINEAR, (X, X)))
 
 
@@ -517,10 +517,14 @@ REFUSED: dict[str, tuple[Any, type[Exception], str]] = {
     "no batch dimension": (torch.zeros(4), rs.DataError, r"shape \(4,\); its first dimension counts samples"),
     "nothing": ([], rs.DataError, "there is no sample to measure"),
     "empty mapping": ({}, rs.DataError, "no floating-point input to differentiate in the input"),
-    "a text": ("a sentence", rs.UsageError, "inputs is a text; tokenise it"),
-    "None": (None, rs.UsageError, "inputs is a NoneType; give a tensor"),
+    "a text": ("a sentence", rs.UsageError, "the input is a text; tokenise it"),
+    "None": (None, rs.UsageError, "the input is a NoneType; give a tensor"),
     "texts": (["a", "b"], rs.DataError, "a list holds a str, not tensors"),
-    "splits": ({"train": Pairs(), "test": Pairs()}, rs.UsageError, "inputs is a dict of train, test; give one of them"),
+    "splits": (
+        {"train": Pairs(), "test": Pairs()},
+        rs.UsageError,
+        "the input is a dict of train, test; give one of them",
+    ),
     "items without numbers": (Bare(["a"]), rs.DataError, "sample 0 is a str, not numbers"),
     "not finite": ({"input": torch.full((2, 4), torch.nan)}, rs.DataError, "sample 0 has 4 NaN or infinite values"),
     "meta": (X.to("meta"), rs.DataError, "the input is on the meta device and holds no numbers"),

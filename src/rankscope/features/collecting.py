@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -32,7 +33,7 @@ from rankscope.features.reduction import Channels, Reduce, check_reduce
 from rankscope.features.resuming import Resumed, begin
 from rankscope.features.shards import ShardStore
 from rankscope.features.sharing_out import SharedRun, same_collection
-from rankscope.features.sources import Batch, as_dataset, batches
+from rankscope.features.sources import Batch, as_dataset, batches, first_call
 from rankscope.features.whole_call import WholeCall
 from rankscope.slicing import CutPointsLike, mode_facts
 from rankscope.slicing.calls import Call
@@ -213,7 +214,7 @@ def _collect(
     """The pass over what is not yet in whole shards; ``taken`` and the result are those of the first process."""
     name, layer = head
     report = progress_for(progress, "collect")
-    about = (*facts, *mode_facts(model), *_reading(dataset))  # the mode that the model came in
+    about = (*facts, *mode_facts(model), *_reading(model, dataset, options, meaning))  # the mode that the model came in
     if taken is not None:
         paths.go_on(taken.run.layers)
     passes = Passes(model, name, *reduced, paths)
@@ -307,9 +308,17 @@ def _process() -> dict[str, Any]:
     return {"process": found} if found else {}
 
 
-def _reading(dataset: Any) -> tuple[Fact, ...]:
-    """How a mapping was read; the items of a data set hold what else they like."""
-    return facts_of(dataset.call, FactKind.COUNTED) if isinstance(dataset, WholeCall) else ()
+def _reading(model: nn.Module, dataset: Any, options: dict[str, Any], meaning: Meaning) -> tuple[Fact, ...]:
+    """How the data were read: what counts the samples, what all share, and what was left out."""
+    if isinstance(dataset, WholeCall):
+        return facts_of(dataset.call, FactKind.COUNTED)
+    if type(dataset) is TensorDataset and "collate_fn" not in options:  # one array, and its labels
+        return ()
+    call = first_call(model, dataset, options, meaning)
+    if call is None:
+        return ()
+    each = tuple(k for k, v in call.shared.items() if isinstance(v, str) and k not in meaning.shared)
+    return facts_of(replace(call, each=each), FactKind.COUNTED)
 
 
 def _refuse_incomparable(out: Path, owner: str, identity: Identity) -> None:

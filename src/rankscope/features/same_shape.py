@@ -1,4 +1,4 @@
-"""Samples in a row that have the same shapes: they can share a batch, and others cannot."""
+"""Samples in a row that have the same shapes and texts: they can share a batch, and others cannot."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ __all__ = ["runs_of_one_shape"]
 
 
 def runs_of_one_shape(items: list[tuple[int, Any]]) -> list[list[tuple[int, Any]]]:
-    """Items (index, sample) in their order, cut where a shape changes.
+    """Items (index, sample) in their order, cut where a shape or a text changes.
 
     >>> from torch import zeros
     >>> runs = runs_of_one_shape([(0, zeros(2)), (1, zeros(2)), (2, zeros(3)), (3, zeros(2))])
@@ -27,6 +27,8 @@ def _shape(item: Any) -> Any:
         return tuple(item.shape)
     if isinstance(item, Mapping):
         return tuple((str(key), _shape(value)) for key, value in item.items())
+    if isinstance(item, str):
+        return item
     numbers = numbers_of(item)
     if numbers is not None:
         return tuple(numbers.shape)

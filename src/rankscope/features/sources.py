@@ -6,11 +6,12 @@ What a batch means is decided by the one reader of the project (``slicing.calls`
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import takewhile
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.utils.data import (
     DataLoader,
     Dataset,
@@ -23,7 +24,7 @@ from torch.utils.data import (
 )
 
 from rankscope._base.errors import DataError, UsageError, first_line, type_and_line
-from rankscope._base.labels import refuse_texts
+from rankscope.features.batch_labels import REMEDY, labels_of, refuse_other_names, without_label
 from rankscope.features.same_shape import runs_of_one_shape
 from rankscope.features.starting_workers import by_itself, workers_of
 from rankscope.features.whole_call import NO_LABEL, WholeCall, named_inputs, split_label, whole_call
@@ -32,9 +33,9 @@ from rankscope.slicing.calls import Call, read_call
 from rankscope.slicing.containers import holds_arrays
 from rankscope.slicing.meaning import LABELS, PREFERRED, How, Meaning
 from rankscope.slicing.ragged import rows_apart
-from rankscope.slicing.reader import order_of
+from rankscope.slicing.reader import are_labels, certain_item, order_of
 from rankscope.slicing.signature import Signature, is_hugging_face, signature_of
-from rankscope.slicing.values import as_tensor, is_array, is_scalar_label, numbers_of
+from rankscope.slicing.values import as_tensor, is_array, numbers_of
 from rankscope.views.phrases import counted
 
 __all__ = ["Batch", "Skipped", "as_dataset", "batches", "first_call", "skipped_lines"]
@@ -42,10 +43,6 @@ __all__ = ["Batch", "Skipped", "as_dataset", "batches", "first_call", "skipped_l
 _FORWARD = Meaning(floating=False)
 # not padded, and a decoder's head looks for padding in a batch: one text a call
 _TEXTS = {"batch_size": 1, "labelled": False}
-_REMEDY = (
-    "give the data set a transform that makes tensors (for images: ToTensor and a fixed size; for records of a Hugging "
-    "Face data set: with_transform), and labels"
-)
 
 
 @dataclass(frozen=True)
@@ -83,9 +80,9 @@ class Batch:
 def as_dataset(model: nn.Module, data: Any, meaning: Meaning = _FORWARD) -> tuple[Any, dict[str, Any]]:
     """A map-style data set of (input, label) and the options of the loader it came in.
 
-    Accepts a Dataset, a DataLoader in sequential order, a pair (inputs, labels) of arrays, of a mapping and an array,
-    or with ``None`` for no labels, a mapping with a label, or a Hugging Face data set (anything with ``__len__`` and
-    ``__getitem__`` whose items are pairs or dictionaries with ``label``).
+    Accepts a Dataset, a DataLoader in sequential order, an array, a tuple of what ``forward`` takes and then the
+    labels, a pair of a mapping and an array, a mapping, or a Hugging Face data set (anything with ``__len__`` and
+    ``__getitem__``). Where there are no labels, or ``None`` in their place, each is -1.
     """
     named = named_inputs(data)
     if named is not None:
@@ -100,25 +97,64 @@ def as_dataset(model: nn.Module, data: Any, meaning: Meaning = _FORWARD) -> tupl
         return _of_loader(data)
     if isinstance(data, Texts):
         return data, _TEXTS
-    pair = isinstance(data, tuple | list) and len(data) == 2 and (data[1] is None or is_array(data[1]))
-    if pair and named_inputs(data[0]) is not None:
-        return _of_mapping(model, named_inputs(data[0]), data[1], meaning)
-    if pair and is_array(data[0]):
-        inputs = as_tensor(data[0], "inputs")
-        labels = torch.full(inputs.shape[:1], NO_LABEL) if data[1] is None else _labels(data[1])
-        rows = [len(part) if part.ndim else 0 for part in (inputs, labels)]
-        if rows[0] != rows[1]:
-            raise DataError(f"{rows[1]} labels for {rows[0]} inputs; give one label an input")
-        if not inputs.numel():
-            raise DataError(f"inputs has shape {tuple(inputs.shape)}, so no readable sample; give one or more")
-        return TensorDataset(inputs, labels), {}
+    if is_array(data):
+        return _of_array(data, None), {}
+    if isinstance(data, tuple) and data:
+        return _of_tuple(model, data, meaning)
+    if isinstance(data, list):
+        return _of_list(data), {}
     if isinstance(data, Dataset) or (hasattr(data, "__len__") and hasattr(data, "__getitem__")):
         if not hasattr(data, "__len__"):
             raise UsageError(f"{type(data).__name__} has no length; a collection needs a map-style data set")
         return data, {}
     raise UsageError(
-        f"data is a {type(data).__name__}; give a Dataset, a DataLoader with shuffle=False, or a pair (inputs, labels)"
+        f"data is a {type(data).__name__}; give an array, a Dataset, a DataLoader with shuffle=False, or a pair "
+        "(inputs, labels)"
     )
+
+
+def _of_array(values: Any, label: Any) -> TensorDataset:
+    inputs = as_tensor(values, "inputs")
+    labels = torch.full(inputs.shape[:1], NO_LABEL) if label is None else labels_of(label)
+    rows = [len(part) if part.ndim else 0 for part in (inputs, labels)]
+    if rows[0] != rows[1]:
+        raise DataError(f"{rows[1]} labels for {rows[0]} inputs; give one label an input")
+    if not inputs.numel():
+        raise DataError(f"inputs has shape {tuple(inputs.shape)}, so no readable sample; give one or more")
+    return TensorDataset(inputs, labels)
+
+
+def _of_tuple(model: nn.Module, values: tuple[Any, ...], meaning: Meaning) -> tuple[Any, dict[str, Any]]:
+    """What ``forward`` needs, what the caller names, and then the labels."""
+    signature = signature_of(model)
+    names = signature.positional
+    taken = 1
+    if named_inputs(values[0]) is None:
+        taken = max(1, signature.required)
+        taken += sum(1 for _ in takewhile(lambda name: name in meaning.named, names[taken : len(values)]))
+    label = values[taken] if len(values) > taken else None
+    if len(values) > taken + 1 or not (label is None or is_array(label) or isinstance(label, list)):
+        raise UsageError(
+            f"data is a tuple of {', '.join(type(part).__name__ for part in values)} for a model of "
+            f"{counted(taken, 'input')}; give (inputs, labels), with None for no labels, or a mapping of names"
+        )
+    if named_inputs(values[0]) is not None:
+        return _of_mapping(model, named_inputs(values[0]), label, meaning)
+    if taken == 1 and is_array(values[0]):
+        return _of_array(values[0], label), {}
+    return _of_mapping(model, dict(zip(names, values[:taken], strict=False)), label, meaning)
+
+
+def _of_list(values: list[Any]) -> Any:
+    """A list is one array of numbers, a pair (inputs, labels), or samples with a label each."""
+    numbers = numbers_of(values)
+    if numbers is not None:
+        return _of_array(numbers.to(torch.get_default_dtype()) if numbers.is_floating_point() else numbers, None)
+    if len(values) == 2 and is_array(values[0]) and (values[1] is None or are_labels(values[1], values[0])):
+        return _of_array(*values)
+    for item in values:
+        certain_item(item, "a list")
+    return values
 
 
 def _is_split(part: Any) -> bool:
@@ -128,7 +164,7 @@ def _is_split(part: Any) -> bool:
 
 
 def _of_mapping(model: nn.Module, inputs: Any, label: Any, meaning: Meaning) -> tuple[Any, dict[str, Any]]:
-    labels = None if label is None else _labels(label)
+    labels = None if label is None else labels_of(label)
     apart = rows_apart(model, inputs, meaning)
     if apart is inputs:
         return whole_call(model, inputs, labels, meaning), {}
@@ -191,22 +227,38 @@ class _Collate:
     def __init__(self, inner: Any, wanted: _Wanted) -> None:
         self.inner, self.wanted = inner, wanted
 
-    def __call__(self, items: list[tuple[int, Any]]) -> tuple[list[tuple[list[int], Any]], list[Skipped]]:
+    def __call__(
+        self, items: list[tuple[int, Any]]
+    ) -> tuple[list[tuple[list[int], Any]], list[Skipped], dict[str, str]]:
+        left_out: dict[str, str] = {}
         kept = [(i, item) for i, item in items if not isinstance(item, Skipped)]
         skipped = [item for _, item in items if isinstance(item, Skipped)]
         if self.inner is not default_collate:
             runs = [kept] if kept else []
         else:
-            runs = runs_of_one_shape([(i, self.wanted.of(item)) for i, item in kept])
-        return [([i for i, _ in run], self._joined([item for _, item in run])) for run in runs], skipped
+            wanted = [(i, self.wanted.of(item)) for i, item in kept]
+            runs = runs_of_one_shape(wanted)
+            left_out = _left_out(kept[0][1], wanted[0][1]) if kept else {}
+        return [([i for i, _ in run], self._joined([item for _, item in run])) for run in runs], skipped, left_out
 
     def _joined(self, items: list[Any]) -> Any:
         try:
-            return self.inner(items)
+            joined = self.inner(items)
+            if self.inner is default_collate and isinstance(joined, dict):  # a run has one text: all its samples' own
+                joined |= {k: v for k, v in items[0].items() if isinstance(v, str) and k not in LABELS}
+            return joined
         except (TypeError, RuntimeError, KeyError) as error:
             if self.inner is not default_collate:
                 raise
-            raise DataError(f"samples cannot be put into one batch ({first_line(error)}); {_REMEDY}") from error
+            raise DataError(f"samples cannot be put into one batch ({first_line(error)}); {REMEDY}") from error
+
+
+def _left_out(item: Any, wanted: Any) -> dict[str, str]:
+    """Why the model does not get what else the records hold, as one of them has it."""
+    if isinstance(item, tuple | list) and item:
+        item, wanted = item[0], wanted[0]
+    names = map(str, item) if isinstance(item, Mapping) else ()
+    return {name: "forward does not take it" for name in names if name not in wanted}
 
 
 @dataclass(frozen=True)
@@ -221,10 +273,12 @@ class _Wanted:
             return self._of_record(item)
         if isinstance(item, tuple | list) and item and isinstance(item[0], Mapping):
             return [self._of_record(item[0], labelled=False), *item[1:]]
-        return item
+        return self._numbers(item) if isinstance(item, list) else item  # a list of numbers is one sample
 
     def _of_record(self, record: Mapping[str, Any], *, labelled: bool = True) -> dict[str, Any]:
         known = {str(k): self._numbers(v) for k, v in record.items() if self._may_be_input(str(k), v)}
+        if labelled and known and not any(k in record for k in LABELS):
+            refuse_other_names(record, known)
         if not known:  # a picture under the name of an input: the error says what it lacks
             known = {str(k): v for k, v in record.items() if k in PREFERRED and not isinstance(v, str | bytes)}
         if labelled:
@@ -235,7 +289,8 @@ class _Wanted:
         taken = self.signature.names(name) or name in PREFERRED
         taken = taken or (self.signature.any_keyword and not self.named_alone)
         number = is_array(value) or isinstance(value, int | float) or numbers_of(value) is not None
-        number = number or (self.signature.names(name) and holds_arrays(value))  # an argument that is a container
+        # an argument that is a container, or a text
+        number = number or (self.signature.names(name) and (isinstance(value, str) or holds_arrays(value)))
         return name not in LABELS and taken and number
 
     @staticmethod
@@ -286,7 +341,7 @@ def batches(
     )
     how = How.COLLATED if collate is default_collate else How.GIVEN
     labelled = options.get("labelled", True)
-    for runs, skipped in loader:
+    for runs, skipped, left_out in loader:
         end = max([one.index for one in skipped] + [indices[-1] for indices, _ in runs]) + 1
         for k, (indices, content) in enumerate(runs):
             # a run may be the last of a shard: what comes before its end, and nothing else, is done with
@@ -294,13 +349,15 @@ def batches(
             done, skipped = [one for one in skipped if one.index < after], [s for s in skipped if s.index >= after]
             labels = torch.full((len(indices),), NO_LABEL)
             if labelled:
-                content, labels = _without_label(content, signature)
+                content, found_labels = without_label(content, signature)
+                labels = labels if found_labels is None else found_labels
             found = read_call(model, signature, content, how, meaning, f"the batch of sample {indices[0]}")
             if len(found) != len(indices):
                 raise DataError(
                     f"a batch of {len(indices)} samples has {len(found)} rows of {found.name!r}; let collate_fn keep "
                     "one row a sample"
                 )
+            found = replace(found, dropped={**left_out, **found.dropped})
             yield Batch(found, labels, torch.tensor(indices, dtype=torch.int64), tuple(done), after)
         if not runs:
             yield Batch(None, torch.zeros(0, dtype=torch.int64), torch.zeros(0, dtype=torch.int64), tuple(skipped), end)
@@ -313,32 +370,3 @@ def first_call(model: nn.Module, dataset: Any, options: dict[str, Any], meaning:
         if batch.call is not None:
             return batch.call
     return None
-
-
-def _without_label(content: Any, signature: Signature) -> tuple[Any, Tensor]:
-    """A batch as its inputs, and the labels beside them."""
-    if isinstance(getattr(content, "data", None), Mapping):
-        content = content.data
-    if isinstance(content, Mapping):
-        name = next((k for k in LABELS if k in content), None)
-        rest = {k: v for k, v in content.items() if k != name}
-        if name is None or not rest:
-            lacks = f"label; name it one of {', '.join(LABELS)}" if name is None else "input that the model takes"
-            raise DataError(f"records hold {', '.join(map(str, content)) or 'nothing'}, so no {lacks}; {_REMEDY}")
-        return rest, _labels(content[name])
-    place = max(1, signature.required)
-    if isinstance(content, tuple | list) and content and isinstance(content[0], Mapping):
-        place = 1
-    if not isinstance(content, tuple | list) or len(content) <= place:
-        raise DataError(f"a batch is a {type(content).__name__}, not a pair of tensors (inputs, labels); {_REMEDY}")
-    inputs = content[0] if place == 1 else tuple(content[:place])
-    if not isinstance(inputs, tuple | Mapping) and not is_array(inputs):
-        raise DataError(f"a batch holds a {type(inputs).__name__}, not a tensor, as its inputs; {_REMEDY}")
-    return inputs, _labels(content[place])
-
-
-def _labels(values: Any) -> Tensor:
-    refuse_texts(values)
-    if isinstance(values, list | tuple) and values and all(map(is_scalar_label, values)):
-        return torch.tensor([int(v) for v in values])
-    return as_tensor(values, "labels")

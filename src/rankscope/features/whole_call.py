@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.utils.data import Dataset
@@ -13,6 +14,7 @@ from rankscope._base.errors import DataError, UsageError
 from rankscope.slicing.calls import Call, read_call
 from rankscope.slicing.meaning import LABELS, How, Meaning
 from rankscope.slicing.signature import Signature, signature_of
+from rankscope.slicing.values import is_array, is_scalar_label
 
 __all__ = ["NO_LABEL", "WholeCall", "named_inputs", "split_label", "whole_call"]
 
@@ -61,17 +63,26 @@ def whole_call(model: nn.Module, inputs: Mapping[str, Any], labels: Tensor | Non
 
 
 def split_label(inputs: Mapping[str, Any], signature: Signature) -> tuple[dict[str, Any], Any]:
-    """A mapping's inputs, and what it holds as a label that ``forward`` does not need.
+    """A mapping's inputs, and what it holds as a label that ``forward`` does not need; ``None`` for none.
 
     Raises
     ------
     UsageError
-        Where there is none.
+        Where there is none, and something else that ``forward`` does not take could be it.
     """
     name = next((k for k in LABELS if k in inputs and k not in signature.positional[: signature.required]), None)
-    if name is None:
+    if name is not None:
+        return {k: v for k, v in inputs.items() if k != name}, inputs[name]
+    if not inputs or any(_may_be_label(v) for k, v in inputs.items() if not signature.takes(str(k))):
         raise UsageError(
             f"data is a {type(inputs).__name__} of {', '.join(map(str, inputs)) or 'nothing'}, so no label; name it "
             f"one of {', '.join(LABELS)}, or give a pair (inputs, labels), with None for no labels"
         )
-    return {k: v for k, v in inputs.items() if k != name}, inputs[name]
+    return dict(inputs), None
+
+
+def _may_be_label(value: Any) -> bool:
+    """Whether a value holds one integer or text a sample, whatever its name is."""
+    if is_array(value):
+        return len(value.shape) == 1 and not np.issubdtype(np.asarray(value[:0]).dtype, np.inexact)
+    return isinstance(value, list | tuple) and bool(value) and all(map(is_scalar_label, value))

@@ -41,6 +41,7 @@ class Call:
     per_sample: Mapping[str, Any] = field(default_factory=dict)  # tensors, or containers of them
     shared: Mapping[str, Any] = field(default_factory=dict)
     dropped: Mapping[str, str] = field(default_factory=dict)
+    each: tuple[str, ...] = ()  # of those in shared, what an item of a data set brought: a text, a switch
     workers: int = 1  # of the loader of a stream, which was read by one of them
 
     def __len__(self) -> int:
@@ -212,7 +213,8 @@ def _named(
             own[other] = with_rows(value, len(x), other, collated=how is How.COLLATED)
         else:
             shared[other] = value
-    return Call(x, name, keyword, own, shared, dropped)
+    each = () if how is not How.ITEM else tuple(k for k in shared if k in values and k not in meaning.shared)
+    return Call(x, name, keyword, own, shared, dropped, each)
 
 
 def _value(model: nn.Module, name: str, value: Any, how: How) -> Any:

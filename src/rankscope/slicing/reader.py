@@ -27,6 +27,8 @@ from rankscope.slicing.values import as_tensor, is_array, is_scalar_label, numbe
 
 __all__ = [
     "Samples",
+    "are_labels",
+    "certain_item",
     "facts_of",
     "is_one_call",
     "length_of",
@@ -37,8 +39,8 @@ __all__ = [
 ]
 
 _LOOSE = (
-    "give one tensor whose first dimension counts samples (torch.stack(inputs) of samples, torch.cat(inputs) of "
-    "batches), a Dataset or a DataLoader"
+    "give one tensor whose first dimension counts samples (torch.stack of samples, torch.cat of batches), a Dataset "
+    "or a DataLoader"
 )
 
 
@@ -147,7 +149,8 @@ class Samples(Iterator[Sample]):
 def facts_of(call: Call, kind: FactKind) -> tuple[Fact, ...]:
     """What a reader has to know of how a call was read; ``kind`` is what is done with its input."""
     facts = []
-    own, shared = tuple(call.per_sample), tuple(k for k in call.shared if k != "use_cache")
+    own = (*call.per_sample, *call.each)
+    shared = tuple(k for k in call.shared if k != "use_cache" and k not in call.each)
     if own or shared or (call.embedded and kind is not FactKind.COUNTED):
         facts.append(Fact(kind, {"name": call.name, "per_sample": own, "shared": shared}))
     facts += [Fact(FactKind.INPUT_LEFT_OUT, {"name": k, "reason": v}) for k, v in call.dropped.items()]
@@ -186,7 +189,7 @@ def is_one_call(inputs: Any) -> bool:
 
 def _contents(inputs: Any, signature: Signature) -> Iterator[tuple[Any, How]]:
     if isinstance(inputs, Mapping) and inputs and all(_is_split(part) for part in inputs.values()):
-        raise UsageError(f"inputs is a {type(inputs).__name__} of {', '.join(map(str, inputs))}; give one of them")
+        raise UsageError(f"the input is a {type(inputs).__name__} of {', '.join(map(str, inputs))}; give one of them")
     if is_array(inputs) or isinstance(inputs, Mapping) or isinstance(getattr(inputs, "data", None), Mapping):
         yield inputs, How.GIVEN
     elif isinstance(inputs, tuple):
@@ -200,7 +203,7 @@ def _contents(inputs: Any, signature: Signature) -> Iterator[tuple[Any, How]]:
         isinstance(inputs, Iterable) or (hasattr(inputs, "__getitem__") and hasattr(inputs, "__len__"))
     ):
         what = "a text; tokenise it, and" if isinstance(inputs, str) else f"a {type(inputs).__name__};"
-        raise UsageError(f"inputs is {what} give a tensor, a dict of tensors, a Dataset or a DataLoader")
+        raise UsageError(f"the input is {what} give a tensor, a dict of tensors, a Dataset or a DataLoader")
     elif isinstance(inputs, IterableDataset) or _is_records(inputs):
         for item in inputs:
             yield item, How.ITEM
@@ -209,7 +212,7 @@ def _contents(inputs: Any, signature: Signature) -> Iterator[tuple[Any, How]]:
             yield inputs[i], How.ITEM
     else:
         for item in inputs:
-            yield _certain_item(item, "an iterator"), How.ITEM
+            yield certain_item(item, "an iterator"), How.ITEM
 
 
 def _is_split(part: Any) -> bool:
@@ -248,16 +251,16 @@ def _listed(inputs: list[Any], signature: Signature) -> Iterator[tuple[Any, How]
     if arrays and len(inputs) > 1 and len(inputs) == signature.required:
         yield tuple(inputs), How.GIVEN
         return
-    if arrays and len(inputs) == 2 and _are_labels(inputs[1], inputs[0]):
+    if arrays and len(inputs) == 2 and are_labels(inputs[1], inputs[0]):
         yield tuple(inputs), How.GIVEN
         return
     if arrays and len({tuple(part.shape) for part in inputs}) > 1:
         raise UsageError(_unequal(inputs, signature))
     for item in inputs:
-        yield _certain_item(item, "a list"), How.ITEM
+        yield certain_item(item, "a list"), How.ITEM
 
 
-def _certain_item(item: Any, what: str) -> Any:
+def certain_item(item: Any, what: str) -> Any:
     """An item that is one sample for certain: it has a label of its own, one integer or text."""
     members: list[Any] = []
     if isinstance(item, tuple | list):
@@ -267,7 +270,7 @@ def _certain_item(item: Any, what: str) -> Any:
     elif not is_array(item):
         raise DataError(f"{what} holds a {type(item).__name__}, not tensors; {_LOOSE}")
     if not any(is_scalar_label(member) for member in members):
-        raise UsageError(f"inputs is {what} of {_kind(item)}, each a sample or a batch of them; {_LOOSE}")
+        raise UsageError(f"the input is {what} of {_kind(item)}, each a sample or a batch of them; {_LOOSE}")
     return item
 
 
@@ -276,7 +279,7 @@ def _unequal(inputs: list[Any], signature: Signature) -> str:
     first, other = (tuple(part.shape) for part in (inputs[0], next(p for p in inputs if p.shape != inputs[0].shape)))
     name = next(iter(signature.positional), "x")
     return (
-        f"inputs is a list of tensors of unequal shapes ({first}, {other}), each a sample or a batch of them; of "
+        f"the input is a list of tensors of unequal shapes ({first}, {other}), each a sample or a batch of them; of "
         f"samples give torch.utils.data.StackDataset({name}=inputs), or another Dataset (of texts, "
         "rankscope.loading.read_texts)"
     )
@@ -288,7 +291,7 @@ def _kind(item: Any) -> str:
     return "mappings" if isinstance(item, Mapping) else f"{type(item).__name__}s"
 
 
-def _are_labels(values: Any, inputs: Any) -> bool:
+def are_labels(values: Any, inputs: Any) -> bool:
     tensor = as_tensor(values, "labels") if not isinstance(values, np.ndarray) or values.dtype.kind in "biu" else None
     if tensor is None or tensor.is_floating_point() or tensor.is_complex():
         return False
@@ -304,7 +307,7 @@ def _check_pair(inputs: tuple[Any, ...], signature: Signature) -> None:
     for part in inputs[1:]:
         rows = len(part) if hasattr(part, "__len__") else -1
         if rows != len(inputs[0]) or (is_array(part) and tuple(part.shape) == tuple(inputs[0].shape)):
-            raise UsageError(f"inputs is a tuple of {len(inputs)} for a model of one argument; {_LOOSE}")
+            raise UsageError(f"the input is a tuple of {len(inputs)} for a model of one argument; {_LOOSE}")
 
 
 def order_of(loader: DataLoader[Any]) -> Sequence[int] | None:
