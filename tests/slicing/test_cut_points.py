@@ -13,6 +13,7 @@ from networks import CASES
 from torch import nn
 
 import rankscope as rs
+from rankscope._base.facts import FactKind
 from rankscope.loading import ensure_torchvision
 from rankscope.slicing import Trace, example_sample, select, trace
 
@@ -220,3 +221,25 @@ def test_a_name_without_a_number_stands_for_all_calls(wanted: str, names: list[s
     net = Net()
     found = trace(net, example_sample(net, torch.randn(1, 3, 4)))
     assert [call.name for call in select(net, found, wanted)] == names
+
+
+def test_the_table_says_how_the_input_was_read() -> None:
+    class Masked(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.fc = nn.Linear(4, 4)
+
+        def forward(self, x: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+            return mask @ self.fc(x)
+
+    given = {"x": torch.randn(3, 3, 4), "mask": torch.ones(3, 3), "label": torch.arange(3)}
+    table = rs.layers(Masked().train(), given, shared="mask")
+    assert [fact.kind for fact in table.facts] == [
+        FactKind.TRAINING_MODE,
+        FactKind.COUNTED,
+        FactKind.INPUT_LEFT_OUT,
+    ]
+    assert dict(table.facts[1].values) == {"name": "x", "per_sample": (), "shared": ("mask",)}
+    assert table.facts[2].values["name"] == "label"
+    assert str(table).endswith(table.notes[-1])
+    assert not rs.layers(Masked().eval().fc, torch.ones(2, 4)).facts

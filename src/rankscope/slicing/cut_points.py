@@ -13,16 +13,21 @@ from torch import nn
 
 from rankscope._base.checks import refuse_unused
 from rankscope._base.errors import CutPointError, nearest, parameter
+from rankscope._base.facts import Fact, FactKind
 from rankscope._base.records import Record
 from rankscope._base.text import counted, one_line
 from rankscope.slicing.blocks import default_blocks
 from rankscope.slicing.example import example_sample
+from rankscope.slicing.guard import mode_facts
 from rankscope.slicing.one_sample import naming_the_batch
 from rankscope.slicing.paper_networks import paper_cut_points
+from rankscope.slicing.reader import read_samples
 from rankscope.slicing.trace import ModuleCall, Trace, trace
 from rankscope.slicing.values import is_array
 from rankscope.slicing.wrapped import unwrapped
 from rankscope.views.bars_figure import plot_bars
+from rankscope.views.noted import Noted
+from rankscope.views.sentences import note
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -182,7 +187,7 @@ def _of_another_path(modules: dict[str, nn.Module], found: Trace, name: str) -> 
 
 
 @dataclass(frozen=True, eq=False, repr=False)
-class LayerTable(Record):
+class LayerTable(Noted, Record):
     """Every module call of a model that can be a cut point, in depth order, and its output. Prints as a table.
 
     Attributes
@@ -193,12 +198,15 @@ class LayerTable(Record):
         The names that ``cut_points="blocks"`` chooses.
     output : str
         The name under which the network's own output stands here: ``"output"``, or the module that returned it last.
+    facts : tuple of Fact
+        How the input was read, and the mode that the model came in; ``notes`` are their sentences.
     """
 
     calls: tuple[ModuleCall, ...]
     default: tuple[str, ...]
     model: str
     output: str = ""
+    facts: tuple[Fact, ...] = ()
 
     def __len__(self) -> int:
         return len(self.calls)
@@ -239,7 +247,7 @@ class LayerTable(Record):
         """Plain values for JSON."""
         rows = self.table().to_dict("records")
         about = {"schema_version": self.schema_version, "kind": self.kind_name(), "model": self.model}
-        return {**about, "layers": [{**r, "shape": list(r["shape"])} for r in rows]}
+        return {**about, "layers": [{**r, "shape": list(r["shape"])} for r in rows], "notes": list(self.notes)}
 
     def plot(self, *, ax: Axes | None = None) -> Axes:
         """Numbers in every output, without the batch dimension, on a logarithmic scale."""
@@ -263,6 +271,7 @@ class LayerTable(Record):
                 lines[-1] += f"  ({len(c.tensors)} tensors: {', '.join(c.tensors)})"
         same = f"; output = {self.output}" if self.output not in ("", "output") else ""
         lines.append(f"{counted(len(self.calls), 'call')}; * = cut points of 'blocks' ({len(self.default)}){same}")
+        lines += map(note, self.facts)
         return "\n".join(lines)
 
 
@@ -293,13 +302,21 @@ def layers(
     >>> [call.name for call in layers(net)]
     ['0', '1']
     """
-    model, _, _ = unwrapped(model, ())
+    model, _, facts = unwrapped(model, ())
+    facts += mode_facts(model)
     if inputs is None:
         told = {"differentiate": differentiate, "shared": shared, "per_sample": per_sample}
         refuse_unused({k: v for k, v in told.items() if v}, "without inputs")
     device = next((p.device for p in model.parameters()), torch.device("cpu"))
     dtype = next((p.dtype for p in model.parameters() if p.is_floating_point()), torch.float32)
-    sample = example_sample(model, inputs, differentiate=differentiate, shared=shared, per_sample=per_sample)
+    if inputs is None:
+        sample = example_sample(model)
+    else:
+        samples = read_samples(
+            model, inputs, limit=1, differentiate=differentiate, shared=shared, per_sample=per_sample
+        )
+        sample = next(samples)
+        facts += samples.facts(FactKind.COUNTED)
     with naming_the_batch(inputs.shape if is_array(inputs) else None):
         found = trace(model, sample.to(device, dtype))
     try:
@@ -307,4 +324,4 @@ def layers(
     except KeyError:  # a model that changes its own modules while it runs
         default = ()
     output = found.stands_for_output(found.calls)
-    return LayerTable(found.calls, default, found.model, "" if output is None else output.name)
+    return LayerTable(found.calls, default, found.model, "" if output is None else output.name, tuple(facts))
