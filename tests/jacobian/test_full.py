@@ -13,6 +13,7 @@ import rankscope as rs
 import rankscope.spectra.matrix_free
 from rankscope._base.facts import FactKind, of_kind
 from rankscope.jacobian.products import products_of
+from rankscope.jacobian.shared_passes import SharedPasses
 from rankscope.linear.derivative import Derivative, Settings
 from rankscope.report import profile_page
 from rankscope.slicing import ColumnsByShape, Sample, measuring, select, trace
@@ -204,8 +205,9 @@ def test_pull_is_the_adjoint_of_push(name: str):
         derivative = Derivative(model, calls, settings)
         with derivative.runner.hooked():
             derivative.prepare(sample)
+        passes = SharedPasses(derivative, sample, 2**28, range(len(calls)))
         for place, call in enumerate(calls):
-            pair = products_of(derivative, place, sample, 2**28)
+            pair = products_of(passes, place)
             assert pair.certified
             for each, eps in ((pair.work, 2.0**-23), (pair.exact, 2.0**-52)):
                 rows, columns = each.shape

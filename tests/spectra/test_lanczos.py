@@ -388,3 +388,36 @@ def test_the_exact_way_beyond_the_matrix(shape: tuple[int, int]) -> None:
     )
     assert set(its) == {"push" if shape[0] > shape[1] else "pull"}
     assert set(others) == {"push", "pull"}
+
+
+def test_the_steps_that_decide_the_precision_are_not_taken_twice(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whether float32 serves is seen by the first steps; they and the compared products are those that follow."""
+    matrix = rotated(SPECTRA["exponential"], 500)
+    taken: list[int] = []
+
+    def counted() -> SquaredMap:
+        a = matrix.float()
+
+        def push(q: torch.Tensor) -> torch.Tensor:
+            taken.append(q.shape[1])
+            return a @ q
+
+        return SquaredMap(push, lambda q: a.T @ q, (500, N), torch.float32)
+
+    settings, exact, wide = Lanczos(probes=3, steps=20, seed=4), dense(matrix), (dense(matrix), dense(matrix))
+    tolerance = rs.Tolerance(atol=0.05)  # far above the error of float32, which is looked at for it all the same
+    plain = matrix_free(counted(), settings, tolerance=tolerance, exact=exact)
+    alone = list(taken)
+    taken.clear()
+    looked = spectrum_of_products(counted(), settings, tolerance=tolerance, exact=exact, dense=wide)
+    assert isinstance(looked, SpectralDensity)
+    assert taken == alone
+    assert np.array_equal(looked.alpha, plain.alpha)
+    assert np.array_equal(looked.beta, plain.beta)
+    assert looked.product_error == plain.product_error
+    for steps in (5, 8, 30):
+        fewer = Lanczos(probes=3, steps=steps, seed=4)
+        one = spectrum_of_products(counted(), fewer, tolerance=tolerance, exact=exact, dense=wide)
+        other = matrix_free(counted(), fewer, tolerance=tolerance, exact=exact)
+        assert isinstance(one, SpectralDensity)
+        assert np.array_equal(one.alpha, other.alpha), steps

@@ -22,6 +22,7 @@ from rankscope.jacobian.finish import Finished, Finisher
 from rankscope.jacobian.full_plan import Asked, Plan, plan_for
 from rankscope.jacobian.kept_cut_points import KeptCut, KeptCutPoints, call_key
 from rankscope.jacobian.products import Pair, products_of, unchecked_products
+from rankscope.jacobian.shared_passes import SharedPasses
 from rankscope.jacobian.sharing_cut_points import SharedCutPoints
 from rankscope.linear.derivative import Runners, Settings
 from rankscope.linear.runner import NotCalledError
@@ -104,12 +105,13 @@ class FullMeasurer(BatchMeasurer):
         self.full, self.asked = full, full.asked
         self.plan: Plan | None = None
         self._expected: Fact | None = None
+        self._passes: SharedPasses | None = None
         self._at_once = False  # what other processes measure is waited for before the sample is left
 
     @property
     def way(self) -> Fact:
-        """How tangents were pushed: products take the plain way."""
-        if self.plan is None or self.plan.swept or self.derivative.method is None:
+        """How tangents were pushed: products take the plain way where float64 does not watch over a traced network."""
+        if self.plan is None or self.plan.swept or self.derivative.method is None or self.derivative.probes_compare:
             return super().way
         return Fact(FactKind.PUSHED, {"name": self.derivative.method.name})
 
@@ -191,7 +193,7 @@ class FullMeasurer(BatchMeasurer):
         """Of one column, among as many as there are probes; ``None`` where the products fail, which is said later."""
         assert self.plan is not None
         probes = self.plan.settings.probes
-        operator = unchecked_products(self.derivative, place, sample, self.settings.budget // _SHARE).squared()
+        operator = unchecked_products(self._passes_of(sample), place).squared()
         ones = torch.ones(operator.size, probes, dtype=torch.float64, device=operator.device)
         try:
             if operator.record is not None:
@@ -216,8 +218,16 @@ class FullMeasurer(BatchMeasurer):
                 cut = self._cut(place, sample)
                 if kept is not None:
                     kept.write(image, call_key(call), cut)
+            self._passes_of(sample).done(place)
             cuts.append(cut)
+        self._passes = None
         return self._put_together(cuts)
+
+    def _passes_of(self, sample: Sample) -> SharedPasses:
+        """The passes that its cut points share; those of the sample before are held no longer."""
+        if self._passes is None or self._passes.sample is not sample:
+            self._passes = SharedPasses(self.derivative, sample, self.settings.budget // _SHARE, range(len(self.calls)))
+        return self._passes
 
     def _say_place(self, place: int) -> None:
         self.full.say(f"{self.calls[place].name} ({place + 1} of {len(self.calls)})")
@@ -250,6 +260,8 @@ class FullMeasurer(BatchMeasurer):
             if keys[place] not in done and shared.claim(keys[place]):
                 self._say_place(place)
                 shared.give(image, keys[place], self._cut(place, sample))
+            self._passes_of(sample).done(place)
+        self._passes = None
         if not shared.writes:
             return lambda: [Finished([], 0, elsewhere=True)]
 
@@ -285,7 +297,7 @@ class FullMeasurer(BatchMeasurer):
         if mark is None:
             return False
         try:
-            new = _mark(unchecked_products(self.derivative, place, sample, self.settings.budget // _SHARE).squared())
+            new = _mark(unchecked_products(self._passes_of(sample), place).squared())
         except MeasurementError:
             return False
         return new is not None and abs(new - mark) <= (_KINKED if kinks else _ROUNDING)
@@ -293,7 +305,7 @@ class FullMeasurer(BatchMeasurer):
     def _cut(self, place: int, sample: Sample) -> KeptCut:
         """One cut point, measured."""
         try:
-            pair = products_of(self.derivative, place, sample, self.settings.budget // _SHARE)
+            pair = products_of(self._passes_of(sample), place)
             mark = _mark(pair.work)
             spectrum = self._spectrum(pair)
         except (NotCalledError, UsageError):
@@ -336,7 +348,7 @@ def _mark(operator: SquaredMap) -> float | None:
     """log₂ of gᵀJᵀJg for one seeded g; ``None`` where it is zero."""
     generator = torch.Generator().manual_seed(0x3A7C)
     drawn = torch.randn(operator.size, 1, generator=generator, dtype=torch.float64).to(operator.device)
-    value = float((drawn * operator(drawn)).sum())
+    value = float((drawn * operator.once(drawn)).sum())
     return math.log2(value) + 2 * (operator.exponent or 0) if value > 0 else None
 
 

@@ -17,12 +17,10 @@ from torch import Tensor
 
 from rankscope._base.errors import MeasurementError
 from rankscope._base.facts import FactKind
+from rankscope.jacobian.shared_passes import SharedPasses
 from rankscope.linear.checks import ADJOINT_LIMIT
-from rankscope.linear.derivative import Derivative
 from rankscope.linear.graphs import Replayed
-from rankscope.linear.kinks import SamePiece
 from rankscope.linear.matrix import Matrix
-from rankscope.slicing import Sample
 from rankscope.spectra import scaled_norm
 from rankscope.spectra.lanczos import SquaredMap
 
@@ -41,6 +39,13 @@ class Products(Matrix):
     """The product of all probes at once, where a GPU replays it."""
     relieved: bool = False
     """Whether memory ran out, so that fewer tangents are pushed at once."""
+    together: Callable[[Tensor], Tensor | None] | None = None
+    """J times columns that every cut point is asked for alike, where one push serves all of them."""
+
+    def push_once(self, columns: Tensor) -> Tensor:
+        """The same as ``push``, for columns that other cut points are pushed too."""
+        found = None if self.together is None else self.together(columns)
+        return self.push(columns) if found is None else found
 
     def relieve(self) -> None:
         """Memory ran out: a smaller chunk has other kernels than those recorded."""
@@ -57,7 +62,8 @@ class Products(Matrix):
             return self.replayed
 
         record = recorded if self.map.device.type == "cuda" else None
-        return SquaredMap(self.push, self.pull, self.shape, self.map.dtype, self.map.device, record=record)
+        dtype, device = self.map.dtype, self.map.device
+        return SquaredMap(self.push, self.pull, self.shape, dtype, device, record=record, push_once=self.push_once)
 
     def modes_differ(self) -> float:
         """The largest |⟨u, J·v⟩ − ⟨Jᵀu, v⟩| of a few pairs, relative to ‖u‖‖Jv‖; 0 where both are zero."""
@@ -65,7 +71,8 @@ class Products(Matrix):
         rows, columns = self.shape
         v = torch.randn(columns, _PAIRS, generator=generator, dtype=torch.float64).to(self.map.device)
         u = torch.randn(rows, _PAIRS, generator=generator, dtype=torch.float64).to(self.map.device)
-        pushed, pulled = (part.double() for part in (self.push(v.to(self.map.dtype)), self.pull(u.to(self.map.dtype))))
+        u, v = u.to(self.map.dtype), v.to(self.map.dtype)
+        pushed, pulled = (part.double() for part in (self.push_once(v), self.pull(u)))
         gap = ((u * pushed).sum(0) - (pulled * v).sum(0)).abs()
         scale = torch.maximum(u.norm(dim=0) * scaled_norm(pushed, 0), v.norm(dim=0) * scaled_norm(pulled, 0))
         shares = torch.where(gap == 0, gap, gap / scale)
@@ -81,12 +88,18 @@ class _Blend(SquaredMap):
     scale: float = math.nan
 
     def __call__(self, columns: Tensor) -> Tensor:
+        return self._between(columns, SquaredMap.__call__)
+
+    def once(self, columns: Tensor) -> Tensor:
+        return self._between(columns, SquaredMap.once)
+
+    def _between(self, columns: Tensor, product: Callable[[SquaredMap, Tensor], Tensor]) -> Tensor:
         assert self.fast is not None
-        found = self.fast(columns)
+        found = product(self.fast, columns)
         if self.other is None or math.isnan(self.scale):
             return found * math.nan
         self.other.exponent = self.fast.exponent
-        return found + self.scale * (self.other(columns) - found)
+        return found + self.scale * (product(self.other, columns) - found)
 
     def one_way(self, columns: Tensor) -> Tensor:
         assert self.fast is not None
@@ -113,13 +126,13 @@ class Pair:
     products: tuple[Products, ...] = ()
 
 
-def unchecked_products(derivative: Derivative, place: int, sample: Sample, budget: int) -> Products:
+def unchecked_products(passes: SharedPasses, place: int) -> Products:
     """Products in the working precision, which nothing was compared with."""
-    own = derivative.plain(sample).of_place(place)
-    return Products(own, (own.outputs()[0].numel(),), budget)
+    together, chunk = passes.together(place, exact=False), passes.chunk(exact=False)
+    return Products(passes.work(place), (passes.rows(place),), passes.budget, chunk, together=together)
 
 
-def products_of(derivative: Derivative, place: int, sample: Sample, budget: int) -> Pair:
+def products_of(passes: SharedPasses, place: int) -> Pair:
     """The maps of one cut point at one sample, the second on the linear piece that the first one is on.
 
     Raises
@@ -127,18 +140,15 @@ def products_of(derivative: Derivative, place: int, sample: Sample, budget: int)
     MeasurementError
         Where forward and reverse mode disagree, or reverse mode fails.
     """
-    piece = SamePiece()
-    with piece.recording():
-        work = unchecked_products(derivative, place, sample, budget)
-    other = derivative.other(sample)
+    derivative, work, other = passes.derivative, unchecked_products(passes, place), passes.exact(place)
     if other is None:
         return Pair(*_unknown(work.squared()), False, 0, _agreeing(work, ADJOINT_LIMIT), products=(work,))
-    exact = Products(other.of_place(place).on_piece(piece), work.sizes, budget)
-    flips = 0 if piece.flips is None else int(piece.flips.sum())
-    double = exact if other.dtype == torch.float64 else work
+    together, chunk = passes.together(place, exact=True), passes.chunk(exact=True)
+    exact, flips = Products(other[0], work.sizes, passes.budget, chunk, together=together), other[1]
+    double = exact if exact.map.dtype == torch.float64 else work
     gap = _agreeing(double, ADJOINT_LIMIT)
     doubtful = derivative.in_doubt is not None and place >= derivative.in_doubt
-    doubtful = doubtful or place in derivative.misled(sample)
+    doubtful = doubtful or place in passes.misled
     if gap > _AGREE or doubtful or _vanishes(work, exact):
         return Pair(*_unknown(work.squared()), False, flips, gap, products=(work, exact))
     fast, slow, both = work.squared(), exact.squared(), (work, exact)
@@ -173,5 +183,5 @@ def _agreeing(products: Products, limit: float) -> float:
 def _vanishes(work: Products, exact: Products) -> bool:
     """Whether the working precision gives zero where the other does not, as below its smallest number."""
     v = torch.randn(work.shape[1], 1, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
-    found, wanted = (p.push(v.to(p.map.device, p.map.dtype)) for p in (work, exact))
+    found, wanted = (p.push_once(v.to(p.map.device, p.map.dtype)) for p in (work, exact))
     return not bool((found != 0).any()) and bool((wanted != 0).any())

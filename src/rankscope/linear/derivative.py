@@ -253,20 +253,31 @@ class Derivative:
         """Outputs and one tangent of the traced network beside the model's own, for every image."""
         assert self.linearised is not None
         assert self.method is not None
-        images = len(sample.x)
         direction = secant_direction(sample.x[0])[None]
         outputs = self.runner.outputs(sample, sample.x)
         expected = self.method(self.runner, sample, direction)
         found = self.linearised(self.runner, sample, direction)
+        self.is_the_model(self.linearised.outputs, outputs, found, expected, len(sample.x))
+
+    def is_the_model(
+        self,
+        values: Sequence[Tensor],
+        own_values: Sequence[Tensor],
+        tangents: Sequence[Tensor],
+        own_tangents: Sequence[Tensor],
+        images: int = 1,
+    ) -> bool:
+        """Whether outputs and tangents of the traced network are the model's own; it is given up where they are not."""
+        assert self.method is not None
         single = self.settings.dtype == torch.float32
-        values = float(worst_gaps(self.linearised.outputs, outputs, images))
-        tangents = float(worst_gaps(found, expected, images))
-        if not values <= (APART if single else APART * 1e-7):
-            self.give_up_linearised(f"its outputs differ from the model's by {values:.1e} of the largest entry")
-        elif not tangents <= (_AGREE if single else _AGREE * 1e-7):
-            self.give_up_linearised(f"differs from {self.method.name} by {tangents:.1e} of the largest entry")
+        apart, bent = (float(worst_gaps(*p, images)) for p in ((values, own_values), (tangents, own_tangents)))
+        if not apart <= (APART if single else APART * 1e-7):
+            self.give_up_linearised(f"its outputs differ from the model's by {apart:.1e} of the largest entry")
+        elif not bent <= (_AGREE if single else _AGREE * 1e-7):
+            self.give_up_linearised(f"differs from {self.method.name} by {bent:.1e} of the largest entry")
         else:
-            self.difference = max(self.difference, tangents)
+            self.difference = max(self.difference, bent)
+        return self.traced
 
     def _casts_inside(self, sample: Sample) -> str:
         try:

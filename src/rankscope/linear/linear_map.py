@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -17,16 +17,28 @@ from torch.func import vmap
 
 from rankscope._base.errors import MeasurementError, first_line, is_out_of_memory, raise_ours
 from rankscope.linear.kinks import SamePiece
-from rankscope.linear.linearise import Linearised
-from rankscope.linear.methods import Method, choose_method
+from rankscope.linear.methods import Method, Push, choose_method
 from rankscope.linear.regions import Region
 from rankscope.linear.reverse import reverse_mode
 from rankscope.linear.runner import Rows, Runner
 from rankscope.slicing import Sample
 
-__all__ = ["Context", "LinearMap", "works_in"]
+__all__ = ["Context", "LinearMap", "Traced", "works_in"]
 
 Context = Callable[[], AbstractContextManager[Any]]
+
+
+class Traced(Protocol):
+    """A traced network in the place of a method."""
+
+    def within(self, region: Region | None) -> Push:
+        """How tangents that are zero outside of a region of one image's input are pushed."""
+
+    def reached(self, runner: Runner, sample: Sample, region: Region | None) -> tuple[Region, ...] | None:
+        """Where they may differ from zero at each cut point; ``None`` where that is not followed."""
+
+    def of_place(self, place: int) -> Traced | None:
+        """The same for one of the cut points; ``None``: the model's own passes serve it."""
 
 
 @dataclass(frozen=True)
@@ -40,7 +52,7 @@ class LinearMap:
     runner: Runner
     method: Method
     sample: Sample
-    traced: Linearised | None = None
+    traced: Traced | None = None
     """A traced network in the place of ``method``; it belongs to the same runner."""
     region: Region | None = None
     """Where the tangents of one image may differ from zero; ``None``: everywhere."""
@@ -91,7 +103,7 @@ class LinearMap:
         if self.traced is None:
             return None
         with self._inside():
-            return self.traced.at(self.runner, self.sample, self.region).made.regions
+            return self.traced.reached(self.runner, self.sample, self.region)
 
     def pull(self, cotangents: Sequence[Tensor], together: int = 1) -> Tensor:
         """Jᵀ·u for one (count, rows) tensor a cut point: (count, *shape of the point), summed over the cut points.
@@ -147,8 +159,9 @@ class LinearMap:
         return replace(self, region=region)
 
     def of_place(self, place: int) -> LinearMap:
-        """The Jacobian of one cut point alone, by the model's own passes: they end there."""
-        return replace(self, runner=self.runner.up_to(place), traced=None)
+        """The Jacobian of one cut point alone: the model's own passes end there."""
+        traced = None if self.traced is None else self.traced.of_place(place)
+        return replace(self, runner=self.runner.up_to(place), traced=traced)
 
     def in_dtype(self, dtype: torch.dtype) -> LinearMap:
         """The same Jacobian computed in another precision, by the plain method where it works there too."""

@@ -23,6 +23,7 @@ from rankscope.linear.modes import derived_by_torch, unknown_operators
 from rankscope.linear.regions import Region
 from rankscope.linear.runner import Rows, Runner
 from rankscope.linear.traced import TracedNetwork
+from rankscope.linear.traced_here import TracedHere
 from rankscope.slicing import Sample
 
 __all__ = ["Linearised", "same_call"]
@@ -75,6 +76,17 @@ class Linearised:
 
         return push
 
+    def reached(self, runner: Runner, sample: Sample, region: Region | None) -> tuple[Region, ...]:
+        """Where tangents of the region may differ from zero at each cut point."""
+        return self.at(runner, sample, region).made.regions
+
+    def of_place(self, place: int) -> None:
+        """There is none of one cut point: it would be traced once more."""
+
+    def here(self, runner: Runner, sample: Sample) -> TracedHere:
+        """The same at this sample alone, for a caller who records whole products."""
+        return TracedHere(AtPoint(self._network(runner, sample), sample.x, replay=False))
+
     def _push(
         self, runner: Runner, sample: Sample, tangents: Tensor, rows: Rows, region: Region | None
     ) -> tuple[Tensor, ...]:
@@ -94,22 +106,28 @@ class Linearised:
     def at(self, runner: Runner, sample: Sample, region: Region | None = None) -> AtPoint:
         """The network linearised at a sample."""
         shape = tuple(sample.x.shape)
-        known = self._networks.get(shape)
         self._point = None
+        network = self._network(runner, sample)
+        point = self._points.get((shape, region))
+        if point is None:
+            point = self._points[shape, region] = AtPoint(network, sample.x, replay=self.replay, region=region)
+        elif point.at is not sample.x:
+            point.move(sample.x)
+        self._drop_unused(shape, point)
+        self._point = point
+        return point
+
+    def _network(self, runner: Runner, sample: Sample) -> TracedNetwork:
+        """The trace for samples of this shape, made anew where the call takes other values beside."""
+        shape = tuple(sample.x.shape)
+        known = self._networks.get(shape)
         if known is None or not same_call(known[1], sample):
             for key in [k for k in self._points if k[0] == shape]:
                 del self._points[key]
             self._plain.pop(shape, None)
             with self.method.kernels():
                 known = self._networks[shape] = TracedNetwork(runner, sample), sample
-        point = self._points.get((shape, region))
-        if point is None:
-            point = self._points[shape, region] = AtPoint(known[0], sample.x, replay=self.replay, region=region)
-        elif point.at is not sample.x:
-            point.move(sample.x)
-        self._drop_unused(shape, point)
-        self._point = point
-        return point
+        return known[0]
 
     def modes_agree(self, runner: Runner, sample: Sample) -> bool:
         """Whether forward and reverse mode must agree at a sample that was swept: by rule, not by a reverse pass."""

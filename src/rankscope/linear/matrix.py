@@ -72,13 +72,18 @@ class Matrix:
         if self.map.device.type == "cuda":
             torch.cuda.empty_cache()
 
-    def _chunk(self, count: int) -> int:
-        if self.map.method.whole:
-            return max(count, 1)
+    @property
+    def fits(self) -> int:
+        """``chunk``, measured where it is not known."""
         if self.chunk is None:
             runner, sample = self.map.runner, self.map.sample
             with runner.hooked(), self.map.arithmetic():
                 each = bytes_per_tangent(runner, sample, linear=self.map.traced is not None)
             self.chunk = chunk_for(2**31, each, self.budget, runner.device)
-        passes = -(-count // self.chunk)  # evenly spread
+        return self.chunk
+
+    def _chunk(self, count: int) -> int:
+        if self.map.method.whole:
+            return max(count, 1)
+        passes = -(-count // self.fits)  # evenly spread
         return max(-(-count // max(passes, 1)), 1)

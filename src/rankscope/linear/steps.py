@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -14,7 +14,7 @@ from rankscope.linear.rule import Call, Derived, Push, Regions, Tangent, whole_o
 from rankscope.linear.rules import derive, ties
 from rankscope.linear.traced import TracedNetwork
 
-__all__ = ["Linearisation", "Step", "linearise", "push"]
+__all__ = ["Linearisation", "Step", "leading_to", "linearise", "push"]
 
 
 @dataclass
@@ -124,15 +124,35 @@ def _moved_first(derived: Derived, regions: Sequence[Regions]) -> Push:
     return push_moved
 
 
+def leading_to(steps: Sequence[Step], output: str) -> tuple[Step, ...]:
+    """The steps without which a value has no tangent; each says what may be freed where those alone are taken."""
+    needed, seen = {output}, {output}  # what is kept to the end, or used by a later step
+    chosen: list[Step] = []
+    for step in reversed(steps):
+        if step.name in needed:
+            needed.update(step.takes)
+            chosen.append(replace(step, last=tuple(n for n in step.takes if n not in seen)))
+            seen.update(step.takes)
+    return tuple(reversed(chosen))
+
+
 def push(
-    network: TracedNetwork, steps: list[Step], tangents: Tensor, take: Callable[[int, Tensor], Tensor]
+    network: TracedNetwork,
+    steps: Sequence[Step],
+    tangents: Tensor,
+    take: Callable[[int, Tensor], Tensor],
+    places: Sequence[int] | None = None,
 ) -> list[Tensor]:
-    """Tangents (chunk, B, …), carried on the input's region, to ``take(i, tangent)`` of every output i."""
+    """Tangents (chunk, B, …), carried on the input's region, to ``take(i, tangent)`` of every output i.
+
+    ``places`` are the outputs that are asked for; ``None``: all of them.
+    """
     values: dict[str, Any] = {network.input.name: tangents}
     found: dict[int, Tensor] = {}
     wanted: dict[str, list[int]] = {}
-    for i, name in enumerate(network.outputs):
-        wanted.setdefault(name, []).append(i)
+    places = range(len(network.outputs)) if places is None else places
+    for i in places:
+        wanted.setdefault(network.outputs[i], []).append(i)
     holders = _Holders()
     holders.add(tangents)
     holders.add(tangents)  # the caller's own reference: never written to
@@ -149,7 +169,7 @@ def push(
             values[step.name] = out
             holders.add(out)
     chunk = len(tangents)
-    return [found[i] if i in found else tangents.new_zeros(chunk, 0) for i in range(len(network.outputs))]
+    return [found[i] if i in found else tangents.new_zeros(chunk, 0) for i in places]
 
 
 class _Holders:

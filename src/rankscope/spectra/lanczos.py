@@ -52,6 +52,8 @@ class SquaredMap:
         Products are those of J·2^-exponent. None: chosen by ``rescale`` from the first products.
     record : callable, optional
         Makes of the whole product a function that may replay its kernels.
+    push_once : callable, optional
+        The same as ``push``, for a single product whose columns other maps are asked for too (``once``).
     """
 
     push: Product
@@ -61,6 +63,7 @@ class SquaredMap:
     device: torch.device | str = "cpu"
     exponent: int | None = None
     record: Callable[[Callable[..., Any]], Recorded] | None = None
+    push_once: Product | None = None
     _recorded: tuple[int, Recorded] | None = field(default=None, init=False, repr=False)
 
     @property
@@ -78,14 +81,16 @@ class SquaredMap:
         """What the products are taken to err by where nothing is compared: 0 in float64, NaN where it is not known."""
         return 0.0 if self.dtype == torch.float64 else math.nan
 
-    def rescale(self, columns: Tensor) -> None:
+    def rescale(self, columns: Tensor, *, once: bool = False) -> None:
         """Choose the exponent, once, so that J times these columns has entries near 1."""
         if self.exponent is None:
-            first, _ = self._ways()
+            first, _ = self._ways(once=once)
             self.exponent = int(exponent_near(_finite(first(columns.to(self.dtype)))))
 
-    def _ways(self) -> tuple[Product, Product]:
-        return (self.push, self.pull) if self.shape[1] <= self.shape[0] else (self.pull, self.push)
+    def _ways(self, *, once: bool = False) -> tuple[Product, Product]:
+        if self.shape[1] <= self.shape[0]:
+            return self.push_once if once and self.push_once is not None else self.push, self.pull
+        return self.pull, self.push
 
     def one_way(self, columns: Tensor) -> Tensor:
         """J times float64 columns (N, r) where J has no more columns than rows, Jᵀ times them otherwise; not scaled."""
@@ -97,6 +102,11 @@ class SquaredMap:
         self.rescale(columns)
         return _finite(*self._product(columns))
 
+    def once(self, columns: Tensor) -> Tensor:
+        """The same for columns that the maps of other cut points are multiplied with too."""
+        self.rescale(columns, once=True)
+        return _finite(*self._product(columns, once=True))
+
     def again(self, columns: Tensor) -> Tensor:
         """The same for one of many products of one size, whose kernels are worth recording."""
         self.rescale(columns)
@@ -107,13 +117,13 @@ class SquaredMap:
             self._recorded = self.exponent, self.record(self._product)
         return _finite(*self._recorded[1]((), [columns]))
 
-    def _product(self, columns: Tensor) -> tuple[Tensor, Tensor]:
+    def _product(self, columns: Tensor, *, once: bool = False) -> tuple[Tensor, Tensor]:
         """The product, and how many entries on the way are not finite."""
         assert self.exponent is not None
         # two factors, since 2^-exponent itself need be no normal number; a tensor of them could not be recorded
         half = -self.exponent // 2
         one, other = 2.0**half, 2.0 ** (-self.exponent - half)
-        first, second = self._ways()
+        first, second = self._ways(once=once)
         found = first(columns.to(self.dtype))
         bad = (~torch.isfinite(found)).sum()
         found = second((found.to(torch.float64) * one * other).to(self.dtype))
@@ -131,9 +141,9 @@ def _finite(values: Tensor, bad: Tensor | None = None) -> Tensor:
 def product_error(fast: SquaredMap, exact: SquaredMap, probes: int, generator: torch.Generator) -> float:
     """Bound on ‖A − A₆₄‖₂, in the units of the scaled products; it fails with probability 10^−probes."""
     drawn = torch.randn(fast.size, probes, generator=generator, dtype=torch.float64).to(fast.device)
-    found = fast(drawn)
+    found = fast.once(drawn)
     exact.exponent = fast.exponent
-    return norm_bound(found - exact(drawn).to(found.device))
+    return norm_bound(found - exact.once(drawn).to(found.device))
 
 
 class SymmetricMap(Protocol):

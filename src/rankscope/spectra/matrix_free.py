@@ -40,6 +40,8 @@ _LOOK = 8  # steps after which σ₁ is known well enough for that comparison
 _APART = 16  # times the error of the products: below it the bounds are wide however many steps are taken
 _COUNTED = 512  # singular values above the threshold, up to which they are computed one by one
 _OPEN = 100  # N may be that many times what float32 leaves open: float64 takes some ten times as long
+_ERROR_PROBES = 6  # products that are compared in both precisions
+_FAILURE = 1e-6  # of the bounds of a rank
 _EXPECTED = 200  # steps that a plan counts on where the bracket decides
 
 
@@ -101,15 +103,31 @@ def _error(
     return error, said if math.isnan(error) else None
 
 
+@dataclass(frozen=True)
+class _Begun:
+    """The first steps of a process, and the bound on its products' error: looked at before it goes on."""
+
+    process: LanczosProcess
+    generator: torch.Generator
+    error: float
+    said: Fact | None
+
+    @classmethod
+    def of(cls, operator: SquaredMap, settings: Lanczos, exact: SquaredMap | None, error_probes: int) -> _Begun:
+        generator = torch.Generator().manual_seed(settings.seed)
+        process = LanczosProcess(operator, settings.probes, generator)
+        return cls(process, generator, *_error(operator, exact, error_probes, generator))
+
+
 def matrix_free(
     operator: SquaredMap,
     settings: Lanczos = Lanczos(),
     *,
     tolerance: ToleranceLike = "paper",
     exact: SquaredMap | None = None,
-    error_probes: int = 6,
+    error_probes: int = _ERROR_PROBES,
     memory_budget: MemoryBudget = None,
-    failure: float = 1e-6,
+    failure: float = _FAILURE,
 ) -> SpectralDensity:
     """Lanczos coefficients of random probes, of which every tolerance can be read.
 
@@ -136,17 +154,22 @@ def matrix_free(
     failure = number_of(failure, "failure", above=0, most=0.5)
     budget = budget_of(memory_budget, torch.device(operator.device))
     size, probes = operator.size, settings.probes
-    fits = LanczosProcess.steps_within(budget, size, probes)
-    if fits < 1:
+    if LanczosProcess.steps_within(budget, size, probes) < 1:
         least = LanczosProcess.bytes_needed(size, probes, 1)
         raise UsageError(
             f"{parameter('memory_budget')} is {budget:,} bytes; {probes} Lanczos probes of {size:,} entries need "
             f"{least:,}, or give fewer {parameter('probes')}"
         )
-    generator = torch.Generator().manual_seed(settings.seed)
-    process = LanczosProcess(operator, probes, generator)
-    error, said = _error(operator, exact, error_probes, generator)
-    facts = () if said is None else (said,)
+    return _density(_Begun.of(operator, settings, exact, error_probes), operator, settings, tol, budget, failure)
+
+
+def _density(
+    begun: _Begun, operator: SquaredMap, settings: Lanczos, tol: Tolerance, budget: int, failure: float
+) -> SpectralDensity:
+    """The process taken on to its end; the budget holds at least one step, and what steps it has taken."""
+    process, generator, error = begun.process, begun.generator, begun.error
+    facts = () if begun.said is None else (begun.said,)
+    fits = LanczosProcess.steps_within(budget, operator.size, settings.probes)
 
     def read(*more: Fact) -> SpectralDensity:
         return SpectralDensity(
@@ -168,7 +191,7 @@ def matrix_free(
     asked = _MOST if settings.steps == "auto" else settings.steps
     limit = min(asked, fits)
     while True:
-        process.extend(min(process.taken + _ROUND, limit) if auto else limit)
+        process.extend(min((process.taken // _ROUND + 1) * _ROUND, limit) if auto else limit)
         wide = read().rank(tol).bracket
         ended = bool(process.finished.all())
         if ended or process.taken >= limit or (auto and wide <= settings.bracket):
@@ -237,12 +260,19 @@ def spectrum_of_products(
     budget = budget_of(memory_budget, torch.device(operator.device))
     if way_for(operator.shape, method, budget, operator.dtype) == "exact":
         return _exactly(operator, tolerance, exact, dense, budget, asked=method == "exact")
-    settings = method if isinstance(method, Lanczos) else Lanczos()
-    if dense is not None and _too_rough(operator, exact, settings, tolerance):
-        found = matrix_free(dense[0], settings, tolerance=tolerance, exact=dense[1], memory_budget=memory_budget)
-        said = Fact(FactKind.PRODUCTS_IN_FLOAT64, {"tolerance": as_tolerance(tolerance).name})
-        return replace(found, dtype=operator.precision, facts=(*found.facts, said))
-    return matrix_free(operator, settings, tolerance=tolerance, exact=exact, memory_budget=memory_budget)
+    settings, tol = method if isinstance(method, Lanczos) else Lanczos(), as_tolerance(tolerance)
+    if dense is not None and _may_be_too_rough(operator, tol):
+        begun = _Begun.of(operator, settings, exact, _ERROR_PROBES)
+        if _too_rough(operator, begun, tol):
+            begun.process.forget()
+            found = matrix_free(dense[0], settings, tolerance=tol, exact=dense[1], memory_budget=memory_budget)
+            said = Fact(FactKind.PRODUCTS_IN_FLOAT64, {"tolerance": tol.name})
+            return replace(found, dtype=operator.precision, facts=(*found.facts, said))
+        fits = LanczosProcess.steps_within(budget, operator.size, settings.probes)
+        if begun.process.taken <= min(settings.expected_steps, fits):
+            return _density(begun, operator, settings, tol, budget, _FAILURE)
+        begun.process.forget()  # fewer steps are asked for, or have room
+    return matrix_free(operator, settings, tolerance=tol, exact=exact, memory_budget=memory_budget)
 
 
 def _exactly(
@@ -266,20 +296,21 @@ def _exactly(
     return replace(exact_spectrum(dense[0], exact=dense[1], budget=budget), dtype=operator.precision)
 
 
-def _too_rough(operator: SquaredMap, exact: SquaredMap | None, settings: Lanczos, tolerance: ToleranceLike) -> bool:
+def _may_be_too_rough(operator: SquaredMap, tolerance: Tolerance) -> bool:
+    """Whether the threshold alone leaves it open; a few steps then decide."""
+    rtol = tolerance.relative(operator.shape, operator.dtype)
+    return rtol <= _ROUGH and operator.dtype != torch.float64 and operator.size > 0
+
+
+def _too_rough(operator: SquaredMap, begun: _Begun, tol: Tolerance) -> bool:
     """Whether the error of float32 products is of the size of the squared threshold, by a few steps with them."""
-    tol = as_tolerance(tolerance)
+    process = begun.process
     rtol = tol.relative(operator.shape, operator.dtype)
-    if rtol > _ROUGH or operator.dtype == torch.float64 or not operator.size:
-        return False
-    generator = torch.Generator().manual_seed(settings.seed)
-    process = LanczosProcess(operator, settings.probes, generator)
-    error, _ = _error(operator, exact, 6, generator)
     process.extend(_LOOK)
     alpha, beta = process.alpha.numpy(), process.beta.numpy()
     top = max(gauss_rule(alpha[p, :m], beta[p, : m - 1])[0][0] for p, m in enumerate(process.steps.tolist()))
     absolute = float(np.ldexp(tol.atol or 0.0, -(operator.exponent or 0)))
-    return bool(error * _APART > max(rtol * math.sqrt(max(top, 0.0)), absolute) ** 2 > 0)
+    return bool(begun.error * _APART > max(rtol * math.sqrt(max(top, 0.0)), absolute) ** 2 > 0)
 
 
 def way_for(
