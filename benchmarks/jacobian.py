@@ -21,7 +21,7 @@ from typing import Any
 import psutil
 import torch
 from torch import Tensor, nn
-from torch.func import jacfwd, jvp, vmap
+from torch.func import jacfwd, jvp, linearize, vmap
 
 import rankscope as rs
 from rankscope._base.provenance import device_name, versions
@@ -184,6 +184,34 @@ def jacfwd_and_rank(run: Any, x: Tensor, patch: Patch, device: torch.device, chu
     return {"sweep": times[-1] * count / chunk, "ranks": per_row * sum(sizes), "bytes": peak.bytes, "how": how}
 
 
+def linearized(run: Any, x: Tensor, patch: Patch, device: torch.device, chunk: int) -> dict[str, Any]:
+    """``torch.func.linearize`` at the image, then all columns through ``vmap`` of its product. CPU: two chunks timed.
+
+    It takes the graph at one point, so what it does once is done for every image. Attention has to be on the plain
+    kernel, as ``measuring`` sets it, and a network that it cannot record is a row that says so.
+    """
+    of_patch, values = patch_function(run, x, patch)
+    count, step = len(values), chunk
+    eye = torch.eye(count, device=device)
+    chunks = range(0, count, step) if device.type == "cuda" else range(0, 2 * step, step)
+    with torch.no_grad(), full_precision(), Peak(device) as peak:
+        try:
+            if device.type == "cuda":  # warm: kernels and libraries are loaded
+                vmap(linearize(of_patch, values)[1])(eye[:step])
+            start = clock(device)
+            _, push = linearize(of_patch, values)
+            once = clock(device) - start
+            vmap(push)(eye[:step])
+            start = clock(device)
+            for i in chunks:
+                vmap(push)(eye[i : i + step])
+            sweep = (clock(device) - start) * count / min(len(chunks) * step, count)
+        except (RuntimeError, NotImplementedError) as error:
+            return {"once": 0.0, "sweep": 0.0, "bytes": peak.bytes, "how": f"failed: {str(error).splitlines()[0]}"}
+    how = "measured" if device.type == "cuda" else f"2 chunks of {step} timed, extrapolated"
+    return {"once": once, "sweep": sweep, "bytes": peak.bytes, "how": how}
+
+
 def reverse_rows(run: Any, x: Tensor, device: torch.device, rows: int) -> dict[str, Any]:
     """One reverse pass a row, as the authors' code does; a few rows a layer timed, extrapolated to all."""
     total = 0.0
@@ -229,6 +257,7 @@ def measure(network: str, device: torch.device, images: int, size: int, others: 
         with measuring(model, device):
             run = runner(model, cuts)
             result["user"] = jacfwd_and_rank(run, x[:1], patch, device, chunk)
+            result["linearize"] = linearized(run, x[:1], patch, device, chunk)
             result["reference"] = reverse_rows_enabled(run, x[:1], device)
     return result
 
@@ -274,6 +303,10 @@ def table(results: list[dict[str, Any]], device: torch.device) -> str:
             both = u["sweep"] + u["ranks"]
             note = f"{both / mine['seconds']:.1f} × rankscope; float32 SVD, no certificate"
             lines.append(row("… and `torch.linalg.matrix_rank`", both, unit, u["bytes"], note))
+            lin = r["linearize"]
+            lines.append(row("columns by `torch.func.linearize`", lin["sweep"], unit, lin["bytes"], lin["how"]))
+            note = "its graph, taken anew for every image; no ranks, no certificate"
+            lines.append(row("… and what it does first", lin["once"] + lin["sweep"], unit, lin["bytes"], note))
             ref = r["reference"]
             note = f"{ref['seconds'] / mine['seconds']:,.0f} × rankscope; a few rows a layer timed, extrapolated"
             lines.append(row("one reverse pass a row", ref["seconds"], unit, ref["bytes"], note))
