@@ -242,3 +242,44 @@ def test_calls_without_a_row_have_no_sample(wanted: Any, tmp_path: Path) -> None
     for made in (kept, rs.Collection.load(tmp_path)):
         counts = {name: int(moments.count) for name, moments in made.moments.items() if name != "head"}
         assert counts == {name: len(parts) for name, parts in rows.items()}
+
+
+class Aside(nn.Module):
+    """Some samples call the head a second time, for something that is not returned, or for what is."""
+
+    def __init__(self, last: bool) -> None:
+        super().__init__()
+        self.body, self.head, self.last = nn.Linear(6, 6), nn.Linear(6, 4), last
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = torch.tanh(self.body(x))
+        made: Tensor = self.head(h)
+        if x.flatten()[0] > 1:
+            other: Tensor = self.head(torch.tanh(h))
+            return other if self.last else made
+        return made
+
+
+@pytest.mark.parametrize("batch_size", [1, 8])
+@pytest.mark.parametrize("last", [False, True])
+def test_features_are_those_that_the_logits_are_made_of(last: bool, batch_size: int, tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    net, x = Aside(last).eval(), samples_of([0, 1, 0, 1, 1, 0, 1, 0], [0] * 8, 0)
+    kept = rs.collect(net, (x, torch.arange(8) % 4), out=tmp_path, head="head", batch_size=batch_size)
+    with torch.no_grad():
+        features = torch.tanh(net.body(x))
+        twice = (x[:, :1] > 1) & torch.tensor(last)
+        # float32 rounds passes of several rows otherwise, by some 1e-7
+        torch.testing.assert_close(kept.features, torch.where(twice, torch.tanh(features), features), atol=1e-6, rtol=0)
+        torch.testing.assert_close(kept.logits, net.head(kept.features), atol=1e-6, rtol=0)
+
+
+def test_a_mean_of_several_calls_of_the_head_is_refused(tmp_path: Path) -> None:
+    class Mean(Aside):
+        def forward(self, x: Tensor) -> Tensor:
+            h = torch.tanh(self.body(x))
+            made: Tensor = (self.head(h) + self.head(h + 1e-3)) / 2
+            return made
+
+    with pytest.raises(rs.ModelError, match="'head' is called 2 times, and the model returns what none of these calls"):
+        rs.collect(Mean(False).eval(), (torch.randn(8, 6), torch.arange(8) % 4), out=tmp_path, head="head")

@@ -119,11 +119,12 @@ def record_outputs(
 
     A name is that of a module, of one of its calls in a pass (``layer#2``), or of one of several tensors that it
     returns (``lstm.0``), or ``output`` for what the model returns. ``inputs_of`` names a module whose *input* is kept
-    too, under the key ``"<input>"``, and what it made of it under ``"<output>"``. Outputs are cloned, since the next
-    layer may work in place; with ``reduced`` its result, of name and output, is kept instead, cloned only where it
-    shares memory with the output: the feature map itself is then never copied. Without a number the first call is
-    meant: one name never stands for different calls of different passes. A call that no sample of the pass leads to,
-    with an output of no row, leaves nothing. ``into`` is a dictionary to fill in place of a new one.
+    too, under the key ``"<input>"``, and what it made of it under ``"<output>"``; of further calls under these with
+    ``#2`` and so on. Outputs are cloned, since the next layer may work in place; with ``reduced`` its result, of name
+    and output, is kept instead, cloned only where it shares memory with the output: the feature map itself is then
+    never copied. Without a number the first call is meant: one name never stands for different calls of different
+    passes. A call that no sample of the pass leads to, with an output of no row, leaves nothing. ``into`` is a
+    dictionary to fill in place of a new one.
 
     Raises
     ------
@@ -152,10 +153,14 @@ def record_outputs(
         calls.clear()
 
     def keep_input(_module: nn.Module, args: tuple[Any, ...], named: dict[str, Any]) -> None:
-        found["<input>"] = (args[0] if args else next(iter(named.values()))).detach().clone()
+        calls["<input>"] += 1
+        found[_numbered("<input>", calls["<input>"])] = (
+            (args[0] if args else next(iter(named.values()))).detach().clone()
+        )
 
     def keep_output(_module: nn.Module, _args: tuple[Any, ...], output: Any) -> None:
-        found["<output>"] = output.detach().clone() if isinstance(output, torch.Tensor) else found["<input>"]
+        made, given = (_numbered(key, calls["<input>"]) for key in ("<output>", "<input>"))
+        found[made] = output.detach().clone() if isinstance(output, torch.Tensor) else found[given]
 
     try:
         handles.append(model.register_forward_pre_hook(begin))
@@ -200,6 +205,10 @@ def samples_first(tensor: torch.Tensor, axis: int) -> torch.Tensor:
 def axis_of(model: nn.Module, module: nn.Module, path: str | None) -> int:
     """Which dimension of what a module of the model returns counts samples."""
     return sample_axis(model, next(name for name, one in model.named_modules() if one is module), path)
+
+
+def _numbered(key: str, call: int) -> str:
+    return key if call == 1 else f"{key}#{call}"
 
 
 def _own(name: str, tensor: torch.Tensor, reduced: Callable[[str, torch.Tensor], torch.Tensor] | None) -> torch.Tensor:

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from rankscope._base.errors import ModelError
 from rankscope._base.facts import Fact, FactKind
-from rankscope.features.head_inputs import head_inputs
+from rankscope.features.head_inputs import call_of_logits, head_inputs
 from rankscope.features.hooks import inference, record_outputs
 from rankscope.features.path_layers import PathLayers
 from rankscope.features.path_passes import PathPasses
@@ -81,7 +81,7 @@ class Passes:
         found = forward_facts(self.model, call.rows(0, 1, "the first sample"), self.device, self._recorded)
         public = {"<input>": f"the input of {self.head}", "<output>": self.head}
         return [
-            replace(one, values={**one.values, "where": public.get(one["where"], one["where"])})
+            replace(one, values={**one.values, "where": public.get(one["where"].partition("#")[0], one["where"])})
             if one.kind is FactKind.RANDOM_MODEL
             else one
             for one in found
@@ -126,6 +126,7 @@ class Passes:
             self._shape = None
         made = dict(self._recorded)
         if "<input>" in made:  # else told with the names of those that were not called
+            made = call_of_logits(made, logits, self.head)
             made["<input>"] = head_inputs(made["<input>"], made["<output>"], logits, self.head)
         return _Passed(made, dict(self._levels), logits.clone())  # which may be a tensor of the model's own
 
