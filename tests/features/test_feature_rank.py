@@ -256,6 +256,29 @@ def test_local_dimension_is_that_of_the_noise_through_the_layer():
     assert double["0"].covariance.sigma_max == pytest.approx(4 * profile["0"].covariance.sigma_max, rel=1e-2)
 
 
+@pytest.mark.parametrize(("width", "samples"), [(9216, 400), (700, 400), (120, 400)])
+def test_local_dimension_counts_as_the_published_code_does(width, samples):
+    """The threshold is eps32·min(samples, width)·λ_1; with the width it would be another number for wide layers."""
+    generator = torch.Generator().manual_seed(3)
+    net = nn.Linear(300, width, bias=False)
+    with torch.no_grad():
+        frame = torch.linalg.qr(torch.randn(width, 300, generator=generator))[0]
+        net.weight.copy_(frame[:, : min(300, width)] @ torch.diag(10 ** (-torch.arange(300) / 60.0))[: min(300, width)])
+    found = local_feature_rank(net, torch.zeros(1, 300), cut_points=["output"], samples=samples)["output"]
+    draw = torch.Generator().manual_seed(0)
+    rows = 1e-3 * np.stack([torch.randn(300, generator=draw).numpy() for _ in range(samples)])
+    out = (rows.astype(np.float32) @ net.weight.detach().numpy().T).astype(float)
+    values = np.linalg.svd(out - out.mean(0), compute_uv=False) ** 2
+    counts = [int((values >= 2.0**-23 * n * values[0]).sum()) for n in (min(samples, width), width)]
+    low, high = found.pca_bounds
+    assert low <= counts[0] <= high
+    # an eigenvalue within float32 rounding of the threshold may fall on either side
+    assert abs(found.pca_dimension - counts[0]) <= 1
+    assert found.counted == min(samples, width)
+    assert (counts[0] > counts[1] + 3) == (width > samples)
+    assert abs(feature_rank(torch.tensor(out))["features"].pca_dimension - counts[1]) <= 1
+
+
 class Powers(nn.Module):
     def forward(self, x, scale=1.0):
         return torch.stack([x, scale * x, scale * x**2, torch.ones_like(x)], -1)

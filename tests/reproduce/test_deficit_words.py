@@ -13,7 +13,7 @@ import torch
 from rankscope.deficit import DependencyTable, independence_deficit
 from rankscope.reproduce.deficit import _median
 from rankscope.reproduce.deficit_figure import draw_deficit
-from rankscope.reproduce.deficit_rows import compare, shown_class
+from rankscope.reproduce.deficit_rows import compare, replaced, shown_class
 from rankscope.reproduce.partial_rank import _compare as compare_ranks
 
 
@@ -41,7 +41,7 @@ def test_the_smallest_eta_is_not_called_the_largest_that_keeps(tables: dict[str,
     assert (alone.status, tied.status) == ("no eta keeps accuracy", "dependent")
     said = f"the smallest η tried, {alone.eta:.2g}: none keeps 90 % of the accuracy"
     rows = compare(one("ResNet-50"), tables["alone"], alone, "largest-eta")
-    of_class, of_all = rows[:3], rows[3:]
+    of_class, of_all = rows[:5], rows[5:]
     assert all("largest" not in row.quantity + row.how for row in of_class)
     assert rows[0].quantity.startswith("ResNet-50 at the smallest η tried: ")
     assert said in rows[0].how
@@ -81,7 +81,7 @@ def test_panels_say_the_same_and_carry_the_papers_letters(tables: dict[str, Depe
 def test_the_share_of_classes_is_the_deficit_of_the_library(tables: dict[str, DependencyTable]) -> None:
     """Classes of which at most k others keep 90 % of the accuracy: counted by hand and by ``DependencyTable``."""
     table = tables["tied"]
-    rows = {r.quantity: r.ours for r in compare(one("net"), table, table[5], "paper")[3:]}
+    rows = {r.quantity: r.ours for r in compare(one("net"), table, table[5], "paper")[5:]}
     assert list(rows) == [
         f"net: deficit({k}){words} (% of 6 classes)"
         for words in (", beyond the null", ", whatever the null says")
@@ -108,7 +108,7 @@ def test_the_share_of_classes_is_the_deficit_of_the_library(tables: dict[str, De
 def test_the_null_counts_in_one_share_and_not_in_the_other(tables: dict[str, DependencyTable]) -> None:
     rows = tuple(replace(r, status="not beyond null") if r.index == 5 else r for r in tables["tied"])
     table = replace(tables["tied"], rows=rows)
-    shares = {r.quantity: r.ours for r in compare(one("net"), table, table[5], "paper")[3:]}
+    shares = {r.quantity: r.ours for r in compare(one("net"), table, table[5], "paper")[5:]}
     for k in (5, 20):
         without, whatever = (
             shares[f"net: deficit({k}), {words} (% of 6 classes)"]
@@ -130,23 +130,74 @@ def test_the_class_that_the_text_names_is_shown_if_others_explain_it(tables: dic
     assert shown_class(with_junco(other, depends_on=()), "GluMixer-24").index == best
 
 
-@pytest.mark.parametrize(("features", "told"), [(5, True), (6, False), (7, False)])
-def test_fewer_features_than_logits_are_told(
-    features: int, told: bool, tables: dict[str, DependencyTable], monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("features", [5, 6, 7])
+def test_exact_dependence_is_told_of_the_classes_that_have_it(
+    features: int, tables: dict[str, DependencyTable], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Six logits of five features depend on one another whatever was learned, of six they need not."""
+    """Classes 0, 1 and 5 share one relation, however many features there are; the other logits share none."""
     from rankscope.reproduce import deficit as module
 
     given = one("net")
     given.about = dict
-    table = replace(tables["tied"], feature_dimension=features).to_dict()
-    for name, found in {"prepared": [given], "pass_over": {}, "_solved": table, "data_facts": []}.items():
-        monkeypatch.setattr(module, name, lambda *_, found=found: found)
     settings: Any = SimpleNamespace(as_printed="paper", scale="small", device=torch.device("cpu"), to_dict=dict)
-    notes = module.deficit("fig4", settings).notes
-    exact = f"net: {features} features make 6 logits, so exact dependences exist whatever was learned."
-    assert (exact in notes) == told
-    assert any("logits, so exact" in note for note in notes) == told
+    for kind, exact in (("tied", 3), ("alone", 0)):
+        table = replace(tables[kind], feature_dimension=features).to_dict()
+        for name, found in {"prepared": [given], "pass_over": {}, "_solved": table, "data_facts": []}.items():
+            monkeypatch.setattr(module, name, lambda *_, found=found: found)
+        notes = module.deficit("fig4", settings).notes
+        told = (
+            f"net: {exact} of 6 classes are exact linear combinations of the others. {features} features make 6 logits."
+        )
+        assert (told in notes) == (exact > 0)
+        assert any("exact linear" in note for note in notes) == (exact > 0)
+
+
+def test_a_class_that_others_really_replace_is_preferred() -> None:
+    """Class 5 is explained better, but loses half of its accuracy; class 4 keeps it on its own and on all images."""
+    logits = torch.randn(600, 7, generator=torch.Generator().manual_seed(2), dtype=torch.float64)
+    logits[:, 4] = 1.2 * (logits[:, 0] - logits[:, 1]) + 0.02 * logits[:, 4]
+    logits[:, 5] = 3.0 * (logits[:, 2] - logits[:, 3])
+    labels = logits.argmax(1)
+    rows = list(independence_deficit(logits, labels, eta=0.05, held_out=0, permutations=2))
+    kept = rows[4]
+    # the better explained class loses its accuracy on its own images
+    lost = replace(rows[5], r2=0.9999, positive_accuracy_replaced=0.5 * rows[5].positive_accuracy)
+    table = independence_deficit(logits, labels, eta=0.05, held_out=0, permutations=2)
+    others = [replace(r, r2=min(r.r2, 0.5)) for r in rows[:4]]
+    both = replace(table, rows=(*others, kept, lost))
+    assert replaced(kept)
+    assert not replaced(lost)
+    assert max(both, key=lambda r: r.r2).index == 5
+    assert replaced(shown_class(both, "net"))
+    # on all images too
+    off = replace(kept, accuracy_replaced=0.5 * kept.accuracy)
+    assert not replaced(off)
+
+
+def test_the_accuracy_on_all_images_stands_beside_that_on_positives(tables: dict[str, DependencyTable]) -> None:
+    """Counted by hand: the logit of class 5 replaced by its solution, the largest logit against every label."""
+    table = tables["tied"]
+    row = table[5]
+    rows = {r.quantity: r for r in compare(one("Swin-T"), table, row, "paper")}
+    whole = rows["Swin-T (panel d): accuracy on all images, replaced (%)"]
+    assert (whole.paper, whole.ours) == (None, 100 * row.accuracy_replaced)
+    assert rows["Swin-T (panel d): accuracy on all images, own logit (%)"].ours == 100 * row.accuracy
+    rng = torch.Generator().manual_seed(0)
+    torch.randn(400, 6, generator=rng)
+    logits = torch.randn(400, 6, generator=rng)
+    logits[:, 5] = (logits[:, 0] + logits[:, 1]) * 0.8
+    labels = logits.argmax(1)
+    mixed = logits.double()
+    weights = torch.zeros(6, dtype=torch.float64)
+    weights[list(row.depends_on)] = torch.tensor(row.weights, dtype=torch.float64)
+    mixed[:, 5] = logits.double() @ weights + row.intercept
+    right = mixed.argmax(1) == labels
+    assert whole.ours == pytest.approx(100 * float(right.double().mean()))
+    positive = rows["Swin-T (panel d): accuracy on positives, replaced (%)"]
+    assert positive.paper == 82
+    assert positive.ours == pytest.approx(100 * float(right[labels == 5].double().mean()))
+    text = draw_deficit([("Swin-T", row, row)], "paper").axes[0].texts[-1].get_text()
+    assert f"replaced {row.accuracy_replaced:.0%}, own logit {row.accuracy:.0%} of all images" in text
 
 
 @pytest.mark.parametrize("counts", [[], [3], [5, 1], [4, 0, 2], [1, 9, 3, 7]])
@@ -187,5 +238,5 @@ def test_a_class_without_a_right_image_decides_nothing() -> None:
     assert table[4].positive_accuracy == 0
     assert max(table, key=lambda r: (r.n_dependencies > 0, r.status == "dependent", r.r2)).index == 4
     assert shown_class(table, "net").index != 4
-    rows = {r.quantity: r.ours for r in compare(one("net"), table, table[4], "paper")[3:]}
+    rows = {r.quantity: r.ours for r in compare(one("net"), table, table[4], "paper")[5:]}
     assert all(value == 0 for value in rows.values())

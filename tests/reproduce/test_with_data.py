@@ -94,7 +94,7 @@ def test_all_writes_every_folder(everything: tuple[Path, dict[str, Reproduction]
     # what they share is measured once
     kept = [p.name for p in (out / "parts" / "small").iterdir()]
     assert sorted(kept) == [
-        "clsdim", "collection", "deficit-largest-eta", "deficit-paper", "deficit-reference", "layers",
+        "clsdim", "collection", "deficit-largest-eta", "deficit-paper", "deficit-reference", "layers-blocks",
         "rank-image", "rank-zero",
     ]  # fmt: skip
 
@@ -175,7 +175,11 @@ def test_the_networks_table(everything: tuple[Path, dict[str, Reproduction]], di
     assert row["layers"] == len(everything[1]["fig1a"].values) / 2
     assert row["images"] == 10 * EACH
     (table,) = [child for child in everything[1]["table1"].plot().get_children() if isinstance(child, Table)]
-    assert [table[0, k].get_text().get_text() for k in range(4)] == ["network", "layers", "parameters (M)", "top-1 (%)"]
+    heads = ["architecture", "network", "activation", "parameters (M)", "main block", "layers", "top-1 (%)"]
+    assert [table[0, k].get_text().get_text() for k in range(7)] == heads
+    assert table[1, 5].get_text().get_text() == f"{row['layers']}\n(–)"  # the paper has no number of this network
+    # the blocks call relu as a function, the stem has it as a module; two blocks lie in a container
+    assert (row["activation"], row["main_block"]) == ("ReLU", "Sequential")
 
 
 def test_deficit_is_that_of_the_plain_run(
@@ -276,6 +280,9 @@ def test_a_network_of_the_paper_from_a_local_file(world: World, tmp_path: Path) 
     found = reproduce("table1", out=tmp_path / "out", **options(world, networks=[], only=["vit-t"], limit=10))
     row = found.values.iloc[0]
     assert (row["network"], row["layers"], row["paper_layers"], row["images"]) == ("ViT-T", 13, 13, 10)
+    assert (row["architecture"], row["activation"], row["main_block"]) == ("Transformer", "GELU", "Block")
+    assert (row["paper_activation"], row["paper_main_block"], row["paper_top1_percent"]) == ("GELU", "ViT-Block", 75.5)
+    assert (row["parameters_millions"], row["paper_parameters_millions"]) == (pytest.approx(5.5, abs=0.1), 5.7)
     assert row["parameters_millions"] == pytest.approx((5_717_416 - 990 * 193) / 1e6)
     compared = {c.quantity: (c.paper, c.ours) for c in found.comparison}
     assert compared["ViT-T: layers"] == (13, 13)

@@ -33,6 +33,9 @@ def clsdim_command(
     accuracy: Annotated[
         str, typer.Option(help="overall, or balanced (the mean of the accuracies of the classes).")
     ] = "overall",
+    least: Annotated[
+        int, typer.Option(help="First number of components that is tried: 1, or 0 as in the paper's code.")
+    ] = 1,
     allow_absent: Annotated[bool, typer.Option("--allow-absent", help="Accept classes that have no sample.")] = False,
     device: DeviceOption = "auto",
     out: ResultOption = None,
@@ -62,6 +65,7 @@ def clsdim_command(
             retain=retain,
             projection=projection,  # type: ignore[arg-type]
             accuracy=accuracy,  # type: ignore[arg-type]
+            least=least,
             allow_absent=allow_absent,
             device=where,
         )

@@ -44,6 +44,7 @@ def classification_dimension(
     logits: Any = None,
     bootstrap: int = 200,
     seed: int = 0,
+    least: int = 1,
     stop_at_crossing: bool = False,
     allow_absent: bool = False,
     device: DeviceLike = None,
@@ -86,6 +87,9 @@ def classification_dimension(
         Resamples for the 95 % interval; 0 for none.
     seed : int
         Of the resamples.
+    least : int
+        The first k that is tried: 1, or 0 as in the published code, where the head sees no component (zeros, or the
+        mean under ``centred``) and gives every sample one answer. It can be enough only where that answer is.
     stop_at_crossing : bool
         End the curve soon after the crossing (and those of 98 % of the resamples) instead of at d.
     allow_absent : bool
@@ -113,6 +117,7 @@ def classification_dimension(
     """
     _check_options(projection, accuracy, head, scorer)
     retain = number_of(retain, "retain", above=0, most=1)
+    least = count_of(least, "least", least=0, most=1)
     bootstrap, seed = count_of(bootstrap, "bootstrap", least=0, most=10**7), seed_of(seed)
     x = as_matrix(features, "features", device=None if device is None else device_of(device))
     fitted = x if fit_features is None else as_matrix(fit_features, "fit_features", device=x.device)
@@ -123,7 +128,7 @@ def classification_dimension(
     basis = principal_axes(fitted, name="features" if fit_features is None else "fit_features")
     if scorer is not None:
         with left_as_they_are(scorer):
-            return by_score(x, labels, scorer, basis, retain, projection)
+            return by_score(x, labels, scorer, basis, retain, projection, least=least)
     with torch.no_grad(), left_as_they_are(head):
         predict, parts, dtype = predictor(head, x)
         dtype = torch.float64 if needs_float64(basis) else dtype
@@ -155,6 +160,10 @@ def classification_dimension(
         axes = basis.axes.to(x.dtype)
         mean = basis.mean.to(x.dtype) if projection == "centred" else torch.zeros_like(x[0])
         inputs = x - mean if projection == "centred" else x
+        first = None
+        if least == 0:
+            answer = _finite(predict(mean[None]), 0, head)
+            first = rank_of_label(answer.expand(len(y), -1), y) == 0
         folded = None
         if parts is not None:
             weight, bias = (part.to(x.dtype) for part in parts)
@@ -167,7 +176,9 @@ def classification_dimension(
         else:
             counts = sweep_callable(inputs, y, mean, axes, predict, resampling, stop=stop)
     needed = retain * full
-    dimension, facts = first_dimension(counts.top1, needed, basis)
+    without = None if first is None else float(resampling.counted(first[:, None]))
+    without_resampled = None if first is None else resampling.total(first[:, None])[:, 0]
+    dimension, facts = first_dimension(counts.top1, needed, basis, without=without)
     chance = against_one_answer(y, full / len(x), retain, accuracy, of="head")
     top5 = (counts.top5 / len(x)).cpu().numpy() if classes >= 10 else None
     return ClassificationDimension(
@@ -177,7 +188,7 @@ def classification_dimension(
         curve=(counts.top1 / len(x)).cpu().numpy(),
         top5=top5,
         full_top5=float(((ranks < 5) * weights).sum() / len(x)) if classes >= 10 else None,
-        interval=interval(counts.resampled, retain * full_resampled, x.shape[1]),
+        interval=interval(counts.resampled, retain * full_resampled, x.shape[1], without=without_resampled),
         retain=retain,
         projection=projection,
         accuracy_kind=accuracy,
@@ -188,6 +199,7 @@ def classification_dimension(
         facts=(*chance, *facts),
         provenance=made_of(x, len(fitted), apart=fit_features is not None, seed=seed, bootstrap=bootstrap),
         folded=folded,
+        without=None if without is None else without / len(x),
     )
 
 

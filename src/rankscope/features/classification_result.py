@@ -52,7 +52,8 @@ class ClassificationDimension(Noted, Record):
     Attributes
     ----------
     dimension : int
-        Least k whose accuracy is at least ``retain`` × the full accuracy: the first crossing.
+        Least k whose accuracy is at least ``retain`` × the full accuracy: the first crossing. 0 only where the search
+        started there.
     ambient : int
         Width d of the features.
     full_accuracy : float
@@ -71,6 +72,8 @@ class ClassificationDimension(Noted, Record):
         Share of the features' variance in the first ``dimension`` components.
     facts : tuple of Fact
         What was found besides; ``notes`` are their sentences, ``cautions`` those to be read before the number.
+    without : float or None
+        Accuracy (or score) with no component, where the search started at k = 0; else None.
     head_error : float or None
         Largest difference between the head's logits and the stored ones, as a share of the largest; None unchecked.
     """
@@ -94,14 +97,19 @@ class ClassificationDimension(Noted, Record):
     facts: tuple[Fact, ...] = ()
     provenance: dict[str, Any] = field(default_factory=dict, repr=False)
     folded: FoldedHead | None = field(default=None, repr=False)
+    without: float | None = None
 
     @property
     def accuracy(self) -> float:
         """Top-1 accuracy at ``dimension``."""
+        if self.dimension == 0 and self.without is not None:
+            return self.without
         return float(self.curve[self.dimension - 1])
 
     def head(self, k: int | None = None) -> TruncatedHead:
         """The classifier on the top k components (default: ``dimension``) as a module: Linear d → k, Linear k → c.
+
+        A ``dimension`` of 0 needs no classifier, only the one answer; give k.
 
         Raises
         ------

@@ -14,7 +14,7 @@ from rankscope._base.errors import UsageError, nearest
 from rankscope._base.facts import Fact
 from rankscope._base.records import ByValue, Record
 from rankscope.features.class_record import ClassFeatures
-from rankscope.spectra import Spectrum, measures
+from rankscope.spectra import EPS32, RankEstimate, Spectrum, Tolerance, measures
 from rankscope.views.feature_figure import plot_layers
 from rankscope.views.feature_text import layers_text
 from rankscope.views.noted import Noted
@@ -67,6 +67,9 @@ class LayerFeatures(ByValue):
         float64 could not hold their squares. Eigenvalues, ``matrix`` and ``rounding`` are of the divided ones.
     by_class : ClassFeatures, optional
         Neural collapse and class ranks, where labels were given.
+    counted : int
+        N of the threshold eps32·N·λ_1: 0 for the width d, as the paper's text has it, else the number itself, which is
+        min(samples, d) for ``local_feature_rank``, as in the paper's code.
     """
 
     name: str
@@ -82,18 +85,22 @@ class LayerFeatures(ByValue):
     rounding: float = 0.0
     scale: float = 1.0
     by_class: ClassFeatures | None = None
+    counted: int = 0
 
     @property
     def pca_dimension(self) -> int:
-        """#{λ_i ≥ eps32·d·λ_1} over the d eigenvalues of the covariance (paper §6.1)."""
-        return self.covariance.rank("paper").value
+        """#{λ_i ≥ eps32·N·λ_1} over the N eigenvalues of the covariance (paper §6.1): ``counted``, or d."""
+        return self._counting().value
+
+    def _counting(self) -> RankEstimate:
+        return self.covariance.rank(Tolerance(rtol=EPS32 * (self.counted or self.width)))
 
     @property
     def pca_bounds(self) -> tuple[int, int]:
         """Between what the dimension must lie, given the sketch's error and the rounding of the features' dtype."""
         if self.constant:  # in half precision, what varies little about its mean is rounded to a constant
             return 0, min(self.width, self.samples - 1) if self.rounding else 0
-        exact = self.covariance.rank("paper")
+        exact = self._counting()
         if not self.sketch_error and not self.rounding:
             return exact.lower, exact.upper
         variances, tau = self.covariance.singular_values, exact.threshold

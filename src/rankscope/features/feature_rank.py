@@ -232,8 +232,9 @@ def local_feature_rank(
 ) -> FeatureProfile:
     """Feature dimensions around one input: over x + noise·Gaussian, as the published code measures them.
 
-    The forward pass is in the dtype of the model, whose rounding is part of that measurement (the published code's is
-    float32): ``pca_bounds`` take the features as they come.
+    Its PCA has min(samples, width) eigenvalues, so the dimension counts those from eps32·min(samples, width)·λ_1 on,
+    where ``feature_rank`` has the width (paper §6.1). The forward pass is in the dtype of the model, whose rounding is
+    part of that measurement (the published code's is float32): ``pca_bounds`` take the features as they come.
 
     Parameters
     ----------
@@ -307,7 +308,8 @@ def local_feature_rank(
                 store.add(outputs, len(part), sample.x.shape)
         store.facts = [*layers.told(store.facts), *layers.found()]
     about = {"device": device_name(device), "noise": noise, "seed": seed}
-    return store.profile("local_feature_rank", about, layers.in_records)
+    found = store.profile("local_feature_rank", about, layers.in_records)
+    return replace(found, layers=tuple(replace(one, counted=min(one.samples, one.width)) for one in found.layers))
 
 
 def _head_input(collection: Any, budget: float, facts: list[Fact]) -> LayerFeatures:

@@ -26,6 +26,8 @@ def by_score(
     basis: PrincipalAxes,
     retain: float,
     projection: str,
+    *,
+    least: int = 1,
 ) -> ClassificationDimension:
     """The same for a task without logits: the scorer runs at every k."""
     y = dense(labels, "labels").to(x.device)
@@ -39,12 +41,13 @@ def by_score(
     mean = basis.mean if projection == "centred" else torch.zeros_like(exact[0])
     coordinates = (exact - mean) @ axes
     projected = mean.expand_as(exact).clone()
+    without = _scored(scorer, projected.to(x.dtype), y) if least == 0 else None
     scores = torch.zeros(x.shape[1], dtype=torch.float64)
     for k in range(x.shape[1]):
         projected.addmm_(coordinates[:, k : k + 1], axes[:, k : k + 1].T)
         score = _scored(scorer, projected.to(x.dtype), y)
         scores[k] = score if not math.isnan(score) else -math.inf  # a NaN is no score: it never reaches the threshold
-    dimension, facts = first_dimension(scores, retain * full, basis)
+    dimension, facts = first_dimension(scores, retain * full, basis, without=without)
     return ClassificationDimension(
         dimension=dimension,
         ambient=x.shape[1],
@@ -60,6 +63,7 @@ def by_score(
         variance_kept=variance_kept(basis, dimension),
         facts=facts,
         provenance=made_of(x, len(x)),
+        without=without,
     )
 
 

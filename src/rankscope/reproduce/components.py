@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
@@ -16,9 +16,7 @@ from rankscope.reproduce.outcome import Reproduction
 from rankscope.reproduce.parts import Parts
 from rankscope.reproduce.pictures import Picture
 from rankscope.reproduce.settings import Settings
-
-if TYPE_CHECKING:
-    pass
+from rankscope.spectra import EPS32, Spectrum, Tolerance
 
 __all__ = ["components"]
 
@@ -27,10 +25,7 @@ _PAPER = ("conv3x3", "fc", "instancenorm", "layernorm", "groupnorm")
 # (C, H, W) and samples: paper, §6.1, and for tests 256 dimensions
 _SIZES = {"full": SCALES["full"], "small": ((16, 4, 4), 160)}
 _TOGETHER = 4  # components a part: what stands before them is measured once for all of them
-_WHY = (
-    "the paper draws bars and prints no value; it does not say how weights are drawn, which sets how many small "
-    "singular values fall below the threshold"
-)
+_WHY = "the paper does not say how weights are drawn, which sets how many singular values fall below the threshold"
 
 
 def components(name: str, settings: Settings) -> Reproduction:
@@ -48,6 +43,7 @@ def components(name: str, settings: Settings) -> Reproduction:
             "components": group,
             "input_shape": list(shape),
             "batch": batch,
+            "eigenvalues": "the width, and min(samples, width)",  # N of the PCA dimension
             "seed": settings.seed,
             "device": settings.device.type,
         }
@@ -58,18 +54,25 @@ def components(name: str, settings: Settings) -> Reproduction:
     for row in rows:
         if row["component"] not in _PAPER:
             continue
-        for what, before, after, how in (
-            ("feature dimension", row["dimension_before"], row["dimension_after"], "λ ≥ eps32·N·λ₁ (§6.1)"),
+        code = tolerance == "reference"
+        dimension = "_reference" if code else ""
+        for what, before, after, how, does in (
+            (
+                "feature dimension", row[f"dimension_before{dimension}"], row[f"dimension_after{dimension}"],
+                f"λ ≥ eps32·N·λ₁, N = {'min(samples, width)' if code else 'the width'}",
+                "N = min(samples, width) eigenvalues in eps32·N·λ₁",
+            ),
             (
                 "Jacobian rank", row[f"rank_before_{tolerance}"], row[f"rank_after_{tolerance}"],
                 f"tolerance {tolerance}",
+                "the default matrix_rank of the float32 Gram matrix JᵀJ",
             ),
         ):  # fmt: skip
             exact = row["expected_exact"] if what == "Jacobian rank" else None
             comparison.append(
                 PaperComparison(
                     f"{row['label']}: {what} after ({before:,} before)", None, float(after),
-                    None if exact is None else float(exact), how, _WHY,
+                    None if exact is None else float(exact), how, _WHY, "bars without values (Fig. 3)", does,
                 )
             )  # fmt: skip
     kept = [r["label"] for r in rows if r[f"rank_after_{tolerance}"] >= r[f"rank_before_{tolerance}"]]
@@ -115,12 +118,15 @@ def _measure(group: list[str], settings: Settings, _: Path | None = None) -> lis
     for result in found:
         said = result.summary()
         code = result.with_tolerance("reference")
+        before, after = (_code_dimension(s, result.batch) for s in (result.features_before, result.features_after))
         rows.append(
             {
                 "component": result.name,
                 "label": result.label,
                 "dimension_before": said["dimension_before"],
                 "dimension_after": said["dimension_after"],
+                "dimension_before_reference": before,
+                "dimension_after_reference": after,
                 "rank_before_paper": said["rank_before"],
                 "rank_after_paper": said["rank_after"],
                 "rank_before_reference": code.rank_before.value,
@@ -131,6 +137,11 @@ def _measure(group: list[str], settings: Settings, _: Path | None = None) -> lis
             }
         )
     return rows
+
+
+def _code_dimension(eigenvalues: Spectrum, samples: int) -> int:
+    """PCA dimension with as many eigenvalues as the authors' code has: min(samples, width)."""
+    return eigenvalues.rank(Tolerance(rtol=EPS32 * min(samples, eigenvalues.shape[0]))).value
 
 
 def _disagreement(rows: list[dict[str, Any]], size: int) -> str:

@@ -19,9 +19,11 @@ def draw_components(values: pd.DataFrame, tolerance: str, limit: int) -> Figure:
     """Grouped bars: dimension and rank, before (pale) and after (full colour)."""
     ax = new_axes(TEXT_WIDTH, 2.9)
     x = np.arange(len(values), dtype=float)
+    # files of earlier versions have the text's dimensions alone
+    own = "_reference" if tolerance == "reference" and "dimension_after_reference" in values else ""
     bars = (
-        ("dimension_before", "PCA dimension before", 1, 0.45),
-        ("dimension_after", "after", 1, 1.0),
+        (f"dimension_before{own}", "PCA dimension before", 1, 0.45),
+        (f"dimension_after{own}", "after", 1, 1.0),
         (f"rank_before_{tolerance}", "Jacobian rank before", 0, 0.45),
         (f"rank_after_{tolerance}", "after", 0, 1.0),
     )

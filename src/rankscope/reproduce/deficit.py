@@ -9,7 +9,7 @@ from rankscope._base.errors import DataError
 from rankscope._base.facts import Fact, FactKind, about
 from rankscope._base.frames import Frame
 from rankscope._base.provenance import device_name, versions
-from rankscope.deficit import ClassDependency, DependencyTable, independence_deficit
+from rankscope.deficit import ClassDependency, DependencyTable, Exactness, independence_deficit
 from rankscope.reproduce.deficit_rows import ETA, KEEP, PANELS, SOLVED, compare, keeps, shown_class, solution
 from rankscope.reproduce.measured import Prepared, collection, data_facts, pass_over, prepared
 from rankscope.reproduce.outcome import Reproduction
@@ -67,9 +67,11 @@ def deficit(name: str, settings: Settings) -> Reproduction:
             zero = {"eta": ETA, "as_printed": settings.as_printed, "largest": max(r.eta_max for r in chosen)}
             zero |= {"shown": largest.eta, "kept": keeps(largest)}
             facts += about(label, [Fact(FactKind.ALL_ZERO, zero)])
-        if chosen.feature_dimension is not None and chosen.feature_dimension < chosen.n_classes:
-            fewer = {"features": chosen.feature_dimension, "classes": chosen.n_classes}
-            facts += about(label, [Fact(FactKind.LOGITS_DEPENDENT, fewer)])
+        # decided for each class from the logits themselves: fewer features than classes need not touch a class
+        exact = sum(row.trivial in (Exactness.FEATURES, Exactness.LOGITS) for row in tables["paper"])
+        if exact:
+            sizes = {"features": chosen.feature_dimension, "classes": chosen.n_classes, "dependent": exact}
+            facts += about(label, [Fact(FactKind.LOGITS_DEPENDENT, sizes)])
         abouts.append(one.about())
     if not drawn:
         settings.place.network = None

@@ -41,12 +41,17 @@ def draw_deficit(drawn: list[tuple[str, ClassDependency, ClassDependency]], as_p
 def _panel(ax: Any, row: ClassDependency, title: list[str], as_printed: str) -> None:
     count = draw_star(row, ax, most=6)
     more = f", {row.n_dependencies - count} more not shown" if row.n_dependencies > count else ""
-    replaced = f"replaced {row.positive_accuracy_replaced:.0%}, " if row.n_dependencies else ""
+    told = []
+    for kept, own, of in (
+        (row.positive_accuracy_replaced, row.positive_accuracy, "of the class's images"),
+        (row.accuracy_replaced, row.accuracy, "of all images"),
+    ):
+        told.append((f"replaced {kept:.0%}, " if row.n_dependencies else "") + f"own logit {own:.0%} {of}")
     ax.set_title("\n".join(plain_text(line, 80) for line in (*title, solution(as_printed))), loc="left", fontsize=7)
     ax.text(
         0.5,
         -0.02,
-        f"{replaced}own logit {row.positive_accuracy:.0%} of the class's images\n{row.status}{more}",
+        "\n".join([*told, f"{row.status}{more}"]),
         transform=ax.transAxes,
         ha="center",
         va="top",

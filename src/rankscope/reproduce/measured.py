@@ -13,7 +13,7 @@ from typing import Any, Literal
 
 from rankscope._base.dtypes import dtype_name
 from rankscope._base.facts import Fact, FactKind, about
-from rankscope.features import Collection, classification_dimension, collect
+from rankscope.features import ClassificationDimension, Collection, classification_dimension, collect
 from rankscope.features.fingerprint import data_fingerprint, model_fingerprint
 from rankscope.loading import LoadedModel
 from rankscope.loading.picture_files import PictureFiles
@@ -177,25 +177,36 @@ def collection(one: Prepared) -> Collection:
 
 
 def clsdim(one: Prepared) -> dict[str, Any]:
-    """Classification dimension with uncentred and with centred projections, and both curves."""
+    """Classification dimension with uncentred and with centred projections, and both curves.
+
+    ``reference`` is that of the uncentred one, searched from k = 0 on as in the authors' code.
+    """
     over = pass_over(one)
     full = one.settings.full
 
     def compute(_: Path) -> dict[str, Any]:
         found = collection(one)
-        made: dict[str, Any] = {}
-        for projection in ("paper", "centred"):
-            result = classification_dimension(
+
+        def searched(projection: Literal["uncentred", "centred"], least: int) -> ClassificationDimension:
+            return classification_dimension(
                 found.features,
                 found.labels,
                 found.head,
-                projection="uncentred" if projection == "paper" else "centred",
+                projection=projection,
                 bootstrap=BOOTSTRAP[one.settings.scale],
                 seed=one.settings.seed,
+                least=least,
                 allow_absent=len(found) <= found.features.shape[1] or not full,
                 device=one.settings.device,
             )
-            made[projection] = {
+
+        code = searched("uncentred", 0)
+        # where no component is not enough, in no resample either, both searches end alike
+        alike = code.dimension > 0 and (code.interval is None or code.interval[0] > 0)
+        text = code if alike else searched("uncentred", 1)
+        results = {"paper": text, "reference": code, "centred": searched("centred", 1)}
+        return {
+            name: {
                 "dimension": result.dimension,
                 "interval": None if result.interval is None else list(result.interval),
                 "ambient": result.ambient,
@@ -203,9 +214,11 @@ def clsdim(one: Prepared) -> dict[str, Any]:
                 "curve": result.curve.tolist(),
                 "facts": [fact.to_dict() for fact in result.facts],
             }
-        return made
+            for name, result in results.items()
+        }
 
-    made: dict[str, Any] = one.parts.keep("clsdim", {**one.identity(), "samples": over["samples"]}, compute)
+    given = {**one.identity(), "samples": over["samples"], "from": [1, 0]}
+    made: dict[str, Any] = one.parts.keep("clsdim", given, compute)
     return made
 
 

@@ -50,7 +50,7 @@ class Reproduction(Record):
     comparison : tuple of PaperComparison
         Beside the paper.
     disagreement : str
-        Two sentences: where the text and the authors' code differ, and by how much here.
+        In sentences: where the text and the authors' code differ, and by how much here.
     settings, provenance : mapping
         Everything that decides the numbers; versions and device.
     picture : Picture

@@ -17,6 +17,7 @@ from rankscope.reproduce.measured import BOOTSTRAP, Prepared, clsdim, data_facts
 from rankscope.reproduce.outcome import Reproduction
 from rankscope.reproduce.pictures import Picture
 from rankscope.reproduce.settings import Settings
+from rankscope.reproduce.structure import activation, main_block
 from rankscope.slicing import Sample, select, trace
 
 if TYPE_CHECKING:
@@ -25,10 +26,9 @@ if TYPE_CHECKING:
 __all__ = ["accuracy_curves", "classification_dimensions", "networks_table"]
 
 _HOW = "axes of the centred covariance, features projected uncentred, first k with 95 % of the accuracy"
-_WHY_DIMENSION = (
-    "it follows the very weights, of which the paper names the network alone, and the images; the interval is that of "
-    "a bootstrap over the images"
-)
+_WHY_DIMENSION = "it follows the very weights and images; the interval is that of a bootstrap over the images"
+_PRINTED_DIMENSION = "a number (Table 1; submission, Table 2) of a network that it names, not of its weights"
+_CODE_DIMENSION = "the same projection, searched from k = 0 on"
 
 
 def networks_table(name: str, settings: Settings) -> Reproduction:
@@ -38,37 +38,47 @@ def networks_table(name: str, settings: Settings) -> Reproduction:
     rows, comparison, facts, abouts = [], [], [], []
     for one in prepared(settings):
         over = pass_over(one)
-        count, millions = _layers(one), sum(p.numel() for p in one.loaded.model.parameters()) / 1e6
+        names = _layers(one)
+        count, millions = len(names), sum(p.numel() for p in one.loaded.model.parameters()) / 1e6
         top1, paper = 100 * over["accuracy"], one.network.paper
         rows.append(
             {
+                "architecture": None if paper is None else paper.architecture,
                 "network": one.network.name,
-                "layers": count,
+                "activation": activation(one.loaded.model),
                 "parameters_millions": millions,
+                "main_block": main_block(one.loaded.model, names),
+                "layers": count,
                 "top1_percent": top1,
                 "images": over["samples"],
                 "skipped": len(over["skipped"]),
+                "paper_activation": None if paper is None else paper.activation,
+                "paper_main_block": None if paper is None else paper.block,
                 "paper_layers": None if paper is None else paper.layers,
                 "paper_parameters_millions": None if paper is None else paper.parameters,
                 "paper_top1_percent": None if paper is None else paper.top1,
             }
         )
         label = one.network.name
+        printed = "" if paper is None else "a number (submission, Table 1)"
+        code = settings.as_printed == "reference"
         fewer = "" if over["samples"] == VALIDATION else f", and {over['samples']:,} of {VALIDATION:,} images"
         comparison += [
             PaperComparison(
                 f"{label}: layers", None if paper is None else float(paper.layers), float(count), None,
-                f"cut points {one.network.cut_points}",
-                one.why("the paper prints how many, not which", data="not"),
+                f"cut points {one.network.cuts(settings.as_printed)}",
+                one.why("the paper prints how many, not which", data="not"), printed,
+                "" if paper is None else "cuts at as many",
             ),
             PaperComparison(
                 f"{label}: parameters (M)", None if paper is None else paper.parameters, round(millions, 3), None,
-                "every parameter, buffers left out", _why_parameters(one),
+                "every parameter, buffers left out", _why_parameters(one), printed,
             ),
             PaperComparison(
                 f"{label}: top-1 (%)", None if paper is None else paper.top1, round(top1, 3), None,
                 f"{over['samples']:,} images, its own preprocessing",
-                one.why("other weights of the same name, another decoder or resize" + fewer, data="alone"),
+                one.why("other weights of the same name, another decoder or resize" + fewer, data="alone", code=code),
+                printed, "" if paper is None else "; ".join(paper.code),
             ),
         ]  # fmt: skip
         facts += data_facts(one, over)
@@ -77,7 +87,7 @@ def networks_table(name: str, settings: Settings) -> Reproduction:
         name, "Table 1 (submission): the networks", settings, pd.DataFrame(rows), comparison,
         "Neither the tolerance nor the background of the patch enters these numbers, so text and code agree. "
         f"Under both, {_best(rows)}.",
-        facts, abouts, Picture("table", {"columns": ("network", "layers", "parameters_millions", "top1_percent")}),
+        facts, abouts, Picture("table", {"columns": _TABLE_1}),
     )  # fmt: skip
 
 
@@ -99,7 +109,8 @@ def _dimensions(name: str, title: str, settings: Settings) -> Reproduction:
     comparison, facts, abouts = [], [], []
     for one in prepared(settings):
         over, found, paper = pass_over(one), clsdim(one), one.network.paper
-        ours, centred, label = found["paper"], found["centred"], one.network.name
+        ours, centred, label = found[settings.as_printed], found["centred"], one.network.name
+        code = settings.as_printed == "reference"
         low, high = ours["interval"] or (None, None)
         rows.append(
             {
@@ -108,6 +119,8 @@ def _dimensions(name: str, title: str, settings: Settings) -> Reproduction:
                 "ambient": ours["ambient"],
                 "lower": low,
                 "upper": high,
+                "text": found["paper"]["dimension"],
+                "reference": found["reference"]["dimension"],
                 "centred": centred["dimension"],
                 "accuracy_percent": 100 * ours["full_accuracy"],
                 "images": over["samples"],
@@ -130,8 +143,9 @@ def _dimensions(name: str, title: str, settings: Settings) -> Reproduction:
             PaperComparison(
                 f"{label}: classification dimension",
                 None if paper is None else float(paper.classification_dimension),
-                float(ours["dimension"]), None, _HOW + interval,
-                one.why(_WHY_DIMENSION, data="alone"),
+                float(ours["dimension"]), None, f"{_HOW}, from k = {0 if code else 1} on{interval}",
+                one.why(_WHY_DIMENSION, data="alone", code=code),
+                *((_PRINTED_DIMENSION, _CODE_DIMENSION) if paper is not None else ()),
             )
         )  # fmt: skip
         comparison.append(
@@ -139,16 +153,18 @@ def _dimensions(name: str, title: str, settings: Settings) -> Reproduction:
                 f"{label}: ambient dimension", None if paper is None else float(paper.ambient), float(ours["ambient"]),
                 None, "width of what goes into the head",
                 one.why("fixed by the architecture: must agree", data="not"),
+                *(("a number (Table 1)", "the width of the features before the classifier") if paper else ()),
             )
         )  # fmt: skip
         facts += data_facts(one, over)
         facts += about(label, kept_facts(ours))
         abouts.append(one.about())
     pairs = ", ".join(f"{r['network']} {r['centred']} instead of {r['classification_dimension']}" for r in rows)
+    both = ", ".join(f"{r['network']} {r['text']} against {r['reference']}" for r in rows)
     said = (
         "The text (Eq. 6) does not say whether the mean is taken off before projecting; the authors' code leaves it "
         "in, and so does rankscope here. Taking it off and adding it back after the projection would give "
-        f"{pairs}."
+        f"{pairs}. The code searches from k = 0 on, the text does not say so; text against code: {both}."
     )
     plots = name == "fig2"
     frame = pd.DataFrame(curves if plots else rows)
@@ -159,6 +175,11 @@ def _dimensions(name: str, title: str, settings: Settings) -> Reproduction:
     )  # fmt: skip
 
 
+# the submission's columns in its order, the paper's values beside those that are measured
+_TABLE_1 = [
+    "architecture", "network", "activation", "paper_activation", "parameters_millions", "paper_parameters_millions",
+    "main_block", "paper_main_block", "layers", "paper_layers", "top1_percent", "paper_top1_percent",
+]  # fmt: skip
 _TABLE_2 = ["network", "classification_dimension", "ambient", "paper"]
 
 
@@ -183,15 +204,20 @@ def _made(
     )
 
 
-def _layers(one: Prepared) -> int:
-    def compute(_: Path) -> int:
+def _layers(one: Prepared) -> list[str]:
+    """Names of the cut points that are counted."""
+
+    cuts = one.network.cuts(one.settings.as_printed)
+
+    def compute(_: Path) -> list[str]:
         model, size = one.loaded.model, one.loaded.input_size
         shape = size if size is not None else tuple(one.dataset()[0][0].shape)
         noise = torch.randn((1, *shape), generator=torch.Generator().manual_seed(one.settings.seed))
         sample = Sample(noise, "example").to(one.settings.device, torch.float32)
-        return len(select(model, trace(model, sample), one.network.cut_points))
+        return [call.name for call in select(model, trace(model, sample), cuts)]
 
-    return int(one.parts.keep("layers", {**one.identity(), "cut_points": one.network.cut_points}, compute))
+    found: list[str] = one.parts.keep(f"layers-{cuts}", {**one.identity(), "cut_points": cuts}, compute)
+    return found
 
 
 def _why_parameters(one: Prepared) -> str:

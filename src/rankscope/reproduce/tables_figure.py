@@ -16,23 +16,30 @@ __all__ = ["draw_curves", "draw_table"]
 
 
 def draw_table(values: pd.DataFrame) -> Figure:
-    """The values as text, a row a network."""
+    """The values as text, a row a network; what the paper prints of a column stands below it, in brackets."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
     words = {"top1": "top-1", "_percent": " (%)", "_millions": " (M)", "_": " "}
-    shown = values
+    own = [c for c in values if c.removeprefix("paper_") == c or c.removeprefix("paper_") not in values]
+    shown = values[own].copy()
+    for column in own:
+        if f"paper_{column}" in values:
+            beside = zip(values[column], values[f"paper_{column}"], strict=True)
+            shown[column] = [f"{_cell(ours)}\n({_cell(paper)})" for ours, paper in beside]
+    two = len(own) < len(values.columns)
     for written, read in words.items():
         shown = shown.rename(columns=lambda c, w=written, r=read: c.replace(w, r))  # type: ignore[misc]
-    figure = Figure(figsize=(TEXT_WIDTH * 0.8, 0.32 * (len(shown) + 1) + 0.1), layout="constrained")
+    size = (TEXT_WIDTH * (1.0 if two else 0.8), (0.5 if two else 0.32) * (len(shown) + 1) + 0.1)
+    figure = Figure(figsize=size, layout="constrained")
     FigureCanvasAgg(figure)
     ax = figure.add_subplot()
     ax.axis("off")
     cells = [[_cell(v) for v in row] for row in shown.itertuples(index=False)]
     table = ax.table(cellText=cells, colLabels=list(shown.columns), loc="center", cellLoc="center", edges="horizontal")
     table.auto_set_font_size(False)
-    table.set_fontsize(8)
-    table.scale(1, 1.35)
+    table.set_fontsize(7 if two else 8)
+    table.scale(1, 2.2 if two else 1.35)
     return figure
 
 
@@ -40,7 +47,7 @@ def _cell(value: Any) -> str:
     if value is None or (isinstance(value, float) and not np.isfinite(value)):
         return "–"
     if isinstance(value, str):
-        return plain_text(value)
+        return "\n".join(map(plain_text, value.split("\n")))
     return f"{value:.1f}" if isinstance(value, float) and value != int(value) else str(value).removesuffix(".0")
 
 

@@ -101,8 +101,12 @@ def _all_zero(v: Values) -> str:
 
 
 def _dependent(v: Values) -> str:
-    made = f"{own_verb(v['features'], 'make')} {counted(v['classes'], 'logit')}"
-    return f"{counted(v['features'], 'feature')} {made}, so exact dependences exist whatever was learned."
+    made = f"{counted(v['features'] or 0, 'feature')} {own_verb(v['features'] or 0, 'make')} {v['classes']:,} logits"
+    if "dependent" not in v:  # earlier files have the counts alone
+        return f"{made}."
+    exact = f"{v['dependent']:,} of {counted(v['classes'], 'class', 'classes')}"
+    verb = own_verb(v["dependent"], "be")
+    return f"{exact} {verb} exact linear combinations of the others. {made}."
 
 
 def _left_out(v: Values) -> str:
