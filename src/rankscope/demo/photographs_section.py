@@ -127,7 +127,7 @@ def _findings(
         )
         yield Finding(f"The trained network sees {sees}.")
     for tolerance in ("paper", "reference"):
-        parts = []
+        parts: list[str] = []
         for weights, profile in profiles.items():
             ranks = _ranks(profile, tolerance)[POOLED]
             listed = joined(f"{rank:,} ({image})" for image, rank in ranks.items())
