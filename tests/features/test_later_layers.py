@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import json
 import threading
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,8 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
 import rankscope as rs
-from rankscope._base.facts import FactKind, of_kind
+from rankscope._base.facts import Fact, FactKind, of_kind
+from rankscope.features.path_layers import ChosenLayers, Entry
 from rankscope.slicing.value_reads import reads_values
 
 
@@ -255,6 +257,46 @@ def test_a_layer_that_one_path_chooses_and_another_does_not(lengths: list[int], 
     assert ("inner" in names) is (lengths[3] == 5)
     for name in names:
         assert int(found.moments[name].count) == profile[name].samples == len(truth[name])
+
+
+class Further(Detour):
+    """The longest texts call one more layer behind ``inner``, so that their path is looked at."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.more = nn.Linear(6, 6)
+
+    def forward(self, x: Tensor) -> Tensor:
+        if x.shape[1] > 4:
+            return self.head(self.more(self.inner(torch.tanh(self.short(x)))).mean(1))
+        return super().forward(x)
+
+
+@pytest.mark.parametrize("lengths", [[2] * 3 + [4] * 3 + [5] * 3, [2] * 3 + [5] * 3 + [4] * 3])
+def test_a_layer_that_is_left_out_is_named(lengths: list[int], tmp_path: Path) -> None:
+    net, samples, _ = texts(Further, *lengths)
+    data: Any = [(x, k % 5) for k, x in enumerate(samples)]
+    profile = rs.feature_rank(net, data, cut_points="blocks", reduce="pool", batch_size=4)
+    found = rs.collect(net, data, out=tmp_path / "a", cut_points="blocks", batch_size=4, shard_size=2, head="head")
+    again = rs.collect(net, data, out=tmp_path / "a", cut_points="blocks", batch_size=4, shard_size=2, head="head")
+    late = [Fact(FactKind.CHOSEN_LATE, {"names": ("inner",)})] * (lengths[3] == 4)
+    for record in (profile, found, again):
+        assert list(of_kind(record.facts, FactKind.CHOSEN_LATE)) == late
+    assert ("inner" in {layer.name for layer in profile.layers}) is not bool(late)
+
+
+def test_layers_of_two_processes_that_one_of_them_did_not_choose_are_named() -> None:
+    """Each looks at its own samples: one calls ``m`` and does not choose it, the other does."""
+    entry = Entry("m", "m", 1, "m", 1)
+    one, other = ChosenLayers((), {"m": 1}), ChosenLayers((entry,), {"m": 1})
+    for first, second in ((one, other), (other, one)):
+        both = first.joined(second)
+        assert (both.names, both.left_out) == ([], (entry,))
+        assert both.late == [Fact(FactKind.CHOSEN_LATE, {"names": ("m",)})]
+        assert ChosenLayers.from_dict(json.loads(json.dumps(both.to_dict()))) == both
+        assert both.joined(other).left_out == (entry,)
+    none = ChosenLayers((), {})
+    assert other.joined(none).late == none.joined(other).late == []
 
 
 def test_loaders_bring_their_batches_and_samples_still_go_alone() -> None:

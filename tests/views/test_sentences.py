@@ -80,6 +80,7 @@ VALUES: dict[FactKind, dict[str, Any]] = {
     FactKind.COMPLEX_ROWS: {"names": ("encoder",)},
     FactKind.CALLED_ALONE: {"coupled": True},
     FactKind.CALLED_ONCE: {"names": ("experts.3",)},
+    FactKind.CHOSEN_LATE: {"names": ("deep",)},
     FactKind.NOT_CALLED: {"names": ("experts.0", "experts.3"), "counts": (2, 1), "total": 4},
     FactKind.UNDERFLOW: {"where": "layer1.0", "dtype": "float32"},
     FactKind.OVERFLOW: {"where": "layer1.0", "dtype": "float32"},

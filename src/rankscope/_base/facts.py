@@ -83,6 +83,7 @@ class FactKind(StrEnum):
     LEFT_OUT = "returned and not part of the cut point"  # names, what
     ROWS_NOT_SAMPLES = "rows are not samples"  # names, shape (of the first, for one sample or two)
     CALLED_ALONE = "each sample called alone"
+    CHOSEN_LATE = "layers that are cut points of later samples alone"  # names
     CALLED_ONCE = "layers that one sample alone calls"  # names
     NOT_CALLED = "not called by every sample"  # names, counts (samples that do not), total, left_out (where true)
     COMPLEX_ROWS = "real and imaginary parts as rows"  # names

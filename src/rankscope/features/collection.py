@@ -226,6 +226,7 @@ def joined(
     tensors = {key: torch.cat([one[key] for one, _ in read]) for key in read[0][0]}
     skipped = (*(Skipped(**one) for _, notes in read for one in notes["skipped"]), *unwritten)
     kept = layers.told(Fact.from_dict(one) for _, notes in read for one in notes.get("facts", ()))
+    facts = (*facts, *layers.late)
     facts = (*facts, *(fact for k, fact in enumerate(kept) if fact not in facts and fact not in kept[:k]))
     reduce = json.loads(store.fingerprint["setting"])["reduce"]
     return Collection(

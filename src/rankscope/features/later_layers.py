@@ -100,7 +100,7 @@ class LayersOfSamples:
         if once:
             facts.append(Fact(FactKind.CALLED_ONCE, {"names": tuple(once)}))
         facts += not_called([name for name in names if name not in once], self.calling, self.samples)
-        return self.paths.layers.told(facts)
+        return [*self.paths.layers.told(facts), *self.paths.layers.late]
 
     def _pass(self, samples: Sample) -> dict[str, Tensor]:
         for kept in self._kept:

@@ -80,6 +80,8 @@ class ChosenLayers:
     found: tuple[Entry, ...]
     seen: Mapping[str, int] = field(default_factory=dict)
     waiting: frozenset[str] = frozenset()
+    left_out: tuple[Entry, ...] = ()
+    """What a sample chose after another had called it and not chosen it: it went unmeasured there."""
 
     @property
     def names(self) -> list[str]:
@@ -110,24 +112,35 @@ class ChosenLayers:
 
         return list(map(renamed, facts))
 
+    @property
+    def late(self) -> list[Fact]:
+        """Which layers were left out, with their names in a record."""
+        names = tuple(one.named(self.seen.get(one.module, 0)) for one in self.left_out)
+        return [Fact(FactKind.CHOSEN_LATE, {"names": names})] if names else []
+
     def joined(self, other: ChosenLayers) -> ChosenLayers:
         """What these samples and those that follow them show, each of which was looked at by itself.
 
         A layer that one of them called and did not choose went unmeasured there: it is left out.
         """
-        both = [one for one in _merged(self.found, other.found) if self._may_hold(one) and other._may_hold(one)]
-        return ChosenLayers(tuple(both), Counter(self.seen) | Counter(other.seen), self.waiting & other.waiting)
+        merged = _merged(self.found, other.found)
+        both = [one for one in merged if self._may_hold(one) and other._may_hold(one)]
+        late = dict.fromkeys([*self.left_out, *other.left_out, *(one for one in merged if one not in both)])
+        seen = Counter(self.seen) | Counter(other.seen)
+        return ChosenLayers(tuple(both), seen, self.waiting & other.waiting, tuple(late))
 
     def _may_hold(self, entry: Entry) -> bool:
         return entry in self.found or self.seen.get(entry.module, 0) < entry.need
 
     def to_dict(self) -> dict[str, Any]:
-        return {"found": list(self.found), "seen": dict(self.seen), "waiting": sorted(self.waiting)}
+        kept = {"found": list(self.found), "seen": dict(self.seen), "waiting": sorted(self.waiting)}
+        return {**kept, "left_out": list(self.left_out)} if self.left_out else kept
 
     @classmethod
     def from_dict(cls, plain: Mapping[str, Any]) -> ChosenLayers:
         found = tuple(map(Entry.of, plain["found"]))
-        return cls(found, Counter(plain["seen"]), frozenset(plain["waiting"]))
+        late = tuple(map(Entry.of, plain.get("left_out", ())))
+        return cls(found, Counter(plain["seen"]), frozenset(plain["waiting"]), late)
 
 
 class PathLayers:
@@ -187,10 +200,10 @@ class PathLayers:
         called = Counter(self._called)  # before further passes are counted too
         seen = Counter(before.seen) | called
         if self.written_out:
-            self.layers = ChosenLayers(self._with_calls(before, seen), seen, before.waiting)
+            self.layers = replace(before, found=self._with_calls(before, seen), seen=seen)
             return [one.name for one in self.layers.found if one not in before.found]
         own: tuple[Entry, ...] = ()
-        waiting = before.waiting
+        waiting, late = before.waiting, before.left_out
         try:
             found = self.choose(sample, self.first.seen)
             names, left_out = with_rows_of_samples(self.model, sample, found.names, self.wanted, called)
@@ -199,11 +212,12 @@ class PathLayers:
         else:
             # calls that earlier samples made went unmeasured
             known = {one.name: one for one in before.found}
-            entries = (known.get(one.name, one) for one in self._entries(names))
+            entries = [known.get(one.name, one) for one in self._entries(names)]
             own = tuple(one for one in entries if one in before.found or one.need > before.seen.get(one.module, 0))
+            late += tuple(one for one in entries if one not in own and one not in late)
             waiting &= found.waiting
             self.facts = (*self.facts, *(fact for fact in left_out if fact not in self.facts))
-        self.layers = ChosenLayers(tuple(_merged(before.found, own)), seen, waiting)
+        self.layers = ChosenLayers(tuple(_merged(before.found, own)), seen, waiting, late)
         return [one.name for one in own if one not in before.found]
 
     def _with_calls(self, before: ChosenLayers, seen: Mapping[str, int]) -> tuple[Entry, ...]:

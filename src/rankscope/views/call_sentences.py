@@ -106,6 +106,14 @@ def _called_once(v: Values) -> str:
     )
 
 
+def _chosen_late(v: Values) -> str:
+    verb, it = was(len(v["names"])), noun(len(v["names"]), "it", "them")
+    return (
+        f"{_quoted(v['names'])} {verb} left out: for some samples alone a cut point, and called, but not measured, for "
+        f"others. Name {it} among the cut points to measure every sample there."
+    )
+
+
 def _complex_rows(v: Values) -> str:
     count = len(v["names"])
     what = f"{own_verb(count, 'return')} {noun(count, 'a complex tensor', 'complex tensors')}"
@@ -139,6 +147,7 @@ CALL_SENTENCES: Sentences = {
     FactKind.LEFT_OUT: _left_out,
     FactKind.CALLED_ALONE: _called_alone,
     FactKind.CALLED_ONCE: _called_once,
+    FactKind.CHOSEN_LATE: _chosen_late,
     FactKind.NOT_CALLED: _not_called,
     FactKind.COMPLEX_ROWS: _complex_rows,
 }
