@@ -63,6 +63,7 @@ def test_k10_randomness_is_named_with_its_layer(room: str, name: str, tmp_path: 
     assert [(f.caution, f["where"] in ("last", "output", "the input of last")) for f in said] == [(True, True)] * (
         name in RANDOM
     )
+    assert len(of_kind(result.facts, FactKind.DRAWS_UNUSED)) == (name == "draws that nothing uses")
     assert ("random in evaluation mode" in str(result)) == (name in RANDOM)
     assert [f["where"] for f in of_kind(result.facts, FactKind.KEEPS_STATE)] == [("generator",)] * (name in HELD)
 

@@ -69,6 +69,7 @@ class FactKind(StrEnum):
     TRAINING_MODE = "training mode"
     KEEPS_STATE = "keeps state between calls"  # where: names of what a call changes
     RANDOM_MODEL = "random in evaluation mode"  # where
+    DRAWS_UNUSED = "draws that change nothing"  # calls: how many gave the same
     FUNCTION_UNCHECKED = "derivative unchecked against the function"  # reason, where (empty: everywhere)
     WEIGHTS_RAISED = "half precision raised to float32"  # dtypes
     # copies of the weights in the certificate's dtype; bytes: of all, budget

@@ -24,7 +24,8 @@ from rankscope.linear.runner import NotCalledError, Runner
 from rankscope.linear.secant import FunctionCheck, against_the_function, length_of, secant_direction
 from rankscope.slicing import Columns, ModuleCall, Sample, guarded
 from rankscope.slicing.apart import APART, worst_gaps
-from rankscope.slicing.memory import state_facts
+from rankscope.slicing.global_generators import GlobalGenerators
+from rankscope.slicing.memory import draw_facts, state_facts, values_of
 
 __all__ = ["Derivative", "Runners", "Settings", "in_both_precisions", "takes_tensors"]
 
@@ -180,6 +181,7 @@ class Derivative:
         if self.exact is not None:
             self._check_exact(sample, direction, out)
         self._check_secant(sample, direction, out)
+        self._check_draws(sample)
         self._check_state(sample)
 
     def _runs(self, sample: Sample, error: MeasurementError) -> None:
@@ -304,6 +306,28 @@ class Derivative:
         self.facts += facts
         self.exact, self.certificate = self._other.runner, self._other.certificate
 
+    def _check_draws(self, sample: Sample) -> None:
+        """Whether the numbers that the model draws change what a cut point returns: by further calls, if it draws."""
+        names = [call.name for call in self.calls]
+
+        def call() -> dict[str, list[Tensor]]:
+            outputs = self.runner.outputs(sample, sample.x)
+            return {name: values_of([out]) for name, out in zip(names, outputs, strict=True)}
+
+        generators = GlobalGenerators(self.runner.model, self.settings.device)
+        for fact in draw_facts(generators, call(), call):
+            if fact.kind is FactKind.RANDOM_MODEL:
+                self._is_random(fact)
+            else:
+                self.facts.append(fact)
+
+    def _is_random(self, fact: Fact) -> None:
+        """Two draws are not one function: nothing from that cut point on is certified, whatever two passes gave."""
+        told = (FactKind.REVERSE_DISAGREES, FactKind.RANDOM_MODEL)
+        self.facts = [*(f for f in self.facts if f.kind not in told), fact]
+        place = next(k for k, call in enumerate(self.calls) if fact["where"] in (call.name, call.key[0]))
+        self.in_doubt = place if self.in_doubt is None else min(self.in_doubt, place)
+
     def _check_secant(self, sample: Sample, direction: Tensor, out: tuple[Tensor, ...]) -> None:
         """Whether the derivative is the function's own: in float64 where that is at hand, else by wider steps."""
         double = self.settings.dtype == torch.float64
@@ -329,9 +353,7 @@ class Derivative:
             self.facts.append(Fact(FactKind.LEAVES_COMPUTATION, leak, caution=True))
             # a stop-gradient is the model's own word on its derivative: that one is certified, and the fact says so
         elif found.verdict == "random":
-            # two draws are not one function
-            self.facts = [f for f in self.facts if f.kind is not FactKind.REVERSE_DISAGREES]
-            self.facts.append(Fact(FactKind.RANDOM_MODEL, {"where": found.where}, caution=True))
+            self._is_random(Fact(FactKind.RANDOM_MODEL, {"where": found.where}, caution=True))
         elif found.verdict == "unclear":
             self.facts.append(Fact(FactKind.FUNCTION_UNCHECKED, {"where": found.where or "", "reason": why}))
 

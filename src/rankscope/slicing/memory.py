@@ -12,11 +12,12 @@ from torch import Tensor, nn
 from rankscope._base.facts import Fact, FactKind
 from rankscope.slicing.apart import APART, worst, worst_gap
 from rankscope.slicing.batches import run_forward
+from rankscope.slicing.global_generators import FURTHER_DRAWS, GlobalGenerators
 from rankscope.slicing.members import every_tensor, real
 from rankscope.slicing.sample import Sample
 from rankscope.slicing.state import ModelState, guarded
 
-__all__ = ["forward_facts", "state_facts", "values_of"]
+__all__ = ["draw_facts", "forward_facts", "state_facts", "values_of"]
 
 _NAMED = 3  # of what a call changes
 
@@ -62,20 +63,37 @@ def forward_facts(model: nn.Module, sample: Sample, device: torch.device, kept: 
         # by name: hooks fill a dictionary that is not empty in another order than an empty one
         return [tensor for _, values in sorted(calls[-1].items()) for tensor in values]
 
+    def once() -> dict[str, list[Tensor]]:
+        run(True)
+        return calls.pop()
+
+    generators = GlobalGenerators(model, device)
     try:
         found = state_facts(state, run)
-        if found:
-            return found
-        run(True)
-        return _random(calls[0], calls[-1])
+        return [*found, *draw_facts(generators, calls[0], once, at_least=1)]
     except Exception:  # a call that fails is the measurement's to report
         return []
 
 
-def _random(one: Mapping[str, Sequence[Tensor]], other: Mapping[str, Sequence[Tensor]]) -> list[Fact]:
-    """What is to be said of a model that gives other numbers for the same input from the same state."""
-    where = next((name for name in one if not _apart(one[name], other.get(name, ())) <= APART), None)
-    return [] if where is None else [Fact(FactKind.RANDOM_MODEL, {"where": where}, caution=True)]
+def draw_facts(
+    generators: GlobalGenerators,
+    first: Mapping[str, Sequence[Tensor]],
+    call: Callable[[], Mapping[str, Sequence[Tensor]]],
+    *,
+    at_least: int = 0,
+) -> list[Fact]:
+    """What is to be said of a model that draws from generators which it does not hold.
+
+    ``first`` is what a call gave since ``generators`` was made, by layer, copied; ``call`` makes another from the same
+    state. So many are made where nothing moved: of a generator that is out of sight two calls may tell.
+    """
+    further = 0
+    while further < (FURTHER_DRAWS if generators.moved else at_least):
+        again, further = call(), further + 1
+        where = next((name for name in first if not _apart(first[name], again.get(name, ())) <= APART), None)
+        if where is not None:
+            return [Fact(FactKind.RANDOM_MODEL, {"where": where}, caution=True)]
+    return [Fact(FactKind.DRAWS_UNUSED, {"calls": further + 1})] if generators.moved else []
 
 
 def values_of(outputs: Sequence[Any]) -> list[Tensor]:

@@ -92,6 +92,13 @@ def _random(v: Values) -> str:
     )
 
 
+def _draws_unused(v: Values) -> str:
+    return (
+        "The model draws random numbers in evaluation mode. "
+        f"{counted(v['calls'], 'call')} with the same input gave the same outputs."
+    )
+
+
 def _function_unchecked(v: Values) -> str:
     at = f" at {v['where']!r}" if v.get("where") else ""
     return f"The derivative was not checked against the function itself{at}: {v['reason']}."
@@ -176,6 +183,7 @@ DERIVATIVE_SENTENCES: Sentences = {
     FactKind.CUSTOM_BACKWARD: _custom_backward,
     FactKind.LEAVES_COMPUTATION: _leaves,
     FactKind.RANDOM_MODEL: _random,
+    FactKind.DRAWS_UNUSED: _draws_unused,
     FactKind.FUNCTION_UNCHECKED: _function_unchecked,
     FactKind.WEIGHTS_RAISED: _raised,
     FactKind.WEIGHTS_ON_DEMAND: _on_demand,

@@ -101,12 +101,12 @@ def _all_zero(v: Values) -> str:
 
 
 def _dependent(v: Values) -> str:
-    made = f"{counted(v['features'] or 0, 'feature')} {own_verb(v['features'] or 0, 'make')} {v['classes']:,} logits"
+    made = f"{counted(v['features'] or 0, 'feature')} {own_verb(v['features'] or 0, 'make')} {counted(v['classes'], 'logit')}"
     if "dependent" not in v:  # earlier files have the counts alone
         return f"{made}."
     exact = f"{v['dependent']:,} of {counted(v['classes'], 'class', 'classes')}"
-    verb = own_verb(v["dependent"], "be")
-    return f"{exact} {verb} exact linear combinations of the others. {made}."
+    of_others = "is an exact linear combination" if v["dependent"] == 1 else "are exact linear combinations"
+    return f"{exact} {of_others} of the others. {made}."
 
 
 def _left_out(v: Values) -> str:
