@@ -101,7 +101,8 @@ def _all_zero(v: Values) -> str:
 
 
 def _dependent(v: Values) -> str:
-    made = f"{counted(v['features'] or 0, 'feature')} {own_verb(v['features'] or 0, 'make')} {counted(v['classes'], 'logit')}"
+    features = v["features"] or 0
+    made = f"{counted(features, 'feature')} {own_verb(features, 'make')} {counted(v['classes'], 'logit')}"
     if "dependent" not in v:  # earlier files have the counts alone
         return f"{made}."
     exact = f"{v['dependent']:,} of {counted(v['classes'], 'class', 'classes')}"
