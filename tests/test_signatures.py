@@ -55,6 +55,7 @@ DEFAULT: dict[str, Any] = {
     "samples_used": "all",
 }
 GONE = {
+    "retain",
     "memory",
     "convention",
     "chunk",

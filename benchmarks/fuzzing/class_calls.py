@@ -60,7 +60,7 @@ def classification(c: Choices) -> Verdict:
     if not (rows != rows[0]).any():
         return "ambiguous", "constant features"
     options: dict[str, Any] = {
-        "retain": c.one([0.95, 0.8, 1.0]),
+        "keep": c.one([0.95, 0.8, 1.0]),
         "projection": c.one(["uncentred", "centred"]),
         "accuracy": c.one(["overall", "balanced"]),
     }
@@ -104,7 +104,7 @@ def _judge(
     counts = np.bincount(labels)
     each = np.ones(count) if found.accuracy_kind == "overall" else count / (counts[labels] * (counts > 0).sum())
     full = _correct(rows @ weight.T + bias, labels, each)
-    needed = found.retain * full[0] / count, found.retain * full[1] / count
+    needed = found.keep * full[0] / count, found.keep * full[1] / count
     first: list[int] = []
     shift = fitted.mean(0) if found.projection == "centred" else np.zeros(width)
     for low_first in (True, False):  # the earliest and the latest k that rounding allows

@@ -63,8 +63,8 @@ def test_what_is_no_positive_number(value: Any) -> None:
 
 
 def test_bounds_of_a_number() -> None:
-    with pytest.raises(UsageError, match=r"retain is 1.5; it must be a finite number above 0 and of at most 1"):
-        number_of(1.5, "retain", above=0, most=1)
+    with pytest.raises(UsageError, match=r"keep is 1.5; it must be a finite number above 0 and of at most 1"):
+        number_of(1.5, "keep", above=0, most=1)
     with pytest.raises(UsageError, match=r"eta is -1; it must be a finite number of at least 0"):
         number_of(-1, "eta", least=0)
     with pytest.raises(UsageError, match=r"eta is a whole number of 1329 bits; it must be a finite number above 0"):

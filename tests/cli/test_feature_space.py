@@ -75,7 +75,7 @@ def test_clsdim(collected: Path, tmp_path: Path, capsys: pytest.CaptureFixture[s
     }  # fmt: skip
     curve = list(csv.DictReader((tmp_path / "new" / "clsdim-curve.csv").open()))
     assert len(curve) == 64
-    assert run("clsdim", collected, "--projection", "centred", "--retain", "0.5", "--out", tmp_path, "--json") == 0
+    assert run("clsdim", collected, "--projection", "centred", "--keep", "0.5", "--out", tmp_path, "--json") == 0
     other = json.loads(capsys.readouterr().out)
     assert other["projection"] == "centred"
     assert other["dimension"] < record["dimension"]

@@ -122,8 +122,8 @@ def test_first_crossing_is_found_though_accuracy_falls_again():
     x, y, head = planted(offset=3.0)
     curve = classification_dimension(x, y, head, bootstrap=0).curve
     peak = next(k for k in range(1, 23) if curve[k + 1] < curve[k] and curve[k] > curve[:k].max())
-    retain = curve[peak] / curve[-1]
-    found = classification_dimension(x, y, head, bootstrap=0, retain=retain)
+    keep = curve[peak] / curve[-1]
+    found = classification_dimension(x, y, head, bootstrap=0, keep=keep)
     assert found.dimension == peak + 1
     below = int((curve[peak:] < curve[peak] - 1e-12).sum())
     assert Fact(FactKind.NOT_MONOTONE, {"count": below}) in found.facts
@@ -277,8 +277,8 @@ def test_absent_classes_can_be_allowed():
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"retain": 0.0}, "retain is 0.0"),
-        ({"retain": 1.01}, "retain is 1.01"),
+        ({"keep": 0.0}, "keep is 0.0"),
+        ({"keep": 1.01}, "keep is 1.01"),
         ({"projection": "centered"}, "did you mean 'centred'"),
         ({"bootstrap": -1}, "bootstrap is -1"),
         ({"scorer": lambda *_: 1.0}, "either a head"),
@@ -331,7 +331,7 @@ def test_the_number_stays_clear_of_the_threshold(gap):
     """However far the dot is above the dotted line, the number lies below that line and beside the dot."""
     x, y, head = planted(n=240)
     found = classification_dimension(x, y, head)
-    found = dataclasses.replace(found, retain=(found.accuracy - gap) / found.full_accuracy)
+    found = dataclasses.replace(found, keep=(found.accuracy - gap) / found.full_accuracy)
     axes = found.plot()
     axes.figure.canvas.draw()
     (number,) = axes.texts

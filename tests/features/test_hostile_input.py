@@ -236,7 +236,7 @@ def test_labels_that_are_no_classes_are_refused(name: str) -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"retain": "a"}, "retain is 'a'"),
+        ({"keep": "a"}, "keep is 'a'"),
         ({"bootstrap": 2.5}, "bootstrap is 2.5; it must be a whole number"),
         ({"bootstrap": True}, "bootstrap is True"),
         ({"seed": "a"}, "seed is 'a'"),

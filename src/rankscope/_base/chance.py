@@ -30,11 +30,11 @@ def majority(labels: torch.Tensor, accuracy: str) -> tuple[float, int]:
 
 
 def against_one_answer(
-    labels: torch.Tensor, full: float, retain: float | None, measure: str, *, of: str
+    labels: torch.Tensor, full: float, keep: float | None, measure: str, *, of: str
 ) -> tuple[Fact, ...]:
     """Whether always giving one answer is as good as the full accuracy, or as the share of it that is to be kept.
 
-    ``of`` is what the accuracy is of: ``head`` or ``logits``. ``retain`` None: nothing is to be kept.
+    ``of`` is what the accuracy is of: ``head`` or ``logits``. ``keep`` None: nothing is to be kept.
 
     >>> against_one_answer(torch.tensor([0, 1, 1, 1]), 0.75, None, "overall", of="head")[0].kind.name
     'AT_CHANCE'
@@ -43,6 +43,6 @@ def against_one_answer(
     about = {"share": share, "answer": answer, "measure": measure}
     if full <= share + _ROUNDING:
         return (Fact(FactKind.AT_CHANCE, {"accuracy": full, "of": of, **about}, caution=True),)
-    if retain is not None and retain * full <= share + _ROUNDING:
-        return (Fact(FactKind.KEPT_BY_CHANCE, {"kept": retain * full, **about}, caution=True),)
+    if keep is not None and keep * full <= share + _ROUNDING:
+        return (Fact(FactKind.KEPT_BY_CHANCE, {"kept": keep * full, **about}, caution=True),)
     return ()

@@ -26,7 +26,7 @@ def clsdim_command(
         ),
     ] = None,
     head: Annotated[str | None, typer.Option(hidden=True)] = None,
-    retain: Annotated[float, typer.Option(help="Share of the full accuracy that has to be kept.")] = 0.95,
+    keep: Annotated[float, typer.Option(help="Share of the full accuracy that has to be kept.")] = 0.95,
     projection: Annotated[
         str, typer.Option(help="How features are projected: uncentred (as published) or centred.")
     ] = "uncentred",
@@ -62,7 +62,7 @@ def clsdim_command(
             found.labels,
             found.head,
             logits=found.logits,
-            retain=retain,
+            keep=keep,
             projection=projection,  # type: ignore[arg-type]
             accuracy=accuracy,  # type: ignore[arg-type]
             least=least,

@@ -88,7 +88,7 @@ def classification_section(context: Context) -> Measured:
         ),
         findings=[
             Finding(
-                f"{found.dimension} of {found.ambient} components keep {found.retain:.0%} of the accuracy "
+                f"{found.dimension} of {found.ambient} components keep {found.keep:.0%} of the accuracy "
                 f"({found.accuracy:.1%} of {found.full_accuracy:.1%}); the 95% bootstrap interval is {low} to {high}."
             ),
             Finding(

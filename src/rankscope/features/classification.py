@@ -36,7 +36,7 @@ def classification_dimension(
     labels: Any,
     head: Any = None,
     *,
-    retain: float = 0.95,
+    keep: float = 0.95,
     projection: Projection = "uncentred",
     accuracy: Accuracy = "overall",
     fit_features: Any = None,
@@ -49,7 +49,7 @@ def classification_dimension(
     allow_absent: bool = False,
     device: DeviceLike = None,
 ) -> ClassificationDimension:
-    """Least k for which the projection on the top k principal components keeps ``retain`` × the full accuracy.
+    """Least k for which the projection on the top k principal components keeps ``keep`` × the full accuracy.
 
     Exact at every k: accuracy is not monotone in k, so nothing is bisected or skipped. The axes are eigenvectors of the
     float64 covariance; logits are float32 (float64 where features or head have that many digits, or a mean large beside
@@ -68,7 +68,7 @@ def classification_dimension(
         Any callable works, at the price of running it at every k; a linear one is some hundred times faster. Of a timm,
         torchvision or Hugging Face model the head is found (``find_head``); a module that takes the features is itself
         the head. Modules are evaluated as a copy, in evaluation mode and in float32 or float64.
-    retain : float
+    keep : float
         Share of the full accuracy to keep, in (0, 1]; 0.95 in Table 1.
     projection : "uncentred" or "centred"
         Both take the axes from the centred covariance. ``uncentred`` projects the features as they are, as published:
@@ -116,7 +116,7 @@ def classification_dimension(
     (1, 2)
     """
     _check_options(projection, accuracy, head, scorer)
-    retain = number_of(retain, "retain", above=0, most=1)
+    keep = number_of(keep, "keep", above=0, most=1)
     least = count_of(least, "least", least=0, most=1)
     bootstrap, seed = count_of(bootstrap, "bootstrap", least=0, most=10**7), seed_of(seed)
     x = as_matrix(features, "features", device=None if device is None else device_of(device))
@@ -128,7 +128,7 @@ def classification_dimension(
     basis = principal_axes(fitted, name="features" if fit_features is None else "fit_features")
     if scorer is not None:
         with left_as_they_are(scorer):
-            return by_score(x, labels, scorer, basis, retain, projection, least=least)
+            return by_score(x, labels, scorer, basis, keep, projection, least=least)
     with torch.no_grad(), left_as_they_are(head):
         predict, parts, dtype = predictor(head, x)
         dtype = torch.float64 if needs_float64(basis) else dtype
@@ -156,7 +156,7 @@ def classification_dimension(
             )
         resampling = Resampling.draw(bootstrap, len(x), seed, x.device, weights, y if accuracy == "balanced" else None)
         full_resampled = resampling.total(ranks == 0)
-        stop = (retain * full, retain * full_resampled) if stop_at_crossing else None
+        stop = (keep * full, keep * full_resampled) if stop_at_crossing else None
         axes = basis.axes.to(x.dtype)
         mean = basis.mean.to(x.dtype) if projection == "centred" else torch.zeros_like(x[0])
         inputs = x - mean if projection == "centred" else x
@@ -175,11 +175,11 @@ def classification_dimension(
             folded = FoldedHead(*(part.to(x.dtype).cpu().numpy() for part in (axes, products, offset, mean)))
         else:
             counts = sweep_callable(inputs, y, mean, axes, predict, resampling, stop=stop)
-    needed = retain * full
+    needed = keep * full
     without = None if first is None else float(resampling.counted(first[:, None]))
     without_resampled = None if first is None else resampling.total(first[:, None])[:, 0]
     dimension, facts = first_dimension(counts.top1, needed, basis, without=without)
-    chance = against_one_answer(y, full / len(x), retain, accuracy, of="head")
+    chance = against_one_answer(y, full / len(x), keep, accuracy, of="head")
     top5 = (counts.top5 / len(x)).cpu().numpy() if classes >= 10 else None
     return ClassificationDimension(
         dimension=dimension,
@@ -188,8 +188,8 @@ def classification_dimension(
         curve=(counts.top1 / len(x)).cpu().numpy(),
         top5=top5,
         full_top5=float(((ranks < 5) * weights).sum() / len(x)) if classes >= 10 else None,
-        interval=interval(counts.resampled, retain * full_resampled, x.shape[1], without=without_resampled),
-        retain=retain,
+        interval=interval(counts.resampled, keep * full_resampled, x.shape[1], without=without_resampled),
+        keep=keep,
         projection=projection,
         accuracy_kind=accuracy,
         samples=len(x),

@@ -27,7 +27,7 @@ __all__ = ["ClassificationDimension"]
 
 _Floats: TypeAlias = NDArray[np.floating[Any]]
 _PRINTED = (
-    "dimension", "ambient", "interval", "accuracy", "full_accuracy", "accuracy_kind", "retain", "variance_kept",
+    "dimension", "ambient", "interval", "accuracy", "full_accuracy", "accuracy_kind", "keep", "variance_kept",
     "projection", "samples", "classes", "head_error",
 )  # fmt: skip
 
@@ -52,7 +52,7 @@ class ClassificationDimension(Noted, Record):
     Attributes
     ----------
     dimension : int
-        Least k whose accuracy is at least ``retain`` × the full accuracy: the first crossing. 0 only where the search
+        Least k whose accuracy is at least ``keep`` × the full accuracy: the first crossing. 0 only where the search
         started there.
     ambient : int
         Width d of the features.
@@ -66,7 +66,7 @@ class ClassificationDimension(Noted, Record):
     interval : tuple of int or None
         95 % bootstrap interval of ``dimension`` over the samples the accuracy is measured on (the axes are kept as
         they are); None without bootstrap.
-    retain, projection, accuracy_kind, samples, classes
+    keep, projection, accuracy_kind, samples, classes
         The settings and sizes the number belongs to.
     variance_kept : float
         Share of the features' variance in the first ``dimension`` components.
@@ -87,7 +87,7 @@ class ClassificationDimension(Noted, Record):
     top5: NDArray[np.float64] | None
     full_top5: float | None
     interval: tuple[int, int] | None
-    retain: float
+    keep: float
     projection: str
     samples: int
     classes: int | None
@@ -139,7 +139,7 @@ class ClassificationDimension(Noted, Record):
             "share": self.dimension / self.ambient,
             "accuracy": self.accuracy,
             "full_accuracy": self.full_accuracy,
-            "retain": self.retain,
+            "keep": self.keep,
             "projection": self.projection,
             "accuracy_kind": self.accuracy_kind,
             "samples": self.samples,

@@ -24,7 +24,7 @@ def by_score(
     labels: Any,
     scorer: Callable[[torch.Tensor, torch.Tensor], float],
     basis: PrincipalAxes,
-    retain: float,
+    keep: float,
     projection: str,
     *,
     least: int = 1,
@@ -47,7 +47,7 @@ def by_score(
         projected.addmm_(coordinates[:, k : k + 1], axes[:, k : k + 1].T)
         score = _scored(scorer, projected.to(x.dtype), y)
         scores[k] = score if not math.isnan(score) else -math.inf  # a NaN is no score: it never reaches the threshold
-    dimension, facts = first_dimension(scores, retain * full, basis, without=without)
+    dimension, facts = first_dimension(scores, keep * full, basis, without=without)
     return ClassificationDimension(
         dimension=dimension,
         ambient=x.shape[1],
@@ -56,7 +56,7 @@ def by_score(
         top5=None,
         full_top5=None,
         interval=None,
-        retain=retain,
+        keep=keep,
         projection=projection,
         samples=len(x),
         classes=None,

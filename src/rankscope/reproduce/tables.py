@@ -188,7 +188,7 @@ def _made(
     facts: list[Fact], abouts: list[dict[str, Any]], picture: Picture,
 ) -> Reproduction:  # fmt: skip
     # the networks alone have no projection
-    measured = {} if name == "table1" else {"retain": 0.95, "centred": False, "bootstrap": BOOTSTRAP[settings.scale]}
+    measured = {} if name == "table1" else {"keep": 0.95, "centred": False, "bootstrap": BOOTSTRAP[settings.scale]}
     small = [] if settings.full else [Fact(FactKind.SMALL_SCALE, {"sizes": ()})]
     return Reproduction(
         name=name,

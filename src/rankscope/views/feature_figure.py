@@ -32,7 +32,7 @@ class Curve(Protocol):
     @property
     def interval(self) -> tuple[int, int] | None: ...
     @property
-    def retain(self) -> float: ...
+    def keep(self) -> float: ...
     @property
     def full_accuracy(self) -> float: ...
     @property
@@ -73,7 +73,7 @@ def plot_curves(results: Sequence[tuple[str, Curve]], *, ax: Axes | None = None)
             ax.axvspan(*result.interval, color=colour, alpha=0.15, linewidth=0)
         ax.plot([result.dimension], [unit * result.accuracy], "o", color=colour, markersize=4)
         # hung from the threshold, below which the dot never is: the dotted line stays clear of the number
-        hung = unit * (result.retain * result.full_accuracy if len(results) == 1 else result.accuracy)
+        hung = unit * (result.keep * result.full_accuracy if len(results) == 1 else result.accuracy)
         ax.annotate(
             f"{result.dimension}",
             (result.dimension, hung),
@@ -85,8 +85,8 @@ def plot_curves(results: Sequence[tuple[str, Curve]], *, ax: Axes | None = None)
         )
     if len(results) == 1:
         result = results[0][1]
-        line = unit * result.retain * result.full_accuracy
-        ax.axhline(line, color="#555555", linewidth=0.8, linestyle=":", label=f"{result.retain:g} × full")
+        line = unit * result.keep * result.full_accuracy
+        ax.axhline(line, color="#555555", linewidth=0.8, linestyle=":", label=f"{result.keep:g} × full")
     end = max(len(r.curve) for _, r in results)
     ax.set_xscale("function", functions=(lambda v: np.sqrt(np.clip(v, 0, None)), np.square))
     ax.set_xlim(0, end)

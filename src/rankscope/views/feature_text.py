@@ -74,7 +74,7 @@ def classification_text(found: Mapping[str, Any], facts: Sequence[Fact]) -> str:
     rows = [
         ("classification dimension", f"{found['dimension']:,} of {found['ambient']:,}"),
         ("interval", interval),
-        (kept, f"{found['accuracy']:.4f} of {found['full_accuracy']:.4f} (≥ {found['retain']:g} ×)"),
+        (kept, f"{found['accuracy']:.4f} of {found['full_accuracy']:.4f} (≥ {found['keep']:g} ×)"),
         ("variance kept", f"{found['variance_kept']:.1%}"),
         ("projection", found["projection"]),
         ("samples", f"{found['samples']:,}{classes}"),
