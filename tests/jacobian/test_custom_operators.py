@@ -14,7 +14,11 @@ from torch import Tensor, nn
 
 import rankscope as rs
 from rankscope._base.facts import FactKind, of_kind
+from rankscope.linear import custom
 from rankscope.linear.custom import custom_operators
+from rankscope.linear.runner import Runner
+from rankscope.slicing import CallKey, measuring, read_samples
+from rankscope.slicing.capture import OUTPUT
 
 
 def right(x: Tensor) -> Tensor:
@@ -217,3 +221,59 @@ def test_an_operator_that_casts_down_is_judged_without_its_casts(
     )
     assert [s is not None and s.rank().certified for s in profile.layers[0].spectra] == [right, right]
     assert (FactKind.CUSTOM_BACKWARD in {fact.kind for fact in profile.facts}) is not right
+
+
+class Weighted(torch.autograd.Function):
+    """A linear layer whose backward forgets ``lost`` of the gradient."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, lost: float) -> Tensor:
+        ctx.save_for_backward(weight)
+        ctx.lost = lost
+        return x @ weight.T
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None, None]:
+        (weight,) = ctx.saved_tensors
+        return (1 - ctx.lost) * grads[0] @ weight, None, None
+
+
+class Other(Weighted):
+    """The same under another name."""
+
+
+@pytest.mark.parametrize("room", [0, 2 * 8 * 17 * 16, 2**30])  # one, two, all of the layers' weights and inputs
+@pytest.mark.parametrize(("layer", "operator"), [(None, Weighted), (0, Weighted), (3, Other), (4, Weighted)])
+def test_weights_that_operators_take_are_copied_as_there_is_room(
+    room: int, layer: int | None, operator: type, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Stack(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layers = nn.ModuleList(nn.Linear(16, 16, bias=False) for _ in range(5))
+
+        def forward(self, x: Tensor) -> Tensor:
+            for k, one in enumerate(self.layers):
+                x = (operator if k == layer else Weighted).apply(x, one.weight, 1e-3 if k == layer else 0.0).tanh()
+            return x
+
+    held: list[int] = []
+    take = custom._Seen.take
+
+    def watched(self: Any, *given: Any) -> None:
+        take(self, *given)
+        held.append(sum(one.bytes for one in self.kept))
+
+    monkeypatch.setattr(custom, "_ROOM", room)
+    monkeypatch.setattr(custom._Seen, "take", watched)
+    torch.manual_seed(0)
+    model, device = Stack().eval(), torch.device("cpu")
+    with measuring(model, device):
+        runner = Runner(model, [CallKey(OUTPUT, -1)], device, torch.float64)
+        sample = next(read_samples(model, torch.randn(1, 16))).to(device, torch.float64)
+        with runner.hooked():
+            wrong = custom.wrongly_derived(runner, sample)
+    assert wrong == ({} if layer is None else {0: operator.__name__})
+    one = 8 * 17 * 16
+    assert max(held) == {0: one, 2 * one: 2 * one, 2**30: 5 * one}[room]
+    assert len(held) == 5 * {0: 5, 2 * one: 3, 2**30: 1}[room], "a pass for what there was no room for"

@@ -29,10 +29,33 @@ _NEARBY = 1e-3  # an input exactly at a kink has one slope on either side; a ran
 _TRIES = 4
 
 
+_ROOM = 2**30  # bytes of copied arguments, weights among them, that are kept at once
+
+
 @dataclass
 class _Application:
     operator: type
     args: tuple[Any, ...]
+
+    @property
+    def bytes(self) -> int:
+        return sum(a.nbytes for a in self.args if isinstance(a, Tensor))
+
+
+class _Seen:
+    """Applications by number: those from ``start`` on, as many as there is room for, and how many there were."""
+
+    def __init__(self, start: int) -> None:
+        self.start, self.count = start, 0
+        self.kept: list[_Application] = []
+
+    def take(self, operator: type, args: Sequence[Any]) -> None:
+        place, self.count = self.count, self.count + 1
+        if place != self.start + len(self.kept):  # one before, or one behind the first without room
+            return
+        held = sum(one.bytes for one in self.kept)
+        if not self.kept or held + sum(a.nbytes for a in args if isinstance(a, Tensor)) <= _ROOM:
+            self.kept.append(_Application(operator, tuple(_kept(a) for a in args)))
 
 
 def custom_operators(outputs: Sequence[Tensor]) -> list[frozenset[type]]:
@@ -67,10 +90,17 @@ def wrongly_derived(runner: Runner, sample: Sample) -> dict[int, str]:
     operators = frozenset().union(*through)
     if not operators:
         return {}
-    with _applied(operators) as seen:
-        _recorded(runner, sample)
-    wrong = {one.operator for one in seen if one.operator in operators and not _is_derivative(one)}
-    wrong |= operators - {one.operator for one in seen}
+    wrong, looked_at = set[type](), set[type]()
+    count, done = 1, 0
+    while done < count:  # what is applied late is kept in a pass of its own, where there is no room for all at once
+        with _applied(operators, done) as seen:
+            _recorded(runner, sample)
+        if not seen.kept:
+            break
+        count, done = seen.count, done + len(seen.kept)
+        looked_at |= {one.operator for one in seen.kept}
+        wrong |= {one.operator for one in seen.kept if one.operator not in wrong and not _is_derivative(one)}
+    wrong |= operators if done < count else operators - looked_at
     return {k: min(c.__name__ for c in held & wrong) for k, held in enumerate(through) if held & wrong}
 
 
@@ -81,18 +111,20 @@ def _recorded(runner: Runner, sample: Sample) -> tuple[Tensor, ...]:
 
 
 @contextmanager
-def _applied(operators: frozenset[type]) -> Iterator[list[_Application]]:
+def _applied(operators: frozenset[type], start: int) -> Iterator[_Seen]:
     """What each operator is applied to inside: its ``forward`` is watched, as ``apply`` may be bound elsewhere."""
-    seen: list[_Application] = []
+    seen = _Seen(start)
     before = {operator: operator.__dict__.get("forward") for operator in operators}
+    every: list[Any] = list(operators)
+    forwards = {operator: operator.forward for operator in every}  # one may inherit another's, which is watched too
 
     def watched(operator: Any) -> Any:
-        forward = operator.forward
+        forward = forwards[operator]
         with_context = operator.setup_context is _SingleLevelFunction.setup_context
 
         def run(*args: Any) -> Any:
             own = args[1:] if with_context else args
-            seen.append(_Application(operator, tuple(_kept(a) for a in own)))
+            seen.take(operator, own)
             return forward(*args)
 
         return staticmethod(run)
