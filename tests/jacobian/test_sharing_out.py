@@ -11,7 +11,15 @@ from processes import in_processes
 from torch import nn
 
 import rankscope as rs
-from rankscope._base.facts import FactKind, of_kind
+from rankscope._base.facts import Fact, FactKind, of_kind
+from rankscope._base.identity import Identity
+from rankscope.jacobian.batch import BatchMeasurer
+from rankscope.jacobian.checkpoint import Checkpoint
+from rankscope.jacobian.collected import Collected
+from rankscope.jacobian.measurers import Measurers
+from rankscope.jacobian.sharing_out import SharedOut
+from rankscope.linear.derivative import Settings
+from rankscope.slicing import ColumnsByShape, Sample, measuring, select, trace
 
 NET = """
 import rankscope as rs
@@ -211,3 +219,64 @@ def test_a_launcher_without_a_group(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("WORLD_SIZE", "two")
     with pytest.raises(rs.UsageError, match="WORLD_SIZE is 'two'"):
         rs.jacobian_rank(net, x)
+
+
+class _Company:
+    """A group's first process as far as a sweep needs it; every image is its own."""
+
+    writes, size, rank = True, 2, 0
+
+    def claim(self, unit: str) -> bool:
+        return True
+
+    def check(self) -> None: ...
+
+    def publish(self, key: str, value: object) -> None: ...
+
+    def listen(self, take: object) -> None: ...
+
+    def receive(self) -> None: ...
+
+
+def test_an_image_is_decided_when_the_next_one_has_been_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Beside a GPU the host reads on while an image is swept; what is found of it is still said of that image."""
+    seen: list[tuple[str, int]] = []
+    x = torch.arange(1.0, 4.0)[:, None] * torch.ones(3, 5)
+    decided, launched = BatchMeasurer._decided, BatchMeasurer._launched
+
+    def deciding(self: BatchMeasurer, sample: Sample, *rest: object) -> object:
+        seen.append(("decided", int(sample.x[0, 0]) - 1))
+        self._say_once(Fact(FactKind.NOTE, {"text": f"of {int(sample.x[0, 0]) - 1}"}))
+        return decided(self, sample, *rest)  # type: ignore[arg-type]
+
+    def launching(self: BatchMeasurer, sample: Sample) -> object:
+        seen.append(("swept", int(sample.x[0, 0]) - 1))
+        return launched(self, sample)
+
+    monkeypatch.setattr(BatchMeasurer, "_decided", deciding)
+    monkeypatch.setattr(BatchMeasurer, "_launched", launching)
+    monkeypatch.setattr(BatchMeasurer, "_shared", lambda *_: 1)
+    monkeypatch.setattr(Collected, "ahead", property(lambda self: 3))
+    torch.manual_seed(0)
+    net, device = nn.Sequential(nn.Linear(5, 4), nn.Tanh()).eval(), torch.device("cpu")
+    first = Sample(x[:1], "input 0")
+    calls = select(net, trace(net, first), "all")
+    settings = Settings("auto", 2**28, True, device, torch.float32, ColumnsByShape("all"))
+    with measuring(net, device):
+        measurers = Measurers(net, calls, settings)
+        shared = SharedOut(measurers, Checkpoint(None, Identity(""), {}), lambda index: None, _Company())  # type: ignore[arg-type]
+        for index in range(3):
+            sample = Sample(x[index : index + 1], f"input {index}")
+            shared.arrives(index, sample)
+            seen.append(("read", index))
+            assert not shared.restore(index, sample, sample.name)
+            shared.add(index, sample, 2 - index)
+        shared.sweep()
+        shared.finish()
+        shared._settle_last()
+    order = [("read", 0), ("swept", 0), ("read", 1), ("decided", 0), ("swept", 1)]
+    assert seen == [*order, ("read", 2), ("decided", 1), ("swept", 2), ("decided", 2)]
+    (findings,) = shared._findings.values()
+    notes = {fact["text"]: index for index, fact in findings.facts if fact.kind is FactKind.NOTE}
+    assert notes == {"of 0": 0, "of 1": 1, "of 2": 2}
+    assert sorted(shared.spectra) == [0, 1, 2]

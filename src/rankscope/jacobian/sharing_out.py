@@ -57,6 +57,7 @@ class SharedOut(Collected):
         self._shapes: dict[tuple[Any, ...], None] = {}  # in the order in which they came
         self._findings: dict[tuple[Any, ...], Findings] = {}
         self._seen: WeakKeyDictionary[Derivative, tuple[int, int]] = WeakKeyDictionary()
+        self._last: tuple[Sample, int] | None = None  # swept, and not yet looked at: a GPU may be at work on it
         self._keys: dict[int, str] = {}
         self._aside: deque[tuple[int, Sample]] = deque()
         self._arrived: deque[tuple[int, str, Finished]] = deque()
@@ -147,6 +148,7 @@ class SharedOut(Collected):
     def _prepare(self, sample: Sample) -> None:
         """What holds for all samples of a shape is found out with the first of them, in every process."""
         if not self.measurers.at_hand(sample):
+            self._settle_last()  # its measurer may have to make room
             first = self._first.get(layout(sample), sample)
             self.measurers.of(first).batch_size(first, 1)
             self._look(first, -1)
@@ -160,7 +162,20 @@ class SharedOut(Collected):
         if self.cuts is not None:
             self.cuts.index = index
 
+    def _settle_last(self) -> None:
+        """What is found out of the image swept last belongs to that image in every process.
+
+        It is decided when the next one is to be swept, as in one process: until then the device works and the host
+        reads on.
+        """
+        if self._last is not None:
+            self.measurers.settle()
+            self._look(*self._last)
+            self._last = None
+
     def _alone(self, sample: Sample) -> Finished:
+        self.sweep()
+        self._settle_last()
         self._prepare(sample)
         found = super()._alone(sample)
         self._look(sample, self._count - 1)
@@ -175,14 +190,14 @@ class SharedOut(Collected):
     def sweep(self) -> None:
         if not self._waiting:
             return
+        self._settle_last()
         (index, sample), *_ = self._waiting
         self._look_for(index)
         try:
             super().sweep()
         finally:
             self._look_for(None)
-        self.measurers.settle()  # what was found out belongs to this image in every process
-        self._look(sample, index)
+        self._last = sample, index
 
     @property
     def ahead(self) -> int:
@@ -205,6 +220,7 @@ class SharedOut(Collected):
         self._look_aside(0)
         self.sweep()
         self.finish()
+        self._settle_last()
         if not self.company.writes:
             self.company.send(("through", self._count, self._findings))
             return
