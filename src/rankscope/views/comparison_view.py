@@ -10,6 +10,7 @@ import numpy as np
 from rankscope._base.facts import Fact
 from rankscope._base.style import COLOURS, TEXT_WIDTH, figure_style, new_axes, plain_text
 from rankscope._base.text import one_line
+from rankscope.views.layer_labels import layer_labels, named_places
 from rankscope.views.phrases import in_columns
 from rankscope.views.sentences import note
 
@@ -17,8 +18,6 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 __all__ = ["comparison_text", "plot_comparison"]
-
-_NAMED = 40  # names that stand apart along the figure
 
 
 def comparison_text(rows: Sequence[dict[str, Any]], labels: Sequence[str], metric: str, facts: Sequence[Fact]) -> str:
@@ -61,8 +60,8 @@ def plot_comparison(
             if known.any():
                 error = np.clip([values - lower, upper - values], 0, None)[:, known]
                 ax.errorbar(x[known], values[known], yerr=error, fmt="none", ecolor=colour, elinewidth=0.9, capsize=2)
-        if len(rows) <= _NAMED:
-            ax.set_xticks(x, [plain_text(row["layer"], 30) for row in rows], rotation=90)
+        names, named = layer_labels([row["layer"] for row in rows]), named_places(len(rows))
+        ax.set_xticks(named, [names[i] for i in named], rotation=90)
         ax.set_xlabel("layer")
         ax.set_ylabel(metric.replace("_", " "))
         ax.set_ylim(bottom=0)

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from rankscope._base.style import COLOURS, TEXT_WIDTH, figure_style, new_axes, plain_text
+from rankscope._base.style import COLOURS, TEXT_WIDTH, figure_style, new_axes
+from rankscope.views.layer_labels import layer_labels, named_places
 from rankscope.views.watch_text import metric_name
 
 if TYPE_CHECKING:
@@ -16,10 +17,10 @@ if TYPE_CHECKING:
 
 __all__ = ["plot_heat_map", "plot_step_curves"]
 
-_NAMED = 40  # layers, or checkpoints, that have a name each along an axis
 _TICKS = 12
 _MARKS = "osD^vPX"
 _MAP = "cividis"  # even to colour-blind readers, and in print
+_UNKNOWN = "#bbbbbb"
 
 
 def plot_heat_map(
@@ -32,14 +33,18 @@ def plot_heat_map(
     ax: Axes | None = None,
 ) -> Axes:
     """``values`` (layers, checkpoints) as colours, one column a checkpoint; grey where a layer has no number."""
+    from matplotlib import colormaps
+
     with figure_style():
-        ax = new_axes(TEXT_WIDTH, min(max(1.6, 0.17 * len(layers) + 0.7), 6.5)) if ax is None else ax
-        ax.set_facecolor("#bbbbbb")
-        image = ax.imshow(np.ma.masked_invalid(values), aspect="auto", interpolation="nearest", cmap=_MAP)
+        named = named_places(len(layers))
+        ax = new_axes(TEXT_WIDTH, max(1.6, 0.145 * len(named) + 0.8)) if ax is None else ax
+        # the colour belongs to the map, since a page takes the ground of the axes away
+        shades = colormaps[_MAP].with_extremes(bad=_UNKNOWN)
+        image = ax.imshow(np.ma.masked_invalid(values), aspect="auto", interpolation="nearest", cmap=shades)
         places = list(range(0, len(steps), max(1, -(-len(steps) // _TICKS))))
         ax.set_xticks(places, [f"{steps[i]:,}" for i in places])
-        if len(layers) <= _NAMED:
-            ax.set_yticks(range(len(layers)), [plain_text(layer, 30) for layer in layers])
+        labels = layer_labels(layers)
+        ax.set_yticks(named, [labels[i] for i in named])
         ax.spines[["left", "bottom"]].set_visible(False)
         ax.set_xlabel(f"checkpoint ({unit})")
         ax.set_ylabel("layer")
@@ -62,12 +67,12 @@ def plot_step_curves(
     with figure_style():
         ax = new_axes(TEXT_WIDTH, 2.6) if ax is None else ax
         few = len(layers) <= len(COLOURS)
-        shades = colormaps[_MAP](np.linspace(0, 1, max(len(layers), 2)))
+        # its ends vanish on a dark and on a light ground
+        shades = colormaps[_MAP](np.linspace(0.3, 0.85, max(len(layers), 2)))
         named = set(np.linspace(0, len(layers) - 1, min(len(layers), len(COLOURS))).round().astype(int).tolist())
-        for row, layer in enumerate(layers):
-            label = plain_text(layer, 30) if row in named else None
-            colour = COLOURS[row] if few else shades[row]
-            ax.plot(steps, values[row], marker=_MARKS[row % len(_MARKS)], color=colour, label=label, markersize=3)
+        for row, label in enumerate(layer_labels(layers)):
+            colour, shown = COLOURS[row] if few else shades[row], label if row in named else None
+            ax.plot(steps, values[row], marker=_MARKS[row % len(_MARKS)], color=colour, label=shown, markersize=3)
         if np.nanmin(values, initial=0.0) >= 0:
             ax.set_ylim(bottom=0)
         ax.set_xlabel(unit)
