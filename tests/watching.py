@@ -1,6 +1,8 @@
-"""Small networks and the NumPy numbers that a monitor's are held to."""
+"""Small networks, the NumPy numbers that a monitor's are held to, and what loggers have kept."""
 
 from __future__ import annotations
+
+import json
 
 import numpy as np
 import pytest
@@ -93,3 +95,42 @@ def same_numbers(one, two, steps):
         ]
         # sums of gradients in another order: some eps32 on each weight
         np.testing.assert_allclose([v["value"] for v in b["values"]], [v["value"] for v in a["values"]], rtol=1e-4)
+
+
+def log_records(content, at, block=32768):
+    """Records of a LevelDB log: W&B's file format, behind a header of its own."""
+    record, place = b"", 0
+    while place + 7 <= len(content):
+        left = block - (at + place) % block
+        if left < 7:  # too short for a header
+            place += left
+            continue
+        size, kind = int.from_bytes(content[place + 4 : place + 6], "little"), content[place + 6]
+        record += content[place + 7 : place + 7 + size]
+        place += 7 + size
+        if kind in (1, 4):  # whole, or the last part
+            yield record
+            record = b""
+
+
+def offline_wandb(folder, monkeypatch):
+    """Weights & Biases, kept to an offline run in this folder; skips where it is not installed."""
+    wandb = pytest.importorskip("wandb")
+    for name, value in {"MODE": "offline", "SILENT": "true", "DIR": str(folder), "PROJECT": "p"}.items():
+        monkeypatch.setenv(f"WANDB_{name}", value)
+    return wandb
+
+
+def in_wandb(folder, tag, at):
+    """What the one offline run in a folder has under ``tag``: pairs with what it has under ``at`` beside it."""
+    from wandb.proto import wandb_internal_pb2
+
+    found = []
+    for data in log_records(next(folder.rglob("*.wandb")).read_bytes()[7:], 7):
+        record = wandb_internal_pb2.Record()
+        record.ParseFromString(data)
+        if record.WhichOneof("record_type") == "history":
+            row = {(i.key or "/".join(i.nested_key)): json.loads(i.value_json) for i in record.history.item}
+            if tag in row:
+                found.append((row[at], row[tag]))
+    return found

@@ -12,7 +12,7 @@ import pytest
 import torch
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
-from watching import expect, hooks, in_tensorboard, mlflow_store, net, same_numbers
+from watching import expect, hooks, in_tensorboard, in_wandb, mlflow_store, net, offline_wandb, same_numbers
 
 import rankscope as rs
 
@@ -183,6 +183,19 @@ def test_mlflow_gets_the_numbers(tmp_path, store, monkeypatch):
     found = mlflow.MlflowClient(uri).get_metric_history(logger.run_id, "rank/net.2/effective_rank")
     wanted = callback.monitor.history.query("metric == 'effective_rank'")
     assert [(m.step, m.value) for m in found] == list(zip(wanted["step"], wanted["value"], strict=True))
+
+
+def test_wandb_gets_the_numbers(tmp_path, monkeypatch):
+    wandb = offline_wandb(tmp_path, monkeypatch)
+    from lightning.pytorch.loggers import WandbLogger
+
+    callback = RankCallback(["net.2"], every=2)
+    fit(tmp_path, callback, logger=WandbLogger(save_dir=str(tmp_path), offline=True))
+    wandb.finish()
+    wanted = callback.monitor.history.query("metric == 'rankme'")
+    assert wanted["step"].tolist() == [0, 2, 4, 6]
+    found = in_wandb(tmp_path, "rank/net.2/rankme", "trainer/global_step")
+    assert found == list(zip(wanted["step"], wanted["value"], strict=True))
 
 
 def test_two_processes_give_the_numbers_of_one(tmp_path):

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 import torch
 from torch import nn
-from watching import expect, hooks, in_tensorboard, net, same_numbers
+from watching import expect, hooks, in_tensorboard, in_wandb, mlflow_store, net, offline_wandb, same_numbers
 
 import rankscope as rs
 
@@ -175,6 +175,38 @@ def test_the_loggers_of_a_trainer_that_it_is_attached_to(tmp_path, monkeypatch):
     assert [e.value for e in events.Scalars(at)] == [0, 2, 4, 6]
     losses = [e for e in trainer.state.log_history if "loss" in e]
     assert [e["step"] for e in losses] == [2, 4, 6, 8]  # the trainer's own log is as it was
+
+
+def test_wandb_gets_the_numbers_through_the_trainer(tmp_path, monkeypatch):
+    wandb = offline_wandb(tmp_path, monkeypatch)
+    trainer = trainer_of(tmp_path / "run", report_to=["wandb"])
+    callback = RankCallback(["net.2"], every=2).attach(trainer)
+    with wandb.init(dir=str(tmp_path)):  # which the trainer goes on with; its own would take an earlier test's folder
+        trainer.train()
+    wanted = callback.monitor.history.query("metric == 'rankme'")
+    assert wanted["step"].tolist() == [0, 2, 4, 6]
+    # transformers puts train/ in front of what is neither eval_ nor test_
+    found = in_wandb(tmp_path, "train/rank/net.2/rankme", "train/rank/step")
+    assert found == list(zip(wanted["step"], wanted["value"], strict=True))
+
+
+@pytest.mark.parametrize("store", ["sqlite", "files"])
+def test_mlflow_gets_the_numbers_through_the_trainer(tmp_path, store, monkeypatch):
+    mlflow, uri = mlflow_store(store, tmp_path, monkeypatch)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
+    mlflow.set_tracking_uri(uri)
+    monkeypatch.chdir(tmp_path)
+    trainer = trainer_of(tmp_path / "run", report_to=["mlflow"])
+    callback = RankCallback(["net.2"], every=2).attach(trainer)
+    try:
+        trainer.train()
+        run = mlflow.last_active_run().info.run_id
+    finally:
+        mlflow.end_run()
+    found = mlflow.MlflowClient(uri).get_metric_history(run, "rank/net.2/rankme")
+    wanted = callback.monitor.history.query("metric == 'rankme'")
+    assert wanted["step"].tolist() == [0, 2, 4, 6]
+    assert [m.value for m in found] == wanted["value"].tolist()
 
 
 def test_one_that_is_not_attached_says_where_its_numbers_go(tmp_path):

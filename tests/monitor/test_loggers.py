@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import json
 import subprocess
 import sys
 
 import pytest
-from watching import batches, in_tensorboard, mlflow_store, net, train
+from watching import batches, in_tensorboard, in_wandb, mlflow_store, net, offline_wandb, train
 
 import rankscope as rs
 from rankscope.monitor import CsvLogger, MLflowLogger, TensorBoardLogger, WandbLogger
@@ -48,41 +47,13 @@ def test_mlflow(tmp_path, store, monkeypatch):
     assert MLflowLogger(uri).run_id != logger.run_id
 
 
-def log_records(content, at, block=32768):
-    """Records of a LevelDB log: W&B's file format, behind a header of its own."""
-    record, place = b"", 0
-    while place + 7 <= len(content):
-        left = block - (at + place) % block
-        if left < 7:  # too short for a header
-            place += left
-            continue
-        size, kind = int.from_bytes(content[place + 4 : place + 6], "little"), content[place + 6]
-        record += content[place + 7 : place + 7 + size]
-        place += 7 + size
-        if kind in (1, 4):  # whole, or the last part
-            yield record
-            record = b""
-
-
 def test_wandb_offline(tmp_path, monkeypatch):
-    wandb = pytest.importorskip("wandb")
-    from wandb.proto import wandb_internal_pb2
-
-    monkeypatch.setenv("WANDB_SILENT", "true")
-    monkeypatch.setenv("WANDB_DIR", str(tmp_path))
+    wandb = offline_wandb(tmp_path, monkeypatch)
     with pytest.raises(rs.UsageError, match=r"no Weights & Biases run is active; call wandb.init first"):
         WandbLogger()
-    with wandb.init(mode="offline", dir=str(tmp_path), project="p"):
+    with wandb.init(dir=str(tmp_path)):
         wanted = watched(WandbLogger())
-    found = []
-    for data in log_records(next(tmp_path.rglob("*.wandb")).read_bytes()[7:], 7):
-        record = wandb_internal_pb2.Record()
-        record.ParseFromString(data)
-        if record.WhichOneof("record_type") == "history":
-            row = {(i.key or "/".join(i.nested_key)): json.loads(i.value_json) for i in record.history.item}
-            if TAG in row:
-                found.append((row["rank/step"], row[TAG]))
-    assert found == pairs(wanted)
+    assert in_wandb(tmp_path, TAG, "rank/step") == pairs(wanted)
 
 
 def test_csv_is_appended(tmp_path):
