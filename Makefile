@@ -66,7 +66,7 @@ docs: $(VENV)/.made-docs  ## Build the documentation site into site/; every warn
 	$(BIN)/python -m sphinx --quiet --fail-on-warning --keep-going -b html -d build/doctrees docs site
 
 figures: $(VENV)/.made  ## Run the examples at full size and put their figures into docs/images
-	@for name in imagenet profile features classification deficit probe theory; do \
+	@for name in imagenet profile features classification deficit probe theory training; do \
 		$(BIN)/python examples/$$name/run.py --out runs/example-$$name && cp runs/example-$$name/*.png docs/images/ || exit 1; \
 	done
 

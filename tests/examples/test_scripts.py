@@ -20,6 +20,7 @@ FILES = {
     "deficit": {"deficit.png", "deficit-8.png", "deficit.csv", "deficit-path.csv", "deficit.json"},
     "probe": {"probe.png", "probe.csv", "probe.json"},
     "theory": {"theory.png", "theory.csv", "exponents.csv", "theory.json"},
+    "training": {"monitor.png", "watch.png", "compare.png", "training.csv", "training.json"},
 }
 
 
@@ -122,6 +123,19 @@ def check_theory(out: Path) -> None:
     assert set(record) == {"accuracy", "ranks", "exponents"}
 
 
+def check_training(out: Path) -> None:
+    table = pd.read_csv(out / "training.csv")
+    assert table["run"].nunique() == 4
+    for _, run in table.groupby("run"):
+        assert run["step"].unique().tolist() == [0, 4]
+        assert run["layer"].unique().tolist() == LAYERS
+        assert set(run["samples"]) == {150}
+    record = json.loads((out / "training.json").read_text())
+    assert set(record["accuracy"]) == set(table["run"])
+    low = {run for run, value in zip(table["run"], table["value"], strict=True) if value < 5}
+    assert {run for run, rung in record["alarms"].items() if rung} <= low
+
+
 CHECKS = {
     "profile": check_profile,
     "features": check_features,
@@ -129,11 +143,13 @@ CHECKS = {
     "deficit": check_deficit,
     "probe": check_probe,
     "theory": check_theory,
+    "training": check_training,
 }
 
 
 def test_every_example_with_a_guide_is_run_here() -> None:
-    guided = {p.stem for p in (ROOT / "docs/guides").glob("*.md") if (ROOT / "examples" / p.stem / "run.py").exists()}
+    guides = [p.read_text(encoding="utf-8") for p in (ROOT / "docs/guides").glob("*.md")]
+    guided = {name for text in guides for name in re.findall(r"examples/(\w+)/run\.py", text)}
     assert guided == set(FILES)
 
 
