@@ -21,7 +21,8 @@ def draw_table(values: pd.DataFrame) -> Figure:
     from matplotlib.figure import Figure
 
     words = {"top1": "top-1", "_percent": " (%)", "_millions": " (M)", "_": " "}
-    own = [c for c in values if c.removeprefix("paper_") == c or c.removeprefix("paper_") not in values]
+    names = [str(c) for c in values.columns]
+    own = [c for c in names if c.removeprefix("paper_") == c or c.removeprefix("paper_") not in names]
     shown = values[own].copy()
     for column in own:
         if f"paper_{column}" in values:
