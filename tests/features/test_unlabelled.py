@@ -111,8 +111,11 @@ def test_what_may_be_the_label_is_not_left_out(net: Switched, out: Path) -> None
     for species in (list("abcdefghij"), torch.arange(10)):
         with pytest.raises(rs.UsageError, match=r"dict of x, species, so no label"):
             rs.collect(net, {"x": X, "species": species}, out=out, cut_points=[])
-    found = rs.collect(net, {"x": X, "extra": torch.randn(10, 2)}, out=out, cut_points=[])
-    assert [f.values["name"] for f in found.facts if f.kind is FactKind.INPUT_LEFT_OUT] == ["extra"]
+    numbers = torch.rand(10)
+    # the last two are what NumPy refuses
+    for k, extra in enumerate((torch.randn(10, 2), numbers, numbers.bfloat16(), numbers.clone().requires_grad_())):
+        found = rs.collect(net, {"x": X, "extra": extra}, out=out / str(k), cut_points=[])
+        assert [f.values["name"] for f in found.facts if f.kind is FactKind.INPUT_LEFT_OUT] == ["extra"]
 
 
 def test_tensors_that_may_be_samples_or_batches_are_refused(net: Switched, out: Path) -> None:

@@ -149,6 +149,44 @@ def test_what_all_samples_share_is_held_fixed(mask: Any) -> None:
     assert Fact(FactKind.DIFFERENTIATED, {"name": "x", "per_sample": (), "shared": ("mask",)}) in found.facts
 
 
+class Rotation(nn.Module):
+    """Turns pairs of numbers in the plane, as rotary position embeddings do; a turn of 0 deletes a pair."""
+
+    def __init__(self, turns: Tensor | None = None) -> None:
+        super().__init__()
+        self.register_buffer("own", turns)
+
+    def forward(self, x: Tensor, turns: Tensor | None = None) -> Tensor:
+        pairs = torch.view_as_complex(x.reshape(len(x), -1, 2).contiguous())
+        return torch.view_as_real(pairs * (self.own if turns is None else turns)).flatten(1)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("shared", [False, True])
+def test_complex_numbers_keep_their_imaginary_parts(shared: bool, dtype: str) -> None:
+    turns = torch.tensor([1, 1j, 0, 0.6 + 0.8j])
+    x = torch.randn(7, 8, generator=torch.Generator().manual_seed(0))
+    if shared:
+        found = rs.probe(Rotation(), inputs={"x": x, "turns": turns}, shared=("turns",), dtype=dtype, device="cpu")
+    else:
+        found = rs.probe(Rotation(turns), inputs=x, dtype=dtype, device="cpu")
+    assert found.rank_after.value == 6
+    # six singular values |turn|; |0.6 + 0.8j| = 1 up to the rounding of float32
+    np.testing.assert_allclose(found.jacobian_after[0].singular_values, [1] * 6 + [0] * 2, rtol=1e-6, atol=1e-6)
+
+
+def test_complex_numbers_that_the_precision_rounds_are_refused() -> None:
+    turns = torch.tensor([1, 1j, 0, 0.6 + 0.8j], dtype=torch.complex128)
+    with pytest.raises(rs.UsageError, match=r"'turns' holds complex128 values that float32 rounds"):
+        rs.probe(
+            Rotation(),
+            inputs={"x": torch.randn(7, 8), "turns": turns},
+            shared=("turns",),
+            dtype="float32",
+            device="cpu",
+        )
+
+
 NORMAL = torch.randn(40, 12, generator=torch.Generator().manual_seed(0)).double()
 
 

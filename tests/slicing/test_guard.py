@@ -271,6 +271,30 @@ def test_weights_of_a_large_model_that_a_call_writes_into_are_noticed(
         measure(model, x, **options)
 
 
+def test_what_can_be_put_back_of_a_large_model_is_also_where_its_weights_are_lost(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    class Counts(nn.Linear):
+        def __init__(self) -> None:
+            super().__init__(3, 3)
+            self.register_buffer("calls", torch.zeros(()))
+
+        def forward(self, x: Tensor) -> Tensor:
+            WRITES["scaled"](self.weight)
+            self.bias.data = self.bias.data * 2
+            self.calls += 1
+            return super().forward(x)
+
+    monkeypatch.setattr(state, "_LARGE", 0)
+    model = Counts().eval()
+    before, place = model.bias.detach().clone(), model.bias.data_ptr()
+    with pytest.raises(rs.ModelError, match=r"changes 'weight', and of more than .* load the model again"):
+        rs.jacobian_rank(model, torch.randn(2, 3), progress=False)
+    assert model.calls == 0
+    assert torch.equal(model.bias, before)
+    assert model.bias.data_ptr() == place
+
+
 def test_weights_of_a_large_model_that_are_replaced_for_a_call_are_put_back(monkeypatch: pytest.MonkeyPatch) -> None:
     class Halves(nn.Linear):
         def forward(self, x: Tensor) -> Tensor:

@@ -181,3 +181,15 @@ def test_every_call_draws_the_same_from_a_generator_that_the_model_holds(kind: s
         # the certificate's own bound; 1e-7 for the Gram matrix's square root
         assert abs(spectrum.sigma_max - float(truth[0])) <= spectrum.error_bound + 1e-7 * float(truth[0])
         assert spectrum.rank(profile.tolerance).value == 4  # of eight features four are kept
+
+
+def test_a_source_of_random_numbers_without_a_state_is_no_obstacle() -> None:
+    x = torch.randn(2, 6, generator=torch.Generator().manual_seed(1))
+    held = Crops(random.SystemRandom(), lambda _: 2).eval()  # it draws nothing
+    profile = rs.jacobian_rank(held, x, cut_points=["output"], columns="all", progress=False)
+    ranks = [None if s is None else s.rank(profile.tolerance).value for s in profile["output"].spectra]
+    assert ranks == [4, 4]  # of eight features four are kept
+    assert profile.facts == ()
+    drawing = Crops(random.SystemRandom(), lambda source: source.randrange(4)).eval()
+    facts = rs.feature_rank(drawing, torch.randn(200, 6, generator=torch.Generator().manual_seed(2))).facts
+    assert FactKind.KEEPS_STATE not in [fact.kind for fact in facts]

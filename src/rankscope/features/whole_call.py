@@ -83,6 +83,8 @@ def split_label(inputs: Mapping[str, Any], signature: Signature) -> tuple[dict[s
 
 def _may_be_label(value: Any) -> bool:
     """Whether a value holds one integer or text a sample, whatever its name is."""
+    if isinstance(value, Tensor):
+        return value.ndim == 1 and not value.is_floating_point() and not value.is_complex()
     if is_array(value):
         return len(value.shape) == 1 and not np.issubdtype(np.asarray(value[:0]).dtype, np.inexact)
     return isinstance(value, list | tuple) and bool(value) and all(map(is_scalar_label, value))

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from rankscope._base.dtypes import dtype_name
 from rankscope._base.errors import MeasurementError, ModelError, first_line, parameter
+from rankscope.slicing.precision import meant
 
 __all__ = ["Prepared", "check_finite"]
 
@@ -31,6 +32,11 @@ def check_finite(values: Tensor, what: str) -> Tensor:
 def _rows(values: Tensor) -> Tensor:
     """A matrix with a row a sample, also of one number a sample."""
     return values.reshape(len(values), -1)
+
+
+def _in_dtype(module: nn.ModuleList, dtype: torch.dtype) -> nn.ModuleList:
+    """The module in that precision. ``Module.to`` would drop the imaginary parts of complex weights."""
+    return module._apply(lambda tensor: tensor.to(meant(tensor, dtype)))
 
 
 def _uses_batch_statistics(module: nn.Module) -> bool:
@@ -76,7 +82,7 @@ class Prepared:
         self.name, self.seed, self.given = name, seed, given
         try:
             # inside a container, so that the module itself can be replaced as its children can
-            self.module = nn.ModuleList([copy.deepcopy(module)]).to(features.device, features.dtype)
+            self.module = _in_dtype(nn.ModuleList([copy.deepcopy(module)]).to(features.device), features.dtype)
         except Exception as error:
             raise ModelError(
                 f"{name} cannot be copied, and it must not be changed: {first_line(error)}; give a module whose "
@@ -117,7 +123,7 @@ class Prepared:
                 raise
             dtype, other = features.dtype, torch.float32 if features.dtype == torch.float64 else torch.float64
             try:
-                copy.deepcopy(self.module).to(other)[0](features.to(other))
+                _in_dtype(copy.deepcopy(self.module), other)[0](features.to(other))
             except Exception:
                 raise error from raised
             raise ModelError(

@@ -14,6 +14,7 @@ from rankscope._base.dtypes import dtype_name
 from rankscope._base.errors import DataError, UsageError, parameter
 from rankscope._base.facts import Fact
 from rankscope.slicing import Sample, call_model, read_samples
+from rankscope.slicing.precision import meant
 from rankscope.views.phrases import joined
 
 __all__ = ["Given", "given_samples", "with_shared"]
@@ -92,7 +93,7 @@ def with_shared(component: nn.Module, given: Given, dtype: torch.dtype) -> nn.Mo
         return component
     for name, value in given.shared.items():
         for leaf in tree_flatten(value)[0]:
-            if isinstance(leaf, Tensor) and not torch.equal(_rounded(leaf, dtype).double(), leaf.double()):
+            if isinstance(leaf, Tensor) and _rounds(leaf, dtype):
                 raise UsageError(
                     f"{name!r} holds {dtype_name(leaf.dtype)} values that {dtype_name(dtype)} rounds; choose "
                     f"{parameter('dtype', 'float64')}"
@@ -100,9 +101,9 @@ def with_shared(component: nn.Module, given: Given, dtype: torch.dtype) -> nn.Mo
     return _Fixed(component, given)
 
 
-def _rounded(values: Tensor, dtype: torch.dtype) -> Tensor:
-    """What a module's conversion leaves of a buffer: whole numbers stay."""
-    return values.to(dtype) if values.is_floating_point() else values
+def _rounds(values: Tensor, dtype: torch.dtype) -> bool:
+    """Whether the component's conversion changes a buffer."""
+    return not torch.equal(values.to(meant(values, dtype)).to(values.dtype), values)
 
 
 class _Fixed(nn.Module):

@@ -33,7 +33,7 @@ def generator_of(value: Any) -> tuple[Callable[[], GeneratorState], Callable[[Ge
     """
     if isinstance(value, torch.Generator):
         return _reading(value.get_state), lambda state: value.set_state(state.given)
-    if isinstance(value, random.Random):
+    if isinstance(value, random.Random) and not isinstance(value, random.SystemRandom):  # which has no state
         return _reading(value.getstate), lambda state: value.setstate(state.given)
     if isinstance(value, np.random.RandomState):
         return _reading(lambda: value.get_state(legacy=False)), lambda state: value.set_state(state.given)

@@ -14,7 +14,7 @@ from torch.utils._pytree import tree_leaves, tree_map
 
 from rankscope._base.errors import ModelError
 
-__all__ = ["NARROW", "LowerPrecision", "converted", "without_casts"]
+__all__ = ["NARROW", "LowerPrecision", "converted", "meant", "without_casts"]
 
 NARROW = (float16, bfloat16)
 
@@ -55,12 +55,12 @@ def converted(model: nn.Module, wanted: dtype) -> Iterator[None]:
     for module in model.modules():
         tables = (v for v in vars(module).values() if isinstance(v, Tensor) and v.dtype == own)
         for tensor in (*module._parameters.values(), *module._buffers.values(), *tables):
-            if tensor is not None and tensor.dtype != _meant(tensor, wanted) and not tensor.is_inference():
+            if tensor is not None and tensor.dtype != meant(tensor, wanted) and not tensor.is_inference():
                 held.setdefault(id(tensor), (tensor, tensor.data))
     try:
         for tensor, data in held.values():
             try:
-                tensor.data = data.to(_meant(tensor, wanted))
+                tensor.data = data.to(meant(tensor, wanted))
             except (RuntimeError, TypeError, NotImplementedError) as error:
                 raise ModelError(f"{type(model).__name__} holds a tensor that cannot be {wanted}") from error
         yield
@@ -69,7 +69,8 @@ def converted(model: nn.Module, wanted: dtype) -> Iterator[None]:
             tensor.data = data
 
 
-def _meant(tensor: Tensor, wanted: dtype) -> dtype:
+def meant(tensor: Tensor, wanted: dtype) -> dtype:
+    """The dtype that a tensor of a model has in precision ``wanted``: complex and whole numbers stay what they are."""
     if tensor.is_complex():
         return complex128 if wanted == float64 else complex64
     return wanted if tensor.is_floating_point() else tensor.dtype

@@ -222,10 +222,16 @@ class ModelState:
                 if isinstance(kept.held, GeneratorState):
                     self.drawn.add(kept.name)
                 kept.write(kept.held)
+        lost: ModelError | None = None
         with outside_transforms():
-            self.changed.update(
-                t.name for t in self._tensors if t.restore(thorough=once if t.mark is not None else thorough)
-            )
+            for t in self._tensors:
+                try:
+                    if t.restore(thorough=once if t.mark is not None else thorough):
+                        self.changed.add(t.name)
+                except ModelError as error:  # the others can be put back
+                    lost = lost or error
+        if lost is not None:
+            raise lost
 
     def distrust(self, tensor: Tensor) -> None:
         """A call wrote past the version counter into a copy of this tensor, so it may write into this one too."""
