@@ -14,12 +14,15 @@ from torch import Tensor, nn
 
 import rankscope as rs
 from rankscope._base.facts import FactKind
+from rankscope.jacobian.products import products_of
 from rankscope.jacobian.shared_passes import PushedTogether, SharedPasses
 from rankscope.linear.derivative import Derivative, Settings
+from rankscope.linear.linear_map import LinearMap
 from rankscope.linear.matrix import Matrix
 from rankscope.linear.runner import Runner
 from rankscope.linear.traced_here import TracedHere
 from rankscope.slicing import ColumnsByShape, Sample, measuring, select, trace
+from rankscope.spectra.exact import exact_spectrum
 
 WAY: dict[str, Any] = {"columns": "all", "method": rs.Lanczos(probes=2, steps=4), "progress": False}
 
@@ -213,3 +216,31 @@ def test_another_sample_is_not_pushed_at_this_point() -> None:
         other = passes.work(0).at(Sample(_x() + 1, "input 1"))
         with pytest.raises(RuntimeError, match="linearised at another sample"):
             other.push(torch.ones(1, 20))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("budget", [None, 1], ids=["matrix", "squares"])
+def test_the_certificate_sees_an_error_of_the_pushes_to_one_cut_point_alone(
+    monkeypatch: pytest.MonkeyPatch, dtype: torch.dtype, budget: int | None
+) -> None:
+    """Those alone are used for the spectrum; that the push to all cut points is right says nothing of them."""
+    plain = LinearMap.push
+
+    def bent(self: LinearMap, *args: Any, **options: Any) -> tuple[Tensor, ...]:
+        factor = 1.5 if len(self.runner.keys) == 1 and self.dtype == dtype else 1.0
+        return tuple(factor * part for part in plain(self, *args, **options))
+
+    monkeypatch.setattr(LinearMap, "push", bent)
+    model, x = _net(), _x()
+    sigma = np.linalg.svd(_jacobian(model, x, "3"), compute_uv=False)
+    with _prepared(model, x) as passes:
+        place = next(k for k, call in enumerate(passes.derivative.calls) if call.name == "3")
+        pair = products_of(passes, place)
+        assert pair.certified
+        assert pair.dense is not None
+        operator, exact = (pair.work, pair.exact) if dtype == torch.float32 else pair.dense
+        assert operator.shape == (24, 20), "the first of the two products is a push"
+        found = exact_spectrum(operator, exact=exact, budget=budget)
+    for threshold in (sigma[1:] + sigma[:-1]) / 2:
+        rank = found.rank(rs.Tolerance(atol=float(threshold)))
+        assert rank.lower <= int((sigma > threshold).sum()) <= rank.upper

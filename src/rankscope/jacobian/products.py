@@ -101,12 +101,12 @@ class _Blend(SquaredMap):
         self.other.exponent = self.fast.exponent
         return found + self.scale * (product(self.other, columns) - found)
 
-    def one_way(self, columns: Tensor) -> Tensor:
+    def one_way(self, columns: Tensor, *, once: bool = False) -> Tensor:
         assert self.fast is not None
-        found = self.fast.one_way(columns).to(torch.float64)
+        found = self.fast.one_way(columns, once=once).to(torch.float64)
         if self.other is None or math.isnan(self.scale):
             return found * math.nan
-        return found + self.scale * (self.other.one_way(columns).to(found) - found)
+        return found + self.scale * (self.other.one_way(columns, once=once).to(found) - found)
 
 
 @dataclass

@@ -67,7 +67,7 @@ def _of_matrix(operator: SquaredMap, exact: SquaredMap | None, error_probes: int
         found[start : start + step] = part @ drawn
     error = operator.presumed_error
     if exact is not None:
-        error = norm_bound(found - times_two_to(exact.one_way(drawn).to(found), exponent))
+        error = norm_bound(found - times_two_to(exact.one_way(drawn, once=True).to(found), exponent))
     return spectrum_of_gram(
         gram,
         operator.shape,

@@ -92,9 +92,12 @@ class SquaredMap:
             return self.push_once if once and self.push_once is not None else self.push, self.pull
         return self.pull, self.push
 
-    def one_way(self, columns: Tensor) -> Tensor:
-        """J times float64 columns (N, r) where J has no more columns than rows, Jᵀ times them otherwise; not scaled."""
-        first, _ = self._ways()
+    def one_way(self, columns: Tensor, *, once: bool = False) -> Tensor:
+        """J times float64 columns (N, r) where J has no more columns than rows, Jᵀ times them otherwise; not scaled.
+
+        ``once`` as in the method of that name.
+        """
+        first, _ = self._ways(once=once)
         return _finite(first(columns.to(self.dtype)))
 
     def __call__(self, columns: Tensor) -> Tensor:
@@ -139,9 +142,12 @@ def _finite(values: Tensor, bad: Tensor | None = None) -> Tensor:
 
 
 def product_error(fast: SquaredMap, exact: SquaredMap, probes: int, generator: torch.Generator) -> float:
-    """Bound on ‖A − A₆₄‖₂, in the units of the scaled products; it fails with probability 10^−probes."""
+    """Bound on ‖A − A₆₄‖₂, in the units of the scaled products; it fails with probability 10^−probes.
+
+    A's own products, as the Lanczos steps take them: a push that other maps share would say nothing of those.
+    """
     drawn = torch.randn(fast.size, probes, generator=generator, dtype=torch.float64).to(fast.device)
-    found = fast.once(drawn)
+    found = fast(drawn)
     exact.exponent = fast.exponent
     return norm_bound(found - exact.once(drawn).to(found.device))
 
