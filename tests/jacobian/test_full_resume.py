@@ -116,3 +116,32 @@ def test_a_new_product_shows_another_derivative(tmp_path: Path, monkeypatch: pyt
     assert of_kind(found.facts, FactKind.KEPT_DIFFERS)
     plain = rs.jacobian_rank(model, _x(), **WAY)
     assert [layer.spectra for layer in found.layers] == [layer.spectra for layer in plain.layers]
+
+
+class NearTie(nn.Module):
+    """Which expert is taken is decided by whether 1 + 2⁻⁴⁰ is more than 1: in float64 alone it is."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.left, self.right = nn.Linear(6, 6), nn.Linear(6, 6)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        expert = self.right if x[0, 0] > 0 and 1 + x.new_tensor(2.0**-40) > 1 else self.left
+        out: torch.Tensor = expert(x)
+        return out
+
+
+@pytest.mark.parametrize("tied", [(0, 1), (0,)])
+def test_samples_that_only_rounding_routes_are_resumed(tmp_path: Path, tied: tuple[int, ...]) -> None:
+    """What was kept of a sample whose float64 path is another is compared as what is kept of any."""
+    x = torch.randn(2, 6, generator=torch.Generator().manual_seed(3))
+    x[:, 0] = -1.0
+    x[list(tied), 0] = 1.0
+    way = WAY | {"cut_points": ["left"], "method": rs.Lanczos(1, 2), "checkpoint": tmp_path}
+    first = rs.jacobian_rank(NearTie().eval(), x, **way)
+    again = rs.jacobian_rank(NearTie().eval(), x, **way)
+    assert of_kind(again.facts, FactKind.READ_BACK)[0]["kept"] == 2
+    for before, after in zip(first["left"].spectra, again["left"].spectra, strict=True):
+        assert before.rank() == after.rank()
+    assert [s.rank().certified for s in again["left"].spectra] == [i not in tied for i in range(2)]

@@ -17,6 +17,7 @@ from rankscope._base.facts import FactKind
 from rankscope.jacobian.products import products_of
 from rankscope.jacobian.shared_passes import PushedTogether, SharedPasses
 from rankscope.linear.derivative import Derivative, Settings
+from rankscope.linear.kinks import SamePiece
 from rankscope.linear.linear_map import LinearMap
 from rankscope.linear.matrix import Matrix
 from rankscope.linear.runner import Runner
@@ -244,3 +245,58 @@ def test_the_certificate_sees_an_error_of_the_pushes_to_one_cut_point_alone(
     for threshold in (sigma[1:] + sigma[:-1]) / 2:
         rank = found.rank(rs.Tolerance(atol=float(threshold)))
         assert rank.lower <= int((sigma > threshold).sum()) <= rank.upper
+
+
+class Recording(nn.Module):
+    """Its forward turns gradients on, as code does that is tried out in a notebook."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.net = _net(2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        with torch.enable_grad():
+            out: Tensor = self.net(x)
+        return out
+
+
+def test_no_graph_is_held_beside_what_is_shared() -> None:
+    with _prepared(Recording().eval(), _x()) as passes:
+        assert passes._shared is not None
+        outputs, piece = passes._shared
+        assert piece.inputs
+        assert not any(held.requires_grad for held in (*outputs, *piece.inputs))
+        aligned = SamePiece()
+        aligned.inputs = [one + 1 for one in piece.inputs]  # units are moved
+        other = passes.derivative.other(passes.sample)
+        assert other is not None
+        other.on_piece(aligned)
+        assert any(isinstance(move, Tensor) and bool(move.any()) for move in aligned.moves)
+        assert not any(isinstance(move, Tensor) and move.requires_grad for move in aligned.moves)
+
+
+class Addressed(nn.Module):
+    """What asks for the memory of a value has no forward mode, but a trace."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.a, self.b = nn.Linear(40, 30), nn.Linear(30, 20)
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = torch.tanh(self.a(x))
+        h.data_ptr()
+        out: Tensor = self.b(h)
+        return out
+
+
+def test_the_way_is_that_of_the_products() -> None:
+    """Where a push takes several passes of the model, products do not go by the traced network."""
+    x = torch.randn(1, 40, generator=torch.Generator().manual_seed(2))
+    model = Addressed().eval()
+    swept = rs.jacobian_rank(model, x, cut_points=["b"], progress=False)
+    found = rs.jacobian_rank(model, x, cut_points=["b"], **(WAY | {"method": rs.Lanczos(probes=1, steps=3)}))
+    assert swept.method.kind is FactKind.LINEARISED, "the trace serves a sweep"
+    assert found["b"].spectra[0].rank().certified
+    assert found.method.kind is FactKind.PUSHED
+    assert found.method["name"] == swept.method["name"]

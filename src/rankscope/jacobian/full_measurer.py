@@ -22,7 +22,7 @@ from rankscope.jacobian.finish import Finished, Finisher
 from rankscope.jacobian.full_plan import Asked, Plan, plan_for
 from rankscope.jacobian.kept_cut_points import KeptCut, KeptCutPoints, call_key
 from rankscope.jacobian.products import Pair, products_of, unchecked_products
-from rankscope.jacobian.shared_passes import SharedPasses
+from rankscope.jacobian.shared_passes import SharedPasses, pushed_by_trace
 from rankscope.jacobian.sharing_cut_points import SharedCutPoints
 from rankscope.linear.derivative import Runners, Settings
 from rankscope.linear.runner import NotCalledError
@@ -110,10 +110,11 @@ class FullMeasurer(BatchMeasurer):
 
     @property
     def way(self) -> Fact:
-        """How tangents were pushed: products take the plain way where float64 does not watch over a traced network."""
-        if self.plan is None or self.plan.swept or self.derivative.method is None or self.derivative.probes_compare:
+        """How tangents were pushed: products take the plain way where they do not push by the traced network."""
+        shown = self._shown.derivative
+        if self.plan is None or self.plan.swept or shown.method is None or pushed_by_trace(shown):
             return super().way
-        return Fact(FactKind.PUSHED, {"name": self.derivative.method.name})
+        return Fact(FactKind.PUSHED, {"name": shown.method.name})
 
     def another(
         self, calls: Sequence[ModuleCall], settings: Settings | None = None, runners: Runners | None = None
@@ -289,8 +290,8 @@ class FullMeasurer(BatchMeasurer):
 
     def confirms(self, sample: Sample, marks: Mapping[int, float], kinks: int) -> bool:
         self.batch_size(sample, 1)
-        if self._absent(sample) or self.plan is None or self.plan.swept:
-            return False
+        if self._absent(sample) or self.plan is None or self.plan.swept or self.derivative.method is None:
+            return False  # no method: in the other precision it takes another path
         return all(self._agrees(place, sample, mark, kinks) for place, mark in marks.items())
 
     def _agrees(self, place: int, sample: Sample, mark: float | None, kinks: int) -> bool:

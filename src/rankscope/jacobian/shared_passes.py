@@ -25,10 +25,16 @@ from rankscope.linear.secant import secant_direction
 from rankscope.linear.traced_here import TracedHere
 from rankscope.slicing import Sample
 
-__all__ = ["PushedTogether", "SharedPasses"]
+__all__ = ["PushedTogether", "SharedPasses", "pushed_by_trace"]
 
 _HELD = 2  # pushed columns wait in a part of this size of what products may take
 _ONE_PASS = frozenset(method.push for method in METHODS[:2])  # one pass a push, as a recorded piece has it
+
+
+def pushed_by_trace(derivative: Derivative) -> bool:
+    """Whether products push by the traced network: float64 watches over them, and one pass of the model is a push."""
+    method = derivative.method
+    return derivative.traced and derivative.probes_compare and method is not None and method.push in _ONE_PASS
 
 
 @dataclass
@@ -140,7 +146,7 @@ class SharedPasses:
         except (RuntimeError, RankscopeError):  # a pass to each cut point alone says what is wrong there
             return None
         self._sizes = {place: out.numel() for place, out in enumerate(outputs)}
-        return outputs, piece
+        return tuple(out.detach() for out in outputs), piece  # a model may turn gradients on inside
 
     def _piece(self, place: int) -> SamePiece:
         """Of the pass to this cut point."""
@@ -160,7 +166,7 @@ class SharedPasses:
         It takes its coefficients once for all products, where ``vmap(jvp)`` passes the values through again each time.
         """
         derivative, shared = self.derivative, self._shared
-        if derivative.linearised is None or not derivative.probes_compare or shared is None:
+        if derivative.linearised is None or not pushed_by_trace(derivative) or shared is None:
             return None
         if derivative.other(self.sample) is None:
             return None

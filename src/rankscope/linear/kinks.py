@@ -178,7 +178,7 @@ class SamePiece:
         """Around the forward pass in the working precision."""
 
         def visit(_: int, called: _Called, x: Tensor) -> None:
-            self.inputs.append(x.clone())
+            self.inputs.append(x.detach().clone())  # a model may turn gradients on inside
 
         return _Visit(visit)
 
@@ -210,7 +210,7 @@ class SamePiece:
             if position >= len(self.inputs) or self.inputs[position].shape != x.shape:
                 self.moves.append(None)
                 return None
-            wanted = self.inputs[position]
+            wanted, x = self.inputs[position], x.detach()
             move: _Move = None
             if called.func in CHOOSING:
                 move = Choice.made(called.func, wanted, called.args, called.kwargs)
