@@ -105,6 +105,63 @@ def test_a_text_that_forward_takes_is_passed_on(net: Switched, out: Path) -> Non
     assert (tuple(read.values["per_sample"]), tuple(read.values["shared"])) == (("mode",), ())
 
 
+class Told(Switched):
+    """What a record says in a container changes the function."""
+
+    def forward(self, x: Tensor, how: Any = None, tags: Any = ("plain",)) -> Tensor:
+        hidden = torch.tanh(self.first(x))
+        if isinstance(how, dict):
+            hidden = hidden * how.get("scale", 1.0)
+            hidden = -hidden if how.get("mode") == "negative" else hidden
+        if tags is not None and "twice" in tags:
+            hidden = 2 * hidden
+        return self.fc(hidden if tags is not None else hidden.abs())
+
+
+TOLD: dict[str, tuple[Callable[[int], dict[str, Any]], tuple[str, ...]]] = {
+    "text": (lambda i: {"how": {"mode": ("negative", "positive")[i % 3 == 0]}}, ("how",)),
+    "text beside numbers": (lambda i: {"how": {"mode": "negative", "scale": torch.tensor([i + 1.0])}}, ()),
+    "texts beside numbers": (lambda i: {"how": {"mode": ("a", "negative")[i // 5], "scale": torch.ones(1)}}, ()),
+    "a number": (lambda i: {"how": {"scale": 1.0 + i // 4}}, ("how",)),
+    "texts": (lambda i: {"tags": ["a", ("b", "twice")[i // 4 % 2]]}, ("tags",)),
+    "a tuple": (lambda i: {"tags": ("twice",)}, ("tags",)),
+    "no texts": (lambda i: {"tags": []}, ("tags",)),
+    "nothing": (lambda i: {"tags": None}, ("tags",)),
+    "the default": (lambda i: {"how": None}, ()),
+}
+
+
+@pytest.mark.parametrize("pairs", [False, True], ids=["records", "pairs"])
+@pytest.mark.parametrize("told", TOLD)
+def test_what_forward_takes_beside_numbers_reaches_it(told: str, pairs: bool, out: Path) -> None:
+    say, each = TOLD[told]
+    net = Told().eval()
+
+    class Saying(Dataset[Any]):
+        def __len__(self) -> int:
+            return len(X)
+
+        def __getitem__(self, i: int) -> Any:
+            record = {"x": X[i], **say(i)}
+            return (record, i) if pairs else {**record, "label": i}
+
+    with torch.no_grad():
+        expected = torch.cat([net(X[i : i + 1], **say(i)) for i in range(10)])
+    for size in (1, 4):
+        found = rs.collect(net, Saying(), out=out / str(size), cut_points=[], batch_size=size)
+        torch.testing.assert_close(found.logits, expected, rtol=1e-5, atol=1e-6)
+        assert found.labels.tolist() == list(range(10))
+        named = {name for f in found.facts if f.kind is FactKind.COUNTED for name in f.values["per_sample"]}
+        assert set(each) <= named <= {"how", "tags"}
+        assert FactKind.INPUT_LEFT_OUT not in [f.kind for f in found.facts]
+
+
+def test_an_object_that_forward_takes_is_refused(out: Path) -> None:
+    data = Records(x=X, how=[object()] * 10, label=list(range(10)))
+    with pytest.raises(rs.DataError, match=r"samples cannot be put into one batch .*found <class 'object'>"):
+        rs.collect(Told(), data, out=out, cut_points=[])
+
+
 def test_what_may_be_the_label_is_not_left_out(net: Switched, out: Path) -> None:
     with pytest.raises(rs.DataError, match=r"records hold x, species, so no label; .*or leave 'species' out"):
         rs.collect(net, Records(x=X, species=list(range(10))), out=out / "records", cut_points=[])

@@ -317,8 +317,8 @@ def _reading(model: nn.Module, dataset: Any, options: dict[str, Any], meaning: M
     call = first_call(model, dataset, options, meaning)
     if call is None:
         return ()
-    each = tuple(k for k, v in call.shared.items() if isinstance(v, str) and k not in meaning.shared)
-    return facts_of(replace(call, each=each), FactKind.COUNTED)
+    texts = (k for k, v in call.shared.items() if isinstance(v, str) and k not in (*meaning.shared, *call.each))
+    return facts_of(replace(call, each=(*call.each, *texts)), FactKind.COUNTED)
 
 
 def _refuse_incomparable(out: Path, owner: str, identity: Identity) -> None:

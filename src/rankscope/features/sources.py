@@ -25,12 +25,12 @@ from torch.utils.data import (
 
 from rankscope._base.errors import DataError, UsageError, first_line, type_and_line
 from rankscope.features.batch_labels import REMEDY, labels_of, refuse_other_names, without_label
+from rankscope.features.joined_records import joined, record_of
 from rankscope.features.same_shape import runs_of_one_shape
 from rankscope.features.starting_workers import by_itself, workers_of
 from rankscope.features.whole_call import NO_LABEL, WholeCall, named_inputs, split_label, whole_call
 from rankscope.loading.texts import Texts
 from rankscope.slicing.calls import Call, read_call
-from rankscope.slicing.containers import holds_arrays
 from rankscope.slicing.meaning import LABELS, PREFERRED, How, Meaning
 from rankscope.slicing.ragged import rows_apart
 from rankscope.slicing.reader import are_labels, certain_item, order_of
@@ -229,7 +229,7 @@ class _Collate:
 
     def __call__(
         self, items: list[tuple[int, Any]]
-    ) -> tuple[list[tuple[list[int], Any]], list[Skipped], dict[str, str]]:
+    ) -> tuple[list[tuple[list[int], Any, dict[str, Any]]], list[Skipped], dict[str, str]]:
         left_out: dict[str, str] = {}
         kept = [(i, item) for i, item in items if not isinstance(item, Skipped)]
         skipped = [item for _, item in items if isinstance(item, Skipped)]
@@ -239,26 +239,21 @@ class _Collate:
             wanted = [(i, self.wanted.of(item)) for i, item in kept]
             runs = runs_of_one_shape(wanted)
             left_out = _left_out(kept[0][1], wanted[0][1]) if kept else {}
-        return [([i for i, _ in run], self._joined([item for _, item in run])) for run in runs], skipped, left_out
+        return [([i for i, _ in run], *self._joined([item for _, item in run])) for run in runs], skipped, left_out
 
-    def _joined(self, items: list[Any]) -> Any:
+    def _joined(self, items: list[Any]) -> tuple[Any, dict[str, Any]]:
+        if self.inner is not default_collate:
+            return self.inner(items), {}
         try:
-            joined = self.inner(items)
-            if self.inner is default_collate and isinstance(joined, dict):  # a run has one text: all its samples' own
-                joined |= {k: v for k, v in items[0].items() if isinstance(v, str) and k not in LABELS}
-            return joined
+            return joined(items)
         except (TypeError, RuntimeError, KeyError) as error:
-            if self.inner is not default_collate:
-                raise
             raise DataError(f"samples cannot be put into one batch ({first_line(error)}); {REMEDY}") from error
 
 
 def _left_out(item: Any, wanted: Any) -> dict[str, str]:
     """Why the model does not get what else the records hold, as one of them has it."""
-    if isinstance(item, tuple | list) and item:
-        item, wanted = item[0], wanted[0]
-    names = map(str, item) if isinstance(item, Mapping) else ()
-    return {name: "forward does not take it" for name in names if name not in wanted}
+    known = record_of(wanted)
+    return {name: "forward does not take it" for name in map(str, record_of(item)) if name not in known}
 
 
 @dataclass(frozen=True)
@@ -289,9 +284,8 @@ class _Wanted:
         taken = self.signature.names(name) or name in PREFERRED
         taken = taken or (self.signature.any_keyword and not self.named_alone)
         number = is_array(value) or isinstance(value, int | float) or numbers_of(value) is not None
-        # an argument that is a container, or a text
-        number = number or (self.signature.names(name) and (isinstance(value, str) or holds_arrays(value)))
-        return name not in LABELS and taken and number
+        # an argument may be a container or a text, and of what is neither the loader says that it cannot be joined
+        return name not in LABELS and taken and (number or self.signature.names(name))
 
     @staticmethod
     def _numbers(value: Any) -> Any:
@@ -341,9 +335,10 @@ def batches(
     )
     how = How.COLLATED if collate is default_collate else How.GIVEN
     labelled = options.get("labelled", True)
+    defaults = dict(signature.defaults)
     for runs, skipped, left_out in loader:
-        end = max([one.index for one in skipped] + [indices[-1] for indices, _ in runs]) + 1
-        for k, (indices, content) in enumerate(runs):
+        end = max([one.index for one in skipped] + [indices[-1] for indices, _, _ in runs]) + 1
+        for k, (indices, content, once) in enumerate(runs):
             # a run may be the last of a shard: what comes before its end, and nothing else, is done with
             after = end if k == len(runs) - 1 else indices[-1] + 1
             done, skipped = [one for one in skipped if one.index < after], [s for s in skipped if s.index >= after]
@@ -351,13 +346,17 @@ def batches(
             if labelled:
                 content, found_labels = without_label(content, signature)
                 labels = labels if found_labels is None else found_labels
-            found = read_call(model, signature, content, how, meaning, f"the batch of sample {indices[0]}")
+            once = {k: v for k, v in once.items() if v is not None or defaults.get(k, once) is not None}
+            own, others = (tuple(n for n in names if n not in once) for names in (meaning.per_sample, meaning.shared))
+            told = replace(meaning, per_sample=own, shared=others)
+            found = read_call(model, signature, content, how, told, f"the batch of sample {indices[0]}")
             if len(found) != len(indices):
                 raise DataError(
                     f"a batch of {len(indices)} samples has {len(found)} rows of {found.name!r}; let collate_fn keep "
                     "one row a sample"
                 )
-            found = replace(found, dropped={**left_out, **found.dropped})
+            each = tuple(name for name in once if name not in meaning.shared)
+            found = replace(found, shared={**found.shared, **once}, each=each, dropped={**left_out, **found.dropped})
             yield Batch(found, labels, torch.tensor(indices, dtype=torch.int64), tuple(done), after)
         if not runs:
             yield Batch(None, torch.zeros(0, dtype=torch.int64), torch.zeros(0, dtype=torch.int64), tuple(skipped), end)
