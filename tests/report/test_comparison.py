@@ -142,7 +142,7 @@ def test_feature_profiles():
     [
         ([], {}, "profiles has 0 runs"),
         ([history(a=1.0)], {}, "profiles has 1 run; "),
-        ([history(a=1.0), 3], {}, "a run is a int"),
+        ([history(a=1.0), 3], {}, "a run has the type .int.; give"),
         ([history(a=1.0)] * 2, {"metric": "rank"}, "has no metric 'rank'"),
         ([history(a=1.0)] * 2, {"labels": ["x", "x"]}, "give 2 different names"),
         ([history(**{"a": 1.0, "module.a": 2.0})] * 2, {}, "has two layers 'a'"),

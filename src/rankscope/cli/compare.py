@@ -3,19 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
 from rankscope._base.lock import FolderLock
 from rankscope.cli.memory import saves_memory
 from rankscope.cli.options import DebugOption, JsonOption
-
-if TYPE_CHECKING:
-    import pandas as pd
-
-    from rankscope.features import FeatureProfile
-    from rankscope.jacobian import JacobianProfile
 
 __all__ = ["compare_command"]
 
@@ -26,8 +20,9 @@ def compare_command(
         list[Path],
         typer.Argument(
             metavar="RUN RUN...",
-            help="Folders or profile.json files of rankscope profile, files of FeatureProfile.save, or histories "
-            "(.jsonl) of RankMonitor.",
+            help="Folders that rankscope profile, features, collect or watch wrote, or in which a trainer keeps "
+            "rank_history.jsonl; or one of their files, a file of FeatureProfile.save, or a history (.jsonl) of "
+            "RankMonitor.",
             show_default=False,
         ),
     ],
@@ -51,10 +46,11 @@ def compare_command(
 ) -> None:
     """Compare saved runs: one table and one figure, with what differs in how they were measured named first."""
     from rankscope.cli.results import print_result, write_result
+    from rankscope.cli.saved_runs import saved_run
     from rankscope.report import compare
 
     found = compare(
-        {str(path): _run(path) for path in runs} if len(set(runs)) == len(runs) else [_run(path) for path in runs],
+        {str(path): saved_run(path) for path in runs} if len(set(runs)) == len(runs) else [*map(saved_run, runs)],
         metric=metric,
         same_images=same_images,
         seed=seed,
@@ -64,18 +60,3 @@ def compare_command(
         with FolderLock(out):
             write_result(out, "comparison", record, {"comparison": found.table()}, found.plot())
     print_result(found, record, out, "comparison", as_json=as_json)
-
-
-def _run(path: Path) -> JacobianProfile | FeatureProfile | pd.DataFrame:
-    from rankscope._base.errors import OutputError
-    from rankscope.features import FeatureProfile
-    from rankscope.jacobian import JacobianProfile
-    from rankscope.monitor.history import History
-
-    if not path.exists():
-        raise OutputError(f"{str(path)!r} does not exist; give a folder or file that a run has written")
-    if path.suffix == ".jsonl":
-        return History(path, write=False).table()
-    if path.is_dir() or path.name == "profile.json":
-        return JacobianProfile.load(path)
-    return FeatureProfile.load(path)

@@ -26,7 +26,7 @@ except ImportError:  # no POSIX: two monitors of one file are not noticed
 if TYPE_CHECKING:
     import pandas as pd
 
-__all__ = ["COLUMNS", "Entry", "History", "Moment"]
+__all__ = ["COLUMNS", "Entry", "History", "Moment", "is_history"]
 
 COLUMNS = ("step", "layer", "metric", "value", "samples")
 _BEGINS = b'{"step": '
@@ -227,6 +227,16 @@ class History:
     def next_step(self) -> int:
         """The step after the last that was monitored."""
         return self.moments[-1].step + 1 if self.moments else 0
+
+
+def is_history(path: Path) -> bool:
+    """Whether the first line of a file is a step that a monitor saw."""
+    try:
+        with path.open("rb") as file:
+            Moment.of(file.readline())
+    except (OSError, ValueError):
+        return False
+    return True
 
 
 def _digest(said: dict[str, Any]) -> str:

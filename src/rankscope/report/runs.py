@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import PurePath
 from typing import Any
 
 import numpy as np
@@ -13,8 +14,9 @@ from rankscope.features.feature_profile import FeatureProfile
 from rankscope.jacobian import JacobianProfile
 from rankscope.views.phrases import shape_of
 
-__all__ = ["Run", "run_of"]
+__all__ = ["Run", "SavedFeatures", "run_of"]
 
+_OF_LAYER = ("name", "samples", "reduce", "pca_bounds")
 _COLUMNS = ("step", "layer", "metric", "value", "samples")
 
 
@@ -36,6 +38,24 @@ class Run:
     steps: Sequence[int] = field(default=())
 
 
+@dataclass(frozen=True)
+class SavedFeatures:
+    """What ``FeatureProfile.to_dict`` says of each layer: a profile's numbers, without the spectra that make them.
+
+    Raises ``KeyError`` for rows that are no layers, and ``ValueError`` where there are none.
+    """
+
+    model: str
+    rows: tuple[Mapping[str, Any], ...]
+
+    def __post_init__(self) -> None:
+        if not self.rows:
+            raise ValueError("it has no layers")
+        for row in self.rows:
+            for name in _OF_LAYER:
+                row[name]
+
+
 def run_of(given: Any, metric: str | None, *, step: int | None = None) -> Run:
     """A profile, a history or what has one, as a run.
 
@@ -47,12 +67,21 @@ def run_of(given: Any, metric: str | None, *, step: int | None = None) -> Run:
     if isinstance(given, JacobianProfile):
         return _jacobian(given, metric)
     if isinstance(given, FeatureProfile):
-        return _features(given, metric)
+        return _features([layer.to_dict() for layer in given], str(given.provenance.get("model", "")), metric)
+    if isinstance(given, SavedFeatures):
+        return _features(given.rows, given.model, metric)
     history = getattr(given, "history", given)
     if set(_COLUMNS) <= set(getattr(history, "columns", ())):
-        return _history(history, metric, step)
+        # of a table nothing says what its steps count: a monitor's count optimiser steps
+        return _history(history, getattr(given, "unit", "step") if history is not given else "step", metric, step)
+    if isinstance(given, str | PurePath):
+        raise UsageError(
+            f"a run is the path {str(given)!r}; load it first (JacobianProfile.load, FeatureProfile.load), or run "
+            "rankscope compare, which takes paths"
+        )
     raise UsageError(
-        f"a run is a {type(given).__name__}; give a JacobianProfile, a FeatureProfile, or a monitor or its history"
+        f"a run has the type {type(given).__name__!r}; give a JacobianProfile, a FeatureProfile, or a monitor or its "
+        "history"
     )
 
 
@@ -86,9 +115,8 @@ def _jacobian(profile: JacobianProfile, metric: str | None) -> Run:
     )
 
 
-def _features(profile: FeatureProfile, metric: str | None) -> Run:
+def _features(rows: Sequence[Mapping[str, Any]], label: str, metric: str | None) -> Run:
     chosen = "effective_rank" if metric is None else metric
-    rows = [layer.to_dict() for layer in profile]
     known = [name for row in rows for name, value in row.items() if isinstance(value, float | int) and name != "scale"]
     if chosen not in known:
         raise UsageError(f"unknown {parameter('metric')} {chosen!r}; {nearest(chosen, {*known})}")
@@ -97,8 +125,8 @@ def _features(profile: FeatureProfile, metric: str | None) -> Run:
     return Run(
         kind="FeatureProfile",
         metric=chosen,
-        label=str(profile.provenance.get("model", "")),
-        layers=[layer.name for layer in profile],
+        label=label,
+        layers=[str(row["name"]) for row in rows],
         values=[nan if row.get(chosen) is None else float(row[chosen]) for row in rows],
         lower=[float(row["pca_bounds"][0]) if bounded else nan for row in rows],
         upper=[float(row["pca_bounds"][1]) if bounded else nan for row in rows],
@@ -109,9 +137,11 @@ def _features(profile: FeatureProfile, metric: str | None) -> Run:
     )
 
 
-def _history(history: Any, metric: str | None, step: int | None) -> Run:
+def _history(history: Any, unit: str, metric: str | None, step: int | None) -> Run:
     known = list(dict.fromkeys(history["metric"]))
-    chosen = (known or [""])[0] if metric is None else metric
+    if not known:
+        raise UsageError("a history is empty; compare runs of which at least one step was monitored")
+    chosen = known[0] if metric is None else metric
     if chosen not in known:
         raise UsageError(f"the history has no {parameter('metric')} {chosen!r}; {nearest(chosen, known)}")
     found = history[history["metric"] == chosen]
@@ -126,6 +156,9 @@ def _history(history: Any, metric: str | None, step: int | None) -> Run:
         values=[float(v) for v in here["value"]],
         lower=nan,
         upper=nan,
-        settings={"samples": tuple(f"{n:,}" for n in dict.fromkeys(here["samples"]))},
+        settings={
+            "samples": tuple(f"{n:,}" for n in dict.fromkeys(here["samples"])),
+            "what their steps count": (unit,),
+        },
         steps=sorted({int(s) for s in found["step"]}),
     )
