@@ -42,6 +42,7 @@ class FactKind(StrEnum):
     DIFFERENTIATED = "differentiated input"  # name, per_sample, shared: names of the other inputs
     NOISED = "input that noise is added to"  # name, per_sample, shared: names of the other inputs
     COUNTED = "input whose rows are the samples"  # name, per_sample, shared: names of the other inputs
+    # by_batch with these three: a collate_fn made what is shared, for the samples of one batch
     INPUT_LEFT_OUT = "input left out"  # name, reason
     ONE_WORKER = "a stream was read by one worker"  # workers: how many its loader has
     SEVERAL_SIZES = "samples of several shapes"  # shapes (without the batch dimension), least, most (columns K)

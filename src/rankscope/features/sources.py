@@ -34,6 +34,7 @@ from rankscope.slicing.calls import Call, read_call
 from rankscope.slicing.meaning import LABELS, PREFERRED, How, Meaning
 from rankscope.slicing.ragged import rows_apart
 from rankscope.slicing.reader import are_labels, certain_item, order_of
+from rankscope.slicing.shared_values import SharedValues
 from rankscope.slicing.signature import Signature, is_hugging_face, signature_of
 from rankscope.slicing.values import as_tensor, is_array, numbers_of
 from rankscope.views.phrases import counted
@@ -309,7 +310,7 @@ def batches(
     Samples of several shapes are cut into batches of one shape each.
     """
     size, total = options.get("batch_size") or batch_size, len(dataset) if stop is None else stop
-    signature = signature_of(model)
+    signature, values = signature_of(model), SharedValues(meaning)
     if type(dataset) is TensorDataset and len(dataset.tensors) == 2 and "collate_fn" not in options:
         # slices of arrays: picking samples one by one and stacking them copies all of it, on one thread
         inputs, labels = dataset.tensors
@@ -334,6 +335,10 @@ def batches(
         generator=torch.Generator(),  # the loader seeds its workers from it: the caller's random state stays as it is
     )
     how = How.COLLATED if collate is default_collate else How.GIVEN
+    if start and meaning.shared and how is How.COLLATED:
+        earlier = first_call(model, dataset, options, meaning)
+        if earlier is not None:
+            values.check(earlier, "the first sample")
     labelled = options.get("labelled", True)
     defaults = dict(signature.defaults)
     for runs, skipped, left_out in loader:
@@ -346,8 +351,8 @@ def batches(
             if labelled:
                 content, found_labels = without_label(content, signature)
                 labels = labels if found_labels is None else found_labels
-            once = {k: v for k, v in once.items() if v is not None or defaults.get(k, once) is not None}
             own, others = (tuple(n for n in names if n not in once) for names in (meaning.per_sample, meaning.shared))
+            once = {k: v for k, v in once.items() if v is not None or defaults.get(k, once) is not None}
             told = replace(meaning, per_sample=own, shared=others)
             found = read_call(model, signature, content, how, told, f"the batch of sample {indices[0]}")
             if len(found) != len(indices):
@@ -357,6 +362,10 @@ def batches(
                 )
             each = tuple(name for name in once if name not in meaning.shared)
             found = replace(found, shared={**found.shared, **once}, each=each, dropped={**left_out, **found.dropped})
+            if how is How.COLLATED:
+                values.check(found, f"sample {indices[0]}")
+            else:
+                found = replace(found, by_batch=True)
             yield Batch(found, labels, torch.tensor(indices, dtype=torch.int64), tuple(done), after)
         if not runs:
             yield Batch(None, torch.zeros(0, dtype=torch.int64), torch.zeros(0, dtype=torch.int64), tuple(skipped), end)

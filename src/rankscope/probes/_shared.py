@@ -15,6 +15,7 @@ from rankscope._base.errors import DataError, UsageError, parameter
 from rankscope._base.facts import Fact
 from rankscope.slicing import Sample, call_model, read_samples
 from rankscope.slicing.precision import meant
+from rankscope.slicing.shared_values import same_value
 from rankscope.views.phrases import joined
 
 __all__ = ["Given", "given_samples", "with_shared"]
@@ -47,7 +48,7 @@ def given_samples(component: nn.Module, inputs: Any, limit: int | None, meaning:
         first = found[0] if found else sample
         call = samples.call
         assert call is not None  # there is a sample
-        own = [name for name in sample.extra if name in call.per_sample or not _same(sample, first, name)]
+        own = [k for k, v in sample.extra.items() if k in call.per_sample or not same_value(v, first.extra.get(k))]
         if own:
             raise UsageError(
                 f"a component has one input, and each sample of {parameter('inputs')} has its own "
@@ -64,21 +65,6 @@ def given_samples(component: nn.Module, inputs: Any, limit: int | None, meaning:
     return Given(
         torch.cat([sample.x.detach() for sample in found]), samples.call.name, one.keyword, one.extra, samples.facts()
     )
-
-
-def _same(sample: Sample, first: Sample, name: str) -> bool:
-    """Whether both samples are called with the same value; batches of a loader may bring others."""
-    value, other = sample.extra[name], first.extra.get(name)
-    if value is other:
-        return True
-    (leaves, form), (others, other_form) = tree_flatten(value), tree_flatten(other)
-    return form == other_form and all(_equal(a, b) for a, b in zip(leaves, others, strict=True))
-
-
-def _equal(a: Any, b: Any) -> bool:
-    if isinstance(a, Tensor) and isinstance(b, Tensor):
-        return a.dtype == b.dtype and torch.equal(a, b)
-    return type(a) is type(b) and not isinstance(a, Tensor) and bool(a == b)
 
 
 def with_shared(component: nn.Module, given: Given, dtype: torch.dtype) -> nn.Module:

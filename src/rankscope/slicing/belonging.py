@@ -141,7 +141,10 @@ def same_for_all(name: str, value: Any) -> Any:
 
         return tree_map(of_one, value, is_leaf=_is_collated)
     if differs:
-        raise UsageError(f"shared names {name!r}, which differs between the samples; leave it out of shared")
+        raise UsageError(
+            f"shared names {name!r}, which differs between the samples of a batch; "
+            f'give per_sample=("{name}",) if each sample has its own'
+        )
     return value[0]
 
 

@@ -42,6 +42,7 @@ class Call:
     shared: Mapping[str, Any] = field(default_factory=dict)
     dropped: Mapping[str, str] = field(default_factory=dict)
     each: tuple[str, ...] = ()  # of those in shared, what an item of a data set brought: a text, a switch
+    by_batch: bool = False  # whether a batch's own collate_fn put it together, so that another one may share others
     workers: int = 1  # of the loader of a stream, which was read by one of them
 
     def __len__(self) -> int:

@@ -22,6 +22,7 @@ from rankscope.slicing.one_sample import counts_samples
 from rankscope.slicing.ragged import rows_apart
 from rankscope.slicing.sample import Sample
 from rankscope.slicing.sequences import check_samples_first
+from rankscope.slicing.shared_values import SharedValues
 from rankscope.slicing.signature import Signature, signature_of
 from rankscope.slicing.values import as_tensor, is_array, is_scalar_label, numbers_of
 
@@ -152,7 +153,8 @@ def facts_of(call: Call, kind: FactKind) -> tuple[Fact, ...]:
     own = (*call.per_sample, *call.each)
     shared = tuple(k for k in call.shared if k != "use_cache" and k not in call.each)
     if own or shared or (call.embedded and kind is not FactKind.COUNTED):
-        facts.append(Fact(kind, {"name": call.name, "per_sample": own, "shared": shared}))
+        batch = {"by_batch": True} if shared and call.by_batch else {}
+        facts.append(Fact(kind, {"name": call.name, "per_sample": own, "shared": shared, **batch}))
     facts += [Fact(FactKind.INPUT_LEFT_OUT, {"name": k, "reason": v}) for k, v in call.dropped.items()]
     if call.workers > 1:
         facts.append(Fact(FactKind.ONE_WORKER, {"workers": call.workers}, caution=True))
@@ -162,10 +164,15 @@ def facts_of(call: Call, kind: FactKind) -> tuple[Fact, ...]:
 def read_calls(model: nn.Module, inputs: Any, meaning: Meaning) -> Iterator[Call]:
     """One call for each piece of the data: the whole of a tensor or mapping, an item, a batch."""
     check_samples_first(model, inputs)
-    signature = signature_of(model)
+    signature, values = signature_of(model), SharedValues(meaning)
+    by_batch = isinstance(inputs, DataLoader)
     for index, (content, how) in enumerate(_contents(inputs, signature)):
         place = "the input" if is_one_call(inputs) else f"{'sample' if how is How.ITEM else 'batch'} {index}"
         call = read_call(model, signature, content, how, meaning, place)
+        if by_batch and how is How.GIVEN:  # a mask that collate_fn makes belongs to its batch
+            call = replace(call, by_batch=True)
+        else:
+            values.check(call, place)
         yield replace(call, workers=inputs.num_workers) if has_several_workers(inputs) else call
 
 

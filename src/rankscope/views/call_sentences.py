@@ -20,7 +20,8 @@ def _counted(v: Values) -> str:
 
 def _beside(v: Values) -> str:
     own = f" Each sample has its own {joined(v['per_sample'])}." if v["per_sample"] else ""
-    shared = f" All samples share {joined(v['shared'])}." if v["shared"] else ""
+    whose = "All samples of a batch" if v.get("by_batch") else "All samples"
+    shared = f" {whose} share {joined(v['shared'])}." if v["shared"] else ""
     return own + shared
 
 
