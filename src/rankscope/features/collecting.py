@@ -33,7 +33,7 @@ from rankscope.features.reduction import Channels, Reduce, check_reduce
 from rankscope.features.resuming import Resumed, begin
 from rankscope.features.shards import ShardStore
 from rankscope.features.sharing_out import SharedRun, same_collection
-from rankscope.features.sources import Batch, as_dataset, batches, first_call
+from rankscope.features.sources import Batch, as_dataset, batches
 from rankscope.features.whole_call import WholeCall
 from rankscope.slicing import CutPointsLike, mode_facts
 from rankscope.slicing.calls import Call
@@ -214,7 +214,9 @@ def _collect(
     """The pass over what is not yet in whole shards; ``taken`` and the result are those of the first process."""
     name, layer = head
     report = progress_for(progress, "collect")
-    about = (*facts, *mode_facts(model), *_reading(model, dataset, options, meaning))  # the mode that the model came in
+    about = (*facts, *mode_facts(model))  # the mode that the model came in
+    if isinstance(dataset, WholeCall):
+        about = (*about, *facts_of(dataset.call, FactKind.COUNTED))
     if taken is not None:
         paths.go_on(taken.run.layers)
     passes = Passes(model, name, *reduced, paths)
@@ -239,7 +241,8 @@ def _collect(
             def look(call: Call) -> None:
                 nonlocal about, looked
                 if not looked:
-                    about, looked = (*about, *passes.remembers(call)), True
+                    reading = () if isinstance(dataset, WholeCall) else _reading(call, options, meaning)
+                    about, looked = (*about, *reading, *passes.remembers(call)), True
 
             def fill(run: CollectionRun, start: int, stop: int) -> None:
                 run.beside = _works_beside(passes.device)
@@ -308,17 +311,16 @@ def _process() -> dict[str, Any]:
     return {"process": found} if found else {}
 
 
-def _reading(model: nn.Module, dataset: Any, options: dict[str, Any], meaning: Meaning) -> tuple[Fact, ...]:
-    """How the data were read: what counts the samples, what all share, and what was left out."""
-    if isinstance(dataset, WholeCall):
-        return facts_of(dataset.call, FactKind.COUNTED)
-    if type(dataset) is TensorDataset and "collate_fn" not in options:  # one array, and its labels
-        return ()
-    call = first_call(model, dataset, options, meaning)
-    if call is None:
-        return ()
-    texts = (k for k, v in call.shared.items() if isinstance(v, str) and k not in (*meaning.shared, *call.each))
-    return facts_of(replace(call, each=(*call.each, *texts)), FactKind.COUNTED)
+def _reading(call: Call, options: dict[str, Any], meaning: Meaning) -> tuple[Fact, ...]:
+    """How a batch was read: what counts the samples, what all share, and what was left out."""
+    # of a batch of one sample it does not show what belongs to the samples: all that torch joined does
+    joined = "collate_fn" not in options
+    each = (
+        name
+        for name, value in call.shared.items()
+        if (joined or isinstance(value, str)) and name not in (*meaning.shared, *call.each, "use_cache")
+    )
+    return facts_of(replace(call, each=(*call.each, *each)), FactKind.COUNTED)
 
 
 def _refuse_incomparable(out: Path, owner: str, identity: Identity) -> None:
