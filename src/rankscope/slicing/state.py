@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
+from operator import is_
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -344,14 +345,15 @@ def _refill(container: Any, held: Any) -> None:
 
 def _same(now: Any, held: Any) -> bool:
     """Whether a container has the very same members in the same places."""
+    if isinstance(held, dict):  # first and without a loop in Python: every module has ten of them, looked at every call
+        same_size = len(now) == len(held)
+        return same_size and all(map(is_, now, held)) and all(map(is_, now.values(), held.values()))
     if isinstance(held, GeneratorState):
         return bool(now == held)
     if isinstance(held, np.ndarray):
         return now.shape == held.shape and bool(np.array_equal(now, held, equal_nan=held.dtype.kind in "fc"))
     if len(now) != len(held):
         return False
-    if isinstance(held, dict):
-        return all(a is b and x is y for (a, x), (b, y) in zip(now.items(), held.items(), strict=True))
     if isinstance(held, set):
         return {id(x) for x in now} == {id(x) for x in held}
     return all(x is y for x, y in zip(now, held, strict=True))
