@@ -209,6 +209,73 @@ def test_a_hook_that_changes_an_output_is_part_of_the_network():
     expect(monitor.history, 0, "0", torch.sin(3 * nn.functional.linear(batches(1)[0], *model[0].parameters())).detach())
 
 
+class Pair(nn.Linear):
+    def forward(self, x):
+        return super().forward(x), x
+
+
+class Repeats(nn.Module):
+    """One layer, called as often as the pass says."""
+
+    def __init__(self):
+        super().__init__()
+        self.m, self.pair = nn.Linear(6, 6), Pair(6, 6)
+
+    def forward(self, x, times):
+        for _ in range(times):
+            x = torch.tanh(self.m(self.pair(x)[0]))
+        return x
+
+
+@pytest.mark.filterwarnings("ignore:rankscope, step 0. layer .* several times")
+@pytest.mark.parametrize("order", [(1, 2), (2, 1), (3, 3)])
+def test_a_name_means_the_first_call_of_every_pass(order):
+    """A step's passes may call a layer differently often: rows of one name are then of one call, not of each last."""
+    model = Repeats()
+    kept = {"m": [], "pair.0": []}
+    calls = []
+    model.m.register_forward_hook(lambda _m, _args, out: calls.append(out.detach().double().numpy()))
+    model.pair.register_forward_hook(lambda _m, _args, out: calls.append(out[0].detach().double().numpy()))
+    second = []
+    with rs.RankMonitor(model, ["m", "pair.0", "m#1", "m#2"], every=1) as monitor:
+        for x, times in zip(batches(2), order, strict=True):
+            calls.clear()
+            model(x, times)
+            kept["pair.0"].append(calls[0])
+            kept["m"].append(calls[1])
+            second += calls[3:4]
+        monitor.step()
+    for name in ("m", "m#1", "pair.0"):
+        expect(monitor.history, 0, name, np.concatenate(kept[name.removesuffix("#1")]))
+    expect(monitor.history, 0, "m#2", np.concatenate(second))
+
+
+def test_a_layer_that_is_called_several_times_is_told_once():
+    model = Repeats()
+    with rs.RankMonitor(model, ["m", "m#2"], every=1) as monitor:
+        model(batches(1)[0], 2)
+        with pytest.warns(UserWarning, match="layer m is called several times in one forward pass, and its first"):
+            monitor.step()
+        model(batches(1)[0], 2)
+        monitor.step()  # warnings are errors here
+    with rs.RankMonitor(model, ["m", "output"], every=1) as monitor:
+        out = model(batches(1)[0], 1).detach()
+        monitor.step()
+    expect(monitor.history, 0, "output", out)
+
+
+@pytest.mark.filterwarnings("ignore:rankscope, step 0. layer 0 is called several times")
+@pytest.mark.parametrize("more", [{}, {"inputs": batches(1)[0]}])
+def test_a_probe_batch_and_the_training_batch_mean_the_same_call(more):
+    """The probe batch's pass adds the other calls, and then numbers them all."""
+    model = nn.Sequential(*[nn.Linear(6, 6)] * 3)
+    x = batches(1)[0]
+    with rs.RankMonitor(model, ["0"], every=1, **more) as monitor:
+        model(x)
+        monitor.step()
+    expect(monitor.history, 0, "0#1" if more else "0", model[0](x).detach())
+
+
 def test_the_hooks_of_another_stay():
     model = net()
     seen = []

@@ -30,8 +30,10 @@ TROUBLE = (RankscopeError, torch.OutOfMemoryError, torch.linalg.LinAlgError)  # 
 class StepFeatures:
     """The moments of every cut point over the forward passes of one step, and what went wrong at which.
 
-    A module that is called several times in one pass gives its last output, and ``layer#1`` its first. Recomputation in
-    a backward pass (gradient checkpointing) is not a pass, and neither is one in evaluation mode.
+    Of a module that is called several times in one pass the name alone means the first call, as in ``feature_rank``, so
+    that one name never stands for different calls of different passes; ``layer#2`` is the second. ``repeated`` holds
+    the names without a number whose module was called again. Recomputation in a backward pass (gradient checkpointing)
+    is not a pass, and neither is one in evaluation mode.
     """
 
     def __init__(
@@ -41,6 +43,7 @@ class StepFeatures:
         self.several = (group_size() or 1) > 1
         self.stores = {name: LayerStore(reduce, channels, None, memory / max(len(names), 1)) for name in names}
         self.errors: dict[str, str] = {}
+        self.repeated: set[str] = set()
         self._outputs: dict[str, Tensor] = {}
         self._calls: Counter[str] = Counter()  # in this pass
         self._shape: tuple[int, ...] | None = None
@@ -73,11 +76,16 @@ class StepFeatures:
         self._shape = sample_shape((*args, *kwargs.values()))
 
     def _keep(self, name: str, place: Place, axis: int) -> Any:
+        # the model's own output is what its outermost call returns
+        wanted = 1 if place.call is None and place.module is not self.model else place.call
+
         def hook(_module: nn.Module, _args: Any, output: Any) -> None:
             if name in self.errors or not self.model.training:
                 return
             self._calls[name] += 1
-            if place.call not in (None, self._calls[name]):
+            if wanted not in (None, self._calls[name]):
+                if place.call is None:
+                    self.repeated.add(name)
                 return
             try:
                 # a copy: what follows may write into the output

@@ -51,7 +51,8 @@ class RankMonitor:
     model : nn.Module
         What the training loop calls: the compiled or wrapped module where there is one.
     cut_points : "blocks", "all", name, glob, or a list of names and globs
-        As in ``feature_rank``; what is not a plain name is looked up with the first batch.
+        As in ``feature_rank``; what is not a plain name is looked up with the first batch. The name of a module that is
+        called several times in one pass means its first call, ``layer#2`` its second.
     every : int
         Steps from one monitored step to the next.
     metrics : sequence of str
@@ -260,6 +261,11 @@ class RankMonitor:
             self._event(features.errors[name], f"layer {name}")
         else:
             self._teller.well(f"layer {name}")
+        if name in features.repeated:
+            self._teller.say(
+                f"layer {name} is called several times in one forward pass, and its first call is measured; add #2 to "
+                "the name of its module for the second call"
+            )
         return self._entries(name, found)
 
     def _of_probe_batch(self) -> list[Entry]:
