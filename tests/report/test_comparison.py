@@ -11,7 +11,7 @@ from typer.testing import CliRunner
 
 import rankscope as rs
 from rankscope.cli.app import app
-from rankscope.report.comparison import plain_name
+from rankscope.report.plain_names import plain_name, plain_names
 
 
 def relu_net(seed):
@@ -84,12 +84,54 @@ def test_what_differs_is_named_before_the_numbers(profiles):
         ("module._orig_mod.a.b", "a.b"),
         ("net._orig_mod.a", "net.a"),
         ("net.module.a", "net.module.a"),
+        ("layer._orig_mod.x", "layer.x"),
+        ("_fsdp_wrapped_module.layer._fsdp_wrapped_module._checkpoint_wrapped_module.x", "layer.x"),
+        ("module.layer._checkpoint_wrapped_module", "layer"),
+        ("layer._orig_mod#2", "layer#2"),
+        ("layer._orig_mod:0.hidden", "layer:0.hidden"),
+        ("_orig_mod#2", "_orig_mod#2"),
+        ("my_orig_mod.a", "my_orig_mod.a"),
+        ("_orig_mod_a.b", "_orig_mod_a.b"),
         ("module", "module"),
         ("_orig_mod", "_orig_mod"),
     ],
 )
 def test_names_of_wrappers_are_ignored(name, plain):
     assert plain_name(name) == plain
+
+
+@pytest.mark.parametrize(
+    ("runs", "plain"),
+    [
+        ([["model.a", "model.b"], ["a", "b"]], [["a", "b"], ["a", "b"]]),
+        ([["a"], ["module.model.model.a"]], [["a"], ["a"]]),
+        ([["model.a", "model", "output"], ["a", "output"]], [["a", "model", "output"], ["a", "output"]]),
+        ([["model.a", "model.b"], ["model.a"]], [["model.a", "model.b"], ["model.a"]]),  # their own name
+        ([["model.a"], ["model.a", "head"]], [["model.a"], ["model.a", "head"]]),
+        ([["model.a", "head"], ["a"]], [["model.a", "head"], ["a"]]),
+        ([["modelled.a"], ["a"]], [["modelled.a"], ["a"]]),
+        ([["output"], ["model.a"]], [["output"], ["model.a"]]),
+    ],
+)
+def test_a_model_inside_a_module_has_the_names_of_the_model(runs, plain):
+    assert plain_names(runs) == plain
+
+
+def test_layers_of_wrapped_networks_are_those_of_the_plain_one():
+    """With the names that torch's own wrappers give."""
+    from torch.distributed.algorithms._checkpoint.checkpoint_wrapper import checkpoint_wrapper
+
+    plain, wrapped, inside = relu_net(0), relu_net(0), nn.Module()
+    wrapped[0] = checkpoint_wrapper(wrapped[0])
+    wrapped[2] = torch.compile(wrapped[2], backend="eager")
+    inside.model = nn.Sequential(*relu_net(0))
+    inside.forward = inside.model.forward
+    names = [[n for n, m in net.named_modules() if isinstance(m, nn.Linear)] for net in (plain, wrapped, inside)]
+    assert names[1] == ["0._checkpoint_wrapped_module", "2._orig_mod"]
+    found = rs.compare([history(**{name: 1.0 + i for i, name in enumerate(one)}) for one in names])
+    assert [layer.layer for layer in found.layers] == ["0", "2"]
+    assert [layer.names for layer in found.layers] == [*zip(*names, strict=True)]
+    assert found.facts == ()
 
 
 def history(**layers):

@@ -15,6 +15,7 @@ from rankscope._base.records import ByValue, Record
 from rankscope._base.text import counted
 from rankscope.features.feature_profile import FeatureProfile
 from rankscope.jacobian import JacobianProfile
+from rankscope.report.plain_names import plain_names
 from rankscope.report.runs import Run, run_of
 from rankscope.views.comparison_view import comparison_text, plot_comparison
 from rankscope.views.noted import Noted
@@ -37,7 +38,7 @@ class ComparedLayer(ByValue):
     Attributes
     ----------
     layer : str
-        Its name in the first run that has it, without ``module.`` and ``_orig_mod.``.
+        Its name in the first run that has it, without those of wrappers.
     names : tuple of str
         Its name in each run.
     values, lower, upper : tuple of float
@@ -112,8 +113,10 @@ def compare(
 ) -> Comparison:
     """Several runs as one table and one figure; what differs in how they were measured is named first.
 
-    Layers are matched by name, without the ``module.`` and ``_orig_mod.`` of wrappers; where the runs share no name and
-    have equally many layers, by their order. Jacobian profiles of the same images get a paired bootstrap interval of
+    Layers are matched by name, without those of wrappers: a leading ``module.``; ``_orig_mod.``,
+    ``_fsdp_wrapped_module.`` and ``_checkpoint_wrapped_module.`` anywhere; and ``model.`` where all names of one run
+    begin with it and none of another. Where the runs share no name and have equally many layers, they are matched by
+    their order. Jacobian profiles of the same images get a paired bootstrap interval of
     the mean difference of ranks from the first run.
 
     Parameters
@@ -188,21 +191,9 @@ def _at_common_step(given: Sequence[Any], runs: Sequence[Run], metric: str | Non
     return [run_of(one, metric, step=max(common)) for one in given]
 
 
-def plain_name(name: str) -> str:
-    """A layer's name without those of wrappers.
-
-    >>> plain_name("module._orig_mod.layer1.0"), plain_name("_orig_mod")
-    ('layer1.0', '_orig_mod')
-    """
-    parts = [part for part in name.split(".") if part != "_orig_mod"]
-    while len(parts) > 1 and parts[0] == "module":
-        parts = parts[1:]
-    return ".".join(parts) or name
-
-
 def _matched(runs: Sequence[Run], labels: Sequence[str]) -> tuple[list[tuple[str, list[int | None]]], list[Fact]]:
     """Each layer with its place in every run."""
-    plain = [[plain_name(name) for name in run.layers] for run in runs]
+    plain = plain_names([run.layers for run in runs])
     for label, names in zip(labels, plain, strict=True):
         twice = next((name for name in names if names.count(name) > 1), None)
         if twice is not None:
