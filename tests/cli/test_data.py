@@ -147,11 +147,19 @@ def test_splits_are_no_classes(net: str, tmp_path: Path, capsys: pytest.CaptureF
         refused(capsys, 1, re.escape(text), command, net, *given)
 
 
-def test_arrays_need_labels_and_a_shape_that_fits(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+def test_arrays_need_no_labels_and_a_shape_that_fits(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     np.save(tmp_path / "x.npy", np.random.default_rng(0).random((12, 1, 8, 8), dtype=np.float32))
     given, out = ("--data", tmp_path / "x.npy"), ("--out", tmp_path / "run")
-    refused(capsys, 1, "x.npy holds no labels; add --labels FILE", "collect", "digits", *given, *out)
-    assert not (tmp_path / "run" / "manifest.json").exists()
+    assert run("collect", "digits", *given, "--out", tmp_path / "bare") == 0
+    assert "no labels, so no accuracy" in capsys.readouterr().out
+    assert Collection.load(tmp_path / "bare").labels.tolist() == [-1] * 12
+    for command in (("clsdim",), ("deficit",), ("features", "--head")):
+        text = "bare was collected without labels, and classes are needed here; collect again with --labels FILE"
+        refused(capsys, 1, text, command[0], tmp_path / "bare", *command[1:], "--out", tmp_path / "of_it")
+    assert run("features", tmp_path / "bare", "--out", tmp_path / "of_it") == 0
+    np.savez(tmp_path / "x.npz", inputs=np.load(tmp_path / "x.npy"), kind=np.arange(12))
+    text = "x.npz names one integer a sample 'kind'; name it labels"
+    refused(capsys, 1, text, "collect", "digits", "--data", tmp_path / "x.npz", *out)
     assert run("features", "digits", *given, "--cut-points", "fc", *out) == 0
     np.save(tmp_path / "y.npy", np.arange(12) % 10)
     np.save(tmp_path / "wide.npy", np.zeros((12, 3, 8, 8), dtype=np.float32))

@@ -160,12 +160,14 @@ def test_an_empty_class_folder_is_refused_where_the_order_gives_the_label(
     assert main(list(map(str, command))) == 0
 
 
-def test_a_folder_without_classes_needs_none_for_features(
-    net: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_folder_without_classes_has_no_labels(net: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     flat = tmp_path / "flat"
     for i in range(3):
         put(flat / f"{i}.png", Image.fromarray(np.roll(PIXELS, i)))
+    assert main(["collect", f"{net}:grey", "--data", str(flat), "--out", str(tmp_path / "run"), "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["accuracy"] is None
+    assert Collection.load(tmp_path / "run").labels.tolist() == [-1] * 3
+    (flat / "empty").mkdir()  # a class that lacks its pictures
     refused(
         capsys,
         r"is no folder with one subfolder a class \(3 images lie in it and none in a subfolder\)",

@@ -75,7 +75,8 @@ def test_whole_numbers_are_classes_where_their_column_says_so_and_features_need_
     numbers = save(tmp_path / "numbers", label=None, target=(LABELS, datasets.Value("int64")))
     assert [label for _, label in read(numbers).dataset] == LABELS
     alone = save(tmp_path / "alone", label=None)
-    assert len(read(alone, labelled=False).dataset) == 7
+    for labelled in (False, True):
+        assert [label for _, label in read(alone, labelled=labelled).dataset] == [-1] * 7
 
 
 def test_what_the_files_hold_is_what_identifies_the_data(tmp_path: Path) -> None:
@@ -98,7 +99,10 @@ def test_what_the_files_hold_is_what_identifies_the_data(tmp_path: Path) -> None
             r"2 columns of pictures \(image and",
         ),
         ({"fine": (LABELS, datasets.ClassLabel(names=list("abc")))}, r"2 columns of classes .*select_columns\(\['im"),
-        ({"label": None}, r"no column of classes \(its columns: image\); give one the type datasets.ClassLabel"),
+        (
+            {"label": None, "kind": (LABELS, datasets.Value("int64"))},
+            r"no column of classes \(its columns: image and kind\); give one the type datasets.ClassLabel",
+        ),
         ({"image": None, "text": (["a"] * 7, datasets.Value("string"))}, r"\['text'\]\), and give --text FILE"),
         ({"image": None}, r"without pictures \(its columns: label\); measure it in Python: .*load_from_disk"),
         ({"label": ([9] * 7, datasets.Value("int32"))}, "labels run from 9 to 9, but the head of net has 3 classes"),

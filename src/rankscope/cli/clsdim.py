@@ -47,11 +47,12 @@ def clsdim_command(
         raise UsageError(f"--head is now --head-file; write --head-file {head}")
     from rankscope._base.checks import device_of
     from rankscope.cli.results import print_result, write_result
-    from rankscope.cli.run_data import read_run
+    from rankscope.cli.run_data import check_labelled, read_run
     from rankscope.features import classification_dimension
 
     where = device_of(device)
     found = read_run(run, array="features", labels=labels, head=head_file)
+    check_labelled(found, run)
     assert found.features is not None  # what it was asked for
     if found.head is None:
         raise DataError(f"{run.name} holds no head; add --head-file FILE, a .safetensors or .npz with weight and bias")

@@ -17,6 +17,7 @@ from rankscope._base.labels import class_indices
 from rankscope.cli.array_files import check_arrays, read_arrays, read_labels
 from rankscope.cli.class_data import check_labels, folder_labels, head_classes, read_folder
 from rankscope.cli.saved_dataset import is_saved_dataset, read_saved_dataset, saved_labels
+from rankscope.features.whole_call import NO_LABEL
 from rankscope.loading import IMAGE_SUFFIXES, calibrate_batchnorm, load_images
 from rankscope.loading.picture_files import PictureFiles
 
@@ -31,7 +32,7 @@ _INPUTS, _LABELS = ("inputs", "images", "x", "data"), ("labels", "label", "y", "
 
 @dataclass(frozen=True, eq=False)
 class Data:
-    """A map-style data set of (input, label), a name for each class of the head where known, and facts."""
+    """A map-style data set of (input, label; -1 for none), a name for each class of the head where known, and facts."""
 
     dataset: Any
     class_names: tuple[str, ...] | None = None
@@ -71,8 +72,8 @@ def load_data(
 
     ``source``: ``digits``; a folder with one subfolder a class, or any folder of images where ``labelled`` is false; a
     ``.npy`` file, with its labels in another one; a ``.npz`` or ``.safetensors`` file with arrays ``inputs`` and
-    ``labels``. ``limit`` draws that many samples from ``seed`` and keeps their order. Where ``labelled`` is false
-    labels do not count: a ``.npy`` needs none.
+    ``labels``. ``limit`` draws that many samples from ``seed`` and keeps their order. Data without labels have -1 in
+    their place; where ``labelled`` is false all have.
 
     Raises
     ------
@@ -90,7 +91,7 @@ def load_data(
     inputs, targets = _arrays(path, labels, labelled)
     if len(inputs) != len(targets):
         raise DataError(f"{len(targets)} labels for {len(inputs)} inputs; give one label an input")
-    facts = check_labels(targets, loaded, classes)
+    facts = () if (targets == NO_LABEL).all() else check_labels(targets, loaded, classes)
     _check_shape(path, inputs, loaded)
     chosen = drawn(len(inputs), limit, seed)
     return Data(TensorDataset(inputs[chosen], targets[chosen]), loaded.class_names, facts)
@@ -127,9 +128,9 @@ def _folder(path: Path, loaded: LoadedModel, limit: int | None, seed: int, class
     found = read_folder(path)
     if not found.files:
         raise DataError(f"--data {str(path)!r} holds no images ({', '.join(sorted(IMAGE_SUFFIXES))}); give another")
-    if not labelled:
+    if not labelled or not found.classes:
         files = [found.files[int(i)] for i in drawn(len(found.files), limit, seed)]
-        return Data(PictureFiles([(file, 0) for file in files], loaded.preprocessing))
+        return Data(PictureFiles([(file, NO_LABEL) for file in files], loaded.preprocessing))
     index, names, facts = folder_labels(path, found, loaded, classes)
     samples = [(file, index[folder]) for file, folder in found.labelled]
     chosen = [samples[int(i)] for i in drawn(len(samples), limit, seed)]
@@ -140,7 +141,7 @@ def _saved(path: Path, loaded: LoadedModel, limit: int | None, seed: int, classe
     assert loaded.preprocessing is not None
     found = read_saved_dataset(path, loaded.preprocessing, labelled=labelled)
     found.rows = drawn(len(found), limit, seed).tolist()
-    if not labelled:
+    if found.label is None:
         return Data(found)
     own = loaded.class_names if loaded.class_names is not None and len(loaded.class_names) == classes else None
     named = saved_labels(path, found, own, loaded.name)
@@ -168,9 +169,12 @@ def _arrays(path: Path, labels: Path | None, labelled: bool) -> tuple[torch.Tens
     label = next((k for k in _LABELS if k in found), None)
     if label is not None and labelled:
         return inputs, class_indices(found[label], name=f"the labels in {path.name} ({label})")
-    if labelled:
-        raise DataError(f"{path.name} holds no labels; add --labels FILE, a .npy with one integer a sample")
-    return inputs, torch.zeros(len(inputs), dtype=torch.int64)
+    other = next((k for k, v in found.items() if v.shape == (len(inputs),) and not v.is_floating_point()), None)
+    if labelled and other is not None:
+        raise DataError(
+            f"{path.name} names one integer a sample {other!r}; name it labels, or leave it out if it labels nothing"
+        )
+    return inputs, torch.full((len(inputs),), NO_LABEL)
 
 
 def _inputs(path: Path, found: dict[str, torch.Tensor]) -> torch.Tensor:

@@ -53,7 +53,7 @@ def deficit_command(
     from rankscope._base.checks import device_of
     from rankscope._base.files import write_whole
     from rankscope.cli.results import print_result, write_result
-    from rankscope.cli.run_data import read_run
+    from rankscope.cli.run_data import check_labelled, read_run
     from rankscope.deficit import independence_deficit
     from rankscope.report.deficit_page import deficit_page, most_dependent
 
@@ -64,6 +64,7 @@ def deficit_command(
         )
     where = device_of(device)
     found = read_run(run, array="logits", labels=labels)
+    check_labelled(found, run)
     assert found.logits is not None  # what it was asked for
     folder = out if out is not None else found.folder
     with FolderLock(folder):

@@ -13,7 +13,7 @@ from rankscope._base.facts import as_facts
 from rankscope._base.lock import FolderLock
 from rankscope.cli.array_files import ARRAY_FILES, read_arrays
 from rankscope.cli.results import print_result, write_result
-from rankscope.cli.run_data import read_run
+from rankscope.cli.run_data import check_labelled, read_run
 from rankscope.features import feature_rank
 
 __all__ = ["measure_kept"]
@@ -64,6 +64,7 @@ def measure_kept(
         features: torch.Tensor | None = None
         if head or labels is not None:
             read = read_run(run, array="features", labels=labels)
+            check_labelled(read, run)
             if head and read.head is None:
                 raise DataError(f"{run.name} holds no head; name its arrays weight and bias, or leave out --head")
             more = {"labels": read.labels, "head": read.head if head else None}
@@ -72,6 +73,8 @@ def measure_kept(
         profile = feature_rank(features, reduce=reduce or "flatten", channels=channels, **more)
     else:
         found = read_run(run, array="features", labels=None)
+        if head:
+            check_labelled(found, run)
         if not found.moments and not head:
             raise DataError(f"{run} keeps no moments; collect into another folder with --cut-points blocks, or names")
         folder, about = run, {key: found.about[key] for key in ("model", "weights", "data")}

@@ -95,6 +95,21 @@ def _collected(run: Path) -> RunData:
     )
 
 
+def check_labelled(found: RunData, run: Path) -> None:
+    """Refuse a run that was collected without labels.
+
+    Raises
+    ------
+    DataError
+        Where no sample has one.
+    """
+    if len(found.labels) and bool((found.labels < 0).all()):
+        raise DataError(
+            f"{run} was collected without labels, and classes are needed here; collect again with --labels FILE, or "
+            "from a folder with one subfolder a class"
+        )
+
+
 def _about(run: Path) -> tuple[dict[str, Any], tuple[str, ...]]:
     """What the command line wrote beside the shards, and its notes; a run that the library collected has none of it."""
     path = run / "collection.json"

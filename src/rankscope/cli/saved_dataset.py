@@ -12,6 +12,7 @@ from torch.utils.data import Dataset
 
 from rankscope._base.errors import DataError, first_line
 from rankscope.cli.class_names import places_by_name
+from rankscope.features.whole_call import NO_LABEL
 from rankscope.loading import split_folder
 from rankscope.views.phrases import joined
 
@@ -52,7 +53,9 @@ class SavedPictures(Dataset[tuple[Any, int]]):
             raise DataError(f"cannot be read: {first_line(error)}") from error
         if picture is None:
             raise DataError("is no picture: the row holds none")
-        found = 0 if self.label is None or row[self.label] is None else int(row[self.label])
+        if self.label is None:
+            return self.transform(picture), NO_LABEL
+        found = 0 if row[self.label] is None else int(row[self.label])
         return self.transform(picture), found if self.places is None else self.places[found]
 
 
@@ -69,12 +72,12 @@ def is_saved_dataset(path: Path) -> bool:
 
 
 def read_saved_dataset(path: Path, transform: Callable[[Any], Any], *, labelled: bool) -> SavedPictures:
-    """The one column of pictures and, where ``labelled``, the one of classes.
+    """The one column of pictures and, where ``labelled`` and there is one, that of classes.
 
     Raises
     ------
     DataError
-        For splits, other columns than one of pictures and one of classes, and what cannot be read.
+        For splits, no column of pictures or several, several of classes, and what cannot be read.
     """
     named = f"--data {str(path)!r}"
     if (path / _SPLITS).is_file():
@@ -109,12 +112,13 @@ def read_saved_dataset(path: Path, transform: Callable[[Any], Any], *, labelled:
                 f"{named} has {len(found)} columns of {what} ({joined(found)}); save one of them alone: "
                 f"datasets.load_from_disk({str(path)!r}).select_columns({kept}).save_to_disk(FOLDER)"
             )
-    if labelled and not classes:
+    dtypes = {name: str(getattr(kind, "dtype", "")) for name, kind in whole.items()}
+    if labelled and not classes and any(dtype.startswith(("int", "uint", "string")) for dtype in dtypes.values()):
         raise DataError(
             f"{named} has no column of classes (its columns: {joined(kinds)}); give one the type datasets.ClassLabel "
-            "(cast_column), or measure the pictures without labels (rankscope features)"
+            f"(cast_column), or save the pictures alone: .select_columns({pictures})"
         )
-    return SavedPictures(path, pictures[0], classes[0] if labelled else None, transform)
+    return SavedPictures(path, pictures[0], classes[0] if labelled and classes else None, transform)
 
 
 def saved_labels(path: Path, found: SavedPictures, own: Sequence[str] | None, model: str) -> SavedLabels:
