@@ -10,7 +10,7 @@ from torch import nn
 
 import rankscope as rs
 from rankscope._base.facts import Fact, FactKind
-from rankscope.report import Page, Section, Table, figure_of, findings, profile_page
+from rankscope.report import Figure, Finding, Page, Section, Table, figure_of, findings, profile_page
 
 
 def profile() -> rs.JacobianProfile:
@@ -121,3 +121,22 @@ def test_a_figure_follows_the_page_in_the_dark_and_its_labels_stay():
     assert "fill: var(--ground)" in svg
     assert "stroke: currentColor" in svg
     assert "#ffffff" not in svg
+
+
+def test_the_first_figure_comes_before_the_findings_and_further_ones_after():
+    figures = [Figure(f"<svg id='{name}'></svg>", f"Caption of {name}.") for name in ("first", "second", "third")]
+    table = Table("Ranks", ("layer", "rank"), [("stem", 3)])
+    page = Page("p", [Section("s", lead="The lead.", findings=[Finding("What was found.")], figures=figures,
+                              tables=[table])]).html()  # fmt: skip
+    order = ["The lead.", "id='first'", "Caption of first.</figcaption>", "What was found.", "id='second'",
+             "id='third'", "Ranks</p>"]  # fmt: skip
+    places = [page.index(text) for text in order]
+    assert places == sorted(places)
+    assert page.count("<figure>") == page.count("</figure>") == 3
+
+
+def test_a_phone_sees_a_figure_whole_and_the_first_column_of_a_table_stays():
+    page = Page("p", [Section("s")]).html()
+    narrow = page[page.index("@media (max-width: 34rem)") : page.index("@media print")]
+    assert "figure svg { min-width: 0; }" in narrow
+    assert "{ position: sticky; left: 0; background: var(--ground); }" in page

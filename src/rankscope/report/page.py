@@ -45,7 +45,7 @@ class Table:
 
 @dataclass(frozen=True)
 class Section:
-    """One measurement: what was found, in sentences, then how it looks, then the numbers, then where they come from."""
+    """One measurement: the first figure, what was found in sentences, further figures, the numbers, their origin."""
 
     title: str
     findings: Sequence[Finding] = ()
