@@ -137,37 +137,53 @@ def test_no_hook_is_left_after_an_exception():
 
 
 TRAINING = """
+import random
+import numpy as np
 from torch import nn
 from rankscope.monitor import RankMonitor
 torch.manual_seed(0)
-net = nn.Sequential(nn.Linear(6, 8), nn.ReLU(), nn.Linear(8, 3))
+net = nn.Sequential(nn.Linear(6, 8), nn.ReLU(), nn.Dropout(0.3), nn.Linear(8, 3))
 model = nn.parallel.DistributedDataParallel(net)
 data = torch.randn(4, 32, 6, generator=torch.Generator().manual_seed(5))
 optimiser = torch.optim.SGD(model.parameters(), 0.1)
-monitor = RankMonitor(model, ["0", "2"], every=2, path="history.jsonl") if watched else None
+monitor = RankMonitor(model, CUTS, every=2, path="history.jsonl") if watched else None
+for seed in (torch.manual_seed, random.seed, np.random.seed):
+    seed(10 + RANK)  # each process drops units of its own
+losses = []
 for x in data:
     loss = model(x[RANK::2]).square().mean()
+    losses.append(loss.item())
     optimiser.zero_grad(); loss.backward(); optimiser.step()
     if monitor: monitor.step()
-torch.save([p.detach() for p in net.parameters()], f"{watched}.{RANK}.pt")
+kept = {"losses": losses, "torch": torch.get_rng_state(), "numpy": np.random.get_state()[1].tolist()}
+kept |= {"python": random.getstate(), "weights": [p.detach() for p in net.parameters()]}
+torch.save(kept, f"{watched}.{RANK}.pt")
 """
 
 
-def test_two_processes_give_the_numbers_of_one(tmp_path):
+@pytest.mark.parametrize("cuts", [["0", "3"], "*"])  # plain names, and names that a pass of the first batch finds
+def test_two_processes_give_the_numbers_of_one(cuts, tmp_path):
     for watched in (False, True):
-        for run in in_processes(2, f"watched = {watched}\n{TRAINING}", tmp_path):
+        for run in in_processes(2, f"watched, CUTS = {watched}, {cuts!r}\n{TRAINING}", tmp_path):
             assert run.code == 0, run.error
-    plain, monitored = (torch.load(tmp_path / f"{watched}.0.pt") for watched in (False, True))
-    assert all(torch.equal(a, b) for a, b in zip(plain, monitored, strict=True))
+    for rank in (0, 1):
+        plain, monitored = (torch.load(tmp_path / f"{watched}.{rank}.pt") for watched in (False, True))
+        assert monitored["losses"] == plain["losses"]
+        assert torch.equal(monitored["torch"], plain["torch"])
+        assert (monitored["numpy"], monitored["python"]) == (plain["numpy"], plain["python"])
+        assert all(torch.equal(a, b) for a, b in zip(monitored["weights"], plain["weights"], strict=True))
+        assert len(set(plain["losses"])) == 4
     torch.manual_seed(0)
     net = nn.Sequential(nn.Linear(6, 8), nn.ReLU(), nn.Linear(8, 3))
     first = torch.randn(4, 32, 6, generator=torch.Generator().manual_seed(5))[0]
-    with RankMonitor(net, ["0", "2"], every=2) as alone:
+    with RankMonitor(net, ["0"], every=2) as alone:  # what comes before dropout
         net(first)
         alone.step()
     from rankscope.monitor.history import History
 
     merged = History(tmp_path / "history.jsonl").table()
     merged = merged[merged["step"] == 0]
-    assert merged["samples"].tolist() == [32] * 4
+    assert merged["samples"].unique().tolist() == [32]
+    assert merged["layer"].unique().tolist() == (cuts if isinstance(cuts, list) else ["0", "1", "2", "3"])
+    merged = merged[merged["layer"] == "0"]
     np.testing.assert_allclose(merged["value"], alone.history["value"], rtol=1e-5)
