@@ -140,7 +140,7 @@ class Halves(Converts):
         lambda model, x: rs.jacobian_rank(model, x, dtype="float64", progress=False),
         lambda model, x: rs.linear_map(model, x[:1], dtype="float64"),
         lambda model, x: rs.chain_exponents(model, x, dtype="float64", progress=False),
-        lambda model, x: rs.probe(model, inputs=x),
+        lambda model, x: rs.probe(model, inputs=x, device="cpu"),
     ],
 )
 def test_a_model_that_is_float32_inside_names_the_dtype_that_it_runs_in(measured: Any, kind: Any) -> None:
