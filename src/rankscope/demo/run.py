@@ -61,7 +61,7 @@ def run_demo(
     sections: Sequence[str] | None = None,
     progress: Progress | None = None,
     digits: int = 32,
-    patch: int = 16,
+    patch: int = 8,
     photographs_model: str = "efficientnet-lite0",
 ) -> Demo:
     """Measure every section and write ``report.html``, ``demo.json`` and the profiles into ``out``.
