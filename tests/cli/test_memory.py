@@ -84,9 +84,9 @@ def test_words_alone_do_not_count(error: BaseException | None) -> None:
 
 
 def test_a_command_names_its_own(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    from rankscope import loading
+    from rankscope.cli import chosen_model
 
-    monkeypatch.setattr(loading, "load_model", lambda *_, **__: torch.empty(2**50))
+    monkeypatch.setattr(chosen_model, "load_model", lambda *_, **__: torch.empty(2**50))
     # a value that is the name of another command does not confuse
     assert main(["layers", "profile"]) == 1
     error = capsys.readouterr().err

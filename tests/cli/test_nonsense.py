@@ -67,6 +67,7 @@ MEANT = {
     "--cut-points": {"0"},  # the name of a layer
     "--residual": {"-1", "-0.5"},  # a branch may be subtracted
     "--tolerance": {"0"},
+    "clsdim --least": {"0"},  # the search starts with no component
     "theory chain --tolerance": set(),
     "watch --weights-key": {"0"},  # the name of a layer, and so of tensors in the checkpoint
 }

@@ -205,7 +205,7 @@ def test_collect_keeps_the_features_of_each_text(tmp_path: Path, capsys: pytest.
     assert main([*base, "--text", "a mat", "--cut-points", layer]) == 1
     assert "holds shards of another data set" in capsys.readouterr().err
     assert main(["clsdim", str(tmp_path / "run")]) == 1
-    assert "the samples have no labels" in capsys.readouterr().err
+    assert "was collected without labels" in capsys.readouterr().err
     found_json = json.loads((tmp_path / "run" / "collection.json").read_text())
     assert found_json["accuracy"] is None
 

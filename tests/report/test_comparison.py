@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import warnings
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -211,3 +213,14 @@ def test_the_command(tmp_path, profiles):
     assert {p.name for p in (tmp_path / "out").iterdir()} == {f"comparison.{k}" for k in ("json", "csv", "png", "svg")}
     table = pd.read_csv(tmp_path / "out" / "comparison.csv")
     assert table["value"].tolist() == [v for layer in rs.compare(profiles).layers for v in layer.values]
+
+
+def test_long_names_of_runs_leave_the_figure_its_room(profiles):
+    names = [f"/data/{'deep/' * 30}run-{k}" for k in "ab"]
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        ax = rs.compare(list(profiles.values()), labels=names).plot()
+        ax.figure.canvas.draw()
+    shown = [text.get_text() for text in ax.get_legend().get_texts()]
+    assert len(set(shown)) == 2
+    assert all(len(text) <= 32 for text in shown)

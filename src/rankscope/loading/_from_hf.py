@@ -142,7 +142,8 @@ def _builder(transformers: Any, config: Any) -> Any:
         if isinstance(named, type):  # transformers has modules and functions too
             return named
     mapping = transformers.MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING
-    if type(config) in mapping and config.num_labels:  # timm saves models without a head too
+    without_head = is_timm_config(config) and not config.num_labels  # as timm saves them too
+    if type(config) in mapping and not without_head:
         found = mapping[type(config)]
         return found[0] if isinstance(found, tuple) else found
     return transformers.AutoModel

@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 
 __all__ = ["comparison_text", "plot_comparison"]
 
+_LABEL = 32  # characters of a run's name in the legend
+
 
 def comparison_text(rows: Sequence[dict[str, Any]], labels: Sequence[str], metric: str, facts: Sequence[Fact]) -> str:
     """What differs first, then one line a layer: a value for each run, and the difference from the first run."""
@@ -55,7 +57,7 @@ def plot_comparison(
                 np.array([row[name][run] for row in rows], dtype=float) for name in ("values", "lower", "upper")
             )
             colour = COLOURS[run % len(COLOURS)]
-            ax.plot(x, values, marker="osD^v"[run % 5], color=colour, label=plain_text(label, 60), zorder=3)
+            ax.plot(x, values, marker="osD^v"[run % 5], color=colour, label=plain_text(label, _LABEL), zorder=3)
             known = ~np.isnan(lower) & ~np.isnan(values)
             if known.any():
                 error = np.clip([values - lower, upper - values], 0, None)[:, known]
@@ -65,5 +67,5 @@ def plot_comparison(
         ax.set_xlabel("layer")
         ax.set_ylabel(metric.replace("_", " "))
         ax.set_ylim(bottom=0)
-        ax.legend()
+        ax.legend().set_in_layout(False)  # it stands inside the axes, which must not give way to a long name
     return ax
