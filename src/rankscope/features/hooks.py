@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Callable, Container, Iterable, Iterator, Sequence
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import Any, NamedTuple
 
@@ -43,6 +43,12 @@ class Place(NamedTuple):
     path: str | None = None
     call: int | None = None
 
+    def which(self, model: nn.Module) -> int | None:
+        """The call of a pass that is meant: without a number the first, so that one name never stands for different
+        calls of different passes. ``None`` for the model's own output, which its outermost call returns.
+        """
+        return 1 if self.call is None and self.module is not model else self.call
+
 
 class Spelling(NamedTuple):
     """How a name is put together: that of a module, the number of a call, and the rest, which names a tensor."""
@@ -67,13 +73,15 @@ def spelling(modules: Container[str], name: str) -> Spelling | None:
     return Spelling(name[: ends[-1]], None, name[ends[-1] :]) if ends else None
 
 
-def resolve_layer(model: nn.Module, name: str) -> Place:
+def resolve_layer(model: nn.Module, name: str, modules: Mapping[str, nn.Module] | None = None) -> Place:
     """The place that a name stands for: ``layer``, ``layer#2``, ``lstm.0``, ``lstm#2.0``, ``output``.
+
+    ``modules`` are the model's by every name, for a caller who resolves many.
 
     >>> resolve_layer(nn.Sequential(nn.Tanh()), "0#2")
     Place(module=Tanh(), path=None, call=2)
     """
-    modules = dict(model.named_modules(remove_duplicate=False))
+    modules = dict(model.named_modules(remove_duplicate=False)) if modules is None else modules
     if name in modules and name:
         return Place(modules[name])
     whole = f"{name}.".replace(":", ".") if ":" in name else f"{name}."
@@ -131,7 +139,8 @@ def record_outputs(
     CutPointError
         For a name that the model does not have.
     """
-    resolved = {name: resolve_layer(model, name) for name in names}
+    modules = dict(model.named_modules(remove_duplicate=False))
+    resolved = {name: resolve_layer(model, name, modules) for name in names}
     found: dict[str, torch.Tensor] = {} if into is None else into
     calls: Counter[str] = Counter()  # in this pass
     handles = []
@@ -164,10 +173,9 @@ def record_outputs(
 
     try:
         handles.append(model.register_forward_pre_hook(begin))
-        for name, (module, path, call) in resolved.items():
-            if call is None and module is not model:
-                call = 1
-            handles.append(module.register_forward_hook(keep(name, path, call, axis_of(model, module, path))))
+        for name, place in resolved.items():
+            axis = axis_of(model, place.module, place.path)
+            handles.append(place.module.register_forward_hook(keep(name, place.path, place.which(model), axis)))
         if inputs_of is not None:
             head = resolve_layer(model, inputs_of).module
             handles.append(head.register_forward_pre_hook(keep_input, with_kwargs=True))

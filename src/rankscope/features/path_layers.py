@@ -165,10 +165,11 @@ class PathLayers:
         called = Counter[str]() if self.written_out else _calls_of(model, first)
         found = choose(first, called)
         names, self.facts = with_rows_of_samples(model, first, found.names, wanted, called)
-        entries = tuple(dict.fromkeys(one._replace(need=0) for one in self._entries(names)))
-        self.first = self.layers = ChosenLayers(entries, called, frozenset(found.waiting))
-        numbers = [spelling(dict(model.named_modules(remove_duplicate=False)), name) for name in names]
-        self._all_calls = [one for one, n in zip(self._entries(names), numbers, strict=True) if n and n.call is None]
+        entries, modules = list(self._entries(names)), dict(model.named_modules(remove_duplicate=False))
+        without_need = tuple(dict.fromkeys(one._replace(need=0) for one in entries))
+        self.first = self.layers = ChosenLayers(without_need, called, frozenset(found.waiting))
+        spelled = [spelling(modules, name) for name in names]
+        self._all_calls = [one for one, how in zip(entries, spelled, strict=True) if how and how.call is None]
         self._called: Counter[str] = Counter()
         self._stack = ExitStack()
 
@@ -241,7 +242,7 @@ class PathLayers:
         first = {id(module): name for name, module in self.model.named_modules()}
         modules = dict(self.model.named_modules(remove_duplicate=False))
         for name in names:
-            module, found = resolve_layer(self.model, name).module, spelling(modules, name)
+            module, found = resolve_layer(self.model, name, modules).module, spelling(modules, name)
             if found is None or module is self.model:
                 yield Entry(name, first[id(module)], 1, name, 0)
                 continue

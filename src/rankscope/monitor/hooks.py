@@ -76,8 +76,7 @@ class StepFeatures:
         self._shape = sample_shape((*args, *kwargs.values()))
 
     def _keep(self, name: str, place: Place, axis: int) -> Any:
-        # the model's own output is what its outermost call returns
-        wanted = 1 if place.call is None and place.module is not self.model else place.call
+        wanted = place.which(self.model)
 
         def hook(_module: nn.Module, _args: Any, output: Any) -> None:
             if name in self.errors or not self.model.training:
