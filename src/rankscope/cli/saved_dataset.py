@@ -38,8 +38,8 @@ class SavedPictures(Dataset[tuple[Any, int]]):
         return len(self.rows)
 
     def labels(self) -> list[int]:
-        """As the data have them."""
-        held = _opened(self.folder)[self.label][:] if self.label is not None else [0] * len(_opened(self.folder))
+        """As the data have them, of a data set with a column of them."""
+        held = _opened(self.folder)[self.label][:]
         return [-1 if held[i] is None else int(held[i]) for i in self.rows]
 
     def __getitem__(self, index: int) -> tuple[Any, int]:
@@ -88,16 +88,15 @@ def read_saved_dataset(path: Path, transform: Callable[[Any], Any], *, labelled:
         one = split_folder(splits) or next(iter(splits), None)
         give = f"; give {str(path / one)!r}" if one else ""
         raise DataError(f"{named} holds splits ({joined(splits)}), not samples{give}")
-    kinds = {name: type(kind).__name__ for name, kind in _features(path, named).items()}
-    whole = _features(path, named)
+    columns = _features(path, named)
+    kinds = {name: type(kind).__name__ for name, kind in columns.items()}
+    dtypes = {name: str(getattr(kind, "dtype", "")) for name, kind in columns.items()}
     pictures = [name for name, kind in kinds.items() if kind == "Image"]
     classes = [name for name, kind in kinds.items() if kind == "ClassLabel"]
     # without ClassLabel a whole number is a class where its column is named as labels are
-    classes = classes or [
-        name for name in _INTEGERS if str(getattr(whole.get(name), "dtype", "")).startswith(("int", "uint"))
-    ]
+    classes = classes or [name for name in _INTEGERS if dtypes.get(name, "").startswith(("int", "uint"))]
     if not pictures:
-        texts = [name for name in kinds if str(getattr(whole[name], "dtype", "")) == "string"]
+        texts = [name for name, dtype in dtypes.items() if dtype == "string"]
         how = (
             f"write its texts to a file, one a line (datasets.load_from_disk({str(path)!r})[{texts[0]!r}]), and give "
             "--text FILE"
@@ -112,7 +111,6 @@ def read_saved_dataset(path: Path, transform: Callable[[Any], Any], *, labelled:
                 f"{named} has {len(found)} columns of {what} ({joined(found)}); save one of them alone: "
                 f"datasets.load_from_disk({str(path)!r}).select_columns({kept}).save_to_disk(FOLDER)"
             )
-    dtypes = {name: str(getattr(kind, "dtype", "")) for name, kind in whole.items()}
     if labelled and not classes and any(dtype.startswith(("int", "uint", "string")) for dtype in dtypes.values()):
         raise DataError(
             f"{named} has no column of classes (its columns: {joined(kinds)}); give one the type datasets.ClassLabel "
