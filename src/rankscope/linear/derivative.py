@@ -177,7 +177,7 @@ class Derivative:
             self.facts.append(Fact(FactKind.REVERSE_DISAGREES, wrong, caution=True))
             # the probes are of one mode too, so they cannot tell which of the two is right: nothing from here on is
             # certified
-            self.in_doubt = next(k for k, call in enumerate(self.calls) if where in (call.name, call.key[0]))
+            self._doubt_from(where)
         if self.exact is not None:
             self._check_exact(sample, direction, out)
         self._check_secant(sample, direction, out)
@@ -325,7 +325,11 @@ class Derivative:
         """Two draws are not one function: nothing from that cut point on is certified, whatever two passes gave."""
         told = (FactKind.REVERSE_DISAGREES, FactKind.RANDOM_MODEL)
         self.facts = [*(f for f in self.facts if f.kind not in told), fact]
-        place = next(k for k, call in enumerate(self.calls) if fact["where"] in (call.name, call.key[0]))
+        self._doubt_from(fact["where"])
+
+    def _doubt_from(self, where: str) -> None:
+        """Nothing from the first cut point of that name, or of that module, on is certified."""
+        place = next(k for k, call in enumerate(self.calls) if where in (call.name, call.key[0]))
         self.in_doubt = place if self.in_doubt is None else min(self.in_doubt, place)
 
     def _check_secant(self, sample: Sample, direction: Tensor, out: tuple[Tensor, ...]) -> None:
