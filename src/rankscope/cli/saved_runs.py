@@ -10,14 +10,13 @@ from rankscope._base.json_files import read_json
 from rankscope._base.text import counted
 from rankscope.features import FeatureProfile
 from rankscope.jacobian import JacobianProfile
-from rankscope.monitor.history import History, is_history
+from rankscope.monitor.history import OF_TRAINERS, History, is_history
 from rankscope.monitor.watched import WatchedRun, WatchedStep, WatchedValue
 from rankscope.report.runs import SavedFeatures
 
 __all__ = ["saved_run"]
 
-_HISTORY = "rank_history.jsonl"  # what the callbacks of trainers write
-_RESULTS = ("profile.json", "features.json", "watch.json", _HISTORY)
+_RESULTS = ("profile.json", "features.json", "watch.json", OF_TRAINERS)
 _BROKEN = (KeyError, TypeError, ValueError, AttributeError, OverflowError)
 
 
@@ -40,7 +39,7 @@ def saved_run(path: Path) -> Any:
 
 def _result_in(folder: Path) -> Path:
     found = [folder / name for name in _RESULTS if (folder / name).exists()]
-    found += [one for one in sorted(folder.glob("*.jsonl")) if one.name != _HISTORY and is_history(one)]
+    found += [one for one in sorted(folder.glob("*.jsonl")) if one.name != OF_TRAINERS and is_history(one)]
     if not found:
         raise OutputError(
             f"{str(folder)!r} holds no run to compare; known are {', '.join(_RESULTS)} and other histories (.jsonl)"

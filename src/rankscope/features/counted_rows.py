@@ -20,8 +20,6 @@ from rankscope.slicing.calls import can_be_repeated, repeated
 
 __all__ = ["spelled", "with_rows_of_samples"]
 
-_WORDS = CUT_POINT_WORDS
-
 
 def with_rows_of_samples(
     model: nn.Module, sample: Sample, names: Sequence[str], wanted: CutPointsLike | None, called: Mapping[str, int]
@@ -84,7 +82,7 @@ def _as_called(model: nn.Module, names: Sequence[str], called: Mapping[str, int]
 
 def spelled(model: nn.Module, name: str, wanted: CutPointsLike | None) -> bool:
     """Whether the caller wrote this name, or that of the module of which it is one tensor."""
-    if wanted is None or (isinstance(wanted, str) and wanted in _WORDS):
+    if wanted is None or (isinstance(wanted, str) and wanted in CUT_POINT_WORDS):
         return False
     modules = dict(model.named_modules(remove_duplicate=False))
     for one in [wanted] if isinstance(wanted, str) else wanted:

@@ -11,6 +11,7 @@ from rankscope._base.errors import NotInstalledError, OutputError, UsageError
 from rankscope._base.json_files import read_json, write_json
 from rankscope.integrations.options import MonitorOptions, check_options
 from rankscope.monitor import RankMonitor
+from rankscope.monitor.history import OF_TRAINERS
 from rankscope.monitor.merging import is_main
 from rankscope.slicing import CutPointsLike
 
@@ -23,7 +24,6 @@ except ImportError:
 __all__ = ["RankCallback"]
 
 _STATE = "rankscope_monitor.json"
-_HISTORY = "rank_history.jsonl"
 
 
 class RankCallback(TrainerCallback):  # type: ignore[misc,unused-ignore]
@@ -95,7 +95,7 @@ class RankCallback(TrainerCallback):  # type: ignore[misc,unused-ignore]
             )
         options = dict(self.options)
         if options.get("path") is None:
-            options["path"] = Path(args.output_dir) / _HISTORY
+            options["path"] = Path(args.output_dir) / OF_TRAINERS
         log = _Log(self.trainer, args, state, control)
         self.monitor = RankMonitor(model, self.cut_points, loggers=log, **options)  # type: ignore[arg-type]
         kept = self._kept(args, state)

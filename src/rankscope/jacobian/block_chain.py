@@ -165,7 +165,8 @@ def chain_exponents(
     with naming_the_batch(inputs.shape if is_array(inputs) else None):
         path = traced(model, first, work_dtype)
     calls = select(model, path, cut_points)
-    chain = _longest(path, calls, merge=isinstance(cut_points, str) and cut_points in _DEFAULTS)
+    # a list of names is taken as it is
+    chain = _longest(path, calls, merge=isinstance(cut_points, str) and cut_points in CUT_POINT_WORDS)
     tracked = min(top, chain.width)
     if tracked < chain.width:
         leading = {"tracked": tracked, "width": chain.width, "seed": seed}
@@ -227,7 +228,6 @@ def _named_failure(model: str, dtype: torch.dtype) -> Iterator[None]:
 
 
 _Points = list[tuple[ModuleCall | None, tuple[int, ...]]]  # None: the input
-_DEFAULTS = CUT_POINT_WORDS  # a list of names is taken as it is
 
 
 def _longest(found: Trace, calls: list[ModuleCall], *, merge: bool) -> _Chain:

@@ -26,9 +26,10 @@ except ImportError:  # no POSIX: two monitors of one file are not noticed
 if TYPE_CHECKING:
     import pandas as pd
 
-__all__ = ["COLUMNS", "Entry", "History", "Moment", "is_history"]
+__all__ = ["COLUMNS", "OF_TRAINERS", "Entry", "History", "Moment", "is_history"]
 
 COLUMNS = ("step", "layer", "metric", "value", "samples")
+OF_TRAINERS = "rank_history.jsonl"  # the file in which a trainer's callback keeps it
 _BEGINS = b'{"step": '
 
 
