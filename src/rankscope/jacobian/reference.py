@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.func import vmap
 
 from rankscope._base.identity import identity_of
+from rankscope.jacobian.out_of_range import lost_below
 from rankscope.jacobian.sweep import SweepResult
 from rankscope.linear.graphs import Replayed
 from rankscope.linear.kinks import SamePiece
@@ -153,6 +154,10 @@ class Reference:
                 found = scale * self._own_errors(sample, part, tangents) + found
             else:
                 found = scale * found
+            lost = self._lost(sample, part, tangents, zero)
+            if lost is not None:
+                found = found + lost
+                small[-1] |= (lost > 0).amax((1, 2))
             lengths.append(found)
             flips.append(part.flips.clone())
         return Certified(
@@ -214,6 +219,32 @@ class Reference:
             pairs = zip(part.products, own, strict=True)
             found.append(scaled_norms([p[place].double() - q.double() for p, q in pairs]))
         return torch.stack(found, 2)
+
+    def _lost(self, sample: Sample, part: _Found, tangents: Tensor, zero: Tensor) -> Tensor | None:
+        """What float64 loses below its range, by cut point, probe and image; ``None`` where that is nothing.
+
+        A sweep in float32 has lost it too, and all of it: only where that is ``zero`` is there anything to ask.
+        """
+        down = self.work.dtype == torch.float64
+        if not down and not bool(zero.any()):
+            return None
+        found = []
+        for place in range(len(part.flips)):
+            if not down and not bool(zero[:, place].any()):
+                found.append(torch.zeros(len(zero), len(tangents), dtype=torch.float64, device=zero.device))
+                continue
+            image = part.start + place
+            x = sample.x if len(sample.x) == 1 else sample.x[image : image + 1].clone()
+            own = self.work.at(replace(sample, x=x))
+            if not down:
+                piece = SamePiece()
+                with piece.recording():
+                    own.outputs()
+                own = self.exact.at(replace(sample.to(self.exact.device, self.exact.dtype), x=x.to(self.exact.dtype)))
+                own = own.on_piece(piece)
+            found.append(lost_below(own.push, tangents.to(own.dtype)))
+        lost = torch.stack(found, 2)
+        return lost if bool(lost.any()) else None
 
     @staticmethod
     def _range(part: _Found, result: SweepResult) -> tuple[Tensor, Tensor]:
