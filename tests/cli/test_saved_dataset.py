@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from torch import nn
 import rankscope as rs
 from rankscope.cli.data import Data, load_data
 from rankscope.features.fingerprint import data_fingerprint
-from rankscope.loading import LoadedModel, load_images, plain_preprocessing
+from rankscope.loading import LoadedModel, imagenet_classes, load_images, plain_preprocessing
 
 datasets = pytest.importorskip("datasets")
 
@@ -62,6 +63,50 @@ def test_pictures_and_classes(
     for (tensor, _), pixels in zip(data.dataset, PIXELS, strict=True):
         np.testing.assert_allclose(tensor.numpy(), pixels.transpose(2, 0, 1) / 255, atol=1e-7)  # one rounding
     assert data.class_names == told
+
+
+@pytest.mark.parametrize("known", [False, True], ids=["no names", "the model's words"])
+def test_some_of_imagenets_folders_are_the_heads_classes(known: bool, tmp_path: Path) -> None:
+    """An image folder of three of them is numbered from 0; the English springer is ImageNet's class 217."""
+    kind = datasets.ClassLabel(names=["n01440764", "n02102040", "n02979186"])
+    words = imagenet_classes()
+    names = tuple(f"{words[1][synset]}, by another name" for synset in words[0]) if known else None
+    data = read(save(tmp_path / "saved", label=(LABELS, kind)), names, classes=1000)
+    assert [label for _, label in data.dataset] == [(0, 217, 482)[label] for label in LABELS]
+    assert data.class_names is not None
+    assert (len(data.class_names), data.class_names[217].partition(",")[0]) == (1000, "English springer")
+    assert data.class_names == names or not known
+    few = read(save(tmp_path / "few", label=(LABELS, kind)), classes=3)  # a head of these three alone
+    assert [label for _, label in few.dataset] == LABELS
+
+
+def test_names_that_are_other_numbers_than_the_labels_are_refused(tmp_path: Path) -> None:
+    """As folders 0, 1, 2, …, 10 that were read in the order of the alphabet: 0, 1, 10, 2."""
+    kind = datasets.ClassLabel(names=["0", "1", "10"])
+    saved = save(tmp_path / "saved", label=(LABELS, kind))
+    with pytest.raises(rs.DataError, match=r"class '10' of .* has the label 2, .*could be either; .*cast_column\('lab"):
+        read(saved, classes=11)
+    assert [label for _, label in read(saved, classes=3).dataset] == LABELS  # no class 10 could be meant
+    whole = datasets.load_from_disk(saved).cast_column("label", datasets.Value("int64"))
+    whole.save_to_disk(tmp_path / "whole")
+    assert [label for _, label in read(tmp_path / "whole", classes=11).dataset] == LABELS
+
+
+def test_labels_that_are_all_left_out_are_none(tmp_path: Path) -> None:
+    data = read(save(tmp_path / "saved", label=([-1] * 7, datasets.ClassLabel(names=["cat", "dog", "owl"]))))
+    assert ([label for _, label in data.dataset], data.facts) == ([-1] * 7, ())
+    kind = datasets.ClassLabel(names=["cat", "dog", "owl"])
+    for gap in (-1, None):
+        with pytest.raises(rs.DataError, match="labels run from -1 to 2"):
+            read(save(tmp_path / f"some{gap}", label=([gap, *LABELS[1:]], kind)), ("dog", "cat", "owl"))
+
+
+def test_a_folder_that_is_written_again_is_read_again(tmp_path: Path) -> None:
+    assert len(read(save(tmp_path / "saved")).dataset) == 7
+    datasets.load_from_disk(save(tmp_path / "other")).select([3, 0]).save_to_disk(tmp_path / "two")
+    shutil.rmtree(tmp_path / "saved")
+    (tmp_path / "two").rename(tmp_path / "saved")
+    assert [label for _, label in read(tmp_path / "saved").dataset] == [LABELS[3], LABELS[0]]
 
 
 def test_more_classes_in_the_head_and_a_limit(tmp_path: Path) -> None:

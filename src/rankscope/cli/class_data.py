@@ -22,7 +22,7 @@ from rankscope.views.phrases import first_few
 if TYPE_CHECKING:
     from rankscope.loading import LoadedModel
 
-__all__ = ["ClassFolder", "FolderLabels", "check_labels", "folder_labels", "head_classes", "read_folder"]
+__all__ = ["ClassFolder", "FolderLabels", "are_indices", "check_labels", "folder_labels", "head_classes", "read_folder"]
 
 
 class ClassFolder(NamedTuple):
@@ -123,7 +123,7 @@ def folder_labels(path: Path, found: ClassFolder, loaded: LoadedModel, classes: 
         index, facts = places, ()
     elif order.rule == "imagenet" and count == len(synsets):
         index = {folder: synsets.index(folder) for folder in folders}
-    elif order.rule == "numbers" and _are_indices(folders, count):
+    elif order.rule == "numbers" and are_indices(folders, count):
         index = {folder: int(folder) for folder in order.folders}
         _check_places(path, index, places, loaded.name, own, numbered=True)
     else:
@@ -158,7 +158,8 @@ def check_labels(labels: torch.Tensor, loaded: LoadedModel, classes: int | None)
     return ()
 
 
-def _are_indices(folders: Sequence[str], count: int) -> bool:
+def are_indices(folders: Sequence[str], count: int) -> bool:
+    """Whether names that are whole numbers can be those of a head's ``count`` classes."""
     numbers = {int(folder) for folder in folders}
     return len(numbers) == len(folders) and max(numbers) < count
 

@@ -11,9 +11,10 @@ from typing import Any, NamedTuple
 from torch.utils.data import Dataset
 
 from rankscope._base.errors import DataError, first_line
+from rankscope.cli.class_data import are_indices
 from rankscope.cli.class_names import places_by_name
 from rankscope.features.whole_call import NO_LABEL
-from rankscope.loading import split_folder
+from rankscope.loading import class_order, imagenet_classes, split_folder
 from rankscope.views.phrases import joined
 
 __all__ = ["SavedLabels", "SavedPictures", "is_saved_dataset", "read_saved_dataset", "saved_labels"]
@@ -40,7 +41,7 @@ class SavedPictures(Dataset[tuple[Any, int]]):
     def labels(self) -> list[int]:
         """As the data have them, of a data set with a column of them."""
         held = _opened(self.folder)[self.label][:]
-        return [-1 if held[i] is None else int(held[i]) for i in self.rows]
+        return [NO_LABEL if held[i] is None else int(held[i]) for i in self.rows]
 
     def __getitem__(self, index: int) -> tuple[Any, int]:
         place = self.rows[index]
@@ -55,7 +56,7 @@ class SavedPictures(Dataset[tuple[Any, int]]):
             raise DataError("is no picture: the row holds none")
         if self.label is None:
             return self.transform(picture), NO_LABEL
-        found = 0 if row[self.label] is None else int(row[self.label])
+        found = NO_LABEL if row[self.label] is None else int(row[self.label])
         return self.transform(picture), found if self.places is None else self.places[found]
 
 
@@ -80,6 +81,7 @@ def read_saved_dataset(path: Path, transform: Callable[[Any], Any], *, labelled:
         For splits, no column of pictures or several, several of classes, and what cannot be read.
     """
     named = f"--data {str(path)!r}"
+    _opened.cache_clear()  # the folder may hold another data set than when it was last read
     if (path / _SPLITS).is_file():
         try:
             splits = [str(name) for name in json.loads((path / _SPLITS).read_text(encoding="utf-8"))["splits"]]
@@ -119,21 +121,39 @@ def read_saved_dataset(path: Path, transform: Callable[[Any], Any], *, labelled:
     return SavedPictures(path, pictures[0], classes[0] if labelled and classes else None, transform)
 
 
-def saved_labels(path: Path, found: SavedPictures, own: Sequence[str] | None, model: str) -> SavedLabels:
-    """Classes by the model's own names where it has all of them, else by their numbers.
+def saved_labels(
+    path: Path, found: SavedPictures, own: Sequence[str] | None, model: str, classes: int | None
+) -> SavedLabels:
+    """Classes by the model's own names where it has all of them, by ImageNet's, else by their numbers.
 
     Raises
     ------
     DataError
-        Where the model has some of the names, and their numbers are other classes of it.
+        Where the model has some of the names, and their numbers are other classes of it; where the names are numbers
+        themselves, and not those of the labels.
     """
     names = getattr(_features(path, str(path))[str(found.label)], "names", None)
     if names is None:
         return SavedLabels(None, None)
     places = {} if own is None else places_by_name(names, own)
     if own is not None and places.keys() == set(names):
-        order = tuple(places[name] for name in names)
-        return SavedLabels(None if order == tuple(range(len(order))) else order, tuple(own))
+        return SavedLabels(_unless_same([places[name] for name in names]), tuple(own))
+    order = class_order(names)
+    if order.rule == "imagenet":
+        synsets, words = imagenet_classes()
+        if classes == len(synsets):  # image folders of some of them are numbered from 0
+            at = {name: k for k, name in enumerate(synsets)}
+            return SavedLabels(
+                _unless_same([at[name] for name in names]), tuple(own or (words[name] for name in synsets))
+            )
+    if order.rule == "numbers" and classes is not None and are_indices(names, classes):
+        other = next(((i, name) for i, name in enumerate(names) if int(name) != i), None)
+        if other is not None:  # image folders that were read in the order of the alphabet
+            raise DataError(
+                f"class {other[1]!r} of --data {str(path)!r} has the label {other[0]}, and its class of {model} could "
+                f"be either; if the labels are right, cast_column({str(found.label)!r}, datasets.Value('int64')), and "
+                "if the names are, save with labels of the same numbers"
+            )
     moved = next((name for i, name in enumerate(names) if places.get(name, i) != i), None)
     if moved is not None:
         unknown = next(name for name in names if name not in places)
@@ -142,6 +162,10 @@ def saved_labels(path: Path, found: SavedPictures, own: Sequence[str] | None, mo
             f"class {list(names).index(moved)} in place of {places[moved]}; name all classes as the model does"
         )
     return SavedLabels(None, tuple(names))
+
+
+def _unless_same(places: Sequence[int]) -> tuple[int, ...] | None:
+    return None if list(places) == list(range(len(places))) else tuple(places)
 
 
 def _features(path: Path, named: str) -> dict[str, Any]:

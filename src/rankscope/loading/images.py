@@ -57,7 +57,8 @@ class Images:
 
     ``skipped`` pairs each image that could not be used with the reason. ``labels`` index ``class_names``, for
     digits and for folders with one subfolder per class: names of ImageNet in its order, whole numbers in theirs, others
-    in that of the alphabet, as ``--data`` counts them. Up to 1 GiB is kept in memory; beyond, images are decoded
+    in that of the alphabet. They count from 0 without a gap, where ``--data`` asks the head for the number of a class.
+    Up to 1 GiB is kept in memory; beyond, images are decoded
     again when asked for.
     """
 
