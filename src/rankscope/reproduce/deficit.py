@@ -126,7 +126,7 @@ def _solved(one: Prepared, as_printed: str) -> dict[str, Any]:
         )
         return table.to_dict()
 
-    given = {**one.identity(), "eta": eta, "samples": pass_over(one)["samples"], "classes": list(one.folders.names)}
+    given = {**one.pass_identity, "eta": eta, "samples": pass_over(one)["samples"], "classes": list(one.folders.names)}
     found: dict[str, Any] = one.parts.keep(f"deficit-{as_printed}", given, compute)
     return found
 

@@ -76,6 +76,11 @@ class Prepared:
         """Class and digest of all weights."""
         return model_fingerprint(self.loaded.model)
 
+    @cached_property
+    def pass_identity(self) -> dict[str, Any]:
+        """What the pass over the folder depends on, and with it all that is computed from the pass."""
+        return {**self.identity(), "limit": self.settings.limit, "data": data_fingerprint(self.dataset())}
+
     @property
     def channels(self) -> int:
         """Of the pictures that the network takes."""
@@ -136,8 +141,7 @@ def prepared(settings: Settings, names: Any = None) -> Iterator[Prepared]:
 
 def pass_over(one: Prepared) -> dict[str, Any]:
     """Top-1 accuracy and what was skipped, from one pass over the folder that keeps features and logits."""
-    data = one.dataset()
-    given = {**one.identity(), "limit": one.settings.limit, "data": data_fingerprint(data)}
+    data, given = one.dataset(), one.pass_identity
 
     def compute(folder: Path) -> dict[str, Any]:
         # the network's name in the text of progress would be lost among thousands of batches otherwise
@@ -217,7 +221,7 @@ def clsdim(one: Prepared) -> dict[str, Any]:
             for name, result in results.items()
         }
 
-    given = {**one.identity(), "samples": over["samples"], "from": [1, 0]}
+    given = {**one.pass_identity, "samples": over["samples"], "from": [1, 0]}
     made: dict[str, Any] = one.parts.keep("clsdim", given, compute)
     return made
 

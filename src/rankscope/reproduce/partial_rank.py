@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from rankscope._base.errors import UsageError, parameter
 from rankscope._base.facts import Fact, FactKind, about, kept_facts
 from rankscope._base.frames import Frame
+from rankscope._base.identity import identity_of
 from rankscope._base.provenance import device_name, versions
 from rankscope.jacobian import JacobianProfile, jacobian_rank
 from rankscope.loading import load_images
@@ -70,9 +71,9 @@ def _images(settings: Settings, as_printed: str) -> int:
     return min(images, _CODE_IMAGES) if as_printed == "reference" and settings.images is None else images
 
 
-def enough_images(settings: Settings, root: Path, held: int, words: str = "") -> None:
-    """Raise ``UsageError`` where the folder holds fewer images than are asked for."""
-    images = _images(settings, "paper")
+def enough_images(settings: Settings, root: Path, held: int, words: str = "", as_printed: str = "paper") -> None:
+    """Raise ``UsageError`` where the folder holds fewer images than are asked for; the text asks for the most."""
+    images = _images(settings, as_printed)
     if held < images:
         raise UsageError(
             f"{parameter('images')} {images}, but {str(root)!r} has {held:,}{words}; give a number up to that"
@@ -154,9 +155,10 @@ def _measured(one: Prepared, as_printed: str, side: int) -> dict[str, Any]:
     data = load_images(
         one.folders.root, preprocessing=one.loaded.preprocessing, limit=images, seed=one.settings.seed
     )  # fmt: skip
-    enough_images(one.settings, one.folders.root, len(data), " that can be read")
+    enough_images(one.settings, one.folders.root, len(data), " that can be read", as_printed)
     given = {**one.identity(), "background": background, "patch": side, "images": images, "drawn": list(data.names)}
-    given |= {"cut_points": cuts, "patch_position": one.settings.patch}
+    # files of the same names may hold other pictures
+    given |= {"cut_points": cuts, "patch_position": one.settings.patch, "pixels": identity_of(data.tensor).key}
 
     def compute(folder: Path) -> dict[str, Any]:
         profile = jacobian_rank(
