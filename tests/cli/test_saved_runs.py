@@ -101,6 +101,23 @@ def test_a_watched_run_is_compared_at_its_last_step(runs: Path, capsys: pytest.C
     assert np.array(compared(runs, "watch", capsys)).T.tolist() == columns
 
 
+@pytest.mark.parametrize("kind", ["features", "watch"])
+def test_other_data_are_a_caution(runs: Path, tmp_path: Path, kind: str) -> None:
+    folder = tmp_path / kind
+    shutil.copytree(runs / f"{kind}0", folder)
+    same = str(rs.compare([saved_run(folder), saved_run(runs / f"{kind}1")]))
+    assert "differ in" not in same
+    found = json.loads((folder / f"{kind}.json").read_text())
+    del found["checksum"]
+    where = found["provenance"] if kind == "watch" else found
+    assert where["data"] == str(runs / "data.npz")
+    where["data"] = "digits"
+    (folder / f"{kind}.json").write_text(json.dumps(found))
+    said = str(rs.compare([saved_run(folder), saved_run(runs / f"{kind}1")]))
+    assert "The runs differ in data (" in said
+    assert "digits" in said
+
+
 def test_steps_that_count_other_things_are_a_caution(runs: Path, tmp_path: Path) -> None:
     folder = tmp_path / "epochs"
     shutil.copytree(runs / "watch0", folder)

@@ -181,6 +181,20 @@ def test_feature_profiles():
     assert np.isnan(found.layers[0].paired[1])
 
 
+def test_features_around_one_input_are_not_taken_for_those_of_a_data_set():
+    """Their dimensions have another threshold too."""
+    whole = rs.feature_rank(relu_net(0), X, cut_points=["0"])
+    near, nearer = (
+        rs.local_feature_rank(relu_net(0), X[:1], cut_points=["0"], samples=len(X), noise=n) for n in (1e-3, 1e-4)
+    )
+    said = rs.compare({"whole": whole, "near": near}).notes
+    assert any("differ in what was measured (whole: feature_rank; near: local_feature_rank)" in one for one in said)
+    assert any(
+        "differ in noise (near: 0.001; nearer: 0.0001)" in n for n in rs.compare({"near": near, "nearer": nearer}).notes
+    )
+    assert not any("differ in" in one for one in rs.compare([near, near]).notes)
+
+
 @pytest.mark.parametrize(
     ("given", "options", "match"),
     [

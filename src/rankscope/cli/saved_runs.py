@@ -81,7 +81,8 @@ def _made(path: Path, about: dict[str, Any], make: Any) -> Any:
 
 def _features(about: dict[str, Any]) -> SavedFeatures:
     model = about.get("model") or about["provenance"].get("model") or ""
-    return SavedFeatures(str(model), tuple(dict(row) for row in about["layers"]))
+    known = {**about["provenance"], "data": about.get("data")}
+    return SavedFeatures(str(model), tuple(dict(row) for row in about["layers"]), str(about["kind"]), known)
 
 
 def _watched(about: dict[str, Any]) -> WatchedRun:
@@ -89,7 +90,7 @@ def _watched(about: dict[str, Any]) -> WatchedRun:
         WatchedStep(int(step["step"]), str(step["file"]), tuple(_value(value) for value in step["values"]))
         for step in about["steps"]
     )
-    return WatchedRun(str(about["folder"]), str(about["unit"]), steps)
+    return WatchedRun(str(about["folder"]), str(about["unit"]), steps, provenance=dict(about.get("provenance", {})))
 
 
 def _value(value: dict[str, Any]) -> WatchedValue:

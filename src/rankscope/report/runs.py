@@ -42,11 +42,15 @@ class Run:
 class SavedFeatures:
     """What ``FeatureProfile.to_dict`` says of each layer: a profile's numbers, without the spectra that make them.
 
+    ``about`` is what else is known of how they were measured.
+
     Raises ``KeyError`` for rows that are no layers, and ``ValueError`` where there are none.
     """
 
     model: str
     rows: tuple[Mapping[str, Any], ...]
+    kind: str = "feature_rank"
+    about: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if not self.rows:
@@ -67,13 +71,19 @@ def run_of(given: Any, metric: str | None, *, step: int | None = None) -> Run:
     if isinstance(given, JacobianProfile):
         return _jacobian(given, metric)
     if isinstance(given, FeatureProfile):
-        return _features([layer.to_dict() for layer in given], str(given.provenance.get("model", "")), metric)
+        given = SavedFeatures(
+            str(given.provenance.get("model", "")),
+            tuple(layer.to_dict() for layer in given),
+            given.kind,
+            given.provenance,
+        )
     if isinstance(given, SavedFeatures):
-        return _features(given.rows, given.model, metric)
+        return _features(given, metric)
     history = getattr(given, "history", given)
     if set(_COLUMNS) <= set(getattr(history, "columns", ())):
         # of a table nothing says what its steps count: a monitor's count optimiser steps
-        return _history(history, getattr(given, "unit", "step") if history is not given else "step", metric, step)
+        unit = getattr(given, "unit", "step") if history is not given else "step"
+        return _history(history, unit, getattr(given, "provenance", {}), metric, step)
     if isinstance(given, str | PurePath):
         raise UsageError(
             f"a run is the path {str(given)!r}; load it first (JacobianProfile.load, FeatureProfile.load), or run "
@@ -83,6 +93,10 @@ def run_of(given: Any, metric: str | None, *, step: int | None = None) -> Run:
         f"a run has the type {type(given).__name__!r}; give a JacobianProfile, a FeatureProfile, or a monitor or its "
         "history"
     )
+
+
+def _known(about: Mapping[str, Any], *names: str) -> dict[str, tuple[str, ...]]:
+    return {name: (str(about[name]),) for name in names if about.get(name) is not None}
 
 
 def _jacobian(profile: JacobianProfile, metric: str | None) -> Run:
@@ -115,8 +129,8 @@ def _jacobian(profile: JacobianProfile, metric: str | None) -> Run:
     )
 
 
-def _features(rows: Sequence[Mapping[str, Any]], label: str, metric: str | None) -> Run:
-    chosen = "effective_rank" if metric is None else metric
+def _features(given: SavedFeatures, metric: str | None) -> Run:
+    rows, chosen = given.rows, "effective_rank" if metric is None else metric
     known = [name for row in rows for name, value in row.items() if isinstance(value, float | int) and name != "scale"]
     if chosen not in known:
         raise UsageError(f"unknown {parameter('metric')} {chosen!r}; {nearest(chosen, {*known})}")
@@ -125,19 +139,21 @@ def _features(rows: Sequence[Mapping[str, Any]], label: str, metric: str | None)
     return Run(
         kind="FeatureProfile",
         metric=chosen,
-        label=label,
+        label=given.model,
         layers=[str(row["name"]) for row in rows],
         values=[nan if row.get(chosen) is None else float(row[chosen]) for row in rows],
         lower=[float(row["pca_bounds"][0]) if bounded else nan for row in rows],
         upper=[float(row["pca_bounds"][1]) if bounded else nan for row in rows],
         settings={
+            "what was measured": (given.kind,),
             "samples": tuple(dict.fromkeys(f"{row['samples']:,}" for row in rows)),
             "reduce": tuple(dict.fromkeys(row["reduce"] for row in rows)),
+            **_known(given.about, "noise", "data"),
         },
     )
 
 
-def _history(history: Any, unit: str, metric: str | None, step: int | None) -> Run:
+def _history(history: Any, unit: str, about: Mapping[str, Any], metric: str | None, step: int | None) -> Run:
     known = list(dict.fromkeys(history["metric"]))
     if not known:
         raise UsageError("a history is empty; compare runs of which at least one step was monitored")
@@ -159,6 +175,7 @@ def _history(history: Any, unit: str, metric: str | None, step: int | None) -> R
         settings={
             "samples": tuple(f"{n:,}" for n in dict.fromkeys(here["samples"])),
             "what their steps count": (unit,),
+            **_known(about, "data"),
         },
         steps=sorted({int(s) for s in found["step"]}),
     )
