@@ -11,7 +11,7 @@ from torch.utils.data import Dataset
 
 import rankscope as rs
 from rankscope.jacobian.later_calls import LaterCalls
-from rankscope.slicing import called
+from rankscope.slicing import CutPointsLike, called
 
 
 class Inputs(Dataset[Tensor]):
@@ -87,3 +87,28 @@ def test_samples_are_looked_at_where_something_follows_the_last_cut(
     rs.jacobian_rank(model, torch.randn(4, 5), cut_points=["0"] if tail else "all")
     assert called is counted
     assert len(made) == looks
+
+
+class Ways(nn.Module):
+    """What the network returns comes from ``wide``, from ``thin``, or from no module, as the sum says."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.wide, self.narrow, self.thin = nn.Linear(6, 5), nn.Linear(6, 2), nn.Linear(2, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        way = int(x.sum().round()) % 3
+        return self.wide(x) if way == 0 else self.thin(self.narrow(x)) if way == 1 else x[:, :4] * 2
+
+
+@pytest.mark.parametrize("wanted", ["blocks", "all", "output", ["wide", "output"]])
+@pytest.mark.parametrize("ways", [[0, 1, 0], [1, 1, 0], [1, 0, 2], [2, 0, 1], [0, 0]])
+def test_the_output_of_every_path_is_one_row(wanted: CutPointsLike, ways: list[int]) -> None:
+    """Each module's row left out the samples whose output another module returned, or ``output`` had two rows."""
+    samples = torch.stack([torch.full((6,), (way + 0.01) / 6) for way in ways])
+    profile = rs.jacobian_rank(Ways().eval(), samples, cut_points=wanted)
+    names = [layer.name for layer in profile.layers]
+    assert len(names) == len(set(names))
+    estimates = [spectrum.rank() for spectrum in profile["output"].spectra if spectrum is not None]
+    assert [e.value for e in estimates] == [(5, 2, 4)[way] for way in ways]
+    assert profile[profile.output] is profile["output"]

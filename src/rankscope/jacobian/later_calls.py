@@ -13,12 +13,13 @@ from rankscope.jacobian.layer import Layer
 from rankscope.jacobian.measurers import Measurers, layout
 from rankscope.linear.returned import without_derivative
 from rankscope.linear.tracing import Chosen, as_measured, traced
-from rankscope.slicing import CutPointsLike, ModuleCall, Sample, Stretch, called, on_this_path
+from rankscope.slicing import CutPointsLike, ModuleCall, Sample, Stretch, Trace, called, on_this_path
 from rankscope.spectra.density import AnySpectrum
 
 __all__ = ["LaterCalls"]
 
 _Key = tuple[str, int]
+_WITH_OUTPUT = ("blocks", "all")  # the words that stand for the network's output too
 
 
 @dataclass
@@ -76,7 +77,9 @@ class LaterCalls:
             output = path.stands_for_output(every)
             stands = [] if output is None else self.named([output])
             self._output_of |= {index: stands[0].name if stands else "" for index, _, _ in samples}
-            chosen = [c for c in every if (c.key.module, c.key.call) in new]
+            self._one_output(path, output, [c for c in every if c.of_network])
+            measured = {_identity(c) for c in self.calls}  # the network's own output is, whichever path leads to it
+            chosen = [c for c in every if (c.key.module, c.key.call) in new and _identity(c) not in measured]
             if not chosen:
                 continue
             self.unmeasured |= self._without_derivative(samples[0][1], chosen)
@@ -99,6 +102,22 @@ class LaterCalls:
                         one.spectra[index] = finished.spectra[k]
             measurers.join(own)
         self.unmeasured |= dict.fromkeys(sorted(self.waiting), "no sample calls it")
+
+    def _one_output(self, path: Trace, output: ModuleCall | None, own: list[ModuleCall]) -> None:
+        """Where one module returns the network's output on the first sample's path and another on this, it has a row.
+
+        Its spectra are those of the modules that returned it.
+        """
+        first = self.found.stands_for_output(self.calls)
+        if self.wanted not in _WITH_OUTPUT or path.output is None or output is None or first is None or own:
+            return
+        if not first.of_network and _identity(first) != _identity(output):
+            self._calls.setdefault(_identity(path.output), _Found(path.output, Stretch(0), [_identity(output)]))
+
+    @property
+    def output(self) -> str:
+        """The name of the row that holds the network's output of all samples, where no module returned it of all."""
+        return next((one.call.name for one in self._calls.values() if one.call.of_network and not one.call.part), "")
 
     def _without_derivative(self, given: Sample, calls: list[ModuleCall]) -> dict[str, str]:
         dtype = self.measurers.settings.dtype

@@ -308,7 +308,8 @@ def jacobian_rank(
         raise MeasurementError(
             "no cut point could be measured: " + "; ".join(f"{k}: {v}" for k, v in unmeasured.items())
         )
-    output = found.stands_for_output([m[0] for m in measured])
+    returned = found.stands_for_output([m[0] for m in measured])
+    output = later.output or ("" if returned is None else returned.name)
     missed = [(layer.name, len(layer.uncalled)) for layer in layers if layer.uncalled]
     if missed:
         names_of, counts = zip(*missed, strict=True)
@@ -332,7 +333,7 @@ def jacobian_rank(
         method=measurers.way,
         failed_methods=tuple(measurers.failed_methods),
         unmeasured=unmeasured,
-        output="" if output is None else output.name,
+        output=output,
         adjoint_error=measurers.adjoint,
         kinks=tuple(max(kinks[i], later.kinks.get(i, 0)) for i in range(len(image_names))) if certify else (),
         certificate=measurers.certificate,
