@@ -39,8 +39,8 @@ NUMERIC := tests/spectra tests/theory tests/deficit tests/features/test_moments.
 	tests/linear/test_oracle.py tests/linear/test_rules.py tests/probes/test_components.py
 
 test-kernels: $(VENV)/.made-dev  ## Run the numeric tests again under the arithmetic of other processors
-	MKL_CBWR=COMPATIBLE ATEN_CPU_CAPABILITY=default OPENBLAS_CORETYPE=Nehalem $(PYTEST) $(NUMERIC)
-	OPENBLAS_CORETYPE=Haswell ATEN_CPU_CAPABILITY=avx2 $(PYTEST) $(NUMERIC)
+	MKL_CBWR=COMPATIBLE ATEN_CPU_CAPABILITY=default OPENBLAS_CORETYPE=Nehalem $(PYTEST) -m 'not slow' $(NUMERIC)
+	OPENBLAS_CORETYPE=Haswell ATEN_CPU_CAPABILITY=avx2 $(PYTEST) -m 'not slow' $(NUMERIC)
 
 # The lowest versions that pyproject.toml promises, in an environment of their own.
 FLOOR := .venv-floor

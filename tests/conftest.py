@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import sys
 from collections.abc import Iterator
@@ -23,6 +24,12 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 torch.set_num_threads(1)
 threadpool_limits(1)
 sys.path.insert(0, str(Path(__file__).parent))  # for `import networks`
+
+# Importing torch and what stands on it takes longer than most tests that need another process. A server that has
+# imported it starts once and runs nothing, so it holds no thread and no group; a process is a fork of it.
+multiprocessing.set_forkserver_preload(
+    ["torch.distributed", "rankscope.features", "rankscope.jacobian", "rankscope.metrics"]
+)
 
 # The same examples in every run, so that a change and not the day decides whether the suite passes. New examples are
 # sought on purpose: HYPOTHESIS_PROFILE=explore make test

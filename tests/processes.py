@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
-import contextlib
+import multiprocessing
 import os
-import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator, Sequence
+import time
+import types
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import torch
 
-__all__ = ["COMMAND", "Run", "in_processes", "started", "with_network"]
+__all__ = ["COMMAND", "Run", "in_processes", "with_network"]
 
 COMMAND = "import sys; from rankscope.cli import main; sys.exit(main(sys.argv[1:]))"
 """The command line as code, for a process of its own."""
@@ -41,48 +44,58 @@ RANK, SIZE = {rank}, {size}
 """
 _END = "\ndist.destroy_process_group()\n"
 _LIMIT = 300  # seconds: a process that hangs fails the test
+_SERVER = multiprocessing.get_context("forkserver")  # conftest.py says what it has imported
 
 
+@dataclass(frozen=True)
 class Run:
-    """What one process left: exit code, standard output and standard error."""
+    """What one process left: exit code (minus the signal that ended it), standard output and standard error."""
 
-    def __init__(self, process: subprocess.Popen[str]) -> None:
-        self.out, self.error = process.communicate(timeout=_LIMIT)
-        self.code = process.returncode
+    code: int | None
+    out: str
+    error: str
 
 
-@contextlib.contextmanager
-def started(size: int, code: str, folder: Path, *, each: Sequence[str] = ()) -> Iterator[list[subprocess.Popen[str]]]:
-    """Inside, ``size`` processes run ``code``, which knows RANK and SIZE; ``each`` is put before it, by process."""
-    with tempfile.TemporaryDirectory() as there:
-        method = f"file://{there}/store"
-        env = {**os.environ, "OMP_NUM_THREADS": "1"}
-        processes = []
-        try:
-            for rank in range(size):
-                begin = _BEGIN.format(method=method, rank=rank, size=size)
-                own = each[rank] if rank < len(each) else ""
-                processes.append(
-                    subprocess.Popen(
-                        [sys.executable, "-c", begin + own + code + _END],
-                        cwd=folder,
-                        env=env,
-                        stdout=subprocess.PIPE,
-                        stderr=subprocess.PIPE,
-                        text=True,
-                    )
-                )
-            yield processes
-        finally:
-            for process in processes:
-                process.kill()
-                process.wait()
+def _child(code: str, folder: Path, files: tuple[Path, Path]) -> None:
+    """Run ``code`` as ``python -c`` does, in ``folder``, with its two streams in ``files``."""
+    for file, stream in zip(files, (1, 2), strict=True):
+        with file.open("w") as handle:
+            os.dup2(handle.fileno(), stream)
+    os.chdir(folder)
+    sys.path.insert(0, "")
+    torch.set_num_threads(1)
+    main = types.ModuleType("__main__")
+    sys.modules["__main__"] = main
+    try:
+        exec(compile(code, "<string>", "exec"), main.__dict__)
+    except Exception:
+        sys.excepthook(*sys.exc_info())  # type: ignore[arg-type]  # torch.distributed puts the rank before each line
+        sys.exit(1)
 
 
 def in_processes(size: int, code: str, folder: Path, *, each: Sequence[str] = ()) -> list[Run]:
-    """Run ``code`` in ``size`` processes to its end."""
-    with started(size, code, folder, each=each) as processes:
-        return [Run(process) for process in processes]
+    """Run ``code``, which knows RANK and SIZE, in ``size`` processes to its end, each behind its own of ``each``."""
+    with tempfile.TemporaryDirectory() as there:
+        processes, streams = [], []
+        try:
+            for rank in range(size):
+                begin = _BEGIN.format(method=f"file://{there}/store", rank=rank, size=size)
+                own = each[rank] if rank < len(each) else ""
+                streams.append((Path(there, f"out{rank}"), Path(there, f"error{rank}")))
+                process = _SERVER.Process(target=_child, args=(begin + own + code + _END, folder, streams[-1]))
+                process.start()
+                processes.append(process)
+            end = time.monotonic() + _LIMIT
+            for process in processes:
+                process.join(max(0.0, end - time.monotonic()))
+        finally:
+            for process in processes:
+                process.kill()
+                process.join()
+        return [
+            Run(process.exitcode, *(file.read_text() for file in files))
+            for process, files in zip(processes, streams, strict=True)
+        ]
 
 
 def with_network(folder: Path, more: str = "") -> None:

@@ -224,7 +224,7 @@ def test_f15_generic_heads_against_the_rank_of_the_weights(classes, width):
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("seed", [0, pytest.param(1, marks=pytest.mark.slow), pytest.param(2, marks=pytest.mark.slow)])
 def test_f7_one_sample_a_class_has_no_null(dtype, seed):
     n = 100
     z = torch.randn(n, n, generator=torch.Generator().manual_seed(seed), dtype=dtype) + 4 * torch.eye(n, dtype=dtype)

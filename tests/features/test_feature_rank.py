@@ -256,7 +256,9 @@ def test_local_dimension_is_that_of_the_noise_through_the_layer():
     assert double["0"].covariance.sigma_max == pytest.approx(4 * profile["0"].covariance.sigma_max, rel=1e-2)
 
 
-@pytest.mark.parametrize(("width", "samples"), [(9216, 400), (700, 400), (120, 400)])
+@pytest.mark.parametrize(
+    ("width", "samples"), [pytest.param(9216, 400, marks=pytest.mark.slow), (700, 400), (120, 400)]
+)
 def test_local_dimension_counts_as_the_published_code_does(width, samples):
     """The threshold is eps32·min(samples, width)·λ_1; with the width it would be another number for wide layers."""
     generator = torch.Generator().manual_seed(3)

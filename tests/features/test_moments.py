@@ -123,6 +123,7 @@ torch.save((covariance, again), f"{RANK}.pt")
 """
 
 
+@pytest.mark.slow
 def test_two_processes_give_what_one_gives(tmp_path):
     x = rows()
     torch.save(x, tmp_path / "x.pt")
@@ -155,6 +156,7 @@ torch.save((found.samples, found.pca_dimension, left), f"{RANK}.pt")
 """
 
 
+@pytest.mark.slow
 def test_f19_the_features_of_two_processes_are_those_of_all_rows(tmp_path):
     """1,001 rows of which each process has about half: rank three in one, three others in the other, six in all."""
     generator = torch.Generator().manual_seed(0)

@@ -108,7 +108,7 @@ def open_there(_):
     get_worker_info().dataset.opened = data()
 
 
-@pytest.mark.parametrize("context", ["fork", "spawn"])
+@pytest.mark.parametrize("context", ["fork", "forkserver"])
 def test_a_loaders_workers_are_started_as_it_starts_them(tmp_path, context):
     loader = DataLoader(
         OpenedInWorkers(), batch_size=4, num_workers=2, multiprocessing_context=context, worker_init_fn=open_there
@@ -121,7 +121,7 @@ def test_a_loaders_workers_are_started_as_it_starts_them(tmp_path, context):
         torch.testing.assert_close(found.features, network()[:2](x[:12]).detach())
 
 
-@pytest.mark.parametrize("context", ["fork", "spawn"])
+@pytest.mark.parametrize("context", ["fork", "forkserver"])
 @pytest.mark.parametrize("drawn", [{"drop_last": True}, {"sampler": range(0, 12, 2)}], ids=["whole", "every other"])
 def test_workers_of_a_loader_that_draws_some_have_its_own_dataset(tmp_path, drawn, context):
     options = {"batch_size": 5, "num_workers": 1, "multiprocessing_context": context, "worker_init_fn": open_there}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import runpy
 import subprocess
 import sys
 import textwrap
@@ -235,10 +236,16 @@ def test_two_processes_give_the_numbers_of_one(tmp_path):
     tables = []
     for processes in (1, 2):
         path = tmp_path / f"h{processes}"
-        command = [sys.executable, str(file), str(processes), str(path)]
-        done = subprocess.run(
-            command, capture_output=True, text=True, timeout=300, env={**os.environ, "GLOO_SOCKET_IFNAME": "lo"}
-        )
-        assert done.returncode == 0, done.stderr[-3000:]
+        if processes == 1:
+            runpy.run_path(str(file))["main"](1, path)
+        else:  # Lightning starts the script a second time
+            done = subprocess.run(
+                [sys.executable, str(file), "2", str(path)],
+                capture_output=True,
+                text=True,
+                timeout=300,
+                env={**os.environ, "GLOO_SOCKET_IFNAME": "lo"},
+            )
+            assert done.returncode == 0, done.stderr[-3000:]
         tables.append([json.loads(line) for line in path.read_text().splitlines()])
     same_numbers(*tables, [0, 2])

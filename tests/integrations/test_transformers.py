@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import runpy
 import subprocess
 import sys
 import textwrap
@@ -230,7 +231,7 @@ def test_an_option_that_no_callback_has(options, match):
         RankCallback(**options)
 
 
-def test_two_processes_give_the_numbers_of_one(tmp_path):
+def test_two_processes_give_the_numbers_of_one(tmp_path, monkeypatch):
     """Two ranks with halves of each batch, against one process with the whole of it."""
     script = textwrap.dedent(
         """
@@ -262,10 +263,16 @@ def test_two_processes_give_the_numbers_of_one(tmp_path):
     tables = []
     for processes in (1, 2):
         folder = tmp_path / str(processes)
-        launch = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"] if processes == 2 else []
-        command = [sys.executable, *launch, str(file), str(processes), str(folder)]
-        done = subprocess.run(command, capture_output=True, text=True, timeout=300, env={**os.environ})
-        assert done.returncode == 0, done.stderr[-3000:]
+        arguments = [str(file), str(processes), str(folder)]
+        if processes == 1:
+            monkeypatch.setattr(sys, "argv", arguments)
+            runpy.run_path(str(file))
+        else:
+            launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
+            done = subprocess.run(
+                [*launch, *arguments], capture_output=True, text=True, timeout=300, env={**os.environ}
+            )
+            assert done.returncode == 0, done.stderr[-3000:]
         lines = Path(folder / "rank_history.jsonl").read_text().splitlines()
         tables.append([json.loads(line) for line in lines])
     same_numbers(*tables, [0, 2])

@@ -194,7 +194,7 @@ STREAMS = {
     "shared out by the loader": DataLoader(Ranged(), batch_size=2, num_workers=2, worker_init_fn=take_part),
     "of workers that stay": DataLoader(Everything(), batch_size=4, num_workers=2, persistent_workers=True, timeout=60),
     "of a loader of the user's own": Iterates(Everything(), batch_size=4, num_workers=2),
-    "of spawned workers": DataLoader(Everything(), batch_size=4, num_workers=2, multiprocessing_context="spawn"),
+    "of started workers": DataLoader(Everything(), batch_size=4, num_workers=2, multiprocessing_context="forkserver"),
 }
 
 

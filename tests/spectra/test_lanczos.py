@@ -67,10 +67,10 @@ def true_count(sigma: Vector, rtol: float = RTOL) -> int:
 
 
 @pytest.mark.parametrize("name", SPECTRA)
-@pytest.mark.parametrize("steps", [5, 40])
+@pytest.mark.parametrize("steps", [5, pytest.param(40, marks=pytest.mark.slow)])
 def test_truth_is_inside(name: str, steps: int) -> None:
     sigma = SPECTRA[name]
-    for seed in range(6):
+    for seed in range(3):  # benchmarks/full.py takes 200
         found = matrix_free(diagonal(sigma), Lanczos(probes=4, steps=steps, seed=seed)).rank(RTOL)
         assert found.lower <= true_count(sigma) <= found.upper, seed
         assert found.lower <= found.value <= found.upper
@@ -390,6 +390,7 @@ def test_the_exact_way_beyond_the_matrix(shape: tuple[int, int]) -> None:
     assert set(others) == {"push", "pull"}
 
 
+@pytest.mark.slow
 def test_the_steps_that_decide_the_precision_are_not_taken_twice(monkeypatch: pytest.MonkeyPatch) -> None:
     """Whether float32 serves is seen by the first steps; they and the compared products are those that follow."""
     matrix = rotated(SPECTRA["exponential"], 500)
