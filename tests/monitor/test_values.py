@@ -312,6 +312,73 @@ def test_a_model_of_several_inputs(spelling):
     expect(monitor.history, 0, "blocks.0", model.blocks[0](x + shift).detach())
 
 
+class Tokens(nn.Module):
+    """Whole numbers for the tokens, and a mask of numbers with a fraction as torch's attention takes it."""
+
+    def __init__(self):
+        super().__init__()
+        self.embed, self.mix, self.head = nn.Embedding(20, 8), nn.Linear(8, 8), nn.Linear(8, 3)
+
+    def forward(self, tokens, mask=None):
+        h = self.embed(tokens)
+        return self.head((h @ h.mT + mask).softmax(-1) @ self.mix(h))
+
+
+@pytest.mark.parametrize("spelling", [lambda t, m: ((t, m), {}), lambda t, m: ((), {"mask": m, "tokens": t})])
+@pytest.mark.parametrize("samples", [6, 12])
+def test_a_mask_of_attention_counts_no_samples(spelling, samples):
+    torch.manual_seed(3)
+    model = Tokens()
+    kept = hooked(model, ["mix", "head"])
+    args, named = spelling(torch.randint(20, (samples, 9)), torch.full((9, 9), -torch.inf).triu(1))
+    with rs.RankMonitor(model, ["mix", "head"], every=1) as monitor:
+        model(*args, **named)
+        monitor.step()
+    assert set(monitor.history["samples"]) == {samples}
+    for name, (features,) in kept.items():
+        expect(monitor.history, 0, name, features.mean(1))
+    with rs.RankMonitor(model, "blocks") as monitor, pytest.raises(rs.CutPointError, match=r"int64 .*name layers"):
+        model(*args, **named)
+
+
+class Flow(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.inner = nn.Linear(5, 5)
+
+    def forward(self, t, y):
+        return self.inner(y) * t
+
+
+def test_features_may_be_called_as_labels_often_are():
+    model, y = Flow(), torch.randn(8, 5)
+    kept = hooked(model, ["inner"])
+    with rs.RankMonitor(model, ["inner"], every=1) as monitor:
+        model(torch.ones(1), y)
+        monitor.step()
+    expect(monitor.history, 0, "inner", kept["inner"][0])
+
+
+class Masked(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.blocks = nn.Sequential(*[nn.Sequential(nn.Linear(6, 6), nn.Tanh()) for _ in range(2)])
+
+    def forward(self, mask, src):
+        return self.blocks((src @ src.mT + mask).softmax(-1) @ src)
+
+
+def test_globs_of_a_model_whose_mask_comes_first():
+    torch.manual_seed(5)
+    model, src = Masked(), torch.randn(7, 4, 6)
+    kept = hooked(model, ["blocks.0"])
+    with rs.RankMonitor(model, "blocks.?", every=1) as monitor:
+        model(torch.full((4, 4), -torch.inf).triu(1), src)
+        monitor.step()
+    assert monitor.history["layer"].unique().tolist() == ["blocks.0", "blocks.1"]
+    expect(monitor.history, 0, "blocks.0", kept["blocks.0"][-1].mean(1))
+
+
 class Apart(nn.Module):
     """The loop calls encoder and head, never the whole."""
 

@@ -7,7 +7,8 @@ nowhere but into the monitor's own float64 moments.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from itertools import chain, zip_longest
 from typing import Any
 
 import torch
@@ -20,8 +21,10 @@ from rankscope.features.hooks import Place, axis_of, resolve_layer, samples_firs
 from rankscope.features.layer_store import LayerStore
 from rankscope.features.reduction import Channels, Reduce
 from rankscope.monitor.passes import Hook
+from rankscope.slicing.meaning import LABELS
+from rankscope.slicing.signature import signature_of
 
-__all__ = ["TROUBLE", "StepFeatures", "sample_shape"]
+__all__ = ["TROUBLE", "StepFeatures", "counted_input"]
 
 TROUBLE = (RankscopeError, torch.OutOfMemoryError, torch.linalg.LinAlgError)  # type: ignore[attr-defined]
 """What a measurement may meet and training goes on from."""
@@ -69,11 +72,12 @@ class StepFeatures:
             self._handles.pop().remove()
         self._outputs.clear()
 
-    def begin(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        """A pass begins with these arguments."""
+    def begin(self, model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        """A pass begins: a call of ``model`` with these arguments."""
         self._outputs.clear()
         self._calls.clear()
-        self._shape = sample_shape((*args, *kwargs.values()))
+        counted = counted_input(model, args, kwargs)
+        self._shape = None if counted is None else tuple(counted[1].shape)
 
     def _keep(self, name: str, place: Place, axis: int) -> Any:
         wanted = place.which(self.model)
@@ -135,12 +139,19 @@ def _said(name: str, error: BaseException) -> str:
     return str(error) if isinstance(error, RankscopeError) else f"{name}: {type_and_line(error)}"
 
 
-def sample_shape(values: Iterable[Any]) -> tuple[int, ...] | None:
-    """Shape of the tensor whose first dimension counts samples: the first with features, else the first of any kind.
+def counted_input(model: nn.Module, args: Sequence[Any], kwargs: Mapping[str, Any]) -> tuple[str, Tensor] | None:
+    """Name and value of the tensor whose first dimension counts samples: the first with features, else of any kind.
 
-    Labels and masks may come before the features, and a scalar counts nothing.
+    Labels and masks may come before the features, and a scalar counts nothing. A mask of attention, (steps, steps), may
+    have fractions too: masks and labels count where nothing else is given.
     """
-    inside = [part for v in values for part in (v.values() if isinstance(v, Mapping) else (v,))]
-    tensors = [v for v in inside if isinstance(v, Tensor) and v.ndim]
-    features = [v for v in tensors if v.is_floating_point() and v.ndim > 1]
-    return next((tuple(v.shape) for v in (*features, *tensors)), None)
+    places = zip_longest(signature_of(model).positional[: len(args)], args, fillvalue="")
+    named = chain.from_iterable(
+        value.items() if isinstance(value, Mapping) else [(name, value)] for name, value in (*places, *kwargs.items())
+    )
+    tensors = [(str(name), v) for name, v in named if isinstance(v, Tensor) and v.ndim]
+    no_masks = [(name, v) for name, v in tensors if "mask" not in name]
+    own = [(name, v) for name, v in no_masks if name not in LABELS]
+    # what is called y may be features: forward(t, y) of a differential equation
+    features = [(name, v) for name, v in (*own, *no_masks) if v.is_floating_point() and v.ndim > 1]
+    return next(iter((*features, *own, *tensors)), None)

@@ -13,10 +13,12 @@ from torch import nn
 from rankscope._base.errors import CutPointError, UsageError
 from rankscope.features.cut_names import cut_names
 from rankscope.features.reduction import Channels, Reduce
-from rankscope.monitor.hooks import StepFeatures, sample_shape
+from rankscope.monitor.hooks import StepFeatures, counted_input
 from rankscope.monitor.passes import around_calls, eager_pass, hides_hooks
 from rankscope.slicing import CutPointsLike
-from rankscope.slicing.reader import read_samples
+from rankscope.slicing.meaning import PREFERRED
+from rankscope.slicing.reader import Samples, meaning_of
+from rankscope.slicing.signature import is_hugging_face
 from rankscope.slicing.wrapped import unwrapped
 
 __all__ = ["Called", "TrainingBatch"]
@@ -81,7 +83,7 @@ class TrainingBatch:
             self.names = self._look_up(module, args, kwargs)
         if self.features is None:
             self.features = StepFeatures(self.inner, self.names, *self.reading)
-        self.features.begin(args, kwargs)
+        self.features.begin(self.doors[module], args, kwargs)
         self.features.attach()
         for put_last in self._last:
             put_last()
@@ -111,12 +113,16 @@ class TrainingBatch:
                 if not wanted:
                     raise CutPointError(f"training calls {prefix[:-1]!r}, in which no cut point of {globs!r} lies")
         inputs = _batch(root, args, kwargs)
-        rows = sample_shape((*args, *kwargs.values())) or (0,)
-        named = inputs.items() if isinstance(inputs, Mapping) else ()
+        name, rows = counted_input(root, args, kwargs) or ("", torch.zeros(0))
+        named = inputs if isinstance(inputs, Mapping) else {}
         # which layers there are does not depend on whether a mask belongs to one sample or to all
-        own = [name for name, v in named if isinstance(v, torch.Tensor) and v.ndim and len(v) == rows[0]]
+        own = [key for key, v in named.items() if isinstance(v, torch.Tensor) and v.ndim and len(v) == len(rows)]
+        usual = is_hugging_face(root) or any(key in PREFERRED for key in named)
+        differentiate = name if name in named and not usual else None
+        # token ids have no derivative: what is said of them is that layers have to be named
+        floating = is_hugging_face(root) or rows.is_floating_point()
         with torch.compiler.set_stance("force_eager"):
-            sample = next(read_samples(root, inputs, limit=1, per_sample=own))
+            sample = next(Samples(root, inputs, 1, meaning_of(differentiate, (), own, floating=floating)))
             return [prefix + name for name in cut_names(root, sample, wanted)]
 
 
