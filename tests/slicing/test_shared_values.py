@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -14,6 +15,8 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
 import rankscope as rs
+from rankscope.slicing.batches import Batches, same_values
+from rankscope.slicing.meaning import Meaning
 
 # two values of one input for each kind, and how many of the four features each of them leaves
 KINDS: dict[str, tuple[tuple[Any, Any], Callable[[Any], int]]] = {
@@ -134,3 +137,14 @@ def test_a_collection_taken_up_again_compares_with_its_first_sample(tmp_path: Pa
                 shard_size=2,
                 progress=False,
             )
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_samples_with_equal_values_of_any_kind_share_a_batch(kind: str) -> None:
+    (one, _), kept = KINDS[kind]
+    data = Records([copy.deepcopy(one) for _ in range(5)])
+    meaning = Meaning(shared=("t",), floating=False)
+    assert [len(call) for call in Batches(Switched(kept).eval(), data, 4, meaning)] == [4, 1]
+    data.x[0, 0] = torch.nan  # the same both times
+    first, again = (next(Batches(Switched(kept).eval(), data, 5, meaning)) for _ in range(2))
+    assert same_values(first, again)

@@ -162,6 +162,7 @@ def collect(
             **_said(meaning),
             **_process(),
             **({} if paths.written_out else {"chosen by": cut_points}),
+            **({"stacked": True} if options.get("stacked") else {}),  # switches, which a data set alone leaves alone
             # moments of earlier versions may be those of a module's last call
             **({"calls": "by number"} if paths.layers.names else {}),
         ),

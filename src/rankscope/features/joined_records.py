@@ -16,13 +16,16 @@ __all__ = ["holds_no_rows", "joined", "record_of"]
 
 
 def holds_no_rows(value: Any) -> bool:
-    """Whether a value of a record is a text, ``None``, or a container without arrays: it goes to ``forward`` as it is.
+    """Whether a value of a record is a text, ``None``, a switch (Python's ``bool``), or a container without arrays: it
+    goes to ``forward`` as it is.
 
     A number, or a list of them, is what a loader stacks.
 
-    >>> [holds_no_rows(value) for value in ("text", None, ["a", "b"], {"mode": "a", "scale": 2.0}, 2.0, [1, 2])]
-    [True, True, True, True, False, False]
+    >>> [holds_no_rows(value) for value in ("text", None, True, ["a", "b"], {"mode": "a", "scale": 2.0}, 2.0, [1, 2])]
+    [True, True, True, True, True, False, False]
     """
+    if isinstance(value, bool):
+        return True
     if is_array(value) or isinstance(value, int | float | np.number) or numbers_of(value) is not None:
         return False
     return all(leaf is None or isinstance(leaf, str | bytes | int | float) for leaf in tree_leaves(value))
@@ -46,7 +49,7 @@ def joined(items: list[Any]) -> tuple[Any, dict[str, Any]]:
     if not first:
         return default_collate(items), {}
     record = {name: default_collate([record_of(item)[name] for item in items]) for name in first if name not in once}
-    record = {name: value if name in LABELS else _with_texts(first[name], value) for name, value in record.items()}
+    record = {name: value if name in LABELS else _as_they_are(first[name], value) for name, value in record.items()}
     if isinstance(items[0], Mapping):
         return record, once
     return [
@@ -55,13 +58,13 @@ def joined(items: list[Any]) -> tuple[Any, dict[str, Any]]:
     ], once
 
 
-def _with_texts(one: Any, stacked: Any) -> Any:
-    """What a loader stacked, with the texts themselves in place of its lists of them."""
-    if isinstance(one, str | bytes):
+def _as_they_are(one: Any, stacked: Any) -> Any:
+    """What a loader stacked, with the texts and switches themselves in place of its lists and tensors of them."""
+    if isinstance(one, str | bytes | bool):
         return one
-    if not any(isinstance(leaf, str | bytes) for leaf in tree_leaves(one)):
+    if not any(isinstance(leaf, str | bytes | bool) for leaf in tree_leaves(one)) or numbers_of(one) is not None:
         return stacked
     if isinstance(one, Mapping):
-        return {key: _with_texts(value, stacked[key]) for key, value in one.items()}
-    parts = [_with_texts(value, part) for value, part in zip(one, stacked, strict=True)]
+        return {key: _as_they_are(value, stacked[key]) for key, value in one.items()}
+    parts = [_as_they_are(value, part) for value, part in zip(one, stacked, strict=True)]
     return type(one)(*parts) if hasattr(one, "_fields") else parts

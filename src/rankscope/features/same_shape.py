@@ -1,4 +1,4 @@
-"""Samples in a row that have the same shapes and texts: they can share a batch, and others cannot."""
+"""Samples in a row that have the same shapes, texts and switches: they can share a batch, and others cannot."""
 
 from __future__ import annotations
 
@@ -7,13 +7,14 @@ from itertools import groupby
 from typing import Any
 
 from rankscope.features.joined_records import holds_no_rows, record_of
+from rankscope.slicing.meaning import LABELS
 from rankscope.slicing.values import is_array, numbers_of
 
 __all__ = ["runs_of_one_shape"]
 
 
 def runs_of_one_shape(items: list[tuple[int, Any]]) -> list[list[tuple[int, Any]]]:
-    """Items (index, sample) in their order, cut where a shape or a text changes.
+    """Items (index, sample) in their order, cut where a shape, a text or a switch changes.
 
     >>> from torch import zeros
     >>> runs = runs_of_one_shape([(0, zeros(2)), (1, zeros(2)), (2, zeros(3)), (3, zeros(2))])
@@ -24,10 +25,15 @@ def runs_of_one_shape(items: list[tuple[int, Any]]) -> list[list[tuple[int, Any]
 
 
 def _form(item: Any) -> Any:
-    """Of a sample; its own record holds rows, whatever stands in it."""
-    if isinstance(item, tuple | list) and record_of(item):
-        return tuple(map(_form, item))
+    """Of a sample; its own record holds rows, whatever stands in it, and what follows its input is its label."""
+    if isinstance(item, tuple | list) and item and numbers_of(item) is None:
+        return (_form(item[0]) if record_of(item) else _shape(item[0]), *map(_of_label, item[1:]))
     return _of_names(item) if isinstance(item, Mapping) else _shape(item)
+
+
+def _of_label(value: Any) -> Any:
+    """Classes do not cut a run, nor does a label that is true or false."""
+    return None if isinstance(value, bool) else _shape(value)
 
 
 def _shape(item: Any) -> Any:
@@ -44,4 +50,4 @@ def _shape(item: Any) -> Any:
 
 
 def _of_names(record: Mapping[str, Any]) -> Any:
-    return tuple((str(key), _shape(value)) for key, value in record.items())
+    return tuple((str(key), _of_label(value) if key in LABELS else _shape(value)) for key, value in record.items())

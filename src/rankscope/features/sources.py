@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.utils._pytree import tree_map
 from torch.utils.data import (
     DataLoader,
     Dataset,
@@ -185,10 +186,11 @@ def _of_loader(loader: DataLoader[Any]) -> tuple[Any, dict[str, Any]]:
             "again: use shuffle=False, or torch.utils.data.Subset(dataset, indices)"
         )
     size = getattr(loader.batch_sampler, "batch_size", None) or loader.batch_size
+    own = loader.collate_fn not in (default_collate, default_convert)
     options = {
         "batch_size": size if isinstance(size, int) and not isinstance(loader.batch_sampler, list | tuple) else None,
         "num_workers": loader.num_workers,
-        **({} if loader.collate_fn in (default_collate, default_convert) else {"collate_fn": loader.collate_fn}),
+        **({"collate_fn": loader.collate_fn} if own else {"stacked": True}),
         "pin_memory": loader.pin_memory,
         "workers": workers_of(loader),
     }
@@ -263,12 +265,17 @@ class _Wanted:
 
     signature: Signature
     named_alone: bool  # a model of Hugging Face takes any name, and means few
+    stacked: bool = False  # a loader's own collation makes a tensor of switches; in a data set they are what they are
 
     def of(self, item: Any) -> Any:
         if isinstance(item, Mapping):
             return self._of_record(item)
         if isinstance(item, tuple | list) and item and isinstance(item[0], Mapping):
             return [self._of_record(item[0], labelled=False), *item[1:]]
+        taken = self.signature.required
+        if isinstance(item, tuple | list) and 1 < taken <= len(item):  # what forward needs, and then the label
+            named = dict(zip(self.signature.positional, item[:taken], strict=False))
+            return [{name: self._numbers(value) for name, value in named.items()}, *item[taken:]]
         return self._numbers(item) if isinstance(item, list) else item  # a list of numbers is one sample
 
     def _of_record(self, record: Mapping[str, Any], *, labelled: bool = True) -> dict[str, Any]:
@@ -288,9 +295,10 @@ class _Wanted:
         # an argument may be a container or a text, and of what is neither the loader says that it cannot be joined
         return name not in LABELS and taken and (number or self.signature.names(name))
 
-    @staticmethod
-    def _numbers(value: Any) -> Any:
+    def _numbers(self, value: Any) -> Any:
         found = numbers_of(value)
+        if found is None and self.stacked:
+            return tree_map(lambda leaf: torch.tensor(leaf) if isinstance(leaf, bool) else leaf, value)
         return value if found is None else found
 
 
@@ -330,7 +338,7 @@ def batches(
         batch_size=size,
         num_workers=options.get("num_workers", num_workers),
         pin_memory=options.get("pin_memory", False),
-        collate_fn=_Collate(collate, _Wanted(signature, is_hugging_face(model))),
+        collate_fn=_Collate(collate, _Wanted(signature, is_hugging_face(model), options.get("stacked", False))),
         **(options.get("workers", {}) if options.get("num_workers") else {}),
         generator=torch.Generator(),  # the loader seeds its workers from it: the caller's random state stays as it is
     )
@@ -373,7 +381,9 @@ def batches(
 
 def first_call(model: nn.Module, dataset: Any, options: dict[str, Any], meaning: Meaning = _FORWARD) -> Call | None:
     """The call of the first sample that can be read; None where there is none."""
-    chosen = by_itself({key: options[key] for key in ("collate_fn", "labelled", "workers") if key in options})
+    chosen = by_itself(
+        {key: options[key] for key in ("collate_fn", "labelled", "stacked", "workers") if key in options}
+    )
     for batch in batches(model, dataset, 0, batch_size=1, num_workers=0, options=chosen, meaning=meaning):
         if batch.call is not None:
             return batch.call

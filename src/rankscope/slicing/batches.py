@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -17,6 +18,7 @@ from rankscope.slicing.one_sample import call_failed
 from rankscope.slicing.ragged import rows_apart
 from rankscope.slicing.reader import is_one_call, length_of, order_of, read_calls
 from rankscope.slicing.sample import Sample, call_model
+from rankscope.slicing.shared_values import same_value
 from rankscope.slicing.values import is_array
 
 __all__ = ["Batches", "dtype_of_inputs", "mapped", "run_forward", "same_values"]
@@ -81,25 +83,15 @@ def _alike(a: Call, b: Call) -> bool:
     if (a.name, a.keyword) != (b.name, b.keyword) or a.per_sample.keys() != b.per_sample.keys():
         return False
     (left, form), (right, other) = (tree_flatten(dict(call.per_sample)) for call in (a, b))
-    if form != other:
+    if form != other or not all(map(_can_be_joined, [a.x, *left], [b.x, *right])):
         return False
-    own = [(a.x, b.x), *((s, t) for s, t in zip(left, right, strict=True) if isinstance(s, Tensor))]
-    if any(not isinstance(s, Tensor) and s != t for s, t in zip(left, right, strict=True)):
-        return False
-    if any(s.shape[1:] != t.shape[1:] or s.dtype != t.dtype for s, t in own):
-        return False
-    return a.shared.keys() == b.shared.keys() and all(_equal(v, b.shared[k]) for k, v in a.shared.items())
+    return a.shared.keys() == b.shared.keys() and all(same_value(v, b.shared[k]) for k, v in a.shared.items())
 
 
-def _equal(a: Any, b: Any) -> bool:
-    if isinstance(a, Tensor) or isinstance(b, Tensor):
-        return isinstance(a, Tensor) and isinstance(b, Tensor) and a.dtype == b.dtype and torch.equal(a, b)
-    return a is b or (type(a) is type(b) and isinstance(a, int | float | str | bool) and a == b)
-
-
-def _all_equal(a: Mapping[str, Any], b: Mapping[str, Any]) -> bool:
-    (left, form), (right, other) = tree_flatten(dict(a)), tree_flatten(dict(b))
-    return form == other and all(map(_equal, left, right))
+def _can_be_joined(a: Any, b: Any) -> bool:
+    if isinstance(a, Tensor) and isinstance(b, Tensor):
+        return a.shape[1:] == b.shape[1:] and a.dtype == b.dtype
+    return same_value(a, b)
 
 
 def _joined(calls: list[Call]) -> Call:
@@ -107,7 +99,7 @@ def _joined(calls: list[Call]) -> Call:
     if len(calls) == 1:
         return first
     own = tree_map(_cat, *(dict(call.per_sample) for call in calls))
-    return Call(torch.cat([call.x for call in calls]), first.name, first.keyword, own, first.shared, first.dropped)
+    return replace(first, x=torch.cat([call.x for call in calls]), per_sample=own)
 
 
 def _cat(*leaves: Any) -> Any:
@@ -118,12 +110,12 @@ def mapped(call: Call, change: Callable[[Tensor], Tensor]) -> Call:
     """The call with each of its tensors changed."""
     shared = {k: change(v) if isinstance(v, Tensor) else v for k, v in call.shared.items()}
     own = tree_map_only(Tensor, change, dict(call.per_sample))
-    return Call(change(call.x), call.name, call.keyword, own, shared, call.dropped)
+    return replace(call, x=change(call.x), per_sample=own, shared=shared)
 
 
 def same_values(a: Call, b: Call) -> bool:
     """Whether two calls hold the same tensors."""
-    return a.x.shape == b.x.shape and torch.equal(a.x, b.x) and _all_equal(a.per_sample, b.per_sample)
+    return same_value(a.x, b.x) and same_value(dict(a.per_sample), dict(b.per_sample))
 
 
 def dtype_of_inputs(model: nn.Module, x: Tensor) -> torch.dtype:

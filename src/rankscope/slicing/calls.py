@@ -20,7 +20,7 @@ from rankscope.slicing.containers import holds_arrays, one_row, rows_of, with_ro
 from rankscope.slicing.meaning import BESIDE, LABELS, MAIN, NOT_BATCHED, PREFERRED, How, Meaning
 from rankscope.slicing.sample import Sample
 from rankscope.slicing.signature import Signature, is_hugging_face
-from rankscope.slicing.values import as_input, as_tensor, is_array, is_scalar_label, numbers_of
+from rankscope.slicing.values import as_input, as_number, as_tensor, is_array, is_scalar_label, numbers_of
 
 __all__ = [
     "Call",
@@ -221,8 +221,8 @@ def _named(
 def _value(model: nn.Module, name: str, value: Any, how: How) -> Any:
     if is_array(value):
         return as_tensor(value, repr(name)) if not is_scalar_label(value) or isinstance(value, Tensor) else value
-    if how is How.ITEM and isinstance(value, int | float) and not isinstance(value, bool):
-        return torch.tensor(value)
+    if how is How.ITEM and isinstance(value, int | float):
+        return as_number(value)
     if how is How.ITEM or (is_hugging_face(model) and name in (*MAIN, *BESIDE)):
         numbers = numbers_of(value)
         return value if numbers is None else numbers

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
-import torch
 from torch import Tensor
 from torch.utils._pytree import tree_leaves, tree_map, tree_map_only
 
-from rankscope.slicing.values import as_tensor, is_array
+from rankscope.slicing.values import as_number, as_tensor, is_array
 
 __all__ = ["arrays_of", "counts_entries", "holds_arrays", "one_row", "rows_of", "with_rows"]
 
@@ -41,7 +40,8 @@ def one_row(value: Any, name: str) -> Any:
     def row(leaf: Any) -> Any:
         if is_array(leaf):
             return as_tensor(leaf, repr(name))[None]
-        return torch.tensor([leaf]) if isinstance(leaf, int | float) and not isinstance(leaf, bool) else leaf
+        number = as_number(leaf)
+        return number[None] if isinstance(number, Tensor) else number
 
     return tree_map(row, value)
 

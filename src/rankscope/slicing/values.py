@@ -11,7 +11,7 @@ from torch import Tensor
 from rankscope._base.arrays import as_tensor
 from rankscope._base.errors import DataError
 
-__all__ = ["as_input", "as_tensor", "is_array", "is_scalar_label", "numbers_of"]
+__all__ = ["as_input", "as_number", "as_tensor", "is_array", "is_scalar_label", "numbers_of"]
 
 
 def is_array(value: Any) -> bool:
@@ -49,6 +49,17 @@ def numbers_of(value: Any) -> Tensor | None:
     except (TypeError, ValueError):
         return None
     return torch.from_numpy(array) if array.dtype.kind in "biuf" else None
+
+
+def as_number(value: Any) -> Any:
+    """A number in a sample as a tensor of 64 bits, as a loader makes it one; a switch (``bool``) stays what it is.
+
+    >>> as_number(2), as_number(0.5), as_number(True)
+    (tensor(2), tensor(0.5000, dtype=torch.float64), True)
+    """
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return value
+    return torch.tensor(value, dtype=torch.float64 if isinstance(value, float) else torch.int64)
 
 
 def is_scalar_label(value: Any) -> bool:
