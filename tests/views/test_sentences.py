@@ -80,6 +80,7 @@ VALUES: dict[FactKind, dict[str, Any]] = {
     FactKind.LEFT_OUT: {"names": ("encoder", "decoder"), "what": ("1 text",)},
     FactKind.COMPLEX_ROWS: {"names": ("encoder",)},
     FactKind.CALLED_ALONE: {"coupled": True},
+    FactKind.NO_ROWS: {"names": ("experts.2", "experts.3")},
     FactKind.CALLED_ONCE: {"names": ("experts.3",)},
     FactKind.CHOSEN_LATE: {"names": ("deep",)},
     FactKind.NOT_CALLED: {"names": ("experts.0", "experts.3"), "counts": (2, 1), "total": 4},
@@ -218,6 +219,7 @@ OTHERS: list[tuple[FactKind, dict[str, Any], str]] = [
     (FactKind.AT_CHANCE, {**VALUES[FactKind.AT_CHANCE], "measure": "balanced"}, "use the same class order."),
     (FactKind.KEPT_BY_CHANCE, {**VALUES[FactKind.KEPT_BY_CHANCE], "measure": "balanced"}, "says little."),
     (FactKind.NOT_MONOTONE, {"count": 1}, "1 larger number of components falls below"),
+    (FactKind.CALLED_ALONE, {"coupled": True, "place": True}, "depends on the sample's place in a pass"),
     (FactKind.NOT_CALLED, {"names": tuple("abcde"), "counts": (1,) * 5, "total": 9}, "'c' (1) and 2 more"),
     *(
         (FactKind.LANCZOS_STEPS, {**VALUES[FactKind.LANCZOS_STEPS], "reason": reason, "asked": asked}, said)

@@ -84,8 +84,9 @@ class FactKind(StrEnum):
     SEVERAL_TENSORS = "several tensors together"  # names, tensors (paths)
     LEFT_OUT = "returned and not part of the cut point"  # names, what
     ROWS_NOT_SAMPLES = "rows are not samples"  # names, shape (of the first, for one sample or two)
-    CALLED_ALONE = "each sample called alone"
+    CALLED_ALONE = "each sample called alone"  # coupled; place: where a sample's place in the pass decides
     CHOSEN_LATE = "layers that are cut points of later samples alone"  # names
+    NO_ROWS = "called with no row of any sample"  # names
     CALLED_ONCE = "layers that one sample alone calls"  # names
     NOT_CALLED = "not called by every sample"  # names, counts (samples that do not), total, left_out (where true)
     COMPLEX_ROWS = "real and imaginary parts as rows"  # names

@@ -284,7 +284,9 @@ def _collect(
         report.close()
         if taken is not None:
             taken.run.close()
-    return None if taken is None else taken.run.result(resumed, (*taken.run.about, *taken.facts))
+    if taken is None:
+        return None
+    return taken.run.result(resumed, (*taken.run.about, *taken.facts), model, paths.wanted)
 
 
 def _head(model: nn.Module, head: str | None) -> tuple[str, nn.Module]:

@@ -14,6 +14,7 @@ from torch import nn
 from rankscope._base.errors import CutPointError, DataError, ModelError
 from rankscope._base.facts import Fact
 from rankscope.features.collection import Collection, add_states, joined, renamed, restored
+from rankscope.features.counted_rows import without_rows
 from rankscope.features.cut_names import not_called
 from rankscope.features.heads import linear_parts
 from rankscope.features.moments import CentredMoments
@@ -22,6 +23,7 @@ from rankscope.features.pipeline import InFlight, launch
 from rankscope.features.precision import kept_whole
 from rankscope.features.shards import ShardStore
 from rankscope.features.sources import Batch, Skipped
+from rankscope.slicing import CutPointsLike
 
 __all__ = ["MOMENTS_LIMIT", "Block", "CollectionRun"]
 
@@ -281,7 +283,10 @@ class CollectionRun:
         """Leave no thread writing, also after an error: the next run of the same folder must find it at rest."""
         self._writer.shutdown(wait=True)
 
-    def result(self, resumed: int, facts: tuple[Fact, ...] = ()) -> Collection:
+    def result(
+        self, resumed: int, facts: tuple[Fact, ...], model: nn.Module, wanted: CutPointsLike | None
+    ) -> Collection:
+        """All that was collected at what ``wanted`` names in the model."""
         self.wait_for_writing()
         if not self.shard or self.head is None:
             reasons = f"; the first: {self._skipped[0].name}: {self._skipped[0].reason}" if self._skipped else ""
@@ -289,9 +294,10 @@ class CollectionRun:
         missing = [name for name in self.layers.never_called if not self._calling[name]]
         if missing:
             raise CutPointError(f"layer {missing[0]!r} is never called in the forward pass; choose another")
+        empty = without_rows(model, wanted, self.cut_points, self._calling)
         names = self.layers.in_records
-        calling = {names[name]: self._calling[name] for name in self.cut_points}
-        facts = (*self.layers.told(facts), *not_called(calling, calling, self.samples))
+        calling = {names[name]: self._calling[name] for name in self.cut_points if self._calling[name]}
+        facts = (*self.layers.told((*facts, *empty)), *not_called(calling, calling, self.samples))
         unwritten = tuple(self._skipped)
         moments = renamed(self.moments, names)
         return joined(

@@ -18,7 +18,7 @@ from rankscope.slicing import CUT_POINT_WORDS, CutPointsLike, Sample
 from rankscope.slicing.batches import run_forward
 from rankscope.slicing.calls import can_be_repeated, repeated
 
-__all__ = ["spelled", "with_rows_of_samples"]
+__all__ = ["spelled", "with_rows_of_samples", "without_rows"]
 
 
 def with_rows_of_samples(
@@ -64,6 +64,29 @@ def with_rows_of_samples(
     if not left:
         return kept, ()
     return kept, (Fact(FactKind.ROWS_NOT_SAMPLES, {"names": tuple(left), "shape": shapes[left[0]]}),)
+
+
+def without_rows(
+    model: nn.Module, wanted: CutPointsLike | None, names: Sequence[str], calling: Mapping[str, int]
+) -> tuple[Fact, ...]:
+    """Which of ``names``, layers that some pass calls, no sample has a row of; ``calling`` counts those that have.
+
+    An expert that no sample is led to returns no row, and so does a layer that is given an empty part of a parameter.
+
+    Raises
+    ------
+    CutPointError
+        Where the caller wrote the name, of which no call has a row, and where none has of all that was asked for.
+    """
+    empty = [name for name in names if not calling[name]]
+    shown = {name.partition("#")[0] for name in names if calling[name]}
+    asked = [
+        n for n in empty if spelled(model, n, wanted) and (n.partition("#")[0] not in shown or n in (wanted or ()))
+    ]
+    if asked or (empty and not shown and wanted is not None):
+        name = [*asked, *empty][0]
+        raise CutPointError(f"layer {name!r} is called, but with no row of any sample; choose another cut point")
+    return (Fact(FactKind.NO_ROWS, {"names": tuple(empty)}),) if empty else ()
 
 
 def _as_called(model: nn.Module, names: Sequence[str], called: Mapping[str, int]) -> list[str]:

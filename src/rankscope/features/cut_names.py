@@ -12,7 +12,17 @@ from torch import nn
 from rankscope._base.errors import CutPointError
 from rankscope._base.facts import Fact, FactKind
 from rankscope.features.hooks import inference
-from rankscope.slicing import CutPointsLike, ModuleCall, Sample, Trace, check_names, on_this_path, select, trace
+from rankscope.slicing import (
+    CUT_POINT_WORDS,
+    CutPointsLike,
+    ModuleCall,
+    Sample,
+    Trace,
+    check_names,
+    on_this_path,
+    select,
+    trace,
+)
 from rankscope.slicing.batches import dtype_of_inputs
 from rankscope.slicing.calls import differentiable
 
@@ -20,10 +30,14 @@ __all__ = ["Chosen", "chosen_calls", "chosen_names", "cut_names", "is_plain", "l
 
 
 def is_plain(model: nn.Module, wanted: CutPointsLike) -> bool:
-    """Whether ``wanted`` is a list of names without globs: no forward pass is needed to read it."""
+    """Whether ``wanted`` is a list of names without globs: no forward pass is needed to read it.
+
+    A word is no name, also where a module is called that, as ``blocks`` of a vision transformer: ``["blocks"]`` names
+    the module.
+    """
     check_names(wanted)
     if isinstance(wanted, str):
-        return wanted in dict(model.named_modules())
+        return wanted not in CUT_POINT_WORDS and wanted in dict(model.named_modules())
     return not any(set(name) & set("*?[") for name in wanted)
 
 

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from rankscope._base.errors import CutPointError
 from rankscope._base.facts import Fact, FactKind
-from rankscope.features.counted_rows import spelled
+from rankscope.features.counted_rows import spelled, without_rows
 from rankscope.features.cut_names import chosen_names, not_called
 from rankscope.features.hooks import record_outputs
 from rankscope.features.path_layers import Entry, PathLayers
@@ -60,9 +60,9 @@ class LayersOfSamples:
     @property
     def measured(self) -> list[str]:
         """The layers that have features to speak of: at least two samples call them, or they were named."""
-        names = self.paths.layers.names
-        found = [one.name for one in self.paths.layers.found if self.calling[one.name] > 1 or self._asked(one)]
-        return found or names
+        shown = [one for one in self.paths.layers.found if self.calling[one.name]]
+        found = [one.name for one in shown if self.calling[one.name] > 1 or self._asked(one)]
+        return found or [one.name for one in shown]
 
     @property
     def in_records(self) -> dict[str, str]:
@@ -88,15 +88,17 @@ class LayersOfSamples:
         Raises
         ------
         CutPointError
-            Where no sample calls a layer that was named.
+            Where no sample calls a layer that was named, or has a row of it.
         """
         names = self.paths.layers.names
         missing = [name for name in self.paths.layers.never_called if not self.calling[name]]
         if missing:
             raise CutPointError(f"layer {missing[0]!r} is never called in the forward pass; choose another cut point")
         facts = [*self.paths.facts, *(self.sharing.facts if self.samples > 1 else ())]
+        facts += without_rows(self.model, self.wanted, names, self.calling)
+        names = [name for name in names if self.calling[name]]
         measured = self.measured
-        once = [name for name in names if name not in measured and self.calling[name]]
+        once = [name for name in names if name not in measured]
         if once:
             facts.append(Fact(FactKind.CALLED_ONCE, {"names": tuple(once)}))
         facts += not_called([name for name in names if name not in once], self.calling, self.samples)

@@ -19,6 +19,7 @@ from rankscope.features.hooks import inference
 from rankscope.features.later_layers import LayersOfSamples
 from rankscope.features.precision import check_real, kept_whole
 from rankscope.features.reduction import Channels, Reduce, reduce_output
+from rankscope.features.sample_axis import check_rows
 from rankscope.loading.texts import Texts
 from rankscope.slicing import CutPointsLike, mode_facts
 from rankscope.slicing.batches import Batches
@@ -105,6 +106,7 @@ def _of_model(
                 digests.take_in(call)
             for outputs, part in layers.passes(call):
                 for name, output in outputs.items():
+                    check_rows(name, output, len(part))
                     check_real(output, name)
                     output = output if output.is_floating_point() else output.to(torch.float64)
                     rows = reduce_output(output, reduce, channels=channels, input_shape=part.x.shape)

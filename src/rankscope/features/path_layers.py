@@ -33,6 +33,7 @@ _OF_LAYERS = {
     FactKind.SKETCHED_LAYER: "name",
     FactKind.NOT_CALLED: "names",
     FactKind.CALLED_ONCE: "names",
+    FactKind.NO_ROWS: "names",
 }
 """Where facts that are found while layers are measured name them."""
 

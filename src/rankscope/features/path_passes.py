@@ -29,11 +29,10 @@ class PathPasses(Generic[T]):
 
     def of(self, call: Call) -> Iterator[tuple[T, Call]]:
         """What the samples of a call leave: all of them together, or each by itself where they do not share a pass."""
-        one, several = call.rows(0, 1, "a sample"), call.rows(0, len(call), "a batch")
-        alone = self.sharing.alone(one, several)
+        alone = self.sharing.alone(call)
         if not alone:
             made, further = self._pass(call)
-            alone = further and self.sharing.alone(one, several)  # of the further layers too
+            alone = further and self.sharing.alone(call)  # of the further layers too
             if not alone:
                 yield made, call
                 return

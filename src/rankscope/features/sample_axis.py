@@ -9,6 +9,7 @@ from __future__ import annotations
 from torch import Tensor, nn
 
 from rankscope._base.errors import CutPointError
+from rankscope._base.text import counted
 
 __all__ = ["check_rows", "sample_axis"]
 
@@ -53,7 +54,8 @@ def check_rows(name: str, output: Tensor, samples: int) -> None:
         The message has the shape.
     """
     if not output.ndim or len(output) != samples:
+        shape, count = tuple(output.shape), counted(samples, "sample")
         raise CutPointError(
-            f"layer {name!r} returns a tensor of shape {tuple(output.shape)} for {samples} samples, so its first "
-            "dimension does not count them; choose another cut point"
+            f"layer {name!r} returns a tensor of shape {shape} for {count}, so its first dimension does not count "
+            "them; choose another cut point"
         )

@@ -1,11 +1,13 @@
 """Whether samples can share a pass of a model: only where each gives there what it gives in any other company.
 
-Two things forbid it. Values decide what the model computes, so that samples in one pass share a branch. Or the samples
-of a pass change each other: statistics of the batch, a sequence module that takes them for steps, a convolution that
-takes them for channels. Then each sample is called alone, which is what a sample is here.
+Three things forbid it. Values decide what the model computes, so that samples in one pass share a branch. Or the
+samples of a pass change each other: statistics of the batch, a sequence module that takes them for steps, a convolution
+that takes them for channels. Or what a sample gives depends on its place in the pass, or on how many share it: a
+position encoding that takes samples for steps. Then each sample is called alone, which is what a sample is here.
 
 Two samples far apart may be the only ones that change each other. So a whole batch is looked at, in passes that change
-some of its samples and leave the others: for any two there is one that changes the one and leaves the other.
+some of its samples and leave the others: for any two there is one that changes the one and leaves the other. In one
+more pass each sample takes the next one's place, and one sample is looked at alone.
 """
 
 from __future__ import annotations
@@ -21,8 +23,9 @@ from torch import Tensor, nn
 
 from rankscope._base.errors import RankscopeError
 from rankscope._base.facts import Fact, FactKind
-from rankscope.slicing.apart import worst_gap
-from rankscope.slicing.batches import run_forward
+from rankscope.slicing.apart import APART, worst_gap
+from rankscope.slicing.batches import run_forward, turned
+from rankscope.slicing.calls import Call
 from rankscope.slicing.one_sample import CallFailedError
 from rankscope.slicing.sample import Sample
 from rankscope.slicing.value_reads import reads_values
@@ -30,6 +33,7 @@ from rankscope.slicing.value_reads import reads_values
 __all__ = ["SharedPass"]
 
 _REPEATS = 10  # a pass with other neighbours differs by more than this many times what the same pass differs by
+_STEPS = 16  # of a half-precision dtype, between a sample by itself and in a batch: several roundings
 
 
 class SharedPass:
@@ -47,27 +51,28 @@ class SharedPass:
         self._most: dict[Any, int] = {}  # samples that were looked at together
         self._looked = False
 
-    def alone(self, first: Sample, several: Sample) -> bool:
-        """Whether samples of this shape have to be called alone; ``several`` are those of a pass, ``first`` is one.
+    def alone(self, call: Call) -> bool:
+        """Whether samples of the shape that those of a call have are to be called alone.
 
         Raises
         ------
         CallFailedError
             Where the model takes several samples and fails on one: they are none.
         """
+        first, count = call.rows(0, 1, "a sample"), len(call)
         key = _shapes(first)
-        open_ = not self._alone.get(key, False) and len(several.x) > self._most.get(key, 0)
+        open_ = not self._alone.get(key, False) and count > self._most.get(key, 0)
         # a single sample shows nothing of its neighbours, and the next one of its shape may come with some
-        if open_ and (len(several.x) > 1 or not self._looked):
+        if open_ and (count > 1 or not self._looked):
             self._looked = True
             values = reads_values(first.x, lambda x: run_forward(self.model, replace(first, x=x), self.device))
-            coupled = not values and len(several.x) > 1 and self._coupled(first, several)
-            if coupled is None:  # the next batch of this shape decides; alone is right for this one in any case
+            about = {"coupled": False} if values else self._company(call) if count > 1 else {}
+            if about is None:  # the next batch of this shape decides; alone is right for this one in any case
                 return True
-            if values or len(several.x) > 1:
-                self._alone[key], self._most[key] = values or coupled, len(several.x)
-            fact = Fact(FactKind.CALLED_ALONE, {"coupled": coupled})
-            if (values or coupled) and fact not in self.facts:
+            if values or count > 1:
+                self._alone[key], self._most[key] = bool(about), count
+            fact = Fact(FactKind.CALLED_ALONE, about)
+            if about and fact not in self.facts:
                 self.facts.append(fact)
         return self._alone.get(key, False)
 
@@ -76,10 +81,20 @@ class SharedPass:
         self._alone = {key: alone for key, alone in self._alone.items() if alone}
         self._most.clear()
 
-    def _coupled(self, first: Sample, several: Sample) -> bool | None:
+    def _company(self, call: Call) -> dict[str, bool] | None:
+        """What a fact says of samples that have to be called alone; nothing where they can share a pass, and ``None``
+        where no other values could be put beside them.
+        """
+        first, several = call.rows(0, 1, "a sample"), call.rows(0, len(call), "a batch")
+        by_itself, found = self._by_itself(first), self._kept(several)
+        coupled = self._coupled(several, found)
+        if coupled or coupled is None:
+            return None if coupled is None else {"coupled": True}
+        placed = self._depends_on_place(by_itself, several, turned(call).rows(0, len(call), "a batch"), found)
+        return {"coupled": True, "place": True} if placed else {}
+
+    def _coupled(self, several: Sample, found: Mapping[str, Tensor]) -> bool | None:
         """Whether samples change each other; ``None`` where no other values could be put beside them."""
-        self._refuse_parts(first)
-        found = self._kept(several)
         shown = False
         for changed in _patterns(len(several.x)):
             x = _changed(several.x, changed)
@@ -96,22 +111,39 @@ class SharedPass:
                 return True
         return False if shown else None
 
-    def _refuse_parts(self, first: Sample) -> None:
+    def _depends_on_place(
+        self, by_itself: Mapping[str, Tensor], several: Sample, turned_round: Sample, found: Mapping[str, Tensor]
+    ) -> bool:
+        """Whether a sample gives something else by itself, or in another place of the same pass.
+
+        Kernels add in another order there, so that here rounding counts.
+        """
+        every = torch.ones(len(several.x), dtype=torch.bool)
+        places = {name: rows.roll(-1, 0) for name, rows in found.items()}
+        if any(rows.shape[1:] != found[name].shape[1:] for name, rows in by_itself.items() if name in found):
+            return True
+        first = {name: torch.cat([by_itself.get(name, rows)[:1], rows[1:]]) for name, rows in found.items()}
+        gap = max(_gap(self._kept(turned_round), places, every), _gap(first, found, every))
+        if gap <= max([APART, *(_STEPS * torch.finfo(rows.dtype).eps for rows in found.values())]):
+            return False
+        return not gap <= _REPEATS * _gap(self._kept(several), found, every)
+
+    def _by_itself(self, first: Sample) -> dict[str, Tensor]:
         """What is called with several has to take one: rows of an image without its batch dimension it does not."""
         try:
-            run_forward(self.model, first, self.device)
+            return self._kept(first)
         except CallFailedError:
             raise
         except RankscopeError:  # a layer whose rows do not count a single sample: the batch decides
-            return
+            return {}
 
     def _kept(self, samples: Sample) -> dict[str, Tensor]:
         count = len(samples.x)
         made = self.outputs(samples)
         return {
-            name: rows.detach().reshape(count, -1)  # of each pass its own, as the hooks keep them
-            for name, rows in made.items()
-            if rows.is_floating_point() and rows.ndim and len(rows) and len(rows) % count == 0
+            name: (rows if rows.is_floating_point() else rows.double()).detach().reshape(count, -1)
+            for name, rows in made.items()  # of each pass its own, as the hooks keep them
+            if not rows.is_complex() and rows.ndim and len(rows) and len(rows) % count == 0
         }
 
 

@@ -21,7 +21,7 @@ from rankscope.slicing.sample import Sample, call_model
 from rankscope.slicing.shared_values import same_value
 from rankscope.slicing.values import is_array
 
-__all__ = ["Batches", "dtype_of_inputs", "mapped", "run_forward", "same_values"]
+__all__ = ["Batches", "dtype_of_inputs", "mapped", "run_forward", "same_values", "turned"]
 
 _FORWARD = Meaning(floating=False)
 
@@ -104,6 +104,11 @@ def _joined(calls: list[Call]) -> Call:
 
 def _cat(*leaves: Any) -> Any:
     return torch.cat(leaves) if isinstance(leaves[0], Tensor) else leaves[0]
+
+
+def turned(call: Call) -> Call:
+    """The call with its first sample behind the others."""
+    return _joined([call.part(1, len(call)), call.part(0, 1)])
 
 
 def mapped(call: Call, change: Callable[[Tensor], Tensor]) -> Call:

@@ -95,9 +95,22 @@ def _not_called(v: Values) -> str:
 
 
 def _called_alone(v: Values) -> str:
+    if v.get("place"):
+        return (
+            "What this model returns for a sample depends on the sample's place in a pass, or on how many share it, as "
+            "with a position encoding that takes samples for steps. Each sample was therefore called alone."
+        )
     if v.get("coupled"):
         return "Samples that share a pass of this model change each other. Each sample was therefore called alone."
     return "Values of a sample decide what the model computes. Each sample was therefore called alone."
+
+
+def _no_rows(v: Values) -> str:
+    count = len(v["names"])
+    return (
+        f"{_quoted(v['names'])} {was(count)} left out: {noun(count, 'it is', 'they are')} called, but with no row of "
+        "any sample."
+    )
 
 
 def _called_once(v: Values) -> str:
@@ -147,6 +160,7 @@ CALL_SENTENCES: Sentences = {
     FactKind.SEVERAL_TENSORS: _several_tensors,
     FactKind.LEFT_OUT: _left_out,
     FactKind.CALLED_ALONE: _called_alone,
+    FactKind.NO_ROWS: _no_rows,
     FactKind.CALLED_ONCE: _called_once,
     FactKind.CHOSEN_LATE: _chosen_late,
     FactKind.NOT_CALLED: _not_called,
