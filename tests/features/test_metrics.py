@@ -311,15 +311,25 @@ def test_lidar_is_its_formula(views):
 
 
 SPLIT = """
+import rankscope as rs
 from rankscope.metrics import EffectiveRank, LiDAR, NeuralCollapse, RankMe
 g = torch.Generator().manual_seed(0)
 x, y = torch.randn(60, 5, generator=g, dtype=torch.float64), torch.arange(60) % 3
 mine = slice(0, 20) if RANK == 0 else slice(20, 60)
 whole, split, alone = RankMe(sync_on_compute=False), RankMe(), EffectiveRank()
 whole.update(x); split.update(x[mine])
+try:
+    split.features()
+except rs.UsageError as error:
+    assert "rows of this process alone; call compute()" in str(error)
+else:
+    raise AssertionError("some of the rows were taken for all")
 if RANK:
     alone.update(x)  # the other process has no rows and does not know the width
 assert abs(float(split.compute()) - float(whole.compute())) < 1e-9
+assert split.features().samples == 60  # those of all processes, also once asked
+assert rs.feature_rank({"layer": split})["layer"].samples == 60
+assert split.note == ""
 assert float(alone.compute()) > 1
 head = torch.eye(3, 5)
 nc, one = NeuralCollapse(3, head=head), NeuralCollapse(3, head=head, sync_on_compute=False)

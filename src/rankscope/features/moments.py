@@ -104,6 +104,7 @@ class CentredMoments(ValueOfBatch):
         self.roundoff = 0.0  # unit roundoff of the coarsest rows, or outputs that they were made of
         self.magnitude = 0.0  # ‖X‖²_F of half-precision outputs whose rows are means over positions; else 0
         self._whole: State | None = None
+        self._whole_of = 0  # rows of this process then: a member of a compute group gets more without an update
         self.add_state("count", torch.zeros((), dtype=torch.int64), dist_reduce_fx=None)
         size = width or 0  # no width yet: the first rows bring it
         self.add_state("mean", torch.zeros(size, dtype=torch.float64), dist_reduce_fx=None)
@@ -199,14 +200,22 @@ class CentredMoments(ValueOfBatch):
         UsageError
             Under ``torch.distributed`` with several processes, before any ``compute``: this process knows its own rows.
         """
-        if self._whole is not None:
+        if self._whole is not None and not self._is_synced and int(self.count) == self._whole_of:
             return self._whole
         if (group_size() or 1) > 1 and self._to_sync and not self._is_synced:
             raise UsageError(
                 f"{self.name}: these moments hold the {int(self.count)} rows of this process alone; call compute() in "
-                "every process first, or make them with CentredMoments(…, sync_on_compute=False) to measure each apart"
+                f"every process first, or make them with {type(self).__name__}(…, sync_on_compute=False) to measure "
+                "each apart"
             )
         return self.state()
+
+    def _merge(self) -> State:
+        """Inside ``compute``: keep what was gathered for ``whole``, while this process has these rows and no more."""
+        count, mean, scatter = (part.clone() for part in self.state())
+        own = self._cache["count"] if self._is_synced and self._cache else self.count
+        self._whole, self._whole_of = (count, mean, scatter), int(own)  # type: ignore[arg-type]
+        return count, mean, scatter
 
     def reset(self) -> None:
         """Forget all rows."""
@@ -219,8 +228,7 @@ class CentredMoments(ValueOfBatch):
 
     def compute(self) -> torch.Tensor:
         """The covariance, (d, d) float64, divided by N − 1."""
-        self._whole = tuple(part.clone() for part in self.state())  # type: ignore[assignment]
-        count, _, scatter = self.state()
+        count, _, scatter = self._merge()
         if count < 2:
             raise DataError(f"{self.name}: a covariance needs two samples; {int(count)} came in")
         return scatter / (count - 1)

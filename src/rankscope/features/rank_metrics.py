@@ -32,17 +32,21 @@ class _FeatureRank(ScalarOfMoments):
 
     def compute(self) -> torch.Tensor:
         """The value, a float64 scalar."""
+        self._merge()
         return torch.tensor(self._read(self.features()), dtype=torch.float64, device=self.mean.device)
 
     def features(self) -> LayerFeatures:
         """Everything that the moments say, with the bounds of the dimension.
 
+        Under ``torch.distributed`` that is of the rows of all processes, as the last ``compute`` merged them.
+
         Raises
         ------
         DataError
             Fewer than two rows came in.
+        UsageError
+            Under ``torch.distributed`` with several processes, before any ``compute``.
         """
-        self._whole = tuple(part.clone() for part in self.state())  # type: ignore[assignment]
         return layer_features(self.name, self)
 
     @property
