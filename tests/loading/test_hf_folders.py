@@ -224,6 +224,18 @@ def test_a_folder_of_timm_without_a_head_is_the_model_without_one(tmp_path: Path
         assert torch.equal(load_model(f"hf:{tmp_path}").model(x).pooler_output, own(x))
 
 
+@pytest.mark.parametrize("made", [{}, {"num_classes": 5}], ids=["ImageNet's classes", "five classes"])
+def test_no_classes_leave_the_head_of_a_folder_of_timm_out(made: dict[str, Any], tmp_path: Path) -> None:
+    own: Any = saved_by_timm(tmp_path, "test_vit", {}, **made)
+    own.reset_classifier(0)
+    x = torch.randn(2, 3, 160, 160, generator=torch.Generator().manual_seed(0))
+    loaded = load_model(f"hf:{tmp_path}", num_classes=0)
+    with torch.no_grad():
+        assert torch.equal(loaded.model(x).pooler_output, own(x))
+    assert loaded.class_names is None
+    assert load_model(f"hf:{tmp_path}", num_classes=0, weights="random").model(x).pooler_output.shape == (2, 64)
+
+
 @pytest.mark.parametrize("content", [None, {"processor_class": "X"}], ids=["no file", "a file without it"])
 def test_unknown_preprocessing_of_trained_weights_is_said(content: Any, folder: Path) -> None:
     if content is not None:

@@ -20,13 +20,15 @@ def without_repeats(config: Any, num_classes: int | None) -> Any:
     timm saves all arguments a model was made with. Of two numbers of classes the one of ``model_args`` holds, as in
     timm, unless ``num_classes`` says another.
     """
-    given = getattr(config, "model_args", None)
-    if not is_timm_config(config) or not given:
+    if not is_timm_config(config):
         return config
-    classes = given.get("num_classes")
-    if num_classes is None and isinstance(classes, int) and classes != config.num_labels:
-        config.num_labels = classes
-    config.model_args = {name: value for name, value in given.items() if name not in _REPEATED}
+    given = getattr(config, "model_args", None) or {}
+    wanted = given.get("num_classes") if num_classes is None else num_classes
+    # this class of configuration takes num_labels=0 as if none were given
+    if isinstance(wanted, int) and wanted != config.num_labels:
+        config.num_labels = wanted
+    if given:
+        config.model_args = {name: value for name, value in given.items() if name not in _REPEATED}
     return config
 
 
