@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import torch
 
-from rankscope._base.errors import DataError, ModelError
+from rankscope._base.errors import DataError, ModelError, UsageError
 from rankscope._base.facts import FactKind
 from rankscope.loading import ensure_torchvision, load_model
 
@@ -222,6 +222,48 @@ def test_a_folder_of_timm_without_a_head_is_the_model_without_one(tmp_path: Path
     x = torch.randn(2, 3, 160, 160, generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
         assert torch.equal(load_model(f"hf:{tmp_path}").model(x).pooler_output, own(x))
+
+
+def headed(kind: str) -> torch.nn.Module:
+    """A classifier of three classes: one whose class leaves its head out by itself, and one that makes an empty one."""
+    import transformers
+
+    ensure_torchvision()
+    if kind == "vit":
+        sizes = {"hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 8}
+        config = transformers.ViTConfig(**sizes, image_size=32, patch_size=8, num_labels=3)
+        return transformers.ViTForImageClassification(config).eval()
+    sizes = {"hidden_sizes": [8] * 4, "depths": [1] * 4, "num_attention_heads": [1] * 4, "decoder_hidden_size": 8}
+    return transformers.SegformerForImageClassification(transformers.SegformerConfig(**sizes, num_labels=3)).eval()
+
+
+@pytest.mark.parametrize("kind", ["vit", "segformer"])
+def test_no_classes_leave_the_head_of_trained_weights_out(kind: str, tmp_path: Path) -> None:
+    pytest.importorskip("transformers")
+    torch.manual_seed(0)
+    model: Any = headed(kind)
+    model.save_pretrained(tmp_path)
+    loaded = load_model(f"hf:{tmp_path}", num_classes=0)
+    entering: list[torch.Tensor] = []
+    model.classifier.register_forward_hook(lambda _, args, __: entering.append(args[0]))
+    x = torch.randn(2, 3, 32, 32)
+    with torch.no_grad():
+        model(x)
+        torch.testing.assert_close(loaded.model(x).logits, entering[0])
+    assert loaded.class_names is None
+    assert FactKind.FRESH_PARAMETERS not in {fact.kind for fact in loaded.facts}
+
+
+def test_other_sizes_are_refused_without_a_head_too(folder: Path) -> None:
+    change(folder / "config.json", intermediate_size=12)
+    with pytest.raises(ModelError, match=r"cannot be loaded \(size mismatch for vit"):
+        load_model(f"hf:{folder}", num_classes=0)
+
+
+def test_classes_for_what_has_no_classifier_are_refused() -> None:
+    pytest.importorskip("transformers")
+    with pytest.raises(UsageError, match="num_classes=5 sizes a classifier, and hf:gpt2 is a GPT2Model"):
+        load_model("hf:gpt2", weights="random", num_classes=5)
 
 
 @pytest.mark.parametrize("made", [{}, {"num_classes": 5}], ids=["ImageNet's classes", "five classes"])

@@ -7,7 +7,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from rankscope._base.errors import ModelError, UsageError, first_line, nearest, type_and_line
+from torch import nn
+
+from rankscope._base.errors import ModelError, UsageError, first_line, nearest, parameter, type_and_line
 from rankscope._base.facts import Fact, FactKind
 from rankscope.loading._hf_folder import check_files, damaged_json, damaged_weights, preprocessing_file
 from rankscope.loading._hf_timm import is_timm_config, own_size, without_repeats
@@ -57,6 +59,12 @@ def from_hf(
             builder = _builder(transformers, config)
         except Exception as error:  # fields of another type, which transformers takes as they are
             raise _bad_config(where, error) from error
+        if num_classes and _without_classifier(builder, config):
+            raise UsageError(
+                f"{parameter('num_classes', num_classes)} sizes a classifier, and hf:{name} is a "
+                f"{_class_built(builder, config)}, which has none; leave it out, or name a class with one as "
+                "architectures in config.json"
+            )
         facts: list[Fact] = []
         if weights == "pretrained":
             model, found = _pretrained(builder, where, name, config, local=local)
@@ -149,14 +157,52 @@ def _builder(transformers: Any, config: Any) -> Any:
     return transformers.AutoModel
 
 
+def _class_built(builder: Any, config: Any) -> str:
+    """Name of the class that is built: ``AutoModel`` stands for the bare one of the configuration."""
+    mapping = getattr(builder, "_model_mapping", {})
+    found = mapping.get(type(config), builder)
+    return str((found[0] if isinstance(found, tuple) else found).__name__)
+
+
+def _without_classifier(builder: Any, config: Any) -> bool:
+    """Whether it is a bare model or one of language, which take ``num_labels`` and have no use for it."""
+    return _class_built(builder, config).endswith(("Model", "LM"))
+
+
+def _refuse_misfits(model: nn.Module, misfits: Any) -> None:
+    """Sizes that differ from the file's are those of heads of no output alone."""
+    sizes = {name: part.numel() for name, part in model.state_dict().items()}
+    for one in misfits:
+        name = one if isinstance(one, str) else one[0]
+        if sizes.get(name):
+            raise ValueError(f"size mismatch for {name}")
+
+
+def _without_empty_heads(model: nn.Module) -> None:
+    """Leave out what some classes make of no classes, a linear layer of no output."""
+    for name, module in list(model.named_modules()):
+        if name and isinstance(module, nn.Linear) and not module.out_features:
+            model.set_submodule(name, nn.Identity())
+
+
 def _pretrained(builder: Any, where: str, name: str, config: Any, *, local: bool) -> tuple[Any, dict[str, Any]]:
-    own = {"config": config} if is_timm_config(config) else {}
+    own: dict[str, Any] = {"config": config} if is_timm_config(config) or not config.num_labels else {}
+    if not config.num_labels:  # a head of no output does not take the kept one
+        own["ignore_mismatched_sizes"] = True
+
+    def load() -> tuple[Any, dict[str, Any]]:
+        model, found = builder.from_pretrained(where, output_loading_info=True, **own, **_PLAIN)
+        if not config.num_labels:
+            _refuse_misfits(model, found["mismatched_keys"])
+            _without_empty_heads(model)
+            found["missing_keys"] = {key for key in found["missing_keys"] if key in model.state_dict()}
+        return model, found
+
     if not local:
         with download(f"pretrained weights of hf:{name}", remedy=_fetch(name)):
-            return builder.from_pretrained(where, output_loading_info=True, **own, **_PLAIN)
+            return load()
     try:
-        model, found = builder.from_pretrained(where, output_loading_info=True, **own, **_PLAIN)
-        return model, found
+        return load()
     except Exception as error:
         damaged = damaged_weights(Path(where)) or damaged_json(Path(where), "generation_config.json")
         raise ModelError(
@@ -171,9 +217,12 @@ def _random_model(transformers: Any, builder: Any, config: Any, name: str, seed:
         with seeded(seed):
             # transformers 5 chooses the experts' kernel; version 4 has one way alone
             experts = {"experts_implementation": "eager"} if hasattr(config, "_experts_implementation") else {}
-            return make(config, **_PLAIN, **experts)
+            model = make(config, **_PLAIN, **experts)
     except Exception as error:
         raise ModelError(f"hf:{name} cannot be built: {type_and_line(error)}") from error
+    if not config.num_labels:
+        _without_empty_heads(model)
+    return model
 
 
 def _file_weights(builder: Any, config: Any, model: Any, path: str, key: str | None) -> tuple[Any, Weights]:
