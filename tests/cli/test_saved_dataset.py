@@ -13,7 +13,8 @@ from PIL import Image
 from torch import nn
 
 import rankscope as rs
-from rankscope.cli.data import Data, load_data
+from rankscope.cli.data import Data, check_data, load_data
+from rankscope.cli.saved_dataset import read_saved_dataset
 from rankscope.features.fingerprint import data_fingerprint
 from rankscope.loading import LoadedModel, imagenet_classes, load_images, plain_preprocessing
 
@@ -97,7 +98,10 @@ def test_labels_that_are_all_left_out_are_none(tmp_path: Path) -> None:
     assert ([label for _, label in data.dataset], data.facts) == ([-1] * 7, ())
     kind = datasets.ClassLabel(names=["cat", "dog", "owl"])
     for gap in (-1, None):
-        with pytest.raises(rs.DataError, match="labels run from -1 to 2"):
+        with pytest.raises(
+            rs.DataError,
+            match=r"1 of 7 samples have no class \(label -1, first of sample 0",
+        ):
             read(save(tmp_path / f"some{gap}", label=([gap, *LABELS[1:]], kind)), ("dog", "cat", "owl"))
 
 
@@ -143,10 +147,17 @@ def test_what_the_files_hold_is_what_identifies_the_data(tmp_path: Path) -> None
             {"other": ([Image.fromarray(p) for p in PIXELS], datasets.Image())},
             r"2 columns of pictures \(image and",
         ),
-        ({"fine": (LABELS, datasets.ClassLabel(names=list("abc")))}, r"2 columns of classes .*select_columns\(\['im"),
+        (
+            {"fine": (LABELS, datasets.ClassLabel(names=list("abc")))},
+            r"2 columns of classes \(label and fine\); give --labels label, or another",
+        ),
         (
             {"label": None, "kind": (LABELS, datasets.Value("int64"))},
-            r"no column of classes \(its columns: image and kind\); give one the type datasets.ClassLabel",
+            r"no column that is certain .*: image and kind\); give --labels kind .*select_columns\(\['image'\]\)",
+        ),
+        (
+            {"label": None, "kind": (list("abcabca"), datasets.Value("string"))},
+            r"give one the type datasets.ClassLabel \(class_encode_column\) if it holds them",
         ),
         ({"image": None, "text": (["a"] * 7, datasets.Value("string"))}, r"\['text'\]\), and give --text FILE"),
         ({"image": None}, r"without pictures \(its columns: label\); measure it in Python: .*load_from_disk"),
@@ -156,6 +167,32 @@ def test_what_the_files_hold_is_what_identifies_the_data(tmp_path: Path) -> None
 def test_what_is_ambiguous_or_no_picture_is_refused(columns: Any, message: str, tmp_path: Path) -> None:
     with pytest.raises(rs.DataError, match=message):
         read(save(tmp_path / "saved", **columns))
+
+
+def test_the_column_of_the_classes_can_be_named(tmp_path: Path) -> None:
+    """Where a data set has one integer column under another name, or two of classes."""
+    other = [1, 1, 0, 2, 2, 0, 1]
+    kind = (other, datasets.Value("int64"))
+    one = save(tmp_path / "one", label=None, kind=kind)
+    two = save(tmp_path / "two", fine=(other, datasets.ClassLabel(names=["a", "b", "c"])), kind=kind)
+    for folder, column in ((one, "kind"), (two, "kind"), (two, "fine")):
+        check_data(str(folder), labels=Path(column), limit=None)
+        assert [label for _, label in read(folder, labels=Path(column)).dataset] == other
+    assert [label for _, label in read(two, labels=Path("label")).dataset] == LABELS
+    for column, message in (
+        ("kinds", "no column 'kinds' for --labels; did you mean 'kind'"),
+        ("image", "is a column of"),
+    ):
+        with pytest.raises(rs.DataError, match=message):
+            read(two, labels=Path(column))
+
+
+def test_a_row_without_a_class_has_none_whatever_the_model_calls_the_others(tmp_path: Path) -> None:
+    saved = save(tmp_path / "saved", label=([None, *LABELS[1:]], datasets.ClassLabel(names=["cat", "dog", "owl"])))
+    found = read_saved_dataset(saved, MADE, labelled=True)
+    found.places = (1, 2, 0)
+    assert [label for _, label in found] == [-1, *(found.places[label] for label in LABELS[1:])]
+    assert found.labels() == [-1, *LABELS[1:]]
 
 
 def test_names_of_which_some_are_other_classes_of_the_model_are_refused(tmp_path: Path) -> None:

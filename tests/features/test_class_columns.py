@@ -199,7 +199,7 @@ def test_what_has_no_answer_is_refused(tmp_path: Path) -> None:
         rs.feature_rank({"a": moments}, labels=y)
     model = nn.Sequential(nn.Linear(6, 3)).eval()
     bare = rs.collect(model, (torch.tensor(x).float(), None), out=tmp_path / "run", progress=False, cut_points=[])
-    with pytest.raises(DataError, match="90 of 90 samples have no label"):
+    with pytest.raises(DataError, match="90 of 90 samples have no class"):
         rs.feature_rank(bare, head=True)
     with pytest.raises(UsageError, match="give head=True to measure by them"):
         rs.feature_rank(bare, labels=y)

@@ -218,7 +218,7 @@ LABELS: dict[str, tuple[Any, str]] = {
     ),
     "one-hot": (np.eye(3)[Y], r"of one-hot labels labels\.argmax\(1\)"),
     "a column": (Y[:, None], r"one integer a sample \(labels\[:, 0\]\)"),
-    "-1": (np.where(Y == 0, -1, Y), "label -1 of sample 0 lies outside the 3 classes"),
+    "-1": (np.where(Y == 0, -1, Y), "samples have no class"),
     "from 1 on": (Y + 1, "label 3 of sample 2 lies outside the 3 classes"),
     "text": ([str(v) for v in Y], r"labels are text \('0'\); give class indices"),
     "hidden": (np.ma.masked_array(Y, Y == 1), "labels: 40 entries of this masked array are hidden"),

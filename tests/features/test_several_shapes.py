@@ -198,7 +198,7 @@ def test_no_label_is_said_and_not_made_up(net: Ragged, tmp_path: Path) -> None:
         found = collect(net, (inputs, None), out=tmp_path / str(k), cut_points=[])
         assert found.labels.tolist() == [-1] * 6
         torch.testing.assert_close(found.features, hidden(net, list(x)), rtol=0, atol=1e-12)
-        with pytest.raises(rs.DataError, match="the samples have no labels"):
+        with pytest.raises(rs.DataError, match="samples have no class"):
             rs.classification_dimension(found.features, found.labels, head=found.head)
     with pytest.raises(rs.UsageError, match=r"a dict of x, species, so no label; .*None for no labels"):
         collect(net, {"x": x, "species": torch.arange(6)}, out=tmp_path / "x")

@@ -1,4 +1,7 @@
-"""Class indices from what people hand over as labels: one rule for every measure that takes some."""
+"""Class indices from what people hand over as labels: one rule for every measure that takes some.
+
+A sample without a class has -1 in place of its index. What compares classes refuses such samples.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +15,9 @@ from rankscope._base.arrays import dense
 from rankscope._base.dtypes import dtype_name
 from rankscope._base.errors import DataError
 
-__all__ = ["class_indices", "refuse_texts"]
+__all__ = ["NO_LABEL", "class_indices", "refuse_texts", "refuse_unlabelled"]
+
+NO_LABEL = -1  # in place of a label where there are none; no class has this index
 
 
 def class_indices(values: Any, samples: int | None = None, *, name: str = "labels") -> Tensor:
@@ -44,6 +49,24 @@ def class_indices(values: Any, samples: int | None = None, *, name: str = "label
     if found.dtype == torch.uint64 and bool((whole < 0).any()):  # beyond int64, where they would wrap around
         raise DataError(f"{name} exceed {2**63 - 1}; give class indices from 0")
     return whole
+
+
+def refuse_unlabelled(labels: Tensor) -> None:
+    """Raise ``DataError`` where samples have no class, for what needs one of each.
+
+    >>> refuse_unlabelled(torch.tensor([0, 2]))
+    """
+    found = (labels == NO_LABEL).nonzero().flatten()
+    without, count = len(found), len(labels)
+    if not without:
+        return
+    rest = "leave these samples out" if without < count else "give one class index a sample"
+    if labels.unique().tolist() == [-1, 1]:
+        rest += " (where -1 and 1 are two classes: labels > 0)"
+    raise DataError(
+        f"{without:,} of {count:,} samples have no class (label {NO_LABEL}, first of sample {int(found[0])}), "
+        f"and each needs one; {rest}"
+    )
 
 
 def refuse_texts(values: Any, name: str = "labels") -> None:

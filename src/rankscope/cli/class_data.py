@@ -12,6 +12,7 @@ from torch import nn
 
 from rankscope._base.errors import DataError, ModelError
 from rankscope._base.facts import Fact, FactKind
+from rankscope._base.labels import refuse_unlabelled
 from rankscope._base.text import counted, own_verb
 from rankscope.cli.class_names import places_by_name
 from rankscope.features import find_head
@@ -147,6 +148,7 @@ def check_labels(labels: torch.Tensor, loaded: LoadedModel, classes: int | None)
     """Labels of arrays against the head: an error where they lie outside, a fact where classes are without a sample."""
     if classes is None or not len(labels):
         return ()
+    refuse_unlabelled(labels)
     low, high, found = int(labels.min()), int(labels.max()), len(labels.unique())
     if low < 0 or high >= classes:
         raise DataError(

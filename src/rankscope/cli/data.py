@@ -13,11 +13,10 @@ from torch.utils.data import TensorDataset
 from rankscope._base.checks import count_of
 from rankscope._base.errors import DataError, UsageError, first_line
 from rankscope._base.facts import Fact
-from rankscope._base.labels import class_indices
+from rankscope._base.labels import NO_LABEL, class_indices
 from rankscope.cli.array_files import check_arrays, read_arrays, read_labels
 from rankscope.cli.class_data import check_labels, folder_labels, head_classes, read_folder
 from rankscope.cli.saved_dataset import is_saved_dataset, read_saved_dataset, saved_labels
-from rankscope.features.whole_call import NO_LABEL
 from rankscope.loading import IMAGE_SUFFIXES, calibrate_batchnorm, load_images
 from rankscope.loading.picture_files import PictureFiles
 
@@ -56,7 +55,7 @@ def check_data(source: str, *, labels: Path | None, limit: int | None) -> None:
         raise DataError(
             f"there is no --data {source!r}; give digits, a folder with one subfolder a class, or a .npy file"
         )
-    if labels is not None:
+    if labels is not None and not is_saved_dataset(Path(source)):  # there it is the name of a column
         if source == "digits" or os.path.isdir(source):
             raise UsageError(
                 f"--labels {str(labels)!r} belong to a file of arrays, and --data {source!r} has labels of its own; "
@@ -71,7 +70,8 @@ def load_data(
     """The data that ``source`` names, with labels as the model's head counts them.
 
     ``source``: ``digits``; a folder with one subfolder a class, or any folder of images where ``labelled`` is false; a
-    ``.npy`` file, with its labels in another one; a ``.npz`` or ``.safetensors`` file with arrays ``inputs`` and
+    ``.npy`` file, with its labels in another one; a folder that ``save_to_disk`` wrote, where ``labels`` is the name of
+    the column that holds them; a ``.npz`` or ``.safetensors`` file with arrays ``inputs`` and
     ``labels``. ``limit`` draws that many samples from ``seed`` and keeps their order. Data without labels have -1 in
     their place; where ``labelled`` is false all have.
 
@@ -87,7 +87,7 @@ def load_data(
         return Data(TensorDataset(images.tensor, torch.tensor(images.labels)), loaded.class_names, facts)
     path = Path(source)
     if os.path.isdir(source):
-        return _folder(path, loaded, limit, seed, classes, labelled)
+        return _folder(path, loaded, labels, limit, seed, classes, labelled)
     inputs, targets = _arrays(path, labels, labelled)
     if len(inputs) != len(targets):
         raise DataError(f"{len(targets)} labels for {len(inputs)} inputs; give one label an input")
@@ -117,14 +117,22 @@ def drawn(count: int, limit: int | None, seed: int) -> torch.Tensor:
     return torch.randperm(count, generator=torch.Generator().manual_seed(seed))[:limit].sort().values
 
 
-def _folder(path: Path, loaded: LoadedModel, limit: int | None, seed: int, classes: int | None, labelled: bool) -> Data:
+def _folder(
+    path: Path,
+    loaded: LoadedModel,
+    labels: Path | None,
+    limit: int | None,
+    seed: int,
+    classes: int | None,
+    labelled: bool,
+) -> Data:
     if loaded.preprocessing is None:
         raise DataError(
             "the model's input size is not known; let its factory return (module, transform) or give the model an "
             "attribute input_size = (C, H, W)"
         )
     if is_saved_dataset(path):
-        return _saved(path, loaded, limit, seed, classes, labelled)
+        return _saved(path, loaded, labels, limit, seed, classes, labelled)
     found = read_folder(path)
     if not found.files:
         raise DataError(f"--data {str(path)!r} holds no images ({', '.join(sorted(IMAGE_SUFFIXES))}); give another")
@@ -137,9 +145,18 @@ def _folder(path: Path, loaded: LoadedModel, limit: int | None, seed: int, class
     return Data(PictureFiles(chosen, loaded.preprocessing), names, facts)
 
 
-def _saved(path: Path, loaded: LoadedModel, limit: int | None, seed: int, classes: int | None, labelled: bool) -> Data:
+def _saved(
+    path: Path,
+    loaded: LoadedModel,
+    labels: Path | None,
+    limit: int | None,
+    seed: int,
+    classes: int | None,
+    labelled: bool,
+) -> Data:
     assert loaded.preprocessing is not None
-    found = read_saved_dataset(path, loaded.preprocessing, labelled=labelled)
+    column = None if labels is None else str(labels)
+    found = read_saved_dataset(path, loaded.preprocessing, labelled=labelled, labels=column)
     found.rows = drawn(len(found), limit, seed).tolist()
     if found.label is None:
         return Data(found)

@@ -12,6 +12,7 @@ __all__ = [
     "BatchOption",
     "ChannelAxisOption",
     "ClassesOption",
+    "DataLabelsOption",
     "DataLimitOption",
     "DataOption",
     "DataWeightsOption",
@@ -108,6 +109,15 @@ DataOption = Annotated[
 ]
 LabelsOption = Annotated[
     Path | None, typer.Option("--labels", metavar="FILE", help="File of labels for a .npy, one for each sample.")
+]
+DataLabelsOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--labels",
+        metavar="FILE|COLUMN",
+        help="File of labels for a .npy, one for each sample; of a data set that save_to_disk wrote, the column of its "
+        "classes.",
+    ),
 ]
 DataLimitOption = Annotated[
     int | None, typer.Option("--limit", help="At most this many samples, drawn at random from the seed.")

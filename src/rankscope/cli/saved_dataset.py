@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from torch.utils.data import Dataset
 
-from rankscope._base.errors import DataError, first_line
+from rankscope._base.errors import DataError, first_line, nearest
+from rankscope._base.labels import NO_LABEL
 from rankscope.cli.class_data import are_indices
 from rankscope.cli.class_names import places_by_name
-from rankscope.features.whole_call import NO_LABEL
 from rankscope.loading import class_order, imagenet_classes, split_folder
 from rankscope.views.phrases import joined
 
@@ -57,7 +57,7 @@ class SavedPictures(Dataset[tuple[Any, int]]):
         if self.label is None:
             return self.transform(picture), NO_LABEL
         found = NO_LABEL if row[self.label] is None else int(row[self.label])
-        return self.transform(picture), found if self.places is None else self.places[found]
+        return self.transform(picture), found if self.places is None or found == NO_LABEL else self.places[found]
 
 
 class SavedLabels(NamedTuple):
@@ -72,8 +72,10 @@ def is_saved_dataset(path: Path) -> bool:
     return (path / _SPLITS).is_file() or all((path / name).is_file() for name in _WHOLE)
 
 
-def read_saved_dataset(path: Path, transform: Callable[[Any], Any], *, labelled: bool) -> SavedPictures:
-    """The one column of pictures and, where ``labelled`` and there is one, that of classes.
+def read_saved_dataset(
+    path: Path, transform: Callable[[Any], Any], *, labelled: bool, labels: str | None = None
+) -> SavedPictures:
+    """The one column of pictures and, where ``labelled`` and there is one, that of classes; ``labels`` names it.
 
     Raises
     ------
@@ -97,6 +99,8 @@ def read_saved_dataset(path: Path, transform: Callable[[Any], Any], *, labelled:
     classes = [name for name, kind in kinds.items() if kind == "ClassLabel"]
     # without ClassLabel a whole number is a class where its column is named as labels are
     classes = classes or [name for name in _INTEGERS if dtypes.get(name, "").startswith(("int", "uint"))]
+    if labels is not None:
+        classes = [_class_column(labels, kinds, dtypes, named)]
     if not pictures:
         texts = [name for name, dtype in dtypes.items() if dtype == "string"]
         how = (
@@ -106,19 +110,41 @@ def read_saved_dataset(path: Path, transform: Callable[[Any], Any], *, labelled:
             else f"measure it in Python: rankscope.jacobian_rank(model, datasets.load_from_disk({str(path)!r}))"
         )
         raise DataError(f"{named} is a saved data set without pictures (its columns: {joined(kinds)}); {how}")
-    for found, what in ((pictures, "pictures"), (classes, "classes")):
-        if len(found) > 1 and (labelled or what == "pictures"):
-            kept = [pictures[0], *classes[:1]]
-            raise DataError(
-                f"{named} has {len(found)} columns of {what} ({joined(found)}); save one of them alone: "
-                f"datasets.load_from_disk({str(path)!r}).select_columns({kept}).save_to_disk(FOLDER)"
-            )
-    if labelled and not classes and any(dtype.startswith(("int", "uint", "string")) for dtype in dtypes.values()):
+
+    def alone(kept: Sequence[str]) -> str:
+        return f"datasets.load_from_disk({str(path)!r}).select_columns({kept}).save_to_disk(FOLDER)"
+
+    if len(pictures) > 1:
+        kept = [pictures[0], *classes[:1]]
         raise DataError(
-            f"{named} has no column of classes (its columns: {joined(kinds)}); give one the type datasets.ClassLabel "
-            f"(cast_column), or save the pictures alone: .select_columns({pictures})"
+            f"{named} has {len(pictures)} columns of pictures ({joined(pictures)}); save one of them alone: "
+            f"{alone(kept)}"
+        )
+    if labelled and len(classes) > 1:
+        raise DataError(
+            f"{named} has {len(classes)} columns of classes ({joined(classes)}); give --labels {classes[0]}, or another"
+        )
+    others = [name for name, dtype in dtypes.items() if dtype.startswith(("int", "uint", "string"))]
+    if labelled and not classes and others:
+        whole = next((name for name in others if dtypes[name] != "string"), None)
+        give = f"--labels {whole}" if whole else "one the type datasets.ClassLabel (class_encode_column)"
+        raise DataError(
+            f"{named} has no column that is certain to hold classes (its columns: {joined(kinds)}); give {give} if it "
+            f"holds them, or save the pictures alone if there are none: {alone(pictures)}"
         )
     return SavedPictures(path, pictures[0], classes[0] if labelled and classes else None, transform)
+
+
+def _class_column(labels: str, kinds: Mapping[str, str], dtypes: Mapping[str, str], named: str) -> str:
+    """The column that ``--labels`` names."""
+    if labels not in kinds:
+        raise DataError(f"{named} has no column {labels!r} for --labels; {nearest(labels, kinds)}")
+    if kinds[labels] != "ClassLabel" and not dtypes[labels].startswith(("int", "uint")):
+        raise DataError(
+            f"--labels {labels} is a column of {dtypes[labels] or kinds[labels]}; give one of datasets.ClassLabel or "
+            "of integers (class_encode_column makes one)"
+        )
+    return labels
 
 
 def saved_labels(

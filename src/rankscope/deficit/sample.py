@@ -12,7 +12,7 @@ import torch
 from rankscope._base.arrays import dense
 from rankscope._base.checks import DeviceLike, count_of, device_of, number_of
 from rankscope._base.errors import DataError, DeviceError, UsageError, parameter
-from rankscope._base.labels import class_indices
+from rankscope._base.labels import class_indices, refuse_unlabelled
 from rankscope._base.text import counted
 from rankscope.spectra.scale import power_of_two
 
@@ -61,6 +61,7 @@ def check_logits(logits: Any, labels: Any, what: str, device: torch.device | Non
         raise DataError(f"labels have shape {tuple(y.shape)}; {what} of {z.shape[0]} samples need ({z.shape[0]},)")
     if z.shape[1] < 2:
         raise DataError(f"{what} have {z.shape[1]} class; a dependence between classes needs at least 2")
+    refuse_unlabelled(y)
     outside = ((y < 0) | (y >= z.shape[1])).nonzero()
     if len(outside):
         at = int(outside[0])

@@ -8,7 +8,7 @@ import torch
 
 from rankscope._base.arrays import dense
 from rankscope._base.errors import DataError, parameter
-from rankscope._base.labels import class_indices
+from rankscope._base.labels import class_indices, refuse_unlabelled
 
 __all__ = ["as_labels", "as_matrix", "first_bad_row"]
 
@@ -63,8 +63,7 @@ def as_labels(
         Whatever of the above does not hold; the message names the label, the sample or the class.
     """
     labels = class_indices(values, samples).to(device)
-    if samples and bool((labels == -1).all()):
-        raise DataError("the samples have no labels (each is -1); give one class index a sample")
+    refuse_unlabelled(labels)
     count = int(labels.max()) + 1 if classes is None else classes
     outside = ((labels < 0) | (labels >= count)).nonzero().flatten()
     if len(outside):

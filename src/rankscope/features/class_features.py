@@ -8,7 +8,7 @@ from torch import Tensor
 from torch.nn import Module
 
 from rankscope._base.errors import DataError, UsageError
-from rankscope._base.labels import class_indices
+from rankscope._base.labels import class_indices, refuse_unlabelled
 from rankscope.features.class_rank import ClassRank
 from rankscope.features.class_record import ClassFeatures
 from rankscope.features.heads import linear_parts, only_its_weights, refuse_hooks
@@ -26,9 +26,9 @@ def class_labels(labels: Any) -> Tensor:
         Other values, a negative index, or one class alone.
     """
     found = class_indices(labels).cpu()
-    unlabelled = int((found < 0).sum())
-    if unlabelled:
-        raise DataError(f"{unlabelled:,} of {len(found):,} samples have no label; classes are compared by their labels")
+    refuse_unlabelled(found)
+    if len(found) and int(found.min()) < 0:
+        raise DataError(f"label {int(found.min())} is no class index; give class indices from 0")
     if len(found.unique()) < 2:
         raise DataError(f"the {len(found):,} labels name one class; neural collapse compares two or more")
     return found

@@ -25,11 +25,12 @@ from torch.utils.data import (
 )
 
 from rankscope._base.errors import DataError, UsageError, first_line, type_and_line
+from rankscope._base.labels import NO_LABEL
 from rankscope.features.batch_labels import REMEDY, labels_of, refuse_other_names, without_label
 from rankscope.features.joined_records import joined, record_of
 from rankscope.features.same_shape import runs_of_one_shape
 from rankscope.features.starting_workers import by_itself, workers_of
-from rankscope.features.whole_call import NO_LABEL, WholeCall, named_inputs, split_label, whole_call
+from rankscope.features.whole_call import WholeCall, named_inputs, split_label, whole_call
 from rankscope.loading.texts import Texts
 from rankscope.slicing.calls import Call, read_call
 from rankscope.slicing.meaning import LABELS, PREFERRED, How, Meaning

@@ -11,14 +11,13 @@ from torch import Tensor, nn
 from torch.utils.data import Dataset
 
 from rankscope._base.errors import DataError, UsageError
+from rankscope._base.labels import NO_LABEL
 from rankscope.slicing.calls import Call, read_call
 from rankscope.slicing.meaning import LABELS, How, Meaning
 from rankscope.slicing.signature import Signature, signature_of
 from rankscope.slicing.values import is_array, is_scalar_label
 
-__all__ = ["NO_LABEL", "WholeCall", "named_inputs", "split_label", "whole_call"]
-
-NO_LABEL = -1  # in place of a label where there are none; no class has this index
+__all__ = ["WholeCall", "named_inputs", "split_label", "whole_call"]
 
 
 class WholeCall(Dataset[Call]):
