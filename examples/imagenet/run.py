@@ -28,8 +28,6 @@ NAMES = {
     "patch 16 at 32,32": "16×16 at (32, 32)",
     "patch 16 at 176,176": "16×16 at (176, 176)",
     "sketch 768": "768 random directions",
-    "full": "all 150,528",
-    "full, probes": "all 150,528, by probes",
     "efficientnet-lite0": "Lite0",
     "efficientnet-lite1": "Lite1",
     "efficientnet-lite2": "Lite2",
@@ -105,6 +103,20 @@ def of_ends(ranks: pd.DataFrame, groups: list[str]) -> str:
     return markdown(head, rows)
 
 
+def of_full(ranks: pd.DataFrame) -> str:
+    """The Jacobian with respect to all pixels: exact at the last two cut points, by random probes before them."""
+    chosen = ranks[ranks["columns"].isin(["full, probes", "full"])]
+    images = list(chosen["image"].unique())
+    head = ["layer", "at most", "tolerance", *(f"{w}, {i}" for w in COLOUR for i in images)]
+    rows = []
+    for layer in dict.fromkeys([*chosen.loc[chosen["columns"] == "full, probes", "layer"], *chosen["layer"]]):
+        for tolerance, group in chosen[chosen["layer"] == layer].groupby("tolerance", sort=False):
+            found = group.set_index(["weights", "image"])
+            ranked = [cell(found.loc[(w, i)]) for w in COLOUR for i in images]
+            rows.append([f"`{layer}`", f"{group['possible'].iloc[0]:,}", tolerance, *ranked])
+    return markdown(head, rows)
+
+
 def of_answers(answers: pd.DataFrame) -> str:
     """The three most probable classes."""
     rows = []
@@ -134,7 +146,10 @@ def tables(results: Path) -> dict[str, str]:
         "answers": of_answers(pd.read_csv(results / "answers.csv")),
         "paper": of_layers(ranks, "paper"),
         "reference": of_layers(ranks, "reference"),
-        "columns": of_ends(lite0[lite0["weights"].isin(COLOUR)], ["columns", "weights"]),
+        "columns": of_ends(
+            lite0[lite0["weights"].isin(COLOUR) & ~lite0["columns"].str.startswith("full")], ["columns", "weights"]
+        ),
+        "full": of_full(lite0),
         "batchnorm": of_ends(lite0[(lite0["columns"] == CENTRE) & (lite0["weights"] != "trained")], ["weights"]),
         "networks": of_ends(
             ranks[(ranks["columns"] == CENTRE) & ranks["weights"].isin(COLOUR)], ["network", "weights"]
