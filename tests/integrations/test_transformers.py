@@ -270,7 +270,11 @@ def test_two_processes_give_the_numbers_of_one(tmp_path, monkeypatch):
         else:
             launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
             done = subprocess.run(
-                [*launch, *arguments], capture_output=True, text=True, timeout=300, env={**os.environ}
+                [*launch, *arguments],
+                capture_output=True,
+                text=True,
+                timeout=300,
+                env={**os.environ, "GLOO_SOCKET_IFNAME": "lo"},
             )
             assert done.returncode == 0, done.stderr[-3000:]
         lines = Path(folder / "rank_history.jsonl").read_text().splitlines()
