@@ -23,7 +23,7 @@ def put(z, place, value):
 BAD_DATA = [
     (lambda z, y: put(y, 5, 8), r"label 8 of sample 5 is outside the classes 0…7"),
     (lambda z, y: put(y, 6, -1), r"label -1, first of sample 6"),
-    (lambda z, y: (z[:7], y[:7]), "7 samples are fewer than 8 classes"),
+    (lambda z, y: (z[:7], y[:7]), "7 samples for 8 classes are too few"),
     (lambda z, y: put(y, y == 3, 4), "class 3 has no samples"),
     (lambda z, y: put(z, (11, 2), torch.nan), "class 2 at sample 11 is nan"),
     (lambda z, y: put(z, (12, 4), torch.inf), "class 4 at sample 12 is inf"),

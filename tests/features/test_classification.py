@@ -244,7 +244,7 @@ BAD_DATA = {
     "label too large": (lambda x, y, h: y.__setitem__(4, 12), r"label 12 of sample 4 lies outside the 12 classes"),
     "label negative": (lambda x, y, h: y.__setitem__(5, -1), r"label -1, first of sample 5"),
     "class absent": (lambda x, y, h: y.__setitem__(y == 3, 4), r"no sample of class 3 \(1 of 12"),
-    "fewer samples than classes": (lambda x, y, h: (x[:11], y[:11], h), r"11 samples are fewer than the 12 classes"),
+    "fewer samples than classes": (lambda x, y, h: (x[:11], y[:11], h), r"11 samples for 12 classes are too few"),
     "one class": (lambda x, y, h: y.fill_(2) is None, "one class alone"),
     "NaN": (lambda x, y, h: x[7, 3].fill_(torch.nan) is None, "features: sample 7 holds a NaN"),
     "infinite": (lambda x, y, h: x[8, 3].fill_(-torch.inf) is None, "features: sample 8 holds a NaN or infinite"),

@@ -279,6 +279,16 @@ def test_c5_a_backbone_without_its_head(tmp_path: Path, held: int | None) -> Non
     assert facts == (() if held is None else (Fact(FactKind.FILE_LEFT_OVER, left),))
 
 
+def test_c5_a_backbone_in_a_file_names_the_way_on(tmp_path: Path) -> None:
+    file = save(tmp_path / "w.pth", network(0, None).state_dict())
+    with pytest.raises(MisfitError, match=r"head\.bias; for a backbone without 'head' give num_classes=0"):
+        load_weights(network(0, 2), file)
+    state = network(0, 2).state_dict()
+    del state["head.bias"]
+    with pytest.raises(MisfitError, match="is it the right model"):
+        load_weights(network(0, 2), save(file, state))
+
+
 @pytest.mark.parametrize(
     "spec", ["timm:test_resnet", "timm:test_convnext", "torchvision:squeezenet1_1", "hf:mobilevit"]
 )
@@ -384,6 +394,7 @@ def test_c8_swins_original_names(tmp_path: Path) -> None:
     assert [f["by"] for f in of_kind(loaded.facts, FactKind.FILE_TRANSLATED)] == [
         "timm.models.swin_transformer.checkpoint_filter_fn"
     ]
+    assert not of_kind(loaded.facts, FactKind.FILE_RESAMPLED)  # another block's tensor had this name in the file
 
 
 def test_c8_what_timm_resamples_is_said(tmp_path: Path) -> None:

@@ -60,7 +60,9 @@ def check_logits(logits: Any, labels: Any, what: str, device: torch.device | Non
     if y.shape != (z.shape[0],):
         raise DataError(f"labels have shape {tuple(y.shape)}; {what} of {z.shape[0]} samples need ({z.shape[0]},)")
     if z.shape[1] < 2:
-        raise DataError(f"{what} have {z.shape[1]} class; a dependence between classes needs at least 2")
+        raise DataError(
+            f"{what} have {counted(z.shape[1], 'class', 'classes')}; a dependence between classes needs at least 2"
+        )
     refuse_unlabelled(y)
     outside = ((y < 0) | (y >= z.shape[1])).nonzero()
     if len(outside):
@@ -93,7 +95,10 @@ def check_sample(
     z, y = check_logits(logits, labels, "logits", None if device is None else device_of(device))
     width = z.shape[1]
     if len(z) < width:
-        raise DataError(f"{len(z)} samples are fewer than {width} classes; every class is then determined by chance")
+        raise DataError(
+            f"{counted(len(z), 'sample')} for {counted(width, 'class', 'classes')} are too few; every class is then "
+            "determined by chance"
+        )
     if int(y.min()) == int(y.max()):
         raise DataError(f"all {len(y)} labels are class {int(y[0])}; a data set of one class has no accuracy to keep")
     constant = (z.amax(0) == z.amin(0)).nonzero()[:, 0]

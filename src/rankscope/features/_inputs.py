@@ -9,6 +9,7 @@ import torch
 from rankscope._base.arrays import dense
 from rankscope._base.errors import DataError, parameter
 from rankscope._base.labels import class_indices, refuse_unlabelled
+from rankscope._base.text import counted
 
 __all__ = ["as_labels", "as_matrix", "first_bad_row"]
 
@@ -77,7 +78,9 @@ def as_labels(
         if count < 2 or int((seen > 0).sum()) < 2:
             raise DataError("the data hold one class alone; accuracy cannot depend on the features: give two or more")
         if samples < count:
-            raise DataError(f"{samples} samples are fewer than the {count} classes; give more samples")
+            raise DataError(
+                f"{counted(samples, 'sample')} for {counted(count, 'class', 'classes')} are too few; give more samples"
+            )
         empty = (seen == 0).nonzero().flatten().tolist()
         if empty:
             shown = ", ".join(map(str, empty[:8])) + (" …" if len(empty) > 8 else "")

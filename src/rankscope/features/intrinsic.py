@@ -16,6 +16,7 @@ from rankscope._base.errors import DataError, NotInstalledError
 from rankscope._base.facts import Fact, FactKind
 from rankscope._base.provenance import versions
 from rankscope._base.records import ByValue, Record
+from rankscope._base.text import counted
 from rankscope.features.layer_rows import layer_rows
 from rankscope.features.principal import from_first
 from rankscope.features.reduction import Channels, Reduce, check_reduce
@@ -166,7 +167,7 @@ def intrinsic_dimension(
         distinct = torch.unique(part, dim=0)
         duplicates = len(part) - len(distinct)
         if len(distinct) < k + 2:
-            raise DataError(f"{name}: {len(distinct):,} distinct samples; {k} neighbours need {k + 2} or more")
+            raise DataError(f"{name}: {counted(len(distinct), 'distinct sample')}; {k} neighbours need {k + 2} or more")
         distances = _nearest(distinct.to(torch.float64), k)
         tied = float((distances[:, 0] == distances[:, 1]).mean())
         value = estimate(distances) if distances[:, -1].max() > 0 and tied < 1 else float("nan")

@@ -87,7 +87,8 @@ def principal_axes(rows: torch.Tensor, *, name: str = "features") -> PrincipalAx
     tensor([2., 0.], dtype=torch.float64)
     """
     if len(rows) < 2 or bool((rows == rows[:1]).all()):
-        raise DataError(f"{name} are constant: all {len(rows)} samples are the same; there is no principal axis")
+        same = f"all {len(rows)} samples are the same" if len(rows) > 1 else "there is one sample"
+        raise DataError(f"{name} are constant: {same}, which has no principal axis")
     mean, scatter, unit = scatter_of(rows)
     values, vectors = torch.linalg.eigh(scatter)
     return PrincipalAxes(mean, vectors.flip(1), values.clamp_min(0).flip(0) / (len(rows) - 1), unit)

@@ -263,13 +263,21 @@ def _translated(
             continue
         _check(fit.given, names, path)
         facts = [Fact(FactKind.FILE_TRANSLATED, {"file": path.name, "by": _called(translate)})]
-        sizes = [k for k, v in made.items() if k in inside and inside[k].numel() != v.numel()]
+        sizes = [k for k, v in made.items() if k in inside and inside[k].numel() != v.numel() and not _held(v, inside)]
         if sizes:
             facts.append(Fact(FactKind.FILE_RESAMPLED, {"file": path.name, "names": sizes}))
         facts += _put(model, fit.given, names)
         beside = (*fit.beside, *(n for n in flat if not n.startswith(place.prefix)))
         return fit.given, beside, place.prefix.rstrip("."), facts
     return None
+
+
+def _held(tensor: torch.Tensor, inside: Mapping[str, torch.Tensor]) -> bool:
+    """Whether a file has the tensor itself, under another name or in another shape."""
+    return any(
+        v.numel() == tensor.numel() and v.dtype == tensor.dtype and torch.equal(v.flatten(), tensor.flatten())
+        for v in inside.values()
+    )
 
 
 def _misfit(path: Path, place: Place, flat: Mapping[str, torch.Tensor], names: Names, key: str | None) -> str:
@@ -289,6 +297,10 @@ def _misfit(path: Path, place: Place, flat: Mapping[str, torch.Tensor], names: N
     sizes = {given[k].shape[0] for k in place.misshapen if given[k].ndim}
     if place.misshapen and not place.missing and not place.strange and len(sizes) == 1 and len(place.misshapen) <= 2:
         remedy = f"for another number of classes give {parameter('num_classes', sizes.pop())}"
+    without_head = place.missing and not place.misshapen and not strange
+    last = next(reversed(own)).rpartition(".")[0]
+    if without_head and set(place.missing) == {k for k in own if k.rpartition(".")[0] == last}:
+        remedy = f"for a backbone without {last!r} give {parameter('num_classes', 0)}"
     where = f" under {place.prefix.rstrip('.')!r}" if place.prefix else ""
     groups = sorted({name.partition(".")[0] for name in flat if "." in name})
     if not given and key is None and len(groups) > 1:
