@@ -14,9 +14,9 @@ from rankscope._base.errors import DataError, ModelError
 from rankscope._base.facts import Fact, FactKind
 from rankscope._base.labels import refuse_unlabelled
 from rankscope._base.text import counted, own_verb
-from rankscope.cli.class_names import places_by_name
 from rankscope.features import find_head
 from rankscope.loading import class_folders, class_order, image_files, imagenet_classes, split_folder
+from rankscope.loading.class_places import places_by_name
 from rankscope.loading.images import printable, refuse_unreadable
 from rankscope.views.phrases import first_few
 

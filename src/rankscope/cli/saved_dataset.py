@@ -13,8 +13,8 @@ from torch.utils.data import Dataset
 from rankscope._base.errors import DataError, first_line, nearest
 from rankscope._base.labels import NO_LABEL
 from rankscope.cli.class_data import are_indices
-from rankscope.cli.class_names import places_by_name
 from rankscope.loading import class_order, imagenet_classes, split_folder
+from rankscope.loading.class_places import places_by_name
 from rankscope.views.phrases import joined
 
 __all__ = ["SavedLabels", "SavedPictures", "is_saved_dataset", "read_saved_dataset", "saved_labels"]

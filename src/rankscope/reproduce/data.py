@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -19,6 +20,7 @@ from rankscope.loading import (
     imagenet_classes,
     split_folder,
 )
+from rankscope.loading.class_places import places_by_name
 from rankscope.loading.images import refuse_unreadable
 from rankscope.loading.picture_files import PictureFiles
 
@@ -53,6 +55,36 @@ class ClassFolders:
     def other_data(self) -> str:
         """Why numbers differ where these are not ImageNet's classes."""
         return f"other data: the {len(self)} class folders are not ImageNet's {len(imagenet_classes()[0]):,}"
+
+    def counted_by(self, own: Sequence[str] | None, network: str) -> ClassFolders:
+        """The same folders with the labels of a network that knows its classes by name.
+
+        Raises
+        ------
+        DataError
+            Where it has some of the names, and their order gives them the labels of other classes.
+        """
+        if own is None or len(own) != len(self) or self.imagenet:
+            return self
+        places = places_by_name(self.classes, own)
+        moved = next((name for k, name in enumerate(self.classes) if places.get(name, k) != k), None)
+        unknown = next((name for name in self.classes if name not in places), None)
+        if moved is not None and unknown is not None:
+            raise DataError(
+                f"class folder {str(self.root / unknown)!r} does not name one class of {network}, and by the order of "
+                f"the folders {moved!r} would be class {self.classes.index(moved)} in place of {places[moved]}; name "
+                "all folders as the network names its classes"
+            )
+        if unknown is not None:
+            return self
+        order = sorted(range(len(self)), key=lambda k: places[self.classes[k]])
+        return replace(
+            self,
+            classes=tuple(self.classes[k] for k in order),
+            names=tuple(self.names[k] for k in order),
+            files=tuple((file, places[self.classes[label]]) for file, label in self.files),
+            facts=tuple(fact for fact in self.facts if fact.kind is not FactKind.FOLDER_ORDER),
+        )
 
     def draw(self, limit: int | None, seed: int) -> list[tuple[str, int]]:
         """At most ``limit`` files, drawn from ``seed``, as many of each class as of any other up to one.

@@ -135,7 +135,7 @@ def prepared(settings: Settings, names: Any = None) -> Iterator[Prepared]:
         settings.place.network = network.name
         loaded = load(network, len(folders), folders.root, networks)
         loaded.model.to(settings.device)
-        yield Prepared(network, loaded, folders, settings)
+        yield Prepared(network, loaded, folders.counted_by(loaded.class_names, network.name), settings)
         settings.place.network = None
 
 
