@@ -57,7 +57,7 @@ def table(results: ProbeResults, failures: dict[str, str], device: torch.device,
     shape = "×".join(map(str, first.input_shape))
     lines = [
         f"Device: {device_name(device)}; host: {platform.machine()}, {psutil.cpu_count()} cores; {about}.",
-        f"Scale {scale}: {shape}, {first.batch:,} samples (at most {first.sample_limit:,} dimensions can show), "
+        f"Scale {scale}: {shape}, {first.samples:,} samples (at most {first.sample_limit:,} dimensions can show), "
         f"{first.dtype}, tolerance {first.tolerance}, seed {first.seed}.",
         "",
         "| component | seconds | peak GB | PCA dimension [bounds] | Jacobian rank [bounds] | exact rank ≥ | expected |",
@@ -93,13 +93,13 @@ def main() -> None:
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--scale", choices=tuple(SCALES), default="full")
     parser.add_argument("--input-shape", nargs=3, type=int, help="instead of the scale's")
-    parser.add_argument("--batch", type=int, help="instead of the scale's")
+    parser.add_argument("--samples", type=int, help="instead of the scale's")
     parser.add_argument("--components", nargs="+", help="default: the whole standard set")
     parser.add_argument("--out", type=Path, help="folder for probe-<device>-<scale>.md, .json and .png")
     args = parser.parse_args()
     device = torch.device(args.device)
     names = args.components or list(standard_components((4, 2, 2)))
-    options = {"scale": args.scale, "device": device, "input_shape": args.input_shape, "batch": args.batch}
+    options = {"scale": args.scale, "device": device, "input_shape": args.input_shape, "samples": args.samples}
     results, failures = measured(names, options)
     text = table(results, failures, device, args.scale)
     print(text)

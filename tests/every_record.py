@@ -108,8 +108,8 @@ MADE: dict[str, Callable[[], Record]] = {
     "ClassificationDimension": lambda: rs.classification_dimension(*_labelled(), (torch.eye(3), None)),
     "DependencyTable": _deficit,
     "RegularisationPath": lambda: _deficit().path(0, points=4),
-    "ProbeResult": lambda: rs.probe(nn.ReLU(), input_shape=(2, 3, 3), batch=30, device="cpu"),
-    "ProbeResults": lambda: rs.probe_all({"a": nn.ReLU()}, input_shape=(2, 3, 3), batch=30, device="cpu"),
+    "ProbeResult": lambda: rs.probe(nn.ReLU(), input_shape=(2, 3, 3), samples=30, device="cpu"),
+    "ProbeResults": lambda: rs.probe_all({"a": nn.ReLU()}, input_shape=(2, 3, 3), samples=30, device="cpu"),
     "ChainSpectrum": lambda: rs.theory.chain_singular_values([[[1.0, 0.0], [0.0, 0.0]]] * 2),  # a log σ of −inf
     "CompositionBound": lambda: rs.theory.composition_bound([[1.0, 0.0]], [[0.0], [0.0]]),  # κ is infinite
     "GaussianExponents": lambda: rs.theory.gaussian_exponents(3, 0.5),

@@ -17,6 +17,7 @@ from every_record import MADE
 from matplotlib.axes import Axes
 
 import rankscope as rs
+from rankscope._base.encoding import exact, read
 from rankscope._base.errors import OutputError
 from rankscope._base.facts import Fact, FactKind
 from rankscope._base.records import Record
@@ -148,3 +149,12 @@ def test_another_version_is_refused_by_its_number(tmp_path: Path) -> None:
     (tmp_path / "later.json").write_text(json.dumps(data | {"schema_version": 7}))
     with pytest.raises(OutputError, match="has schema_version 7 and kind 'chain_profile'; this version reads 1 and"):
         rs.theory.ChainProfile.load(tmp_path / "later.json")
+
+
+def test_files_with_earlier_names_of_fields_are_read() -> None:
+    """``batch`` of a probe is ``samples``, and ``labels`` of a comparison are ``names``."""
+    for kind, old, new in (("ProbeResult", "batch", "samples"), ("Comparison", "labels", "names")):
+        made = MADE[kind]()
+        plain = json.loads(json.dumps(exact(made)))
+        plain[old] = plain.pop(new)
+        assert read(type(made), plain) == made

@@ -24,7 +24,7 @@ def main() -> None:
 
     arguments.out.mkdir(parents=True, exist_ok=True)
     if arguments.small:
-        results = rs.probe_all(FEW, input_shape=(8, 4, 4), batch=80, progress=False, device="cpu")
+        results = rs.probe_all(FEW, input_shape=(8, 4, 4), samples=80, progress=False, device="cpu")
     else:
         results = rs.probe_all(scale="small", progress=False, device="cpu")
     print(results)

@@ -12,7 +12,7 @@ from PIL import Image
 
 from rankscope.cli import main
 
-TINY = ("--input-shape", "4x4x4", "--batch", "20", "--device", "cpu")
+TINY = ("--input-shape", "4x4x4", "--samples", "20", "--device", "cpu")
 OWN = """
 import torch
 from torch import nn
@@ -75,7 +75,7 @@ def test_all_is_the_default(tmp_path: Path, capsys: pytest.CaptureFixture[str]) 
     record = json.loads(capsys.readouterr().out)
     assert len(record["components"]) == 17
     assert record["components"][0]["input_shape"] == [4, 4, 4]
-    assert record["components"][0]["batch"] == 20
+    assert record["components"][0]["samples"] == 20
 
 
 def test_options_arrive(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -89,7 +89,7 @@ def test_options_arrive(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> N
 def test_small_scale(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["probe", "avgpool", "--device", "cpu", "--json", "--out", str(tmp_path)]) == 0
     one = json.loads(capsys.readouterr().out)["components"][0]
-    assert (one["input_shape"], one["batch"], one["rank_after"]) == ([32, 4, 4], 312, 128)
+    assert (one["input_shape"], one["samples"], one["rank_after"]) == ([32, 4, 4], 312, 128)
 
 
 def test_remedies_alone_and_beside(
@@ -128,8 +128,8 @@ def test_remedies_alone_and_beside(
     assert main(["probe", "relu", *beside]) == 0
     record = json.loads(capsys.readouterr().out)
     assert record["remedies"]["depth"] == 5
-    assert main(["probe", "relu", *beside, "--batch", "9"]) == 2
-    assert "--batch has no meaning beside --data" in capsys.readouterr().err
+    assert main(["probe", "relu", *beside, "--samples", "9"]) == 2
+    assert "--samples has no meaning beside --data" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
@@ -173,7 +173,7 @@ def test_training_mode_is_asked_for(folder: Path, capsys: pytest.CaptureFixture[
         (["relu", "--input-shape", "4x"], 2, "--input-shape '4x' is not a shape"),
         (["relu", "--input-shape", "0x4x4"], 2, "--input-shape '0x4x4' is not a shape"),
         (["groupnorm", "--input-shape", "3x4x4"], 2, "groupnorm needs channels divisible by 4"),
-        (["relu", "--batch", "1"], 2, "batch is 1"),
+        (["relu", "--samples", "1"], 2, "samples is 1"),
         (["relu", "--seed", "-2"], 2, "seed is -2"),
         (["relu", "--tolerance", "papr"], 2, "papr"),
         (["relu", "--device", "gpu"], 2, "'gpu' is unknown"),
@@ -215,15 +215,15 @@ def test_samples_of_ones_own(folder: Path, capsys: pytest.CaptureFixture[str]) -
         assert main(["probe", "relu,maxpool", "--data", given, "--device", "cpu", "--json", "--out", "out"]) == 0
         relu, pool = json.loads(capsys.readouterr().out)["components"]
         assert (relu["rank_after"], pool["rank_after"]) == ((x[0] > 0).sum(), 4)
-        assert (relu["front"], relu["batch"], relu["input_shape"]) == ("none", 30, [4, 2, 2])
+        assert (relu["front"], relu["samples"], relu["input_shape"]) == ("none", 30, [4, 2, 2])
     assert main(["probe", "own_parts:ready", "--data", "h.npy", "--limit", "5", "--json", "--out", "out"]) == 0
     one = json.loads(capsys.readouterr().out)["components"][0]
-    assert (one["batch"], one["rank_after"]) == (5, 16)
+    assert (one["samples"], one["rank_after"]) == (5, 16)
     assert main(["probe", "relu", "--data", "digits", "--limit", "9", "--json", "--out", "out"]) == 0
     assert json.loads(capsys.readouterr().out)["components"][0]["input_shape"] == [1, 8, 8]
     given = ["--data", "photos", "--input-shape", "3x4x4"]
     assert main(["probe", "own_parts:ready", *given, "--device", "cpu", "--json", "--out", "out"]) == 0
-    assert json.loads(capsys.readouterr().out)["components"][0]["batch"] == 2  # scikit-learn has two photographs
+    assert json.loads(capsys.readouterr().out)["components"][0]["samples"] == 2  # scikit-learn has two photographs
 
 
 def test_samples_keep_their_precision(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -237,7 +237,7 @@ def test_samples_keep_their_precision(folder: Path, capsys: pytest.CaptureFixtur
     ("args", "message"),
     [
         (["--data", "h.npy", "--scale", "small"], "--scale has no meaning beside --data"),
-        (["--data", "h.npy", "--batch", "9"], "--batch has no meaning beside --data"),
+        (["--data", "h.npy", "--samples", "9"], "--samples has no meaning beside --data"),
         (["--data", "h.npy", "--front", "gaussian"], "--front has no meaning beside --data"),
         (["--data", "h.npy", "--input-shape", "4x2x2"], "has its own shape; leave --input-shape out"),
         (["--data", "h.npy", "--limit", "0"], "--limit is 0"),

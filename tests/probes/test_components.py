@@ -82,7 +82,7 @@ def own_jacobian(part: Component, features: Tensor) -> Tensor:
 
 @pytest.fixture(scope="module")
 def probed() -> rs.ProbeResults:
-    return rs.probe_all(input_shape=SHAPE, batch=BATCH, seed=SEED, context=CONTEXT, device="cpu", progress=False)
+    return rs.probe_all(input_shape=SHAPE, samples=BATCH, seed=SEED, context=CONTEXT, device="cpu", progress=False)
 
 
 def test_the_standard_set(probed: rs.ProbeResults) -> None:
@@ -132,7 +132,7 @@ def test_expectations(name: str, probed: rs.ProbeResults) -> None:
 
 def test_behind_an_orthogonal_layer_the_component_is_seen_alone() -> None:
     def after(name: str) -> ProbeResult:
-        return rs.probe(name, input_shape=SHAPE, batch=20, front="orthogonal", tolerance=1e-3, device="cpu")
+        return rs.probe(name, input_shape=SHAPE, samples=20, front="orthogonal", tolerance=1e-3, device="cpu")
 
     assert after("layernorm").rank_before.value == N
     assert after("layernorm").rank_after.value == N - 2

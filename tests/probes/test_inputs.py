@@ -45,7 +45,7 @@ def test_the_jacobian_is_that_of_the_component_at_the_samples(inputs: Any) -> No
     after = np.linalg.eigvalsh(np.cov(double(X.double()).detach().flatten(1).numpy().T))[::-1]
     np.testing.assert_allclose(found.features_before.singular_values[:8], before[:8], rtol=1e-9)
     np.testing.assert_allclose(found.features_after.singular_values[:8], after[:8], rtol=1e-9)
-    assert (found.input_shape, found.batch, found.front) == ((2, 3, 3), 9, "none")
+    assert (found.input_shape, found.samples, found.front) == ((2, 3, 3), 9, "none")
     assert found.rank_before.value == 18
     assert "9 samples of 2×3×3 as given" in str(rs.ProbeResults((found,), 0.0, None))
     assert type(found).load is not None
@@ -54,7 +54,7 @@ def test_the_jacobian_is_that_of_the_component_at_the_samples(inputs: Any) -> No
 def test_named_components_and_a_limit() -> None:
     x = torch.randn(9, 4, 2, 2, generator=torch.Generator().manual_seed(0))
     found = rs.probe("relu", inputs=x, limit=4, device="cpu")
-    assert found.batch == 4
+    assert found.samples == 4
     assert found.jacobian_after[0].rank("paper").value == int((x[0] > 0).sum())
 
 
@@ -108,7 +108,7 @@ def test_samples_of_one_number(inputs: Any, options: Any) -> None:
         found.features_after.singular_values, np.linalg.eigvalsh(np.cov(outputs.T))[::-1], rtol=1e-9, atol=1e-15
     )
     np.testing.assert_allclose(found.features_before.singular_values, [np.var(NUMBERS.numpy(), ddof=1)], rtol=1e-12)
-    assert (found.input_shape, found.batch) == ((), 9)
+    assert (found.input_shape, found.samples) == ((), 9)
     assert "9 samples of one number as given" in str(rs.ProbeResults((found,), 0.0, None))
 
 
@@ -254,7 +254,7 @@ def test_the_jacobian_bound_holds_at_the_inputs_that_were_given() -> None:
 @pytest.mark.parametrize(
     ("component", "options", "error", "message"),
     [
-        (block(), {"inputs": X, "batch": 5}, rs.UsageError, "inputs have their own batch; leave it out"),
+        (block(), {"inputs": X, "samples": 5}, rs.UsageError, "inputs have their own samples; leave it out"),
         (block(), {"inputs": X, "input_shape": (2, 3, 3)}, rs.UsageError, "have their own input_shape"),
         (block(), {"inputs": X, "front": "orthogonal"}, rs.UsageError, "no layer stands before given inputs"),
         (block(), {"inputs": X[:1]}, rs.UsageError, "needs two samples; inputs hold 1"),
@@ -293,7 +293,7 @@ def test_the_jacobian_bound_holds_at_the_inputs_that_were_given() -> None:
         (nn.Tanh(), {"inputs": NUMBERS}, rs.DataError, r"per_sample=\(\"input\",\) if each sample is one number"),
         ("layernorm", {"inputs": torch.utils.data.TensorDataset(NUMBERS)}, rs.UsageError, "needs samples of at least"),
         (nn.Tanh(), {"inputs": [(torch.zeros(3), 0), (torch.zeros(4), 0)]}, rs.DataError, "samples of one shape"),
-        (block(), {"inputs": X, "jacobian_points": 10}, rs.UsageError, "points are samples of the batch"),
+        (block(), {"inputs": X, "jacobian_points": 10}, rs.UsageError, "points are some of the samples"),
     ],
 )
 def test_what_cannot_be_meant_is_refused(component: Any, options: Any, error: Any, message: str) -> None:

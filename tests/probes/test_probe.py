@@ -22,7 +22,7 @@ from rankscope.probes._bench import covariance_spectrum, matrix_spectrum
 from rankscope.probes._component import Prepared
 from rankscope.spectra import gram_square_error
 
-SMALL: dict[str, Any] = {"input_shape": (4, 4, 4), "batch": 24, "device": "cpu"}
+SMALL: dict[str, Any] = {"input_shape": (4, 4, 4), "samples": 24, "device": "cpu"}
 
 
 def probe(component: Any, **options: Any) -> rs.ProbeResult:
@@ -154,13 +154,13 @@ def test_without_a_second_precision_nothing_is_certified() -> None:
     assert found.certificate == Fact(FactKind.NOT_IN_BOTH)
     assert (found.rank_after.lower, found.rank_after.upper) == (0, 64)
     assert "[?]" in str(found)
-    both = rs.probe_all({"half": IntoHalf(), "relu": nn.ReLU()}, input_shape=(4, 4, 4), batch=80, device="cpu")
+    both = rs.probe_all({"half": IntoHalf(), "relu": nn.ReLU()}, input_shape=(4, 4, 4), samples=80, device="cpu")
     assert "certificate of half: none" in str(both)
     assert "certificate of relu: float32 against float64" in str(both)
 
 
 def test_the_sample_limit() -> None:
-    found = probe("batchnorm_eval", batch=20)
+    found = probe("batchnorm_eval", samples=20)
     assert found.sample_limit == found.dimension_after.value == 19
     assert found.at_sample_limit
     assert "20 samples cannot show more than 19" in str(found)
@@ -168,7 +168,7 @@ def test_the_sample_limit() -> None:
     pooled = probe("maxpool")
     assert (pooled.dimension_before.value, pooled.dimension_after.value) == (23, 16)
     assert "24 samples cannot show more than 23" in str(pooled)
-    many = probe("batchnorm_eval", batch=200, front="orthogonal")
+    many = probe("batchnorm_eval", samples=200, front="orthogonal")
     assert many.dimension_after.value == 64
     assert not many.at_sample_limit
     assert "cannot show" not in str(many)
@@ -351,7 +351,7 @@ def test_an_in_place_component_does_not_change_the_features() -> None:
 
 
 def test_any_shape_for_a_component_of_ones_own() -> None:
-    found = rs.probe(nn.Linear(10, 4), input_shape=(10,), batch=50, device="cpu")
+    found = rs.probe(nn.Linear(10, 4), input_shape=(10,), samples=50, device="cpu")
     assert (found.rank_after.value, found.dimension_after.value) == (4, 4)
     assert found.name == "Linear"
     assert found.expected_exact == ()
@@ -462,9 +462,9 @@ def test_a_module_that_cannot_be_copied() -> None:
 @pytest.mark.parametrize(
     ("options", "error", "message"),
     [
-        ({"batch": 1}, rs.UsageError, "batch is 1; it must be a whole number of at least 2"),
-        ({"batch": 0}, rs.UsageError, "batch is 0"),
-        ({"batch": 2.5}, rs.UsageError, "batch is 2.5"),
+        ({"samples": 1}, rs.UsageError, "samples is 1; it must be a whole number of at least 2"),
+        ({"samples": 0}, rs.UsageError, "samples is 0"),
+        ({"samples": 2.5}, rs.UsageError, "samples is 2.5"),
         ({"input_shape": ()}, rs.UsageError, "input_shape is"),
         ({"input_shape": (4, -1)}, rs.UsageError, r"input_shape is \(4, -1\)"),
         ({"input_shape": "abc"}, rs.UsageError, "input_shape is 'abc'"),
@@ -473,7 +473,7 @@ def test_a_module_that_cannot_be_copied() -> None:
         ({"tolerance": "papr"}, rs.UsageError, "papr"),
         ({"front": "gausian"}, rs.UsageError, "did you mean 'gaussian'"),
         ({"jacobian_points": 0}, rs.UsageError, "jacobian_points is 0"),
-        ({"jacobian_points": 25}, rs.UsageError, "jacobian_points is 25 with a batch of 24"),
+        ({"jacobian_points": 25}, rs.UsageError, "jacobian_points is 25 with 24 samples"),
         ({"context": 1}, rs.UsageError, "context is 1"),
         ({"memory_budget": -1}, rs.UsageError, "memory_budget is -1"),
         ({"memory_budget": 1e6}, rs.DeviceError, "memory budget is 0.0 GB; choose a smaller input_shape"),
@@ -501,8 +501,8 @@ def test_things_that_are_no_component() -> None:
 
 @pytest.mark.cuda
 def test_cuda_agrees_with_the_cpu() -> None:
-    here = rs.probe_all(input_shape=(8, 4, 4), batch=100, device="cpu", progress=False)
-    there = rs.probe_all(input_shape=(8, 4, 4), batch=100, device="cuda", progress=False)
+    here = rs.probe_all(input_shape=(8, 4, 4), samples=100, device="cpu", progress=False)
+    there = rs.probe_all(input_shape=(8, 4, 4), samples=100, device="cuda", progress=False)
     for a, b in zip(here, there, strict=True):
         sigma = a.jacobian_after[0].singular_values
         np.testing.assert_allclose(b.jacobian_after[0].singular_values, sigma, atol=1e-11 * sigma[0], rtol=0)
@@ -520,7 +520,7 @@ def test_the_point_has_storage_of_its_own(monkeypatch):
         return push(jacobian, tangents, rows)
 
     monkeypatch.setattr(LinearMap, "push", watched)
-    rs.probe(nn.ReLU(), input_shape=(4, 2, 2), batch=40)
+    rs.probe(nn.ReLU(), input_shape=(4, 2, 2), samples=40)
     assert seen
     assert all(seen)
 
@@ -534,7 +534,7 @@ class CastsDown(nn.Module):
 
 def test_the_bounds_of_a_component_that_casts_down_cover_what_it_rounds_off():
     """Its 63 exact dimensions become 64 by rounding, in both precisions alike: no bound may say that they are 64."""
-    found = rs.probe(CastsDown().eval(), input_shape=(4, 4, 4), batch=100, front="orthogonal")
+    found = rs.probe(CastsDown().eval(), input_shape=(4, 4, 4), samples=100, front="orthogonal")
     assert found.exact_rank_at_least == 63
     assert found.rank_after.certified
     assert found.rank_after.lower <= 62 <= found.rank_after.upper  # LayerNorm takes the mean and the length
@@ -542,7 +542,7 @@ def test_the_bounds_of_a_component_that_casts_down_cover_what_it_rounds_off():
     exact = rs.probe(
         Returns(lambda v: nn.functional.layer_norm(v.flatten(1), (64,)).view_as(v)),
         input_shape=(4, 4, 4),
-        batch=100,
+        samples=100,
         front="orthogonal",
     ).jacobian_after[0]
     gap = np.abs(x.singular_values - exact.singular_values).max()
@@ -553,7 +553,7 @@ def test_the_bounds_of_a_component_that_casts_down_cover_what_it_rounds_off():
 
 def test_named_conventions_read_feature_dimensions_alike():
     """The reference's √(eps32·K) is a threshold on singular values of J; eigenvalues keep eps32·d."""
-    paper = rs.probe("conv3x3", input_shape=(4, 4, 4), batch=300)
+    paper = rs.probe("conv3x3", input_shape=(4, 4, 4), samples=300)
     reference = paper.with_tolerance("reference")
     assert reference.dimension_after.value == paper.dimension_after.value
     assert reference.dimension_before.threshold == paper.dimension_before.threshold
@@ -567,7 +567,8 @@ def test_rare_masks_are_seen_and_differ_from_point_to_point():
             return x * (torch.rand(len(x), 1, 1, 1) > 0.1).to(x.dtype)
 
     for seed in range(4):
-        found = rs.probe(DropRow().eval(), input_shape=(2, 4, 4), batch=80, jacobian_points=20, seed=seed, device="cpu")
+        given: dict[str, Any] = {"input_shape": (2, 4, 4), "samples": 80, "jacobian_points": 20, "device": "cpu"}
+        found = rs.probe(DropRow().eval(), seed=seed, **given)
         assert found.facts == (Fact(FactKind.RANDOM_MASKS),)
         ranks = {s.rank("paper").value for s in found.jacobian_after}
         assert 0 in ranks  # of twenty points some lose their whole row; all keep it for one seed in eight

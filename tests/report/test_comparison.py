@@ -42,7 +42,7 @@ def ranks(seed, layer):
 
 def test_values_differences_and_paired_intervals(profiles):
     found = rs.compare(profiles, same_images=True)
-    assert found.labels == ("a", "b")
+    assert found.names == ("a", "b")
     for layer in found.layers:
         a, b = (ranks(seed, int(layer.layer)) for seed in (0, 1))
         assert layer.values == (a.max(), b.max())
@@ -150,7 +150,7 @@ def test_layers_are_matched_by_name_in_the_order_of_depth():
     assert np.isnan(found.layers[1].values[0])
     assert found.layers[1].names == ("", "b")
     assert found.notes == ("1 layer is not in every run: b.",)
-    assert found.labels == ("run 1", "run 2")
+    assert found.names == ("run 1", "run 2")
 
 
 def test_layers_without_a_common_name_are_matched_by_depth():
@@ -171,7 +171,7 @@ def test_histories_are_compared_at_the_last_common_step():
 
 def test_feature_profiles():
     data = [rs.feature_rank(relu_net(seed), X, cut_points=["0", "2"]) for seed in (0, 1)]
-    found = rs.compare(data, metric="participation_ratio", labels=["p", "q"])
+    found = rs.compare(data, metric="participation_ratio", names=["p", "q"])
     for layer in found.layers:
         for seed, value in zip((0, 1), layer.values, strict=True):
             with torch.no_grad():
@@ -202,7 +202,7 @@ def test_features_around_one_input_are_not_taken_for_those_of_a_data_set():
         ([history(a=1.0)], {}, "profiles has 1 run; "),
         ([history(a=1.0), 3], {}, "a run has the type .int.; give"),
         ([history(a=1.0)] * 2, {"metric": "rank"}, "has no metric 'rank'"),
-        ([history(a=1.0)] * 2, {"labels": ["x", "x"]}, "give 2 different names"),
+        ([history(a=1.0)] * 2, {"names": ["x", "x"]}, "give 2 different ones"),
         ([history(**{"a": 1.0, "module.a": 2.0})] * 2, {}, "has two layers 'a'"),
         ([history(a=1.0)] * 2, {"resamples": 0}, "resamples is 0"),
         ([history(a=1.0)] * 2, {"seed": 2**63}, "seed is .*; it must be at most"),
@@ -233,7 +233,7 @@ def test_long_names_of_runs_leave_the_figure_its_room(profiles):
     names = [f"/data/{'deep/' * 30}run-{k}" for k in "ab"]
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        ax = rs.compare(list(profiles.values()), labels=names).plot()
+        ax = rs.compare(list(profiles.values()), names=names).plot()
         ax.figure.canvas.draw()
     shown = [text.get_text() for text in ax.get_legend().get_texts()]
     assert len(set(shown)) == 2

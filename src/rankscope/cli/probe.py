@@ -21,11 +21,11 @@ if TYPE_CHECKING:
 
 __all__ = ["probe_command"]
 
-_OPTIONS = ("data", "limit", "scale", "input_shape", "batch", "points", "front", "dtype", "training", "device")
+_OPTIONS = ("data", "limit", "scale", "input_shape", "samples", "points", "front", "dtype", "training", "device")
 _OF_THE_REMEDIES = ("scale",)
 
 
-@saves_memory("--scale small", "a smaller --batch")
+@saves_memory("--scale small", "fewer --samples")
 def probe_command(
     context: typer.Context,
     component: Annotated[
@@ -56,7 +56,7 @@ def probe_command(
         str | None,
         typer.Option(metavar="CxHxW", help="Shape of one sample, such as 128x8x8. Default: that of --scale."),
     ] = None,
-    batch: Annotated[int | None, typer.Option(help="Number of samples for the feature dimension.")] = None,
+    samples: Annotated[int | None, typer.Option(help="Number of samples for the feature dimension.")] = None,
     points: Annotated[int, typer.Option(help="Number of samples at which the Jacobian is measured.")] = 1,
     tolerance: ToleranceOption = "paper",
     front: Annotated[str, typer.Option(help="Random layer before the component: gaussian or orthogonal.")] = "gaussian",
@@ -88,7 +88,7 @@ def probe_command(
     dtype_of(dtype)
     seed_of(seed)
     count_of(points, "points")
-    samples = None if data is None else probe_samples(data, shape=shape, limit=limit, seed=seed)
+    inputs = None if data is None else probe_samples(data, shape=shape, limit=limit, seed=seed)
     results: ProbeResults | None = None
     found: RemedyResult | None = None
     # what a component's own code prints must not mix with the result
@@ -97,10 +97,10 @@ def probe_command(
             chosen = chosen_components(component or "all", seed=seed, training=training)
             results = probe_all(
                 chosen,
-                inputs=samples,
+                inputs=inputs,
                 scale=size,
-                input_shape=shape if samples is None else None,
-                batch=batch,
+                input_shape=shape if inputs is None else None,
+                samples=samples,
                 jacobian_points=points,
                 tolerance=threshold,
                 front=front,
@@ -127,7 +127,7 @@ def _check_used(given: list[str], *, alone: bool, remedies: bool, data: str | No
     elif data is None:
         refuse_unused([name for name in given if name == "limit"], "without samples (--data)")
     else:
-        unused = ("batch", "front") if remedies else ("scale", "batch", "front")
+        unused = ("samples", "front") if remedies else ("scale", "samples", "front")
         refuse_unused([name for name in given if name in unused], "beside --data")
 
 

@@ -156,9 +156,9 @@ class Bench:
             weight = drawn(n) / math.sqrt(n)  # keeps unit variance
             if settings.front == "orthogonal":
                 weight = torch.linalg.qr(weight.to(torch.float64))[0].to(settings.dtype)
-            noise = drawn(settings.batch)
+            noise = drawn(settings.samples)
             self.weight = weight
-            self.features = (noise @ weight.T).view(settings.batch, *settings.input_shape)
+            self.features = (noise @ weight.T).view(settings.samples, *settings.input_shape)
         self.probes = drawn(PROBES)
 
     @cached_property
@@ -250,8 +250,8 @@ class Bench:
         """Bytes at the peak: random layer, features, outputs, columns of J, a Gram matrix and its eigensolver."""
         s, n = self.settings, self.settings.size
         item = torch.finfo(s.dtype).bits // 8
-        held = item * (n * n + s.batch * n) + (8 * s.batch * n if s.front == "none" else 0)  # as given, in float64
-        covariance = 16 * s.batch * outputs + 24 * min(s.batch, outputs) ** 2
+        held = item * (n * n + s.samples * n) + (8 * s.samples * n if s.front == "none" else 0)  # as given, in float64
+        covariance = 16 * s.samples * outputs + 24 * min(s.samples, outputs) ** 2
         jacobian = item * n * outputs + 24 * min(n, outputs) ** 2
         return held + max(covariance, jacobian) + _CHUNK_BYTES[s.device.type]
 
@@ -260,5 +260,5 @@ class Bench:
             raise DeviceError(
                 f"the full Jacobian {what} and its spectrum need about {needed / 2**30:.1f} GB on "
                 f"{self.settings.device}, and the memory budget is {self.settings.budget / 2**30:.1f} GB; choose a "
-                f"smaller {parameter('input_shape')} or {parameter('batch')} ({parameter('scale', 'small')})"
+                f"smaller {parameter('input_shape')} or {parameter('samples')} ({parameter('scale', 'small')})"
             )

@@ -23,13 +23,14 @@ from rankscope._base.checks import (
     shape_of,
 )
 from rankscope._base.errors import UsageError, parameter
+from rankscope._base.text import counted
 from rankscope.spectra import Tolerance, ToleranceLike, as_tolerance
 
 __all__ = ["Front", "Settings"]
 
 Front = Literal["gaussian", "orthogonal", "none"]
 _FRONTS = ("gaussian", "orthogonal")
-_SHAPE, _BATCH = (128, 8, 8), 5000  # paper, §6.1
+_SHAPE, _SAMPLES = (128, 8, 8), 5000  # paper, §6.1
 
 
 @dataclass(frozen=True)
@@ -37,7 +38,7 @@ class Settings:
     """Validated options of ``probe`` and ``probe_all``; sizes without the batch dimension."""
 
     input_shape: tuple[int, ...]
-    batch: int
+    samples: int
     seed: int
     device: torch.device
     dtype: torch.dtype
@@ -57,7 +58,7 @@ class Settings:
         cls,
         *,
         input_shape: Sequence[int] | None,
-        batch: int | None,
+        samples: int | None,
         seed: int,
         device: DeviceLike,
         dtype: DtypeLike,
@@ -74,7 +75,7 @@ class Settings:
         ``given`` are samples of the component's own input, in place of noise behind a random layer.
         """
         if given is not None:
-            for name, value in (("input_shape", input_shape), ("batch", batch)):
+            for name, value in (("input_shape", input_shape), ("samples", samples)):
                 if value is not None:
                     raise UsageError(f"{parameter('inputs')} have their own {parameter(name)}; leave it out")
             if choice_of(front, "front", _FRONTS) != "gaussian":
@@ -84,15 +85,17 @@ class Settings:
                 )
             if len(given) < 2:
                 raise UsageError(f"a feature dimension needs two samples; {parameter('inputs')} hold {len(given)}")
-            input_shape, batch = tuple(given.shape[1:]), len(given)
+            input_shape, samples = tuple(given.shape[1:]), len(given)
         shape: tuple[int, ...] = ()  # of samples of one number each
         if given is None or given.ndim > 1:
             shape = shape_of(_SHAPE if input_shape is None else input_shape, "input_shape")
-        samples = count_of(_BATCH if batch is None else batch, "batch", least=2, most=10**7)  # a covariance needs two
+        # a covariance needs two
+        count = count_of(_SAMPLES if samples is None else samples, "samples", least=2, most=10**7)
         points = count_of(jacobian_points, "jacobian_points", most=10**6)
-        if points > samples:
+        if points > count:
             raise UsageError(
-                f"{parameter('jacobian_points')} is {points} with a batch of {samples}; points are samples of the batch"
+                f"{parameter('jacobian_points')} is {points} with {counted(count, 'sample')}; points are some of "
+                "the samples"
             )
         where = device_of(device)
         if not isinstance(training, bool):
@@ -101,13 +104,13 @@ class Settings:
         chosen: Front = "none" if given is not None else "orthogonal" if named == "orthogonal" else "gaussian"
         return cls(
             shape,
-            samples,
+            count,
             seed_of(seed),
             where,
             dtype_of(dtype),
             as_tolerance(tolerance),
             points,
-            min(count_of(context, "context", least=2), samples),
+            min(count_of(context, "context", least=2), count),
             chosen,
             training,
             budget_of(memory_budget, where, share=0.8, most=None),

@@ -43,7 +43,7 @@ def probe(
     per_sample: str | Sequence[str] = (),
     training: bool = False,
     input_shape: Sequence[int] | None = None,
-    batch: int | None = None,
+    samples: int | None = None,
     seed: int = 0,
     device: DeviceLike = "auto",
     tolerance: ToleranceLike = "paper",
@@ -87,8 +87,8 @@ def probe(
         Whether to measure a component of your own in training mode.
     input_shape : sequence of int, optional
         Sizes of one sample, without the batch dimension. Default: that of ``inputs``, else 128×8×8 (paper, §6.1).
-    batch : int, optional
-        Samples for the feature dimension, which they limit to batch − 1. Default: all ``inputs``, else 5,000 (paper,
+    samples : int, optional
+        For the feature dimension, which they limit to samples − 1. Default: all ``inputs``, else 5,000 (paper,
         §6.1).
     seed : int
         Of the layer, the noise, and random masks; a named component draws its weights from it too.
@@ -122,7 +122,7 @@ def probe(
     Examples
     --------
     >>> result = probe(
-    ...     "layernorm", input_shape=(4, 2, 2), batch=64, front="orthogonal", tolerance=1e-3, device="cpu"
+    ...     "layernorm", input_shape=(4, 2, 2), samples=64, front="orthogonal", tolerance=1e-3, device="cpu"
     ... )
     >>> result.exact_rank_at_least, result.rank_after.value
     (15, 14)
@@ -141,7 +141,7 @@ def probe(
                 )
     settings = Settings.of(
         input_shape=input_shape,
-        batch=batch,
+        samples=samples,
         seed=seed,
         device=device_of(device, None if own is None else own.module),
         dtype=dtype,
@@ -166,7 +166,7 @@ def probe_all(
     limit: int | None = None,
     scale: Scale = "full",
     input_shape: Sequence[int] | None = None,
-    batch: int | None = None,
+    samples: int | None = None,
     progress: bool | Progress | None = None,
     **options: Any,
 ) -> ProbeResults:
@@ -183,7 +183,7 @@ def probe_all(
         At most this many of the ``inputs``.
     scale : {"full", "small"}
         The paper's size (128×8×8, 5,000 samples), or 32×4×4 with 312 for a CPU.
-    input_shape, batch : optional
+    input_shape, samples : optional
         Instead of the scale's.
     progress : bool or callable, optional
         A bar (default: on a terminal), or a function of (done, total, text).
@@ -193,7 +193,7 @@ def probe_all(
 
     Examples
     --------
-    >>> some = probe_all(["relu", "avgpool"], input_shape=(4, 4, 4), batch=32, device="cpu", progress=False)
+    >>> some = probe_all(["relu", "avgpool"], input_shape=(4, 4, 4), samples=32, device="cpu", progress=False)
     >>> some["avgpool"].rank_after.value
     16
     """
@@ -215,14 +215,14 @@ def probe_all(
     given = None if inputs is None else given_samples(nn.Identity(), inputs, limit, {})
     if inputs is None and limit is not None:
         raise UsageError(f"{parameter('limit')} says how {parameter('inputs')} are read; give {parameter('inputs')}")
-    shape, samples = SCALES[scale] if given is None else (None, None)
+    shape, count = SCALES[scale] if given is None else (None, None)
     merged: dict[str, Any] = {**known, **options}
     if isinstance(components, Mapping):
         home = next((part for part in components.values() if isinstance(part, nn.Module)), None)
         merged["device"] = device_of(merged["device"], home)
     settings = Settings.of(
         input_shape=shape if input_shape is None else input_shape,
-        batch=samples if batch is None else batch,
+        samples=count if samples is None else samples,
         given=None if given is None else given.x,
         **merged,
     )
@@ -332,7 +332,7 @@ def _result(
         tolerance=settings.tolerance,
         input_shape=settings.input_shape,
         output_shape=found.output_shape,
-        batch=settings.batch,
+        samples=settings.samples,
         seed=settings.seed,
         front=settings.front,
         dtype=dtype_name(settings.dtype),

@@ -67,7 +67,7 @@ class ProbeResult(Noted, Record):
     tolerance: Tolerance
     input_shape: tuple[int, ...]
     output_shape: tuple[int, ...]
-    batch: int
+    samples: int
     seed: int
     front: str
     dtype: str
@@ -84,13 +84,14 @@ class ProbeResult(Noted, Record):
 
     @classmethod
     def from_earlier(cls, data: Mapping[str, Any]) -> Mapping[str, Any]:
-        """Earlier files say in words what are facts today."""
-        return data if "mode" not in data else earlier.probe(data)
+        """Earlier files say in words what are facts today, and have another name for the number of samples."""
+        data = data if "mode" not in data else earlier.probe(data)
+        return {**data, "samples": data["batch"]} if "batch" in data else data
 
     @property
     def sample_limit(self) -> int:
-        """What this many samples can show at most: batch − 1 dimensions, since centring takes one."""
-        return self.batch - 1
+        """What this many samples can show at most: samples − 1 dimensions, since centring takes one."""
+        return self.samples - 1
 
     @property
     def dimension_before(self) -> RankEstimate:
@@ -189,7 +190,7 @@ class ProbeResult(Noted, Record):
             "label": self.label,
             "input_shape": list(self.input_shape),
             "output_shape": list(self.output_shape),
-            "batch": self.batch,
+            "samples": self.samples,
             "sample_limit": self.sample_limit,
             "seed": self.seed,
             "front": self.front,
@@ -296,7 +297,7 @@ def _view(results: Sequence[ProbeResult]) -> ProbesView:
     return ProbesView(
         rows=tuple(map(_row, results)),
         input_shape=first.input_shape,
-        batch=first.batch,
+        samples=first.samples,
         front=first.front,
         units=first.jacobian_before.shape[0],
         tolerance=first.tolerance.name,

@@ -63,7 +63,7 @@ class Comparison(Noted, Record):
 
     Attributes
     ----------
-    labels : tuple of str
+    names : tuple of str
         The runs; differences are from the first.
     metric : str
         ``jacobian_rank`` (largest over the images), a column of ``feature_rank``, or a metric of the histories.
@@ -71,12 +71,17 @@ class Comparison(Noted, Record):
         In order of depth.
     """
 
-    labels: tuple[str, ...]
+    names: tuple[str, ...]
     metric: str
     layers: tuple[ComparedLayer, ...]
     facts: tuple[Fact, ...] = ()
     seed: int = 0
     resamples: int = 0
+
+    @classmethod
+    def from_earlier(cls, data: Mapping[str, Any]) -> Mapping[str, Any]:
+        """Earlier files call the names of the runs labels."""
+        return {**data, "names": data["labels"]} if "labels" in data else data
 
     def table(self) -> pd.DataFrame:
         """One row a layer and run: value, bounds, difference from the first run, paired mean and interval."""
@@ -84,7 +89,7 @@ class Comparison(Noted, Record):
 
         rows = []
         for layer in self.layers:
-            for run, label in enumerate(self.labels):
+            for run, label in enumerate(self.names):
                 row = {"layer": layer.layer, "run": label, "name": layer.names[run], "value": layer.values[run]}
                 row |= {"lower": layer.lower[run], "upper": layer.upper[run]}
                 row |= {"difference": layer.values[run] - layer.values[0], "paired": layer.paired[run]}
@@ -93,10 +98,10 @@ class Comparison(Noted, Record):
 
     def plot(self, *, ax: Axes | None = None) -> Axes:
         """One line a run over the layers."""
-        return plot_comparison([asdict(layer) for layer in self.layers], self.labels, self.metric, ax=ax)
+        return plot_comparison([asdict(layer) for layer in self.layers], self.names, self.metric, ax=ax)
 
     def __str__(self) -> str:
-        return comparison_text([asdict(layer) for layer in self.layers], self.labels, self.metric, self.facts)
+        return comparison_text([asdict(layer) for layer in self.layers], self.names, self.metric, self.facts)
 
     def __repr__(self) -> str:
         return str(self)
@@ -106,7 +111,7 @@ def compare(
     profiles: Mapping[str, Comparable] | Sequence[Comparable],
     *,
     metric: str | None = None,
-    labels: Sequence[str] | None = None,
+    names: Sequence[str] | None = None,
     same_images: bool | None = None,
     seed: int = 0,
     resamples: int = 2000,
@@ -121,12 +126,12 @@ def compare(
 
     Parameters
     ----------
-    profiles : mapping from labels, or sequence
+    profiles : mapping from names, or sequence
         ``JacobianProfile``, ``FeatureProfile``, or monitors or their histories (tables), all of one kind. Of histories
         the last step that all have is compared.
     metric : str, optional
         A column of ``feature_rank`` (default: ``effective_rank``) or a metric of the histories (default: the first).
-    labels : sequence of str, optional
+    names : sequence of str, optional
         Default: the keys of the mapping, or the models' names, or ``run 1``, ``run 2``, ….
     same_images : bool, optional
         Whether the profiles saw the same images in the same order; default: whether they have the same names, where
@@ -154,11 +159,11 @@ def compare(
     given = list(profiles.values()) if isinstance(profiles, Mapping) else list(profiles)
     if len(given) < 2:
         raise UsageError(f"profiles has {counted(len(given), 'run')}; give two or more to compare")
-    if labels is None and isinstance(profiles, Mapping):
-        labels = list(profiles)
-    names = [] if labels is None else list(names_of(labels, "labels"))
-    if labels is not None and (len(names) != len(given) or len(set(names)) != len(names)):
-        raise UsageError(f"labels is {list(labels)!r}; give {len(given)} different names, one a run")
+    if names is None and isinstance(profiles, Mapping):
+        names = list(profiles)
+    told = [] if names is None else list(names_of(names, "names"))
+    if names is not None and (len(told) != len(given) or len(set(told)) != len(told)):
+        raise UsageError(f"names is {list(names)!r}; give {len(given)} different ones, one a run")
     runs = [run_of(one, metric) for one in given]
     kinds = {run.kind for run in runs}
     if len(kinds) > 1:
@@ -167,18 +172,18 @@ def compare(
         runs = _at_common_step(given, runs, metric)
     if len({run.metric for run in runs}) > 1:
         raise UsageError(f"the runs have other metrics ({', '.join(run.metric for run in runs)}); give metric=")
-    names = names or _own_labels([run.label for run in runs])
-    rows, found = _matched(runs, names)
-    facts = [*_differences(runs, names), *found]
+    told = told or _own_names([run.label for run in runs])
+    rows, found = _matched(runs, told)
+    facts = [*_differences(runs, told), *found]
     paired = _same_images(runs, same_images)
     if paired is None:
         facts.append(Fact(FactKind.IMAGES_UNKNOWN))
     rng = np.random.default_rng(seed)
     layers = tuple(_layer(name, where, runs, rng if paired else None, resamples) for name, where in rows)
-    return Comparison(tuple(names), runs[0].metric, layers, tuple(facts), seed, resamples if paired else 0)
+    return Comparison(tuple(told), runs[0].metric, layers, tuple(facts), seed, resamples if paired else 0)
 
 
-def _own_labels(found: Sequence[str]) -> list[str]:
+def _own_names(found: Sequence[str]) -> list[str]:
     told = [label for label in found if label]
     different = len(set(told)) == len(found)
     return list(found) if different else [f"run {i}" for i in range(1, len(found) + 1)]

@@ -109,7 +109,7 @@ def _measure(group: list[str], settings: Settings, _: Path | None = None) -> lis
     found = probe_all(
         group,
         input_shape=_SIZES[settings.scale][0],
-        batch=_SIZES[settings.scale][1],
+        samples=_SIZES[settings.scale][1],
         seed=settings.seed,
         device=settings.device,
         progress=lambda done, total, text: settings.report(done, total, text),
@@ -118,7 +118,7 @@ def _measure(group: list[str], settings: Settings, _: Path | None = None) -> lis
     for result in found:
         said = result.summary()
         code = result.with_tolerance("reference")
-        before, after = (_code_dimension(s, result.batch) for s in (result.features_before, result.features_after))
+        before, after = (_code_dimension(s, result.samples) for s in (result.features_before, result.features_after))
         rows.append(
             {
                 "component": result.name,

@@ -30,11 +30,11 @@ def probes_text(found: ProbesView) -> str:
     """Header, one line a component, and what has to be known to read it."""
     results, first = found.rows, found.rows[0]
     width = max([len(one_line(r.name)) for r in results] + [9])
-    source = f"Gaussian input of {shape_of(found.input_shape)}, {counted(found.batch, 'sample')}, behind a random "
+    source = f"Gaussian input of {shape_of(found.input_shape)}, {counted(found.samples, 'sample')}, behind a random "
     source += f"{found.front.replace('gaussian', 'Gaussian')} layer of {counted(found.units, 'unit')}"
     if found.front == "none":
         each = shape_of(found.input_shape) if found.input_shape else "one number"
-        source = f"{counted(found.batch, 'sample')} of {each} as given"
+        source = f"{counted(found.samples, 'sample')} of {each} as given"
     lines = [
         source,
         f"tolerance {found.tolerance}, {found.dtype} on {found.device}",
@@ -49,7 +49,7 @@ def probes_text(found: ProbesView) -> str:
             f"{_shown(r.rank_after):>22}  {r.exact_rank_at_least:>7,}  {_expected(r):>13}"
         )
     if any(r.at_sample_limit for r in results) or first.dimension_before.value >= found.sample_limit:
-        lines.append(f"* the sample limit: {found.batch:,} samples cannot show more than {found.sample_limit:,}")
+        lines.append(f"* the sample limit: {found.samples:,} samples cannot show more than {found.sample_limit:,}")
     lines.append("expected: exact rank of the component at the point (in brackets: without what an ε shrinks away)")
     lines.append("bounds in brackets where rounding could change the count; [?]: not certified")
     told = list(dict.fromkeys(r.certificate for r in results))

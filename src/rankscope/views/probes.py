@@ -47,7 +47,7 @@ class ProbesView:
 
     rows: tuple[ProbeRow, ...]
     input_shape: tuple[int, ...]
-    batch: int
+    samples: int
     front: str
     units: int
     tolerance: str
