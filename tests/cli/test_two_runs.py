@@ -77,7 +77,7 @@ OTHERS = {
     "deficit": ["deficit", "kept", "--out", "run"],
     "features": ["features", "net.py:small", "--weights", "random", "--data", "data.npz", "--out", "run"],
     "features of a run": ["features", "kept", "--out", "run"],
-    "probe": ["probe", "relu", "--input-shape", "4x2x2", "--batch", "8", "--out", "run"],
+    "probe": ["probe", "relu", "--input-shape", "4x2x2", "--samples", "8", "--out", "run"],
     "remedies": ["probe", "--remedies", "--out", "run"],
     "theory chain": ["theory", "chain", "--width", "4", "--depth", "3", "--out", "run"],
     "theory exponents": ["theory", "exponents", "net.py:square", "--weights=random", "--images=noise", "--out", "run"],
