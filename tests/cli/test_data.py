@@ -5,15 +5,19 @@ from __future__ import annotations
 import json
 import re
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
+from torch import nn
 
 from rankscope.cli import main
+from rankscope.cli.data import load_data
 from rankscope.features import Collection
 from rankscope.features.shards import ShardStore
+from rankscope.loading import LoadedModel, load_images, plain_preprocessing
 
 # A network of two classes or as many as are asked for, on 1×8×8 pictures; stops like Ctrl-C after as many batches as
 # the file "stop" beside it holds: a count in the class or in the environment would make it another model.
@@ -291,3 +295,23 @@ def test_a_missing_run_is_one_clear_line(tmp_path: Path, capsys: pytest.CaptureF
     for name in ("there", "nowhere"):
         err = refused(capsys, 1, r"rankscope collect MODEL --data DATA --out", "clsdim", tmp_path / name)
         assert "Errno" not in err
+
+
+@pytest.mark.parametrize(
+    ("names", "places"),
+    [
+        (None, range(10)),
+        (tuple("9876543210"), range(9, -1, -1)),
+        (tuple("abcdefghij"), range(10)),
+        (tuple("9876543210xy"), range(10)),  # of another head
+    ],
+)
+def test_digits_are_the_classes_that_a_model_names_so(names: tuple[str, ...] | None, places: Sequence[int]) -> None:
+    net = nn.Sequential(nn.Flatten(), nn.Linear(64, 10)).eval()
+    made = plain_preprocessing((1, 8, 8))
+    loaded = LoadedModel(net, "net", "hf", "trained", preprocessing=made, class_names=names)
+    found = load_data("digits", loaded, labels=None, limit=30, seed=0)
+    plain = load_images("digits", preprocessing=made, limit=30, seed=0)
+    assert plain.labels is not None
+    assert [int(label) for _, label in found.dataset] == [places[label] for label in plain.labels]
+    assert found.class_names == (names if names and places[0] else tuple("0123456789"))

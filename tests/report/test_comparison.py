@@ -204,6 +204,7 @@ def test_features_around_one_input_are_not_taken_for_those_of_a_data_set():
         ([history(a=1.0)] * 2, {"metric": "rank"}, "has no metric 'rank'"),
         ([history(a=1.0)] * 2, {"names": ["x", "x"]}, "give 2 different ones"),
         ([history(**{"a": 1.0, "module.a": 2.0})] * 2, {}, "has two layers 'a'"),
+        ([history(a=1.0)] * 2, {"same_images": True}, "same_images=True is for Jacobian profiles"),
         ([history(a=1.0)] * 2, {"resamples": 0}, "resamples is 0"),
         ([history(a=1.0)] * 2, {"seed": 2**63}, "seed is .*; it must be at most"),
         ([history(a=1.0)] * 2, {"seed": -1}, "seed is -1"),

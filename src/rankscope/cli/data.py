@@ -18,10 +18,11 @@ from rankscope.cli.array_files import check_arrays, read_arrays, read_labels
 from rankscope.cli.class_data import check_labels, folder_labels, head_classes, read_folder
 from rankscope.cli.saved_dataset import is_saved_dataset, read_saved_dataset, saved_labels
 from rankscope.loading import IMAGE_SUFFIXES, calibrate_batchnorm, load_images
+from rankscope.loading.class_places import places_by_name
 from rankscope.loading.picture_files import PictureFiles
 
 if TYPE_CHECKING:
-    from rankscope.loading import LoadedModel
+    from rankscope.loading import Images, LoadedModel
 
 __all__ = ["Data", "calibrated", "check_data", "drawn", "load_data", "read_inputs"]
 
@@ -83,8 +84,7 @@ def load_data(
     classes = head_classes(loaded.model) if labelled else None
     if source == "digits":
         images = load_images("digits", preprocessing=loaded.preprocessing, limit=limit, seed=seed)
-        facts = check_labels(torch.arange(10), loaded, classes)
-        return Data(TensorDataset(images.tensor, torch.tensor(images.labels)), loaded.class_names, facts)
+        return _digits(images, loaded, classes)
     path = Path(source)
     if os.path.isdir(source):
         return _folder(path, loaded, labels, limit, seed, classes, labelled)
@@ -95,6 +95,19 @@ def load_data(
     _check_shape(path, inputs, loaded)
     chosen = drawn(len(inputs), limit, seed)
     return Data(TensorDataset(inputs[chosen], targets[chosen]), loaded.class_names, facts)
+
+
+def _digits(images: Images, loaded: LoadedModel, classes: int | None) -> Data:
+    """Digits as the model's own names count them where it has all ten, else as the classes 0 to 9."""
+    facts = check_labels(torch.arange(10), loaded, classes)
+    labels, digits = torch.tensor(images.labels), images.class_names or ()
+    own = loaded.class_names if loaded.class_names is not None and len(loaded.class_names) == classes else ()
+    places = places_by_name(digits, own)
+    if len(places) < len(digits):
+        names = tuple(map(str, range(classes or 10)))
+        return Data(TensorDataset(images.tensor, labels), names, facts)
+    at = torch.tensor([places[name] for name in digits])
+    return Data(TensorDataset(images.tensor, at[labels]), own, facts)
 
 
 def calibrated(loaded: LoadedModel, dataset: Any) -> tuple[Fact, ...]:

@@ -234,6 +234,8 @@ def _differences(runs: Sequence[Run], labels: Sequence[str]) -> Iterable[Fact]:
 def _same_images(runs: Sequence[Run], given: bool | None) -> bool | None:
     """``None`` where it cannot be known."""
     images = [run.images for run in runs]
+    if given and not images[0]:
+        raise UsageError("same_images=True is for Jacobian profiles; of these runs no image is kept apart")
     alike = all(images[0]) and all(one == images[0] for one in images)
     if not images[0] or given is False:
         return False
