@@ -44,7 +44,7 @@ CALLS = {
     "features": DATA,
     "clsdim": ["run.npz", "--out", "run"],
     "deficit": ["run.npz", "--out", "run"],
-    "probe": ["relu", "--input-shape", "4x2x2", "--batch", "8", "--out", "run"],
+    "probe": ["relu", "--input-shape", "4x2x2", "--samples", "8", "--out", "run"],
     "watch": ["checkpoints", "--model", "net.py:small", *DATA[3:]],
     "compare": ["one", "two", "--out", "run"],
     "reproduce": ["fig1d", "--scale", "small", "--out", "run"],
