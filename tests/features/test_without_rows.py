@@ -139,3 +139,18 @@ def test_blocks_is_a_word_also_where_a_module_has_that_name(looped: bool, tmp_pa
     assert list(collect(net, x, tmp_path, cut_points="blocks").moments) == jacobian
     if not looped:
         assert [one.name for one in rs.feature_rank(net, x, cut_points=["blocks"]).layers] == ["blocks"]
+
+
+def test_a_threshold_that_no_changed_neighbour_crosses(tmp_path: Path) -> None:
+    """The largest entry of a pass doubles what lies above 0.5: other values beside the small sample do so too."""
+
+    class Doubled(Placed):
+        def forward(self, x: Tensor) -> Tensor:
+            out: Tensor = self.head(self.added(self.stem(x) * torch.where(x.abs().amax() > 0.5, 2.0, 1.0)))
+            return out
+
+    net, x = Doubled("own").eval(), torch.tensor([[4.0, 3.0], [0.3, 0.1]]).repeat(6, 1) * torch.rand(12, 1).add(0.6)
+    alone = torch.cat([net(one[None]) for one in x]).detach()
+    found = collect(net, x, tmp_path, cut_points=[], batch_size=2)
+    np.testing.assert_allclose(found.logits.numpy(), alone.numpy(), rtol=1e-5, atol=1e-6)
+    assert len(of_kind(found.facts, FactKind.CALLED_ALONE)) == 1

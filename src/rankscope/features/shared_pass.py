@@ -7,7 +7,7 @@ position encoding that takes samples for steps. Then each sample is called alone
 
 Two samples far apart may be the only ones that change each other. So a whole batch is looked at, in passes that change
 some of its samples and leave the others: for any two there is one that changes the one and leaves the other. In one
-more pass each sample takes the next one's place, and one sample is looked at alone.
+more pass each sample takes the next one's place, and some samples are looked at alone.
 """
 
 from __future__ import annotations
@@ -34,6 +34,7 @@ __all__ = ["SharedPass"]
 
 _REPEATS = 10  # a pass with other neighbours differs by more than this many times what the same pass differs by
 _STEPS = 16  # of a half-precision dtype, between a sample by itself and in a batch: several roundings
+_BY_ITSELF = 8  # samples of a batch that are looked at alone, from the first to the last
 
 
 class SharedPass:
@@ -85,12 +86,15 @@ class SharedPass:
         """What a fact says of samples that have to be called alone; nothing where they can share a pass, and ``None``
         where no other values could be put beside them.
         """
-        first, several = call.rows(0, 1, "a sample"), call.rows(0, len(call), "a batch")
-        by_itself, found = self._by_itself(first), self._kept(several)
+        count = len(call)
+        first, several = self._by_itself(call, 0), call.rows(0, count, "a batch")  # the first: it has to be a sample
+        found = self._kept(several)
         coupled = self._coupled(several, found)
         if coupled or coupled is None:
             return None if coupled is None else {"coupled": True}
-        placed = self._depends_on_place(by_itself, several, turned(call).rows(0, len(call), "a batch"), found)
+        places = {round(k * (count - 1) / (_BY_ITSELF - 1)) for k in range(_BY_ITSELF)} - {0}
+        alone = {0: first, **{place: self._by_itself(call, place) for place in sorted(places)}}
+        placed = self._depends_on_place(alone, several, turned(call).rows(0, count, "a batch"), found)
         return {"coupled": True, "place": True} if placed else {}
 
     def _coupled(self, several: Sample, found: Mapping[str, Tensor]) -> bool | None:
@@ -112,26 +116,33 @@ class SharedPass:
         return False if shown else None
 
     def _depends_on_place(
-        self, by_itself: Mapping[str, Tensor], several: Sample, turned_round: Sample, found: Mapping[str, Tensor]
+        self,
+        alone: Mapping[int, Mapping[str, Tensor]],
+        several: Sample,
+        turned_round: Sample,
+        found: Mapping[str, Tensor],
     ) -> bool:
         """Whether a sample gives something else by itself, or in another place of the same pass.
 
-        Kernels add in another order there, so that here rounding counts.
+        ``alone`` are rows by place. Kernels add in another order there, so that here rounding counts.
         """
         every = torch.ones(len(several.x), dtype=torch.bool)
+        by_itself = {name: rows.clone() for name, rows in found.items()}
+        for place, rows in alone.items():
+            for name in found.keys() & rows.keys():
+                if rows[name].shape[1:] != found[name].shape[1:]:
+                    return True
+                by_itself[name][place] = rows[name][0]
         places = {name: rows.roll(-1, 0) for name, rows in found.items()}
-        if any(rows.shape[1:] != found[name].shape[1:] for name, rows in by_itself.items() if name in found):
-            return True
-        first = {name: torch.cat([by_itself.get(name, rows)[:1], rows[1:]]) for name, rows in found.items()}
-        gap = max(_gap(self._kept(turned_round), places, every), _gap(first, found, every))
+        gap = max(_gap(self._kept(turned_round), places, every), _gap(by_itself, found, every))
         if gap <= max([APART, *(_STEPS * torch.finfo(rows.dtype).eps for rows in found.values())]):
             return False
         return not gap <= _REPEATS * _gap(self._kept(several), found, every)
 
-    def _by_itself(self, first: Sample) -> dict[str, Tensor]:
+    def _by_itself(self, call: Call, place: int) -> dict[str, Tensor]:
         """What is called with several has to take one: rows of an image without its batch dimension it does not."""
         try:
-            return self._kept(first)
+            return self._kept(call.rows(place, place + 1, "a sample"))
         except CallFailedError:
             raise
         except RankscopeError:  # a layer whose rows do not count a single sample: the batch decides
