@@ -15,12 +15,14 @@ import pytest
 import torch
 from every_record import MADE
 from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 
 import rankscope as rs
 from rankscope._base.encoding import exact, read
 from rankscope._base.errors import OutputError
 from rankscope._base.facts import Fact, FactKind
 from rankscope._base.records import Record
+from rankscope._base.shown_axes import Panels, ShownAxes
 from rankscope._base.style import whole_figure
 
 
@@ -108,6 +110,23 @@ def test_plot_gives_axes(name: str) -> None:
     axes = DRAWN[name]()
     assert isinstance(axes, Axes)
     assert whole_figure(axes) is whole_figure(np.array([axes, None])) is axes.figure
+    assert isinstance(axes, ShownAxes)  # a notebook shows it where it is the value of a cell
+
+
+def test_a_notebook_shows_what_plot_draws() -> None:
+    for axes, panels in ((MADE["RankPrediction"]().plot(), 1), (MADE["RemedyResult"]().side_by_side(), 2)):
+        picture, size = axes._repr_png_()
+        assert picture.startswith(b"\x89PNG")
+        assert size["width"] > 300 * panels
+        assert len(whole_figure(axes).axes) == panels
+    assert Panels.of([])._repr_png_() is None
+    assert axes[0] is axes.flat[0]
+
+
+def test_axes_of_the_caller_stay_his() -> None:
+    own = Figure().add_subplot()
+    assert MADE["RankPrediction"]().plot(ax=own) is own
+    assert not hasattr(own, "_repr_png_")
 
 
 OLD = Path(__file__).parent / "golden-old" / "records"

@@ -23,8 +23,19 @@ needs_weights = pytest.mark.skipif(
 @pytest.fixture(scope="module")
 def demo(tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("demo")
-    run_demo(out, digits=4, patch=2)
+    said: list[str] = []
+    found = run_demo(out, digits=4, patch=2, measured=said.append)
+    (out / "said.txt").write_text("\n".join(said))
+    assert found.text() == "\n".join(said)
+    assert len(said) == len(found.parts)
     return out
+
+
+def test_every_section_is_told_when_it_is_measured(demo: Path):
+    """A log of the demo has something to read long before the page is written."""
+    said = (demo / "said.txt").read_text()
+    for section in json.loads((demo / "demo.json").read_text())["sections"]:
+        assert section["title"] in said
 
 
 def test_record(demo: Path):

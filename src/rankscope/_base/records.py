@@ -110,4 +110,5 @@ class Record(ByValue):
         raise NotImplementedError
 
     def _repr_html_(self) -> str:
-        return f"<pre>{html.escape(str(self))}</pre>"
+        # what is wider than the page scrolls: notebooks wrap the lines of a table otherwise
+        return f'<pre style="white-space: pre; overflow-x: auto">{html.escape(str(self))}</pre>'

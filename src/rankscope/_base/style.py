@@ -5,10 +5,11 @@ from __future__ import annotations
 import textwrap
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
 __all__ = [
     "COLOURS",
@@ -17,6 +18,9 @@ __all__ = [
     "TEXT_WIDTH",
     "figure_style",
     "new_axes",
+    "new_figure",
+    "new_panels",
+    "panels",
     "plain_text",
     "title_above",
     "whole_figure",
@@ -60,14 +64,39 @@ def figure_style() -> Iterator[None]:
         yield
 
 
-def new_axes(width: float = COLUMN_WIDTH, height: float = 2.4) -> Axes:
-    """Axes on a new figure that no window manager knows of, so that nothing has to be closed."""
+def new_figure(width: float, height: float, *, layout: Literal["constrained"] | None = "constrained") -> Figure:
+    """A figure that no window manager knows of, so that nothing has to be closed."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(width, height), layout="constrained")
+    figure = Figure(figsize=(width, height), layout=layout)
     FigureCanvasAgg(figure)
-    return figure.add_subplot()
+    return figure
+
+
+def new_axes(width: float = COLUMN_WIDTH, height: float = 2.4, *, dpi: float | None = None) -> Axes:
+    """Axes on such a figure, which a notebook shows."""
+    from rankscope._base.shown_axes import ShownAxes
+
+    figure = new_figure(width, height)
+    if dpi is not None:
+        figure.set_dpi(dpi)
+    return figure.add_subplot(axes_class=ShownAxes)
+
+
+def new_panels(figure: Figure, rows: int, columns: int) -> Any:
+    """All Axes of a figure as an array of two dimensions, which a notebook shows."""
+    from rankscope._base.shown_axes import Panels, ShownAxes
+
+    panels: Any = figure.subplots(rows, columns, squeeze=False, subplot_kw={"axes_class": ShownAxes})
+    return Panels.of(panels)
+
+
+def panels(axes: Any) -> Any:
+    """Axes of one figure as an array, which a notebook shows."""
+    from rankscope._base.shown_axes import Panels
+
+    return Panels.of(axes)
 
 
 def plain_text(text: str, most: int = 40) -> str:

@@ -20,15 +20,15 @@ def demo_command(
     debug: DebugOption = False,
 ) -> None:
     """Measure the networks and data that rankscope contains, offline on the CPU, and write one HTML report."""
-    report = progress_for(False if quiet else None, "demo")
+    report = progress_for(not quiet, "demo")
     report(0, None, "starting")
     try:
         from rankscope.demo.run import run_demo
 
-        demo = run_demo(out, progress=report)
+        # each section is printed when it is measured: a reader of a log has something to read meanwhile
+        demo = run_demo(out, progress=report, measured=None if quiet else lambda text: print(text, flush=True))
     finally:
         report.close()
     if not quiet:
-        print(demo.text())
         print(f"{demo.seconds:.0f} seconds, {demo.device}", file=sys.stderr)
     print(f"report: {demo.report}")

@@ -162,7 +162,7 @@ def profile_command(
     with lock, contextlib.redirect_stdout(sys.stderr):
         # what a model's own code prints must not mix with the result
         partial = folder / "partial"
-        report = progress_for(None if team().writes and not quiet else False, "Jacobian rank")
+        report = progress_for(team().writes and not quiet, "Jacobian rank")
         counted, earlier = _Counted(report), _images(partial)
         with saying_what_is_kept(lambda: _kept(partial, counted, earlier)):
             try:

@@ -11,7 +11,7 @@ from typing import Annotated, Any
 import typer
 
 from rankscope._base.errors import PartlyDoneError
-from rankscope._base.progress import Lines, progress_for
+from rankscope._base.progress import progress_for
 from rankscope.cli.interrupted import InterruptedRunError
 from rankscope.cli.memory import saves_memory
 from rankscope.cli.options import DebugOption, DeviceOption, JsonOption, SeedOption
@@ -106,7 +106,7 @@ def reproduce_command(
         "networks": [] if networks is None else listed(networks, "--networks"),
         "only": None if only is None else [n for n in listed(only, "--only") if n != "none"],
     }
-    report = progress_for(None, "reproduce") if sys.stderr.isatty() else Lines()
+    report = progress_for(True, "reproduce")
     report(0, None, "loading")
     failure: PartlyDoneError | None = None
     try:

@@ -66,8 +66,8 @@ class Source:
 
 @contextlib.contextmanager
 def progress(title: str) -> Iterator[Reporter]:
-    """A bar where standard error is a terminal, closed at the end."""
-    report = progress_for(None, title)
+    """A bar where standard error is a terminal, else lines; closed at the end."""
+    report = progress_for(True, title)
     report(0, None, "loading")
     try:
         yield report

@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 from rankscope._base.files import write_whole
 from rankscope._base.json_files import write_json
@@ -48,11 +48,11 @@ class Demo:
 
     def text(self) -> str:
         """The findings for a terminal."""
-        lines = []
-        for section in _once(part.section for part in self.parts.values()):
-            lines.append(f"{section.title}")
-            lines += [f"  - {f.text}" for f in section.findings]
-        return "\n".join(lines)
+        return "\n".join(_text(section) for section in _once(part.section for part in self.parts.values()))
+
+
+def _text(section: Section) -> str:
+    return "\n".join([section.title, *(f"  - {f.text}" for f in section.findings)])
 
 
 def run_demo(
@@ -60,6 +60,7 @@ def run_demo(
     *,
     sections: Sequence[str] | None = None,
     progress: Progress | None = None,
+    measured: Callable[[str], Any] | None = None,
     digits: int = 32,
     patch: int = 8,
     photographs_model: str = "efficientnet-lite0",
@@ -68,7 +69,8 @@ def run_demo(
 
     ``digits``, ``patch`` and ``photographs_model`` make it smaller or larger; their defaults keep it under 90 seconds
     on two CPU cores. ``photographs_model`` is one of the networks whose ImageNet weights are in a package; without that
-    package the untrained network is measured alone, and the page says what installs it.
+    package the untrained network is measured alone, and the page says what installs it. ``measured`` is called with
+    the findings of each section when it is measured; together they are the text of the result.
 
     Raises
     ------
@@ -85,6 +87,8 @@ def run_demo(
             begun = time.perf_counter()
             parts[name] = SECTIONS[name](context)
             seconds[name] = time.perf_counter() - begun
+            if measured is not None:
+                measured(_text(_once(part.section for part in parts.values())[-1]))
         for part in parts.values():
             for name, profile in part.profiles.items():
                 profile.save(folder / name)

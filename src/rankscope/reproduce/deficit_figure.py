@@ -5,7 +5,7 @@ from __future__ import annotations
 import textwrap
 from typing import TYPE_CHECKING, Any
 
-from rankscope._base.style import TEXT_WIDTH, plain_text
+from rankscope._base.style import TEXT_WIDTH, new_figure, new_panels, plain_text
 from rankscope.deficit import ClassDependency
 from rankscope.reproduce.deficit_rows import ETA, PANELS, solution, which_eta
 from rankscope.views.deficit_figure import draw_star
@@ -18,15 +18,11 @@ __all__ = ["draw_deficit"]
 
 def draw_deficit(drawn: list[tuple[str, ClassDependency, ClassDependency]], as_printed: str) -> Figure:
     """A column a network; a second row at the largest η, where the first has an all-zero solution."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
     more = any(not row.n_dependencies for _, row, _ in drawn)
     across, down = len(drawn), 2 if more else 1
     size = TEXT_WIDTH / 3 * 1.25
-    figure = Figure(figsize=(size * across, (size + 0.35) * down), layout="constrained")
-    FigureCanvasAgg(figure)
-    panels = figure.subplots(down, across, squeeze=False)
+    figure = new_figure(size * across, (size + 0.35) * down)
+    panels = new_panels(figure, down, across)
     for k, (name, row, largest) in enumerate(drawn):
         letter = PANELS[name][0] if name in PANELS else ""
         _panel(panels[0][k], row, [f"{f'({letter}) ' if letter else ''}{name}, η = {ETA:g}, {as_printed}:"], as_printed)

@@ -10,8 +10,6 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
-import numpy as np
-
 from rankscope._base.csv_text import csv_text
 from rankscope._base.encoding import exact, frozen, plain
 from rankscope._base.errors import OutputError
@@ -21,7 +19,7 @@ from rankscope._base.frames import Frame
 from rankscope._base.json_files import json_text
 from rankscope._base.lock import FolderLock
 from rankscope._base.records import Record
-from rankscope._base.style import figure_style, whole_figure
+from rankscope._base.style import figure_style, panels, whole_figure
 from rankscope._base.text import one_line
 from rankscope.reproduce.comparison import PaperComparison
 from rankscope.reproduce.pictures import Picture, draw
@@ -108,7 +106,7 @@ class Reproduction(Record):
         """The figure in the paper's form: its Axes, or an array of them where it has several."""
         with figure_style():
             axes = draw(self.picture, self.values).axes
-        return axes[0] if len(axes) == 1 else np.array(axes, dtype=object)
+        return axes[0] if len(axes) == 1 else panels(axes)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values for JSON: everything but the numbers themselves, which the CSV holds."""

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from rankscope._base.style import COLOURS, TEXT_WIDTH, plain_text
+from rankscope._base.style import COLOURS, TEXT_WIDTH, new_axes, new_figure, new_panels, plain_text, whole_figure
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -17,9 +17,6 @@ __all__ = ["draw_curves", "draw_table"]
 
 def draw_table(values: pd.DataFrame) -> Figure:
     """The values as text, a row a network; what the paper prints of a column stands below it, in brackets."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
     words = {"top1": "top-1", "_percent": " (%)", "_millions": " (M)", "_": " "}
     names = [str(c) for c in values.columns]
     own = [c for c in names if c.removeprefix("paper_") == c or c.removeprefix("paper_") not in names]
@@ -32,16 +29,14 @@ def draw_table(values: pd.DataFrame) -> Figure:
     for written, read in words.items():
         shown = shown.rename(columns=lambda c, w=written, r=read: c.replace(w, r))  # type: ignore[misc]
     size = (TEXT_WIDTH * (1.0 if two else 0.8), (0.5 if two else 0.32) * (len(shown) + 1) + 0.1)
-    figure = Figure(figsize=size, layout="constrained")
-    FigureCanvasAgg(figure)
-    ax = figure.add_subplot()
+    ax = new_axes(*size)
     ax.axis("off")
     cells = [[_cell(v) for v in row] for row in shown.itertuples(index=False)]
     table = ax.table(cellText=cells, colLabels=list(shown.columns), loc="center", cellLoc="center", edges="horizontal")
     table.auto_set_font_size(False)
     table.set_fontsize(7 if two else 8)
     table.scale(1, 2.2 if two else 1.35)
-    return figure
+    return whole_figure(ax)
 
 
 def _cell(value: Any) -> str:
@@ -54,15 +49,11 @@ def _cell(value: Any) -> str:
 
 def draw_curves(values: pd.DataFrame, marks: dict[str, dict[str, Any]]) -> Figure:
     """A panel a network: top-1 accuracy over the share of components, and where 95 % of it are reached."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
     names = list(dict.fromkeys(values["network"]))
     across = min(3, len(names))
     down = -(-len(names) // across)
-    figure = Figure(figsize=(TEXT_WIDTH * (across / 3 if across > 1 else 0.5), 2.0 * down), layout="constrained")
-    FigureCanvasAgg(figure)
-    panels = figure.subplots(down, across, squeeze=False)
+    figure = new_figure(TEXT_WIDTH * (across / 3 if across > 1 else 0.5), 2.0 * down)
+    panels = new_panels(figure, down, across)
     for k, name in enumerate(names):
         ax, part, mark = panels[k // across][k % across], values[values["network"] == name], marks[name]
         percent, top1 = part["percent_of_components"].to_numpy(), 100 * part["top1"].to_numpy()

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from rankscope._base.errors import DataError
-from rankscope._base.style import COLOURS, plain_text, whole_ticks
+from rankscope._base.style import COLOURS, new_axes, plain_text, whole_ticks
 from rankscope.views.chains import ChainView
 
 if TYPE_CHECKING:
@@ -20,12 +20,7 @@ __all__ = ["plot_chain"]
 def plot_chain(chains: ChainView, ax: Axes | None) -> Axes:
     """Lines are means over seeds, bands their range."""
     if ax is None:
-        from matplotlib.backends.backend_agg import FigureCanvasAgg
-        from matplotlib.figure import Figure
-
-        figure = Figure(figsize=(8.5 / 2.54, 7.2 / 2.54), dpi=300, layout="constrained")
-        FigureCanvasAgg(figure)
-        ax = figure.add_subplot()
+        ax = new_axes(8.5 / 2.54, 7.2 / 2.54, dpi=300)
     ranks, dimensions = chains.ranks, chains.dimensions
     reached = int(np.isfinite(ranks).any(axis=0).sum())
     if not reached:

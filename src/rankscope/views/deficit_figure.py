@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rankscope._base.errors import UsageError
-from rankscope._base.style import COLOURS, figure_style, new_axes, plain_text
+from rankscope._base.style import COLOURS, figure_style, new_axes, new_figure, plain_text
 from rankscope._base.text import counted
 
 if TYPE_CHECKING:
@@ -54,10 +54,11 @@ class Dependence(Protocol):
 
 def draw_dependence(row: Dependence, *, most: int = 8) -> Axes:
     """The figure at column width (3.4 inches): line width is |λ|, solid blue raises the logit, dashed red lowers it."""
-    from matplotlib.figure import Figure
+    from rankscope._base.shown_axes import ShownAxes
 
-    figure = Figure(figsize=(3.4, 3.5), dpi=200)
-    axes = figure.add_axes((0.0, 0.12, 1.0, 0.85))
+    figure = new_figure(3.4, 3.5, layout=None)
+    figure.set_dpi(200)
+    axes = figure.add_axes((0.0, 0.12, 1.0, 0.85), axes_class=ShownAxes)
     count = draw_star(row, axes, most=most)
     left = row.n_dependencies - count
     more = f", {counted(left, 'more class', 'more classes')} not shown" if left > 0 else ""

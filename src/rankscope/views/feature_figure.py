@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from rankscope._base.style import COLOURS, plain_text
+from rankscope._base.style import COLOURS, new_axes, plain_text
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -44,12 +44,7 @@ class Curve(Protocol):
 def _axes(ax: Axes | None, height: float) -> Any:
     if ax is not None:
         return ax
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(_WIDTH, height), dpi=200, layout="constrained")
-    FigureCanvasAgg(figure)
-    return figure.add_subplot()
+    return new_axes(_WIDTH, height, dpi=200)
 
 
 def _tidy(ax: Any) -> None:

@@ -7,7 +7,17 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from rankscope._base.errors import UsageError
-from rankscope._base.style import COLOURS, COLUMN_WIDTH, TEXT_WIDTH, figure_style, new_axes, plain_text, whole_ticks
+from rankscope._base.style import (
+    COLOURS,
+    COLUMN_WIDTH,
+    TEXT_WIDTH,
+    figure_style,
+    new_axes,
+    new_figure,
+    new_panels,
+    plain_text,
+    whole_ticks,
+)
 from rankscope.views.probes import ProbesView, RemediesView
 
 if TYPE_CHECKING:
@@ -91,10 +101,8 @@ def plot_remedies(result: RemediesView, *, ax: Axes | None = None, quantity: str
 def remedies_figure(result: RemediesView) -> Any:
     """Jacobian rank and feature dimension side by side under one legend, as wide as a page's text; an array of Axes."""
     with figure_style():
-        left = new_axes(TEXT_WIDTH, 2.7)
-        figure: Any = left.figure
-        left.remove()
-        axes = figure.subplots(1, 2)
+        figure = new_figure(TEXT_WIDTH, 2.7)
+        axes = new_panels(figure, 1, 2)[0]
         for ax, quantity in zip(axes, ("rank", "dimension"), strict=True):
             _draw_remedies(result, ax, quantity)
         figure.legend(*axes[0].get_legend_handles_labels(), loc="outside upper center", ncols=7, columnspacing=1.0)

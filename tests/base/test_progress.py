@@ -1,0 +1,124 @@
+"""Progress in its three homes: a terminal, a notebook, a log."""
+
+from __future__ import annotations
+
+import sys
+import types
+from typing import Any
+
+import pytest
+
+from rankscope._base.notebook import in_notebook
+from rankscope._base.progress import Lines, Reporter, progress_for
+
+
+class Clock:
+    now = 0.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+class Shown:
+    def __init__(self) -> None:
+        self.pages: list[str] = []
+
+    def update(self, html: str) -> None:
+        self.pages.append(html)
+
+
+@pytest.fixture
+def notebook(monkeypatch: pytest.MonkeyPatch) -> Shown:
+    """What IPython is to a process that a kernel runs: a shell with a kernel, and displays that change in place."""
+    shown = Shown()
+    display: Any = types.SimpleNamespace(HTML=str, display=lambda first, display_id: shown if display_id else None)
+    module: Any = types.ModuleType("IPython")
+    module.get_ipython = lambda: types.SimpleNamespace(kernel=object())
+    module.display = display
+    monkeypatch.setitem(sys.modules, "IPython", module)
+    monkeypatch.setitem(sys.modules, "IPython.display", display)
+    return shown
+
+
+def test_a_log_gets_a_line_now_and_then(capsys: pytest.CaptureFixture[str]) -> None:
+    clock = Clock()
+    lines = Lines("demo", clock)
+    for second in range(10 * 3600):
+        clock.now = float(second)
+        lines(second, 36000, "layer")
+    said = capsys.readouterr().err.splitlines()
+    assert said[0] == "demo: 10 of 36,000, layer (10 s)"
+    assert said[1] == "demo: 20 of 36,000, layer (20 s)"
+    assert 60 < len(said) < 200  # a night's log stays readable
+    lines.say("written")
+    assert capsys.readouterr().err == "written\n"
+
+
+def test_work_of_seconds_leaves_no_line(capsys: pytest.CaptureFixture[str]) -> None:
+    clock = Clock()
+    lines = Lines("features", clock)
+    for second in range(10):
+        clock.now = float(second)
+        lines(0, None, "loading")
+    lines.close()
+    assert capsys.readouterr().err == ""
+
+
+def test_a_notebook_gets_a_bar_below_the_cell(notebook: Shown) -> None:
+    assert in_notebook()
+    report = progress_for(None, "collect")
+    report(0, None, "a <b>")
+    report(4, 4, "done")
+    report.close()
+    assert notebook.pages[0] == "<progress></progress> collect: a &lt;b&gt;"
+    assert notebook.pages[1:] == ['<progress value="4" max="4"></progress> collect: 4 of 4, done', ""]
+
+
+def test_a_notebook_is_not_flooded(notebook: Shown) -> None:
+    report = progress_for(True, "collect")
+    for k in range(10_000):
+        report(k, 10_001, "")
+    assert len(notebook.pages) < 100
+
+
+def test_ipython_on_a_terminal_is_no_notebook(notebook: Shown, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys.modules["IPython"], "get_ipython", lambda: types.SimpleNamespace(), raising=False)
+    assert not in_notebook()
+    monkeypatch.setattr(sys.modules["IPython"], "get_ipython", lambda: None, raising=False)
+    assert not in_notebook()
+
+
+def test_what_is_chosen(monkeypatch: pytest.MonkeyPatch) -> None:
+    class NoTerminal:
+        def isatty(self) -> bool:
+            return False
+
+    monkeypatch.setattr(sys, "stderr", NoTerminal())
+    assert isinstance(progress_for(True, "x"), Lines)
+    assert type(progress_for(None, "x")) is type(progress_for(False, "x")) is Reporter
+    monkeypatch.setattr(NoTerminal, "isatty", lambda self: True)
+    monkeypatch.setattr(NoTerminal, "write", lambda self, text: len(text), raising=False)
+    monkeypatch.setattr(NoTerminal, "flush", lambda self: None, raising=False)
+    bar = progress_for(None, "x")
+    bar(1, 2, "half")
+    bar.close()
+    assert type(bar).__name__ == "_Bar"
+    assert progress_for(bar, "y") is bar
+
+
+def test_standard_output_in_a_file_is_no_part_of_the_bar(monkeypatch: pytest.MonkeyPatch) -> None:
+    """``rankscope demo > log`` on a terminal: what is printed while the bar moves goes to the log."""
+    import io
+
+    class Terminal(io.StringIO):
+        def isatty(self) -> bool:
+            return True
+
+    log = io.StringIO()
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.setattr(sys, "stderr", Terminal())
+    monkeypatch.setattr(sys, "stdout", log)
+    bar = progress_for(None, "demo")
+    print("a finding", flush=True)
+    bar.close()
+    assert log.getvalue() == "a finding\n"
