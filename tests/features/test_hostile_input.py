@@ -363,3 +363,29 @@ def test_functions_get_projections_of_features_far_from_zero_rounded_once(projec
             exact = start + (x - start) @ axes[:k].T @ axes[:k]
             # half a unit in the last place of float32 at 1e4, and what float64 adds
             np.testing.assert_allclose(rows, exact, atol=2.0**-11 * 1.01, rtol=0)
+
+
+class _Triples(torch.utils.data.Dataset):
+    """(input, index, label), or with another member in the index's place."""
+
+    def __init__(self, second):
+        self.second = second
+
+    def __len__(self):
+        return 6
+
+    def __getitem__(self, index):
+        return torch.ones(4) * index, self.second(index), index % 3
+
+
+@pytest.mark.parametrize("second", [int, str, torch.tensor], ids=["integer", "text", "tensor"])
+def test_two_members_that_may_be_the_label_are_refused(second, tmp_path):
+    with pytest.raises(
+        DataError, match=r"items 2 and 3 of each sample hold one integer or text each, so either may be"
+    ):
+        rs.collect(torch.nn.Linear(4, 3), _Triples(second), out=tmp_path, progress=False)
+
+
+def test_what_follows_the_label_and_cannot_be_one_is_left_alone(tmp_path):
+    data = [(torch.ones(4) * k, k % 3, torch.ones(2)) for k in range(6)]
+    assert rs.collect(torch.nn.Linear(4, 3), data, out=tmp_path, progress=False).labels.tolist() == [0, 1, 2, 0, 1, 2]

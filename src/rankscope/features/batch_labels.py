@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -14,7 +15,7 @@ from rankscope.slicing.meaning import LABELS
 from rankscope.slicing.signature import Signature
 from rankscope.slicing.values import as_tensor, is_array, is_scalar_label
 
-__all__ = ["REMEDY", "labels_of", "refuse_other_names", "without_label"]
+__all__ = ["REMEDY", "labels_of", "may_be_label", "refuse_other_names", "without_label"]
 
 REMEDY = (
     "give the data set a transform that makes tensors (for images: ToTensor and a fixed size; for records of a Hugging "
@@ -30,7 +31,8 @@ def without_label(content: Any, signature: Signature) -> tuple[Any, Tensor | Non
     Raises
     ------
     DataError
-        For what holds no tensors.
+        For what holds no tensors, and where several members hold one integer or text a sample: (image, index, label)
+        and (image, label, index) look alike.
     """
     if isinstance(getattr(content, "data", None), Mapping):
         content = content.data
@@ -51,7 +53,22 @@ def without_label(content: Any, signature: Signature) -> tuple[Any, Tensor | Non
     inputs = content[0] if place == 1 else tuple(content[:place])
     if not isinstance(inputs, tuple | Mapping) and not is_array(inputs):
         raise DataError(f"a batch holds a {type(inputs).__name__}, not a tensor, as its inputs; {REMEDY}")
+    either = [str(k + 1) for k in range(place, len(content)) if may_be_label(content[k])]
+    if len(either) > 1:
+        raise DataError(
+            f"items {' and '.join(either)} of each sample hold one integer or text each, so either may be the label; "
+            "give (input, label), or a mapping of names with the label under 'label'"
+        )
     return inputs, labels_of(content[place]) if len(content) > place else None
+
+
+def may_be_label(value: Any) -> bool:
+    """Whether a value holds one integer or text a sample, whatever its name is."""
+    if isinstance(value, Tensor):
+        return value.ndim == 1 and not value.is_floating_point() and not value.is_complex()
+    if is_array(value):
+        return len(value.shape) == 1 and not np.issubdtype(np.asarray(value[:0]).dtype, np.inexact)
+    return isinstance(value, list | tuple) and bool(value) and all(map(is_scalar_label, value))
 
 
 def labels_of(values: Any) -> Tensor:

@@ -5,17 +5,16 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
 from rankscope._base.errors import DataError, UsageError
 from rankscope._base.labels import NO_LABEL
+from rankscope.features.batch_labels import may_be_label
 from rankscope.slicing.calls import Call, read_call
 from rankscope.slicing.meaning import LABELS, How, Meaning
 from rankscope.slicing.signature import Signature, signature_of
-from rankscope.slicing.values import is_array, is_scalar_label
 
 __all__ = ["WholeCall", "named_inputs", "split_label", "whole_call"]
 
@@ -72,18 +71,9 @@ def split_label(inputs: Mapping[str, Any], signature: Signature) -> tuple[dict[s
     name = next((k for k in LABELS if k in inputs and k not in signature.positional[: signature.required]), None)
     if name is not None:
         return {k: v for k, v in inputs.items() if k != name}, inputs[name]
-    if not inputs or any(_may_be_label(v) for k, v in inputs.items() if not signature.takes(str(k))):
+    if not inputs or any(may_be_label(v) for k, v in inputs.items() if not signature.takes(str(k))):
         raise UsageError(
             f"data is a {type(inputs).__name__} of {', '.join(map(str, inputs)) or 'nothing'}, so no label; name it "
             f"one of {', '.join(LABELS)}, or give a pair (inputs, labels), with None for no labels"
         )
     return dict(inputs), None
-
-
-def _may_be_label(value: Any) -> bool:
-    """Whether a value holds one integer or text a sample, whatever its name is."""
-    if isinstance(value, Tensor):
-        return value.ndim == 1 and not value.is_floating_point() and not value.is_complex()
-    if is_array(value):
-        return len(value.shape) == 1 and not np.issubdtype(np.asarray(value[:0]).dtype, np.inexact)
-    return isinstance(value, list | tuple) and bool(value) and all(map(is_scalar_label, value))
