@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 from rankscope._base.checks import path_of
+from rankscope._base.command import said
 from rankscope._base.encoding import exact, plain, read, same
 from rankscope._base.errors import OutputError, RankscopeError
 from rankscope._base.json_files import read_json, write_json
@@ -73,7 +74,7 @@ class Record(ByValue):
 
         Raises ``OutputError`` when it cannot be written.
         """
-        made = {"schema_version": self.schema_version, "kind": self.kind_name(), "record": exact(self)}
+        made = {"schema_version": self.schema_version, "kind": self.kind_name(), "record": exact(self), **said()}
         target = path_of(path, "path")
         write_json(target, made)
         return target

@@ -48,7 +48,6 @@ app = typer.Typer(
     name="rankscope",
     help="Measure how much independent information survives in a neural network, layer by layer, with certified "
     "bounds.",
-    add_completion=False,
     pretty_exceptions_enable=False,
 )
 app.callback()(_root)

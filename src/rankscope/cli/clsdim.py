@@ -10,7 +10,15 @@ import typer
 from rankscope._base.errors import DataError, UsageError
 from rankscope._base.lock import FolderLock
 from rankscope.cli.memory import saves_memory
-from rankscope.cli.options import DebugOption, DeviceOption, JsonOption, LabelsOption, ResultOption, RunArgument
+from rankscope.cli.options import (
+    ConfigOption,
+    DebugOption,
+    DeviceOption,
+    JsonOption,
+    LabelsOption,
+    ResultOption,
+    RunArgument,
+)
 
 __all__ = ["clsdim_command"]
 
@@ -40,6 +48,7 @@ def clsdim_command(
     device: DeviceOption = "auto",
     out: ResultOption = None,
     as_json: JsonOption = False,
+    config: ConfigOption = None,
     debug: DebugOption = False,
 ) -> None:
     """Find how many principal components of the final features keep the accuracy of a collected run."""

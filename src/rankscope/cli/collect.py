@@ -16,6 +16,7 @@ from rankscope.cli.options import (
     BatchOption,
     ChannelAxisOption,
     ClassesOption,
+    ConfigOption,
     DataLabelsOption,
     DataLimitOption,
     DataOption,
@@ -72,6 +73,7 @@ def collect_command(
     ] = None,
     device: DeviceOption = "auto",
     as_json: JsonOption = False,
+    config: ConfigOption = None,
     debug: DebugOption = False,
 ) -> None:
     """Pass a data set through a model once and keep what clsdim, deficit and features need.

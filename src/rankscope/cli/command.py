@@ -3,23 +3,19 @@
 from __future__ import annotations
 
 import functools
-import math
-import re
 import types
 import typing
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 from typer.core import TyperCommand
 
-from rankscope._base.errors import UsageError
+from rankscope._base.errors import ModelError, UsageError
+from rankscope.cli.config_option import words_of_file
+from rankscope.cli.option_values import check_text, shown_name, texts
 
-__all__ = ["Command", "shortened"]
-
-_MOST_DIGITS = 40  # of what is read as a number; what it may be at most, the library says
-_LONGEST = 80
-_WHOLE = re.compile(r"[+-]?[0-9]+")
-_REAL = re.compile(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)(e[+-]?[0-9]+)?", re.IGNORECASE)
+__all__ = ["Command"]
 
 
 class Command(TyperCommand):
@@ -32,25 +28,43 @@ class Command(TyperCommand):
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         """As the parent's, after these checks; whoever asks for the help gets it."""
         values, _, order = self.make_parser(ctx).parse_args(args=list(args))
+        if values.get("config") is not None and not values.get("help") and not ctx.resilient_parsing:
+            check_once(self.params, order)
+            args = self._with_file(args, values)
+            values, _, order = self.make_parser(ctx).parse_args(args=list(args))
         if not values.get("help") and not ctx.resilient_parsing:
             given = [p for p in self.params if p.name in values and values[p.name] is not None]
-            for param in given:
-                _check_once(param, sum(one is param for one in order))
+            check_once(given, order)
             wanted = _types(self.callback)
             for param in given:
                 if not getattr(param, "is_flag", False):
-                    for text in _texts(values[str(param.name)]):
-                        _check_text(_shown_name(param), text, wanted.get(str(param.name)))
+                    for text in texts(values[str(param.name)]):
+                        check_text(shown_name(param), text, wanted.get(str(param.name)))
         return super().parse_args(ctx, args)
 
+    def _with_file(self, args: list[str], values: dict[str, Any]) -> list[str]:
+        """The words, and those of ``--config`` that they do not give themselves."""
+        check_text("--config", values["config"], None)
+        options, arguments = words_of_file(Path(values["config"]), self.params, values, _types(self.callback))
+        # what follows a double dash is an argument, whatever it looks like
+        if arguments and "--" not in args:
+            arguments = ["--", *arguments]
+        return [*options, *args, *arguments]
 
-def shortened(text: str) -> str:
-    """A value as an error shows it: what is longer than a line loses its middle.
+    def invoke(self, ctx: Any) -> Any:
+        """As the parent's; what ends the program inside is the model's or the data's own code."""
+        try:
+            return super().invoke(ctx)
+        except SystemExit as error:
+            raise ModelError(
+                f"the model's or the data's own code ended the program (sys.exit({error})); let it raise an error"
+            ) from error
 
-    >>> shortened("seven"), len(shortened("9" * 5000))
-    ('seven', 80)
-    """
-    return text if len(text) <= _LONGEST else f"{text[: _LONGEST - 21]}…{text[-20:]}"
+
+def check_once(params: Sequence[Any], order: Sequence[Any]) -> None:
+    """Refuse an option that is given twice, where one of the two would be forgotten without a word."""
+    for param in params:
+        _check_once(param, sum(one is param for one in order))
 
 
 def _check_once(param: Any, times: int) -> None:
@@ -59,27 +73,6 @@ def _check_once(param: Any, times: int) -> None:
     if times > 1 and not repeatable and (not param.is_flag or param.secondary_opts):
         name = "/".join([max(param.opts, key=len), *param.secondary_opts])
         raise UsageError(f"{name} is given {times} times; give it once")
-
-
-def _check_text(name: str, text: str, wanted: type | None) -> None:
-    if not text.strip():
-        raise UsageError(f"{name} is {text!r}, which is empty; give a value, or leave it out")
-    if wanted is int and not (_WHOLE.fullmatch(text) and len(text) <= _MOST_DIGITS):
-        raise UsageError(f"{name} is {shortened(text)!r}; give a whole number")
-    if wanted is float and not (_REAL.fullmatch(text) and math.isfinite(float(text))):
-        raise UsageError(f"{name} is {shortened(text)!r}; give a finite number")
-
-
-def _shown_name(param: Any) -> str:
-    if param.param_type_name == "argument":
-        return str(param.metavar or param.name).split()[0].strip("[]").upper()
-    return str(max(param.opts, key=len))
-
-
-def _texts(value: Any) -> Sequence[str]:
-    """The texts of an option: one, or those of an option that may be repeated; a default is none."""
-    several = value if isinstance(value, list | tuple) else [value]
-    return [one for one in several if isinstance(one, str)]
 
 
 @functools.cache

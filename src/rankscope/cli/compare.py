@@ -9,7 +9,7 @@ import typer
 
 from rankscope._base.lock import FolderLock
 from rankscope.cli.memory import saves_memory
-from rankscope.cli.options import DebugOption, JsonOption
+from rankscope.cli.options import ConfigOption, DebugOption, JsonOption
 
 __all__ = ["compare_command"]
 
@@ -42,6 +42,7 @@ def compare_command(
     ] = None,
     seed: Annotated[int, typer.Option(help="Seed of the bootstrap.")] = 0,
     as_json: JsonOption = False,
+    config: ConfigOption = None,
     debug: DebugOption = False,
 ) -> None:
     """Compare saved runs: one table and one figure, with what differs in how they were measured named first."""

@@ -9,7 +9,15 @@ import typer
 from rankscope._base.errors import UsageError
 from rankscope._base.lock import FolderLock
 from rankscope.cli.memory import saves_memory
-from rankscope.cli.options import DebugOption, DeviceOption, JsonOption, LabelsOption, ResultOption, RunArgument
+from rankscope.cli.options import (
+    ConfigOption,
+    DebugOption,
+    DeviceOption,
+    JsonOption,
+    LabelsOption,
+    ResultOption,
+    RunArgument,
+)
 from rankscope.cli.parsing import whole_number
 
 __all__ = ["deficit_command"]
@@ -47,6 +55,7 @@ def deficit_command(
     device: DeviceOption = "auto",
     out: ResultOption = None,
     as_json: JsonOption = False,
+    config: ConfigOption = None,
     debug: DebugOption = False,
 ) -> None:
     """Find the classes of a collected run whose logits other classes determine, and write a page to search them."""

@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from rankscope._base.progress import progress_for
-from rankscope.cli.options import DebugOption
+from rankscope.cli.options import ConfigOption, DebugOption
 
 __all__ = ["demo_command"]
 
@@ -17,6 +17,7 @@ __all__ = ["demo_command"]
 def demo_command(
     out: Annotated[Path, typer.Option(metavar="DIR", help="Folder for the report.")] = Path("rankscope-demo"),
     quiet: Annotated[bool, typer.Option("--quiet", help="Print only the path of the report.")] = False,
+    config: ConfigOption = None,
     debug: DebugOption = False,
 ) -> None:
     """Measure the networks and data that rankscope contains, offline on the CPU, and write one HTML report."""

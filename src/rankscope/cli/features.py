@@ -17,6 +17,7 @@ from rankscope.cli.options import (
     BatchOption,
     ChannelAxisOption,
     ClassesOption,
+    ConfigOption,
     DataLabelsOption,
     DataLimitOption,
     DataOption,
@@ -93,6 +94,7 @@ def features_command(
         ),
     ] = False,
     as_json: JsonOption = False,
+    config: ConfigOption = None,
     debug: DebugOption = False,
 ) -> None:
     """Measure how many dimensions the features of every layer have, over a data set or in a collected run."""

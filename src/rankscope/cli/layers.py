@@ -3,14 +3,21 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import sys
 from typing import Annotated
 
 import typer
 
 from rankscope.cli.memory import saves_memory
-from rankscope.cli.options import ClassesOption, DebugOption, JsonOption, ModelArgument, SeedOption, WeightsKeyOption
+from rankscope.cli.options import (
+    ClassesOption,
+    ConfigOption,
+    DebugOption,
+    JsonOption,
+    ModelArgument,
+    SeedOption,
+    WeightsKeyOption,
+)
 
 __all__ = ["layers_command"]
 
@@ -30,12 +37,14 @@ def layers_command(
     seed: SeedOption = 0,
     num_classes: ClassesOption = None,
     as_json: JsonOption = False,
+    config: ConfigOption = None,
     debug: DebugOption = False,
 ) -> None:
     """List every layer that can be a cut point and show whether all information passes through it."""
     import torch
 
     from rankscope.cli.chosen_model import ChosenModel
+    from rankscope.cli.results import as_json_text
     from rankscope.slicing import layers
 
     # a user's file, or a package, may print while it builds the model; standard output belongs to the result
@@ -45,7 +54,7 @@ def layers_command(
         example = None if size is None else torch.randn(1, *size, generator=torch.Generator().manual_seed(0))
         table = layers(loaded.model, example).only(*globs or (), true_cuts=true_cuts)
     if as_json:
-        print(json.dumps({**table.to_dict(), "model": loaded.name, "default": list(table.default)}, indent=1))
+        print(as_json_text({**table.to_dict(), "model": loaded.name, "default": list(table.default)}))
     else:
         print(f"{loaded.name}, one forward pass on noise")
         print(table)

@@ -8,7 +8,8 @@ import warnings
 from collections.abc import Sequence
 from typing import Any
 
-from rankscope._base.errors import ModelError, OutputError, RankscopeError, first_line, is_out_of_memory, type_and_line
+from rankscope._base.command import running
+from rankscope._base.errors import OutputError, RankscopeError, first_line, is_out_of_memory, type_and_line
 from rankscope.cli.interrupted import InterruptedRunError
 from rankscope.cli.launched import ToldElsewhereError, launched
 from rankscope.cli.stopping import Stopping
@@ -23,7 +24,7 @@ _LONGEST = 300
 def main(args: Sequence[str] | None = None) -> int:
     """Run the command line; returns 0, 1 (failure), 2 (usage), or 130, 143 or 129 (Ctrl-C, SIGTERM, SIGHUP)."""
     given = list(sys.argv[1:] if args is None else args) or ["--help"]
-    with Stopping(last=args is None) as stopping, tolerant_streams() as (output, _):
+    with Stopping(last=args is None) as stopping, tolerant_streams() as (output, _), running(["rankscope", *given]):
         try:
             code = _run(given, stopping)
             stopping.over()
@@ -51,9 +52,8 @@ def _run(given: list[str], stopping: Stopping) -> int:
         return told.code
     except KeyboardInterrupt:
         return _stopped(_AGAIN, stopping)
-    except SystemExit as error:
-        text = f"the model's or the data's own code ended the program (sys.exit({error})); let it raise an error"
-        return _failed(ModelError(text), given, stopping)
+    except SystemExit as ended:  # of completion, which answers a shell and then ends
+        return ended.code if isinstance(ended.code, int) else 0
     except BaseException as error:  # some packages raise errors that are no Exception
         return _failed(error, given, stopping)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -12,6 +12,7 @@ __all__ = [
     "BatchOption",
     "ChannelAxisOption",
     "ClassesOption",
+    "ConfigOption",
     "DataLabelsOption",
     "DataLimitOption",
     "DataOption",
@@ -32,12 +33,33 @@ __all__ = [
     "TextOption",
     "ToleranceOption",
     "WeightsKeyOption",
+    "one_of",
 ]
+
+
+def one_of(*words: str) -> Any:
+    """What a shell completes to, for values with a few well-known words beside names and files."""
+    return lambda incomplete: [word for word in words if word.startswith(incomplete)]
+
 
 # of every command
 JsonOption = Annotated[bool, typer.Option("--json", help="Print only JSON to standard output.")]
 DebugOption = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")]
-DeviceOption = Annotated[str, typer.Option("--device", help="Device to run on: auto, cpu, cuda or cuda:N.")]
+ConfigOption = Annotated[
+    str | None,
+    typer.Option(
+        "--config",
+        metavar="FILE",
+        help="TOML or YAML file of options by their names (seed = 1). What the command line gives replaces them.",
+        show_default=False,
+    ),
+]
+DeviceOption = Annotated[
+    str,
+    typer.Option(
+        "--device", autocompletion=one_of("auto", "cpu", "cuda"), help="Device to run on: auto, cpu, cuda or cuda:N."
+    ),
+]
 TextOption = Annotated[
     list[str] | None,
     typer.Option(
@@ -50,7 +72,11 @@ TextOption = Annotated[
 SeedOption = Annotated[int, typer.Option("--seed", help="Seed of random weights, noise, sketches and drawn images.")]
 ToleranceOption = Annotated[
     str,
-    typer.Option("--tolerance", help="Threshold of the rank: paper, reference, torch, or a number (a constant rtol)."),
+    typer.Option(
+        "--tolerance",
+        autocompletion=one_of("paper", "reference", "torch"),
+        help="Threshold of the rank: paper, reference, torch, or a number (a constant rtol).",
+    ),
 ]
 
 # the model
@@ -58,11 +84,26 @@ MODEL_HELP = (
     "timm:NAME, torchvision:NAME, hf:NAME, path/to/file.py:factory, digits (a small trained network that ships with "
     "rankscope), or efficientnet-lite0 (trained on ImageNet)."
 )
-ModelArgument = Annotated[str, typer.Argument(metavar="MODEL", help=MODEL_HELP, show_default=False)]
-NetworkWeightsOption = Annotated[
-    str, typer.Option("--weights", help="pretrained, random, or a .safetensors or .pt FILE.")
+ModelArgument = Annotated[
+    str,
+    typer.Argument(
+        metavar="MODEL", autocompletion=one_of("digits", "efficientnet-lite0"), help=MODEL_HELP, show_default=False
+    ),
 ]
-DataWeightsOption = Annotated[str, typer.Option("--weights", help="pretrained, random, or a FILE of weights.")]
+NetworkWeightsOption = Annotated[
+    str,
+    typer.Option(
+        "--weights",
+        autocompletion=one_of("pretrained", "random"),
+        help="pretrained, random, or a .safetensors or .pt FILE.",
+    ),
+]
+DataWeightsOption = Annotated[
+    str,
+    typer.Option(
+        "--weights", autocompletion=one_of("pretrained", "random"), help="pretrained, random, or a FILE of weights."
+    ),
+]
 WeightsKeyOption = Annotated[
     str | None,
     typer.Option(
@@ -80,6 +121,7 @@ ImagesOption = Annotated[
     str | None,
     typer.Option(
         "--images",
+        autocompletion=one_of("photos", "digits", "noise"),
         help="photos (the two photographs of scikit-learn), digits, noise, a folder, or a file. Default: photos, or 32 "
         "digits for a network of 8×8 digits.",
         show_default=False,
@@ -90,7 +132,11 @@ ImageLimitOption = Annotated[
 ]
 LayersOption = Annotated[
     str,
-    typer.Option("--cut-points", help="Layers: blocks, paper, reference, all, or names and globs separated by commas."),
+    typer.Option(
+        "--cut-points",
+        autocompletion=one_of("blocks", "paper", "reference", "all"),
+        help="Layers: blocks, paper, reference, all, or names and globs separated by commas.",
+    ),
 ]
 NetworkOutOption = Annotated[
     Path | None, typer.Option("--out", metavar="RUN", help="Folder for the results. Default: runs/MODEL.")
@@ -101,6 +147,7 @@ DataOption = Annotated[
     str | None,
     typer.Option(
         "--data",
+        autocompletion=one_of("digits"),
         metavar="DIR|digits|FILE",
         help="A folder with one subfolder for each class, digits, or arrays: a .npy (see --labels), .npz or "
         ".safetensors.",

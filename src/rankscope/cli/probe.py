@@ -13,7 +13,7 @@ import typer
 from rankscope._base.errors import UsageError
 from rankscope._base.lock import FolderLock
 from rankscope.cli.memory import saves_memory
-from rankscope.cli.options import DebugOption, DeviceOption, JsonOption, SeedOption, ToleranceOption
+from rankscope.cli.options import ConfigOption, DebugOption, DeviceOption, JsonOption, SeedOption, ToleranceOption
 from rankscope.cli.parsing import parse_tolerance, whole_number
 
 if TYPE_CHECKING:
@@ -69,6 +69,7 @@ def probe_command(
     device: DeviceOption = "auto",
     out: Annotated[Path, typer.Option(metavar="DIR", help="Folder for the results.")] = Path("runs/probe"),
     as_json: JsonOption = False,
+    config: ConfigOption = None,
     debug: DebugOption = False,
 ) -> None:
     """Measure how single components change feature dimension and Jacobian rank (Fig. 3)."""

@@ -18,6 +18,7 @@ from rankscope.cli.memory import saves_memory
 from rankscope.cli.method import parse_method
 from rankscope.cli.options import (
     ClassesOption,
+    ConfigOption,
     DebugOption,
     DeviceOption,
     ImageLimitOption,
@@ -116,6 +117,7 @@ def profile_command(
     out: NetworkOutOption = None,
     as_json: JsonOption = False,
     quiet: Annotated[bool, typer.Option("--quiet", help="Print neither the table nor progress.")] = False,
+    config: ConfigOption = None,
     debug: DebugOption = False,
 ) -> None:
     """Measure the Jacobian rank from the input to every layer, print a table and write a report.
@@ -260,6 +262,7 @@ def _write(profile: JacobianProfile, out: Path, *, theory: bool) -> None:
 
     With ``theory`` also ``against-random.json``, and the prediction in the figure.
     """
+    from rankscope._base.command import said
     from rankscope._base.files import write_whole
     from rankscope._base.json_files import write_json
     from rankscope.cli.results import write_figure
@@ -267,7 +270,7 @@ def _write(profile: JacobianProfile, out: Path, *, theory: bool) -> None:
 
     profile.save(out)
     if theory:
-        write_json(out / "against-random.json", profile.against_random().to_dict())
+        write_json(out / "against-random.json", profile.against_random().to_dict() | said())
     write_figure(out, "profile", lambda: profile.plot(theory=theory))
     write_whole(out / "report.html", profile_page(profile).html())
 

@@ -10,11 +10,12 @@ from typing import Annotated, Any
 
 import typer
 
+from rankscope._base.command import said
 from rankscope._base.errors import PartlyDoneError
 from rankscope._base.progress import progress_for
 from rankscope.cli.interrupted import InterruptedRunError
 from rankscope.cli.memory import saves_memory
-from rankscope.cli.options import DebugOption, DeviceOption, JsonOption, SeedOption
+from rankscope.cli.options import ConfigOption, DebugOption, DeviceOption, JsonOption, SeedOption, one_of
 from rankscope.cli.parsing import listed
 
 __all__ = ["reproduce_command"]
@@ -26,6 +27,7 @@ def reproduce_command(
         str,
         typer.Argument(
             metavar="NAME",
+            autocompletion=one_of(*(f"fig1{k}" for k in "abcdef"), "fig2", "fig3", "fig4", "table1", "table2", "all"),
             help="fig1a … fig1f, fig2, fig3, fig4, table1 (the networks), table2 (classification dimensions), or all.",
             show_default=False,
         ),
@@ -85,6 +87,7 @@ def reproduce_command(
         Path | None, typer.Option(metavar="DIR", help="Folder for the files. Default: runs/reproduce/NAME.")
     ] = None,
     as_json: JsonOption = False,
+    config: ConfigOption = None,
     debug: DebugOption = False,
 ) -> None:
     """Measure a figure or table of the paper again and compare it with the printed values."""
@@ -131,7 +134,7 @@ def reproduce_command(
 
 def _show(found: dict[str, Any], folder: Path, several: bool, as_json: bool) -> None:
     if as_json:
-        records = [one.to_dict() for one in found.values()]
+        records = [one.to_dict() | said() for one in found.values()]
         print(json.dumps(records if several else records[0], indent=1, allow_nan=False, ensure_ascii=False))
         return
     for one in found.values():

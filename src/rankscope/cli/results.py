@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from rankscope._base.command import said
 from rankscope._base.csv_text import csv_text
 from rankscope._base.facts import Fact
 from rankscope._base.files import make_folder, write_whole
@@ -24,8 +25,11 @@ _KINDS = ("json", "csv", "png", "svg")
 
 
 def as_json_text(record: Mapping[str, Any]) -> str:
-    """JSON that every reader takes: a NaN or infinity would be an error, not a word of its own."""
-    return json.dumps(record, indent=1, allow_nan=False)
+    """JSON that every reader takes: a NaN or infinity would be an error, not a word of its own.
+
+    With the command that runs, as the files of results have it.
+    """
+    return json.dumps({**record, **said()}, indent=1, allow_nan=False)
 
 
 def write_result(
@@ -39,7 +43,7 @@ def write_result(
 ) -> None:
     """``name.json`` with a checksum, one CSV for each of ``tables`` (by file name), ``name.png`` and ``name.svg``."""
     make_folder(folder)
-    write_json(folder / f"{name}.json", record)
+    write_json(folder / f"{name}.json", {**record, **said()})
     for stem, table in tables.items():
         write_whole(folder / f"{stem}.csv", csv_text(table, index=index))
     if axes is not None:

@@ -11,7 +11,7 @@ import typer
 from rankscope._base.errors import UsageError
 from rankscope._base.lock import FolderLock
 from rankscope.cli.memory import saves_memory
-from rankscope.cli.options import DebugOption, JsonOption, ToleranceOption
+from rankscope.cli.options import ConfigOption, DebugOption, JsonOption, ToleranceOption
 from rankscope.cli.parsing import parse_tolerance
 
 __all__ = ["theory_chain_command"]
@@ -41,6 +41,7 @@ def theory_chain_command(
     samples: Annotated[int, typer.Option(help="Number of inputs for the feature dimension.")] = 5000,
     out: Annotated[Path, typer.Option(metavar="DIR", help="Folder for the results.")] = Path("runs/chain"),
     as_json: JsonOption = False,
+    config: ConfigOption = None,
     debug: DebugOption = False,
 ) -> None:
     """Measure the Jacobian rank and feature dimension of random deep chains and compare with theory (Fig. 1 d-f)."""

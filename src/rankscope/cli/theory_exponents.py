@@ -13,6 +13,7 @@ from rankscope._base.lock import FolderLock
 from rankscope.cli.memory import saves_memory
 from rankscope.cli.options import (
     ClassesOption,
+    ConfigOption,
     DebugOption,
     DeviceOption,
     ImageLimitOption,
@@ -46,6 +47,7 @@ def theory_exponents_command(
     device: DeviceOption = "auto",
     out: NetworkOutOption = None,
     as_json: JsonOption = False,
+    config: ConfigOption = None,
     debug: DebugOption = False,
 ) -> None:
     """Measure the Lyapunov exponents of a network's own chain of equal-width blocks (transformers, mixers)."""

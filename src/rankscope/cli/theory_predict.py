@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from rankscope.cli.memory import saves_memory
-from rankscope.cli.options import DebugOption, JsonOption, ToleranceOption
+from rankscope.cli.options import ConfigOption, DebugOption, JsonOption, ToleranceOption
 from rankscope.cli.parsing import parse_tolerance
 
 __all__ = ["theory_predict_command"]
@@ -26,6 +26,7 @@ def theory_predict_command(
         ),
     ] = "auto",
     as_json: JsonOption = False,
+    config: ConfigOption = None,
     debug: DebugOption = False,
 ) -> None:
     """Predict the numerical rank of a product of random square layers, in closed form."""

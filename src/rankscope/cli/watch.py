@@ -19,6 +19,7 @@ from rankscope.cli.options import (
     BatchOption,
     ChannelAxisOption,
     ClassesOption,
+    ConfigOption,
     DataLimitOption,
     DataOption,
     DebugOption,
@@ -101,6 +102,7 @@ def watch_command(
         Path | None, typer.Option(metavar="DIR", help="Folder for the results. Default: runs/watch-DIR.")
     ] = None,
     as_json: JsonOption = False,
+    config: ConfigOption = None,
     debug: DebugOption = False,
 ) -> None:
     """Measure every checkpoint of a training run: ranks and metrics by layer and step, as a table, figures and a page.

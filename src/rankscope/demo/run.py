@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeAlias
 
+from rankscope._base.command import said
 from rankscope._base.files import write_whole
 from rankscope._base.json_files import write_json
 from rankscope._base.lock import FolderLock
@@ -109,6 +110,7 @@ def run_demo(
                 }
                 for name, part in parts.items()
             ],
+            **said(),
         }
         write_json(folder / "demo.json", record)
         page = Page(

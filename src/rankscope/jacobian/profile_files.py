@@ -6,6 +6,7 @@ from collections import defaultdict
 from pathlib import Path
 from typing import Any
 
+from rankscope._base.command import said
 from rankscope._base.encoding import exact, read
 from rankscope._base.errors import OutputError, RankscopeError
 from rankscope._base.facts import kept_facts
@@ -45,7 +46,7 @@ def save_fields(record: dict[str, Any], values: dict[str, Any], path: Path) -> P
                 arrays |= {f"{k}.{i}.{name}": array for name, array in arrays_of(spectrum).items()}
     with FolderLock(path):
         made = write_arrays(path / "profile.safetensors", arrays, {"schema_version": str(SCHEMA_VERSION)})
-        write_json(path / "profile.json", {**record, _TIE: made})
+        write_json(path / "profile.json", {**record, **said(), _TIE: made})
     return path
 
 

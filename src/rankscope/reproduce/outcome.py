@@ -10,6 +10,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
+from rankscope._base.command import said
 from rankscope._base.csv_text import csv_text
 from rankscope._base.encoding import exact, frozen, plain
 from rankscope._base.errors import OutputError
@@ -130,7 +131,7 @@ class Reproduction(Record):
         The same measurements give the same bytes. ``load`` reads the JSON, which holds every number exactly.
         """
         where = Path(path)
-        record = {**self.to_dict(), "record": exact(self)}
+        record = {**self.to_dict(), "record": exact(self), **said()}
         written: dict[str, bytes | str] = {
             f"{self.name}.json": json_text(record, ensure_ascii=False) + "\n",
             f"{self.name}.csv": csv_text(self.values),
