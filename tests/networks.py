@@ -488,7 +488,7 @@ def call(model: nn.Module, kwargs: dict[str, Any], x: Tensor) -> Any:
 def oracle(
     model: nn.Module, x: Tensor, name: str, index: int = 0, parts: tuple[str, ...] | None = None, **kwargs: Any
 ) -> Tensor:
-    """The float64 Jacobian (rows × inputs) of one call of one module, one reverse pass a row. Slow and obvious.
+    """The float64 Jacobian (rows × inputs) of one call of one module, one reverse pass per row. Slow and obvious.
 
     Index −1 is the network's own output. ``parts`` names tensors of several: ``("0", "1.other")``. ``_keyword`` names
     the argument that ``x`` is passed as; the rest goes to the model as it is.

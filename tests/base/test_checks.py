@@ -93,7 +93,7 @@ def test_dtypes(value: Any) -> None:
 
 @pytest.mark.parametrize("value", ["float16", torch.bfloat16, 32, None, "x"])
 def test_what_is_no_dtype(value: Any) -> None:
-    with pytest.raises(UsageError, match=r"dtype .* cannot be measured in; give 'float32' or 'float64'"):
+    with pytest.raises(UsageError, match=r"dtype .* cannot be used to measure; give 'float32' or 'float64'"):
         dtype_of(value)
 
 

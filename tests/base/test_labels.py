@@ -78,5 +78,5 @@ def test_a_collection_refuses_text_and_takes_booleans(tmp_path: Path) -> None:
 
 
 def test_as_many_labels_as_samples() -> None:
-    with pytest.raises(rs.DataError, match="2 labels for 3 samples; give one label a sample"):
+    with pytest.raises(rs.DataError, match="2 labels for 3 samples; give one label per sample"):
         class_indices([0, 1], 3)

@@ -163,7 +163,7 @@ def test_arrays_need_no_labels_and_a_shape_that_fits(tmp_path: Path, capsys: pyt
         refused(capsys, 1, text, command[0], tmp_path / "bare", *command[1:], "--out", tmp_path / "of_it")
     assert run("features", tmp_path / "bare", "--out", tmp_path / "of_it") == 0
     np.savez(tmp_path / "x.npz", inputs=np.load(tmp_path / "x.npy"), kind=np.arange(12))
-    text = "x.npz names one integer a sample 'kind'; name it labels"
+    text = "x.npz holds one integer per sample under the name 'kind'; name it labels"
     refused(capsys, 1, text, "collect", "digits", "--data", tmp_path / "x.npz", *out)
     assert run("features", "digits", *given, "--cut-points", "fc", *out) == 0
     np.save(tmp_path / "y.npy", np.arange(12) % 10)
@@ -240,7 +240,7 @@ def test_an_interruption_says_what_is_kept(
     err = refused(capsys, 130, "^interrupted", "collect", net, *given, *options)
     assert ShardStore(out, {}).progress() == ((kept, 2000) if kept else (0, 0))
     assert (f"{kept:,} of 2,000 samples are kept") in err
-    assert ("the same command goes on after them" in err) == bool(kept)
+    assert ("the same command continues after them" in err) == bool(kept)
     stop.unlink()
     assert run("collect", net, *given, "--json") == 0
     assert json.loads(capsys.readouterr().out)["resumed"] == kept

@@ -170,7 +170,7 @@ def test_a_folder_without_classes_has_no_labels(net: str, tmp_path: Path, capsys
     (flat / "empty").mkdir()  # a class that lacks its pictures
     refused(
         capsys,
-        r"is no folder with one subfolder a class \(3 images lie in it and none in a subfolder\)",
+        r"is no folder with one subfolder per class \(3 images are in it and none in a subfolder\)",
         *("collect", f"{net}:grey", "--data", flat, "--out", tmp_path / "run"),
     )
     put(flat / "one" / "3.png", Image.fromarray(np.roll(PIXELS, 7)))  # not a class: nothing is counted by it

@@ -106,7 +106,7 @@ def test_a_collection_says_what_is_kept_and_continues(
         capsys.readouterr()
         assert main([*command, "run"]) == 128 + number
     assert capsys.readouterr().err == (
-        "interrupted: 4 of 10 samples are kept in run; the same command goes on after them\n"
+        "interrupted: 4 of 10 samples are kept in run; the same command continues after them\n"
     )
     assert main([*command, "run"]) == 0
     one, other = Collection.load("run"), Collection.load("whole")

@@ -142,7 +142,7 @@ def test_the_command_reads_sentences_and_files(
     assert found["columns"]["counts"] == [24, 16, 48]
     assert (tmp_path / "run" / "report.html").exists()
     assert main([*args, "--out", str(tmp_path / "run"), "--columns", "position:2"]) == 2
-    assert re.search(r"^error: text 1: position 2 lies outside an input of 2 positions", capsys.readouterr().err, re.M)
+    assert re.search(r"^error: text 1: position 2 is outside an input of 2 positions", capsys.readouterr().err, re.M)
 
 
 def test_the_command_refuses_in_one_line(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -157,7 +157,7 @@ def test_the_command_refuses_in_one_line(folder: Path, tmp_path: Path, capsys: p
         ([f"hf:{folder}", "--text", " "], 2, "--text is ' ', which is empty"),
         ([f"hf:{tmp_path / 'bare'}", "--text", "a mat"], 1, "holds no tokenizer"),
         (["digits", "--text", "a mat"], 2, "--text needs a model of Hugging Face"),
-        ([f"hf:{folder}", "--text", "a", "--images", "noise"], 2, "--text and --images both say"),
+        ([f"hf:{folder}", "--text", "a", "--images", "noise"], 2, "--text and --images choose different"),
     ):
         assert main(["profile", *map(str, args), "--out", str(tmp_path / "run"), "--device", "cpu"]) == code
         lines = capsys.readouterr().err.strip().splitlines()
@@ -213,7 +213,7 @@ def test_collect_keeps_the_features_of_each_text(tmp_path: Path, capsys: pytest.
 def test_collect_refuses_in_one_line(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for args, code, match in (
         ([f"hf:{folder}", "--text", "a mat"], 1, "BertModel has no final linear classifier"),
-        ([f"hf:{folder}", "--text", "a mat", "--data", "digits"], 2, "--text and --data both say"),
+        ([f"hf:{folder}", "--text", "a mat", "--data", "digits"], 2, "--text and --data choose different"),
         ([f"hf:{folder}", "--text", "a mat", "--labels", "y.npy"], 2, "--text and --labels"),
         ([f"hf:{folder}"], 2, "give --data, or --text"),
         (["digits", "--text", "a mat"], 2, "--text needs a model of Hugging Face"),

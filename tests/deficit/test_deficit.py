@@ -394,7 +394,7 @@ def test_scale_of_the_logits_changes_nothing(planted, exponent, eta):
 
 def test_a_penalty_beyond_the_range_of_the_logits(planted):
     z, y = planted(240)
-    with pytest.raises(UsageError, match=r"eta is 20, which is nothing beside the squares of logits that reach"):
+    with pytest.raises(UsageError, match=r"eta is 20, which is negligible against the squares of logits that reach"):
         independence_deficit(z * 1e200, y, samples_used="reference")
     assert {row.status for row in independence_deficit(z * 1e-300, y, eta=20)} == {"all zero"}
 

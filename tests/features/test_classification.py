@@ -241,7 +241,7 @@ def test_head_is_checked_against_stored_logits():
 
 
 BAD_DATA = {
-    "label too large": (lambda x, y, h: y.__setitem__(4, 12), r"label 12 of sample 4 lies outside the 12 classes"),
+    "label too large": (lambda x, y, h: y.__setitem__(4, 12), r"label 12 of sample 4 is outside the 12 classes"),
     "label negative": (lambda x, y, h: y.__setitem__(5, -1), r"label -1, first of sample 5"),
     "class absent": (lambda x, y, h: y.__setitem__(y == 3, 4), r"no sample of class 3 \(1 of 12"),
     "fewer samples than classes": (lambda x, y, h: (x[:11], y[:11], h), r"11 samples for 12 classes are too few"),
@@ -515,7 +515,7 @@ def test_f13_an_accuracy_at_chance_is_named_first():
     assert first.startswith("Caution: The accuracy is at chance: 33.33%")
     assert rest[0].startswith("classification dimension")
     assert "at chance" not in "".join(rest)
-    with pytest.raises(UsageError, match="accuracy is 'balanced', but scorer= says"):
+    with pytest.raises(UsageError, match="accuracy is 'balanced', but scorer= also scores the answers"):
         classification_dimension(x, y, scorer=lambda a, b: 1.0, accuracy="balanced")
 
 

@@ -348,7 +348,7 @@ def test_bad_input_is_named():
         feature_rank({"a": torch.full((9, 4), 0.1)})
     with pytest.raises(DataError, match="a: the features are constant: all 3 samples"):
         feature_rank({"a": torch.full((3, 4), 0.1)})
-    with pytest.raises(DataError, match="a: a covariance needs two samples; 1 came in"):
+    with pytest.raises(DataError, match="a: a covariance needs two samples; it got 1"):
         feature_rank({"a": x[:1]})
     with pytest.raises(CutPointError, match="Sequential has no layer '9'; known are"):
         feature_rank(net, x, cut_points=["9"])

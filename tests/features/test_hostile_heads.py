@@ -207,7 +207,7 @@ def test_f2_the_part_of_a_nested_head_that_holds_a_nan_is_named(bad, where):
     x = data()
     head = nn.Sequential(nn.BatchNorm1d(8), nn.Sequential(nn.Linear(8, 8), nn.Linear(8, 4))).eval()
     {**dict(head.named_parameters()), **dict(head.named_buffers())}[where].data[..., 1] = bad
-    with pytest.raises(DataError, match=rf"NaN or infinite logit for sample 0, and its '{where}' holds one; mend"):
+    with pytest.raises(DataError, match=rf"NaN or infinite logit for sample 0, and its '{where}' holds one; fix"):
         classification_dimension(x, torch.arange(len(x)) % 4, head)
 
 

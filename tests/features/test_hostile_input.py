@@ -214,12 +214,12 @@ def test_no_scale_of_features_changes_the_dimension(scale: float) -> None:
 LABELS: dict[str, tuple[Any, str]] = {
     "whole floats": (
         Y.astype(float),
-        r"labels are float64 .*one integer a sample \(labels\.long\(\) of whole numbers\)",
+        r"labels are float64 .*one integer per sample \(labels\.long\(\) of whole numbers\)",
     ),
     "one-hot": (np.eye(3)[Y], r"of one-hot labels labels\.argmax\(1\)"),
-    "a column": (Y[:, None], r"one integer a sample \(labels\[:, 0\]\)"),
+    "a column": (Y[:, None], r"one integer per sample \(labels\[:, 0\]\)"),
     "-1": (np.where(Y == 0, -1, Y), "samples have no class"),
-    "from 1 on": (Y + 1, "label 3 of sample 2 lies outside the 3 classes"),
+    "from 1 on": (Y + 1, "label 3 of sample 2 is outside the 3 classes"),
     "text": ([str(v) for v in Y], r"labels are text \('0'\); give class indices"),
     "hidden": (np.ma.masked_array(Y, Y == 1), "labels: 40 entries of this masked array are hidden"),
     "one class": (np.zeros(120, dtype=int), "one class alone"),

@@ -159,7 +159,7 @@ class Gated(nn.Module):
 
 
 def texts(kind: type[nn.Module], *lengths: int) -> tuple[nn.Module, list[Tensor], dict[str, np.ndarray[Any, Any]]]:
-    """A network, texts, and what every layer returns for each of them alone, as one row a text."""
+    """A network, texts, and what every layer returns for each of them alone, as one row per text."""
     torch.manual_seed(0)
     net = kind().eval()
     samples = [torch.randn(length, 6) for length in lengths]
@@ -330,7 +330,7 @@ def test_a_layer_that_one_sample_calls_has_no_spread() -> None:
     assert "left" not in {layer.name for layer in profile.layers}
     (fact,) = of_kind(profile.facts, FactKind.CALLED_ONCE)
     assert set(fact["names"]) == {"left", "back"}
-    with pytest.raises(rs.DataError, match="left: a covariance needs two samples; 1 came in"):
+    with pytest.raises(rs.DataError, match="left: a covariance needs two samples; it got 1"):
         rs.feature_rank(net, x, cut_points=["left"])
 
 

@@ -147,7 +147,7 @@ def test_constant_rows_have_rank_zero():
 
 def test_what_cannot_be_read_is_refused_in_one_line():
     metric = RankMe()
-    with pytest.raises(DataError, match="needs two samples; 0 came in"):
+    with pytest.raises(DataError, match="needs two samples; it got 0"):
         metric.compute()
     metric.update(rows())
     with pytest.raises(DataError, match=r"\(n, 9\) are expected"):

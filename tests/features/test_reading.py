@@ -23,7 +23,7 @@ def data(n: int = 100) -> TensorDataset:
 
 
 class Two(nn.Module):
-    """Its second argument is added; one row a sample, or one for all."""
+    """Its second argument is added; one row per sample, or one for all."""
 
     def __init__(self):
         super().__init__()

@@ -114,7 +114,7 @@ def test_a_layer_that_some_samples_do_not_call_is_left_out_and_named(wanted: str
     assert found.first == found.second == ("stem", "fc")
     (said,) = of_kind(found.facts, FactKind.NOT_CALLED)
     assert dict(zip(said["names"], said["counts"], strict=True)) == without
-    assert "left out: every layer needs a row of each sample" in str(found)
+    assert "left out, since every layer needs a row of each sample" in str(found)
     assert "those of the samples that do" not in str(found)
 
 

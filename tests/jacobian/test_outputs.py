@@ -19,7 +19,7 @@ EPS32 = 2.0**-23
 
 
 def rows(model: nn.Module, x: Tensor, pick: Callable[[Any], list[Tensor]]) -> Tensor:
-    """The Jacobian of what ``pick`` takes of the output, one reverse pass a row. Complex numbers are two rows each."""
+    """The Jacobian of what ``pick`` takes of the output, one reverse pass per row. A complex number is two rows."""
 
     def function(value: Tensor) -> Tensor:
         parts = [torch.view_as_real(t) if t.is_complex() else t for t in pick(model(value))]

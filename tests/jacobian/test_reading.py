@@ -24,7 +24,7 @@ TOLERANCES = [Tolerance.paper(), Tolerance.reference(), Tolerance.torch(), Toler
 
 
 def made(*rows: tuple[Spectrum | None, ...], true_cut: bool = True, **options: Any) -> JacobianProfile:
-    """A profile of these spectra, one row a cut point."""
+    """A profile of these spectra, one row per cut point."""
     layers = []
     for k, row in enumerate(rows):
         shape = next((s.shape for s in row if s is not None), (3, 4))

@@ -157,7 +157,7 @@ def test_one_position_of_every_sample(samples: list[Tensor]) -> None:
     profile = rs.jacobian_rank(net, Items(samples), columns=rs.Positions([-1]), cut_points="all")
     check(profile, net, samples, lambda x: slice(6 * (len(x) - 1), 6 * len(x)))
     assert profile.columns.counts == ()  # six coordinates of every sample
-    with pytest.raises(rs.UsageError, match=r"sample 2: position 4 lies outside an input of 4 positions"):
+    with pytest.raises(rs.UsageError, match=r"sample 2: position 4 is outside an input of 4 positions"):
         rs.jacobian_rank(net, Items([samples[1], samples[4], samples[2]]), columns=rs.Positions([4]))
 
 

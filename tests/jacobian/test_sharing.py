@@ -18,7 +18,7 @@ EPS32 = 2.0**-23
 
 
 def rows_alone(model: nn.Module, x: Tensor, read: Callable[[nn.Module, Tensor], Tensor]) -> Tensor:
-    """The Jacobian of one image, one reverse pass a row. Nothing of the package."""
+    """The Jacobian of one image, one reverse pass per row. Nothing of the package."""
     leaf = x[None].double().requires_grad_()
     out = read(model, leaf).reshape(-1)
     return torch.stack([torch.autograd.grad(v, leaf, retain_graph=True)[0].reshape(-1) for v in out])

@@ -35,7 +35,7 @@ def convolutional() -> nn.Module:
 
 
 def rows_of(model: nn.Module, x: Tensor, name: str = "") -> Tensor:
-    """The Jacobian by one reverse pass a row, in float64, of a copy."""
+    """The Jacobian by one reverse pass per row, in float64, of a copy."""
     exact = copy.deepcopy(model).double().eval()
     seen: list[Tensor] = []
     exact.get_submodule(name).register_forward_hook(lambda m, i, out: seen.append(out.reshape(-1).clone()))
@@ -363,7 +363,7 @@ def test_what_is_refused() -> None:
         rs.linear_map(model, torch.randn(2, 2, 4, 4))
     with pytest.raises(rs.UsageError, match=r"x holds 3 samples; give one, such as x\[:1\]"):
         J.at(torch.randn(3, 2, 4, 4))
-    with pytest.raises(rs.UsageError, match="dtype 'bfloat16' cannot be measured in; give 'float32' or 'float64'"):
+    with pytest.raises(rs.UsageError, match="dtype 'bfloat16' cannot be used to measure; give 'float32' or 'float64'"):
         J.in_dtype("bfloat16")
     with pytest.raises(rs.CutPointError, match="nothing"):
         rs.linear_map(model, x, cut_points=["nothing"])

@@ -1,4 +1,4 @@
-"""Every kind of network, every method, against the float64 Jacobian by one reverse pass a row."""
+"""Every kind of network, every method, against the float64 Jacobian by one reverse pass per row."""
 
 from __future__ import annotations
 

@@ -102,7 +102,7 @@ ORANGE = (200, 100, 50)
 
 
 def shade(folder: Path, size: tuple[int, int] = (20, 12)) -> list[float]:
-    """What a picture of one colour becomes: three numbers, one a channel."""
+    """What a picture of one colour becomes: three numbers, one per channel."""
     from PIL import Image
 
     made = load_model(f"hf:{folder}").preprocessing

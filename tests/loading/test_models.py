@@ -256,7 +256,7 @@ def test_no_network_for_pretrained(spec: str, remedy: str) -> None:
     from huggingface_hub import constants
 
     offline = constants.HF_HUB_OFFLINE
-    with pytest.raises(ModelError, match=rf"of {spec} could not be fetched .*Without a network: {remedy}"):
+    with pytest.raises(ModelError, match=rf"of {spec} could not be fetched .*Without internet access: {remedy}"):
         load_model(spec)
     assert offline == constants.HF_HUB_OFFLINE
 

@@ -197,7 +197,7 @@ def test_what_no_checkpoint_answers_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ModelError, match="does not fit the model"):
         watched(tmp_path)
     shutil.move(tmp_path / "1.pt", tmp_path / "best.pt")
-    with pytest.raises(DataError, match="nothing says which step the 1 checkpoints"):
+    with pytest.raises(DataError, match="it is unclear which step the 1 checkpoints"):
         watched(tmp_path)
     torch.save(net(2).state_dict(), tmp_path / "1.pt")
     with pytest.raises(UsageError, match="nothing to measure on"):

@@ -211,7 +211,7 @@ def test_shapes_that_the_set_cannot_take(shape: tuple[int, ...], message: str) -
 
 
 def test_one_value_a_channel() -> None:
-    with pytest.raises(rs.UsageError, match="instancenorm needs more than one value a channel"):
+    with pytest.raises(rs.UsageError, match="instancenorm needs more than one value per channel"):
         rs.standard_components((4, 1, 1), only=["instancenorm"])
     # the derivative of (a − b)/√((a − b)²/4 + ε): 4ε/(…)^{3/2}, which no usual tolerance calls a direction
     assert rs.standard_components((4, 1, 1), only=["batchnorm_train"])["batchnorm_train"].expected.numerical is None

@@ -256,9 +256,9 @@ def test_the_jacobian_bound_holds_at_the_inputs_that_were_given() -> None:
     [
         (block(), {"inputs": X, "samples": 5}, rs.UsageError, "inputs have their own samples; leave it out"),
         (block(), {"inputs": X, "input_shape": (2, 3, 3)}, rs.UsageError, "have their own input_shape"),
-        (block(), {"inputs": X, "front": "orthogonal"}, rs.UsageError, "no layer stands before given inputs"),
+        (block(), {"inputs": X, "front": "orthogonal"}, rs.UsageError, "given inputs pass through no random layer"),
         (block(), {"inputs": X[:1]}, rs.UsageError, "needs two samples; inputs hold 1"),
-        (block(), {"limit": 3}, rs.UsageError, "limit says how inputs are read; give inputs"),
+        (block(), {"limit": 3}, rs.UsageError, "limit belongs to inputs; give inputs"),
         (block(), {"inputs": {"foo": X}}, rs.UsageError, "'foo', which forward does not take"),
         (block(), {"inputs": X * torch.nan}, rs.DataError, "NaN"),
         (nn.Tanh(), {"inputs": X.double() * 1e39, "dtype": "float32"}, rs.DataError, "which is infinite in float32"),

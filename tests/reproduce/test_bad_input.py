@@ -54,7 +54,7 @@ def test_wrong_layouts(mine: World, tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"class0' holds 4 images outside class folders \(0.png, …\); sort them"):
         run(mine, tmp_path, imagenet=mine.images / "class0")
     (tmp_path / "empty").mkdir()
-    with pytest.raises(DataError, match="has 0 class folders; it must hold one subfolder a class"):
+    with pytest.raises(DataError, match="has 0 class folders; it must hold one subfolder per class"):
         run(mine, tmp_path, imagenet=tmp_path / "empty")
     for file in (mine.images / "class3").iterdir():
         file.unlink()

@@ -348,7 +348,7 @@ def test_bars_have_whole_layers_whiskers_that_show_and_a_title_of_their_own(
 
 def test_reasons_are_those_of_the_data_and_the_network(everything: tuple[Path, dict[str, Reproduction]]) -> None:
     """The folder is not ImageNet's and the network was added: neither rounding nor another decoder is why."""
-    given = "added by the user, so the paper has no number of it"
+    given = "added by the user, so the paper has no number for it"
     for name, found in everything[1].items():
         for c in found.comparison:
             if c.quantity.startswith("small"):

@@ -76,8 +76,8 @@ WRONG = [
     (lambda: rs.Patch(2), (12,), r"a patch needs inputs of shape \(channels, height, width\); these are \(12,\)"),
     (lambda: rs.Patch(coordinates=[192]), (3, 8, 8), "coordinate 192 lies outside"),
     (lambda: rs.Patch(coordinates=[-1]), (3, 8, 8), "coordinate -1 lies outside"),
-    (lambda: rs.Patch(coordinates=[(0, 8, 0)]), (3, 8, 8), "lies outside an input of shape"),
-    (lambda: rs.Patch(coordinates=[(0, 0)]), (3, 8, 8), "lies outside an input of shape"),
+    (lambda: rs.Patch(coordinates=[(0, 8, 0)]), (3, 8, 8), "is outside an input of shape"),
+    (lambda: rs.Patch(coordinates=[(0, 0)]), (3, 8, 8), "is outside an input of shape"),
     (lambda: rs.Patch(coordinates=[1, 1]), (3, 8, 8), "2 coordinates with 1 repeats"),
     (lambda: rs.Patch(coordinates=[]), (3, 8, 8), "0 coordinates"),
     (lambda: rs.Sketch(0), (3, 8, 8), "a sketch of 0 directions is empty"),
@@ -163,8 +163,8 @@ def test_positions_take_whole_rows() -> None:
 @pytest.mark.parametrize(
     ("positions", "message"),
     [
-        ([5], r"position 5 lies outside an input of 5 positions \(shape \(5, 3\)\); give 0…4, or -1…-5 from the end"),
-        ([-6], "position -6 lies outside an input of 5 positions"),
+        ([5], r"position 5 is outside an input of 5 positions \(shape \(5, 3\)\); give 0…4, or -1…-5 from the end"),
+        ([-6], "position -6 is outside an input of 5 positions"),
         ([1, -4], "repeat in an input of 5"),
     ],
 )

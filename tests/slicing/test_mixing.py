@@ -76,7 +76,7 @@ class _Scaled(torch.autograd.Function):
 
 
 class OwnScale(nn.Module):
-    """One number a channel, also where it is kept as a row."""
+    """One number per channel, also where it is kept as a row."""
 
     def __init__(self, *shape: int) -> None:
         super().__init__()
@@ -106,7 +106,7 @@ PLAIN: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...], list[str]]] = {
         ),
         (2, 8, 8), ["1", "5", "8"],
     ),
-    # one number a channel is no mixing, in whatever form; a channel's neighbours or a sum over channels are
+    # one number per channel is no mixing, in whatever form; a channel's neighbours or a sum over channels are
     "depthwise": (
         lambda: nn.Sequential(
             nn.Conv1d(4, 4, 1, groups=4), nn.ConvTranspose1d(4, 4, 1, groups=4), nn.Conv1d(4, 4, 3, groups=4),

@@ -436,9 +436,9 @@ def test_a_label_that_could_be_an_argument() -> None:
         next(read_samples(Calls(), data))
     with pytest.raises(rs.UsageError, match=r"item 2 of each sample may be a label .*takes \*args"):
         next(read_samples(Anything(), data))
-    masked = read_samples(Masked(), data)  # a mask cannot be one integer a sample
+    masked = read_samples(Masked(), data)  # a mask cannot be one integer per sample
     assert not next(masked).extra
-    reason = "one integer or text a sample is a label, which attn_mask cannot be"
+    reason = "one integer or text per sample is a label, which attn_mask cannot be"
     assert masked.facts() == (Fact(FactKind.INPUT_LEFT_OUT, {"name": "item 2", "reason": reason}),)
     with pytest.raises(rs.UsageError, match="item 2 of each sample may be a label or an argument"):
         next(read_samples(Masked(), TensorDataset(X, X)))  # but it may have the shape of its input

@@ -270,7 +270,7 @@ def dtype_of(dtype: DtypeLike, *, name: str = "dtype") -> torch.dtype:
     """
     text = str(dtype).removeprefix("torch.") if isinstance(dtype, torch.dtype | str) else None
     if text is None or text not in _DTYPES:
-        raise UsageError(f"{parameter(name)} {_shown(dtype)} cannot be measured in; give 'float32' or 'float64'")
+        raise UsageError(f"{parameter(name)} {_shown(dtype)} cannot be used to measure; give 'float32' or 'float64'")
     return _DTYPES[text]
 
 

@@ -107,7 +107,7 @@ class NotFetchedError(ModelError):
 
     def __init__(self, reason: str, remedy: str) -> None:
         self.reason = reason
-        super().__init__(f"{reason}. Without a network: {remedy}")
+        super().__init__(f"{reason}. Without internet access: {remedy}")
 
 
 class DataError(RankscopeError):

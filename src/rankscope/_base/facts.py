@@ -122,7 +122,7 @@ class FactKind(StrEnum):
     DUPLICATES_LEFT_OUT = "equal rows left out"  # name, count, total
     TIED_NEIGHBOURS = "several nearest neighbours"  # name, share (of the samples)
     BEYOND_SAMPLES = "dimension beyond what the samples fill"  # name, value, samples, most
-    # a comparison of runs: labels and values have one entry a run
+    # a comparison of runs: labels and values have one entry per run
     RUNS_DIFFER = "runs differ in how they were measured"  # what (a setting's name), labels, values (as text)
     MATCHED_BY_DEPTH = "layers matched by depth"  # labels, first (names of the first layer)
     NOT_IN_ALL = "layers that some runs lack"  # names

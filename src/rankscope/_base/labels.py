@@ -40,11 +40,11 @@ def class_indices(values: Any, samples: int | None = None, *, name: str = "label
     found = dense(values, name)
     if found.ndim != 1 or found.is_floating_point() or found.is_complex():
         raise DataError(
-            f"{name} are {dtype_name(found.dtype)} of shape {tuple(found.shape)}; give one integer a sample"
+            f"{name} are {dtype_name(found.dtype)} of shape {tuple(found.shape)}; give one integer per sample"
             + _remedy(found, len(found) if samples is None and found.ndim else samples)
         )
     if samples is not None and len(found) != samples:
-        raise DataError(f"{len(found):,} {name} for {samples:,} samples; give one label a sample")
+        raise DataError(f"{len(found):,} {name} for {samples:,} samples; give one label per sample")
     whole = found.to(torch.int64)
     if found.dtype == torch.uint64 and bool((whole < 0).any()):  # beyond int64, where they would wrap around
         raise DataError(f"{name} exceed {2**63 - 1}; give class indices from 0")
@@ -60,7 +60,7 @@ def refuse_unlabelled(labels: Tensor) -> None:
     without, count = len(found), len(labels)
     if not without:
         return
-    rest = "leave these samples out" if without < count else "give one class index a sample"
+    rest = "leave these samples out" if without < count else "give one class index per sample"
     if labels.unique().tolist() == [-1, 1]:
         rest += " (where -1 and 1 are two classes: labels > 0)"
     raise DataError(
@@ -81,7 +81,7 @@ def refuse_texts(values: Any, name: str = "labels") -> None:
     if isinstance(text, str | bytes):
         raise DataError(
             f"{name} are text ({text if isinstance(text, bytes) else str(text)!r}); give class indices in the order of "
-            "the head's outputs: one integer a sample"
+            "the head's outputs: one integer per sample"
         )
 
 

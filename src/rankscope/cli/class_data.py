@@ -102,8 +102,8 @@ def folder_labels(path: Path, found: ClassFolder, loaded: LoadedModel, classes: 
     empty = tuple(name for name in folders if name not in filled)
     if len(empty) == len(folders):
         raise DataError(
-            f"--data {str(path)!r} is no folder with one subfolder a class ({counted(len(found.files), 'image')} "
-            f"{own_verb(len(found.files), 'lie')} in it and none in a subfolder); move the images of each class into a "
+            f"--data {str(path)!r} is no folder with one subfolder per class ({counted(len(found.files), 'image')} "
+            f"{own_verb(len(found.files), 'be')} in it and none in a subfolder); move the images of each class into a "
             "folder of their own, or measure them without labels (rankscope features, rankscope profile)"
         )
     count = len(folders) if classes is None else classes

@@ -42,7 +42,7 @@ def clsdim_command(
         str, typer.Option(help="overall, or balanced (the mean of the accuracies of the classes).")
     ] = "overall",
     least: Annotated[
-        int, typer.Option(help="First number of components that is tried: 1, or 0 as in the paper's code.")
+        int, typer.Option(help="Smallest number of components to try: 1, or 0 as in the paper's code.")
     ] = 1,
     allow_absent: Annotated[bool, typer.Option("--allow-absent", help="Accept classes that have no sample.")] = False,
     device: DeviceOption = "auto",

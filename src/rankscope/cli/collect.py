@@ -163,7 +163,7 @@ def _kept(out: Path, total: int) -> str:
             f"no shard was whole, so 0 of {total:,} samples are kept; the same command starts again "
             "(--shard-size N writes after every N samples)"
         )
-    return f"{after:,} of {total:,} samples are kept in {out}; the same command goes on after them"
+    return f"{after:,} of {total:,} samples are kept in {out}; the same command continues after them"
 
 
 def _samples(found: Collection) -> Any:

@@ -45,7 +45,7 @@ def compare_command(
     config: ConfigOption = None,
     debug: DebugOption = False,
 ) -> None:
-    """Compare saved runs: one table and one figure, with what differs in how they were measured named first."""
+    """Compare saved runs in one table and one figure, and report first how their settings differ."""
     from rankscope.cli.results import print_result, write_result
     from rankscope.cli.saved_runs import saved_run
     from rankscope.report import compare

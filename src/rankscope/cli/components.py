@@ -33,7 +33,7 @@ def chosen_components(text: str, *, seed: int, training: bool) -> list[str] | di
         package, _, attribute = dotted[0].rpartition(".")
         raise UsageError(f"COMPONENT {dotted[0]!r}: put a colon before the class or factory: {package}:{attribute}")
     if training:
-        raise UsageError("--training is for a component of your own; a standard one has its name's mode")
+        raise UsageError("--training is for a component of your own; a standard component has the mode in its name")
     return None if names == ["all"] else names
 
 

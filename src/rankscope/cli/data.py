@@ -54,7 +54,7 @@ def check_data(source: str, *, labels: Path | None, limit: int | None) -> None:
     # of a text that is too long for a path the system knows no file
     if source != "digits" and not os.path.exists(source):
         raise DataError(
-            f"there is no --data {source!r}; give digits, a folder with one subfolder a class, or a .npy file"
+            f"there is no --data {source!r}; give digits, a folder with one subfolder per class, or a .npy file"
         )
     if labels is not None and not is_saved_dataset(Path(source)):  # there it is the name of a column
         if source == "digits" or os.path.isdir(source):
@@ -70,7 +70,7 @@ def load_data(
 ) -> Data:
     """The data that ``source`` names, with labels as the model's head counts them.
 
-    ``source``: ``digits``; a folder with one subfolder a class, or any folder of images where ``labelled`` is false; a
+    ``source``: ``digits``; a folder with one subfolder per class, or any folder of images if ``labelled`` is false; a
     ``.npy`` file, with its labels in another one; a folder that ``save_to_disk`` wrote, where ``labels`` is the name of
     the column that holds them; a ``.npz`` or ``.safetensors`` file with arrays ``inputs`` and
     ``labels``. ``limit`` draws that many samples from ``seed`` and keeps their order. Data without labels have -1 in
@@ -90,7 +90,7 @@ def load_data(
         return _folder(path, loaded, labels, limit, seed, classes, labelled)
     inputs, targets = _arrays(path, labels, labelled)
     if len(inputs) != len(targets):
-        raise DataError(f"{len(targets)} labels for {len(inputs)} inputs; give one label an input")
+        raise DataError(f"{len(targets)} labels for {len(inputs)} inputs; give one label per input")
     facts = () if (targets == NO_LABEL).all() else check_labels(targets, loaded, classes)
     _check_shape(path, inputs, loaded)
     chosen = drawn(len(inputs), limit, seed)
@@ -204,7 +204,8 @@ def _arrays(path: Path, labels: Path | None, labelled: bool) -> tuple[torch.Tens
     other = next((k for k, v in found.items() if v.shape == (len(inputs),) and not v.is_floating_point()), None)
     if labelled and other is not None:
         raise DataError(
-            f"{path.name} names one integer a sample {other!r}; name it labels, or leave it out if it labels nothing"
+            f"{path.name} holds one integer per sample under the name {other!r}; name it labels, or leave it out if "
+            "these are no labels"
         )
     return inputs, torch.full((len(inputs),), NO_LABEL)
 

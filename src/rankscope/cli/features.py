@@ -77,7 +77,8 @@ def features_command(
     memory_budget: Annotated[
         str | None,
         typer.Option(
-            metavar="SIZE", help="Of the covariances, such as 2GB; what is wider is sketched. Default: 4e9 bytes."
+            metavar="SIZE",
+            help="Memory for the covariances, such as 2GB. Wider layers are sketched. Default: 4e9 bytes.",
         ),
     ] = None,
     limit: DataLimitOption = None,
@@ -89,7 +90,7 @@ def features_command(
         bool,
         typer.Option(
             "--head",
-            help="Measure neural collapse (NC1 to NC4) and class ranks of what goes into the head. RUN holds it. A "
+            help="Measure neural collapse (NC1 to NC4) and class ranks of the head's input. A RUN holds the head. A "
             "FILE needs the arrays labels (or --labels), weight and bias.",
         ),
     ] = False,
@@ -115,8 +116,7 @@ def features_command(
         return
     if head:
         raise UsageError(
-            "--head needs what goes into the head, and its labels: run rankscope collect first, then rankscope "
-            "features RUN --head"
+            "--head needs the head's input and labels; run rankscope collect first, then rankscope features RUN --head"
         )
     wanted = parse_cut_points(cut_points)
 

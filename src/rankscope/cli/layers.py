@@ -29,7 +29,9 @@ def layers_command(
         list[str] | None,
         typer.Argument(metavar="[GLOB]...", help="Only layers with such names, for instance 'layer1.*'."),
     ] = None,
-    true_cuts: Annotated[bool, typer.Option("--true-cuts", help="Only layers that all information passes.")] = False,
+    true_cuts: Annotated[
+        bool, typer.Option("--true-cuts", help="Only layers that all information passes through.")
+    ] = False,
     weights: Annotated[
         str, typer.Option(help="pretrained, random, or a FILE of weights. The table does not depend on them.")
     ] = "random",

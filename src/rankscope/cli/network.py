@@ -87,7 +87,7 @@ def _calibrate(loaded: LoadedModel, images: Images, seed: int) -> list[Fact]:
     try:
         done = calibrate_batchnorm(loaded.model, images.batches(_CALIBRATION))
     except DataError:
-        # too few images for the statistics of a layer that sees one value a channel
+        # too few images for the statistics of a layer that sees one value per channel
         noise = load_images("noise", preprocessing=loaded.preprocessing, limit=_NOISE, seed=seed)
         done = calibrate_batchnorm(loaded.model, noise.batches(_NOISE))
         done = None if done is None else Fact(done.kind, {**done.values, "source": "noise"})

@@ -65,7 +65,7 @@ TextOption = Annotated[
     typer.Option(
         "--text",
         metavar="TEXT|FILE",
-        help="For hf: models with a tokenizer: a sentence, or a file with one text a line. May be repeated.",
+        help="For hf: models with a tokenizer: a sentence, or a file with one text per line. May be repeated.",
         show_default=False,
     ),
 ]
@@ -162,8 +162,8 @@ DataLabelsOption = Annotated[
     typer.Option(
         "--labels",
         metavar="FILE|COLUMN",
-        help="File of labels for a .npy, one for each sample; of a data set that save_to_disk wrote, the column of its "
-        "classes.",
+        help="File of labels for a .npy, one for each sample, or the class column of a data set that save_to_disk "
+        "wrote.",
     ),
 ]
 DataLimitOption = Annotated[

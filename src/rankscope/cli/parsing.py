@@ -61,7 +61,7 @@ def parse_cut_points(text: str) -> str | list[str]:
         return names[0]
     mixed = [n for n in names if n in _CUT_POINT_KEYWORDS]
     if mixed:
-        raise UsageError(f"--cut-points {text!r}: {mixed[0]!r} cannot stand beside names; give one or the other")
+        raise UsageError(f"--cut-points {text!r}: {mixed[0]!r} cannot be combined with names; give one or the other")
     return names
 
 

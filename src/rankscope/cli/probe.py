@@ -43,7 +43,7 @@ def probe_command(
         str | None,
         typer.Option(
             metavar="FILE|digits|DIR",
-            help="Samples of what the component receives, in place of noise behind a random layer: a .npy, .npz or "
+            help="Samples of the component's input, in place of noise behind a random layer: a .npy, .npz or "
             ".safetensors of arrays, digits, photos, or a folder of images (with --input-shape).",
             show_default=False,
         ),

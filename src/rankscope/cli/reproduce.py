@@ -123,7 +123,7 @@ def reproduce_command(
         found, failure = error.finished, error
     except KeyboardInterrupt:
         raise InterruptedRunError(
-            f"interrupted: finished measurements are kept in {folder / 'parts'}; the same command goes on after them"
+            f"interrupted: finished measurements are kept in {folder / 'parts'}; the same command continues after them"
         ) from None
     finally:
         report.close()

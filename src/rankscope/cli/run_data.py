@@ -23,7 +23,7 @@ _ABOUT = ("model", "weights", "data", "class_names")
 
 @dataclass(frozen=True, eq=False)
 class RunData:
-    """Arrays with one row a sample, the head's (weight, bias), and what is known of their origin."""
+    """Arrays with one row per sample, the head's (weight, bias), and what is known of their origin."""
 
     labels: torch.Tensor
     features: torch.Tensor | None
@@ -63,13 +63,13 @@ def read_run(run: Path, *, array: str, labels: Path | None, head: Path | None = 
     if head is not None:
         arrays |= {key: value for key, value in read_arrays(head, "--head-file").items() if key in ("weight", "bias")}
     if "labels" not in arrays:
-        raise DataError(f"{run.name} holds no labels; add --labels FILE, a .npy with one integer a sample")
+        raise DataError(f"{run.name} holds no labels; add --labels FILE, a .npy with one integer per sample")
     if array not in arrays:
         raise DataError(f"{run.name} holds {', '.join(sorted(arrays))}; name its array {array}")
     arrays["labels"] = class_indices(arrays["labels"], name=f"the labels in {(labels or run).name}")
     for key in {"features", "logits"} & set(arrays):
         if len(arrays[key]) != len(arrays["labels"]):
-            raise DataError(f"{len(arrays['labels'])} labels for {len(arrays[key])} rows of {key}; give one a row")
+            raise DataError(f"{len(arrays['labels'])} labels for {len(arrays[key])} rows of {key}; give one per row")
     weight = arrays.get("weight")
     pair = None if weight is None else (weight, arrays.get("bias", torch.zeros(len(weight), dtype=weight.dtype)))
     about = {**dict.fromkeys(_ABOUT), "data": str(run)}
@@ -106,7 +106,7 @@ def check_labelled(found: RunData, run: Path) -> None:
     if len(found.labels) and bool((found.labels < 0).all()):
         raise DataError(
             f"{run} was collected without labels, and classes are needed here; collect again with --labels FILE, or "
-            "from a folder with one subfolder a class"
+            "from a folder with one subfolder per class"
         )
 
 

@@ -104,7 +104,7 @@ def read_saved_dataset(
     if not pictures:
         texts = [name for name, dtype in dtypes.items() if dtype == "string"]
         how = (
-            f"write its texts to a file, one a line (datasets.load_from_disk({str(path)!r})[{texts[0]!r}]), and give "
+            f"write its texts to a file, one per line (datasets.load_from_disk({str(path)!r})[{texts[0]!r}]), and give "
             "--text FILE"
             if texts
             else f"measure it in Python: rankscope.jacobian_rank(model, datasets.load_from_disk({str(path)!r}))"

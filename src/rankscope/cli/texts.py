@@ -1,4 +1,4 @@
-"""``--text``: a sentence, or a file with one text a line."""
+"""``--text``: a sentence, or a file with one text per line."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def check_texts(given: Sequence[str], model: str, **others: Any) -> None:
         )
     for option, value in others.items():
         if value is not None:
-            raise UsageError(f"--text and --{option} both say what to measure on; give one of them")
+            raise UsageError(f"--text and --{option} choose different data; give one of them")
 
 
 def check_kind(model: Any, spec: str, *, texts: bool, option: str) -> None:
@@ -51,7 +51,7 @@ def texts_of(given: Sequence[str]) -> list[str]:
             found += _lines(Path(value))
         elif _looks_like_a_file(value):
             raise DataError(
-                f"--text {value!r} does not exist; give a file with one text a line, or a sentence with a space"
+                f"--text {value!r} does not exist; give a file with one text per line, or a sentence with a space"
             )
         else:
             found.append(value)
@@ -76,10 +76,10 @@ def _lines(path: Path) -> list[str]:
     except (OSError, UnicodeDecodeError) as error:
         raise DataError(f"{path.name} cannot be read as UTF-8 text: {error}") from error
     if not lines:
-        raise DataError(f"{path.name} holds no text; write one a line")
+        raise DataError(f"{path.name} holds no text; write one per line")
     blank = next((k for k, line in enumerate(lines, 1) if not line.strip()), None)
     if blank is not None:
-        raise DataError(f"line {blank} of {path.name} is blank; write one text a line")
+        raise DataError(f"line {blank} of {path.name} is blank; write one text per line")
     return lines
 
 

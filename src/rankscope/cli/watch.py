@@ -85,15 +85,17 @@ def watch_command(
     ] = None,
     tolerance: ToleranceOption = "paper",
     files: Annotated[
-        str, typer.Option(metavar="GLOBS", help="Names of the checkpoints that count, separated by commas.")
+        str, typer.Option(metavar="GLOBS", help="Names or globs of the checkpoints to measure, separated by commas.")
     ] = "*",
-    follow: Annotated[bool, typer.Option("--follow", help="Go on, and measure checkpoints as they appear.")] = False,
-    every: Annotated[float, typer.Option(metavar="SECONDS", help="With --follow: how often to look.")] = 10.0,
+    follow: Annotated[bool, typer.Option("--follow", help="Continue to measure checkpoints as they appear.")] = False,
+    every: Annotated[
+        float, typer.Option(metavar="SECONDS", help="With --follow: time between two searches for checkpoints.")
+    ] = 10.0,
     patience: Annotated[
         float | None,
         typer.Option(
             metavar="SECONDS",
-            help="With --follow: end after so long without a new checkpoint. Default: never.",
+            help="With --follow: stop after this time without a new checkpoint. Default: never.",
             show_default=False,
         ),
     ] = None,

@@ -13,7 +13,7 @@ __all__ = ["Accuracies", "Rivals", "rivals"]
 
 @dataclass(frozen=True)
 class Accuracies:
-    """Top-1 accuracies, one entry a class: over ``all`` samples and over the ``positive`` ones (label = class)."""
+    """Top-1 accuracies, one entry per class: over ``all`` samples and over the ``positive`` ones (label = class)."""
 
     all: torch.Tensor
     positive: torch.Tensor

@@ -190,8 +190,8 @@ def _in_units(eta: float, unit: float) -> float:
     scaled = min(eta / unit / unit, torch.finfo(torch.float64).max)
     if scaled < torch.finfo(torch.float64).tiny:
         raise UsageError(
-            f"eta is {eta:g}, which is nothing beside the squares of logits that reach {unit:.1g}; divide the logits "
-            f"by a power of two, or leave {parameter('eta')} out under {parameter('samples_used', 'all')}"
+            f"eta is {eta:g}, which is negligible against the squares of logits that reach {unit:.1g}; divide the "
+            f"logits by a power of two, or leave {parameter('eta')} out under {parameter('samples_used', 'all')}"
         )
     return scaled
 

@@ -24,7 +24,7 @@ ENOUGH = math.log(31_574)
 def arrangements(target: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
     """log Π n_k! for every column of ``target`` (N, B), over the labels within which it varies; (B,) float64, CPU.
 
-    One sample a class, or logits that are the same throughout each class, leave one arrangement: the null is then the
+    One sample per class, or logits that are the same throughout each class, leave one arrangement: the null is then the
     data themselves and cannot reject anything.
 
     >>> arrangements(torch.tensor([[1.0], [2.0], [5.0]]), torch.tensor([0, 0, 1])).exp().round()

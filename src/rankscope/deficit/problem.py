@@ -111,7 +111,7 @@ class AllSamples:
 
 
 class PositiveSamples:
-    """Each class on its own positive samples, no intercept (what the authors' code fits): one small factor a class."""
+    """Each class on its own positive samples, no intercept (as in the authors' code): one small factor per class."""
 
     def __init__(self, sample: Sample, classes: torch.Tensor) -> None:
         self.sample, self.classes = sample, classes

@@ -76,7 +76,7 @@ def check_logits(logits: Any, labels: Any, what: str, device: torch.device | Non
         sample, column = (int(v) for v in bad[0])
         raise DataError(
             f"the logit of class {column} at sample {sample} is {float(z[sample, column])} ({len(bad)} such logits); "
-            "leave these samples out or mend the model"
+            "leave these samples out or fix the model"
         )
     return z, y
 

@@ -82,7 +82,7 @@ class DependencyTable(Noted, Record):
         return len(self.rows)
 
     def table(self) -> pd.DataFrame:
-        """One row a class, indexed by the class; ``top`` names the largest dependencies with their weights."""
+        """One row per class, indexed by the class; ``top`` names the largest dependencies with their weights."""
         skip = {"index", "depends_on", "names", "weights", "tried"}
         lines = []
         for r in self.rows:

@@ -55,7 +55,7 @@ def digits_section(context: Context) -> Measured:
         title="A small residual network on digits: trained and untrained",
         lead=(
             f"The network ships with rankscope. Its input has 64 pixels, so this is the full Jacobian, exact and "
-            f"without a patch, on {context.digits} digits that training never saw."
+            f"without a patch, on {context.digits} held-out digits."
         ),
         findings=[
             Finding(

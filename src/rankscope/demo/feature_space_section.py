@@ -34,14 +34,14 @@ def feature_section(context: Context) -> Measured:
             f"{last.pca_dimension:,} of {last.width:,} at {last.name} (PCA dimension over {first.samples} digits)."
         ),
         Finding(
-            f"Most of the variance lies in far fewer: the participation ratio is {widest.participation_ratio:.1f} at "
-            f"most, at {widest.name}, and {last.participation_ratio:.1f} at {last.name}."
+            "Most of the variance is in far fewer dimensions. The participation ratio is largest at "
+            f"{widest.name} ({widest.participation_ratio:.1f}) and is {last.participation_ratio:.1f} at {last.name}."
         ),
     ]
     if limited:
         found.append(
             Finding(
-                f"At {', '.join(limited)} the number of digits limits the PCA dimension, not the network: more digits "
+                f"At {', '.join(limited)} the number of digits, not the network, limits the PCA dimension. More digits "
                 "would raise it.",
                 "caution",
             )

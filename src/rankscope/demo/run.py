@@ -117,10 +117,10 @@ def run_demo(
             "rankscope demo",
             _once(part.section for part in parts.values()),
             lead=(
-                "How much of the input's independent information survives to each layer: the Jacobian rank of every "
-                "sub-network, then how many dimensions the features span, how many of them classification needs, which "
-                "classes depend on others, and what depth alone does to random layers; all measured on this machine. "
-                "demo.json, beside this page, has the same numbers."
+                "This page shows how much of the input's independent information survives to each layer. It measures "
+                "the Jacobian rank of every layer, the dimension of the features, the dimension that classification "
+                "needs, the classes that depend on others, and the effect of depth alone on random layers. All numbers "
+                "were measured on this machine; demo.json, beside this page, holds them."
             ),
             footer=f"rankscope {versions().get('rankscope', '')}, {time.perf_counter() - started:.0f} s on "
             f"{device_name('cpu')}.",

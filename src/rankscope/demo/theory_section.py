@@ -26,22 +26,24 @@ def theory_section(context: Context) -> Measured:
     section = Section(
         title="Theory: random layers lose rank by depth alone",
         lead=(
-            f"{_DEPTH} random linear layers of width {_WIDTH}, nothing between them (the paper's Fig. 1 d to f at a "
-            "fifth of its width). Predictions are closed forms; nothing is fitted."
+            f"The chain has {_DEPTH} random linear layers of width {_WIDTH} with nothing between them (the paper's "
+            "Fig. 1 d to f at a fifth of its width). Predictions are closed forms; nothing is fitted."
         ),
         findings=[
             Finding(
-                f"After {_DEPTH} layers {rank[-1]:.0f} of {_WIDTH} dimensions are left of the Jacobian, where "
-                f"{predicted[-1]:.1f} are predicted, and {dimension[-1]:.0f} of the features."
+                f"After {_DEPTH} layers the Jacobian has rank {rank[-1]:.0f} of {_WIDTH}, where {predicted[-1]:.1f} is "
+                f"predicted. The features have {dimension[-1]:.0f} dimensions."
             ),
-            Finding(f"Half of the rank is predicted to be lost after {half} layers; measured: {_first_half(plain)}."),
+            Finding(
+                f"Half of the rank is predicted to be lost after {half} layers. It {_first_half(plain)}."
+            ),
             Finding(
                 f"With a skip connection around every layer and branches of size 1/√{_DEPTH}, "
                 f"{skipping.jacobian_ranks[0, -1]:.0f} dimensions are left."
             ),
             Finding(
-                "The scale of the weights cancels, so no Gaussian initialisation prevents this; a layer much wider "
-                "than the rank, such as an early convolution, loses nothing of it.",
+                "The scale of the weights cancels, so no Gaussian initialisation prevents this loss. A layer much "
+                "wider than the rank, such as an early convolution, keeps all of it.",
                 "meaning",
             ),
         ],
@@ -84,4 +86,4 @@ def theory_section(context: Context) -> Measured:
 def _first_half(profile: ChainProfile) -> str:
     ranks = profile.jacobian_ranks[0]
     below = [k for k, rank in enumerate(ranks, 1) if rank <= profile.width / 2]
-    return f"{below[0]}" if below else f"not within {profile.depth}"
+    return f"was lost after {below[0]}" if below else f"was not lost within {profile.depth}"

@@ -46,7 +46,9 @@ def as_matrix(values: Any, name: str, *, device: torch.device | str | None = Non
     tensor = tensor.to(device=device, dtype=torch.float64 if wide else torch.float32)
     bad = first_bad_row(tensor)
     if bad is not None:
-        raise DataError(f"{name}: sample {bad} holds a NaN or infinite value; remove it, or mend what computed it")
+        raise DataError(
+            f"{name}: sample {bad} holds a NaN or infinite value; remove it, or fix the computation behind it"
+        )
     return tensor.contiguous()
 
 
@@ -70,7 +72,7 @@ def as_labels(
     if len(outside):
         sample = int(outside[0])
         raise DataError(
-            f"label {int(labels[sample])} of sample {sample} lies outside the {count} classes (0 … {count - 1}); "
+            f"label {int(labels[sample])} of sample {sample} is outside the {count} classes (0 … {count - 1}); "
             f"{len(outside)} such labels in all"
         )
     if balanced:

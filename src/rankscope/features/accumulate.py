@@ -112,7 +112,7 @@ def layer_features(
     count = int(accumulated.whole()[0]) if isinstance(accumulated, CentredMoments) else accumulated.count
     width = accumulated.width
     if count < 2:
-        raise DataError(f"{name}: a covariance needs two samples; {count} came in")
+        raise DataError(f"{name}: a covariance needs two samples; it got {count}")
     more: dict[str, Any] = {}
     if isinstance(accumulated, CentredMoments):
         _, mean, scatter = accumulated.whole()

@@ -72,7 +72,7 @@ def may_be_label(value: Any) -> bool:
 
 
 def labels_of(values: Any) -> Tensor:
-    """One class index a sample, as a tensor."""
+    """One class index per sample, as a tensor."""
     refuse_texts(values)
     if isinstance(values, list | tuple) and values and all(map(is_scalar_label, values)):
         return torch.tensor([int(v) for v in values])

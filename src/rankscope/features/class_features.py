@@ -48,7 +48,7 @@ def class_features(rows: Tensor, labels: Tensor, head: Any, name: str) -> ClassF
         A head that is no linear layer.
     """
     if len(labels) != len(rows):
-        raise DataError(f"{name}: {len(labels):,} labels for {len(rows):,} samples; give one label a sample")
+        raise DataError(f"{name}: {len(labels):,} labels for {len(rows):,} samples; give one label per sample")
     if head is None:  # what belongs to no head has no numbering to keep: large labels cost nothing
         labels = labels.unique(return_inverse=True)[1]
     classes = int(labels.max()) + 1

@@ -207,7 +207,7 @@ def _check_options(projection: str, accuracy: str, head: Any, scorer: Any) -> No
     choice_of(projection, "projection", _PROJECTIONS)
     choice_of(accuracy, "accuracy", ACCURACIES)
     if scorer is not None and accuracy != "overall":
-        raise UsageError(f"accuracy is {accuracy!r}, but scorer= says how answers are scored; give one of them")
+        raise UsageError(f"accuracy is {accuracy!r}, but scorer= also scores the answers; give one of them")
     if (head is None) == (scorer is None):
         raise UsageError("give either a head (features → logits) or scorer= (features, labels → float)")
     if scorer is not None and not callable(scorer):
@@ -221,7 +221,7 @@ def _finite(logits: torch.Tensor, block: int, head: Any) -> torch.Tensor:
     held = (*head.named_parameters(), *head.named_buffers()) if isinstance(head, nn.Module) else ()
     where = next((name for name, part in held if not bool(torch.isfinite(part).all())), None)
     of = "" if where is None else f", and its {where!r} holds one"
-    raise DataError(f"the head gives a NaN or infinite logit for sample {block * _ROWS + bad}{of}; mend the head")
+    raise DataError(f"the head gives a NaN or infinite logit for sample {block * _ROWS + bad}{of}; fix the head")
 
 
 def _weights(labels: torch.Tensor, accuracy: str) -> torch.Tensor:

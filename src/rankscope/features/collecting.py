@@ -331,7 +331,7 @@ def _refuse_incomparable(out: Path, owner: str, identity: Identity) -> None:
     if identity.unreadable and (out / "manifest.json").exists():
         raise OutputError(
             f"the {owner} holds objects that cannot be compared between two runs ({', '.join(identity.unreadable)}), "
-            f"so what lies in {str(out)!r} cannot be continued; give another folder, or delete this one"
+            f"so the collection in {str(out)!r} cannot be continued; give another folder, or delete this one"
         )
 
 

@@ -103,7 +103,7 @@ class Collection(Record):
         return target
 
     def table(self) -> pd.DataFrame:
-        """One row a cut point: ``layer``, ``width``, ``rows``, and ``variance``, the total over all coordinates."""
+        """One row per cut point: ``layer``, ``width``, ``rows``, and ``variance``, the total over all coordinates."""
         import pandas as pd
 
         rows = [
@@ -135,7 +135,7 @@ class Collection(Record):
         if not whole or after < total:
             raise OutputError(
                 f"the collection in {folder} is not finished ({after:,} of {total:,} samples); collect again "
-                "with the same arguments to go on"
+                "with the same arguments to continue"
             )
         try:
             noted = store.read(whole - 1)[1].get("layers")  # unless the first sample has shown all

@@ -119,7 +119,9 @@ class CollectionRun:
         features, logits = kept_whole(outputs["<input>"].flatten(1)), kept_whole(logits)
         labels = batch.labels
         if labels.ndim != 1 or labels.is_floating_point() or len(labels) != len(features):
-            raise DataError(f"labels are {labels.dtype} of shape {tuple(labels.shape)}; give one class index a sample")
+            raise DataError(
+                f"labels are {labels.dtype} of shape {tuple(labels.shape)}; give one class index per sample"
+            )
         rows = {name: outputs[name] for name in self.cut_points if name in outputs}
         for name, values in {"the features before the head": features, **rows}.items():
             known = self.moments[name].width if name in self.moments else values.shape[1]

@@ -249,7 +249,7 @@ class FeatureProfile(Noted, Record):
         raise UsageError(f"no layer {key!r} in this profile; {nearest(key, [layer.name for layer in self.layers])}")
 
     def table(self) -> pd.DataFrame:
-        """One row a layer."""
+        """One row per layer."""
         import pandas as pd
 
         rows = []

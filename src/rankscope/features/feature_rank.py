@@ -88,7 +88,7 @@ def feature_rank(
         shape leaves it open.
     labels : array, optional
         (N,) class indices, where the source is one array or several: neural collapse and class ranks stand beside the
-        dimensions, of one row a sample.
+        dimensions, of one row per sample.
     head : nn.Linear, (weight, bias) or True, optional
         What reads the one array that is the source: NC3 and NC4 too. ``True`` for a ``Collection``: the features that
         go into its head become one more layer, ``head input``, with its own labels.
@@ -173,7 +173,7 @@ def feature_rank(
         rows = dense(values, name)
         if rows.ndim < 2 or not rows.numel():
             raise DataError(
-                f"{name} has shape {tuple(rows.shape)}; give (samples, ...) with at least one value a sample"
+                f"{name} has shape {tuple(rows.shape)}; give (samples, ...) with at least one value per sample"
             )
         store = LayerStore(reduce, channels, len(rows), budget)
         for part in rows.split(max(batch_size, 1024)):
@@ -302,7 +302,7 @@ def local_feature_rank(
         together = batch_size if can_be_repeated(model, sample) else 1
         for start in range(0, samples, together):
             n = min(together, samples - start)
-            # one draw a sample: the noise does not depend on the batch size
+            # one draw per sample: the noise does not depend on the batch size
             step = noise * torch.stack([torch.randn(sample.x.shape[1:], generator=generator) for _ in range(n)])
             for outputs, part in layers.passes(_copies(sample, sample.x.to("cpu", dtype) + step)):
                 store.add(outputs, len(part), sample.x.shape)

@@ -187,7 +187,7 @@ def linear_parts(head: Any, width: int) -> tuple[torch.Tensor, torch.Tensor] | N
             raise DataError(f"the head's {name} is {dtype_name(part.dtype)}; give a real one")
         bad = first_bad_row(part.detach())
         if bad is not None:
-            raise DataError(f"the head's {name} holds a NaN or infinite value (class {bad}); mend the head")
+            raise DataError(f"the head's {name} holds a NaN or infinite value (class {bad}); fix the head")
     weight, bias = kept_whole(weight.detach()), kept_whole(bias.detach())
     dtype = torch.promote_types(weight.dtype, bias.dtype)
     weight, bias = weight.to(dtype), bias.to(dtype)
@@ -234,10 +234,12 @@ def head_mismatch(
         logits = torch.cat([torch.zeros_like(logits), logits], 1)  # as of a head with one output
     bad = first_bad_row(logits)
     if bad is not None:
-        raise DataError(f"the stored logits of sample {bad} hold a NaN or infinite value; mend what computed them")
+        raise DataError(
+            f"the stored logits of sample {bad} hold a NaN or infinite value; fix the computation behind them"
+        )
     limit = max(limit, 4 * torch.finfo(logits.dtype).eps) if logits.is_floating_point() else limit
     if len(logits) != len(features):
-        raise DataError(f"{len(logits)} rows of logits for {len(features)} samples; give one row a sample")
+        raise DataError(f"{len(logits)} rows of logits for {len(features)} samples; give one row per sample")
     worst, scale = 0.0, max(float(logits.abs().max()), torch.finfo(torch.float32).tiny)
     for a in range(0, len(features), 8192):
         made = predict(features[a : a + 8192])

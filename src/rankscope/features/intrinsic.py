@@ -77,7 +77,7 @@ class IntrinsicDimension(Noted, Record):
     neighbours : int
         k, of each sample.
     layers : tuple of LayerIntrinsic
-        One entry a layer.
+        One entry per layer.
     """
 
     method: Estimator
@@ -87,7 +87,7 @@ class IntrinsicDimension(Noted, Record):
     provenance: dict[str, Any] = field(default_factory=dict, repr=False)
 
     def table(self) -> pd.DataFrame:
-        """One row a layer."""
+        """One row per layer."""
         import pandas as pd
 
         return pd.DataFrame([vars(layer) for layer in self.layers])

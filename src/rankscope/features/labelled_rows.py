@@ -69,9 +69,9 @@ class LabelledRows(Metric):
         """
         rows, labels = (v if isinstance(v, Tensor) else torch.cat(v) if v else v for v in (self.rows, self.labels))
         if not isinstance(rows, Tensor) or not isinstance(labels, Tensor) or not len(rows):
-            raise DataError(f"{self.name}: no rows came in; call update first")
+            raise DataError(f"{self.name}: there are no rows; call update first")
         labels = labels.to(torch.int64)
         low, high = int(labels.min()), int(labels.max())
         if low < 0 or high >= classes:
-            raise DataError(f"{self.name}: labels lie between {low} and {high}; 0 … {classes - 1} are expected")
+            raise DataError(f"{self.name}: labels run from {low} to {high}, but 0 … {classes - 1} are expected")
         return rows, labels

@@ -64,7 +64,9 @@ def layer_rows(
         check_real(part, name)
         bad = first_bad_row(part)
         if bad is not None:
-            raise DataError(f"{name}: sample {bad} holds a NaN or infinite value; remove it, or mend what computed it")
+            raise DataError(
+                f"{name}: sample {bad} holds a NaN or infinite value; remove it, or fix the computation behind it"
+            )
     counts = {name: len(part) for name, part in rows.items()}
     if len(set(counts.values())) > 1:
         shown = ", ".join(f"{name}: {count:,}" for name, count in counts.items())
@@ -75,7 +77,7 @@ def layer_rows(
 def _of_array(name: str, value: Any, reduce: Reduce, channels: Channels) -> Tensor:
     array = dense(value, name)
     if array.ndim < 2 or not array.numel():
-        raise DataError(f"{name} has shape {tuple(array.shape)}; give (samples, …) with at least one value a sample")
+        raise DataError(f"{name} has shape {tuple(array.shape)}; give (samples, …) with at least one value per sample")
     check_real(array, name)
     array = array.detach() if array.is_floating_point() else array.to(torch.float64)
     return kept_whole(reduce_output(array, reduce, channels=channels, input_shape=None)).cpu()

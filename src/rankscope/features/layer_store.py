@@ -188,7 +188,7 @@ def profile_of(
     if len(constant) == len(layers):
         raise DataError(
             f"{layers[0].name}: the features are constant: all {layers[0].samples} samples give the same; check that "
-            "inputs differ and that the layer lies on their way"
+            "inputs differ and that the layer depends on them"
         )
     found = list(facts)
     found += [Fact(FactKind.CONSTANT_LAYER, {"name": one.name, "samples": one.samples}) for one in constant]

@@ -98,7 +98,7 @@ class LiDAR(ScalarOfMoments):
         within = self.within.sum(0) if gathered else self.within
         freedom = self.freedom.sum(0) if gathered else self.freedom
         if count < 2:
-            raise DataError(f"{self.name}: a covariance of objects needs two; {int(count)} came in")
+            raise DataError(f"{self.name}: a covariance of objects needs two; it got {int(count)}")
         inner = within / freedom + self.delta * torch.eye(len(between), dtype=torch.float64, device=within.device)
         values, axes = torch.linalg.eigh((inner + inner.T) / 2)
         whitened = axes / values.sqrt()

@@ -230,7 +230,7 @@ class CentredMoments(ValueOfBatch):
         """The covariance, (d, d) float64, divided by N − 1."""
         count, _, scatter = self._merge()
         if count < 2:
-            raise DataError(f"{self.name}: a covariance needs two samples; {int(count)} came in")
+            raise DataError(f"{self.name}: a covariance needs two samples; it got {int(count)}")
         return scatter / (count - 1)
 
     def merge_state(self, incoming_state: dict[str, Any] | Metric) -> None:

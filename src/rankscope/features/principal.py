@@ -16,7 +16,7 @@ _HALF = 2.0**1022  # differences of two numbers below this are numbers
 
 @dataclass(frozen=True, eq=False)
 class PrincipalAxes:
-    """Mean (d,), axes (d × d, one a column, by descending variance) and their variances (d,), all float64.
+    """Mean (d,), axes (d × d, one per column, by descending variance) and their variances (d,), all float64.
 
     Variances are divided by N − 1, and by the square of ``unit``: 1 for all but extreme spreads, else a power of two
     so that float64 holds their squares.

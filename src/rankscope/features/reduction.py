@@ -1,4 +1,4 @@
-"""How a layer's output, one tensor a sample, becomes rows of features."""
+"""How a layer's output, one tensor per sample, becomes rows of features."""
 
 from __future__ import annotations
 

@@ -32,7 +32,7 @@ def by_score(
     """The same for a task without logits: the scorer runs at every k."""
     y = dense(labels, "labels").to(x.device)
     if len(y) != len(x):
-        raise DataError(f"{len(y)} labels for {len(x)} samples; give one label a sample")
+        raise DataError(f"{len(y)} labels for {len(x)} samples; give one label per sample")
     full = _scored(scorer, x, y)
     if not full > 0 or not math.isfinite(full):
         raise MeasurementError(f"the full score is {full:g}; a share of it is kept, so give a scorer that is positive")

@@ -195,8 +195,8 @@ class ShardStore:
                 self._shard(index).unlink(missing_ok=True)
             full = getattr(error.__cause__, "errno", None) in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
             raise OutputError(
-                f"{error} while writing shard {index}; the {index} shards before it are whole: "
-                f"{'free some space' if full else 'mend that'} and run the same command again to go on from there"
+                f"{error} while writing shard {index}; the {index} shards before it are complete: "
+                f"{'free some space' if full else 'fix this'} and run the same command again to continue"
             ) from error
         if index:
             self._moments(index - 1).unlink(missing_ok=True)

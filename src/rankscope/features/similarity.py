@@ -59,7 +59,7 @@ class Similarity(Noted, Record):
     provenance: dict[str, Any] = field(default_factory=dict, repr=False)
 
     def table(self) -> pd.DataFrame:
-        """One row a layer of the first source, one column a layer of the second."""
+        """One row per layer of the first source, one column per layer of the second."""
         import pandas as pd
 
         return pd.DataFrame(self.values, index=list(self.first), columns=list(self.second))

@@ -130,7 +130,7 @@ class FrequentDirections:
     def eigenvalues(self) -> torch.Tensor:
         """The ``size`` largest eigenvalues of BᵀB, descending: lower bounds on those of the scatter matrix."""
         if self._buffer is None:
-            raise DataError(f"{self.name}: a covariance needs two samples; none came in")
+            raise DataError(f"{self.name}: a covariance needs two samples; it got none")
         self._shrink()
         rows = self._buffer[: self._filled]
         out = torch.zeros(min(self.size, self.width), dtype=torch.float64)

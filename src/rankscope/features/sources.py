@@ -121,7 +121,7 @@ def _of_array(values: Any, label: Any) -> TensorDataset:
     labels = torch.full(inputs.shape[:1], NO_LABEL) if label is None else labels_of(label)
     rows = [len(part) if part.ndim else 0 for part in (inputs, labels)]
     if rows[0] != rows[1]:
-        raise DataError(f"{rows[1]} labels for {rows[0]} inputs; give one label an input")
+        raise DataError(f"{rows[1]} labels for {rows[0]} inputs; give one label per input")
     if not inputs.numel():
         raise DataError(f"inputs has shape {tuple(inputs.shape)}, so no readable sample; give one or more")
     return TensorDataset(inputs, labels)
@@ -173,7 +173,7 @@ def _of_mapping(model: nn.Module, inputs: Any, label: Any, meaning: Meaning) -> 
         return whole_call(model, inputs, labels, meaning), {}
     labels = torch.full((len(apart),), NO_LABEL) if labels is None else labels
     if labels.shape != (len(apart),):
-        raise DataError(f"labels have shape {tuple(labels.shape)} for {len(apart)} samples; give one a sample")
+        raise DataError(f"labels have shape {tuple(labels.shape)} for {len(apart)} samples; give one per sample")
     return StackDataset(apart, labels), {}  # type: ignore[arg-type]
 
 
@@ -367,7 +367,7 @@ def batches(
             if len(found) != len(indices):
                 raise DataError(
                     f"a batch of {len(indices)} samples has {len(found)} rows of {found.name!r}; let collate_fn keep "
-                    "one row a sample"
+                    "one row per sample"
                 )
             each = tuple(name for name in once if name not in meaning.shared)
             found = replace(found, shared={**found.shared, **once}, each=each, dropped={**left_out, **found.dropped})

@@ -1,4 +1,4 @@
-"""Jacobian rank of every sub-network: one forward-mode sweep an image, float64 Gram matrices, certified spectra."""
+"""Jacobian rank of every sub-network: one forward-mode sweep per image, float64 Gram matrices, certified spectra."""
 
 from rankscope.jacobian.against_random import AgainstRandom
 from rankscope.jacobian.block_chain import chain_exponents

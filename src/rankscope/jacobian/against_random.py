@@ -25,7 +25,7 @@ __all__ = ["AgainstRandom", "Compared", "against_random"]
 
 @dataclass(frozen=True, eq=False)
 class AgainstRandom(Record):
-    """A profile's ranks and those of random layers, one entry a cut point. Prints as a table.
+    """A profile's ranks and those of random layers, one entry per cut point. Prints as a table.
 
     Attributes
     ----------
@@ -85,7 +85,7 @@ class AgainstRandom(Record):
         raise UsageError(f"{name!r} is not in this comparison; it has {', '.join(x.name for x in self.layers)}")
 
     def table(self) -> pd.DataFrame:
-        """One row a cut point: ``layer``, ``depth``, ``rows``, ``possible``, ``measured``, bounds, ``predicted``, …"""
+        """One row per cut point: ``layer``, ``depth``, ``rows``, ``possible``, ``measured``, bounds, ``predicted``…"""
         import pandas as pd
 
         return pd.DataFrame([x.to_dict() for x in self.layers])

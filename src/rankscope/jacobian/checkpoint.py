@@ -66,7 +66,7 @@ def _same(one: AnySpectrum | None, other: AnySpectrum | None, rounding: float) -
 
 
 class Checkpoint:
-    """One safetensors file an image. Use it as a context: inside, no other run uses the folder.
+    """One safetensors file per image. Use it as a context: inside, no other run uses the folder.
 
     A file is used again only for the same model, settings and image, and with the checksum that it was written with.
     ``facts`` says afterwards what was read back, and what was not and why.

@@ -55,7 +55,7 @@ class Directions:
 
     @classmethod
     def of(cls, columns: ColumnsByShape, shapes: Sequence[tuple[int, ...]]) -> Directions:
-        """Those of inputs of these shapes, one a sample, without the batch dimension."""
+        """Those of inputs of these shapes, one per sample, without the batch dimension."""
         kinds = dict.fromkeys(_kind(columns, shape) for shape in shapes)
         counts = tuple(columns.count(shape) for shape in shapes)
         words = ", or ".join(dict.fromkeys(columns.of(shape).describe() for shape in shapes))

@@ -46,7 +46,7 @@ class ChainExponents(Noted, Record):
     images : tuple of str
         Names of the inputs.
     per_image : tuple of LyapunovExponents
-        One record an input, exponents in nats per block.
+        One record per input, exponents in nats per block.
     method : Fact
         How tangents were pushed: kind ``PUSHED``, the ``name`` of the way.
     dtype, device : str
@@ -138,7 +138,7 @@ class ChainExponents(Noted, Record):
         )
 
     def frame(self) -> pd.DataFrame:
-        """One row an input and exponent: ``image``, ``k``, ``exponent``."""
+        """One row per input and exponent: ``image``, ``k``, ``exponent``."""
         import pandas as pd
 
         rows = [

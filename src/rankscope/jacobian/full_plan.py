@@ -45,7 +45,7 @@ class Asked:
 
 @dataclass(frozen=True)
 class Plan:
-    """One way a cut point. ``swept``: one sweep of all columns gives every cut point's singular values."""
+    """One way per cut point. ``swept``: one sweep of all columns gives every cut point's singular values."""
 
     names: tuple[str, ...]
     shapes: tuple[tuple[int, int], ...]

@@ -47,7 +47,7 @@ def call_key(call: ModuleCall) -> str:
 
 
 class KeptCutPoints:
-    """One safetensors file a cut point, in the folder of a checkpoint and for the same question."""
+    """One safetensors file per cut point, in the folder of a checkpoint and for the same question."""
 
     def __init__(self, store: Checkpoint) -> None:
         self.store = store

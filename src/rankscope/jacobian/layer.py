@@ -17,7 +17,7 @@ __all__ = ["Layer"]
 
 @dataclass(frozen=True, eq=False)
 class Layer(ByValue):
-    """One measured cut point, with one spectrum an image: a ``Spectrum``, or a ``SpectralDensity`` of Lanczos probes.
+    """One measured cut point, with one spectrum per image: a ``Spectrum``, or a ``SpectralDensity`` of Lanczos probes.
 
     It is ``None`` where that image's Jacobian is not finite, and for the images numbered in ``uncalled``: their values
     lead the model along another path, which does not call the cut point.
@@ -52,7 +52,7 @@ class Layer(ByValue):
 
     @cached_property
     def soft(self) -> SoftRanks:
-        """What needs no threshold, one entry an image."""
+        """What needs no threshold, one entry per image."""
         return soft_ranks(self.spectra)
 
     @cached_property

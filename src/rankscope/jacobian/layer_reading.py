@@ -1,4 +1,4 @@
-"""The spectra of one cut point × a tolerance: ranks, bounds and margins as arrays with an entry an image."""
+"""The spectra of one cut point × a tolerance: ranks, bounds and margins as arrays with an entry per image."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ __all__ = ["LayerReading", "read_layer"]
 
 @dataclass(frozen=True, eq=False)
 class LayerReading:
-    """One cut point: an entry an image. Where an image was not measured, ranks are −1 and numbers NaN.
+    """One cut point: an entry per image. Where an image was not measured, ranks are −1 and numbers NaN.
 
     ``standard_error`` and ``bracket`` are those of Lanczos probes, whose ``margin`` is NaN; both are 0 where all
     singular values are known.

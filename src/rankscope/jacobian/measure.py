@@ -94,7 +94,7 @@ def jacobian_rank(
 ) -> JacobianProfile:
     """Jacobian rank of every sub-network from the input to a cut point, on every given input.
 
-    One forward-mode sweep an image yields all cut points' columns; their singular values come from float64 Gram
+    One forward-mode sweep per image yields all cut points' columns; their singular values come from float64 Gram
     matrices of the rows that are not exactly zero. The model is left as it was, also after an exception.
 
     Parameters

@@ -139,7 +139,7 @@ class JacobianProfile(Noted, Record):
         return {**row, "rank": dict(row["rank"]), "function_rank": dict(row["function_rank"])}
 
     def table(self, tolerance: ToleranceLike | None = None) -> pd.DataFrame:
-        """One row a cut point, in depth order: sizes, rank over the images, bounds, soft ranks, flags.
+        """One row per cut point, in depth order: sizes, rank over the images, bounds, soft ranks, flags.
 
         Where Lanczos probes were used, also the function rank's ``method``, ``standard_error`` and ``bracket``.
         """
@@ -156,7 +156,7 @@ class JacobianProfile(Noted, Record):
         return pd.DataFrame(rows)
 
     def per_image(self, tolerance: ToleranceLike | None = None) -> pd.DataFrame:
-        """One row a cut point and image: ``layer``, ``image``, ``rank``, ``lower``, ``upper``, ``margin``.
+        """One row per cut point and image: ``layer``, ``image``, ``rank``, ``lower``, ``upper``, ``margin``.
 
         Where samples have several shapes, also their own ``rows``, ``columns`` (K) and ``threshold`` (τ). Where Lanczos
         probes were used, also ``standard_error``, ``bracket`` (a share of min(rows, columns)) and ``method``.

@@ -91,7 +91,7 @@ class Reading:
 
     @cached_property
     def function_rank(self) -> tuple[int, ...]:
-        """Largest rank over the images, one a cut point; 0 where none was measured."""
+        """Largest rank over the images, one per cut point; 0 where none was measured."""
         return tuple(int(n) for n in self.rank.max(axis=1, initial=0))
 
     @cached_property
@@ -121,7 +121,7 @@ class Reading:
 
     @cached_property
     def rows(self) -> tuple[dict[str, Any], ...]:
-        """One mapping a cut point: sizes, rank over the images, bounds, soft ranks, flags."""
+        """One mapping per cut point: sizes, rank over the images, bounds, soft ranks, flags."""
         return tuple(self._row(k) for k in range(len(self.layers)))
 
     def row(self, layer: Layer) -> dict[str, Any]:

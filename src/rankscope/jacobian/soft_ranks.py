@@ -1,4 +1,4 @@
-"""What a cut point's spectra show without a threshold, one entry an image."""
+"""What a cut point's spectra show without a threshold, one entry per image."""
 
 from __future__ import annotations
 

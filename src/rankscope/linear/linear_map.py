@@ -85,7 +85,7 @@ class LinearMap:
         return sum(out.numel() for out in self.outputs()), self.sample.x[0].numel()
 
     def outputs(self, rows: Rows = None) -> tuple[Tensor, ...]:
-        """What the function itself gives at the point: one flat tensor a cut point."""
+        """What the function itself gives at the point: one flat tensor per cut point."""
         with self._inside(), self.forward():
             return self.runner.outputs(self.sample, self.sample.x, rows)
 

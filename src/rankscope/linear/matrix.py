@@ -52,7 +52,7 @@ class Matrix:
         return torch.cat(parts).T if parts else columns.new_zeros(self.shape[0], 0)
 
     def pull(self, cotangents: Tensor) -> Tensor:
-        """Jᵀ times (rows, r), shape (columns, r): one forward pass, and one backward pass a column or a few of them."""
+        """Jᵀ times (rows, r), shape (columns, r): one forward pass, and one backward pass per column or per few."""
         parts = cotangents.T.contiguous().split(self.sizes, 1)
         count = cotangents.shape[1]
         together = max(self._chunk(count), 1) if self.batched and self.map.device.type == "cuda" else 1

@@ -1,7 +1,7 @@
 """Ways to push tangents through a model, fastest first. All give the same columns; which one ran is in the result.
 
-Forward mode costs one pass a column and never needs the layer's size; reverse mode costs one pass a row and is the last
-resort for operators that have no forward-mode formula.
+Forward mode costs one pass per column and never needs the layer's size; reverse mode costs one pass per row and is the
+last resort for operators that have no forward-mode formula.
 """
 
 from __future__ import annotations
@@ -103,7 +103,7 @@ def _double_backward(runner: Runner, sample: Sample, tangents: Tensor, rows: Row
 
 
 def _reverse_rows(runner: Runner, sample: Sample, tangents: Tensor, rows: Rows) -> tuple[Tensor, ...]:
-    """One reverse pass a row, times the tangents."""
+    """One reverse pass per row, times the tangents."""
     directions = torch.stack([v.expand_as(sample.x).reshape(-1) for v in tangents])
     with reverse_mode(sample.x.device):
         x = sample.x.detach().clone().requires_grad_()

@@ -139,8 +139,8 @@ def _bad_config(where: str, error: Exception) -> ModelError:
 
 def _fetch(name: str) -> str:
     return (
-        f"run hf download {name} --local-dir FOLDER where there is one and take hf:FOLDER as the model, or take the "
-        f"architecture alone (such as hf:vit) with {RANDOM}"
+        f"run hf download {name} --local-dir FOLDER on a machine with access and use hf:FOLDER as the model, or use "
+        f"the architecture alone (such as hf:vit) with {RANDOM}"
     )
 
 

@@ -41,7 +41,7 @@ def from_timm(
         command = (
             f"import timm, torch; torch.save(timm.create_model('{name}', pretrained=True).state_dict(), 'FILE.pth')"
         )
-        remedy = f'use {RANDOM}, or run python -c "{command}" where there is one and give {FROM_FILE}'
+        remedy = f'use {RANDOM}, or run python -c "{command}" on a machine with access and give {FROM_FILE}'
         with download(f"pretrained weights of timm:{name}", remedy=remedy):
             model: Any = timm.create_model(name, pretrained=True, **options)
         tag = (model.pretrained_cfg or {}).get("tag", "")

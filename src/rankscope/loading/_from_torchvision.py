@@ -36,7 +36,7 @@ def from_torchvision(
     options: dict[str, Any] = {} if num_classes is None else {"num_classes": num_classes}
     facts: list[Fact] = []
     if weights == "pretrained":
-        remedy = f"use {RANDOM}, or fetch {chosen.url} where there is one and give {FROM_FILE}"
+        remedy = f"use {RANDOM}, or download {chosen.url} on a machine with access and give {FROM_FILE}"
         with download(f"pretrained weights of torchvision:{name}", remedy=remedy, host="download.pytorch.org"):
             model = models.get_model(base, weights=chosen, progress=False)
         if num_classes == 0:

@@ -79,7 +79,7 @@ def _weigher(name: str, seen: dict[str, int]) -> Any:
     # momentum n/total makes the exponential average the plain average over samples, for repeated calls as well
     def weigh(layer: Any, inputs: tuple[torch.Tensor, ...]) -> None:
         count = int(inputs[0].shape[0])
-        if inputs[0].numel() == inputs[0].shape[1]:  # one value a channel has no variance, and torch refuses it
+        if inputs[0].numel() == inputs[0].shape[1]:  # one value per channel has no variance, and torch refuses it
             raise DataError(
                 f"a batch of {count} is too small to set the BatchNorm statistics from; give 8 or more at a time"
             )

@@ -111,7 +111,7 @@ class TrainingBatch:
                 globs = [wanted] if isinstance(wanted, str) else list(wanted)
                 wanted = [glob.removeprefix(prefix) for glob in globs if glob.startswith(prefix)]
                 if not wanted:
-                    raise CutPointError(f"training calls {prefix[:-1]!r}, in which no cut point of {globs!r} lies")
+                    raise CutPointError(f"training calls {prefix[:-1]!r}, which contains no cut point of {globs!r}")
         inputs = _batch(root, args, kwargs)
         name, rows = counted_input(root, args, kwargs) or ("", torch.zeros(0))
         named = inputs if isinstance(inputs, Mapping) else {}

@@ -32,7 +32,7 @@ def _figures(run: WatchedRun, metric: str) -> tuple[Figure, Figure]:
     what = capital(metric_name(metric))
     return (
         figure_of(run.plot(metric), f"{what} by layer and checkpoint.", name=f"map-{metric}"),
-        figure_of(run.curves(metric), f"{what}: one curve a layer.", name=f"curves-{metric}"),
+        figure_of(run.curves(metric), f"{what}: one curve per layer.", name=f"curves-{metric}"),
     )
 
 

@@ -16,7 +16,7 @@ _KIND = "watched_checkpoint"
 
 
 class MeasuredStore:
-    """One file a network in ``folder``; what is damaged or of another question counts as absent."""
+    """One file per network in ``folder``; what is damaged or of another question counts as absent."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder

@@ -56,7 +56,7 @@ class WatchedRun(Noted, Record):
     unit : str
         What their steps count: ``step``, ``iteration``, ``epoch``, or ``number`` for bare numbers in names.
     steps : tuple of WatchedStep
-        One entry a checkpoint, in order of step.
+        One entry per checkpoint, in order of step.
     """
 
     folder: str
@@ -114,7 +114,7 @@ class WatchedRun(Noted, Record):
         return plot_heat_map(self.values(chosen), self.layers, steps, chosen, self.unit, ax=ax)
 
     def curves(self, metric: str | None = None, *, ax: Axes | None = None) -> Axes:
-        """One curve a layer over the steps."""
+        """One curve per layer over the steps."""
         chosen, steps = self._metric(metric), [step.step for step in self.steps]
         return plot_step_curves(self.values(chosen), self.layers, steps, chosen, self.unit, ax=ax)
 

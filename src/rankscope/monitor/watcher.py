@@ -226,7 +226,7 @@ class Watcher:
     def _one_a_step(
         self, present: list[tuple[_Seen, Step]], gone: list[tuple[_Seen, Step]], facts: list[Fact]
     ) -> list[tuple[int, _Seen]]:
-        """One checkpoint a step, in order."""
+        """One checkpoint per step, in order."""
         by_step: dict[int, list[_Seen]] = {}
         for one, step in present:
             by_step.setdefault(step.value, []).append(one)
@@ -255,14 +255,14 @@ class Watcher:
             raise failed[0]
         if self._seen:
             raise DataError(
-                f"nothing says which step the {len(self._seen)} checkpoints in {str(self.folder)!r} belong to; save "
+                f"it is unclear which step the {len(self._seen)} checkpoints in {str(self.folder)!r} belong to; save "
                 "them with one number in each name, or with global_step inside"
             )
         chosen = ", ".join(map(repr, self.files))
         among = "" if tuple(self.files) == ("*",) else f" that {parameter('files')} {chosen} names"
         raise DataError(
-            f"{str(self.folder)!r} holds no checkpoint{among}; files .ckpt, .pt, .pth and .safetensors and folders "
-            "with weights count"
+            f"{str(self.folder)!r} holds no checkpoint{among}; checkpoints are .ckpt, .pt, .pth and .safetensors files "
+            "and folders with weights"
         )
 
 

@@ -215,7 +215,7 @@ class Bench:
         if not moved:
             raise MeasurementError(
                 f"the Jacobian of {name} is zero at {settings.points} of {settings.points} points: its output does "
-                "not follow its input; check that it is not constant and detaches nothing"
+                "not depend on its input; check that it is not constant and detaches nothing"
             )
         part.seed = settings.seed
         # the features that go in carry the random layer's rounding; exact samples show that of a conversion

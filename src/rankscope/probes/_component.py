@@ -30,7 +30,7 @@ def check_finite(values: Tensor, what: str) -> Tensor:
 
 
 def _rows(values: Tensor) -> Tensor:
-    """A matrix with a row a sample, also of one number a sample."""
+    """A matrix with a row per sample, also of one number per sample."""
     return values.reshape(len(values), -1)
 
 

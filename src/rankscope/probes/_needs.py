@@ -42,7 +42,7 @@ _NEEDS: tuple[tuple[str, Callable[[str, tuple[int, ...]], bool]], ...] = (
     ("(channels, height, width)", _is_map),
     ("an even height and width", _halves),
     ("channels divisible by 4", _groups),
-    ("more than one value a channel", _varies),
+    ("more than one value per channel", _varies),
 )
 
 

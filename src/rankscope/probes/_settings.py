@@ -80,8 +80,8 @@ class Settings:
                     raise UsageError(f"{parameter('inputs')} have their own {parameter(name)}; leave it out")
             if choice_of(front, "front", _FRONTS) != "gaussian":
                 raise UsageError(
-                    f"{parameter('front')} is {front!r}, but no layer stands before given {parameter('inputs')}; leave "
-                    "it out"
+                    f"{parameter('front')} is {front!r}, but given {parameter('inputs')} pass through no random layer; "
+                    "leave it out"
                 )
             if len(given) < 2:
                 raise UsageError(f"a feature dimension needs two samples; {parameter('inputs')} hold {len(given)}")

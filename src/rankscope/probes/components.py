@@ -178,7 +178,7 @@ def components_for(
             "batchnorm_train",
             "BN (train)",
             lambda: nn.BatchNorm2d(channels, eps=_EPS),
-            # two samples of one value a channel keep neither mean nor scale above ε
+            # two samples of one value per channel keep neither mean nor scale above ε
             Expectation(
                 n if height * width > 1 else None,
                 "none with two samples or more in the batch: its mean and scale move with the others'",

@@ -111,7 +111,7 @@ def probe(
     Raises
     ------
     ModelError
-        When the component cannot take ``input_shape``, or returns anything but one tensor with a row a sample.
+        When the component cannot take ``input_shape``, or returns anything but one tensor with a row per sample.
     MeasurementError
         When outputs or derivatives are not finite, the Jacobian is zero, or no way of differentiating works.
     DeviceError
@@ -129,16 +129,16 @@ def probe(
     """
     own = None if isinstance(component, str) else _given(component)
     if training and own is None:
-        raise UsageError(f"{parameter('training')} is for a component of your own; a standard one has its name's mode")
+        raise UsageError(
+            f"{parameter('training')} is for a component of your own; a standard component has the mode in its name"
+        )
     meaning = {"differentiate": differentiate, "shared": shared, "per_sample": per_sample}
     target = nn.Identity() if own is None else own.module
     given = None if inputs is None else given_samples(target, inputs, limit, meaning)
     if inputs is None:
         for name, value in {"limit": limit, **meaning}.items():
             if value is not None and value != ():
-                raise UsageError(
-                    f"{parameter(name)} says how {parameter('inputs')} are read; give {parameter('inputs')}"
-                )
+                raise UsageError(f"{parameter(name)} belongs to {parameter('inputs')}; give {parameter('inputs')}")
     settings = Settings.of(
         input_shape=input_shape,
         samples=samples,
@@ -214,7 +214,7 @@ def probe_all(
             raise UsageError(f"probe_all has no option {name!r}; {nearest(name, known)}")
     given = None if inputs is None else given_samples(nn.Identity(), inputs, limit, {})
     if inputs is None and limit is not None:
-        raise UsageError(f"{parameter('limit')} says how {parameter('inputs')} are read; give {parameter('inputs')}")
+        raise UsageError(f"{parameter('limit')} belongs to {parameter('inputs')}; give {parameter('inputs')}")
     shape, count = SCALES[scale] if given is None else (None, None)
     merged: dict[str, Any] = {**known, **options}
     if isinstance(components, Mapping):

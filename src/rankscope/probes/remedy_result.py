@@ -112,7 +112,7 @@ class RemedyResult(Record):
         return replace(self, curves=tuple(replace(c, chain=replace(c.chain, tolerance=tol)) for c in self.curves))
 
     def table(self) -> pd.DataFrame:
-        """One row a remedy and depth: medians over the seeds, with the least and the largest."""
+        """One row per remedy and depth: medians over the seeds, with the least and the largest."""
         import pandas as pd
 
         rows = []
@@ -159,7 +159,7 @@ class RemedyResult(Record):
         }
 
     def plot(self, *, ax: Axes | None = None, quantity: str = "rank") -> Axes:
-        """One line a remedy over depth; ``quantity`` "rank" (Jacobian) or "dimension" (features)."""
+        """One line per remedy over depth; ``quantity`` "rank" (Jacobian) or "dimension" (features)."""
         return plot_remedies(self._view(), ax=ax, quantity=quantity)
 
     def side_by_side(self) -> Any:

@@ -260,7 +260,7 @@ class ProbeResults(Record):
         return replace(self, results=tuple(r.with_tolerance(tolerance) for r in self.results))
 
     def table(self) -> pd.DataFrame:
-        """One row a component: dimension and rank before and after, bounds, expectation, seconds."""
+        """One row per component: dimension and rank before and after, bounds, expectation, seconds."""
         import pandas as pd
 
         return pd.DataFrame([r.summary() for r in self.results])

@@ -33,7 +33,7 @@ _INTERVAL = 0.95
 
 @dataclass(frozen=True, eq=False)
 class ComparedLayer(ByValue):
-    """One layer in every run; tuples have an entry a run, NaN (or an empty name) where the run has none.
+    """One layer in every run; tuples have an entry per run, NaN (or an empty name) where the run has none.
 
     Attributes
     ----------
@@ -84,7 +84,7 @@ class Comparison(Noted, Record):
         return {**data, "names": data["labels"]} if "labels" in data else data
 
     def table(self) -> pd.DataFrame:
-        """One row a layer and run: value, bounds, difference from the first run, paired mean and interval."""
+        """One row per layer and run: value, bounds, difference from the first run, paired mean and interval."""
         import pandas as pd
 
         rows = []
@@ -97,7 +97,7 @@ class Comparison(Noted, Record):
         return pd.DataFrame(rows)
 
     def plot(self, *, ax: Axes | None = None) -> Axes:
-        """One line a run over the layers."""
+        """One line per run over the layers."""
         return plot_comparison([asdict(layer) for layer in self.layers], self.names, self.metric, ax=ax)
 
     def __str__(self) -> str:
@@ -163,7 +163,7 @@ def compare(
         names = list(profiles)
     told = [] if names is None else list(names_of(names, "names"))
     if names is not None and (len(told) != len(given) or len(set(told)) != len(told)):
-        raise UsageError(f"names is {list(names)!r}; give {len(given)} different ones, one a run")
+        raise UsageError(f"names is {list(names)!r}; give {len(given)} different ones, one per run")
     runs = [run_of(one, metric) for one in given]
     kinds = {run.kind for run in runs}
     if len(kinds) > 1:

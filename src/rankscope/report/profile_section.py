@@ -95,7 +95,7 @@ def conventions_table(profile: JacobianProfile, *, caption: str = "The same spec
 
 
 def image_table(profile: JacobianProfile, *, caption: str = "Rank on every image") -> Table:
-    """One row an image, one column a layer."""
+    """One row per image, one column per layer."""
     rows = []
     for i, image in enumerate(profile.images[:_MOST_IMAGES]):
         own = (profile.columns.counts[i],) if profile.columns.counts else ()

@@ -42,14 +42,14 @@ CHAINS = {
 _SIZES = {"full": (1000, 50, 5000, 3), "small": (60, 24, 300, 2)}
 _SHOWN = (1, 10, 20, 50)
 _WHY = (
-    "the paper draws this curve and prints no value; the scale of the weights cancels in a rank, so panels d, e and f "
-    "differ in the paper by noise alone, and here, where one seed gives one set of weights up to scale, only by where "
-    "float32 ends them"
+    "the paper draws this curve and prints no value; the scale of the weights cancels in a rank, so the paper's panels "
+    "d, e and f differ only by noise, and ours, which share their weights up to scale, only by the layer at which "
+    "float32 stops them"
 )
 
 
 def chain(name: str, settings: Settings) -> Reproduction:
-    """Measure the chains of one panel, one part a seed."""
+    """Measure the chains of one panel, one part per seed."""
     import pandas as pd
 
     panel = CHAINS[name]
@@ -87,7 +87,7 @@ def chain(name: str, settings: Settings) -> Reproduction:
                 float(there["feature_dimension"].mean()),
                 float(there["predicted_features"].iloc[0]),
                 f"λ ≥ eps32·{width}·λ₁ over {samples:,} samples",
-                "the same; theory is for many more samples than units, so finitely many lie below it",
+                "the same; the theory assumes many more samples than units, and fewer samples give less",
             )
         )
     ends = [s for s in stopped if s]
@@ -167,7 +167,8 @@ def _disagreement(values: pd.DataFrame, at: int, width: int) -> str:
     paper, code = there["jacobian_rank_paper"].mean(), there["jacobian_rank_reference"].mean()
     threshold = {name: _tolerance(name).relative((width, width)) for name in ("paper", "reference")}
     return (
-        f"The text counts singular values down to eps32·{width} = {threshold['paper']:.2e} of the largest, the "
-        f"authors' code takes the default rank of the float32 Gram matrix, which on J means √(eps32·{width}) = "
-        f"{threshold['reference']:.2e}. At layer {at} that is rank {paper:.1f} against {code:.1f} of {width} here."
+        f"The text counts singular values down to eps32·{width} = {threshold['paper']:.2e} of the largest. The "
+        f"authors' code takes the default rank of the float32 Gram matrix, which counts those of J down to "
+        f"√(eps32·{width}) = {threshold['reference']:.2e} of the largest. At layer {at} the text's rule gives rank "
+        f"{paper:.1f} here and the code's {code:.1f}, of {width}."
     )

@@ -25,7 +25,7 @@ _PAPER = ("conv3x3", "fc", "instancenorm", "layernorm", "groupnorm")
 # (C, H, W) and samples: paper, §6.1, and for tests 256 dimensions
 _SIZES = {"full": SCALES["full"], "small": ((16, 4, 4), 160)}
 _TOGETHER = 4  # components a part: what stands before them is measured once for all of them
-_WHY = "the paper does not say how weights are drawn, which sets how many singular values fall below the threshold"
+_WHY = "the paper does not state how weights are drawn, which sets how many singular values fall below the threshold"
 
 
 def components(name: str, settings: Settings) -> Reproduction:
@@ -151,7 +151,7 @@ def _disagreement(rows: list[dict[str, Any]], size: int) -> str:
         if r["component"] in _PAPER
     )
     return (
-        f"The text counts from eps32·{size} of the largest singular value on, the default rank of a float32 Gram "
-        f"matrix, which the authors' code takes, from √(eps32·{size}) on. Jacobian rank after the component, text "
-        f"against code: {pairs}."
+        f"The text counts singular values down to eps32·{size} of the largest. The authors' code takes the default "
+        f"rank of a float32 Gram matrix, which counts them down to √(eps32·{size}). The Jacobian ranks after the "
+        f"component are, text against code: {pairs}."
     )

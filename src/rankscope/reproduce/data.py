@@ -1,4 +1,4 @@
-"""The validation folder: one subfolder a class, in the order of the network's head."""
+"""The validation folder: one subfolder per class, in the order of the network's head."""
 
 from __future__ import annotations
 
@@ -139,7 +139,7 @@ def read_class_folders(path: Path | None) -> ClassFolders:
             "folder a class"
         )
     if len(folders) < 2:
-        raise DataError(f"{given} has {counted(len(folders), 'class folder')}; it must hold one subfolder a class")
+        raise DataError(f"{given} has {counted(len(folders), 'class folder')}; it must hold one subfolder per class")
     order, names, _, said = class_order([f.name for f in folders])
     facts = list(said)
     held = {f.name: _images(f.path) for f in folders}
@@ -159,7 +159,9 @@ def read_class_folders(path: Path | None) -> ClassFolders:
 def dataset_of(folders: ClassFolders, loaded: LoadedModel, limit: int | None, seed: int) -> PictureFiles:
     """The images that take part, ready for this network."""
     if loaded.preprocessing is None:
-        raise DataError(f"{loaded.name} says nothing of its preprocessing; return (module, transform) from its factory")
+        raise DataError(
+            f"{loaded.name} does not describe its preprocessing; return (module, transform) from its factory"
+        )
     return PictureFiles(folders.draw(limit, seed), loaded.preprocessing)
 
 

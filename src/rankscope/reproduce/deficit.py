@@ -87,9 +87,9 @@ def deficit(name: str, settings: Settings) -> Reproduction:
         numbers=Frame.of(values),
         comparison=tuple(comparison),
         disagreement=(
-            "The text takes the mean over all images (here with an intercept, which Eq. 12 lacks), the authors' code "
-            f"fits each class on its own positive images, both with η = {ETA:g}. Classes with any other class in "
-            f"their solution, text against code, are here: {'; '.join(counts)}."
+            "The text takes the mean over all images (here with an intercept, which Eq. 12 lacks). The authors' code "
+            f"fits each class on its own positive images. Both use η = {ETA:g}. The numbers of classes with any other "
+            f"class in their solution are, text against code: {'; '.join(counts)}."
         ),
         settings={
             **settings.to_dict(),

@@ -1,4 +1,4 @@
-"""Fig. 4 as the paper draws it: a class in the centre of those that decide it, one panel a network."""
+"""Fig. 4 as the paper draws it: a class in the centre of those that decide it, one panel per network."""
 
 from __future__ import annotations
 

@@ -25,11 +25,11 @@ PANELS = {"ResNet-50": ("b", 98.0, None), "GluMixer-24": ("c", 90.0, "junco"), "
 # where the smallest η tried is shown
 _NONE_KEEPS = (Status.NO_ETA_KEEPS, Status.NOT_CONVERGED)
 _WHY = (
-    "the text names the class of panel (c) alone, so ours is one that others replace, of these the one that they "
-    "explain best; the authors' solver stops early, ours is exact"
+    "the text names only the class of panel (c); elsewhere ours is the class that others explain best among those that "
+    "they replace; the authors' solver stops early, ours is exact"
 )
 _CODE = "5,000 plain gradient steps at rate 1e-5 on the 50 positive images of the class (999 unknowns), no intercept"
-_FIGURE = "the figure alone has it, in {}; no value in the text"
+_FIGURE = "only the figure shows it, in {}; no value in the text"
 
 
 def solution(as_printed: str) -> str:
@@ -105,14 +105,14 @@ def compare(one: Prepared, table: DependencyTable, row: ClassDependency, as_prin
         ),
         PaperComparison(
             f"{label}{at}{panel}: accuracy on positives, own logit (%)", None, 100 * row.positive_accuracy, None, how,
-            one.why("it follows the very weights and images", data="also"), green,
+            one.why("it depends on the exact weights and images", data="also"), green,
         ),
         PaperComparison(
             f"{label}{at}{panel}: accuracy on all images, replaced (%)", None, whole, None, how, why, blue, code,
         ),
         PaperComparison(
             f"{label}{at}{panel}: accuracy on all images, own logit (%)", None, 100 * row.accuracy, None, how,
-            one.why("it follows the very weights and images", data="also"),
+            one.why("it depends on the exact weights and images", data="also"),
         ),
         PaperComparison(
             f"{label}{at}{panel}: other classes used", None, float(row.n_dependencies), None, how,
@@ -132,10 +132,10 @@ def _deficits(one: Prepared, table: DependencyTable, as_printed: str) -> list[Pa
         eta = f"each class at its own η ({low:.2g}…{high:.2g}): the largest that keeps 90 %, else the smallest tried"
     else:
         eta = f"η = {ETA:g} for every class"
-    why = one.why("how many are many depends on k and on what counts as kept", data="also")
+    why = one.why("the share depends on k and on what counts as kept", data="also")
     printed = "many categories, without a number (§6.2)" if one.network.name in PANELS else ""
     rows = []
-    for beyond, words in ((True, ", beyond the null"), (False, ", whatever the null says")):
+    for beyond, words in ((True, ", beyond the null"), (False, ", regardless of the null")):
         null = "R² above that of permuted logits" if beyond else "noise would count as well"
         rows += [
             PaperComparison(

@@ -40,7 +40,7 @@ def how_to_fetch(lacking: Iterable[tuple[str, str, str]]) -> str:
     """What to fetch for each of (name, spec, file name without suffix), and where to put it."""
     steps = "; ".join(f"{name}: {_step(spec)} as {stem}.pth" for name, spec, stem in lacking)
     return (
-        f"where there is a network: {steps}. Put the files into a folder and give {parameter('weights', 'FOLDER')}, or "
+        f"on a machine with access, {steps}. Put the files into a folder and give {parameter('weights', 'FOLDER')}, or "
         f"leave networks out with {parameter('only')}"
     )
 

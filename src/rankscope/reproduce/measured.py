@@ -96,9 +96,9 @@ class Prepared:
         if code and self.network.paper is not None and self.network.paper.code:
             own = self.loaded.preprocessing.description if self.loaded.preprocessing else "unknown"
             departs = " and ".join(self.network.paper.code)
-            text = f"{text}; the code {departs}, ours are {self.loaded.weights} and {own}"
+            text = f"{text}; the code {departs}, and we use {self.loaded.weights} and {own}"
         if self.network.paper is None:
-            given = "added by the user, so the paper has no number of it"
+            given = "added by the user, so the paper has no number for it"
             return given if self.folders.imagenet or data == "not" else f"{given}; {self.folders.other_data}"
         if self.folders.imagenet or data == "not":
             return text

@@ -200,7 +200,7 @@ def _check_head(head: int, classes: int, holder: str, imagenet: Path) -> None:
     if head > classes:
         raise DataError(
             f"{folder} has {classes} class folders, but the head of {holder} has {head} classes: "
-            f"{head - classes} are missing; give the whole validation folder, one subfolder a class"
+            f"{head - classes} are missing; give the whole validation folder, one subfolder per class"
         )
     if head < classes:
         raise ModelError(

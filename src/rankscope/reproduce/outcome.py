@@ -178,7 +178,8 @@ class Reproduction(Record):
             lines.append(_row([c.quantity, *numbers, c.printed or "–", c.code or "–", c.how, c.why]))
         lines += [
             "",
-            "A dash under *paper*: it shows a curve or nothing at that place. A dash in words: nothing is known.",
+            "A dash under *paper* means that the paper shows only a curve, or nothing. A dash in a column of words "
+            "means that nothing is known.",
             "",
             one_line(self.disagreement),
             "",

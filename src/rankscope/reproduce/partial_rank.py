@@ -47,12 +47,12 @@ _CODE = (
 )
 _WHY = "numerical rank depends on the images, on how many they are, and on the tolerance"
 _WHY_RISES = (
-    "exact rank cannot rise along true cuts, a numerical one can, since its threshold follows each layer's own σ₁"
+    "exact rank cannot rise along true cuts; numerical rank can, since its threshold follows each layer's own σ₁"
 )
 _PRINTED_LAYERS = "how many layers there are (submission, Table 1), not which"
 _CODE_LAYERS = {
     "resnet": "cuts at the max-pooling, every block, the pooled features and the class logits",
-    "other": "cuts at as many; which ones is not known to us",
+    "other": "cuts at equally many points; we do not know which",
 }
 
 
@@ -253,7 +253,7 @@ def _compare(one: Prepared, found: dict[str, Any], as_printed: str) -> list[Pape
             float(len(layers)),
             None,
             f"cut points {one.network.cuts(as_printed)}: {layers[0]['layer']} … {layers[-1]['layer']}",
-            one.why("ours are layers of which there are as many", data="not"),
+            one.why("our cut points are chosen to give this number", data="not"),
             _PRINTED_LAYERS if paper is not None else "",
             _CODE_LAYERS[family] if paper is not None else "",
         ),
@@ -285,9 +285,9 @@ def _disagreement(values: pd.DataFrame, side: int) -> str:
         for (name, r), (_, at) in zip(ranks.iterrows(), layers.iterrows(), strict=True)
     )
     return (
-        f"The text takes the largest rank over the images, at the image, with singular values from "
-        f"eps32·min(d, {3 * side * side}) of the largest on. The authors' code takes the mean over {_CODE_IMAGES} "
-        "images, sets all but the patch to zero, takes the default rank of the float32 Gram matrix, "
-        f"√(eps32·{3 * side * side}) of the largest, and cuts ResNets up to the class logits. At the last layer the "
-        f"text's rank against the code's is here: {pairs}."
+        f"The text takes the largest rank over the images and counts singular values down to "
+        f"eps32·min(d, {3 * side * side}) of the largest. The authors' code takes the mean over {_CODE_IMAGES} images, "
+        "sets all but the patch to zero, counts singular values down to "
+        f"√(eps32·{3 * side * side}) of the largest (the default rank of the float32 Gram matrix), and measures "
+        f"ResNets up to the class logits. The ranks at the last layer are, text against code: {pairs}."
     )

@@ -33,7 +33,7 @@ class Experiment:
 
     @property
     def unused(self) -> dict[str, str]:
-        """Options that it has no use for, and what to say of each."""
+        """Options that it does not use, with the reason."""
         if not self.data:
             why = "it needs neither images nor networks"
             return dict.fromkeys(("imagenet", "weights", "networks", "only", "images", "patch", "limit"), why)
@@ -60,7 +60,7 @@ EXPERIMENTS = {
         Experiment("fig1f", "linear chain, Xavier normal weights", False, chain),
         Experiment("fig2", "accuracy over the principal components kept", True, accuracy_curves),
         Experiment("fig3", "dimension and rank before and after single components", False, components),
-        Experiment("fig4", "classes that other classes decide", True, deficit, DEFICIT_NETWORKS),
+        Experiment("fig4", "classes whose logit other classes determine", True, deficit, DEFICIT_NETWORKS),
         Experiment("table1", "the networks: layers, parameters, accuracy", True, networks_table),
         Experiment("table2", "classification dimensions", True, classification_dimensions),
     )

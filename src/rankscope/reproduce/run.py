@@ -51,7 +51,7 @@ def reproduce(
     as_printed : "paper" or "reference"
         What the text says, or what the authors' code does.
     imagenet : path, optional
-        Validation folder with one subfolder a class; experiments with ``data`` need it.
+        Validation folder with one subfolder per class; experiments with ``data`` need it.
     weights : path, optional
         Folder with a weights file for every network, named as the model (``resnet18.pth``); default: pretrained.
     networks : sequence of str

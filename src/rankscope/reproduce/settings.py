@@ -38,7 +38,7 @@ class Settings:
     as_printed : "paper" or "reference"
         What the text says, or what the authors' code does. Both are measured; this one is drawn and compared.
     imagenet, weights : Path, optional
-        Folder with one subfolder a class; folder with one weights file a network.
+        Folder with one subfolder per class; folder with one weights file per network.
     networks : tuple of str
         Models added to the paper's, as ``load_model`` names them.
     only : tuple of str, optional
@@ -113,7 +113,7 @@ class Settings:
         data = None if imagenet is None else Path(imagenet).expanduser()
         if data is not None and not data.is_dir():
             raise DataError(
-                f"{parameter('imagenet')} {str(data)!r} is no folder; give the one that holds one subfolder a class"
+                f"{parameter('imagenet')} {str(data)!r} is no folder; give the one that holds one subfolder per class"
             )
         held = None if weights is None else Path(weights).expanduser()
         if held is not None and not held.is_dir():

@@ -26,8 +26,8 @@ if TYPE_CHECKING:
 __all__ = ["accuracy_curves", "classification_dimensions", "networks_table"]
 
 _HOW = "axes of the centred covariance, features projected uncentred, first k with 95 % of the accuracy"
-_WHY_DIMENSION = "it follows the very weights and images; the interval is that of a bootstrap over the images"
-_PRINTED_DIMENSION = "a number (Table 1; submission, Table 2) of a network that it names, not of its weights"
+_WHY_DIMENSION = "it depends on the exact weights and images; the interval is a bootstrap interval over the images"
+_PRINTED_DIMENSION = "a number (Table 1; submission, Table 2); it names the network, but not its weights"
 _CODE_DIMENSION = "the same projection, searched from k = 0 on"
 
 
@@ -68,7 +68,7 @@ def networks_table(name: str, settings: Settings) -> Reproduction:
                 f"{label}: layers", None if paper is None else float(paper.layers), float(count), None,
                 f"cut points {one.network.cuts(settings.as_printed)}",
                 one.why("the paper prints how many, not which", data="not"), printed,
-                "" if paper is None else "cuts at as many",
+                "" if paper is None else "cuts at equally many points",
             ),
             PaperComparison(
                 f"{label}: parameters (M)", None if paper is None else paper.parameters, round(millions, 3), None,
@@ -85,7 +85,7 @@ def networks_table(name: str, settings: Settings) -> Reproduction:
         abouts.append(one.about())
     return _made(
         name, "Table 1 (submission): the networks", settings, pd.DataFrame(rows), comparison,
-        "Neither the tolerance nor the background of the patch enters these numbers, so text and code agree. "
+        "These numbers depend neither on the tolerance nor on the background of the patch, so text and code agree. "
         f"Under both, {_best(rows)}.",
         facts, abouts, Picture("table", {"columns": _TABLE_1}),
     )  # fmt: skip
@@ -151,7 +151,7 @@ def _dimensions(name: str, title: str, settings: Settings) -> Reproduction:
         comparison.append(
             PaperComparison(
                 f"{label}: ambient dimension", None if paper is None else float(paper.ambient), float(ours["ambient"]),
-                None, "width of what goes into the head",
+                None, "width of the head's input",
                 one.why("fixed by the architecture: must agree", data="not"),
                 *(("a number (Table 1)", "the width of the features before the classifier") if paper else ()),
             )
@@ -162,9 +162,9 @@ def _dimensions(name: str, title: str, settings: Settings) -> Reproduction:
     pairs = ", ".join(f"{r['network']} {r['centred']} instead of {r['classification_dimension']}" for r in rows)
     both = ", ".join(f"{r['network']} {r['text']} against {r['reference']}" for r in rows)
     said = (
-        "The text (Eq. 6) does not say whether the mean is taken off before projecting; the authors' code leaves it "
-        "in, and so does rankscope here. Taking it off and adding it back after the projection would give "
-        f"{pairs}. The code searches from k = 0 on, the text does not say so; text against code: {both}."
+        "The text (Eq. 6) does not state whether the mean is subtracted before projecting. The authors' code does not "
+        "subtract it, and neither does rankscope here. Subtracting it and adding it back after the projection would "
+        f"give {pairs}. The code starts its search at k = 0, which the text does not state; text against code: {both}."
     )
     plots = name == "fig2"
     frame = pd.DataFrame(curves if plots else rows)

@@ -16,7 +16,7 @@ __all__ = ["draw_curves", "draw_table"]
 
 
 def draw_table(values: pd.DataFrame) -> Figure:
-    """The values as text, a row a network; what the paper prints of a column stands below it, in brackets."""
+    """The values as text, a row per network; what the paper prints of a column stands below it, in brackets."""
     words = {"top1": "top-1", "_percent": " (%)", "_millions": " (M)", "_": " "}
     names = [str(c) for c in values.columns]
     own = [c for c in names if c.removeprefix("paper_") == c or c.removeprefix("paper_") not in names]

@@ -100,7 +100,7 @@ def _counted(x: Tensor, how: How, place: str, name: str, meaning: Meaning) -> Te
     x = as_input(x, place, floating=meaning.floating)
     if how is How.ITEM:
         x = x[None]
-    # of a tensor as it is given: one number a sample, or one sample of so many numbers?
+    # of a tensor as it is given: one number per sample, or one sample of so many numbers?
     certain = how is not How.GIVEN or name in meaning.per_sample
     if x.ndim < (1 if certain else 2):
         each = f', or per_sample=("{name}",) if each sample is one number' if x.ndim else ""
@@ -136,7 +136,7 @@ def _by_position(
         elif name in LABELS and not is_hugging_face(model):
             given[name] = value
         elif _no_label_fits(name, signature) or is_hugging_face(model):
-            dropped[f"item {k + 1}"] = f"one integer or text a sample is a label, which {name} cannot be"
+            dropped[f"item {k + 1}"] = f"one integer or text per sample is a label, which {name} cannot be"
         else:
             raise UsageError(_either(model, name, k))
     if len(given) <= 1:
@@ -164,7 +164,7 @@ def _labels_one(value: Any, first: Any, how: How) -> bool:
 
 
 def _no_label_fits(name: str, signature: Signature) -> bool:
-    """Masks and switches: arguments that one integer a sample cannot be meant for."""
+    """Masks and switches: arguments that one integer per sample cannot be meant for."""
     default = dict(signature.defaults).get(name)
     return "mask" in name or isinstance(default, bool | str) or name.startswith(("return_", "output_", "is_", "use_"))
 

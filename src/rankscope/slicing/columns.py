@@ -154,7 +154,7 @@ class Patch:
             index = (c,) if isinstance(c, int) else c
             limits = (size,) if isinstance(c, int) else shape
             if len(index) != len(limits) or any(not 0 <= i < n for i, n in zip(index, limits, strict=True)):
-                raise UsageError(f"coordinate {c} lies outside an input of shape {shape} ({size} values)")
+                raise UsageError(f"coordinate {c} is outside an input of shape {shape} ({size} values)")
             place = 0
             for i, n in zip(index, limits, strict=True):
                 place = place * n + i
@@ -228,7 +228,7 @@ class Positions:
         for p in self.positions:
             if not -length <= p < length:
                 raise UsageError(
-                    f"position {p} lies outside an input of {length} positions (shape {shape}); give "
+                    f"position {p} is outside an input of {length} positions (shape {shape}); give "
                     f"0…{length - 1}, or -1…-{length} from the end"
                 )
         chosen = [p % length for p in self.positions]

@@ -1,4 +1,4 @@
-"""Samples of unequal lengths in one mapping, as a tokenizer without padding leaves them: one sample a row."""
+"""Samples of unequal lengths in one mapping, as a tokenizer without padding leaves them: one sample per row."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def rows_apart(model: nn.Module, inputs: Any, meaning: Meaning) -> Any:
         if name in meaning.per_sample:
             refuse_two_readings(name, rows, count, counted)
         if len(rows) != count:
-            raise DataError(f"{name!r} has {len(rows)} rows and {counted!r} has {count}; give one row a sample")
+            raise DataError(f"{name!r} has {len(rows)} rows and {counted!r} has {count}; give one row per sample")
     return Rows(own, {k: v for k, v in values.items() if k not in own}, count)
 
 

@@ -12,11 +12,11 @@ __all__ = ["MEANING", "comparison_sentence", "comparison_text"]
 
 
 MEANING = (
-    "The random Gaussian chain has one independent dense Gaussian matrix for each cut point with a matrix product or "
-    "convolution before it. It starts from the same input columns, has the same numbers of outputs, and is measured "
-    "with the same tolerance. A plain chain of n matrix products counts as n layers; a block with branches (residual, "
-    "attention) counts as one. Random layers have no nonlinearity, no skip connection and no shared weights, so the "
-    "comparison shows where rank falls beside chance, not why."
+    "The random Gaussian chain has one independent dense Gaussian matrix for each operation that mixes features, such "
+    "as a matrix product or a convolution. It starts from the same input columns, has the same numbers of outputs, and "
+    "is measured with the same tolerance. A plain chain of n such operations counts as n layers; a block with branches "
+    "(residual, attention) counts as one. Random layers have no nonlinearity, no skip connection and no shared "
+    "weights, so the comparison shows where rank falls beside chance, not why."
 )
 
 
@@ -33,7 +33,7 @@ def comparison_sentence(chain: Sequence[Compared], judged: Sequence[Compared], v
 
 
 def comparison_text(layers: Sequence[Compared], *, head: str, sentence: str) -> str:
-    """Header, one line a cut point, and the sentence."""
+    """Header, one line per cut point, and the sentence."""
     width = max([len(one_line(x.name)) for x in layers] + [5])
     lines = [
         one_line(head),

@@ -11,7 +11,7 @@ __all__ = ["CALL_SENTENCES"]
 
 
 def _differentiated(v: Values) -> str:
-    return f"The Jacobian is that with respect to {v['name']}.{_beside(v)}"
+    return f"The Jacobian is taken with respect to {v['name']}.{_beside(v)}"
 
 
 def _counted(v: Values) -> str:
@@ -39,7 +39,7 @@ def _several_sizes(v: Values) -> str:
     if len(v["shapes"]) > 1:
         what = f"The samples have shapes {shapes_of(v['shapes'])}. "
     else:
-        what = "The cut points have other numbers of outputs for other samples. "
+        what = "The cut points have different numbers of outputs for different samples. "
     own = (
         f"Each has its own K ({span(v['least'], v['most'])}) and its own threshold. " if v["least"] != v["most"] else ""
     )
@@ -85,46 +85,44 @@ def _not_called(v: Values) -> str:
     if v.get("left_out"):
         return (
             f"The model's path depends on its input. Of {counted(v['total'], 'sample')} some do not call "
-            f"{first_few(each)}, {noun(len(each), 'which was', 'which were')} left out: every layer needs a row of "
-            "each sample."
+            f"{first_few(each)}, {noun(len(each), 'which was', 'which were')} left out, since every layer needs a row "
+            "of each sample."
         )
     return (
         f"The model's path depends on its input. Of {counted(v['total'], 'sample')} some do not call "
-        f"{first_few(each)}: there the numbers are those of the samples that do."
+        f"{first_few(each)}. The numbers there are those of the samples that do."
     )
 
 
 def _called_alone(v: Values) -> str:
     if v.get("place"):
         return (
-            "What this model returns for a sample depends on the sample's place in a pass, or on how many share it, as "
-            "with a position encoding that takes samples for steps. Each sample was therefore called alone."
+            "This model's output for a sample depends on the sample's place in a pass, or on the number of samples in "
+            "it, as with a position encoding that treats samples as steps. Each sample was therefore called alone."
         )
     if v.get("coupled"):
         return "Samples that share a pass of this model change each other. Each sample was therefore called alone."
-    return "Values of a sample decide what the model computes. Each sample was therefore called alone."
+    return "The model's computation depends on the values of a sample. Each sample was therefore called alone."
 
 
 def _no_rows(v: Values) -> str:
     count = len(v["names"])
     return (
-        f"{_quoted(v['names'])} {was(count)} left out: {noun(count, 'it is', 'they are')} called, but with no row of "
+        f"{_quoted(v['names'])} {was(count)} left out, since {noun(count, 'it is', 'they are')} called with no row of "
         "any sample."
     )
 
 
 def _called_once(v: Values) -> str:
     verb = was(len(v["names"]))
-    return (
-        f"{_quoted(v['names'])} {verb} left out: a single sample calls it, and features of one sample have no spread."
-    )
+    return f"{_quoted(v['names'])} {verb} left out, since only one sample calls it and its features have no spread."
 
 
 def _chosen_late(v: Values) -> str:
     verb, it = was(len(v["names"])), noun(len(v["names"]), "it", "them")
     return (
-        f"{_quoted(v['names'])} {verb} left out: for some samples alone a cut point, and called, but not measured, for "
-        f"others. Name {it} among the cut points to measure every sample there."
+        f"{_quoted(v['names'])} {verb} left out. Only some samples have a cut point there; others call {it} without "
+        f"being measured there. Name {it} among the cut points to measure every sample."
     )
 
 

@@ -27,7 +27,7 @@ def chain_text(chains: ChainView) -> str:
         lines.append(f"{k:>6} {cells[0]:>22} {cells[1]:>10} {cells[2]:>22} {cells[3]:>10}")
     lines.append(f"prediction: {chains.law}" + (f" ({chains.law_range})" if chains.law_range else ""))
     if chains.law_range and not chains.in_range:
-        lines.append(f"width {chains.width:,} is OUTSIDE the range in which the prediction was measured")
+        lines.append(f"width {chains.width:,} is OUTSIDE the range in which the prediction was tested")
     for seed, stop, singular in zip(chains.seeds, chains.stops, chains.singular, strict=True):
         if stop:
             lines.append(f"seed {seed}: stopped at layer {stop}, all of |J| below {chains.floor:.3g}")
@@ -36,7 +36,7 @@ def chain_text(chains: ChainView) -> str:
             how = f"singular to float64 precision, of rank {rank:,}{drop}"
             lines.append(f"seed {seed}: the weights of layer {layer} are {how}")
         if len(singular) > 3:
-            lines.append(f"seed {seed}: and those of {counted(len(singular) - 3, 'more layer')}")
+            lines.append(f"seed {seed}: so are those of {counted(len(singular) - 3, 'more layer')}")
     if chains.rises:
         at = ", ".join(f"layer {depth} (seed {seed})" for seed, depth in chains.rises[:4])
         lines.append(f"the numerical rank rose at {at}{' and more' if len(chains.rises) > 4 else ''}")

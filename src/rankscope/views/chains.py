@@ -40,7 +40,7 @@ class ChainView:
     """Random chains as arrays.
 
     ``ranks`` and ``dimensions`` have shape (seeds, depth), NaN after a stop; ``predicted`` holds two arrays of shape
-    (depth,). ``stops`` and ``singular`` have an entry a seed: the layer of the float32 stop, and (layer, rank) of
+    (depth,). ``stops`` and ``singular`` have an entry per seed: the layer of the float32 stop, and (layer, rank) of
     singular weights. ``rises`` holds (seed, depth). ``floor`` is what the stopping rule compares with.
     """
 

@@ -23,7 +23,7 @@ _LABEL = 32  # characters of a run's name in the legend
 
 
 def comparison_text(rows: Sequence[dict[str, Any]], labels: Sequence[str], metric: str, facts: Sequence[Fact]) -> str:
-    """What differs first, then one line a layer: a value for each run, and the difference from the first run."""
+    """What differs first, then one line per layer: a value for each run, and the difference from the first run."""
     head = ["layer", *map(one_line, labels), *(f"{one_line(label)} − {one_line(labels[0])}" for label in labels[1:])]
     body = []
     for row in rows:
@@ -47,7 +47,7 @@ def _difference(row: dict[str, Any], run: int) -> str:
 def plot_comparison(
     rows: Sequence[dict[str, Any]], labels: Sequence[str], metric: str, *, ax: Axes | None = None
 ) -> Axes:
-    """One line a run over the matched layers, with certified bounds as whiskers."""
+    """One line per run over the matched layers, with certified bounds as whiskers."""
     with figure_style():
         if ax is None:
             ax = new_axes(max(3.35, min(TEXT_WIDTH, 0.24 * len(rows) + 1.4)), 2.7)

@@ -61,7 +61,10 @@ def _seconds(value: float) -> str:
 
 
 def _not_recorded(v: Values) -> str:
-    return f"Products were not replayed as a CUDA graph at {v['where']!r}: {v['reason']}. They are slower and the same."
+    return (
+        f"Products were not replayed as a CUDA graph at {v['where']!r}: {v['reason']}. They are slower, with the same "
+        "results."
+    )
 
 
 def _smaller_chunk(v: Values) -> str:

@@ -52,8 +52,9 @@ def _no_float64(v: Values) -> str:
 
 def _other_path(v: Values) -> str:
     return (
-        f"On some samples rounding decides which modules the model calls: another precision than {v['dtype']} leads to "
-        "others. What could not be compared for this reason is measured on the path that was taken, and not certified."
+        f"On some samples rounding decides which modules the model calls, and another precision than {v['dtype']} "
+        "calls different ones. Ranks that could not be compared for this reason are those of the path that was taken, "
+        "and are not certified."
     )
 
 
@@ -80,15 +81,15 @@ def _leaves(v: Values) -> str:
     return (
         f"The outputs at {v['where']!r} differ from their linear prediction by {v['gap']:.0%} of the change. A tensor "
         "leaves the computation (detach, .data, numpy, .item()) there or before and counts as a constant, or a custom "
-        "operator's derivative is not that of its function. From there on ranks and bounds are of the derivative that "
-        "autograd gives, not of the function: do not read them as what the function does."
+        "operator's derivative is not that of its function. From there on ranks and bounds describe the derivative "
+        "that autograd gives, not the function."
     )
 
 
 def _random(v: Values) -> str:
     return (
-        f"The model is random in evaluation mode: the same input gives other outputs at {v['where']!r}. What was "
-        "measured belongs to one draw."
+        f"The model is random in evaluation mode: the same input gives different outputs at {v['where']!r}. The "
+        "results belong to one draw."
     )
 
 
@@ -136,8 +137,8 @@ def _coupled(v: Values) -> str:
 
 def _masks(_: Values) -> str:
     return (
-        "The component is random in training mode. One mask is drawn for a Jacobian, another for each sample of the "
-        "features."
+        "The component is random in training mode. One mask is drawn for each Jacobian, and another for each sample of "
+        "the features."
     )
 
 

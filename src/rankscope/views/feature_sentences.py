@@ -18,7 +18,7 @@ def _at_chance(v: Values) -> str:
 def _kept_by_chance(v: Values) -> str:
     return (
         f"Always answering class {v['answer']} gives an accuracy of {v['share']:.2%}, and only {v['kept']:.2%} has to "
-        f"be kept. What keeps it therefore says little.{_balance(v)}"
+        f"be kept. Keeping it is therefore a weak requirement.{_balance(v)}"
     )
 
 
@@ -35,8 +35,8 @@ def _other_class_names(v: Values) -> str:
         f"{own_verb(len(unknown), 'be')} not among the classes of the model"
     )
     return (
-        f"{said} ({first_few(v['model'])}). The labels are the places of the names in the data: check that both have "
-        "the same order."
+        f"{said} ({first_few(v['model'])}). The labels are the positions of the names in the data. Check that data and "
+        "model have the same order."
     )
 
 
@@ -49,7 +49,7 @@ def _other_class_order(v: Values) -> str:
 
 
 def _full_width_alone(_: Values) -> str:
-    return "The threshold is reached at full width alone, where the projection changes nothing."
+    return "The threshold is reached only at full width, where the projection changes nothing."
 
 
 def _not_monotone(v: Values) -> str:
@@ -86,8 +86,8 @@ def _few_rows(v: Values) -> str:
 
 def _rounded_layer(v: Values) -> str:
     return (
-        f"{v['name']!r} has a PCA dimension between {v['low']:,} and {v['high']:,}: rounding of the features to their "
-        "dtype leaves it open. Compute the features in float32 or float64."
+        f"{v['name']!r} has a PCA dimension between {v['low']:,} and {v['high']:,}. The rounding of the features to "
+        "their dtype does not allow a closer value. Compute the features in float32 or float64."
     )
 
 
@@ -111,7 +111,7 @@ def _sketched_layer(v: Values) -> str:
 def _duplicates(v: Values) -> str:
     return (
         f"{v['name']!r} has {counted(v['count'], 'row')} that {own_verb(v['count'], 'equal')} an earlier one among "
-        f"{v['total']:,}. Equal rows count once, since the distance between them says nothing of the dimension."
+        f"{v['total']:,}. Equal rows count once, since the distance between them does not depend on the dimension."
     )
 
 

@@ -29,7 +29,7 @@ _CLASS_HEAD = (
 
 
 def layers_text(rows: Sequence[Mapping[str, Any]], facts: Sequence[Fact]) -> str:
-    """One line a layer, then what is to be known of them."""
+    """One line per layer, then what is to be known of them."""
     body = [
         (
             one_line(row["name"]),

@@ -22,7 +22,7 @@ _NAMES = {"twonn": "TwoNN", "mle": "maximum likelihood"}
 
 
 def intrinsic_text(rows: Sequence[Mapping[str, Any]], method: str, neighbours: int, facts: Sequence[Fact]) -> str:
-    """One line a layer."""
+    """One line per layer."""
     body = [
         (
             one_line(row["name"]),

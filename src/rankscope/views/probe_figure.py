@@ -85,7 +85,7 @@ def plot_probes(found: ProbesView, *, ax: Axes | None = None) -> Axes:
 
 
 def plot_remedies(result: RemediesView, *, ax: Axes | None = None, quantity: str = "rank") -> Axes:
-    """One line a remedy over depth, its median over the seeds, the range as a band; quantity 'rank' or 'dimension'."""
+    """One line per remedy over depth: median over the seeds, the range as a band; quantity 'rank' or 'dimension'."""
     if quantity not in ("rank", "dimension"):
         raise UsageError(f"quantity is {quantity!r}; draw 'rank' or 'dimension'")
     with figure_style():

@@ -27,7 +27,7 @@ def _expected(result: ProbeRow) -> str:
 
 
 def probes_text(found: ProbesView) -> str:
-    """Header, one line a component, and what has to be known to read it."""
+    """Header, one line per component, and what has to be known to read it."""
     results, first = found.rows, found.rows[0]
     width = max([len(one_line(r.name)) for r in results] + [9])
     source = f"Gaussian input of {shape_of(found.input_shape)}, {counted(found.samples, 'sample')}, behind a random "
@@ -50,8 +50,8 @@ def probes_text(found: ProbesView) -> str:
         )
     if any(r.at_sample_limit for r in results) or first.dimension_before.value >= found.sample_limit:
         lines.append(f"* the sample limit: {found.samples:,} samples cannot show more than {found.sample_limit:,}")
-    lines.append("expected: exact rank of the component at the point (in brackets: without what an ε shrinks away)")
-    lines.append("bounds in brackets where rounding could change the count; [?]: not certified")
+    lines.append("expected: exact rank at the point (in brackets: without directions that an ε shrinks away)")
+    lines.append("[lower, upper]: bounds, if rounding could change the count; [?]: not certified")
     told = list(dict.fromkeys(r.certificate for r in results))
     for said in told:
         of = "" if len(told) == 1 else f" of {', '.join(one_line(r.name) for r in results if r.certificate == said)}"
@@ -61,7 +61,7 @@ def probes_text(found: ProbesView) -> str:
 
 
 def remedies_text(result: RemediesView) -> str:
-    """Header, and for each quantity one line a remedy with medians over the seeds at some depths."""
+    """Header, and for each quantity one line per remedy with medians over the seeds at some depths."""
     depth = len(result.depths)
     shown = sorted({1, depth, *np.linspace(1, depth, 7).round().astype(int).tolist()})
     wide = max(len(one_line(c.label)) for c in result.curves)
@@ -81,5 +81,5 @@ def remedies_text(result: RemediesView) -> str:
     if doubtful:
         lines.append(f"rounding could change some of these ranks: {', '.join(doubtful)}")
     if any(c.batchnorm for c in result.curves):
-        lines.append("BatchNorm: by the statistics of the samples, which the Jacobian holds fixed")
+        lines.append("BatchNorm uses the statistics of the samples, which the Jacobian holds fixed")
     return "\n".join(lines)

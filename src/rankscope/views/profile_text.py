@@ -64,7 +64,7 @@ def profile_text(
     skipped: Mapping[str, str],
     facts: Sequence[Fact],
 ) -> str:
-    """Header, one line a cut point, and everything that could not be measured or must be known."""
+    """Header, one line per cut point, and everything that could not be measured or must be known."""
     width = max([len(one_line(r["name"])) for r in rows] + [5])
     sizes = [span(row.get("least_rows", row["rows"]), row["rows"]) for row in rows]
     room = max([len(size) for size in sizes] + [9])

@@ -31,7 +31,7 @@ def similarity_text(
     samples: int,
     facts: Sequence[Fact],
 ) -> str:
-    """One line a layer of the first source; of many columns the first, the last and some between."""
+    """One line per layer of the first source; of many columns the first, the last and some between."""
     places = np.unique(np.linspace(0, len(second) - 1, min(len(second), _SHOWN)).round().astype(int)).tolist()
     body = [
         [one_line(name), *("–" if np.isnan(row[i]) else f"{row[i]:.3f}" for i in places)]

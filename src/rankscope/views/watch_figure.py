@@ -1,4 +1,4 @@
-"""Numbers by layer and checkpoint as figures: a heat map, and one curve a layer."""
+"""Numbers by layer and checkpoint as figures: a heat map, and one curve per layer."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def plot_heat_map(
     *,
     ax: Axes | None = None,
 ) -> Axes:
-    """``values`` (layers, checkpoints) as colours, one column a checkpoint; grey where a layer has no number."""
+    """``values`` (layers, checkpoints) as colours, one column per checkpoint; grey where a layer has no number."""
     from matplotlib import colormaps
 
     with figure_style():
@@ -61,7 +61,7 @@ def plot_step_curves(
     *,
     ax: Axes | None = None,
 ) -> Axes:
-    """One curve a layer over the steps; of many layers the shade is the depth, and some have a name."""
+    """One curve per layer over the steps; of many layers the shade is the depth, and some have a name."""
     from matplotlib import colormaps
 
     with figure_style():

@@ -23,7 +23,7 @@ def _without_step(v: Values) -> str:
 def _steps_differ(v: Values) -> str:
     unit, used = v.get("unit", "step"), v.get("used", v["inside"])  # records of earlier versions lack them
     return (
-        f"The name of checkpoint {v['file']!r} says {unit} {v['name']:,}, and the file holds {unit} {v['inside']:,}. "
+        f"The name of checkpoint {v['file']!r} gives {unit} {v['name']:,}, and the file holds {unit} {v['inside']:,}. "
         f"{capital(unit)} {used:,} was used."
     )
 
@@ -35,7 +35,7 @@ def _same_weights(v: Values) -> str:
 def _one_step(v: Values) -> str:
     count = counted(len(v["names"]), "checkpoint")
     return (
-        f"{count} of step {v['step']:,} hold different weights and were left out, since nothing says which belongs to "
+        f"{count} of step {v['step']:,} hold different weights and were left out, since it is unclear which belongs to "
         f"the run: {first_few(v['names'])}."
     )
 

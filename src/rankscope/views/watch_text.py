@@ -35,7 +35,7 @@ def watched_text(
     unit: str,
     facts: Sequence[Fact],
 ) -> str:
-    """What changed most, then one table a metric; of many checkpoints the first, the last and some between."""
+    """What changed most, then one table per metric; of many checkpoints the first, the last and some between."""
     lines = watched_findings(values, layers, steps, unit)
     places = np.unique(np.linspace(0, len(steps) - 1, min(len(steps), _SHOWN)).round().astype(int)).tolist()
     for metric, found in values.items():
