@@ -816,7 +816,7 @@ BAD_INPUTS = [
     (torch.zeros(1, 8), {"columns": 3}, rs.UsageError, "columns is 3"),
     (torch.zeros(1, 8), {"cut_points": "bloks"}, rs.CutPointError, "there is no module 'bloks'; did you mean 'blocks'"),
     (torch.zeros(1, 8), {"tolerance": "papr"}, rs.UsageError, "did you mean 'paper'"),
-    (torch.zeros(1, 8), {"dtype": "float16"}, rs.UsageError, "dtype 'float16' cannot be measured in"),
+    (torch.zeros(1, 8), {"dtype": "float16"}, rs.UsageError, "dtype 'float16' cannot be used to measure"),
     (torch.zeros(1, 8), {"dtype": torch.bfloat16}, rs.UsageError, "give 'float32' or 'float64'"),
     (torch.zeros(1, 8), {"device": "gpu"}, rs.UsageError, "device 'gpu' is unknown"),
     (torch.zeros(1, 8), {"device": "meta"}, rs.UsageError, "device 'meta' is unknown"),

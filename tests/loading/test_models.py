@@ -247,7 +247,7 @@ def no_network(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     ("spec", "remedy"),
     [
         ("timm:test_vit", r"use weights=.random., or run python -c .*test_vit.* give weights=FILE"),
-        ("torchvision:resnet18", r"use weights=.random., or fetch https://.*resnet18-f37072fd\.pth"),
+        ("torchvision:resnet18", r"use weights=.random., or download https://.*resnet18-f37072fd\.pth"),
         ("hf:google/no-such-model", r"run hf download google/no-such-model .* with weights=.random."),
     ],
 )

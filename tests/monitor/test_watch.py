@@ -93,14 +93,14 @@ def test_the_step_that_is_used_is_said_where_file_and_name_differ(tmp_path: Path
     found = watched(tmp_path)
     assert (found.unit, [step.step for step in found.steps]) == ("epoch", [1])
     assert found.notes == (
-        "The name of checkpoint 'epoch_1.pth' says epoch 1, and the file holds epoch 0. Epoch 1 was used.",
+        "The name of checkpoint 'epoch_1.pth' gives epoch 1, and the file holds epoch 0. Epoch 1 was used.",
     )
     (tmp_path / "epoch_1.pth").unlink()
     torch.save({"m": net(2).state_dict(), "global_step": 1000}, tmp_path / "step_2000.pth")
     found = watched(tmp_path)
     assert (found.unit, [step.step for step in found.steps]) == ("step", [1000])
     assert found.notes == (
-        "The name of checkpoint 'step_2000.pth' says step 2,000, and the file holds step 1,000. Step 1,000 was used.",
+        "The name of checkpoint 'step_2000.pth' gives step 2,000, and the file holds step 1,000. Step 1,000 was used.",
     )
     earlier = Fact(FactKind.CHECKPOINT_STEPS_DIFFER, {"file": "a.pt", "inside": 7, "name": 8})  # of an earlier version
     assert sentence(earlier).endswith("Step 7 was used.")

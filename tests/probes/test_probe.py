@@ -469,7 +469,7 @@ def test_a_module_that_cannot_be_copied() -> None:
         ({"input_shape": (4, -1)}, rs.UsageError, r"input_shape is \(4, -1\)"),
         ({"input_shape": "abc"}, rs.UsageError, "input_shape is 'abc'"),
         ({"seed": -1}, rs.UsageError, "seed is -1"),
-        ({"dtype": "float16"}, rs.UsageError, "dtype 'float16' cannot be measured in"),
+        ({"dtype": "float16"}, rs.UsageError, "dtype 'float16' cannot be used to measure"),
         ({"tolerance": "papr"}, rs.UsageError, "papr"),
         ({"front": "gausian"}, rs.UsageError, "did you mean 'gaussian'"),
         ({"jacobian_points": 0}, rs.UsageError, "jacobian_points is 0"),

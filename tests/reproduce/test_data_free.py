@@ -79,7 +79,10 @@ def test_files_and_the_two_sentences(chains: Path) -> None:
     # the rank of both conventions at the layer named, as the CSV has it
     rows = [r for r in csv.DictReader((folder / "fig1d.csv").open()) if r["depth"] == "8"]
     means = [np.mean([int(r[f"jacobian_rank_{c}"]) for r in rows]) for c in ("paper", "reference")]
-    assert f"At layer 8 the text's rule gives rank {means[0]:.1f} here and the code's {means[1]:.1f}, of 60." in record["disagreement"]
+    assert (
+        f"At layer 8 the text's rule gives rank {means[0]:.1f} here and the code's {means[1]:.1f}, of 60."
+        in record["disagreement"]
+    )
     assert record["disagreement"] in (folder / "comparison.md").read_text()
 
 

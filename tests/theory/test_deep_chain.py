@@ -337,7 +337,7 @@ def test_singular_weights_are_told():
     assert found.runs[0].singular == tuple((k, 5) for k in range(1, 6))
     text = str(found)
     assert "seed 0: the weights of layer 1 are singular to float64 precision, of rank 5, and rank drops there" in text
-    assert "seed 0: and those of 2 more layers" in text
+    assert "seed 0: so are those of 2 more layers" in text
     assert found.to_dict()["singular_layers"] == [[[k, 5] for k in range(1, 6)]]
     assert "rank drops there" not in str(deep_chain(width=6, depth=2, samples=20, init=projection, residual=True))
     zero = deep_chain(width=4, depth=1, samples=20, init=lambda rng: np.zeros((4, 4)))
@@ -389,7 +389,7 @@ def test_rises_are_flagged():
         ({"seeds": -1}, UsageError, "seeds is -1"),
         ({"seeds": [True]}, UsageError, "seeds is True"),
         ({"seeds": 1.5}, UsageError, "seeds is 1.5"),
-        ({"dtype": "float16"}, UsageError, "'float16' cannot be measured in"),
+        ({"dtype": "float16"}, UsageError, "'float16' cannot be used to measure"),
         ({"tolerance": 1e-14}, UsageError, "resolves σ/σ_1 down to 1e-12"),
         ({"tolerance": Tolerance(atol=1.0)}, UsageError, "absolute part"),
         (
