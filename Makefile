@@ -8,7 +8,7 @@ WORKERS ?= $(shell n=$$(nproc 2>/dev/null || echo 2); [ $$n -lt 6 ] && echo $$n 
 PYTEST := $(BIN)/python -m pytest -n $(WORKERS) --dist worksteal
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-kernels test-floor lint types bench docs figures clean
+.PHONY: help demo test test-kernels test-floor lint types bench dist docs figures clean
 
 help:  ## Show the targets
 	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -62,6 +62,19 @@ lint: $(VENV)/.made-dev  ## Style, types and the direction of imports
 bench: $(VENV)/.made-dev  ## Measure speed and memory beside the alternatives on this machine
 	$(BIN)/python benchmarks/jacobian.py
 
+# Wheel and sdist, then both in an environment that has nothing else: the wheel as it is, the sdist through a wheel of its own.
+DIST := .venv-dist
+DISTPY := $(DIST)/bin/python
+dist: $(VENV)/.made-dev  ## Build wheel and sdist into dist/, install them in a clean environment and try them there
+	rm -rf dist $(DIST)
+	$(BIN)/python -m hatchling build -t wheel -t sdist -d dist
+	$(BIN)/python -m pip wheel --quiet --no-deps --wheel-dir dist/from-sdist dist/*.tar.gz
+	$(PYTHON) -m venv $(DIST)
+	$(DISTPY) -m pip install --quiet --constraint constraints.txt dist/*.whl
+	cd dist && ../$(DISTPY) ../tests/try_package.py
+	$(DISTPY) -m pip install --quiet --no-deps --force-reinstall dist/from-sdist/*.whl
+	cd dist && ../$(DISTPY) ../tests/try_package.py
+
 docs: $(VENV)/.made-docs  ## Build the documentation site into site/; every warning is an error
 	$(BIN)/python -m sphinx --quiet --fail-on-warning --keep-going -b html -d build/doctrees docs site
 
@@ -71,5 +84,5 @@ figures: $(VENV)/.made  ## Run the examples at full size and put their figures i
 	done
 
 clean:  ## Remove the environment and what the tools left
-	rm -rf site build/doctrees
-	rm -rf $(VENV) $(FLOOR) .mypy_cache .pytest_cache .ruff_cache .hypothesis .import_linter_cache $(OUT)
+	rm -rf site build/doctrees dist
+	rm -rf $(VENV) $(FLOOR) $(DIST) .mypy_cache .pytest_cache .ruff_cache .hypothesis .import_linter_cache $(OUT)
