@@ -182,7 +182,7 @@ def table(found: dict[str, Any]) -> str:
         over = 100 * (times / plain - 1)
         low, middle, high = np.percentile(over, [25, 50, 75])
         first = 1e3 * float(np.median(found["first_step_seconds"][kind]))
-        share = ("–", "–") if kind == "plain" else (f"{middle:.2f} %", f"{low:.2f} … {high:.2f} %")
+        share = ("–", "–") if kind == "plain" else (f"{middle:.2f}%", f"{low:.2f} … {high:.2f}%")
         lines.append(
             f"| {kind} | {1e3 * np.median(times) / found['every']:.2f} | {share[0]} | {share[1]} | {first:.1f} |"
         )

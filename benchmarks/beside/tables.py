@@ -38,7 +38,7 @@ def networks_table(networks: pd.DataFrame) -> str:
         known = {
             "train_seconds": f"{row['train_seconds']:.0f} s",
             "images_seen": f"{row['images_seen']:,.0f}",
-            "test_accuracy": f"{100 * row['test_accuracy']:.1f} %",
+            "test_accuracy": f"{100 * row['test_accuracy']:.1f}%",
         }
         training = [text if row[name] == row[name] else "–" for name, text in known.items()]
         rows.append([
@@ -99,7 +99,7 @@ def lemma_table(pairs: pd.DataFrame) -> str:
         seen = (falls["partial"] / falls["full"].where(falls["full"] > 0)).median()
         counts = [int((falls["verdict"] == found).sum()) for found in ("holds", "open", "fails")]
         estimated = int((falls["estimate"] == "fails").sum())
-        share = f"{100 * seen:.1f} %" if seen == seen else "–"
+        share = f"{100 * seen:.1f}%" if seen == seen else "–"
         rows.append([title(str(name)), str(weights), str(kind), len(part), len(falls), *counts, estimated, share])
     head = ["network", "weights", "columns", "pairs", "partial rank falls", "bound holds", "open", "bound fails"]
     return markdown([*head, "fails by the estimates", "share of the drop seen, median"], rows)

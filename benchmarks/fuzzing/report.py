@@ -25,7 +25,7 @@ def table(outcomes: Sequence[Outcome]) -> str:
         lines.append(f"| {status} | {networks[status]} | {cells[status]} |")
     judged = sum(cells.values()) - sum(cells[s] for s in _NO_TRUTH)
     share = 100 * cells["measured"] / judged if judged else 0.0
-    lines += ["", f"{share:.1f} % of the {judged} cells with one truth were measured.", ""]
+    lines += ["", f"{share:.1f}% of the {judged} cells with one truth were measured.", ""]
     lines += ["| ingredient | networks | " + " | ".join(_ASKED) + " |", "|---|---|" + "---|" * len(_ASKED)]
     by: dict[str, list[Outcome]] = {}
     for outcome in outcomes:
@@ -37,6 +37,6 @@ def table(outcomes: Sequence[Outcome]) -> str:
         for outcome in by[name]:
             part.update(outcome.cells)
         total = sum(part.values()) - sum(part[s] for s in _NO_TRUTH)
-        shown = [f"{100 * part['measured'] / total:.0f} %" if total else "", *(str(counted[s]) for s in _ASKED[1:])]
+        shown = [f"{100 * part['measured'] / total:.0f}%" if total else "", *(str(counted[s]) for s in _ASKED[1:])]
         lines.append(f"| {name} | {len(by[name])} | " + " | ".join(shown) + " |")
     return "\n".join(lines)

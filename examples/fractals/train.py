@@ -157,7 +157,7 @@ def train(
             elapsed = time.perf_counter() - started
             speed = (run.images - recipe.batch) / max(elapsed, 1e-9)
             print(
-                f"step {run.steps:5d}  {100 * progress:5.1f} %  loss {value:.3f}  batch accuracy {right:.3f}  "
+                f"step {run.steps:5d}  {100 * progress:5.1f}%  loss {value:.3f}  batch accuracy {right:.3f}  "
                 f"rate {rate:.2e}  gradient {float(norm):.2f}  {speed:,.0f} images/s",
                 flush=True,
             )

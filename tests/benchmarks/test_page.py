@@ -145,7 +145,7 @@ def test_nothing_is_missing_where_all_networks_are_measured():
 
 def test_what_is_not_known_of_a_training_is_a_dash():
     known = networks_table(networks()).splitlines()[-1]
-    assert known == "| ResNet-50 | trained | 2 | 60 s | 4,096 | 31.0 % | 10 s | 2.2 GB |"
+    assert known == "| ResNet-50 | trained | 2 | 60 s | 4,096 | 31.0% | 10 s | 2.2 GB |"
     lost = networks(train_seconds=np.nan, images_seen=np.nan, test_accuracy=np.nan)
     assert networks_table(lost).splitlines()[-1] == "| ResNet-50 | trained | 2 | – | – | – | 10 s | 2.2 GB |"
     assert "held-out" not in measured_sentence(lost)

@@ -409,7 +409,7 @@ def test_the_old_name_of_samples_used_is_read(found):
 
 
 def skewed():
-    """94 % of the samples in class 0, the others hard to tell apart: little is asked when 90 % are to be kept."""
+    """94% of the samples in class 0, the others hard to tell apart: little is asked when 90% are to be kept."""
     g = torch.Generator().manual_seed(0)
     y = torch.tensor([0] * 376 + [1, 2, 3] * 8)
     z = torch.randn(400, 4, generator=g, dtype=torch.float64) + 4 * torch.nn.functional.one_hot(y, 4)

@@ -82,7 +82,7 @@ def check_classification(out: Path) -> None:
     record = json.loads((out / "classification.json").read_text())
     assert set(record) == {"uncentred", "centred"}
     found = record["uncentred"]
-    # the first crossing of 95 % on the curve, found again by hand
+    # the first crossing of 95% on the curve, found again by hand
     needed = 0.95 * found["full_accuracy"]
     assert found["dimension"] == next(k for k, a in enumerate(found["curve"], 1) if a >= needed)
     assert found["samples"] == 150

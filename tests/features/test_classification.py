@@ -159,7 +159,7 @@ def test_bootstrap_interval_is_that_of_resampling_and_measuring_again():
         )
         crossings.append(int((right >= 0.95 * full - 1e-9).nonzero()[0]) + 1)
     crossings.sort()
-    assert found.interval == (crossings[0], crossings[-1])  # 2.5 % of 40 − 1, rounded outwards
+    assert found.interval == (crossings[0], crossings[-1])  # 2.5% of 40 − 1, rounded outwards
     assert crossings[0] < crossings[-1]
     again = classification_dimension(x, y, head, bootstrap=40, seed=7)
     assert again.interval == found.interval
@@ -471,7 +471,7 @@ def test_f8_float64_features_keep_their_digits(mean):
 
 
 def skewed():
-    """95 % of 2,000 samples in class 0 of 10, told apart by 9 directions of falling variance."""
+    """95% of 2,000 samples in class 0 of 10, told apart by 9 directions of falling variance."""
     g = torch.Generator().manual_seed(0)
     y = torch.where(torch.arange(2000) < 1900, 0, torch.arange(2000) % 9 + 1)
     axes = torch.linalg.qr(torch.randn(20, 20, generator=g)).Q

@@ -95,7 +95,7 @@ class TestNumbers:
             rs.intrinsic_dimension(np.random.default_rng(seed).normal(size=(200, 2)), method=method).layers[0]
             for seed in range(30)
         ]
-        # of 30 draws the standard deviation itself is known to 13 %: the error is 1.0 to 1.5 of it, within 3 of these
+        # of 30 draws the standard deviation itself is known to 13%: the error is 1.0 to 1.5 of it, within 3 of these
         ratio = np.mean([layer.error for layer in found]) / np.std([layer.value for layer in found])
         assert 0.7 < ratio < 2.1
 

@@ -153,7 +153,7 @@ def test_a_neighbourhood_of_a_model_that_mixes_samples() -> None:
     rows = rows_alone(net, x + 1e-2 * torch.stack([torch.randn(6, generator=generator) for _ in range(30)]), "mixed")
     wanted = covariance(rows)
     found = profile["mixed"].covariance.singular_values[: len(wanted)]
-    np.testing.assert_allclose(found / found.sum(), wanted / wanted.sum(), atol=1e-4)  # float32 beside noise of 1 %
+    np.testing.assert_allclose(found / found.sum(), wanted / wanted.sum(), atol=1e-4)  # float32 beside noise of 1%
 
 
 @pytest.mark.parametrize(

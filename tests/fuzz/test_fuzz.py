@@ -81,7 +81,7 @@ def test_a_line_that_was_cut_off_is_dropped_and_the_table_counts(tmp_path: Path)
     assert file.read_text(encoding="utf-8") == text
     shown = table(whole)
     assert "| tried | 2 | 5 |" in shown
-    assert "80.0 % of the 5 cells" in shown
+    assert "80.0% of the 5 cells" in shown
 
 
 def test_a_cut_point_beyond_the_range_of_the_precision_is_named() -> None:

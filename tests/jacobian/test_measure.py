@@ -677,7 +677,7 @@ def test_a_sketch_finds_the_whole_rank_where_a_patch_may_not() -> None:
 def test_gaussian_stacks_hold_the_prediction() -> None:
     """n = 1000, depths 1, 10, 20, 50 as cut points of one network: the exact float64 rank, and the project's table.
 
-    Within 2 % of the table, or six at depth 50: there single draws scatter by 2 (115, 117, 116, 119, 121, 117, 115 in
+    Within 2% of the table, or six at depth 50: there single draws scatter by 2 (115, 117, 116, 119, 121, 117, 115 in
     float64), because the threshold follows a σ₁ that itself varies; the prediction for infinite width is 116.
     """
     n, depth = 1000, 50

@@ -160,7 +160,7 @@ def test_weights_do_not_depend_on_the_company() -> None:
     other = rs.standard_components(SHAPE, seed=6, only=["fc"])["fc"].module.state_dict()
     assert all(torch.equal(alone[k], among[k]) for k in alone)
     assert not torch.equal(alone["linear.weight"], other["linear.weight"])
-    # N(0, 1/fan-in): 128² entries give the standard deviation to 0.6 %
+    # N(0, 1/fan-in): 128² entries give the standard deviation to 0.6%
     assert float(alone["linear.weight"].std()) == pytest.approx(N**-0.5, rel=0.03)
 
 
@@ -182,7 +182,7 @@ def test_normalisation_layers_are_not_the_identity() -> None:
     assert norm.running_var is not None
     for values in (norm.weight, norm.running_var):
         assert 0.5 <= float(values.min()) < 0.7 < 1.3 < float(values.max()) <= 1.5
-    for values in (norm.bias, norm.running_mean):  # 64 draws give a standard deviation to about 9 %
+    for values in (norm.bias, norm.running_mean):  # 64 draws give a standard deviation to about 9%
         assert float(values.std()) == pytest.approx(0.1, rel=0.4)
 
 

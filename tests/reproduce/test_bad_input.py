@@ -380,11 +380,11 @@ def test_an_accuracy_of_chance_is_remarked(mine: World, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("right", "samples", "classes", "said"),
     [
-        (40, 60, 3, ""),  # 66.67 %: chance is 33.33 %, its standard error 6.09 %, so guessing ends at 57.68 %
+        (40, 60, 3, ""),  # 66.67%: chance is 33.33%, its standard error 6.09%, so guessing ends at 57.68%
         (34, 60, 3, "not clearly above guessing among 3 classes (33.33%; four standard errors above it is 57.68%)"),
         (35, 60, 3, ""),
         (100, 100, 2, ""),
-        (71, 100, 2, ""),  # guessing ends at 70 %
+        (71, 100, 2, ""),  # guessing ends at 70%
         (70, 100, 2, "not clearly above guessing among 2 classes (50.00%; four standard errors above it is 70.00%)"),
         (
             12,

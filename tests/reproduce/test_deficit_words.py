@@ -39,7 +39,7 @@ def one(name: str) -> Any:
 def test_the_smallest_eta_is_not_called_the_largest_that_keeps(tables: dict[str, DependencyTable]) -> None:
     alone, tied = tables["alone"][0], tables["tied"][5]
     assert (alone.status, tied.status) == ("no eta keeps accuracy", "dependent")
-    said = f"the smallest η tried, {alone.eta:.2g}: none keeps 90 % of the accuracy"
+    said = f"the smallest η tried, {alone.eta:.2g}: none keeps 90% of the accuracy"
     rows = compare(one("ResNet-50"), tables["alone"], alone, "largest-eta")
     of_class, of_all = rows[:5], rows[5:]
     assert all("largest" not in row.quantity + row.how for row in of_class)
@@ -47,10 +47,10 @@ def test_the_smallest_eta_is_not_called_the_largest_that_keeps(tables: dict[str,
     assert said in rows[0].how
     kept = compare(one("ResNet-50"), tables["tied"], tied, "largest-eta")
     assert kept[0].quantity.startswith("ResNet-50 at its largest η: ")
-    assert f"the largest η that keeps 90 % of the accuracy, {tied.eta:.2g}" in kept[0].how
+    assert f"the largest η that keeps 90% of the accuracy, {tied.eta:.2g}" in kept[0].how
     # every class has its own η there: the summary must not carry the one of the class that is shown
     low, high = (f(r.eta for r in tables["alone"]) for f in (min, max))
-    own = f"each class at its own η ({low:.2g}…{high:.2g}): the largest that keeps 90 %, else the smallest tried"
+    own = f"each class at its own η ({low:.2g}…{high:.2g}): the largest that keeps 90%, else the smallest tried"
     assert len(of_all) == 6
     assert all(own in row.how and "each class's own η" in row.quantity for row in of_all)
 
@@ -65,9 +65,9 @@ def test_panels_say_the_same_and_carry_the_papers_letters(tables: dict[str, Depe
         "(c) GluMixer-24, η = 20, paper: all images, intercept",
         "(d) Swin-T, η = 20, paper: all images, intercept",
         "mine, η = 20, paper: all images, intercept",
-        f"GluMixer-24: the smallest η tried, {alone.eta:.2g}: none keeps 90 % of the accuracy; all images, intercept",
-        f"Swin-T: the largest η that keeps 90 % of the accuracy, {tied.eta:.2g}; all images, intercept",
-        f"mine: the smallest η tried, {alone.eta:.2g}: none keeps 90 % of the accuracy; all images, intercept",
+        f"GluMixer-24: the smallest η tried, {alone.eta:.2g}: none keeps 90% of the accuracy; all images, intercept",
+        f"Swin-T: the largest η that keeps 90% of the accuracy, {tied.eta:.2g}; all images, intercept",
+        f"mine: the smallest η tried, {alone.eta:.2g}: none keeps 90% of the accuracy; all images, intercept",
     ]
     # the second row is not solved as the first one is
     coded = draw_deficit(drawn, "reference").axes
@@ -79,7 +79,7 @@ def test_panels_say_the_same_and_carry_the_papers_letters(tables: dict[str, Depe
 
 
 def test_the_share_of_classes_is_the_deficit_of_the_library(tables: dict[str, DependencyTable]) -> None:
-    """Classes of which at most k others keep 90 % of the accuracy: counted by hand and by ``DependencyTable``."""
+    """Classes of which at most k others keep 90% of the accuracy: counted by hand and by ``DependencyTable``."""
     table = tables["tied"]
     rows = {r.quantity: r.ours for r in compare(one("net"), table, table[5], "paper")[5:]}
     assert list(rows) == [

@@ -195,7 +195,7 @@ def test_fewer_dimensions_than_steps(n: int) -> None:
 
 
 def test_smooth_and_gapped_values_are_within_one_percent() -> None:
-    """N = 3,000 and c ≥ N/5: the standard error with 64 probes is below 0.3 %, three of them below 1 %."""
+    """N = 3,000 and c ≥ N/5: the standard error with 64 probes is below 0.3%, three of them below 1%."""
     k = np.arange(1, 3001)
     for sigma in (np.exp(-k / 600), np.r_[np.linspace(1, 0.3, 900), np.full(2100, 0.005)]):
         c = true_count(sigma)

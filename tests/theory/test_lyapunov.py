@@ -358,4 +358,4 @@ def test_few_layers_rarely_seem_to_have_a_gap(depth: int):
         return np.diag(np.exp(0.3 * rng.standard_normal(3)))[rng.permutation(3)]
 
     false = sum(lyapunov_exponents(layers, depth=depth, seed=seed).gap == "resolved" for seed in range(60))
-    assert false <= 2  # a chance of 0.3 % each, one pair of three being the largest: 2 of 60 are seen once in 100
+    assert false <= 2  # a chance of 0.3% each, one pair of three being the largest: 2 of 60 are seen once in 100

@@ -104,7 +104,7 @@ def test_chains(columns: int, widths: list[int], rtol: float):
 
 
 def test_the_limit_law_is_as_far_off_as_it_says():
-    """At n = 200, L = 10 and rtol 0.3 Fuss–Catalan counts about 2, or 9 % of the count, too few."""
+    """At n = 200, L = 10 and rtol 0.3 Fuss–Catalan counts about 2, or 9% of the count, too few."""
     mean, error = chains(200, [200] * 10, 0.3, 50)
     short = mean - predicted_rank(200, 10, 0.3, law="fuss-catalan").value
     assert 0.5 < short < 2.5

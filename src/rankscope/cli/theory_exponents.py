@@ -74,7 +74,7 @@ def theory_exponents_command(
         found = replace(
             found,
             images=found.images if measured is None else tuple(measured.names[: len(found.images)]),
-            facts=(*as_facts([f"weights: {loaded.weights}", *facts]), *found.facts),
+            facts=(*as_facts([f"The weights are {loaded.weights}.", *facts]), *found.facts),
         )
         tables = {"exponents": found.table(), "exponents-by-image": found.frame()}
         write_result(folder, "exponents", found.to_dict(), tables, found.plot())

@@ -133,7 +133,7 @@ def _judge(
     key = keys(seed, _STREAM + 2, block, torch.arange(n))
     words = draw(key, (_STEPS + _BURN_IN) * _WALKERS).view(n, _STEPS + _BURN_IN, _WALKERS)
     points = walk(matrices, offsets, choose(words, thresholds), burn_in=_BURN_IN).transpose(1, 2).flatten(2)
-    # a stray spike must not shrink the rest: 0.5 % of the points on each side may lie outside
+    # a stray spike must not shrink the rest: 0.5% of the points on each side may lie outside
     ordered = points.sort(dim=2).values
     cut = max(1, ordered.shape[2] // 200)
     low, high = ordered[:, :, cut], ordered[:, :, -cut - 1]

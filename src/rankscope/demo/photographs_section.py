@@ -67,7 +67,7 @@ def _profile(context: Context, weights: str, loaded: LoadedModel, images: Images
             "notes": (
                 *loaded.facts,
                 *([_BATCHNORM] if loaded.random else []),
-                f"Images: scikit-learn's two photographs, {images.preprocessing}.",
+                f"The images are scikit-learn's two photographs ({images.preprocessing}).",
             ),
         },
     )

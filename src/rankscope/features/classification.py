@@ -84,14 +84,14 @@ def classification_dimension(
     logits : array, (N, c), optional
         Stored logits: the head is checked against them.
     bootstrap : int
-        Resamples for the 95 % interval; 0 for none.
+        Resamples for the 95% interval; 0 for none.
     seed : int
         Of the resamples.
     least : int
         The first k that is tried: 1, or 0 as in the published code, where the head sees no component (zeros, or the
         mean under ``centred``) and gives every sample one answer. It can be enough only where that answer is.
     stop_at_crossing : bool
-        End the curve soon after the crossing (and those of 98 % of the resamples) instead of at d.
+        End the curve soon after the crossing (and those of 98% of the resamples) instead of at d.
     allow_absent : bool
         Accept classes without a sample, and fewer samples than classes.
     device : torch.device or str, optional

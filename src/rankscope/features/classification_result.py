@@ -64,7 +64,7 @@ class ClassificationDimension(Noted, Record):
     top5 : numpy.ndarray or None
         The same for top-5; None below 10 classes and for a scorer.
     interval : tuple of int or None
-        95 % bootstrap interval of ``dimension`` over the samples the accuracy is measured on (the axes are kept as
+        95% bootstrap interval of ``dimension`` over the samples the accuracy is measured on (the axes are kept as
         they are); None without bootstrap.
     keep, projection, accuracy_kind, samples, classes
         The settings and sizes the number belongs to.

@@ -41,7 +41,7 @@ def first_dimension(
 def interval(
     resampled: torch.Tensor, needed: torch.Tensor, width: int, *, without: torch.Tensor | None = None
 ) -> tuple[int, int] | None:
-    """2.5 % and 97.5 % order statistics of the resamples' crossings; one that never crosses counts as d.
+    """2.5% and 97.5% order statistics of the resamples' crossings; one that never crosses counts as d.
 
     ``without`` (R,) is what no component keeps in each, where the search starts there.
     """

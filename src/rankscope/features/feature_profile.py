@@ -169,7 +169,7 @@ class LayerFeatures(ByValue):
 
         ``constant`` where all samples give the same features; ``sketch`` where only bounds of the dimension are known,
         so that more memory would narrow them; ``precision`` where rounding of the features' dtype leaves more than 1
-        and more than 5 % of the dimension open; ``samples`` where it is at least 0.9·(N − 1) and N − 1 < d: more
+        and more than 5% of the dimension open; ``samples`` where it is at least 0.9·(N − 1) and N − 1 < d: more
         samples would raise it; else ``network``.
         """
         if self.constant:

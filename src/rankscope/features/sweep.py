@@ -83,7 +83,7 @@ def first_crossing(counts: torch.Tensor, needed: torch.Tensor) -> torch.Tensor:
 
 
 def _enough(parts: list[Counts], needed: float, needed_resampled: torch.Tensor) -> bool:
-    """Whether the crossing, and those of 98 % of the resamples, have been reached."""
+    """Whether the crossing, and those of 98% of the resamples, have been reached."""
     if not bool((torch.cat([p.top1 for p in parts]) >= needed - 1e-9).any()):
         return False
     crossed = first_crossing(torch.cat([p.resampled for p in parts], 1), needed_resampled) > 0

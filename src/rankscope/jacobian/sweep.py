@@ -1,7 +1,7 @@
 """One forward-mode sweep: the columns of every cut point's Jacobian, kept as float64 Gram matrices.
 
 Rows that are exactly zero add nothing to a Gram matrix and are dropped before they are stored: for a 16×16 patch that
-is over 98 % of the rows of an early convolution. Which they are is told by random combinations of the columns, which
+is over 98% of the rows of an early convolution. Which they are is told by random combinations of the columns, which
 are zero on a zero row and almost surely nowhere else.
 """
 

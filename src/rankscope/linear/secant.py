@@ -33,7 +33,7 @@ class _Steps:
     rounding: float
 
 
-# Of the units that tie at x, those within a step of their kink nearby are some 1e-5 (1 % at first where numbers are
+# Of the units that tie at x, those within a step of their kink nearby are some 1e-5 (1% at first where numbers are
 # narrow). The last steps serve chains that stretch 10^9 times.
 _DOUBLE = _Steps(1e-5, 1e-2, (1e-7, 1e-8, 1e-9, 1e-10, 1e-11), 1e-14)
 _SINGLE = _Steps(1e-3, 1e-1, (1e-3, 2e-4, 5e-5), 1e-6)

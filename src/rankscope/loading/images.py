@@ -389,6 +389,6 @@ def _noise(preprocessing: Preprocessing | None, count: int, seed: int) -> Images
         source="noise",
         names=tuple(f"noise{i:04d}" for i in range(count)),
         shape=shape,
-        preprocessing=f"none: independent standard normal values, seed {seed}",
+        preprocessing=f"independent standard normal values, seed {seed}",
         _kept=torch.randn(count, *shape, generator=torch.Generator().manual_seed(seed)),
     )

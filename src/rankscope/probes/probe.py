@@ -106,7 +106,7 @@ def probe(
     dtype : {"float64", "float32"}
         What is computed in. float64, because only there do zero and small singular values differ by sight.
     memory_budget : int or str, optional
-        Bytes that the matrices may take, or a text such as ``"4GB"``; default: 80 % of what is free.
+        Bytes that the matrices may take, or a text such as ``"4GB"``; default: 80% of what is free.
 
     Raises
     ------

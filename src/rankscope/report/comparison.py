@@ -44,7 +44,7 @@ class ComparedLayer(ByValue):
     values, lower, upper : tuple of float
         The metric and its bounds; NaN bounds where there are none.
     paired, paired_low, paired_high : tuple of float
-        Mean over the images of the difference from the first run, and its paired bootstrap interval (95 %).
+        Mean over the images of the difference from the first run, and its paired bootstrap interval (95%).
     """
 
     layer: str

@@ -70,15 +70,15 @@ def replaced(row: ClassDependency) -> bool:
 
 
 def keeps(row: ClassDependency) -> bool:
-    """Whether some η of the third solution keeps 90 % of the accuracy."""
+    """Whether some η of the third solution keeps 90% of the accuracy."""
     return row.status not in _NONE_KEEPS
 
 
 def which_eta(row: ClassDependency) -> str:
     """What η the third solution has: the walk down from η_max stops where the accuracy is kept, or at its end."""
     if not keeps(row):
-        return f"the smallest η tried, {row.eta:.2g}: none keeps 90 % of the accuracy"
-    return f"the largest η that keeps 90 % of the accuracy, {row.eta:.2g}"
+        return f"the smallest η tried, {row.eta:.2g}: none keeps 90% of the accuracy"
+    return f"the largest η that keeps 90% of the accuracy, {row.eta:.2g}"
 
 
 def compare(one: Prepared, table: DependencyTable, row: ClassDependency, as_printed: str) -> list[PaperComparison]:
@@ -129,7 +129,7 @@ def _deficits(one: Prepared, table: DependencyTable, as_printed: str) -> list[Pa
     if as_printed == "largest-eta":
         low, high = min(r.eta for r in table), max(r.eta for r in table)
         label = f"{label} at each class's own η"
-        eta = f"each class at its own η ({low:.2g}…{high:.2g}): the largest that keeps 90 %, else the smallest tried"
+        eta = f"each class at its own η ({low:.2g}…{high:.2g}): the largest that keeps 90%, else the smallest tried"
     else:
         eta = f"η = {ETA:g} for every class"
     why = one.why("the share depends on k and on what counts as kept", data="also")

@@ -69,7 +69,7 @@ PAPER_NETWORKS = (
     PaperNetwork(
         "ResMLP-S24", "mixer", "timm:resmlp_24_224.fb_in1k", 24, 30.0, 79.4, 196, 384,
         "MLP-like", "GELU", "Mixer-Block",
-        ("loads the weights resmlp_24_224_raa (79.2 % by timm's notes), where the text's 79.4 % is of other weights",
+        ("loads the weights resmlp_24_224_raa (79.2% by timm's notes), where the text's 79.4% is of other weights",
          _HALVES),
     ),
     PaperNetwork(

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 __all__ = ["accuracy_curves", "classification_dimensions", "networks_table"]
 
-_HOW = "axes of the centred covariance, features projected uncentred, first k with 95 % of the accuracy"
+_HOW = "axes of the centred covariance, features projected uncentred, first k with 95% of the accuracy"
 _WHY_DIMENSION = "it depends on the exact weights and images; the interval is a bootstrap interval over the images"
 _PRINTED_DIMENSION = "a number (Table 1; submission, Table 2); it names the network, but not its weights"
 _CODE_DIMENSION = "the same projection, searched from k = 0 on"
@@ -138,7 +138,7 @@ def _dimensions(name: str, title: str, settings: Settings) -> Reproduction:
                     "kept": kept / ours["full_accuracy"] if ours["full_accuracy"] else None,
                 }
             )
-        interval = f"; 95 % interval {low}…{high}" if low is not None else ""
+        interval = f"; 95% interval {low}…{high}" if low is not None else ""
         comparison.append(
             PaperComparison(
                 f"{label}: classification dimension",
@@ -228,4 +228,4 @@ def _why_parameters(one: Prepared) -> str:
 
 
 def _best(rows: list[dict[str, Any]]) -> str:
-    return ", ".join(f"{r['network']} has {r['layers']} layers and {r['top1_percent']:.1f} % top-1" for r in rows)
+    return ", ".join(f"{r['network']} has {r['layers']} layers and {r['top1_percent']:.1f}% top-1" for r in rows)

@@ -48,7 +48,7 @@ def _cell(value: Any) -> str:
 
 
 def draw_curves(values: pd.DataFrame, marks: dict[str, dict[str, Any]]) -> Figure:
-    """A panel a network: top-1 accuracy over the share of components, and where 95 % of it are reached."""
+    """A panel a network: top-1 accuracy over the share of components, and where 95% of it are reached."""
     names = list(dict.fromkeys(values["network"]))
     across = min(3, len(names))
     down = -(-len(names) // across)

@@ -27,7 +27,7 @@ from rankscope.spectra.topvalue import largest_eigenvalue_bound
 __all__ = ["Leading", "leading_part"]
 
 _UNIT = 2.0**-53
-_STEPS = 40  # of the fresh probes: their bound on ‖C‖₂ is then 1 % above the largest Ritz value
+_STEPS = 40  # of the fresh probes: their bound on ‖C‖₂ is then 1% above the largest Ritz value
 _NEAR = 0.5  # Ritz vectors with at least this share of the squared threshold are taken out
 _ALIKE = 1e-6  # squared length of what a Ritz vector adds to those at hand, below which it adds nothing
 _MOST = 1_024  # vectors

@@ -14,7 +14,7 @@ from rankscope.spectra import Spectrum, exponent_near, spectrum_of_gram, times_t
 
 __all__ = ["SVD_RTOL", "covariance_spectrum", "jacobian_spectrum"]
 
-# A float64 Gram matrix resolves σ/σ_1 down to about 1e-7 (measured: right to 1 % at 1.6e-7), an SVD to 1e-13.
+# A float64 Gram matrix resolves σ/σ_1 down to about 1e-7 (measured: right to 1% at 1.6e-7), an SVD to 1e-13.
 _GRAM_RTOL, SVD_RTOL = 1e-6, 1e-12
 
 

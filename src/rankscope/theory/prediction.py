@@ -61,7 +61,7 @@ _LAWS = ("auto", "fuss-catalan", "tracy-widom", "lyapunov", "lyapunov-mean")
 _SHALLOW = ("fuss-catalan", "tracy-widom")
 # Measured: for n = 10, 50, 200 and rtol 1e-2, 1e-5, 1e-10 the Fuss–Catalan count was within 1.1 of the mean of
 # simulated chains up to L = 4n, where both laws are equally far off; beyond, Theorem 5 is the closer one. At greater
-# rtol it is further off: 2.0, or 9 % of the count, at n = 200, L = 10, rtol 0.3.
+# rtol it is further off: 2.0, or 9% of the count, at n = 200, L = 10, rtol 0.3.
 CROSSOVER = 4
 # "auto" leads from one law to the other over these depths, in widths. Measured for n = 4, 10, 30, L = n to 32n and rtol
 # 0.1 to 1e-30: at L = n Tracy–Widom is within 0.3 of the mean of simulated chains, at 2n within 0.4, at 4n within 0.5;
@@ -183,7 +183,7 @@ def predicted_rank(n: int, depth: int, tolerance: ToleranceLike = "paper", *, la
     Notes
     -----
     ``"auto"`` lies within 0.5 of the mean over simulated chains (n = 4 to 200, depth 1 to 32n, rtol 0.5 to 1e-30).
-    ``"fuss-catalan"`` has σ_1 at its limit, which is too high: at n = 200, depth 10 and rtol 0.3 it is 2.0, or 9 % of
+    ``"fuss-catalan"`` has σ_1 at its limit, which is too high: at n = 200, depth 10 and rtol 0.3 it is 2.0, or 9% of
     the count, too low.
 
     Raises

@@ -80,7 +80,9 @@ def classification_text(found: Mapping[str, Any], facts: Sequence[Fact]) -> str:
         ("samples", f"{found['samples']:,}{classes}"),
     ]
     if found["head_error"] is not None:
-        rows.append(("head against stored logits", f"differs by {found['head_error']:.1e} of the largest logit"))
+        error = found["head_error"]
+        agree = f"differs by {error:.1e} of the largest logit" if error else "equal"
+        rows.append(("head against stored logits", agree))
     width = max(len(name) for name, _ in rows)
     first = [note(fact) for fact in facts if fact.caution]
     last = [note(fact) for fact in facts if not fact.caution]

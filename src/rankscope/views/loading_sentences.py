@@ -116,7 +116,7 @@ def _plain_preprocessing(v: Values) -> str:
 
 
 def _images(v: Values) -> str:
-    return f"Images: {v['source']}, {v['preprocessing']}."
+    return f"The images come from {v['source']} ({v['preprocessing']})."
 
 
 def _folder_order(v: Values) -> str:

@@ -90,9 +90,9 @@ def _like_guessing(v: Values) -> str:
 
 def _all_zero(v: Values) -> str:
     shown = (
-        f"the largest η that keeps 90 % of the accuracy, {v['shown']:.2g}"
+        f"the largest η that keeps 90% of the accuracy, {v['shown']:.2g}"
         if v["kept"]
-        else f"the smallest η tried, {v['shown']:.2g}, since none keeps 90 % of the accuracy"
+        else f"the smallest η tried, {v['shown']:.2g}, since none keeps 90% of the accuracy"
     )
     return (
         f"At η = {v['eta']:g} every solution is zero under {v['as_printed']}, where η_max is at most "
