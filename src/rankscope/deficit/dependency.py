@@ -39,7 +39,7 @@ class PathPoint:
 
 @dataclass(frozen=True)
 class ClassDependency:
-    """One class: the others that its logit is made of, and what holds of that.
+    """One class: the other classes that explain its logit, and how well they do.
 
     Attributes
     ----------

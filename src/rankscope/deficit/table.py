@@ -37,8 +37,8 @@ class DependencyTable(Noted, Record):
 
     ``table[i]`` is the record of class i (its index among all classes); iterating gives every record. ``keep`` is the
     share of accuracy that ``eta=None`` asked for, None at a fixed η. ``eta`` is what was asked for; the η and η_max of
-    the records belong to logits divided by ``unit``, which is 1 for all but extreme logits. ``facts`` are what is to be
-    known before the numbers; ``notes`` are their sentences.
+    the records belong to logits divided by ``unit``, which is 1 for all but extreme logits. ``facts`` hold
+    what to know before the numbers; ``notes`` are their sentences.
     """
 
     derived: ClassVar[tuple[str, ...]] = ("notes",)

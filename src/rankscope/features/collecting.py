@@ -68,10 +68,10 @@ def collect(
 ) -> Collection:
     """Stream ``data`` through ``model`` once; keep final features, logits, labels, and moments of the cut points.
 
-    Run again with the same arguments, it goes on after the last whole shard, and a finished collection is read back.
-    The first batch is then computed again: if it differs from what was kept, or a shard is damaged, everything is
-    measured again. ``facts`` of the result say so. No other run can use the folder meanwhile. The model is measured in
-    evaluation mode and left as it came.
+    The same call continues after the last complete shard, and reads back a finished collection. It computes the first
+    batch again. If that differs from what was kept, or a shard is damaged, everything is measured again, and ``facts``
+    of the result report this. No other run can use the folder meanwhile. The model is measured in evaluation mode and
+    returned to its own mode.
 
     Parameters
     ----------
@@ -94,7 +94,7 @@ def collect(
     reduce, channels
         How feature maps become rows of moments: see ``reduce_output``.
     shard_size : int
-        Samples a shard, and so at most what an interruption costs; whole batches are kept together.
+        Samples per shard, which is the most that an interruption costs; batches are not split.
     batch_size, num_workers : int
         For the loader; a DataLoader brings its own.
     progress : bool or callable, optional

@@ -33,7 +33,7 @@ __all__ = ["Collection", "add_states", "joined", "renamed", "restored"]
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Collection(Record):
-    """What one pass over the data left behind.
+    """The results of one pass over the data: features, logits, labels and moments.
 
     Attributes
     ----------
@@ -51,7 +51,7 @@ class Collection(Record):
     skipped : tuple of Skipped
         Samples that could not be read, with file and reason.
     folder : Path
-        Where the shards lie.
+        The folder of the shards.
     resumed : int
         Samples that were taken over from an earlier run.
     reduce : str

@@ -120,7 +120,7 @@ def intrinsic_dimension(
     tenth of the ratios, the largest, is left out). ``mle`` is the maximum likelihood of the distances to ``neighbours``
     of them (Levina and Bickel, NIPS 2004), averaged over samples as MacKay and Ghahramani (2005) showed. Both assume
     that the density hardly changes within the neighbourhood, and both fall below the dimension where N samples do not
-    fill it: beyond 2·log₁₀ N (Eckmann and Ruelle 1992) a fact says so. ``error`` knows nothing of that bias.
+    fill it: beyond 2·log₁₀ N (Eckmann and Ruelle 1992) a fact reports this. ``error`` does not include that bias.
 
     Parameters
     ----------

@@ -20,7 +20,7 @@ __all__ = ["RankCallback"]
 
 
 class RankCallback(Callback):  # type: ignore[misc,unused-ignore]
-    """Monitors ranks in a Lightning ``Trainer``; values go to the trainer's loggers, training is what it is without.
+    """Monitors ranks in a Lightning ``Trainer`` without changing the training; values go to the trainer's loggers.
 
     Steps are optimiser steps (``trainer.global_step``); under manual optimisation, batches. Batches that are
     accumulated count together, and so do those of all processes. ``training_step`` may call the ``LightningModule``

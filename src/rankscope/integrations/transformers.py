@@ -27,7 +27,7 @@ _STATE = "rankscope_monitor.json"
 
 
 class RankCallback(TrainerCallback):  # type: ignore[misc,unused-ignore]
-    """Monitors ranks in a Hugging Face ``Trainer``; training is what it is without.
+    """Monitors ranks in a Hugging Face ``Trainer``; the training is the same as without it.
 
     Steps are those of ``state.global_step``. Batches that are accumulated count together, and so do those of all
     processes. The history is kept in ``output_dir/rank_history.jsonl`` and in each checkpoint's folder, so that

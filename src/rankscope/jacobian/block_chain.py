@@ -95,9 +95,9 @@ def chain_exponents(
     that are tracked is the factor by which the frame's volume grows over the L blocks; with all directions
     (``top`` ≥ width) the sum of the exponents is the mean of log|det J_l|.
 
-    The frame starts at random. In a chain this short its start is part of the answer: the exponents are what random
-    directions meet, and λ_1 + … + λ_k lies below the sum of (1/L)·log σ_k of the whole product, the more the fewer the
-    blocks; only over all of them are both equal.
+    The frame starts at random, and in a chain this short the exponents depend on it. They are the growth rates of
+    random directions, and λ_1 + … + λ_k is below the sum of (1/L)·log σ_k of the whole product. The difference grows as
+    the number of blocks falls; the sums over all k are equal.
 
     Parameters
     ----------

@@ -100,7 +100,7 @@ def jacobian_rank(
     Parameters
     ----------
     model : torch.nn.Module
-        On any device. It is measured in evaluation mode, whichever mode it is in, and left in its own.
+        On any device. It is measured in evaluation mode and returned to its own mode.
     inputs : Tensor, array, mapping, tuple, Dataset, DataLoader or data set of Hugging Face
         A tensor's first dimension counts samples. A mapping is passed as keyword arguments, a tuple as positional ones;
         there the first dimension of the differentiated tensor counts samples. Items of a data set are samples, and the
@@ -118,17 +118,17 @@ def jacobian_rank(
         How the full Jacobian is measured, with ``columns="all"`` alone. ``"exact"`` computes every singular value,
         which takes a float64 matrix of N×N, N = min(rows, inputs). ``"lanczos"`` estimates the rank from random probes,
         with lower and upper bounds; ``Lanczos(probes=8, steps="auto", bracket=0.05, seed=0)`` sets how. ``"auto"`` is
-        exact where the memory budget allows it, and says what it expects to take before it starts.
+        exact where the memory budget allows it, and prints its expected cost before it starts.
     background : ``"image"`` or ``"zero"``
-        What lies outside the patch: the image itself, or zeros as in the authors' code.
+        The values outside the patch: the image itself, or zeros as in the authors' code.
     tolerance : Tolerance, str or float
-        See ``Tolerance``; spectra are kept, so ``profile.with_tolerance`` reads them again.
+        See ``Tolerance``; spectra are kept, so ``profile.with_tolerance`` counts at another one.
     dtype : torch.dtype, optional
         float32 or float64; default: the model's own, half precision raised to float32.
     chunk_size : int or ``"auto"``
         Tangents pushed at once; ``"auto"`` fits ``memory_budget``.
     memory_budget : int or str, optional
-        Bytes, or a text such as ``"4GB"``; default: 4 GiB or half of what is free. The model itself comes on top.
+        Bytes, or a text such as ``"4GB"``; default: 4 GiB, or half of the free memory. The model itself is extra.
     certify : bool
         Bound the error of every spectrum with six float64 probes (an image's bound is wrong with probability 1e-6).
     device : torch.device or str, optional
@@ -140,7 +140,7 @@ def jacobian_rank(
     checkpoint : path, optional
         Folder that keeps each finished image's spectra: the same call continues after an interruption.
     names : callable, optional
-        From a sample's number to what it is called in the result; default: ``image 0``, ``image 1``, …
+        From a sample's number to its name in the result; default: ``image 0``, ``image 1``, …
     provenance : mapping, optional
         Plain values by name that are kept with the result. ``model``, ``weights``, ``notes`` (texts or facts) and
         ``skipped`` (name: reason) fill the profile's own fields; every other name is kept in its ``provenance``.

@@ -62,9 +62,9 @@ def linear_map(
     """The Jacobian of a model's cut points at one sample, known through its products.
 
     ``J.push(v)`` is J·v by forward mode and ``J.pull(u)`` is Jᵀ·u by reverse mode; J itself is never formed. Several
-    cut points stand one below the other, in the order in which the model calls them, and ``J[name]`` is one of them.
-    The derivative is that of ``jacobian_rank``: in evaluation mode, in full float32 or in float64, of the model's state
-    as it is now. The model is left as it was after every product, also after an exception.
+    cut points are stacked in the order in which the model calls them, and ``J[name]`` is one of them. The derivative is
+    the same as in ``jacobian_rank``: in evaluation mode, in full float32 or in float64, at the model's current state.
+    Every product leaves the model unchanged, also after an exception.
 
     Parameters
     ----------

@@ -19,7 +19,7 @@ class LoadedModel:
     ``name`` is the full name, source and variant included; ``source`` one of ``timm``, ``torchvision``, ``hf``,
     ``file``, ``digits``, ``package``. ``weights`` describes where the weights come from. ``input_size`` is (C, H, W)
     for models of pictures, else None. ``preprocessing`` turns a picture into the model's input, None where the model
-    takes none. ``class_names`` are in the order of the logits, where known. ``random`` tells that nothing was trained.
+    takes none. ``class_names`` are in the order of the logits, where known. ``random`` means that nothing was trained.
     ``facts`` are what was changed or assumed.
     """
 

@@ -35,7 +35,7 @@ Action: TypeAlias = Literal["warn", "stop"] | Callable[[Collapse], Any]
 
 @dataclass(eq=False)
 class CollapseAlarm:
-    """Rings when a metric of a layer has been below a value in ``patience`` monitored steps in a row.
+    """An alarm for a metric of a layer that is below a value in ``patience`` monitored steps in a row.
 
     It rings once for each fall: again only after the value has recovered. NaN counts neither way.
 

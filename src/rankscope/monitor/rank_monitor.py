@@ -35,16 +35,16 @@ __all__ = ["RankMonitor"]
 
 
 class RankMonitor:
-    """Watches the dimensions of features, and Jacobian ranks, during training; training is what it is without.
+    """Measures the dimensions of features, and Jacobian ranks, during training without changing the training.
 
-    Steps 0, ``every``, 2·``every``, … are monitored. In these, forward hooks read the features of the batch that is
-    trained on; in all others there are none. Call ``step()`` once after each optimiser step, or use the monitor as a
-    context manager around such a loop. A layer that cannot be read (NaN, a batch of one, another width) is named with
-    the step in a Python warning and in the history, and training goes on.
+    Steps 0, ``every``, 2·``every``, … are monitored. In these, forward hooks read the features of the training batch;
+    in all others there are no hooks. Call ``step()`` once after each optimiser step, or use the monitor as a context
+    manager around such a loop. A layer that cannot be read (NaN, a batch of one, another width) is named with the step
+    in a Python warning and in the history, and training continues.
 
-    Under ``torch.compile`` hooks that come later never fire. There the monitor runs the original module once, eagerly
-    and without gradients, on a copy of the batch in monitored steps; buffers and random state are put back. Under
-    ``DistributedDataParallel`` the features of all processes count together, and the first process writes.
+    Under ``torch.compile`` hooks that are added later never fire. There the monitor runs the original module once,
+    eagerly and without gradients, on a copy of the batch in monitored steps; buffers and random state are restored.
+    Under ``DistributedDataParallel`` the features of all processes count together, and the first process writes.
 
     Parameters
     ----------
@@ -59,9 +59,9 @@ class RankMonitor:
         Columns of ``feature_rank``: rankme, effective_rank, participation_ratio, stable_rank, pca_dimension,
         variance_dimension_90, _95, _99, alpha_req.
     jacobian : JacobianProbe, optional
-        Jacobian ranks of the network as it stands, on inputs of its own.
+        Jacobian ranks of the current network, on inputs of its own.
     loggers : Logger or sequence of them, optional
-        Where numbers go too. One that raises is named once, and training goes on.
+        Loggers that also receive the numbers. One that raises is named once, and training continues.
     reduce, channels
         How a feature map becomes rows: see ``feature_rank``.
     inputs : optional

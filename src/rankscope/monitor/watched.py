@@ -52,7 +52,7 @@ class WatchedRun(Noted, Record):
     Attributes
     ----------
     folder : str
-        Where the checkpoints lie.
+        The folder of the checkpoints.
     unit : str
         What their steps count: ``step``, ``iteration``, ``epoch``, or ``number`` for bare numbers in names.
     steps : tuple of WatchedStep

@@ -67,16 +67,16 @@ def watch(
     """Ranks and metrics of every layer at every checkpoint in a folder, in order of step.
 
     The step is the ``global_step`` that a Lightning checkpoint or ``trainer_state.json`` holds, or the ``step`` of
-    another file; else the number in the name, behind ``step``, ``iteration`` or ``epoch`` or alone; else the ``epoch``
-    in the file, which counts before bare numbers where each file has one of its own. Checkpoints of one step with
-    different weights, those without a step, and those that cannot be read or do not fit the model are left out and
-    named in ``facts``. A checkpoint that is being written is one that cannot be read yet.
+    another file. Otherwise it is the number in the name, after ``step``, ``iteration`` or ``epoch`` or alone. Otherwise
+    it is the ``epoch`` in the file, which takes precedence over bare numbers if each file has a different one.
+    Checkpoints of one step with different weights, those without a step, and those that cannot be read (or are still
+    being written) or do not fit the model are left out and named in ``facts``.
 
     Parameters
     ----------
     folder : path
         With files ``.ckpt``, ``.pt``, ``.pth`` and ``.safetensors``, and folders ``checkpoint-N`` of Hugging Face.
-        Where it holds none itself, the one folder below it that does.
+        If it holds none itself, the one folder below it that does is used.
     model : nn.Module or callable
         The network, into a copy of which the weights of each checkpoint go; or a function from the path of a checkpoint
         to the network with its weights. A checkpoint at which it raises is left out and named.
@@ -91,7 +91,7 @@ def watch(
     columns, tolerance
         As in ``jacobian_rank``.
     files : str or sequence of str
-        Globs of the names that count.
+        Globs of the names of the checkpoints to measure.
     weights_key : str, optional
         The part of each file to load, such as ``"teacher"``, where several fit.
     out : path, optional

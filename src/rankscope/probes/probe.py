@@ -55,18 +55,18 @@ def probe(
 ) -> ProbeResult:
     """Feature (PCA) dimension and full Jacobian rank before and after one component.
 
-    Standard normal noise of ``input_shape`` passes a random linear layer of as many units (8,192 for the paper's
-    128×8×8), is reshaped to ``input_shape``, and passes the component. The Jacobian is that of component∘layer with
-    respect to all inputs.
+    Standard normal noise of ``input_shape`` passes through a random linear layer of as many units (8,192 for the
+    paper's 128×8×8), is reshaped to ``input_shape``, and passes through the component. The Jacobian is that of
+    component∘layer with respect to all inputs.
 
-    With ``inputs`` these are what the component receives, and the Jacobian is that of the component alone at them.
+    With ``inputs`` the component receives these samples, and the Jacobian is that of the component alone.
 
-    A component of your own is measured in evaluation mode, and the result says where it was in training mode;
-    ``training=True`` measures it in training mode. Those of the standard set have the mode of their name
-    (``batchnorm_train``). Where training mode couples the samples of a batch (BatchNorm), the Jacobian is that of one
+    A component of your own is measured in evaluation mode, and the result reports if it was in training mode;
+    ``training=True`` measures it in training mode. Standard components have the mode in their name
+    (``batchnorm_train``). If training mode couples the samples of a batch (BatchNorm), the Jacobian is that of one
     sample's output with respect to that sample's input, in a batch of ``context`` samples of which the others are held
-    fixed; the feature dimension normalises over the whole batch. Random masks (dropout) are drawn once for a Jacobian
-    and independently for each sample of the features.
+    fixed; the feature dimension normalises over the whole batch. Random masks (dropout) are drawn once for each
+    Jacobian and independently for each sample of the features.
 
     Parameters
     ----------

@@ -59,7 +59,7 @@ class ComparedLayer(ByValue):
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Comparison(Noted, Record):
-    """Several runs beside each other. ``facts`` name what differs in how they were measured.
+    """A comparison of several runs. ``facts`` name the differences in how they were measured.
 
     Attributes
     ----------
@@ -116,7 +116,7 @@ def compare(
     seed: int = 0,
     resamples: int = 2000,
 ) -> Comparison:
-    """Several runs as one table and one figure; what differs in how they were measured is named first.
+    """Several runs as one table and one figure, after the differences in how they were measured.
 
     Layers are matched by name, without those of wrappers: a leading ``module.``; ``_orig_mod.``,
     ``_fsdp_wrapped_module.`` and ``_checkpoint_wrapped_module.`` anywhere; and ``model.`` where all names of one run

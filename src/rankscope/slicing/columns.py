@@ -206,7 +206,7 @@ class Positions:
     Raises
     ------
     UsageError
-        When a position lies outside the input, or positions repeat.
+        When a position is outside the input, or positions repeat.
 
     Examples
     --------

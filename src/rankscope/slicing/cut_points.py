@@ -285,7 +285,7 @@ def layers(
 ) -> LayerTable:
     """Every module call that can be a cut point and the network's output, with its shape and whether it is a true cut.
 
-    Runs one forward pass, on the first of ``inputs`` or on an example whose shape the model tells. ``inputs``,
+    Runs one forward pass, on the first of ``inputs`` or on an example of the model's input shape. ``inputs``,
     ``differentiate``, ``shared`` and ``per_sample`` are those of ``jacobian_rank``.
 
     Raises
@@ -293,7 +293,7 @@ def layers(
     ModelError
         When the forward pass fails.
     UsageError
-        When no input is given and the model does not tell what it takes.
+        When no input is given and the model's input shape is not known.
 
     Examples
     --------

@@ -53,14 +53,14 @@ class Estimate:
 
 @dataclass(frozen=True)
 class DensityRank:
-    """A numerical rank read off probes, and how sure it is.
+    """A numerical rank estimated from random probes, with bounds.
 
     Attributes
     ----------
     value : int
         Best estimate of the number of singular values at or above the threshold.
     lower, upper : int
-        The rank of the exact matrix lies between these, except with probability ``failure``.
+        The rank of the exact matrix is between these, except with probability ``failure``.
     standard_error : float
         Of ``value``, from the choice of probes alone. It is 0 where ``lower`` equals ``upper``, and else NaN where
         ``value`` is 0.

@@ -54,7 +54,7 @@ class Lanczos:
     probes : int
         Gaussian probes, pushed at once. The standard error of a rank c is √(2c(N − c)/(N·probes)).
     steps : int or "auto"
-        Products a probe; ``"auto"`` goes on until the bracket at the asked tolerance is at most ``bracket``.
+        Products per probe; ``"auto"`` continues until the bracket at the requested tolerance is at most ``bracket``.
     bracket : float
         Width of the quadrature's bounds, as a share of N, at which ``"auto"`` stops.
     seed : int

@@ -32,7 +32,7 @@ class RankEstimate:
     value : int
         Singular values at or above the threshold.
     lower, upper : int
-        The rank of the exact matrix lies between these, given the spectrum's error bound.
+        The rank of the exact matrix is between these, given the spectrum's error bound.
     threshold : float
         τ, in the units of the singular values.
     margin : float
@@ -164,7 +164,7 @@ class Spectrum(ByValue):
     def rank(self, tolerance: ToleranceLike = "paper") -> RankEstimate:
         """Number of singular values at or above the tolerance's threshold (paper, Eq. 4), with bounds.
 
-        With ‖E‖₂ ≤ e, every σ, and σ₁ inside τ = rtol·σ₁, is known to ±e, so the exact matrix's rank lies between
+        With ‖E‖₂ ≤ e, every σ, and σ₁ inside τ = rtol·σ₁, is known to ±e, so the exact matrix's rank is between
         #{σ ≥ τ + (1 + rtol)e} and #{σ ≥ τ − (1 + rtol)e}. A zero matrix has rank 0.
         """
         tol = as_tolerance(tolerance)

@@ -62,7 +62,7 @@ class ChainSpectrum(Record):
         return self.log_singular_values / self.depth
 
     def rank(self, tolerance: ToleranceLike = "paper") -> int:
-        """Singular values at or above the threshold, however far below float64's reach it lies."""
+        """Singular values at or above the threshold, also if it is below the range of float64."""
         tol, logs = as_tolerance(tolerance), self.log_singular_values
         if math.isinf(logs[0]):
             return 0

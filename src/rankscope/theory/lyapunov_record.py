@@ -75,7 +75,7 @@ class LyapunovExponents(Record):
         ``"resolved"``: it exceeds three standard errors (for few batches Student's quantile of the same chance), or
         the last exponent is −∞. ``"absent"``: all n exponents agree to rounding, and their errors leave no more room;
         so for orthogonal layers, which meet the theorem's stated conditions and keep every ratio at 1.
-        ``"not resolved"``: this depth, or so few exponents, do not tell.
+        ``"not resolved"``: this depth, or so few exponents, do not decide.
         """
         if len(self.exponents) < 2 or math.isinf(self.exponents[0]):
             return "not resolved"

@@ -89,7 +89,7 @@ class RankPrediction(Record):
     depth_range : tuple
         Depths (first, last) for which this law may be used at this width; last is None when there is no end.
     in_range : bool
-        Whether ``depth`` lies in ``depth_range``.
+        Whether ``depth`` is in ``depth_range``.
     """
 
     value: float
@@ -182,7 +182,7 @@ def predicted_rank(n: int, depth: int, tolerance: ToleranceLike = "paper", *, la
 
     Notes
     -----
-    ``"auto"`` lies within 0.5 of the mean over simulated chains (n = 4 to 200, depth 1 to 32n, rtol 0.5 to 1e-30).
+    ``"auto"`` is within 0.5 of the mean over simulated chains (n = 4 to 200, depth 1 to 32n, rtol 0.5 to 1e-30).
     ``"fuss-catalan"`` has σ_1 at its limit, which is too high: at n = 200, depth 10 and rtol 0.3 it is 2.0, or 9% of
     the count, too low.
 

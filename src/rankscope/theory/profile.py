@@ -172,7 +172,7 @@ class ChainProfile(Record):
 
     @property
     def in_range(self) -> bool:
-        """Whether the width lies in ``prediction_range``; False where that is empty.
+        """Whether the width is in ``prediction_range``; False if that is empty.
 
         Greater widths are nearer to the laws' limit, so only the lower end counts.
         """
@@ -325,7 +325,7 @@ class ChainProfile(Record):
 
     @property
     def title(self) -> str:
-        """Width, init and what stands around the layers, in one phrase."""
+        """Width, init, and the options of the layers, in one phrase."""
         fewer = "" if self.input_width in (None, self.width) else f" behind {counted(self.input_width, 'input')}"
         parts = [f"width {self.width:,}{fewer}", self.init]
         parts += [part for part in (self.activation, self.normalisation) if part]
