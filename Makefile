@@ -8,7 +8,7 @@ WORKERS ?= $(shell n=$$(nproc 2>/dev/null || echo 2); [ $$n -lt 6 ] && echo $$n 
 PYTEST := $(BIN)/python -m pytest -n $(WORKERS) --dist worksteal
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-kernels test-floor lint types bench dist docs figures clean
+.PHONY: help demo test test-kernels test-floor lint types bench dist docs figures notebooks clean
 
 help:  ## Show the targets
 	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -82,6 +82,9 @@ figures: $(VENV)/.made  ## Run the examples at full size and put their figures i
 	@for name in imagenet profile features classification deficit probe theory training; do \
 		$(BIN)/python examples/$$name/run.py --out runs/example-$$name && cp runs/example-$$name/*.png docs/images/ || exit 1; \
 	done
+
+notebooks: $(VENV)/.made  ## Run the notebooks of the documentation and keep their outputs
+	$(BIN)/python -W ignore docs/_ext/notebooks.py docs/notebooks/*.ipynb
 
 clean:  ## Remove the environment and what the tools left
 	rm -rf site build/doctrees dist

@@ -21,9 +21,11 @@ extensions = [
     "sphinx.ext.napoleon",
     "commands",
     "mathml",
+    "notebooks",
     "public_names",
     "titles",
 ]
+source_suffix = {".md": "markdown", ".ipynb": "markdown"}  # notebooks become Markdown when they are read
 exclude_patterns = ["_ext"]
 myst_enable_extensions = ["dollarmath", "html_image"]
 myst_heading_anchors = 3

@@ -3,26 +3,13 @@
 from __future__ import annotations
 
 import importlib
-import importlib.util
 import inspect
 import re
 from enum import Enum
-from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import pytest
-
-DOCS = Path(__file__).parents[2] / "docs"
-
-
-def extension(name: str) -> ModuleType:
-    spec = importlib.util.spec_from_file_location(f"docs_ext_{name}", DOCS / "_ext" / f"{name}.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+from docs_extensions import DOCS, extension
 
 
 def test_every_public_name_has_its_place_and_nothing_else_is_there() -> None:
