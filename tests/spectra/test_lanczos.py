@@ -177,7 +177,8 @@ def test_steps_below_the_bracket() -> None:
     one = matrix_free(diagonal(SPECTRA["power law"]), Lanczos(probes=2, bracket=0.02), tolerance=RTOL)
     (fact,) = of_kind(one.facts, FactKind.LANCZOS_STEPS)
     assert fact["reason"] == "bracket"
-    assert fact["bracket"] == one.rank(RTOL).bracket <= 0.02
+    assert fact["bracket"] == pytest.approx(one.rank(RTOL).bracket, rel=1e-9)  # another batch of the same eigenproblems
+    assert fact["bracket"] <= 0.02
     assert fact["steps"] == one.alpha.shape[1]
     tight = LanczosProcess.bytes_needed(N, 2, 32)
     cut = matrix_free(
