@@ -382,16 +382,16 @@ def page(rows: dict[str, dict[str, Any]]) -> str:
         [
             "# Coverage",
             "",
-            "Which architectures rankscope measures and by which method: the smallest model of every timm module",
-            "(large modules twice) and tiny configurations of Hugging Face's, at the smallest input that each takes.",
-            "Weights are random, so the ranks mean nothing; whether the derivatives are right does not depend on them.",
-            "Cut points are the default ones, columns a 2×2 patch of an image or a sketch of 8 directions; seconds are",
-            "those of `rs.jacobian_rank` on one thread of a machine that did other work too. Written by",
-            "`benchmarks/architectures.py`.",
+            "This page lists the architectures that rankscope was tested on, with the method of each. They are",
+            "the smallest model of every timm module (large modules twice) and tiny configurations of Hugging Face's,",
+            "at the smallest input that each takes. The weights are random, so the ranks have no meaning; whether the",
+            "derivatives are right does not depend on the weights. Cut points are the default ones, and the columns",
+            "are a 2×2 patch of an image or a sketch of 8 directions. Seconds are those of `rs.jacobian_rank` on one",
+            "thread of a machine that did other work too. `benchmarks/architectures.py` writes this page.",
             "",
             f"- {summary_of(rows, 'timm')}",
             f"- {summary_of(rows, 'hf')}",
-            f"- {machine()}, one thread a model; {seconds / 60:.0f} minutes of model time. "
+            f"- {machine()}, one thread per model; {seconds / 60:.0f} minutes of model time. "
             f"torch {torch.__version__}, timm {timm.__version__}, transformers {transformers.__version__}, "
             f"Python {platform.python_version()}.",
             "",

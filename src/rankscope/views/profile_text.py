@@ -19,6 +19,7 @@ _UNCERTIFIED = {
     FactKind.IN_DOUBT,
     FactKind.NO_COMMON_PATH,
 }
+_ESTIMATED = {FactKind.SCALED_PROBES, FactKind.NARROW_PROBES}
 
 
 def flags(row: dict[str, Any]) -> str:
@@ -81,8 +82,12 @@ def profile_text(
             f"{name:<{width}}  {size:>{room}} {rank['min']:>7,} {number(rank['median']):>9} {rank['max']:>7,}  "
             f"{_bounds(row):<{wide}} {_probes(row) if probed else ''}{flags(row)}".rstrip()
         )
-    bounded = "without" if certificate.kind in _UNCERTIFIED else "with its"
-    lines.append(f"max = function rank, {bounded} certified bounds ({phrase(certificate)}). Method: {phrase(method)}.")
+    bounded = (
+        "without certified bounds" if certificate.kind in _UNCERTIFIED
+        else "with its bounds" if certificate.kind in _ESTIMATED
+        else "with its certified bounds"
+    )  # fmt: skip
+    lines.append(f"max = function rank, {bounded} ({phrase(certificate)}). Method: {phrase(method)}.")
     if probed:
         lines.append(
             "A rank with a bracket is estimated with Lanczos probes; its bounds fail with probability 1e-6. The "
