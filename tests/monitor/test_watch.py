@@ -244,4 +244,4 @@ def test_figure_and_page(tmp_path: Path) -> None:
     page = watched_page(found, title="Run <1>").html()
     assert "Run &lt;1&gt;" in page
     assert "The effective rank of" in page
-    assert page.count("<svg") == 2
+    assert page.count("<svg") == 4  # each of two figures at two widths

@@ -136,7 +136,10 @@ def test_the_first_figure_comes_before_the_findings_and_further_ones_after():
 
 
 def test_a_phone_sees_a_figure_whole_and_the_first_column_of_a_table_stays():
-    page = Page("p", [Section("s")]).html()
+    figure = Figure("<svg id='wide'></svg>", "Caption.", "<svg id='small'></svg>")
+    page = Page("p", [Section("s", figures=[figure])]).html()
+    assert '<div role="img" aria-label="Caption." class="narrow"><svg id=\'small\'></svg></div>' in page
+    assert page.count("<figcaption>") == 1
     narrow = page[page.index("@media (max-width: 34rem)") : page.index("@media print")]
-    assert "figure svg { min-width: 0; }" in narrow
+    assert "figure > div.narrow { display: block; } figure > div.broad { display: none; }" in narrow
     assert "{ position: sticky; left: 0; background: var(--ground); }" in page

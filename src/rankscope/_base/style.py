@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import textwrap
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -16,12 +16,17 @@ __all__ = [
     "COLUMN_WIDTH",
     "RANDOM_GREY",
     "TEXT_WIDTH",
+    "TRAINED",
+    "UNTRAINED",
     "figure_style",
+    "legend_above",
+    "narrow_axes",
     "new_axes",
     "new_figure",
     "new_panels",
     "panels",
     "plain_text",
+    "points_across",
     "title_above",
     "whole_figure",
     "whole_ticks",
@@ -30,6 +35,7 @@ __all__ = [
 # Okabe and Ito's palette, black first
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 RANDOM_GREY = "#808080"  # random layers, in every figure: read on a light and on a dark ground
+TRAINED, UNTRAINED = COLOURS[:2]  # networks, in every figure
 COLUMN_WIDTH = 3.35  # inches: a column of a two-column paper (8.5 cm)
 TEXT_WIDTH = 6.9
 
@@ -99,6 +105,12 @@ def panels(axes: Any) -> Any:
     return Panels.of(axes)
 
 
+def narrow_axes(height: float = 3.3) -> Axes:
+    """Axes as wide as a phone: a page shows them where the wide ones would be too small to read."""
+    with figure_style():
+        return new_axes(COLUMN_WIDTH, height)
+
+
 def plain_text(text: str, most: int = 40) -> str:
     """A text of the user's (a module's, class's or file's name) as matplotlib draws it letter by letter.
 
@@ -118,11 +130,44 @@ def _shortened(text: str, most: int) -> str:
 
 
 def title_above(ax: Axes, title: str) -> None:
-    """A title in as many lines as the width of the axes asks for; of more than 80 letters the middle goes."""
-    points = float(ax.bbox.width) / float(ax.figure.dpi) * 72
-    letters = max(int(points / (0.52 * _STYLE["axes.titlesize"])), 12)  # 0.52 em: the mean letter of the sans serif
+    """A title in as many lines as the width of the axes asks for; of more than 80 letters the middle goes.
+
+    It stands above the legend that ``legend_above`` has put there.
+    """
+    letters = max(
+        int(points_across(ax) / (0.52 * _STYLE["axes.titlesize"])), 12
+    )  # 0.52 em: the mean letter of the sans serif
     lines = textwrap.wrap(_shortened(title, 80), letters)
-    ax.set_title("\n".join(plain_text(line, letters) for line in lines), loc="left")
+    legend = ax.get_legend()
+    rows = getattr(legend, "rows_above", 0)
+    pad = 6.0 + rows * 1.5 * _STYLE["legend.fontsize"]
+    ax.set_title("\n".join(plain_text(line, letters) for line in lines), loc="left", pad=pad)
+
+
+def legend_above(ax: Axes, handles: Sequence[Any]) -> None:
+    """A legend between the axes and their title, in as many columns as there is room for: it hides no curve."""
+    room, em = points_across(ax), 0.55 * _STYLE["legend.fontsize"]
+    most = max(int((room - 20) / em), 16)
+    labels = [_shortened(str(handle.get_label()), most) for handle in handles]
+    longest = max(map(len, labels), default=1)
+    columns = min(max(int(room / (longest * em + 28)), 1), max(len(handles), 1))
+    legend: Any = ax.legend(
+        list(handles),
+        labels,
+        loc="lower left",
+        bbox_to_anchor=(0.0, 1.0),
+        ncols=columns,
+        borderaxespad=0.1,
+        handlelength=1.8,
+        columnspacing=1.0,
+        labelspacing=0.35,
+    )
+    legend.rows_above = -(-len(handles) // columns)
+
+
+def points_across(ax: Axes) -> float:
+    """Width of axes in points, as they are before names and legends take their room."""
+    return float(ax.bbox.width) / float(ax.figure.dpi) * 72
 
 
 def whole_figure(axes: Any) -> Any:

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from rankscope._base.errors import UsageError, nearest
-from rankscope._base.style import COLOURS
+from rankscope._base.style import TRAINED, UNTRAINED, narrow_axes
 from rankscope.demo.context import Context, Measured
 from rankscope.jacobian import JacobianProfile, jacobian_rank
 from rankscope.loading import Images, LoadedModel, load_images, load_model
@@ -21,7 +21,7 @@ from rankscope.views.phrases import joined
 __all__ = ["POOLED", "photographs_section"]
 
 POOLED = "global_pool.flatten"
-_COLOURS = dict(zip(("trained", "untrained"), COLOURS, strict=False))
+_COLOURS = {"trained": TRAINED, "untrained": UNTRAINED}
 _BATCHNORM = (
     "BatchNorm of the untrained network has the statistics that it starts with (mean 0, variance 1), as no data have "
     "passed through it."
@@ -165,13 +165,14 @@ def _ranks(profile: JacobianProfile, tolerance: str) -> dict[str, dict[str, int]
 
 
 def _figure(profiles: dict[str, JacobianProfile], patch: int) -> Figure:
-    axes: Any = None
+    axes: list[Any] = [None, narrow_axes()]
     for weights, profile in profiles.items():
-        axes = profile.plot(ax=axes, label=weights, theory=profile.comparable, colour=_COLOURS[weights])
+        axes = [profile.plot(ax=ax, label=weights, theory=profile.comparable, colour=_COLOURS[weights]) for ax in axes]
     return figure_of(
-        axes,
+        axes[0],
         f"Rank of the Jacobian of every layer with respect to the central {patch}×{patch} patch. Solid: the larger of "
         "the two photographs; dashed: their median; band: from the smaller to the larger; whiskers: certified bounds. "
         "Dotted: expected rank of random layers of the same widths.",
         name="photographs",
+        narrow=axes[1],
     )

@@ -117,9 +117,7 @@ def run_demo(
             "rankscope demo",
             _once(part.section for part in parts.values()),
             lead=(
-                "This page shows how much of the input's independent information survives to each layer. It measures "
-                "the Jacobian rank of every layer, the dimension of the features, the dimension that classification "
-                "needs, the classes that depend on others, and the effect of depth alone on random layers. All numbers "
+                "This page shows how much of the input's independent information survives to each layer. All numbers "
                 "were measured on this machine; demo.json, beside this page, holds them."
             ),
             footer=f"rankscope {versions().get('rankscope', '')}, {time.perf_counter() - started:.0f} s on "

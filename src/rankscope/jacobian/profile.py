@@ -14,7 +14,7 @@ import numpy as np
 from rankscope._base.checks import path_of
 from rankscope._base.encoding import frozen, plain
 from rankscope._base.errors import UsageError, nearest
-from rankscope._base.facts import Fact, FactKind
+from rankscope._base.facts import Fact, FactKind, of_kind
 from rankscope._base.records import Record
 from rankscope.jacobian.against_random import AgainstRandom, against_random
 from rankscope.jacobian.directions import Directions
@@ -255,7 +255,8 @@ class JacobianProfile(Noted, Record):
         """Rank over depth: function rank as a line, the range over the images as a band, bounds as whiskers.
 
         ``theory`` lays the prediction for random layers of the same widths over it (``against_random``). ``colour`` is
-        one of matplotlib's; by default every profile drawn into the same axes takes the next of a palette.
+        one of matplotlib's; by default an untrained network is orange and another one blue, and every further profile
+        in the same axes takes the next of a palette.
         """
         return plot_profile(
             self.reading.rows,
@@ -264,6 +265,7 @@ class JacobianProfile(Noted, Record):
             images=len(self.images),
             predicted=[x.predicted for x in self.against_random().layers] if theory else None,
             colour=colour,
+            untrained=bool(of_kind(self.facts, FactKind.RANDOM_WEIGHTS)),
             ax=ax,
         )
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from rankscope._base.style import narrow_axes
 from rankscope.monitor.watched import WatchedRun
 from rankscope.report import Figure, Finding, Page, Section, Table, figure_of
 from rankscope.views.phrases import capital
 from rankscope.views.sentences import sentence
+from rankscope.views.watch_figure import heat_map_height
 from rankscope.views.watch_text import metric_name, watched_findings
 
 __all__ = ["watched_page"]
@@ -30,9 +32,11 @@ def watched_page(run: WatchedRun, *, title: str, weights_of: str = "") -> Page:
 
 def _figures(run: WatchedRun, metric: str) -> tuple[Figure, Figure]:
     what = capital(metric_name(metric))
+    height = max(heat_map_height(len(run.layers)), 2.4)
+    small, curves = run.plot(metric, ax=narrow_axes(height)), run.curves(metric, ax=narrow_axes())
     return (
-        figure_of(run.plot(metric), f"{what} by layer and checkpoint.", name=f"map-{metric}"),
-        figure_of(run.curves(metric), f"{what}: one curve per layer.", name=f"curves-{metric}"),
+        figure_of(run.plot(metric), f"{what} by layer and checkpoint.", name=f"map-{metric}", narrow=small),
+        figure_of(run.curves(metric), f"{what}: one curve per layer.", name=f"curves-{metric}", narrow=curves),
     )
 
 

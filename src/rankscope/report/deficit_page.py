@@ -11,6 +11,7 @@ from rankscope.deficit import Status
 from rankscope.report.figures import figure_of
 from rankscope.report.page import Page, Section, Table
 from rankscope.report.sentences import Finding
+from rankscope.report.table import Share
 from rankscope.views.deficit_text import exact_reasons
 from rankscope.views.phrases import counted, own_verb
 from rankscope.views.sentences import sentence
@@ -22,8 +23,8 @@ __all__ = ["deficit_findings", "deficit_page", "deficit_section", "most_dependen
 
 _WEIGHTS = 12  # dependent classes in one cell; deficit.json has them all
 _HEAD = (
-    "class", "name", "status", "R² fitted", "held out", "null", "accuracy on the class", "replaced", "accuracy on all",
-    "replaced", "η/η_max", "others", "depends on (signed weights)",
+    "class", "status", "others", "depends on (signed weights)", "R² fitted", "held out", "null",
+    "accuracy on the class", "replaced", "accuracy on all", "replaced", "η/η_max", "number",
 )  # fmt: skip
 
 
@@ -79,7 +80,7 @@ def deficit_findings(table: DependencyTable) -> Iterator[Finding]:
     yield Finding(_replaceable(table.deficit(5, keep), keep))
     rest = {k: v for k, v in counts.items() if k is not Status.DEPENDENT}
     if rest:
-        yield Finding("The others: " + ", ".join(f"{v:,} {k}" for k, v in sorted(rest.items())) + ".", "meaning")
+        yield Finding("The others: " + ", ".join(f"{v:,} {k}" for k, v in sorted(rest.items())) + ".")
     if found and most_dependent(table).r2 < 0.5:
         yield Finding(
             "The other classes explain less than half of any class's variance. Accuracy is kept because classes "
@@ -111,25 +112,25 @@ def _table(table: DependencyTable) -> Table:
     for r in table:
         pairs = [f"{w:+.2f} {n}" for n, w in zip(r.names[:_WEIGHTS], r.weights[:_WEIGHTS], strict=True)]
         more = r.n_dependencies - len(pairs)
+        depends = ", ".join(pairs) + (f" and {more:,} more" if more > 0 else "") or "no other class"
         rows.append(
-            (r.index, r.name, r.status, _number(r.r2), _number(r.r2_held_out), _number(r.r2_null),
+            (r.name, r.status, r.n_dependencies, depends, _number(r.r2), _number(r.r2_held_out), _number(r.r2_null),
              _share(r.positive_accuracy), _share(r.positive_accuracy_replaced), _share(r.accuracy),
-             _share(r.accuracy_replaced), _number(r.eta_over_eta_max), r.n_dependencies,
-             ", ".join(pairs) + (f" and {more:,} more" if more > 0 else "") or "no other class")
+             _share(r.accuracy_replaced), _number(r.eta_over_eta_max), r.index)
         )  # fmt: skip
-    note = (
+    meaning = (
         "R² is centred; null is its mean over permutations at the same η. Replaced: the class's logit is predicted "
         "from the others. Accuracies are top-1."
     )
-    return Table("Every class", _HEAD, rows, note=note, search=True)
+    return Table("Every class", _HEAD, rows, meaning=meaning, search=True)
 
 
 def _number(value: float) -> float | None:
     return round(value, 3) + 0.0 if math.isfinite(value) else None
 
 
-def _share(value: float) -> str:
-    return f"{value:.1%}" if math.isfinite(value) else "–"
+def _share(value: float) -> Share | None:
+    return Share(value) if math.isfinite(value) else None
 
 
 def _provenance(table: DependencyTable, source: str | None) -> dict[str, str]:

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import io
 import re
+import warnings
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from rankscope._base.style import figure_style
+from rankscope._base.style import COLOURS, RANDOM_GREY, figure_style
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -15,22 +16,41 @@ if TYPE_CHECKING:
 __all__ = ["Figure", "figure_of"]
 
 
+# matplotlib's colours by what the page calls them: it has another tone of each for a dark ground
+_NAMES = ("blue", "orange", "green", "pink", "yellow", "sky")
+_VARIABLES = {colour.lower(): f"var(--{name})" for colour, name in zip(COLOURS, _NAMES, strict=False)} | {
+    "#000000": "currentColor",
+    "#ffffff": "var(--ground)",
+    **dict.fromkeys((RANDOM_GREY, "#777777", "#555555", "#888888"), "var(--grey)"),
+}
+_REM = 7.54  # of an inch of a figure: letters of 8 points are as large as a page's small print
+
+
 @dataclass(frozen=True)
 class Figure:
-    """An ``<svg>`` element as text, and the sentence below it."""
+    """An ``<svg>`` element as text, and the sentence below it. ``narrow`` is the same figure drawn for a phone."""
 
     svg: str
     caption: str
+    narrow: str = ""
 
 
-def figure_of(axes: Axes, caption: str, *, name: str) -> Figure:
+def figure_of(axes: Axes, caption: str, *, name: str, narrow: Axes | None = None) -> Figure:
     """The figure that ``axes`` belong to. ``name`` keeps its element ids apart from those of the page's other figures.
 
-    Black becomes the page's text colour and white its ground, so it reads on light and dark.
+    Black becomes the page's text colour, white its ground, and each colour of the palette the page's tone of it, so it
+    reads on light and dark.
     """
+    small = "" if narrow is None else _svg(narrow, f"{name}-narrow")
+    return Figure(_svg(axes, name), caption, small)
+
+
+def _svg(axes: Axes, name: str) -> str:
     buffer = io.StringIO()
-    with figure_style():
-        figure: Any = axes.figure
+    figure: Any = axes.figure
+    with figure_style(), warnings.catch_warnings():
+        # the browser has fonts of its own: what matplotlib's have no letter for is drawn all the same
+        warnings.filterwarnings("ignore", message="Glyph .* missing from", category=UserWarning)
         figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None})
     text = buffer.getvalue()
     svg = text[text.index("<svg") :].strip()
@@ -40,11 +60,10 @@ def figure_of(axes: Axes, caption: str, *, name: str) -> Figure:
     svg = re.sub(r'href="#', f'href="#{prefix}-', svg)
     svg = svg.replace("url(#", f"url(#{prefix}-")
     # matplotlib writes every colour as #rrggbb after its property; a label may be called "black"
-    svg = re.sub(r"\b(fill|stroke): #000000", r"\1: currentColor", svg)
-    svg = re.sub(r"\b(fill|stroke): #ffffff", r"\1: var(--ground)", svg)
+    svg = re.sub(r"\b(fill|stroke): (#[0-9a-f]{6})", lambda m: f"{m[1]}: {_VARIABLES.get(m[2], m[2])}", svg)
     # the size in points would win over the page's; the view box keeps the shape
+    size = f'style="max-width: {figure.get_figwidth() * _REM:.1f}rem"'
     svg = re.sub(r'^<svg([^>]*?) height="[^"]*"', r"<svg\1", svg)
-    svg = re.sub(r'^<svg([^>]*?) width="[^"]*"', r"<svg\1", svg)
+    svg = re.sub(r'^<svg([^>]*?) width="[^"]*"', rf"<svg\1 {size}", svg)
     # matplotlib's rules are scoped by an id in CSS only where it says so; a bare * would reach the page
-    svg = re.sub(r"<style[^>]*>.*?</style>", "", svg, flags=re.DOTALL)
-    return Figure(svg, caption)
+    return re.sub(r"<style[^>]*>.*?</style>", "", svg, flags=re.DOTALL)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from rankscope.report.figures import figure_of
+from rankscope._base.style import narrow_axes
+from rankscope.report.figures import Figure, figure_of
 from rankscope.report.page import Page, Section, Table
 from rankscope.report.sentences import findings
 from rankscope.views.phrases import bounds, counted, gibibytes, shapes_of, span
@@ -29,19 +30,24 @@ def profile_page(profile: JacobianProfile) -> Page:
 def profile_section(profile: JacobianProfile, *, title: str | None = None, name: str = "profile") -> Section:
     """Sentences, the figure with the random layers laid over it, and every table of one profile."""
     theory = profile.comparable
-    dotted = "Dotted: expected rank of a random Gaussian chain of the same widths. " if theory else ""
+    dotted = " Dotted: expected rank of a random Gaussian chain of the same widths." if theory else ""
     caption = (
-        f"Function rank (line) and range over the images (band) of every layer; whiskers show certified bounds. "
-        f"{dotted}{profile.columns}, tolerance: {profile.tolerance.name}."
+        f"Function rank (line) and range over the images (band) of every layer; whiskers show certified bounds.{dotted}"
     )
     return Section(
         title=title or f"Jacobian rank of {profile.model}",
         lead=f"Weights: {profile.weights}. Columns: {profile.columns}. Background: {profile.background}.",
         findings=findings(profile),
-        figures=(figure_of(profile.plot(theory=theory), caption, name=name),),
+        figures=(_figure(profile, caption, name),),
         tables=(rank_table(profile), conventions_table(profile), image_table(profile)),
         provenance=provenance(profile),
     )
+
+
+def _figure(profile: JacobianProfile, caption: str, name: str) -> Figure:
+    theory = profile.comparable
+    narrow = profile.plot(theory=theory, ax=narrow_axes())
+    return figure_of(profile.plot(theory=theory), caption, name=name, narrow=narrow)
 
 
 def rank_table(profile: JacobianProfile, *, caption: str = "Rank of every layer") -> Table:
@@ -55,11 +61,11 @@ def rank_table(profile: JacobianProfile, *, caption: str = "Rank of every layer"
              certain, row["effective_rank"], row["stable_rank"], flags(row))
         )  # fmt: skip
     head = ("layer", "outputs", "possible", "min", "median", "max", "bounds", "effective", "stable", "flags")
-    note = (
+    meaning = (
         "min, median and max are over the images. max is the function rank; bounds are its certified bounds. Effective "
         "and stable rank are medians and need no threshold."
     )
-    return Table(caption, head, rows, note=note)
+    return Table(caption, head, rows, meaning=meaning)
 
 
 def _sizes(row: dict[str, Any]) -> tuple[Any, Any]:
@@ -88,10 +94,11 @@ def conventions_table(profile: JacobianProfile, *, caption: str = "The same spec
             relative = sorted(reading.tolerance.relative(shape, _torch_dtype(profile.dtype)) for shape in shapes)
             cells += [rank["median"], rank["max"], span(relative[0], relative[-1], ".1e") if relative[-1] else "–"]
         rows.append(cells)
-    note = (
-        "torch's threshold grows with the number of outputs, so a rise may be an artefact. Use it for comparison only."
+    meaning = (
+        "The tolerance torch grows with the number of outputs, so a rise under it may be an artefact. Use it for "
+        "comparison only."
     )
-    return Table(caption, head, rows, note=note)
+    return Table(caption, head, rows, meaning=meaning)
 
 
 def image_table(profile: JacobianProfile, *, caption: str = "Rank on every image") -> Table:

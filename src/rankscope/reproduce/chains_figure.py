@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from rankscope._base.style import COLOURS, COLUMN_WIDTH, new_axes, whole_ticks
+from rankscope._base.style import COLOURS, COLUMN_WIDTH, RANDOM_GREY, new_axes, whole_ticks
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -22,8 +22,8 @@ def draw_chain(values: pd.DataFrame, letter: str, title: str, tolerance: str, wi
     depths = np.unique(values["depth"].to_numpy())
     theories: list[Any] = []
     for column, theory, colour, marker, label in (
-        (f"jacobian_rank_{tolerance}", f"predicted_{tolerance}", COLOURS[0], "o", "Jacobian"),
-        ("feature_dimension", "predicted_features", COLOURS[1], "s", "feature"),
+        (f"jacobian_rank_{tolerance}", f"predicted_{tolerance}", RANDOM_GREY, "o", "Jacobian"),
+        ("feature_dimension", "predicted_features", COLOURS[2], "s", "feature"),
     ):
         low, mean, high = (getattr(groups[column], how)().to_numpy() for how in ("min", "mean", "max"))
         ax.fill_between(depths, low, high, color=colour, alpha=0.25, linewidth=0)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from rankscope._base.errors import DataError
-from rankscope._base.style import COLOURS, new_axes, plain_text, whole_ticks
+from rankscope._base.style import COLOURS, RANDOM_GREY, new_axes, plain_text, whole_ticks
 from rankscope.views.chains import ChainView
 
 if TYPE_CHECKING:
@@ -27,8 +27,8 @@ def plot_chain(chains: ChainView, ax: Axes | None) -> Axes:
         raise DataError("no depth was measured before the float32 stop; leave the stop off, or raise the scale of init")
     depths = np.arange(1, chains.depth + 1)
     series = (
-        (ranks, chains.predicted[0], COLOURS[0], "o", "Jacobian rank"),
-        (dimensions, chains.predicted[1], COLOURS[1], "s", "feature dimension (PCA)"),
+        (ranks, chains.predicted[0], RANDOM_GREY, "o", "Jacobian rank"),
+        (dimensions, chains.predicted[1], COLOURS[2], "s", "feature dimension (PCA)"),
     )
     every = max(1, chains.depth // 12)
     # the reference's threshold on σ is the one on λ of the features: then both predictions are one curve

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from rankscope._base.facts import Fact
-from rankscope._base.style import COLOURS, TEXT_WIDTH, figure_style, new_axes, plain_text
+from rankscope._base.style import COLOURS, TEXT_WIDTH, figure_style, legend_above, new_axes, plain_text
 from rankscope._base.text import one_line
-from rankscope.views.layer_labels import layer_labels, named_places
+from rankscope.views.layer_labels import name_layers
 from rankscope.views.phrases import in_columns
 from rankscope.views.sentences import note
 
@@ -47,25 +47,31 @@ def _difference(row: dict[str, Any], run: int) -> str:
 def plot_comparison(
     rows: Sequence[dict[str, Any]], labels: Sequence[str], metric: str, *, ax: Axes | None = None
 ) -> Axes:
-    """One line per run over the matched layers, with certified bounds as whiskers."""
+    """One line per run over the matched layers, with certified bounds as whiskers.
+
+    Lines become thinner, their markers open and a little to the right, so that equal runs are seen.
+    """
     with figure_style():
         if ax is None:
-            ax = new_axes(max(3.35, min(TEXT_WIDTH, 0.24 * len(rows) + 1.4)), 2.7)
-        x = np.arange(len(rows))
+            ax = new_axes(max(3.35, min(TEXT_WIDTH, 0.24 * len(rows) + 1.4)), 3.0)
+        lines = []
         for run, label in enumerate(labels):
             values, lower, upper = (
                 np.array([row[name][run] for row in rows], dtype=float) for name in ("values", "lower", "upper")
             )
             colour = COLOURS[run % len(COLOURS)]
-            ax.plot(x, values, marker="osD^v"[run % 5], color=colour, label=plain_text(label, _LABEL), zorder=3)
+            x = np.arange(len(rows)) + 0.12 * min(run, 3)
+            lines += ax.plot(
+                x, values, marker="osD^v"[run % 5], color=colour, label=plain_text(label, _LABEL), zorder=3 + 0.1 * run,
+                linewidth=max(1.6 - 0.5 * run, 0.8), markersize=3.5 + 1.3 * min(run, 2),
+                markerfacecolor="none" if run else colour,
+            )  # fmt: skip
             known = ~np.isnan(lower) & ~np.isnan(values)
             if known.any():
                 error = np.clip([values - lower, upper - values], 0, None)[:, known]
                 ax.errorbar(x[known], values[known], yerr=error, fmt="none", ecolor=colour, elinewidth=0.9, capsize=2)
-        names, named = layer_labels([row["layer"] for row in rows]), named_places(len(rows))
-        ax.set_xticks(named, [names[i] for i in named], rotation=90)
-        ax.set_xlabel("layer")
+        name_layers(ax, [row["layer"] for row in rows])
         ax.set_ylabel(metric.replace("_", " "))
         ax.set_ylim(bottom=0)
-        ax.legend().set_in_layout(False)  # it stands inside the axes, which must not give way to a long name
+        legend_above(ax, lines)
     return ax

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from rankscope._base.style import COLOURS, new_axes, plain_text
+from rankscope._base.style import COLOURS, RANDOM_GREY, TRAINED, new_axes, plain_text
+from rankscope.views.layer_labels import name_layers
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -110,9 +111,9 @@ def plot_layers(rows: Sequence[Mapping[str, Any]], *, ax: Axes | None = None) ->
         )
     ):
         style: Any = (
-            {"color": "#888888", "linestyle": ":"}
+            {"color": RANDOM_GREY, "linestyle": ":"}
             if number == 0
-            else {"color": COLOURS[number - 1], "marker": "os^"[number - 1]}
+            else {"color": (TRAINED, *COLOURS[2:])[number - 1], "marker": "os^"[number - 1]}
         )
         ax.plot(
             x, np.clip(np.array(values, dtype=float), 0.5, None), label=label, linewidth=1.2, markersize=3.5, **style
@@ -129,9 +130,9 @@ def plot_layers(rows: Sequence[Mapping[str, Any]], *, ax: Axes | None = None) ->
     ax.yaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0) if narrow else (1.0,)))
     ax.yaxis.set_major_formatter(FuncFormatter(lambda v, _: f"{v:,g}"))
     ax.yaxis.set_minor_formatter(NullFormatter())
-    ax.set_xticks(x, [plain_text(name) for name in names], rotation=60, ha="right", fontsize=6)
+    name_layers(ax, names)
     ax.set_ylabel("dimensions", fontsize=8)
-    ax.set_xlabel("layer", fontsize=8)
+    ax.xaxis.label.set_fontsize(8)
     ax.legend(fontsize=6.5, frameon=False, ncols=2, loc="lower left", bbox_to_anchor=(0, 1))
     _tidy(ax)
     return ax

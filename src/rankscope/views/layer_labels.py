@@ -4,21 +4,41 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from itertools import takewhile
+from typing import TYPE_CHECKING
 
-from rankscope._base.style import plain_text
+from rankscope._base.style import plain_text, points_across
 
-__all__ = ["layer_labels", "named_places"]
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+__all__ = ["layer_labels", "name_layers", "named_places"]
 
 _NAMED = 60  # names of 7 points that stand apart along 17 cm
+_APART = 6.4  # points between slanting names of 7 points
+_LETTERS, _SHORT = 22, 15  # of a name, and where there are more than a few on a narrow axis (points)
+_FEW, _NARROW = 12, 230
 
 
-def named_places(count: int) -> list[int]:
-    """Which of ``count`` layers have a name along an axis: all, or every second, third, ….
+def named_places(count: int, most: int = _NAMED) -> list[int]:
+    """Which of ``count`` layers have a name along an axis: all, or every second, third, …, and always the last.
 
-    >>> named_places(3), named_places(150)[:3]
-    ([0, 1, 2], [0, 3, 6])
+    >>> named_places(3), named_places(150)[:3], named_places(150)[-2:]
+    ([0, 1, 2], [0, 3, 6], [144, 149])
     """
-    return list(range(0, count, max(1, -(-count // _NAMED))))
+    places = list(range(0, count, max(1, -(-count // max(most, 1)))))
+    return [*places[:-1], count - 1] if places else []
+
+
+def name_layers(ax: Axes, names: Sequence[str]) -> None:
+    """Names of layers along x: as many as stand apart in this width, and a mark for each of the others."""
+    room = points_across(ax)
+    named = named_places(len(names), int(room / _APART))
+    labels = layer_labels(names, _SHORT if room < _NARROW and len(named) > _FEW else _LETTERS)
+    ax.set_xticks(named, [labels[k] for k in named], rotation=60, ha="right", rotation_mode="anchor")
+    if len(named) < len(names):
+        ax.set_xticks(range(len(names)), minor=True)
+    ax.set_xlim(-0.4, len(names) - 0.6)
+    ax.set_xlabel("layer")
 
 
 def layer_labels(names: Sequence[str], most: int = 30) -> list[str]:

@@ -7,15 +7,26 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from rankscope._base.style import COLOURS, RANDOM_GREY, TEXT_WIDTH, figure_style, new_axes, plain_text, title_above
+from rankscope._base.style import (
+    COLOURS,
+    RANDOM_GREY,
+    TEXT_WIDTH,
+    TRAINED,
+    UNTRAINED,
+    figure_style,
+    legend_above,
+    new_axes,
+    plain_text,
+    title_above,
+)
 from rankscope.views.compared import Compared
+from rankscope.views.layer_labels import name_layers
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 __all__ = ["plot_against_random", "plot_profile"]
 
-_NAMED = 60  # names that stand apart along a figure as wide as a page's text, at 7 points
 _RANDOM = "random layers, same widths"
 _MEDIAN, _RISES, _BRANCH = "median", "rises with depth", "in a branch"
 
@@ -28,25 +39,31 @@ def plot_profile(
     images: int,
     predicted: list[float] | None = None,
     colour: str | None = None,
+    untrained: bool = False,
     ax: Axes | None = None,
 ) -> Axes:
     """Function rank (line), median (dashed), range over the images (band), certified bounds (whiskers), rises (rings).
 
-    With ``predicted`` the prediction for random layers (dotted). The next colour is taken where ``colour`` names none.
+    With ``predicted`` the prediction for random layers (dotted). Where ``colour`` names none, an untrained network is
+    orange and another one blue; further ones take the next colour.
 
-    Draw a second profile into the same axes to compare; both need the same cut points.
+    Draw a second profile into the same axes to compare; both need the same cut points. Its markers are open and a
+    little to the right, so that a curve below it is seen.
     """
     with figure_style():
         if ax is None:
-            ax = new_axes(max(3.35, min(TEXT_WIDTH, 0.24 * len(rows) + 1.4)), 2.7)
+            ax = _new_axes(len(rows))
         number = sum(1 for line in ax.lines if line.get_gid() == "function rank")
-        colour = COLOURS[number % len(COLOURS)] if colour is None else colour
-        x = np.arange(len(rows))
+        colour = _next_colour(ax, untrained=untrained) if colour is None else colour
+        x = np.arange(len(rows)) + 0.12 * number
         top = np.array([r["function_rank"]["value"] for r in rows], dtype=float)
         low = np.array([r["rank"]["min"] for r in rows], dtype=float)
         text = plain_text(label, 60)
-        marker = "osD^v"[number % 5]
-        (line,) = ax.plot(x, top, marker=marker, color=colour, label=text, zorder=3, clip_on=False)
+        (line,) = ax.plot(
+            x, top, marker="osD^v"[number % 5], color=colour, label=text, zorder=3 + 0.1 * number, clip_on=False,
+            linewidth=max(1.6 - 0.5 * number, 0.8), markersize=3.5 + 1.3 * min(number, 2),
+            markerfacecolor="none" if number else colour,
+        )  # fmt: skip
         line.set_gid("function rank")
         if images > 1:
             middle = np.array([r["rank"]["median"] for r in rows], dtype=float)
@@ -81,16 +98,28 @@ def plot_against_random(layers: Sequence[Compared], *, model: str, title: str, a
     """Measured function rank and the random chain's, over the cut points."""
     with figure_style():
         if ax is None:
-            ax = new_axes(max(3.35, min(TEXT_WIDTH, 0.24 * len(layers) + 1.4)), 2.7)
+            ax = _new_axes(len(layers))
         x = np.arange(len(layers))
         top = [entry.measured for entry in layers]
-        (line,) = ax.plot(x, top, marker="o", color=COLOURS[0], label=plain_text(model, 60), zorder=3, clip_on=False)
+        (line,) = ax.plot(x, top, marker="o", color=TRAINED, label=plain_text(model, 60), zorder=3, clip_on=False)
         line.set_gid("function rank")
         _draw_random(ax, [entry.predicted for entry in layers], RANDOM_GREY)
         _frame(ax, [entry.name for entry in layers], max(top))
         _legend(ax, 1, rising=False, branches=False)
         title_above(ax, title)
     return ax
+
+
+def _new_axes(count: int) -> Axes:
+    return new_axes(max(3.35, min(TEXT_WIDTH, 0.24 * count + 1.4)), 3.0)
+
+
+def _next_colour(ax: Axes, *, untrained: bool) -> str:
+    """The first one that no profile in these axes has, with the one that means this kind of network first."""
+    first, other = (UNTRAINED, TRAINED) if untrained else (TRAINED, UNTRAINED)
+    taken = {line.get_color() for line in ax.lines if line.get_gid() == "function rank"}
+    order = [first, *COLOURS[2:], other]
+    return next((colour for colour in order if colour not in taken), order[len(taken) % len(order)])
 
 
 def _draw_random(ax: Axes, predicted: list[float], colour: str) -> None:
@@ -111,13 +140,8 @@ def _draw_random(ax: Axes, predicted: list[float], colour: str) -> None:
 
 
 def _frame(ax: Axes, names: list[str], highest: float) -> None:
-    named = np.arange(0, len(names), -(-len(names) // _NAMED))  # evenly spaced; the table beside it names all
-    ax.set_xticks(named, [plain_text(names[k], 32) for k in named], rotation=60, ha="right", rotation_mode="anchor")
-    if len(named) < len(names):
-        ax.set_xticks(np.arange(len(names)), minor=True)
-    ax.set_xlim(-0.4, len(names) - 0.6)
+    name_layers(ax, names)
     ax.set_ylim(bottom=0, top=max(ax.get_ylim()[1], highest * 1.06))
-    ax.set_xlabel("layer")
     ax.set_ylabel("Jacobian rank")
 
 
@@ -140,4 +164,4 @@ def _legend(ax: Axes, images: int, *, rising: bool, branches: bool) -> None:
         handles.append(ring)
     if branches or _BRANCH in known:
         handles.append(Line2D([], [], linestyle="none", marker="x", color="#000000", label=_BRANCH))
-    ax.legend(handles=handles, loc="best", handlelength=1.8)
+    legend_above(ax, handles)

@@ -8,19 +8,25 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from rankscope._base.style import COLOURS, TEXT_WIDTH, figure_style, new_axes
+from rankscope._base.style import TEXT_WIDTH, figure_style, legend_above, new_axes, points_across
 from rankscope.views.layer_labels import layer_labels, named_places
 from rankscope.views.watch_text import metric_name
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-__all__ = ["plot_heat_map", "plot_step_curves"]
+__all__ = ["heat_map_height", "plot_heat_map", "plot_step_curves"]
 
-_TICKS = 12
+_TICKS, _CURVES = 12, 7  # checkpoints and layers with a name
 _MARKS = "osD^vPX"
+_PHONE = 260  # points: narrower axes have room for short names and few ticks
 _MAP = "cividis"  # even to colour-blind readers, and in print
 _UNKNOWN = "#bbbbbb"
+
+
+def heat_map_height(count: int) -> float:
+    """Inches that the names of so many layers need beside one another's."""
+    return max(1.6, 0.094 * len(named_places(count)) + 0.6)
 
 
 def plot_heat_map(
@@ -37,14 +43,15 @@ def plot_heat_map(
 
     with figure_style():
         named = named_places(len(layers))
-        ax = new_axes(TEXT_WIDTH, max(1.6, 0.145 * len(named) + 0.8)) if ax is None else ax
+        ax = new_axes(TEXT_WIDTH, heat_map_height(len(layers))) if ax is None else ax
         # the colour belongs to the map, since a page takes the ground of the axes away
         shades = colormaps[_MAP].with_extremes(bad=_UNKNOWN)
         image = ax.imshow(np.ma.masked_invalid(values), aspect="auto", interpolation="nearest", cmap=shades)
-        places = list(range(0, len(steps), max(1, -(-len(steps) // _TICKS))))
+        wide = points_across(ax) > _PHONE
+        places = list(range(0, len(steps), max(1, -(-len(steps) // (_TICKS if wide else 4)))))
         ax.set_xticks(places, [f"{steps[i]:,}" for i in places])
-        labels = layer_labels(layers)
-        ax.set_yticks(named, [labels[i] for i in named])
+        labels = layer_labels(layers, 30 if wide else 16)
+        ax.set_yticks(named, [labels[i] for i in named], fontsize=7 if len(named) < 30 else 6.3)
         ax.spines[["left", "bottom"]].set_visible(False)
         ax.set_xlabel(f"checkpoint ({unit})")
         ax.set_ylabel("layer")
@@ -61,21 +68,24 @@ def plot_step_curves(
     *,
     ax: Axes | None = None,
 ) -> Axes:
-    """One curve per layer over the steps; of many layers the shade is the depth, and some have a name."""
+    """One curve per layer over the steps; the shade is the depth, and of many layers some have a name."""
     from matplotlib import colormaps
 
     with figure_style():
         ax = new_axes(TEXT_WIDTH, 2.6) if ax is None else ax
-        few = len(layers) <= len(COLOURS)
-        # its ends vanish on a dark and on a light ground
+        # the shade is the depth, since colours of the palette mean kinds of networks; the map's ends vanish on a dark
+        # and on a light ground
         shades = colormaps[_MAP](np.linspace(0.3, 0.85, max(len(layers), 2)))
-        named = set(np.linspace(0, len(layers) - 1, min(len(layers), len(COLOURS))).round().astype(int).tolist())
+        most = min(len(layers), _CURVES if points_across(ax) > _PHONE else 4)
+        named = set(np.linspace(0, len(layers) - 1, most).round().astype(int).tolist())
+        lines = []
         for row, label in enumerate(layer_labels(layers)):
-            colour, shown = COLOURS[row] if few else shades[row], label if row in named else None
-            ax.plot(steps, values[row], marker=_MARKS[row % len(_MARKS)], color=colour, label=shown, markersize=3)
+            mark, shown = _MARKS[row % len(_MARKS)], label if row in named else None
+            (line,) = ax.plot(steps, values[row], marker=mark, color=shades[row], label=shown, markersize=3)
+            lines += [line] if row in named else []
         if np.nanmin(values, initial=0.0) >= 0:
             ax.set_ylim(bottom=0)
         ax.set_xlabel(unit)
         ax.set_ylabel(metric_name(metric))
-        ax.legend(loc="center left", bbox_to_anchor=(1, 0.5))
+        legend_above(ax, lines)
     return ax
