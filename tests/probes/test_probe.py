@@ -398,7 +398,7 @@ def test_figure() -> None:
     assert texts[1:4] == ["PCA dimension after", "sample limit 23", "Jacobian rank before"]
     assert list(ax.lines[0].get_xdata()) == [23, 23]
     handles = dict(zip(*reversed(ax.get_legend_handles_labels()), strict=True))
-    for label, colour in (("Jacobian rank", "#0072B2"), ("PCA dimension", "#D55E00")):
+    for label, colour in (("Jacobian rank", "#808080"), ("PCA dimension", "#009E73")):
         for when, alpha in (("before", 0.45), ("after", 1.0)):
             assert handles[f"{label} {when}"].patches[0].get_facecolor() == to_rgba(colour, alpha)
     _, given = plt.subplots()

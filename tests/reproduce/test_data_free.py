@@ -102,7 +102,7 @@ def test_one_theory_is_drawn_once(chains: Path, convention: str, curves: int) ->
     ax = reproduce("fig1d", out=chains / "fig1d", scale="small", as_printed=convention).plot()
     assert len([line for line in ax.lines if line.get_gid() == "theory"]) == curves
     measured = [line for line in ax.lines if line.get_label() in ("Jacobian", "feature")]
-    assert [line.get_color() for line in measured] == ["#0072B2", "#D55E00"]
+    assert [line.get_color() for line in measured] == ["#808080", "#009E73"]
     assert not any(line.get_clip_on() for line in measured)
     ax.set_xlim(1, 3)
     assert all(tick == int(tick) for tick in ax.get_xticks())

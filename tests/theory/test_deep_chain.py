@@ -295,7 +295,7 @@ def test_plot(profile: ChainProfile):
     assert "Jacobian rank" in labels
     assert {"theory, rank", "theory, features"} <= set(labels)  # every line style is explained
     measured = [line for line in ax.lines if line.get_label() in ("Jacobian rank", "feature dimension (PCA)")]
-    assert [line.get_color() for line in measured] == ["#0072B2", "#D55E00"]  # as in every figure with these two
+    assert [line.get_color() for line in measured] == ["#808080", "#009E73"]  # as in every figure with these two
     assert not any(line.get_clip_on() for line in measured)  # else the axes cut the first and last marker
     few = deep_chain(width=6, depth=3, samples=20).plot().get_xticks()  # 1.00, 1.25 … unless asked for whole layers
     assert all(tick == int(tick) for tick in few)

@@ -46,7 +46,7 @@ def deficit_section(
     """Sentences, the most dependent class with its neighbours, every class in a searchable table."""
     shown = most_dependent(table)
     caption = (
-        f"{shown.name} and the classes that its logit is made of: solid blue raises it, dashed red lowers it, line "
+        f"{shown.name} and the classes that its logit is made of: solid green raises it, dashed pink lowers it, line "
         "width is |λ|."
     )
     eta = f"η = {table.eta:g}" if table.eta is not None else f"largest η that keeps {table.keep:g} of the accuracy"
@@ -80,7 +80,7 @@ def deficit_findings(table: DependencyTable) -> Iterator[Finding]:
     yield Finding(_replaceable(table.deficit(5, keep), keep))
     rest = {k: v for k, v in counts.items() if k is not Status.DEPENDENT}
     if rest:
-        yield Finding("The others: " + ", ".join(f"{v:,} {k}" for k, v in sorted(rest.items())) + ".")
+        yield Finding("Status of the others: " + ", ".join(f"{k} ({v:,})" for k, v in sorted(rest.items())) + ".")
     if found and most_dependent(table).r2 < 0.5:
         yield Finding(
             "The other classes explain less than half of any class's variance. Accuracy is kept because classes "

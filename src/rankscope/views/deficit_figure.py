@@ -19,8 +19,8 @@ if TYPE_CHECKING:
 
 __all__ = ["Dependence", "draw_dependence", "draw_path", "draw_star"]
 
-# Okabe and Ito's blue and vermilion: apart for every common colour blindness; the sign is also in line style and text.
-_POSITIVE, _NEGATIVE = "#0072B2", "#D55E00"
+# apart for every common colour blindness, and no colour of a kind of network; the sign is also in line style and text
+_POSITIVE, _NEGATIVE = COLOURS[2:4]
 
 
 class Dependence(Protocol):
@@ -53,7 +53,7 @@ class Dependence(Protocol):
 
 
 def draw_dependence(row: Dependence, *, most: int = 8) -> Axes:
-    """The figure at column width (3.4 inches): line width is |λ|, solid blue raises the logit, dashed red lowers it."""
+    """The figure at column width (3.4 inches): line width is |λ|; solid green raises the logit, dashed pink lowers."""
     from rankscope._base.shown_axes import ShownAxes
 
     figure = new_figure(3.4, 3.5, layout=None)
@@ -102,7 +102,7 @@ def draw_star(row: Dependence, axes: Any, *, most: int = 8) -> int:
             0.6 * y,
             f"{sign}{abs(weight):.2f}",
             fontsize=6.5,
-            color=colour,
+            color="black",
             ha="center",
             va="center",
             bbox=white,

@@ -64,7 +64,7 @@ def plot_curves(results: Sequence[tuple[str, Curve]], *, ax: Axes | None = None)
         k = np.arange(1, len(result.curve) + 1)
         ax.plot(k, unit * result.curve, color=colour, linestyle=dash, linewidth=1.4, label=plain_text(label))
         if result.top5 is not None and len(results) == 1:
-            ax.plot(k, unit * result.top5, color=COLOURS[1], linestyle=_DASHES[1], linewidth=1.2, label="top-5")
+            ax.plot(k, unit * result.top5, color=COLOURS[2], linestyle=_DASHES[1], linewidth=1.2, label="top-5")
         if result.interval and len(results) == 1:
             ax.axvspan(*result.interval, color=colour, alpha=0.15, linewidth=0)
         ax.plot([result.dimension], [unit * result.accuracy], "o", color=colour, markersize=4)

@@ -10,6 +10,7 @@ from rankscope._base.errors import UsageError
 from rankscope._base.style import (
     COLOURS,
     COLUMN_WIDTH,
+    RANDOM_GREY,
     TEXT_WIDTH,
     figure_style,
     new_axes,
@@ -26,10 +27,10 @@ if TYPE_CHECKING:
 __all__ = ["plot_probes", "plot_remedies", "remedies_figure"]
 
 _BARS = (
-    ("PCA dimension before", "dimension_before", 1, 0.45),
-    ("PCA dimension after", "dimension_after", 1, 1.0),
-    ("Jacobian rank before", "rank_before", 0, 0.45),
-    ("Jacobian rank after", "rank_after", 0, 1.0),
+    ("PCA dimension before", "dimension_before", COLOURS[2], 0.45),
+    ("PCA dimension after", "dimension_after", COLOURS[2], 1.0),
+    ("Jacobian rank before", "rank_before", RANDOM_GREY, 0.45),
+    ("Jacobian rank after", "rank_after", RANDOM_GREY, 1.0),
 )
 
 
@@ -48,7 +49,7 @@ def plot_probes(found: ProbesView, *, ax: Axes | None = None) -> Axes:
             estimates = [getattr(r, attribute) for r in results]
             values = np.array([e.value for e in estimates], dtype=float)
             where = y + (place - 1.5) * 0.2
-            ax.barh(where, values, height=0.19, color=COLOURS[colour], alpha=alpha, label=label, linewidth=0)
+            ax.barh(where, values, height=0.19, color=colour, alpha=alpha, label=label, linewidth=0)
             low = np.array([e.value - e.lower if e.certified else 0 for e in estimates], dtype=float)
             high = np.array([e.upper - e.value if e.certified else 0 for e in estimates], dtype=float)
             doubtful = (low + high) > 0
