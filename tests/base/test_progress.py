@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import sys
 import types
+from collections.abc import Callable
 from typing import Any
 
 import pytest
+import torch
+from torch import nn
 
+import rankscope as rs
 from rankscope._base.notebook import in_notebook
-from rankscope._base.progress import Lines, Reporter, progress_for
+from rankscope._base.progress import Lines, Reporter, progress_for, reporting, watched
 
 
 class Clock:
@@ -122,3 +126,61 @@ def test_standard_output_in_a_file_is_no_part_of_the_bar(monkeypatch: pytest.Mon
     print("a finding", flush=True)
     bar.close()
     assert log.getvalue() == "a finding\n"
+
+
+def test_work_within_work_shows_no_bar_of_its_own(notebook: Shown) -> None:
+    outer = progress_for(None, "outer")
+    assert type(progress_for(None, "inner")) is Reporter
+    outer.close()
+    outer.close()
+    again = progress_for(None, "next")
+    assert type(again) is type(outer)
+    again.close()
+
+
+def test_a_reporter_of_the_caller_stays_open(capsys: pytest.CaptureFixture[str]) -> None:
+    class Counted(Reporter):
+        closed = 0
+
+        def close(self) -> None:
+            self.closed += 1
+
+    mine = Counted()
+    with reporting(mine, "x") as report:
+        assert report is mine
+    assert mine.closed == 0
+
+
+def test_more_than_was_announced_has_no_total() -> None:
+    said: list[Any] = []
+    assert list(watched("abc", len, lambda: 2, Reporter(lambda *what: said.append(what)), "t")) == ["a", "b", "c"]
+    assert said == [(1, 2, "t"), (2, 2, "t"), (3, None, "t")]
+
+
+def _logits() -> tuple[torch.Tensor, torch.Tensor]:
+    labels = torch.arange(60) % 3
+    return torch.randn(60, 3, generator=torch.Generator().manual_seed(0)) + 3 * torch.eye(3)[labels], labels
+
+
+X = torch.randn(9, 4, generator=torch.Generator().manual_seed(1))
+NET = nn.Sequential(nn.Linear(4, 3)).eval()
+LONG: dict[str, Callable[[Any], Any]] = {
+    "features of a model": lambda p: rs.feature_rank(NET, X, cut_points=["0"], batch_size=4, progress=p),
+    "features": lambda p: rs.feature_rank({"a": X, "b": X}, progress=p),
+    "local features": lambda p: rs.local_feature_rank(NET, X[:1], cut_points=["0"], samples=9, progress=p),
+    "similarity": lambda p: rs.linear_cka(NET, data=X, cut_points=["0"], progress=p),
+    "classification": lambda p: rs.classification_dimension(*_logits(), (torch.eye(3), None), progress=p),
+    "any head": lambda p: rs.classification_dimension(*_logits(), lambda z: z, progress=p),
+    "deficit": lambda p: rs.independence_deficit(*_logits(), permutations=2, path_points=3, progress=p),
+    "chain": lambda p: rs.theory.deep_chain(width=4, depth=3, samples=5, progress=p),
+}
+
+
+@pytest.mark.parametrize("name", LONG)
+def test_long_work_reports_to_the_end(name: str) -> None:
+    said: list[tuple[int, int | None, str]] = []
+    found = LONG[name](lambda *what: said.append(what))
+    assert said[-1][0] == said[-1][1]
+    assert all(text for _, _, text in said)
+    assert said == [what for what in said if what[1] is None or what[0] <= what[1]]
+    assert type(found) is type(LONG[name](False))

@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
 import sys
 import time
-from collections.abc import Callable
-from typing import Any, TypeAlias
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any, TypeAlias, TypeVar
+from weakref import WeakSet
 
 from rankscope._base.notebook import NotebookBar, in_notebook
 
-__all__ = ["Lines", "Progress", "Reporter", "progress_for"]
+__all__ = ["Lines", "Progress", "Reporter", "progress_for", "reporting", "watched"]
+
+T = TypeVar("T")
+# bars, of which a terminal and a cell have one at a time; what nobody holds any more is no bar, though never closed
+_shown: WeakSet[Reporter] = WeakSet()
 
 Progress: TypeAlias = Callable[[int, int | None, str], Any]
 
@@ -51,6 +57,7 @@ class _Bar(Reporter):
         )
         self._task = self._bar.add_task(title, total=None, text="")
         self._bar.start()
+        _shown.add(self)
 
     def __call__(self, done: int, total: int | None, text: str) -> None:
         self._bar.update(self._task, completed=done, total=total, text=text)
@@ -60,6 +67,7 @@ class _Bar(Reporter):
 
     def close(self) -> None:
         self._bar.stop()
+        _shown.discard(self)
 
 
 class Lines(Reporter):
@@ -96,6 +104,7 @@ class _Notebook(Reporter):
         super().__init__()
         self._title, self._bar = title, NotebookBar()
         self._last = -self.PAUSE
+        _shown.add(self)
 
     def __call__(self, done: int, total: int | None, text: str) -> None:
         now = time.monotonic()
@@ -108,6 +117,7 @@ class _Notebook(Reporter):
 
     def close(self) -> None:
         self._bar.clear()
+        _shown.discard(self)
 
 
 def _words(title: str, done: int, total: int | None, text: str) -> str:
@@ -123,16 +133,45 @@ def _words(title: str, done: int, total: int | None, text: str) -> str:
 def progress_for(progress: bool | Progress | None, title: str) -> Reporter:
     """``True``: a bar on a terminal and in a notebook, else lines; ``None``: the bars alone; ``False``: nothing.
 
-    A function is called with (done, total, text).
+    A function is called with (done, total, text). Work within work that shows a bar shows none of its own.
     """
     if isinstance(progress, Reporter):
         return progress
     if callable(progress):
         return Reporter(progress)
-    if progress is False:
+    if progress is False or (progress is None and _shown):
         return Reporter()
     if in_notebook():
         return _Notebook(title)
     if sys.stderr is not None and sys.stderr.isatty():
         return _Bar(title)
     return Lines(title) if progress else Reporter()
+
+
+@contextlib.contextmanager
+def reporting(progress: bool | Progress | None, title: str) -> Iterator[Reporter]:
+    """As ``progress_for``, closed at the end unless it is the caller's own."""
+    report = progress_for(progress, title)
+    try:
+        yield report
+    finally:
+        if report is not progress:
+            report.close()
+
+
+def watched(
+    items: Iterable[T], size: Callable[[T], int], total: Callable[[], int | None], report: Reporter, text: str
+) -> Iterator[T]:
+    """The items one by one; each is reported when the next is asked for. ``total`` is asked then, too.
+
+    >>> said = []
+    >>> list(watched("ab", len, lambda: 2, Reporter(lambda *what: said.append(what)), "letters")), said
+    (['a', 'b'], [(1, 2, 'letters'), (2, 2, 'letters')])
+    """
+    done = 0
+    for item in items:
+        yield item
+        done += size(item)
+        most = total()
+        # what was announced may be fewer than what comes
+        report(done, most if most is None or done <= most else None, text)

@@ -78,6 +78,7 @@ def clsdim_command(
             least=least,
             allow_absent=allow_absent,
             device=where,
+            progress=True,
         )
         record = {**result.to_dict(), **found.about}
         tables = {"clsdim": result.table(), "clsdim-curve": result.curve_table()}

@@ -92,6 +92,7 @@ def deficit_command(
             keep=_KEEP if keep is None else keep,
             feature_dimension=None if found.features is None else found.features.shape[1],
             device=where,
+            progress=True,
         )
         record = {**table.to_dict(), **about}
         shown = most_dependent(table)

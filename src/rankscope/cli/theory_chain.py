@@ -63,6 +63,7 @@ def theory_chain_command(
             normalisation=normalisation,  # type: ignore[arg-type]
             float32_stop=float32_stop,
             samples=samples,
+            progress=True,
         )
         write_result(out, "chain", profile.to_dict(), {"chain": profile.table()}, profile.plot())
     print_result(profile, profile.to_dict(), out, "chain", as_json=as_json)

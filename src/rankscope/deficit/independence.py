@@ -13,6 +13,7 @@ from rankscope._base.arrays import dense
 from rankscope._base.chance import ACCURACIES, Accuracy, against_one_answer
 from rankscope._base.checks import DeviceLike, choice_of, count_of, number_of, seed_of
 from rankscope._base.errors import DataError, UsageError, parameter
+from rankscope._base.progress import Progress, Reporter, reporting, watched
 from rankscope._base.provenance import device_name, versions
 from rankscope.deficit.accuracy import Accuracies, Rivals, rivals
 from rankscope.deficit.dependency import ClassDependency, Exactness, PathPoint, Status
@@ -54,6 +55,7 @@ def independence_deficit(
     tol: float = 1e-6,
     seed: int = 0,
     device: DeviceLike = None,
+    progress: bool | Progress | None = None,
 ) -> DependencyTable:
     """Solve min_λ mean (z_i − Σ_{j≠i} λ_j z_j)² + η‖λ‖₁ exactly for every class i (paper, Eq. 11 and 12).
 
@@ -93,6 +95,8 @@ def independence_deficit(
         Of the split and the permutations.
     device : torch.device or str, optional
         Where to compute; default where the logits are. float64 throughout.
+    progress : bool or callable, optional
+        As in ``jacobian_rank``.
 
     Raises
     ------
@@ -125,7 +129,7 @@ def independence_deficit(
     dimension = _dimension(features, feature_dimension, len(sample.labels))
     if eta is None and samples_used == "reference":
         eta = _PAPER_ETA
-    with torch.no_grad():
+    with torch.no_grad(), reporting(progress, "independence deficit") as report:
         fitted = moments(sample.logits, sample.fit)
         known = rivals(sample.logits, sample.labels, accuracy)
         rank = spectrum_of_gram(fitted.gram * fitted.count, (fitted.count, len(fitted.gram))).rank("paper").value
@@ -136,9 +140,9 @@ def independence_deficit(
             found = (
                 _fixed(problem, _in_units(eta, sample.unit), tol)
                 if eta is not None
-                else walk(problem, known, steps, keep, tol=tol)
+                else walk(problem, known, steps, keep, tol=tol, report=report)
             )
-            nulls = _nulls(problem, found.eta, null, permutations, generator, tol)
+            nulls = _nulls(problem, found.eta, null, permutations, generator, tol, report)
             rows += _rows(problem, sample, known, found, nulls, null, dimension, tol, chosen=eta is None)
     return DependencyTable(
         rows=tuple(rows),
@@ -206,11 +210,18 @@ def _fixed(problem: Problem, eta: float, tol: float) -> Walk:
 
 
 def _nulls(
-    problem: Problem, eta: torch.Tensor, kind: str, count: int, generator: torch.Generator, tol: float
+    problem: Problem,
+    eta: torch.Tensor,
+    kind: str,
+    count: int,
+    generator: torch.Generator,
+    tol: float,
+    report: Reporter,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Centred and uncentred null R², (B, permutations)."""
     rows = torch.arange(len(problem.classes), device=problem.classes.device)
-    drawn = [problem.null(rows, eta, kind, generator, tol=tol) for _ in range(count)]
+    turns = watched(range(count), lambda _: 1, lambda: count, report, "permutations")
+    drawn = [problem.null(rows, eta, kind, generator, tol=tol) for _ in turns]
     if not drawn:
         empty = torch.full((len(rows), 1), torch.nan, dtype=torch.float64)
         return empty, empty

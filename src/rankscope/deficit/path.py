@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from rankscope._base.progress import Reporter, watched
 from rankscope.deficit.accuracy import Accuracies, Rivals
 from rankscope.deficit.problem import Problem
 from rankscope.deficit.regularisation_path import RegularisationPath
@@ -52,7 +53,7 @@ def keeps(found: Accuracies, original: Accuracies, keep: float) -> torch.Tensor:
     return enough & (original.positive > 0)
 
 
-def walk(problem: Problem, rivals: Rivals, steps: list[float], keep: float, *, tol: float) -> Walk:
+def walk(problem: Problem, rivals: Rivals, steps: list[float], keep: float, *, tol: float, report: Reporter) -> Walk:
     """Go down η = step·η_max for every class until it keeps its accuracy; finished classes leave the batch."""
     classes, top = problem.classes, problem.eta_max
     count = len(classes)
@@ -62,7 +63,7 @@ def walk(problem: Problem, rivals: Rivals, steps: list[float], keep: float, *, t
     chosen = torch.full((count,), -1, device=classes.device)
     used, overall, positive = (torch.full((count, len(steps)), torch.nan, dtype=torch.float64) for _ in range(3))
     rows = torch.arange(count, device=classes.device)
-    for step, share in enumerate(steps):
+    for step, share in watched(enumerate(steps), lambda _: 1, lambda: len(steps), report, "penalties"):
         if not len(rows):
             break
         eta[rows] = (share * top[rows]).clamp_min(torch.finfo(torch.float64).tiny)

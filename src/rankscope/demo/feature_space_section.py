@@ -23,7 +23,7 @@ def feature_section(context: Context) -> Measured:
     """How many dimensions the features of every layer span over all held-out digits."""
     split = digits_split()
     _say(context, "feature dimension")
-    profile = feature_rank(digits_network(), split.held_out_images, reduce="flatten", batch_size=150)
+    profile = feature_rank(digits_network(), split.held_out_images, reduce="flatten", batch_size=150, progress=False)
     layers = list(profile)
     first, last = layers[0], layers[-1]
     widest = max(layers, key=lambda x: x.participation_ratio)
@@ -75,6 +75,7 @@ def classification_section(context: Context) -> Measured:
         held_out.head,
         logits=held_out.logits,
         fit_features=train.features,
+        progress=False,
     )
     low, high = found.interval or (found.dimension, found.dimension)
     small = found.head()
@@ -126,7 +127,11 @@ def deficit_section_of_digits(context: Context) -> Measured:
     _say(context, "independence deficit")
     found = _collected(held_out=True)
     table = independence_deficit(
-        found.logits, found.labels, class_names=_NAMES, feature_dimension=found.features.shape[1]
+        found.logits,
+        found.labels,
+        class_names=_NAMES,
+        feature_dimension=found.features.shape[1],
+        progress=False,
     )
     section = deficit_section(
         table, title="Independence deficit on digits", source=f"{len(found)} held-out digits", name="deficit"

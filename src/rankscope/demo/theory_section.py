@@ -17,9 +17,11 @@ def theory_section(context: Context) -> Measured:
     """Rank and feature dimension of a random linear chain by depth, and of the same chain with small branches."""
     if context.progress is not None:
         context.progress(0, None, "random chains beside the theory")
-    plain = deep_chain(width=_WIDTH, depth=_DEPTH, samples=_SAMPLES, init="xavier_normal")
+    plain = deep_chain(width=_WIDTH, depth=_DEPTH, samples=_SAMPLES, init="xavier_normal", progress=False)
     branch = 1 / math.sqrt(_DEPTH)
-    skipping = deep_chain(width=_WIDTH, depth=_DEPTH, samples=_SAMPLES, init="xavier_normal", residual=branch)
+    skipping = deep_chain(
+        width=_WIDTH, depth=_DEPTH, samples=_SAMPLES, init="xavier_normal", residual=branch, progress=False
+    )
     rank, dimension = plain.jacobian_ranks[0], plain.feature_dimensions[0]
     predicted = plain.predicted[0]
     half = depth_to_rank(_WIDTH, _WIDTH // 2)

@@ -12,6 +12,7 @@ from rankscope._base.arrays import dense
 from rankscope._base.chance import ACCURACIES, Accuracy, against_one_answer
 from rankscope._base.checks import DeviceLike, choice_of, count_of, device_of, number_of, seed_of
 from rankscope._base.errors import DataError, MeasurementError, UsageError
+from rankscope._base.progress import Progress, reporting
 from rankscope.features._inputs import as_labels, as_matrix, first_bad_row
 from rankscope.features.accuracy_curve import RankSweep, rank_of_label
 from rankscope.features.called_modules import left_as_they_are
@@ -48,6 +49,7 @@ def classification_dimension(
     stop_at_crossing: bool = False,
     allow_absent: bool = False,
     device: DeviceLike = None,
+    progress: bool | Progress | None = None,
 ) -> ClassificationDimension:
     """Least k for which the projection on the top k principal components keeps ``keep`` × the full accuracy.
 
@@ -96,6 +98,8 @@ def classification_dimension(
         Accept classes without a sample, and fewer samples than classes.
     device : torch.device or str, optional
         Where to compute; by default where the features are.
+    progress : bool or callable, optional
+        As in ``jacobian_rank``.
 
     Raises
     ------
@@ -129,7 +133,7 @@ def classification_dimension(
     if scorer is not None:
         with left_as_they_are(scorer):
             return by_score(x, labels, scorer, basis, keep, projection, least=least)
-    with torch.no_grad(), left_as_they_are(head):
+    with torch.no_grad(), left_as_they_are(head), reporting(progress, "classification dimension") as report:
         predict, parts, dtype = predictor(head, x)
         dtype = torch.float64 if needs_float64(basis) else dtype
         if dtype != x.dtype:
@@ -171,10 +175,10 @@ def classification_dimension(
             offset = bias.double() + weight.double() @ mean.double()
             rows, terms, start = scaled(inputs, products, offset)
             sweep = RankSweep(rows, y, start.expand(len(x), -1).clone(), 5 if classes >= 10 else 1)
-            counts = sweep_linear(sweep, axes, terms, resampling, stop=stop)
+            counts = sweep_linear(sweep, axes, terms, resampling, stop=stop, report=report)
             folded = FoldedHead(*(part.to(x.dtype).cpu().numpy() for part in (axes, products, offset, mean)))
         else:
-            counts = sweep_callable(inputs, y, mean, axes, predict, resampling, stop=stop)
+            counts = sweep_callable(inputs, y, mean, axes, predict, resampling, stop=stop, report=report)
     needed = keep * full
     without = None if first is None else float(resampling.counted(first[:, None]))
     without_resampled = None if first is None else resampling.total(first[:, None])[:, 0]

@@ -98,8 +98,7 @@ def collect(
     batch_size, num_workers : int
         For the loader; a DataLoader brings its own.
     progress : bool or callable, optional
-        A bar: ``True`` always, ``None`` (default) on a terminal, ``False`` never. Or a function,
-        called with (samples done, samples in all, text) after every batch.
+        As in ``jacobian_rank``: done and total count samples.
     differentiate : str, optional
         The name of the input whose first dimension counts the samples, where several could.
     shared, per_sample : names, optional

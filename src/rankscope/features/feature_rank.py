@@ -16,6 +16,7 @@ from rankscope._base.checks import MemoryBudget, budget_of, count_of, module_of,
 from rankscope._base.dtypes import dtype_name
 from rankscope._base.errors import DataError, UsageError
 from rankscope._base.facts import Fact, FactKind
+from rankscope._base.progress import Progress, reporting, watched
 from rankscope._base.provenance import device_name
 from rankscope.features.accumulate import layer_features
 from rankscope.features.class_features import class_features, class_labels
@@ -58,6 +59,7 @@ def feature_rank(
     per_sample: str | Sequence[str] = (),
     labels: Any = None,
     head: Any = None,
+    progress: bool | Progress | None = None,
 ) -> FeatureProfile:
     """How many dimensions the features of each layer have: PCA dimension and soft ranks (paper §6.1).
 
@@ -92,6 +94,8 @@ def feature_rank(
     head : nn.Linear, (weight, bias) or True, optional
         What reads the one array that is the source: NC3 and NC4 too. ``True`` for a ``Collection``: the features that
         go into its head become one more layer, ``head input``, with its own labels.
+    progress : bool or callable, optional
+        As in ``jacobian_rank``.
 
     Raises
     ------
@@ -124,14 +128,15 @@ def feature_rank(
         meaning = meaning_of(differentiate, shared, per_sample, floating=False)
         # a decoder's head looks for padding in a batch, and texts have none
         batches = Batches(source, data, 1 if isinstance(data, Texts) else batch_size, meaning)
-        with naming_the_batch(data.shape if is_array(data) else None):
+        total = lambda: samples or batches.total  # noqa: E731
+        with naming_the_batch(data.shape if is_array(data) else None), reporting(progress, "features") as report:
             return measured_features(
                 source,
-                batches,
+                watched(batches, len, total, report, "samples"),
                 cut_points=cut_points,
                 reduce=reduce,
                 channels=channels,
-                samples=lambda: samples or batches.total,
+                samples=total,
                 memory_budget=memory_budget,
                 facts=wrapping,
             )
@@ -165,24 +170,25 @@ def feature_rank(
         raise UsageError(f"a head reads one layer, and {len(source)} are given; give that layer's array alone")
     known = None if labels is None else class_labels(labels)
     layers: list[LayerFeatures] = []
-    for name, values in source.items():
-        if isinstance(values, CentredMoments):
-            refuse_unused(["labels"] if known is not None else [], "for moments, which keep no sample apart")
-            layers.append(layer_features(name, values, reduce))
-            continue
-        rows = dense(values, name)
-        if rows.ndim < 2 or not rows.numel():
-            raise DataError(
-                f"{name} has shape {tuple(rows.shape)}; give (samples, ...) with at least one value per sample"
-            )
-        store = LayerStore(reduce, channels, len(rows), budget)
-        for part in rows.split(max(batch_size, 1024)):
-            store.add({name: part}, len(part))
-        layers.append(store.layer(name))
-        if known is not None:
-            layers[-1] = _with_classes(layers[-1], rows, known, head, reduce, channels)
-            facts += _rounded_classes(name, rows.dtype)
-        facts += store.facts
+    with reporting(progress, "features") as report:
+        for name, values in watched(source.items(), lambda _: 1, lambda: len(source), report, "layers"):
+            if isinstance(values, CentredMoments):
+                refuse_unused(["labels"] if known is not None else [], "for moments, which keep no sample apart")
+                layers.append(layer_features(name, values, reduce))
+                continue
+            rows = dense(values, name)
+            if rows.ndim < 2 or not rows.numel():
+                raise DataError(
+                    f"{name} has shape {tuple(rows.shape)}; give (samples, ...) with at least one value per sample"
+                )
+            store = LayerStore(reduce, channels, len(rows), budget)
+            for part in rows.split(max(batch_size, 1024)):
+                store.add({name: part}, len(part))
+            layers.append(store.layer(name))
+            if known is not None:
+                layers[-1] = _with_classes(layers[-1], rows, known, head, reduce, channels)
+                facts += _rounded_classes(name, rows.dtype)
+            facts += store.facts
     return profile_of([*layers, *beside], "feature_rank", facts, {})
 
 
@@ -229,6 +235,7 @@ def local_feature_rank(
     differentiate: str | None = None,
     shared: str | Sequence[str] = (),
     per_sample: str | Sequence[str] = (),
+    progress: bool | Progress | None = None,
 ) -> FeatureProfile:
     """Feature dimensions around one input: over x + noise·Gaussian, as the published code measures them.
 
@@ -262,6 +269,8 @@ def local_feature_rank(
         The name of the input that gets the noise, where several could.
     shared, per_sample : names, optional
         As in ``feature_rank``.
+    progress : bool or callable, optional
+        As in ``jacobian_rank``.
 
     Raises
     ------
@@ -296,6 +305,7 @@ def local_feature_rank(
     with (
         inference(model) as device,
         naming_the_batch(given),
+        reporting(progress, "local features") as report,
         LayersOfSamples(model, sample, cut_points, device) as layers,
     ):
         store.facts += layers.remembers(sample)
@@ -306,6 +316,7 @@ def local_feature_rank(
             step = noise * torch.stack([torch.randn(sample.x.shape[1:], generator=generator) for _ in range(n)])
             for outputs, part in layers.passes(_copies(sample, sample.x.to("cpu", dtype) + step)):
                 store.add(outputs, len(part), sample.x.shape)
+            report(start + n, samples, "noisy copies")
         store.facts = [*layers.told(store.facts), *layers.found()]
     about = {"device": device_name(device), "noise": noise, "seed": seed}
     found = store.profile("local_feature_rank", about, layers.in_records)

@@ -14,6 +14,7 @@ from torch import Tensor
 from rankscope._base.checks import choice_of, count_of, refuse_unused
 from rankscope._base.errors import DataError, NotInstalledError
 from rankscope._base.facts import Fact, FactKind
+from rankscope._base.progress import Progress, reporting, watched
 from rankscope._base.provenance import versions
 from rankscope._base.records import ByValue, Record
 from rankscope._base.text import counted
@@ -113,6 +114,7 @@ def intrinsic_dimension(
     reduce: Reduce = "pool",
     channels: Channels = "auto",
     batch_size: int = 64,
+    progress: bool | Progress | None = None,
 ) -> IntrinsicDimension:
     """Intrinsic dimension of the features of every layer, with its standard error, through scikit-dimension.
 
@@ -134,6 +136,8 @@ def intrinsic_dimension(
         Of ``mle``; default: 20. More lower the error and widen the neighbourhood.
     cut_points, reduce, channels, batch_size
         As in ``feature_rank``.
+    progress : bool or callable, optional
+        As in ``jacobian_rank``.
 
     Raises
     ------
@@ -160,20 +164,23 @@ def intrinsic_dimension(
     if data is not None and not isinstance(source, torch.nn.Module):
         refuse_unused(["data"], "where the source is no model")
     options: dict[str, Any] = {"cut_points": cut_points, "reduce": reduce, "channels": channels}
-    rows, found = layer_rows(source, data, batch_size=count_of(batch_size, "batch_size"), **options)
+    rows, found = layer_rows(source, data, batch_size=count_of(batch_size, "batch_size"), progress=progress, **options)
     facts = list(found)
     layers = []
-    for name, part in rows.items():
-        distinct = torch.unique(part, dim=0)
-        duplicates = len(part) - len(distinct)
-        if len(distinct) < k + 2:
-            raise DataError(f"{name}: {counted(len(distinct), 'distinct sample')}; {k} neighbours need {k + 2} or more")
-        distances = _nearest(distinct.to(torch.float64), k)
-        tied = float((distances[:, 0] == distances[:, 1]).mean())
-        value = estimate(distances) if distances[:, -1].max() > 0 and tied < 1 else float("nan")
-        error = _SHARED * value / math.sqrt(len(distinct) * (k - 1))
-        layers.append(LayerIntrinsic(name, value, error, len(distinct), part.shape[1], duplicates))
-        facts += _facts(layers[-1], tied)
+    with reporting(progress, "intrinsic dimension") as report:
+        for name, part in watched(rows.items(), lambda _: 1, lambda: len(rows), report, "layers"):
+            distinct = torch.unique(part, dim=0)
+            duplicates = len(part) - len(distinct)
+            if len(distinct) < k + 2:
+                raise DataError(
+                    f"{name}: {counted(len(distinct), 'distinct sample')}; {k} neighbours need {k + 2} or more"
+                )
+            distances = _nearest(distinct.to(torch.float64), k)
+            tied = float((distances[:, 0] == distances[:, 1]).mean())
+            value = estimate(distances) if distances[:, -1].max() > 0 and tied < 1 else float("nan")
+            error = _SHARED * value / math.sqrt(len(distinct) * (k - 1))
+            layers.append(LayerIntrinsic(name, value, error, len(distinct), part.shape[1], duplicates))
+            facts += _facts(layers[-1], tied)
     return IntrinsicDimension(method, k, tuple(layers), tuple(facts), {"versions": versions()})
 
 

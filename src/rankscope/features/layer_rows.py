@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from rankscope._base.arrays import dense
 from rankscope._base.errors import DataError, UsageError
 from rankscope._base.facts import Fact, FactKind
+from rankscope._base.progress import Progress, Reporter, reporting, watched
 from rankscope.features._inputs import first_bad_row
 from rankscope.features.data_digests import DataDigests
 from rankscope.features.hooks import inference
@@ -38,6 +39,7 @@ def layer_rows(
     channels: Channels,
     batch_size: int,
     digests: DataDigests | None = None,
+    progress: bool | Progress | None = False,
 ) -> tuple[dict[str, Tensor], tuple[Fact, ...]]:
     """(N, d) rows by layer, on the CPU, in the dtype that they have (half precision in float32), and facts.
 
@@ -54,7 +56,8 @@ def layer_rows(
     if isinstance(source, nn.Module):
         if data is None:
             raise UsageError("a model needs data; give the inputs that its layers are compared on")
-        rows, facts = _of_model(source, data, cut_points, reduce, channels, batch_size, digests)
+        with reporting(progress, "features") as report:
+            rows, facts = _of_model(source, data, cut_points, reduce, channels, batch_size, digests, report)
     else:
         named = source if isinstance(source, Mapping) else {"features": source}
         if not named:
@@ -91,10 +94,12 @@ def _of_model(
     channels: Channels,
     batch_size: int,
     digests: DataDigests | None,
+    report: Reporter,
 ) -> tuple[dict[str, Tensor], tuple[Fact, ...]]:
     model, cut_points, wrapping = unwrapped(source, cut_points)
     meaning = meaning_of(None, (), (), floating=False)
-    passing = iter(Batches(model, data, 1 if isinstance(data, Texts) else batch_size, meaning))
+    batches = Batches(model, data, 1 if isinstance(data, Texts) else batch_size, meaning)
+    passing = iter(watched(batches, len, lambda: batches.total, report, "samples"))
     first = next(passing, None)
     if first is None:
         raise DataError("the data hold no sample; give at least four")

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from rankscope._base.checks import count_of, refuse_unused
 from rankscope._base.errors import DataError
 from rankscope._base.facts import Fact, FactKind, unsaid
+from rankscope._base.progress import Progress
 from rankscope._base.provenance import versions
 from rankscope._base.records import Record
 from rankscope.features.data_digests import DataDigests
@@ -85,6 +86,7 @@ def linear_cka(
     reduce: Reduce = "pool",
     channels: Channels = "auto",
     batch_size: int = 64,
+    progress: bool | Progress | None = None,
 ) -> Similarity:
     """Linear centred kernel alignment of layers (Kornblith et al., ICML 2019), between 0 (unrelated) and 1 (equal up to
     rotation and scale).
@@ -104,6 +106,8 @@ def linear_cka(
         Which estimate of HSIC.
     cut_points, reduce, channels, batch_size
         As in ``feature_rank``. The rows of all layers are held at once.
+    progress : bool or callable, optional
+        As in ``jacobian_rank``.
 
     Raises
     ------
@@ -123,7 +127,7 @@ def linear_cka(
     """
     check_reduce(reduce, channels)
     options: dict[str, Any] = {"cut_points": cut_points, "reduce": reduce, "channels": channels}
-    options["batch_size"] = count_of(batch_size, "batch_size")
+    options |= {"batch_size": count_of(batch_size, "batch_size"), "progress": progress}
     if data is not None and not any(isinstance(source, nn.Module) for source in (first, second)):
         refuse_unused(["data"], "where neither source is a model")
     read, again = DataDigests(), DataDigests()

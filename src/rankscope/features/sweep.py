@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 import torch
 
+from rankscope._base.progress import Reporter
 from rankscope.features.accuracy_curve import RankSweep, rank_of_label
 
 __all__ = ["Counts", "Resampling", "first_crossing", "sweep_callable", "sweep_linear"]
@@ -105,6 +106,7 @@ def sweep_linear(
     resampling: Resampling,
     *,
     stop: tuple[float, torch.Tensor] | None = None,
+    report: Reporter | None = None,
 ) -> Counts:
     """Counts for a linear head, chunk by chunk of components; ``stop`` = (needed, needed in each resample) ends early.
 
@@ -139,6 +141,8 @@ def sweep_linear(
                         torch.stack([d.resampled for d in done]).sum(0),
                     )
                 )
+                if report is not None:
+                    report(chunk.stop, axes.shape[1], "components")
                 if stop is not None and _enough(parts, *stop):
                     break
     finally:
@@ -156,6 +160,7 @@ def sweep_callable(
     resampling: Resampling,
     *,
     stop: tuple[float, torch.Tensor] | None = None,
+    report: Reporter | None = None,
 ) -> Counts:
     """Counts for any head: the projection grows by one component and the head runs again, at every k."""
     projected = offset.expand_as(features).clone()
@@ -170,6 +175,8 @@ def sweep_callable(
         parts.append(
             Counts(resampling.counted(right), resampling.counted((ranks < 5)[:, None]), resampling.total(right))
         )
+        if report is not None:
+            report(k + 1, axes.shape[1], "components")
         if stop is not None and k % 16 == 15 and _enough(parts, *stop):
             break
     return _join(parts)

@@ -134,7 +134,8 @@ def jacobian_rank(
     device : torch.device or str, optional
         Where to compute; default: where the model is; ``"auto"``: the first GPU, else the CPU. The model is not moved.
     progress : bool or callable, optional
-        A progress bar on standard error (default: when it is a terminal), or ``f(done, total, text)``.
+        ``None`` (default): a bar where standard error is a terminal and in a notebook. ``True``: lines in a log too.
+        ``False``: nothing. A function is called with (done, total, text).
     limit : int, optional
         Use at most this many samples.
     checkpoint : path, optional

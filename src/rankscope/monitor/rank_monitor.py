@@ -278,6 +278,7 @@ class RankMonitor:
                     reduce=self.reduce,
                     channels=self.channels,
                     memory_budget=self._memory,
+                    progress=False,
                 )
         except UsageError:  # a question that can never be answered
             raise

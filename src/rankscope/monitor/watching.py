@@ -98,7 +98,7 @@ def watch(
         Folder that keeps the numbers of each network: the same call measures what is new. What it keeps is reused only
         for the same weights, code, data and settings, and the first of it is measured again and compared.
     progress : bool or callable, optional
-        A bar: ``True`` always, ``None`` (default) on a terminal, ``False`` never; or a function.
+        As in ``jacobian_rank``.
 
     Raises
     ------
@@ -141,7 +141,9 @@ def watch(
     def measure(network: nn.Module) -> Measured:
         values, facts = list[WatchedValue](), list[Fact]()
         if data is not None and chosen:
-            features = feature_rank(network, data, reduce=reduce, channels=channels, batch_size=batch_size, **options)
+            features = feature_rank(
+                network, data, reduce=reduce, channels=channels, batch_size=batch_size, **options, progress=False
+            )
             values += of_features(features, chosen)
             facts += features.facts
         if inputs is not None:

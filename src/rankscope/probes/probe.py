@@ -186,7 +186,7 @@ def probe_all(
     input_shape, samples : optional
         Instead of the scale's.
     progress : bool or callable, optional
-        A bar (default: on a terminal), or a function of (done, total, text).
+        As in ``jacobian_rank``.
     **options
         As of ``probe``: ``seed``, ``device``, ``tolerance``, ``jacobian_points``, ``front``, ``context``,
         ``training``, ``dtype``, ``memory_budget``.

@@ -82,7 +82,7 @@ def probe_remedies(
     tolerance : ToleranceLike
         Of the Jacobian rank. The feature dimension always uses the paper's.
     progress : bool or callable, optional
-        A bar (default: on a terminal), or a function of (done, total, text).
+        As in ``jacobian_rank``.
 
     Raises
     ------
@@ -124,7 +124,7 @@ def probe_remedies(
     try:
         for i, name in enumerate(names):
             report(i, len(names), REMEDIES[name])
-            chain = deep_chain(**{"width": n, **common, **changed[name]})
+            chain = deep_chain(**{"width": n, **common, **changed[name]}, progress=False)
             label = f"{factor} × width" if name == "width" else REMEDIES[name]
             curves.append(RemedyCurve(name, label, chain))
         report(len(names), len(names), "done")

@@ -133,6 +133,7 @@ def _measure(given: dict[str, Any], _: Path | None = None) -> dict[str, Any]:
         init=given["init"],
         seeds=given["seed"],
         float32_stop=True,
+        progress=False,
     )
     run = profile.runs[0]
     ranks = {name: replace(profile, tolerance=_tolerance(name)).jacobian_ranks[0] for name in ("paper", "reference")}

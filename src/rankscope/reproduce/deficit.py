@@ -123,6 +123,7 @@ def _solved(one: Prepared, as_printed: str) -> dict[str, Any]:
             permutations=_PERMUTATIONS[one.settings.scale],
             seed=one.settings.seed,
             device=one.settings.device,
+            progress=False,
         )
         return table.to_dict()
 

@@ -202,6 +202,7 @@ def clsdim(one: Prepared) -> dict[str, Any]:
                 least=least,
                 allow_absent=len(found) <= found.features.shape[1] or not full,
                 device=one.settings.device,
+                progress=False,
             )
 
         code = searched("uncentred", 0)

@@ -70,7 +70,7 @@ def reproduce(
     scale : "full" or "small"
         Small is for tests: it keeps the path and gives up the paper's sizes.
     progress : bool or callable, optional
-        A bar on standard error (default: on a terminal), or ``f(done, total, text)``.
+        As in ``jacobian_rank``.
 
     Raises
     ------

@@ -14,6 +14,7 @@ import torch
 from rankscope._base.checks import DtypeLike, choice_of, count_of, dtype_of, seed_of
 from rankscope._base.dtypes import dtype_name
 from rankscope._base.errors import UsageError, parameter
+from rankscope._base.progress import Progress, Reporter, reporting
 from rankscope._base.provenance import device_name, versions
 from rankscope.spectra import EPS32, Tolerance, ToleranceLike, as_tolerance
 from rankscope.theory._blocks import (
@@ -48,6 +49,7 @@ def deep_chain(
     float32_stop: bool = False,
     samples: int = 5000,
     dtype: DtypeLike = "float64",
+    progress: bool | Progress | None = None,
 ) -> ChainProfile:
     """Jacobian rank and PCA dimension of the features of random chains, at every depth.
 
@@ -83,6 +85,8 @@ def deep_chain(
         Inputs behind the covariance, at least 2; at most samples − 1 dimensions can show. 5,000: the paper's batch.
     dtype : "float64", "float32", or torch's own
         Of layers and features; spectra are always computed in float64.
+    progress : bool or callable, optional
+        As in ``jacobian_rank``.
 
     Raises
     ------
@@ -127,10 +131,11 @@ def deep_chain(
             f"σ/σ_1 down to {SVD_RTOL:g}; give at least that, or use rankscope.theory.chain_singular_values"
         )
     block = Block(activation, normalisation, _branch_scale(residual))
-    runs = tuple(
-        _run(seed, (width, columns), depth, init, block, tol, float32_stop, samples, precision)
-        for seed in _seeds(seeds)
-    )
+    with reporting(progress, "random chain") as report:
+        runs = tuple(
+            _run(seed, (width, columns), depth, init, block, tol, float32_stop, samples, precision, report)
+            for seed in _seeds(seeds)
+        )
     return ChainProfile(
         runs=runs,
         width=width,
@@ -177,6 +182,7 @@ def _run(
     float32_stop: bool,
     samples: int,
     dtype: torch.dtype,
+    report: Reporter,
 ) -> ChainRun:
     steps: list[ChainStep] = []
     rtol = tolerance.relative(shape)
@@ -190,6 +196,7 @@ def _run(
             spectrum = jacobian_spectrum(jacobian, rtol)
             top = math.log(spectrum.sigma_max) + log_scale if spectrum.sigma_max else -math.inf
             steps.append(ChainStep(layer, spectrum, covariance_spectrum(features, shape[0], jacobian.dtype), top))
+            report(layer, depth, f"layers of the chain of seed {seed}")
     return ChainRun(seed, tuple(steps), singular=tuple(watched.singular) if watched else ())
 
 
