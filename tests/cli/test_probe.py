@@ -129,7 +129,7 @@ def test_remedies_alone_and_beside(
     record = json.loads(capsys.readouterr().out)
     assert record["remedies"]["depth"] == 5
     assert main(["probe", "relu", *beside, "--samples", "9"]) == 2
-    assert "--samples has no meaning beside --data" in capsys.readouterr().err
+    assert "--samples has no meaning with --data" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
@@ -236,9 +236,9 @@ def test_samples_keep_their_precision(folder: Path, capsys: pytest.CaptureFixtur
 @pytest.mark.parametrize(
     ("args", "message"),
     [
-        (["--data", "h.npy", "--scale", "small"], "--scale has no meaning beside --data"),
-        (["--data", "h.npy", "--samples", "9"], "--samples has no meaning beside --data"),
-        (["--data", "h.npy", "--front", "gaussian"], "--front has no meaning beside --data"),
+        (["--data", "h.npy", "--scale", "small"], "--scale has no meaning with --data"),
+        (["--data", "h.npy", "--samples", "9"], "--samples has no meaning with --data"),
+        (["--data", "h.npy", "--front", "gaussian"], "--front has no meaning with --data"),
         (["--data", "h.npy", "--input-shape", "4x2x2"], "has its own shape; leave --input-shape out"),
         (["--data", "h.npy", "--limit", "0"], "--limit is 0"),
         (["--data", "h.npy", "--limit", "1"], "--data hold 1"),

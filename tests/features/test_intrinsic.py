@@ -66,7 +66,7 @@ def test_without_the_extra_one_line_says_what_to_install(monkeypatch: pytest.Mon
 def test_questions_without_an_answer() -> None:
     with pytest.raises(UsageError, match="unknown method 'two'"):
         rs.intrinsic_dimension(sheet(50, 2, 4), method="two")  # type: ignore[arg-type]
-    with pytest.raises(UsageError, match="neighbours has no meaning beside method='twonn'"):
+    with pytest.raises(UsageError, match="neighbours has no meaning with method='twonn'"):
         rs.intrinsic_dimension(sheet(50, 2, 4), neighbours=5)
 
 

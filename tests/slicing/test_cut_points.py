@@ -190,7 +190,7 @@ def test_the_table() -> None:
     assert "blocks.0.conv1" in str(table)
     assert "in a branch" in str(table)
     assert "* = cut points of 'blocks' (5)" in str(table)
-    with pytest.raises(rs.UsageError, match="cannot tell what ReLU takes as input"):
+    with pytest.raises(rs.UsageError, match="the input shape of ReLU is not known"):
         rs.layers(nn.ReLU())
 
 

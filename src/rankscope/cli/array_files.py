@@ -20,7 +20,7 @@ def check_arrays(path: Path, option: str | None = None) -> str:
     """How an error names the file, which is there and of a kind that can be read; ``option`` is what named it."""
     named = f"{option} {str(path)!r}" if option else repr(str(path))
     if path.suffix not in ARRAY_FILES:
-        raise DataError(f"{named} is none of .npy, .npz and .safetensors; give such a file")
+        raise DataError(f"{named} is not a .npy, .npz or .safetensors file; give one")
     if not os.path.isfile(path):  # also for a name that is too long for one
         raise DataError(f"{named} is no file; give the path of a .npy, .npz or .safetensors file")
     return named

@@ -68,7 +68,7 @@ def deficit_command(
 
     if eta is not None and keep is not None:
         raise UsageError(
-            f"--keep {keep:g} chooses the penalty by the accuracy, so it has no meaning beside --eta {eta:g}; "
+            f"--keep {keep:g} chooses the penalty by the accuracy, so it has no meaning with --eta {eta:g}; "
             "leave one of them out"
         )
     where = device_of(device)

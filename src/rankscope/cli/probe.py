@@ -129,7 +129,7 @@ def _check_used(given: list[str], *, alone: bool, remedies: bool, data: str | No
         refuse_unused([name for name in given if name == "limit"], "without samples (--data)")
     else:
         unused = ("samples", "front") if remedies else ("scale", "samples", "front")
-        refuse_unused([name for name in given if name in unused], "beside --data")
+        refuse_unused([name for name in given if name in unused], "with --data")
 
 
 def _record(results: ProbeResults | None, found: RemedyResult | None) -> dict[str, Any]:

@@ -102,8 +102,8 @@ class DependencyTable(Noted, Record):
         """
         if beyond_null and not self.permutations:
             raise UsageError(
-                "no permutation null was run, so nothing tells dependence from noise; measure with permutations=5, or "
-                "ask for beyond_null=False"
+                "no permutation null was run, so dependence cannot be distinguished from noise; measure with "
+                "permutations=5, or ask for beyond_null=False"
             )
         k, keep = count_of(k, "k"), number_of(keep, "keep", above=0, most=1)
         if self.keep is not None and keep > self.keep:

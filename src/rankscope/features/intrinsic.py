@@ -158,7 +158,7 @@ def intrinsic_dimension(
     choice_of(method, "method", ("twonn", "mle"))
     check_reduce(reduce, channels)
     if method == "twonn" and neighbours is not None:
-        refuse_unused(["neighbours"], "beside method='twonn', which takes two")
+        refuse_unused(["neighbours"], "with method='twonn', which uses two")
     k = 2 if method == "twonn" else 20 if neighbours is None else count_of(neighbours, "neighbours", least=2)
     estimate = _estimator(method, k)
     if data is not None and not isinstance(source, torch.nn.Module):

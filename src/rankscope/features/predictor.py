@@ -69,8 +69,8 @@ def predictor(head: Any, x: torch.Tensor) -> tuple[Predict, tuple[torch.Tensor, 
             raise DataError(f"the head must return logits (samples × classes); for {len(rows)} samples it gave {shape}")
         if made.shape[1] < 2:
             raise DataError(
-                f"the head gives {made.shape[1]} number a sample, which may be a logit or a probability; give one that "
-                "returns a logit for each of two classes, such as torch.cat([-z, z], 1)"
+                f"the head gives {made.shape[1]} number per sample, which may be a logit or a probability; give one "
+                "that returns a logit for each of two classes, such as torch.cat([-z, z], 1)"
             )
         if made.is_complex():
             raise DataError(f"the head gives {dtype_name(made.dtype)} logits; give a head whose logits are real")

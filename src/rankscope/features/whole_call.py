@@ -55,7 +55,7 @@ def whole_call(model: nn.Module, inputs: Mapping[str, Any], labels: Tensor | Non
         labels = torch.full((len(call),), NO_LABEL)
     if labels.ndim != 1 or len(labels) != len(call):
         raise DataError(
-            f"labels have shape {tuple(labels.shape)} for {len(call)} samples of {call.name!r}; give one a sample"
+            f"labels have shape {tuple(labels.shape)} for {len(call)} samples of {call.name!r}; give one per sample"
         )
     return WholeCall(call, labels)
 

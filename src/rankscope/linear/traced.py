@@ -112,7 +112,9 @@ class TracedNetwork:
                 continue
             if detached and node.target == torch.ops.aten.alias.default:
                 # a trace without gradients writes detach() as it does a view of the whole, such as h[:, :8] of eight
-                raise NotImplementedError("the trace does not tell a detached value from a view of it (aten.alias)")
+                raise NotImplementedError(
+                    "the trace does not distinguish a detached value from a view of it (aten.alias)"
+                )
             if torch.Tag.data_dependent_output in tags:
                 raise NotImplementedError(f"the model reads a value that depends on the input ({node.target})")
             # the tag stands at every indexing; only masks among the indices make a size

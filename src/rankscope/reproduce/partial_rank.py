@@ -272,7 +272,7 @@ def _compare(one: Prepared, found: dict[str, Any], as_printed: str) -> list[Pape
             how,
             one.why(_WHY_RISES, data="also"),
             "consistent diminishing of partial ranks in each layer (§6.1)" if paper is not None else "",
-            "draws the ranks as they come" if paper is not None else "",
+            "draws the ranks unchanged" if paper is not None else "",
         ),
     ]  # fmt: skip
 

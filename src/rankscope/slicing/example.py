@@ -39,7 +39,7 @@ def example_sample(model: nn.Module, inputs: Any = None, **meaning: Any) -> Samp
             return Sample(torch.randn((1, module.in_channels, 224, 224), generator=generator), "example")
         if isinstance(module, nn.Linear):
             return Sample(torch.randn((1, module.in_features), generator=generator), "example")
-    raise UsageError(f"cannot tell what {type(model).__name__} takes as input; pass inputs= with one sample")
+    raise UsageError(f"the input shape of {type(model).__name__} is not known; pass inputs= with one sample")
 
 
 def _hugging_face_example(model: nn.Module, generator: torch.Generator) -> Sample | None:
