@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import subprocess
 import sys
 
@@ -61,6 +63,41 @@ def test_csv_is_appended(tmp_path):
     for step in (0, 5):
         CsvLogger(path).log({"a": 1.5, "b,c": 0.1}, step)
     assert path.read_text().splitlines() == ["step,name,value", "0,a,1.5", '0,"b,c",0.1', "5,a,1.5", '5,"b,c",0.1']
+
+
+@pytest.mark.parametrize("cut", [b"st", b"step,name,value\r\n0,a", b"step,name,value\r\n0,a,1.5\r\n5,a,2"])
+def test_half_a_row_of_a_csv_is_dropped(tmp_path, cut):
+    """After a kill: half a number would read as another number."""
+    path = tmp_path / "v.csv"
+    path.write_bytes(cut)
+    CsvLogger(path).log({"a": 0.5}, 10)
+    kept = cut.splitlines()[1:-1]
+    assert path.read_bytes().splitlines() == [b"step,name,value", *kept, b"10,a,0.5"]
+
+
+def test_a_csv_on_a_full_disk_keeps_whole_rows_and_goes_on(tmp_path, monkeypatch):
+    path, write = tmp_path / "v.csv", os.write
+    CsvLogger(path).log({"a": 1.5}, 0)
+
+    def full(at, data):
+        if len(data) < 20:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return write(at, bytes(data)[:15])
+
+    monkeypatch.setattr(os, "write", full)
+    with pytest.raises(OSError, match="No space left"):
+        CsvLogger(path).log({"a": 2.5, "b": 3.5, "c": 4.5}, 5)
+    monkeypatch.undo()
+    CsvLogger(path).log({"a": 5.5}, 10)
+    assert path.read_text().splitlines() == ["step,name,value", "0,a,1.5", "10,a,5.5"]
+
+
+def test_a_csv_of_another_is_not_cut(tmp_path):
+    path = tmp_path / "v.csv"
+    path.write_text("notes\nof mine")
+    with pytest.raises(rs.OutputError, match=r"v\.csv' is no table of a CsvLogger; give another path"):
+        CsvLogger(path).log({"a": 0.5}, 10)
+    assert path.read_text() == "notes\nof mine"
 
 
 def test_a_missing_extra_is_one_line_with_the_command_and_nothing_is_imported_before():

@@ -197,6 +197,29 @@ def test_two_monitors_of_a_model_compiled_in_place(order):
     assert model._compiled_call_impl is compiled
 
 
+@pytest.mark.filterwarnings("ignore:rankscope, step")
+def test_a_wrapper_that_is_watched_is_unwrapped_as_before():
+    """By a second monitor, by other measurements, and by a head's that another monitor watches."""
+    model = net()
+    compiled = torch.compile(model, backend="eager")
+    with rs.RankMonitor(compiled, ["0"], every=1) as one, rs.RankMonitor(compiled, ["2"], every=1) as two:
+        x = batches(1)[0]
+        wanted = {"0": model[0](x).detach(), "2": model(x).detach()}
+        compiled(x)
+        assert [layer.name for layer in rs.feature_rank(compiled, x, cut_points=["2"])] == ["2"]
+        for monitor, name in ((one, "0"), (two, "2")):
+            monitor.step()
+            expect(monitor.history, 0, name, wanted[name])
+    labels = torch.arange(16) % 3
+    plain = rs.classification_dimension(x, labels, model[2].weight.new_zeros(3, 6) + torch.eye(3, 6))
+    head = nn.Linear(6, 3, bias=False)
+    with torch.no_grad():
+        head.weight.copy_(torch.eye(3, 6))
+    with rs.RankMonitor(head, "output", every=1):
+        assert rs.classification_dimension(x, labels, head) == plain
+    assert hooks(compiled) == 0
+
+
 def test_a_hook_that_changes_an_output_is_part_of_the_network():
     """Also on the model itself, whose own output is a cut point."""
     model = net()

@@ -20,6 +20,7 @@ from rankscope._base.lock import FolderLock
 __all__ = [
     "CHECKSUM",
     "FolderLock",
+    "append_whole",
     "as_bytes",
     "checksum",
     "damaged",
@@ -101,6 +102,25 @@ def write_whole(path: Path, content: bytes | str) -> None:
     except BaseException:
         with contextlib.suppress(OSError):
             beside.unlink(missing_ok=True)
+        raise
+
+
+def append_whole(file: int, content: bytes, end: int) -> None:
+    """Write at the end of a file that was opened to append and ends at ``end``, and flush to disk.
+
+    Raises
+    ------
+    OSError
+        When it cannot be written; then nothing of it is left, so that half a line never joins the next one.
+    """
+    left = memoryview(content)
+    try:
+        while left:
+            left = left[os.write(file, left) :]
+        os.fsync(file)
+    except OSError:
+        with contextlib.suppress(OSError):
+            os.ftruncate(file, end)
         raise
 
 

@@ -18,6 +18,7 @@ from rankscope._base.errors import DataError, ModelError, UsageError
 from rankscope.features._inputs import first_bad_row
 from rankscope.features.precision import kept_whole
 from rankscope.slicing import evaluation_mode
+from rankscope.slicing.looking import changing_hooks
 from rankscope.slicing.values import is_array
 
 __all__ = [
@@ -71,8 +72,7 @@ def _has_plain_forward(module: nn.Module) -> bool:
 
 
 def _hooks(module: nn.Module) -> list[Any]:
-    before = [hook for hook in module._forward_pre_hooks.values() if not isinstance(hook, WeightNorm | SpectralNorm)]
-    return [*module._forward_hooks.values(), *before]
+    return [hook for hook in changing_hooks(module) if not isinstance(hook, WeightNorm | SpectralNorm)]
 
 
 def weight_and_bias(module: nn.Module) -> tuple[torch.Tensor, torch.Tensor | None]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import io
 import json
 import math
@@ -14,7 +13,7 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 from rankscope._base.errors import OutputError, type_and_line
-from rankscope._base.files import CHECKSUM, digest_of_bytes
+from rankscope._base.files import CHECKSUM, append_whole, digest_of_bytes
 from rankscope._base.lock import HELD, NO_LOCKS
 
 fcntl: ModuleType | None
@@ -192,16 +191,8 @@ class History:
         self.open()
         assert self._file is not None
         at = self._file.fileno()
-        start = os.fstat(at).st_size
-        left = memoryview(b"".join(moment.line().encode() + b"\n" for moment in self._waiting))
-        try:
-            while left:
-                left = left[os.write(at, left) :]
-            os.fsync(at)
-        except OSError:
-            with contextlib.suppress(OSError):
-                os.ftruncate(at, start)  # half a line would join the next one
-            raise
+        lines = b"".join(moment.line().encode() + b"\n" for moment in self._waiting)
+        append_whole(at, lines, os.fstat(at).st_size)
 
     def back_to(self, step: int, moments: Iterable[Moment]) -> None:
         """Forget what was seen at ``step`` and later; take in what a checkpoint kept and the file lacks."""

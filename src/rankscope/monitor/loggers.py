@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import csv
+import io
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
 from rankscope._base.checks import path_of
-from rankscope._base.errors import NotInstalledError, UsageError
+from rankscope._base.errors import NotInstalledError, OutputError, UsageError
+from rankscope._base.files import append_whole
 
 __all__ = ["CsvLogger", "Logger", "MLflowLogger", "TensorBoardLogger", "WandbLogger"]
+
+_HEADER = ("step", "name", "value")
+_HEADER_LINE = ",".join(_HEADER).encode()
 
 
 @runtime_checkable
@@ -99,16 +104,33 @@ class MLflowLogger:
 
 
 class CsvLogger:
-    """A CSV file with the columns step, name and value; appended."""
+    """A CSV file with the columns step, name and value; appended, whole rows only."""
 
     def __init__(self, path: str | Path) -> None:
         self.path = path_of(path, "path")
 
     def log(self, values: Mapping[str, float], step: int) -> None:
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        fresh = not self.path.exists() or not self.path.stat().st_size
-        with open(self.path, "a", newline="", encoding="utf-8") as file:
-            writer = csv.writer(file)
-            if fresh:
-                writer.writerow(["step", "name", "value"])
+        with io.FileIO(self.path, "a+b") as file:
+            start = _end_of_rows(file)
+            rows = io.StringIO(newline="")
+            writer = csv.writer(rows)
+            if not start:
+                writer.writerow(_HEADER)
             writer.writerows([step, name, value] for name, value in values.items())
+            append_whole(file.fileno(), rows.getvalue().encode(), start)
+
+
+def _end_of_rows(file: io.FileIO) -> int:
+    """Where the next row goes. Of a row that a kill has cut half a number may be left, which would read as another."""
+    end = file.seek(0, io.SEEK_END)
+    file.seek(max(end - 1, 0))
+    if not end or file.read(1) == b"\n":
+        return end
+    file.seek(0)
+    content = file.read()
+    if not content.startswith(_HEADER_LINE[: len(content)]):
+        raise OutputError(f"{str(file.name)!r} is no table of a CsvLogger; give another path")
+    end = content.rfind(b"\n") + 1
+    file.truncate(end)
+    return end

@@ -13,6 +13,7 @@ from torch import nn
 from torch.utils._pytree import tree_map
 
 from rankscope.slicing.guard import random_state
+from rankscope.slicing.looking import LooksOnly
 from rankscope.slicing.state import kept_state
 from rankscope.slicing.wrapped import called_directly
 
@@ -21,7 +22,7 @@ __all__ = ["Hook", "around_calls", "eager_pass", "hides_hooks", "recomputes"]
 Enter = Callable[[nn.Module, tuple[Any, ...], dict[str, Any]], None]
 
 
-class Hook:
+class Hook(LooksOnly):
     """A hook of one module. Copies of the module, and files that it is saved in, get one that does nothing.
 
     A replica of ``DataParallel`` shares its hooks with the module; there it does nothing either.

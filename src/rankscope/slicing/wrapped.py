@@ -12,6 +12,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from rankscope._base.checks import module_of
 from rankscope._base.facts import Fact, FactKind
+from rankscope.slicing.looking import changing_hooks
 
 __all__ = ["called_directly", "unwrapped", "wrapped_by"]
 
@@ -22,7 +23,8 @@ def unwrapped(model: Any, cut_points: _Names) -> tuple[nn.Module, _Names, list[F
     """The network inside ``DataParallel``, ``DistributedDataParallel`` and ``torch.compile``, and what to say of it.
 
     ``cut_points`` may have the names of the wrapped model (``module.fc``); they come back as the network's own. A
-    subclass with a ``forward`` of its own, and a wrapper with hooks, compute something else and stay.
+    subclass with a ``forward`` of its own, and a wrapper with hooks that may change its output, compute something else
+    and stay.
 
     Raises
     ------
@@ -49,7 +51,7 @@ def unwrapped(model: Any, cut_points: _Names) -> tuple[nn.Module, _Names, list[F
 
 def wrapped_by(model: nn.Module) -> tuple[str, nn.Module] | None:
     """The attribute of a wrapper that holds the network, and the network; ``None`` for what is no such wrapper."""
-    if model._forward_hooks or model._forward_pre_hooks or model._backward_hooks or model._backward_pre_hooks:
+    if changing_hooks(model) or model._backward_hooks or model._backward_pre_hooks:
         return None
     return _inside(model)
 
