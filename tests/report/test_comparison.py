@@ -198,8 +198,13 @@ def test_features_around_one_input_are_not_taken_for_those_of_a_data_set():
 @pytest.mark.parametrize(
     ("given", "options", "match"),
     [
-        ([], {}, "profiles has 0 runs"),
-        ([history(a=1.0)], {}, "profiles has 1 run; "),
+        ([], {}, "there are 0 runs"),
+        ([history(a=1.0)], {}, "there is 1 run; "),
+        (
+            [history(a=1.0), history(a=1.0).assign(metric="alpha_req")],
+            {},
+            r"first metrics of the runs differ \(rankme, alpha_req\); give metric, one that all",
+        ),
         ([history(a=1.0), 3], {}, "a run has the type .int.; give"),
         ([history(a=1.0)] * 2, {"metric": "rank"}, "has no metric 'rank'"),
         ([history(a=1.0)] * 2, {"names": ["x", "x"]}, "give 2 different ones"),

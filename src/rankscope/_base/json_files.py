@@ -50,6 +50,8 @@ def read_json(path: Path, *, version: int | None = None, kind: str | None = None
     """
     try:
         found = json.loads(path.read_bytes())
+    except UnicodeDecodeError as error:
+        raise OutputError(f"{str(path)!r} cannot be read (it is no JSON)") from error
     except (OSError, ValueError, RecursionError) as error:
         raise unreadable(path, error) from error
     about = found if isinstance(found, dict) else {}

@@ -48,11 +48,16 @@ class NeuralCollapseValues:
 
 
 class NeuralCollapse(ValueOfBatch, LabelledRows):
-    """NC1–NC4 of features that arrive in batches with their labels.
+    """NC1–NC4 (Papyan, Han and Donoho, PNAS 2020) of features that arrive in batches with their labels.
+
+    ``nc1`` is tr(Σ_W Σ_B⁺)/C; ``nc2_norms`` and ``nc2_angles`` are the distance of the class means from equal norms and
+    from equal angles; ``nc3`` is that of the head from the class means; ``nc4`` is the share of the samples that the
+    head puts in another class than the nearest class mean does. All are at least 0, and 0 in full collapse; ``nc3`` is
+    at most 2 and ``nc4`` at most 1. Few samples a class make ``nc1`` too low: with n in each, the within-class
+    covariance is about (n − 1)/n of its own.
 
     Memory: all N rows (4·N·d bytes in float32), since NC4 compares each with the class means, which are known at the
-    end. Few samples a class make NC1 too low: with n
-    in each, the within-class covariance is about (n − 1)/n of its own.
+    end.
 
     Parameters
     ----------

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 import numpy as np
 
 from rankscope._base.checks import count_of, names_of, seed_of
-from rankscope._base.errors import UsageError
+from rankscope._base.errors import UsageError, parameter
 from rankscope._base.facts import Fact, FactKind
 from rankscope._base.records import ByValue, Record
 from rankscope._base.text import counted
@@ -158,7 +158,9 @@ def compare(
     seed, resamples = seed_of(seed), count_of(resamples, "resamples")
     given = list(profiles.values()) if isinstance(profiles, Mapping) else list(profiles)
     if len(given) < 2:
-        raise UsageError(f"profiles has {counted(len(given), 'run')}; give two or more to compare")
+        raise UsageError(
+            f"there {'is' if len(given) == 1 else 'are'} {counted(len(given), 'run')}; give two or more to compare"
+        )
     if names is None and isinstance(profiles, Mapping):
         names = list(profiles)
     told = [] if names is None else list(names_of(names, "names"))
@@ -167,11 +169,14 @@ def compare(
     runs = [run_of(one, metric) for one in given]
     kinds = {run.kind for run in runs}
     if len(kinds) > 1:
-        raise UsageError(f"profiles are of several kinds ({', '.join(sorted(kinds))}); compare runs of one kind")
+        raise UsageError(f"the runs are of several kinds ({', '.join(sorted(kinds))}); compare runs of one kind")
     if runs[0].kind == "history":
         runs = _at_common_step(given, runs, metric)
     if len({run.metric for run in runs}) > 1:
-        raise UsageError(f"the runs have other metrics ({', '.join(run.metric for run in runs)}); give metric=")
+        raise UsageError(
+            f"the first metrics of the runs differ ({', '.join(run.metric for run in runs)}); give "
+            f"{parameter('metric')}, one that all of them have"
+        )
     told = told or _own_names([run.label for run in runs])
     rows, found = _matched(runs, told)
     facts = [*_differences(runs, told), *found]
