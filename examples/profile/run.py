@@ -18,10 +18,11 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 import rankscope as rs
-from rankscope._base.style import COLOURS, TEXT_WIDTH, figure_style
+from rankscope._base.style import COLOURS, TEXT_WIDTH, TRAINED, UNTRAINED, figure_style
 from rankscope.demo.digits_network import digits_network, digits_split
 from rankscope.loading import calibrate_batchnorm
 
+KINDS = {"trained": TRAINED, "untrained": UNTRAINED}
 SHOWN = ("stem.2", "layer2.1", "layer3.1", "flatten", "fc")
 
 
@@ -64,7 +65,7 @@ def draw(profiles: dict[str, rs.JacobianProfile], path: Path) -> None:
         FigureCanvasAgg(figure)
         left, right = figure.subplots(1, 2)
         for name, profile in profiles.items():
-            profile.plot(ax=left, label=name)
+            profile.plot(ax=left, label=name, colour=KINDS[name])
         left.set_title("rank over depth, tolerance paper", loc="left")
         draw_spectra(profiles["trained"], right)
         figure.savefig(path, dpi=180)

@@ -22,10 +22,11 @@ from matplotlib.figure import Figure
 from torch import nn
 
 import rankscope as rs
-from rankscope._base.style import COLOURS, TEXT_WIDTH, figure_style
+from rankscope._base.style import RANDOM_GREY, TEXT_WIDTH, TRAINED, UNTRAINED, figure_style
 from rankscope.demo.digits_network import DigitsSplit, digits_split
 
 WIDTH = 64
+KINDS = {"trained": TRAINED, "untrained": UNTRAINED}
 
 
 def plain_network(depth: int) -> nn.Sequential:
@@ -58,7 +59,7 @@ def draw(profiles: dict[str, rs.JacobianProfile], exponents: dict[str, rs.ChainE
         FigureCanvasAgg(figure)
         left, right = figure.subplots(1, 2)
         for name, profile in profiles.items():
-            profile.plot(ax=left, label=name, theory=True)
+            profile.plot(ax=left, label=name, theory=True, colour=KINDS[name])
         depth = len(profiles["trained"].layers)
         left.set_xticks(
             range(0, depth, 3), [profiles["trained"].layers[i].name for i in range(0, depth, 3)], rotation=0
@@ -71,11 +72,12 @@ def draw(profiles: dict[str, rs.JacobianProfile], exponents: dict[str, rs.ChainE
 
 def _exponents(axes: Axes, exponents: dict[str, rs.ChainExponents]) -> None:
     k = np.arange(1, WIDTH + 1)
-    for (name, found), colour, marker in zip(exponents.items(), COLOURS, "os", strict=False):
+    for (name, found), marker in zip(exponents.items(), "os", strict=False):
+        colour = KINDS[name]
         axes.fill_between(k, found.exponents.min(0), found.exponents.max(0), color=colour, alpha=0.16, linewidth=0)
         axes.plot(k, found.mean, color=colour, marker=marker, markevery=7, label=name)
     theory = rs.theory.gaussian_exponents(WIDTH, std=1 / math.sqrt(WIDTH)).exponents
-    axes.plot(k, theory, color="#000000", linestyle=(0, (1, 1.2)), label="random layers (Theorem 5)")
+    axes.plot(k, theory, color=RANDOM_GREY, linestyle=(0, (1, 1.2)), label="random layers (Theorem 5)")
     axes.set_xlabel("index k")
     axes.set_ylabel("exponent $λ_k$ (nats per layer)")
     axes.set_title("exponents of the same layers", loc="left")

@@ -77,3 +77,15 @@ def test_the_last_layer_has_its_name() -> None:
             places = named_places(count, most)
             assert places[-1] == count - 1
             assert len(places) <= most
+
+
+def test_a_title_that_is_set_later_clears_the_legend_and_axes_of_the_caller_keep_theirs_inside() -> None:
+    from matplotlib.figure import Figure
+
+    ax = plotted(9, [False, True])
+    ax.set_title("another title", loc="left")
+    ax.figure.draw_without_rendering()
+    assert ax.get_legend().get_window_extent().y1 <= ax._left_title.get_window_extent().y0 + 2
+    given = plotted(9, [False, True], Figure(figsize=(4, 3), layout="constrained").add_subplot())
+    given.figure.draw_without_rendering()
+    assert given.get_legend().get_window_extent().y1 <= given.get_window_extent().y1 + 1

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.text import Text
 
 __all__ = ["Panels", "ShownAxes"]
 
@@ -18,7 +19,17 @@ _INCH = 120  # pixels of the page; twice as many are drawn, for dense screens
 
 
 class ShownAxes(Axes):
-    """Axes of a figure that is shown as a whole."""
+    """Axes of a figure that is shown as a whole; a legend may be above them, and every title is above it."""
+
+    height_above = 0.0  # points that the legend above the axes takes
+
+    def set_title(
+        self, label: str, fontdict: Any = None, loc: Any = None, pad: float | None = None, **options: Any
+    ) -> Text:
+        """A title, also one that is set later, which clears the legend above the axes."""
+        if pad is None and self.height_above and self.get_legend() is not None:
+            pad = 6.0 + self.height_above
+        return super().set_title(label, fontdict, loc, pad, **options)
 
     def _repr_png_(self) -> tuple[bytes, dict[str, int]]:
         return _png(self.figure)

@@ -130,28 +130,29 @@ def _shortened(text: str, most: int) -> str:
 
 
 def title_above(ax: Axes, title: str) -> None:
-    """A title in as many lines as the width of the axes asks for; of more than 80 letters the middle goes.
-
-    It stands above the legend that ``legend_above`` has put there.
-    """
-    letters = max(
-        int(points_across(ax) / (0.52 * _STYLE["axes.titlesize"])), 12
-    )  # 0.52 em: the mean letter of the sans serif
+    """A title in as many lines as the width of the axes asks for; of more than 80 letters the middle goes."""
+    # 0.52 em: the mean letter of the sans serif
+    letters = max(int(points_across(ax) / (0.52 * _STYLE["axes.titlesize"])), 12)
     lines = textwrap.wrap(_shortened(title, 80), letters)
-    legend = ax.get_legend()
-    rows = getattr(legend, "rows_above", 0)
-    pad = 6.0 + rows * 1.5 * _STYLE["legend.fontsize"]
-    ax.set_title("\n".join(plain_text(line, letters) for line in lines), loc="left", pad=pad)
+    ax.set_title("\n".join(plain_text(line, letters) for line in lines), loc="left")
 
 
 def legend_above(ax: Axes, handles: Sequence[Any]) -> None:
-    """A legend between the axes and their title, in as many columns as there is room for: it hides no curve."""
+    """A legend between the axes and their title, in as many columns as there is room for: it hides no curve.
+
+    In axes of the caller's, whose figure and title are his own, it is inside, where it hides least.
+    """
+    from rankscope._base.shown_axes import ShownAxes
+
+    if not isinstance(ax, ShownAxes):
+        ax.legend(handles=list(handles), loc="best", handlelength=1.8).set_in_layout(False)
+        return
     room, em = points_across(ax), 0.55 * _STYLE["legend.fontsize"]
     most = max(int((room - 20) / em), 16)
     labels = [_shortened(str(handle.get_label()), most) for handle in handles]
     longest = max(map(len, labels), default=1)
     columns = min(max(int(room / (longest * em + 28)), 1), max(len(handles), 1))
-    legend: Any = ax.legend(
+    ax.legend(
         list(handles),
         labels,
         loc="lower left",
@@ -162,7 +163,7 @@ def legend_above(ax: Axes, handles: Sequence[Any]) -> None:
         columnspacing=1.0,
         labelspacing=0.35,
     )
-    legend.rows_above = -(-len(handles) // columns)
+    ax.height_above = -(-len(handles) // columns) * 1.5 * _STYLE["legend.fontsize"]
 
 
 def points_across(ax: Axes) -> float:
