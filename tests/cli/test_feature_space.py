@@ -39,7 +39,7 @@ def collected(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_collect_keeps_what_the_network_computes(collected: Path):
     found = Collection.load(collected)
-    assert len(found) == 1797
+    assert len(found) == 450
     assert next(iter(found.moments)) == "stem.2"  # the blocks, by default
     assert {"layer1.0", "layer3.1"} <= set(found.moments)
     torch.testing.assert_close(found.features @ found.head[0].T + found.head[1], found.logits)
@@ -47,7 +47,7 @@ def test_collect_keeps_what_the_network_computes(collected: Path):
     assert about["class_names"] == list("0123456789")
     assert about["accuracy"] > 0.98
     rows = list(csv.DictReader((collected / "samples.csv").open()))
-    assert len(rows) == 1797
+    assert len(rows) == 450
     right = np.mean([r["label"] == r["predicted"] for r in rows])
     assert right == pytest.approx(about["accuracy"])
     for kind in ("json", "csv", "png", "svg"):
@@ -56,7 +56,7 @@ def test_collect_keeps_what_the_network_computes(collected: Path):
 
 def test_collecting_again_reads_it_back(collected: Path, capsys: pytest.CaptureFixture[str]):
     assert run("collect", "digits", "--data", "digits", "--out", collected, "--json") == 0
-    assert json.loads(capsys.readouterr().out)["resumed"] == 1797
+    assert json.loads(capsys.readouterr().out)["resumed"] == 450
     refused(
         capsys, 1, "holds shards of another setting", "collect", "digits", "--data", "digits", "--cut-points", "fc",
         "--out", collected,
@@ -218,7 +218,7 @@ def test_arrays_give_what_the_run_gives(collected: Path, tmp_path: Path, capsys:
     refused(capsys, 1, "name its array logits", "deficit", tmp_path / "head.npz", *labels, *out)
     refused(capsys, 2, "--labels belongs to an array file", "deficit", collected, *labels, *out)
     np.save(tmp_path / "y.npy", found.labels.numpy()[1:])
-    refused(capsys, 1, "1796 labels for 1797 rows of logits", "deficit", tmp_path / "logits.npy", *labels, *out)
+    refused(capsys, 1, "449 labels for 450 rows of logits", "deficit", tmp_path / "logits.npy", *labels, *out)
     held["bias"] = bias + 5 * torch.arange(10)
     save_file(held, tmp_path / "all.safetensors")
     refused(capsys, 1, "stored logits", "clsdim", tmp_path / "all.safetensors", *out)

@@ -11,6 +11,7 @@ import torch
 from PIL import Image
 
 from rankscope._base.errors import DataError, UsageError
+from rankscope.demo.digits_network import digits_split
 from rankscope.loading import Preprocessing, class_order, images, load_images, load_model, plain_preprocessing
 
 PLAIN = plain_preprocessing((3, 8, 8))
@@ -175,8 +176,18 @@ def noise_of(channels: int) -> Preprocessing:
     return plain_preprocessing((channels, 4, 4))
 
 
-def test_every_digit_without_a_limit() -> None:
-    assert len(load_images("digits")) == 1797
+def test_digits_are_those_held_out_from_training_unless_all_are_asked_for() -> None:
+    split = digits_split()
+    held_out, train, everything = (load_images(name) for name in ("digits", "digits:train", "digits:all"))
+    assert torch.equal(held_out.tensor, split.held_out_images)
+    assert held_out.labels == tuple(split.held_out_labels.tolist())
+    assert torch.equal(train.tensor, split.train_images)
+    assert len(everything) == 1797
+    assert {*held_out.names, *train.names} == {*everything.names}
+    assert "450 digits held out" in held_out.preprocessing
+    assert "those of training too" in everything.preprocessing
+    assert torch.equal(held_out.first(5).tensor, split.held_out_images[:5])
+    assert held_out.first(5).names == held_out.names[:5]
 
 
 @pytest.mark.parametrize(("count", "size", "sizes"), [(5, 2, [2, 3]), (4, 2, [2, 2]), (3, 8, [3]), (3, 1, [1, 1, 1])])

@@ -19,6 +19,7 @@ from rankscope.cli.class_data import check_labels, folder_labels, head_classes, 
 from rankscope.cli.saved_dataset import is_saved_dataset, read_saved_dataset, saved_labels
 from rankscope.loading import IMAGE_SUFFIXES, calibrate_batchnorm, load_images
 from rankscope.loading.class_places import places_by_name
+from rankscope.loading.digits import DIGITS
 from rankscope.loading.picture_files import PictureFiles
 
 if TYPE_CHECKING:
@@ -52,12 +53,12 @@ def check_data(source: str, *, labels: Path | None, limit: int | None) -> None:
     if limit is not None:
         count_of(limit, "limit")
     # of a text that is too long for a path the system knows no file
-    if source != "digits" and not os.path.exists(source):
+    if source not in DIGITS and not os.path.exists(source):
         raise DataError(
             f"there is no --data {source!r}; give digits, a folder with one subfolder per class, or a .npy file"
         )
     if labels is not None and not is_saved_dataset(Path(source)):  # there it is the name of a column
-        if source == "digits" or os.path.isdir(source):
+        if source in DIGITS or os.path.isdir(source):
             raise UsageError(
                 f"--labels {str(labels)!r} belong to a file of arrays, and --data {source!r} has labels of its own; "
                 "leave --labels out"
@@ -82,8 +83,8 @@ def load_data(
         What does not exist, cannot be read, or does not fit together or the model.
     """
     classes = head_classes(loaded.model) if labelled else None
-    if source == "digits":
-        images = load_images("digits", preprocessing=loaded.preprocessing, limit=limit, seed=seed)
+    if source in DIGITS:
+        images = load_images(source, preprocessing=loaded.preprocessing, limit=limit, seed=seed)
         return _digits(images, loaded, classes)
     path = Path(source)
     if os.path.isdir(source):

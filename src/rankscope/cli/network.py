@@ -18,6 +18,7 @@ from rankscope.slicing import example_sample
 __all__ = ["Network"]
 
 _CALIBRATION = 32  # images a batch; BatchNorm statistics want at least 8
+_DIGITS = 32
 _NOISE = 16
 
 
@@ -77,8 +78,10 @@ class Network:
         source, limit = self.images, self.limit
         if source is None:
             digits = loaded.input_size == (1, 8, 8)
-            source, limit = ("digits", limit or 32) if digits else ("photos", limit)
+            source = "digits" if digits else "photos"
         images = load_images(source, preprocessing=loaded.preprocessing, limit=limit, seed=self.model.seed)
+        if self.images is None and source == "digits" and limit is None:
+            images = images.first(_DIGITS)  # those of the guides: a draw would give other numbers
         about = Fact(FactKind.IMAGES, {"source": str(source), "preprocessing": str(images.preprocessing)})
         return images, images, [about]
 

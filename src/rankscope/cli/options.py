@@ -123,7 +123,7 @@ ImagesOption = Annotated[
         "--images",
         autocompletion=one_of("photos", "digits", "noise"),
         help="photos (the two photographs of scikit-learn), digits, noise, a folder, or a file. Default: photos, or 32 "
-        "digits for a network of 8×8 digits.",
+        "digits for a network of 8×8 digits. digits are those held out from training; also digits:train, digits:all.",
         show_default=False,
     ),
 ]

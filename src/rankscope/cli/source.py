@@ -15,6 +15,7 @@ from rankscope.cli.chosen_model import ChosenModel
 from rankscope.cli.data import Data, calibrated, check_data, load_data
 from rankscope.cli.texts import check_kind, check_texts, model_texts
 from rankscope.loading import LoadedModel
+from rankscope.loading.digits import DIGITS
 
 __all__ = ["Source", "progress"]
 
@@ -50,7 +51,7 @@ class Source:
         where = device_of(self.device)
         if loaded is None:
             loaded = self.model.load()
-        folder = self.data is not None and (self.data == "digits" or Path(self.data).is_dir())
+        folder = self.data is not None and (self.data in DIGITS or Path(self.data).is_dir())
         if self.data is None or folder:  # an array file may hold token ids
             check_kind(loaded.model, self.model.name, texts=bool(self.texts), option="data")
         if self.data is None:

@@ -14,6 +14,7 @@ import torch
 from torch import nn
 
 from rankscope._base.errors import UsageError, nearest
+from rankscope.loading.digits import digits_of
 
 __all__ = ["DigitsNetwork", "DigitsSplit", "digits_network", "digits_split", "weights_path"]
 
@@ -105,11 +106,9 @@ def digits_split() -> DigitsSplit:
     >>> [len(part) for part in digits_split()]
     [1347, 1347, 450, 450]
     """
-    from sklearn.datasets import load_digits
-    from sklearn.model_selection import train_test_split
-
-    data = load_digits()
-    images = torch.from_numpy(data.images).to(torch.float32).div_(16).unsqueeze(1)
-    labels = torch.from_numpy(data.target).to(torch.int64)
-    train, held_out = train_test_split(range(len(labels)), test_size=450, stratify=data.target, random_state=0)
-    return DigitsSplit(images[train], labels[train], images[held_out], labels[held_out])
+    parts = [digits_of("digits:train"), digits_of("digits")]
+    tensors = [
+        (torch.from_numpy(part.images).to(torch.float32).div_(16).unsqueeze(1), torch.from_numpy(part.labels).clone())
+        for part in parts
+    ]
+    return DigitsSplit(*tensors[0], *tensors[1])

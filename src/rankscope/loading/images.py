@@ -6,7 +6,7 @@ import os
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple, NoReturn
 
@@ -14,6 +14,7 @@ import torch
 
 from rankscope._base.errors import DataError, UsageError, first_line, parameter
 from rankscope.loading.class_order import class_order
+from rankscope.loading.digits import DIGITS, digits_of
 from rankscope.loading.preprocessing import Preprocessing, check_channels
 
 if TYPE_CHECKING:
@@ -91,6 +92,14 @@ class Images:
         """All images as one (N, C, H, W) tensor."""
         return self._kept if self._kept is not None else torch.stack(list(self))
 
+    def first(self, count: int) -> Images:
+        """The first ``count`` of them."""
+        most = slice(0, count)
+        labels = None if self.labels is None else self.labels[most]
+        return replace(
+            self, names=self.names[most], labels=labels, _kept=None if self._kept is None else self._kept[most]
+        )
+
     def batches(self, size: int) -> Iterator[torch.Tensor]:
         """Tensors (up to ``size``, C, H, W) in order; a last batch of one joins the one before it."""
         start = 0
@@ -106,11 +115,12 @@ def load_images(
 ) -> Images:
     """The images that ``source`` names, made ready by ``preprocessing`` (``LoadedModel.preprocessing``).
 
-    ``source``: ``photos`` (scikit-learn's two photographs), ``digits`` (its 1,797 8×8 digits, in [0, 1]), ``noise``
+    ``source``: ``photos`` (scikit-learn's two photographs), ``digits`` (450 of its 8×8 digits, in [0, 1], which the
+    shipped network was not trained on; ``digits:train`` and ``digits:all`` are the others and all 1,797), ``noise``
     (independent standard normal values of the model's input size, 16 images unless ``limit`` says otherwise), one
     image file, or a folder, searched with its subfolders in the order of the names. A folder whose images all lie in
-    two or more subfolders is taken as one class per subfolder. ``limit`` draws that many at random from ``seed``,
-    and keeps their order.
+    two or more subfolders is taken as one class per subfolder. ``limit`` draws that many at random from ``seed``, and
+    keeps their order.
 
     Pictures are read as torchvision and timm do: an animation's first frame, not turned as EXIF data say.
 
@@ -127,8 +137,8 @@ def load_images(
     text = str(source)
     if text == "noise":
         return _noise(preprocessing, limit or _NOISE, seed)
-    if text == "digits" and (preprocessing is None or preprocessing.input_size == (1, 8, 8)):
-        return _plain_digits(limit, seed)
+    if text in DIGITS and (preprocessing is None or preprocessing.input_size == (1, 8, 8)):
+        return _plain_digits(text, limit, seed)
     pictures = _pictures(text)
     if preprocessing is None:
         raise DataError(
@@ -143,7 +153,7 @@ def load_images(
 def check_images(source: str) -> None:
     """Raise ``DataError`` where there are no such images, without a look at them."""
     path = os.path.expanduser(source)
-    if source not in ("photos", "digits", "noise") and not os.path.isfile(path) and not os.path.isdir(path):
+    if source not in ("photos", *DIGITS, "noise") and not os.path.isfile(path) and not os.path.isdir(path):
         raise DataError(f"images {source!r} do not exist; give a folder, a file, or 'photos', 'digits', 'noise'")
 
 
@@ -256,13 +266,11 @@ def _pictures(source: str) -> _Pictures:
 
         data = load_sample_images()
         return _Pictures(source, [Path(f).name for f in data.filenames], lambda i: PIL.Image.fromarray(data.images[i]))
-    if source == "digits":
-        from sklearn.datasets import load_digits
-
-        digits = load_digits()
+    if source in DIGITS:
+        digits = digits_of(source)
         pixels = (digits.images * (255 / 16)).round().astype("uint8")
-        names = [f"digit{i:04d}" for i in range(len(pixels))]
-        labels = digits.target.tolist()
+        names = [f"digit{i:04d}" for i in digits.places]
+        labels = digits.labels.tolist()
         return _Pictures(source, names, lambda i: PIL.Image.fromarray(pixels[i]), labels, list("0123456789"))
     path = Path(source).expanduser()
     if os.path.isfile(path):  # false also for a name that is too long for one
@@ -365,17 +373,15 @@ def _classes(folder: Path, files: list[Path]) -> tuple[list[int] | None, list[st
     return [label[p[0]] for p in parts], [printable(name) for name in names]
 
 
-def _plain_digits(limit: int | None, seed: int) -> Images:
-    from sklearn.datasets import load_digits
-
-    digits = load_digits()
-    order = sorted(_order(len(digits.target), limit, seed)[: limit or len(digits.target)])
+def _plain_digits(source: str, limit: int | None, seed: int) -> Images:
+    digits = digits_of(source)
+    order = sorted(_order(len(digits.labels), limit, seed)[: limit or len(digits.labels)])
     return Images(
-        source="digits",
-        names=tuple(f"digit{i:04d}" for i in order),
+        source=source,
+        names=tuple(f"digit{digits.places[i]:04d}" for i in order),
         shape=(1, 8, 8),
-        preprocessing="pixels in [0, 1]",
-        labels=tuple(int(digits.target[i]) for i in order),
+        preprocessing=f"{DIGITS[source]}; pixels in [0, 1]",
+        labels=tuple(int(digits.labels[i]) for i in order),
         class_names=tuple("0123456789"),
         _kept=torch.from_numpy(digits.images[order]).to(torch.float32).div_(16).unsqueeze(1),
     )
