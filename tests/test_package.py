@@ -64,9 +64,9 @@ def test_every_promised_version_has_a_floor() -> None:
     lowest = dict(requirement.split(">=") for requirement in promised)
     lines = (root / "constraints-floor.txt").read_text().splitlines()
     pinned = dict(line.split("==") for line in lines if not line.startswith("#"))
-    assert pinned.keys() == lowest.keys()
-    for name, version in pinned.items():  # 2.2.0 is the 2.2 that is promised
-        assert re.fullmatch(rf"{re.escape(lowest[name])}(\.0)*", version), name
+    assert pinned.keys() - {"pyarrow"} == lowest.keys()  # the newest pyarrow, which datasets brings, needs NumPy 2
+    for name, version in lowest.items():  # 2.2.0 is the 2.2 that is promised
+        assert re.fullmatch(rf"{re.escape(version)}(\.0)*", pinned[name]), name
 
 
 SCRIPT = """

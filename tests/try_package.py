@@ -12,16 +12,22 @@ from pathlib import Path
 import rankscope
 
 bin_folder = Path(sys.executable).parent
-installed = Path(rankscope.__file__).resolve()
-assert Path(sys.prefix).resolve() in installed.parents, f"{installed} is not of this environment"
 
 
 def run(*words: str) -> str:
     return subprocess.run([bin_folder / "rankscope", *words], check=True, capture_output=True, text=True).stdout
 
 
-assert run("--version").split() == ["rankscope", metadata.version("rankscope")]
-with tempfile.TemporaryDirectory() as folder:
-    found = json.loads(run("profile", "digits", "--columns", "all", "--limit", "2", "--json", "--out", f"{folder}/run"))
-    assert (Path(folder) / "run" / "report.html").stat().st_size > 10_000
-print(f"rankscope {metadata.version('rankscope')}: {len(found['layers'])} layers measured")
+def main() -> None:
+    installed = Path(rankscope.__file__).resolve()
+    assert Path(sys.prefix).resolve() in installed.parents, f"{installed} is not of this environment"
+    assert run("--version").split() == ["rankscope", metadata.version("rankscope")]
+    with tempfile.TemporaryDirectory() as folder:
+        words = ("profile", "digits", "--columns", "all", "--limit", "2", "--json", "--out", f"{folder}/run")
+        found = json.loads(run(*words))
+        assert (Path(folder) / "run" / "report.html").stat().st_size > 10_000
+    print(f"rankscope {metadata.version('rankscope')}: {len(found['layers'])} layers measured")
+
+
+if __name__ == "__main__":
+    main()

@@ -170,7 +170,7 @@ def test_full_disk_costs_the_open_shard_alone(tmp_path):
 
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     try:
-        with pytest.raises(OutputError, match=r"no space left .* writing shard 2; the 2 shards before it are whole"):
+        with pytest.raises(OutputError, match=r"no space left .* writing shard 2; the 2 shards before it are complete"):
             collect(network(), Shrinking(data(), stop=99), **options)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)

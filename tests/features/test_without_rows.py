@@ -86,7 +86,7 @@ def test_of_a_word_or_a_glob_it_is_left_out_and_named(cut_points: Any, tmp_path:
         (fact,) = of_kind(facts, FactKind.NO_ROWS)
         assert fact["names"] == ("scale",)
         assert not of_kind(facts, FactKind.NOT_CALLED)
-    assert "'scale' was left out: it is called, but with no row of any sample." in profile.notes
+    assert "'scale' was left out, since it is called with no row of any sample." in profile.notes
 
 
 def test_a_name_stands_for_its_calls_that_have_rows(tmp_path: Path) -> None:

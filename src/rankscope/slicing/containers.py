@@ -15,6 +15,7 @@ __all__ = ["arrays_of", "counts_entries", "holds_arrays", "one_row", "rows_of", 
 def arrays_of(value: Any) -> list[Any]:
     """The tensors and arrays that a value is or holds.
 
+    >>> import torch
     >>> [tuple(a.shape) for a in arrays_of({"a": torch.zeros(2, 3), "b": [torch.zeros(2), "text"]})]
     [(2, 3), (2,)]
     """
@@ -28,6 +29,7 @@ def holds_arrays(value: Any) -> bool:
 def rows_of(value: Any, start: int, stop: int) -> Any:
     """Rows start … stop − 1 of every tensor.
 
+    >>> import torch
     >>> rows_of({"a": torch.arange(4), "b": (torch.arange(8).view(4, 2), "text")}, 1, 2)
     {'a': tensor([1]), 'b': (tensor([[2, 3]]), 'text')}
     """
