@@ -389,3 +389,10 @@ def test_two_members_that_may_be_the_label_are_refused(second, tmp_path):
 def test_what_follows_the_label_and_cannot_be_one_is_left_alone(tmp_path):
     data = [(torch.ones(4) * k, k % 3, torch.ones(2)) for k in range(6)]
     assert rs.collect(torch.nn.Linear(4, 3), data, out=tmp_path, progress=False).labels.tolist() == [0, 1, 2, 0, 1, 2]
+
+
+def test_weights_on_the_meta_device_are_named():
+    with pytest.raises(
+        ModelError, match=r"weights of 'weight' are on the meta device and hold no numbers; load weights"
+    ):
+        rs.feature_rank(torch.nn.Linear(4, 3).to("meta"), torch.randn(5, 4), cut_points=["output"])

@@ -13,7 +13,7 @@ from torch import nn
 
 from rankscope._base.errors import CutPointError, nearest
 from rankscope.features.sample_axis import sample_axis
-from rankscope.slicing import evaluation_mode, observing
+from rankscope.slicing import evaluation_mode, observing, weights_with_numbers
 from rankscope.slicing.capture import OUTPUT
 from rankscope.slicing.members import every_member, members
 
@@ -230,6 +230,7 @@ def _own(name: str, tensor: torch.Tensor, reduced: Callable[[str, torch.Tensor],
 @contextmanager
 def inference(model: nn.Module) -> Iterator[torch.device]:
     """Evaluation mode in full float32 without gradients; yields the model's device, and leaves the model as it came."""
+    weights_with_numbers(model)
     parameter = next(iter(model.parameters()), None)
     device = parameter.device if parameter is not None else torch.device("cpu")
     with evaluation_mode(model), observing(model, device):

@@ -12,7 +12,7 @@ from rankscope._base.checks import DtypeLike, dtype_of
 from rankscope._base.dtypes import dtype_name
 from rankscope._base.errors import ModelError
 from rankscope._base.facts import Fact, FactKind
-from rankscope.slicing import ColumnsByShape, Sample
+from rankscope.slicing import ColumnsByShape, Sample, weights_with_numbers
 
 __all__ = ["finite_weights", "prepared", "working_dtype"]
 
@@ -29,13 +29,12 @@ def working_dtype(model: nn.Module, dtype: DtypeLike) -> tuple[torch.dtype, list
 
 
 def finite_weights(model: nn.Module) -> None:
+    weights_with_numbers(model)
     for name, tensor in [*model.named_parameters(), *model.named_buffers()]:
         if is_lazy(tensor):
             raise ModelError(f"the weights of {name!r} are not made yet; call the model once with an input")
         if not tensor.is_floating_point() and not tensor.is_complex():
             continue
-        if tensor.is_meta:
-            raise ModelError(f"the weights of {name!r} are on the meta device and hold no numbers; load weights")
         tensor = _stored(tensor)
         if torch.isfinite(tensor).all():
             continue

@@ -23,7 +23,15 @@ from rankscope.slicing.cut_points import (
     select,
 )
 from rankscope.slicing.example import example_sample
-from rankscope.slicing.guard import evaluation_mode, full_precision, measuring, mode_facts, no_script, observing
+from rankscope.slicing.guard import (
+    evaluation_mode,
+    full_precision,
+    measuring,
+    mode_facts,
+    no_script,
+    observing,
+    weights_with_numbers,
+)
 from rankscope.slicing.mixing import Stretch
 from rankscope.slicing.precision import LowerPrecision, without_casts
 from rankscope.slicing.reader import Samples, read_samples
@@ -83,5 +91,6 @@ __all__ = [
     "trace",
     "unmoved",
     "version_of",
+    "weights_with_numbers",
     "without_casts",
 ]

@@ -19,7 +19,16 @@ from rankscope.slicing.plain_kernels import plain_kernels
 from rankscope.slicing.state import kept_state
 from rankscope.slicing.wrapped import called_directly
 
-__all__ = ["evaluation_mode", "full_precision", "measuring", "mode_facts", "no_script", "observing", "random_state"]
+__all__ = [
+    "evaluation_mode",
+    "full_precision",
+    "measuring",
+    "mode_facts",
+    "no_script",
+    "observing",
+    "random_state",
+    "weights_with_numbers",
+]
 
 
 def mode_facts(model: nn.Module) -> list[Fact]:
@@ -44,6 +53,13 @@ def no_script(model: nn.Module) -> None:
                 f"{what} is a TorchScript module, which takes no hooks and so cannot be measured; put in its place "
                 "the module that it was scripted or traced from"
             )
+
+
+def weights_with_numbers(model: nn.Module) -> None:
+    """Weights on the meta device are the form of a network."""
+    for name, tensor in [*model.named_parameters(), *model.named_buffers()]:
+        if tensor.is_meta:
+            raise ModelError(f"the weights of {name!r} are on the meta device and hold no numbers; load weights")
 
 
 @contextmanager
