@@ -16,7 +16,7 @@ from rankscope._base.labels import refuse_unlabelled
 from rankscope._base.text import counted, own_verb
 from rankscope.features import find_head
 from rankscope.loading import class_folders, class_order, image_files, imagenet_classes, split_folder
-from rankscope.loading.class_places import places_by_name
+from rankscope.loading.class_places import misplaced, places_by_name
 from rankscope.loading.images import printable, refuse_unreadable
 from rankscope.views.phrases import first_few
 
@@ -113,7 +113,7 @@ def folder_labels(path: Path, found: ClassFolder, loaded: LoadedModel, classes: 
             f"give a model with {len(folders):,} (--num-classes {len(folders)} with --weights FILE or random), or "
             "leave out the folders that it does not know"
         )
-    own = loaded.class_names if loaded.class_names is not None and len(loaded.class_names) == count else None
+    own = own_names(loaded, count)
     order = class_order(folders)
     facts = order.facts
     index = {folder: label for label, folder in enumerate(order.folders)}
@@ -160,6 +160,12 @@ def check_labels(labels: torch.Tensor, loaded: LoadedModel, classes: int | None)
     return ()
 
 
+def own_names(loaded: LoadedModel, classes: int | None) -> tuple[str, ...] | None:
+    """The model's names of its classes, where it has one for each class of its head."""
+    names = loaded.class_names
+    return names if names is not None and len(names) == classes else None
+
+
 def are_indices(folders: Sequence[str], count: int) -> bool:
     """Whether names that are whole numbers can be those of a head's ``count`` classes."""
     numbers = {int(folder) for folder in folders}
@@ -183,7 +189,7 @@ def _check_places(
     numbered: bool,
 ) -> None:
     """By the order of the folders, or by their numbers, none may get the label of another class than its name says."""
-    moved = next((folder for folder, label in index.items() if places.get(folder, label) != label), None)
+    moved = misplaced(index, places)
     if moved is None:
         return
     unknown = next(folder for folder in index if folder not in places)

@@ -15,7 +15,7 @@ from rankscope._base.errors import DataError, UsageError, first_line
 from rankscope._base.facts import Fact
 from rankscope._base.labels import NO_LABEL, class_indices
 from rankscope.cli.array_files import check_arrays, read_arrays, read_labels
-from rankscope.cli.class_data import check_labels, folder_labels, head_classes, read_folder
+from rankscope.cli.class_data import check_labels, folder_labels, head_classes, own_names, read_folder
 from rankscope.cli.saved_dataset import is_saved_dataset, read_saved_dataset, saved_labels
 from rankscope.loading import IMAGE_SUFFIXES, calibrate_batchnorm, load_images
 from rankscope.loading.class_places import places_by_name
@@ -23,7 +23,9 @@ from rankscope.loading.digits import DIGITS
 from rankscope.loading.picture_files import PictureFiles
 
 if TYPE_CHECKING:
+    from rankscope.cli.saved_dataset import SavedPictures
     from rankscope.loading import Images, LoadedModel
+    from rankscope.loading.preprocessing import Preprocessing
 
 __all__ = ["Data", "calibrated", "check_data", "drawn", "load_data", "read_inputs"]
 
@@ -88,7 +90,13 @@ def load_data(
         return _digits(images, loaded, classes)
     path = Path(source)
     if os.path.isdir(source):
-        return _folder(path, loaded, labels, limit, seed, classes, labelled)
+        transform = _preprocessing(loaded)
+        if not is_saved_dataset(path):
+            return _folder(path, loaded, transform, limit, seed, classes, labelled)
+        column = None if labels is None else str(labels)
+        found = read_saved_dataset(path, transform, labelled=labelled, labels=column)
+        found.rows = drawn(len(found), limit, seed).tolist()
+        return _saved(path, found, loaded, classes)
     inputs, targets = _arrays(path, labels, labelled)
     if len(inputs) != len(targets):
         raise DataError(f"{len(targets)} labels for {len(inputs)} inputs; give one label per input")
@@ -102,7 +110,7 @@ def _digits(images: Images, loaded: LoadedModel, classes: int | None) -> Data:
     """Digits as the model's own names count them where it has all ten, else as the classes 0 to 9."""
     facts = check_labels(torch.arange(10), loaded, classes)
     labels, digits = torch.tensor(images.labels), images.class_names or ()
-    own = loaded.class_names if loaded.class_names is not None and len(loaded.class_names) == classes else ()
+    own = own_names(loaded, classes) or ()
     places = places_by_name(digits, own)
     if len(places) < len(digits):
         names = tuple(map(str, range(classes or 10)))
@@ -131,50 +139,40 @@ def drawn(count: int, limit: int | None, seed: int) -> torch.Tensor:
     return torch.randperm(count, generator=torch.Generator().manual_seed(seed))[:limit].sort().values
 
 
-def _folder(
-    path: Path,
-    loaded: LoadedModel,
-    labels: Path | None,
-    limit: int | None,
-    seed: int,
-    classes: int | None,
-    labelled: bool,
-) -> Data:
+def _preprocessing(loaded: LoadedModel) -> Preprocessing:
     if loaded.preprocessing is None:
         raise DataError(
             "the model's input size is not known; let its factory return (module, transform) or give the model an "
             "attribute input_size = (C, H, W)"
         )
-    if is_saved_dataset(path):
-        return _saved(path, loaded, labels, limit, seed, classes, labelled)
-    found = read_folder(path)
-    if not found.files:
-        raise DataError(f"--data {str(path)!r} holds no images ({', '.join(sorted(IMAGE_SUFFIXES))}); give another")
-    if not labelled or not found.classes:
-        files = [found.files[int(i)] for i in drawn(len(found.files), limit, seed)]
-        return Data(PictureFiles([(file, NO_LABEL) for file in files], loaded.preprocessing))
-    index, names, facts = folder_labels(path, found, loaded, classes)
-    samples = [(file, index[folder]) for file, folder in found.labelled]
-    chosen = [samples[int(i)] for i in drawn(len(samples), limit, seed)]
-    return Data(PictureFiles(chosen, loaded.preprocessing), names, facts)
+    return loaded.preprocessing
 
 
-def _saved(
+def _folder(
     path: Path,
     loaded: LoadedModel,
-    labels: Path | None,
+    transform: Preprocessing,
     limit: int | None,
     seed: int,
     classes: int | None,
     labelled: bool,
 ) -> Data:
-    assert loaded.preprocessing is not None
-    column = None if labels is None else str(labels)
-    found = read_saved_dataset(path, loaded.preprocessing, labelled=labelled, labels=column)
-    found.rows = drawn(len(found), limit, seed).tolist()
+    found = read_folder(path)
+    if not found.files:
+        raise DataError(f"--data {str(path)!r} holds no images ({', '.join(sorted(IMAGE_SUFFIXES))}); give another")
+    if not labelled or not found.classes:
+        files = [found.files[int(i)] for i in drawn(len(found.files), limit, seed)]
+        return Data(PictureFiles([(file, NO_LABEL) for file in files], transform))
+    index, names, facts = folder_labels(path, found, loaded, classes)
+    samples = [(file, index[folder]) for file, folder in found.labelled]
+    chosen = [samples[int(i)] for i in drawn(len(samples), limit, seed)]
+    return Data(PictureFiles(chosen, transform), names, facts)
+
+
+def _saved(path: Path, found: SavedPictures, loaded: LoadedModel, classes: int | None) -> Data:
     if found.label is None:
         return Data(found)
-    own = loaded.class_names if loaded.class_names is not None and len(loaded.class_names) == classes else None
+    own = own_names(loaded, classes)
     held = torch.tensor(found.labels())
     if bool((held == NO_LABEL).all()):  # as the test splits of competitions come
         return Data(found)

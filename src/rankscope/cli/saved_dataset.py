@@ -14,7 +14,7 @@ from rankscope._base.errors import DataError, first_line, nearest
 from rankscope._base.labels import NO_LABEL
 from rankscope.cli.class_data import are_indices
 from rankscope.loading import class_order, imagenet_classes, split_folder
-from rankscope.loading.class_places import places_by_name
+from rankscope.loading.class_places import misplaced, places_by_name
 from rankscope.views.phrases import joined
 
 __all__ = ["SavedLabels", "SavedPictures", "is_saved_dataset", "read_saved_dataset", "saved_labels"]
@@ -180,7 +180,7 @@ def saved_labels(
                 f"be either; if the labels are right, cast_column({str(found.label)!r}, datasets.Value('int64')), and "
                 "if the names are, save with labels of the same numbers"
             )
-    moved = next((name for i, name in enumerate(names) if places.get(name, i) != i), None)
+    moved = misplaced({name: i for i, name in enumerate(names)}, places)
     if moved is not None:
         unknown = next(name for name in names if name not in places)
         raise DataError(

@@ -8,12 +8,11 @@ import torch
 
 from rankscope._base.errors import UsageError
 from rankscope._base.facts import Fact, FactKind, as_facts
-from rankscope._base.style import TRAINED, UNTRAINED, narrow_axes
 from rankscope.demo.context import Context, Measured
 from rankscope.demo.digits_network import DigitsNetwork, digits_network, digits_split
 from rankscope.jacobian import JacobianProfile, jacobian_rank
 from rankscope.loading import calibrate_batchnorm
-from rankscope.report import Figure, Finding, Section, figure_of, findings
+from rankscope.report import Figure, Finding, Section, findings, profiles_figure
 from rankscope.report.profile_section import conventions_table, image_table, provenance, rank_table
 from rankscope.views.sentences import sentence
 
@@ -103,18 +102,12 @@ def _comparison(trained: JacobianProfile, untrained: JacobianProfile) -> list[Fi
 
 
 def _figure(profiles: dict[str, JacobianProfile]) -> Figure:
-    colours = {"trained": TRAINED, "untrained": UNTRAINED}
-    axes: list[Any] = [None, narrow_axes()]
-    for name, profile in profiles.items():
-        axes = [profile.plot(ax=ax, label=name, theory=True, colour=colours[name]) for ax in axes]
-    return figure_of(
-        axes[0],
+    caption = (
         "Rank of the full Jacobian (64 columns) of every sub-network. Solid: function rank, the largest over the "
         "images; dashed: median image; band: from the smallest to the largest. Dotted: expected rank of "
-        "random layers of the same widths.",
-        name="digits",
-        narrow=axes[1],
+        "random layers of the same widths."
     )
+    return profiles_figure(profiles.items(), caption, name="digits")
 
 
 def _ranks(profile: JacobianProfile) -> dict[str, Any]:

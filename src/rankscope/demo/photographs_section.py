@@ -8,12 +8,11 @@ from typing import Any
 import torch
 
 from rankscope._base.errors import UsageError, nearest
-from rankscope._base.style import TRAINED, UNTRAINED, narrow_axes
 from rankscope.demo.context import Context, Measured
 from rankscope.jacobian import JacobianProfile, jacobian_rank
 from rankscope.loading import Images, LoadedModel, load_images, load_model
 from rankscope.loading.packaged import PACKAGED, has_weights
-from rankscope.report import Figure, Finding, Section, figure_of, findings
+from rankscope.report import Figure, Finding, Section, findings, profiles_figure
 from rankscope.report.profile_section import conventions_table, image_table, provenance, rank_table
 from rankscope.slicing import Patch
 from rankscope.views.phrases import joined
@@ -21,7 +20,6 @@ from rankscope.views.phrases import joined
 __all__ = ["POOLED", "photographs_section"]
 
 POOLED = "global_pool.flatten"
-_COLOURS = {"trained": TRAINED, "untrained": UNTRAINED}
 _BATCHNORM = (
     "BatchNorm of the untrained network has the statistics that it starts with (mean 0, variance 1), as no data have "
     "passed through it."
@@ -165,14 +163,9 @@ def _ranks(profile: JacobianProfile, tolerance: str) -> dict[str, dict[str, int]
 
 
 def _figure(profiles: dict[str, JacobianProfile], patch: int) -> Figure:
-    axes: list[Any] = [None, narrow_axes()]
-    for weights, profile in profiles.items():
-        axes = [profile.plot(ax=ax, label=weights, theory=profile.comparable, colour=_COLOURS[weights]) for ax in axes]
-    return figure_of(
-        axes[0],
+    caption = (
         f"Rank of the Jacobian of every layer with respect to the central {patch}×{patch} patch. Solid: the larger of "
         "the two photographs; dashed: their median; band: from the smaller to the larger; whiskers: certified bounds. "
-        "Dotted: expected rank of random layers of the same widths.",
-        name="photographs",
-        narrow=axes[1],
+        "Dotted: expected rank of random layers of the same widths."
     )
+    return profiles_figure(profiles.items(), caption, name="photographs")

@@ -342,10 +342,8 @@ class BatchMeasurer:
         return self.finisher.submit(result, lengths, flips, len(sample.x), columns)
 
     def _say_range(self, found: Certified) -> None:
-        """Where the model's own products leave the range of the precision: said once for either end.
-
-        Behind random numbers two products differ for another reason.
-        """
+        """Where the model's own products leave the range of the precision: said once for either end."""
+        # behind random numbers two products differ for another reason
         dtype = dtype_name(self.settings.dtype)
         both = torch.stack([found.small, found.large]).cpu()[:, : self.derivative.in_doubt]
         for kind, places in zip((FactKind.UNDERFLOW, FactKind.OVERFLOW), both, strict=True):

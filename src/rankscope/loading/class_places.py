@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
-__all__ = ["places_by_name", "plain_name"]
+__all__ = ["misplaced", "places_by_name", "plain_name"]
 
 
 def places_by_name(names: Sequence[str], model: Sequence[str]) -> dict[str, int]:
@@ -28,6 +28,15 @@ def places_by_name(names: Sequence[str], model: Sequence[str]) -> dict[str, int]
         elif plain[plain_name(name)] == given[plain_name(name)] == 1:
             places[name] = plainly[plain_name(name)]
     return places
+
+
+def misplaced(labels: Mapping[str, int], places: Mapping[str, int]) -> str | None:
+    """The first name whose label is that of another class than its name says.
+
+    >>> misplaced({"cat": 0, "dog": 1}, {"dog": 5})
+    'dog'
+    """
+    return next((name for name, label in labels.items() if places.get(name, label) != label), None)
 
 
 def plain_name(name: str) -> str:

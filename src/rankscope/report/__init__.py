@@ -3,7 +3,7 @@
 from rankscope.report.comparison import ComparedLayer, Comparison, compare
 from rankscope.report.figures import Figure, figure_of
 from rankscope.report.page import Page, Section, Table
-from rankscope.report.profile_section import profile_page, profile_section
+from rankscope.report.profile_section import profile_page, profile_section, profiles_figure
 from rankscope.report.sentences import Finding, findings
 
 __all__ = [
@@ -19,4 +19,5 @@ __all__ = [
     "findings",
     "profile_page",
     "profile_section",
+    "profiles_figure",
 ]

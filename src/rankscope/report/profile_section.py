@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
 from rankscope._base.style import narrow_axes
@@ -15,7 +16,15 @@ from rankscope.views.sentences import phrase, sentence
 if TYPE_CHECKING:
     from rankscope.jacobian import JacobianProfile
 
-__all__ = ["conventions_table", "image_table", "profile_page", "profile_section", "provenance", "rank_table"]
+__all__ = [
+    "conventions_table",
+    "image_table",
+    "profile_page",
+    "profile_section",
+    "profiles_figure",
+    "provenance",
+    "rank_table",
+]
 
 _MOST_IMAGES = 200
 _CONVENTIONS = ("paper", "reference", "torch")
@@ -38,16 +47,18 @@ def profile_section(profile: JacobianProfile, *, title: str | None = None, name:
         title=title or f"Jacobian rank of {profile.model}",
         lead=f"Weights: {profile.weights}. Columns: {profile.columns}. Background: {profile.background}.",
         findings=findings(profile),
-        figures=(_figure(profile, caption, name),),
+        figures=(profiles_figure([(None, profile)], caption, name=name),),
         tables=(rank_table(profile), conventions_table(profile), image_table(profile)),
         provenance=provenance(profile),
     )
 
 
-def _figure(profile: JacobianProfile, caption: str, name: str) -> Figure:
-    theory = profile.comparable
-    narrow = profile.plot(theory=theory, ax=narrow_axes())
-    return figure_of(profile.plot(theory=theory), caption, name=name, narrow=narrow)
+def profiles_figure(profiles: Iterable[tuple[str | None, JacobianProfile]], caption: str, *, name: str) -> Figure:
+    """Profiles over one another under their labels, beside the prediction for random layers where there is one."""
+    axes: list[Any] = [None, narrow_axes()]
+    for label, profile in profiles:
+        axes = [profile.plot(ax=ax, label=label, theory=profile.comparable) for ax in axes]
+    return figure_of(axes[0], caption, name=name, narrow=axes[1])
 
 
 def rank_table(profile: JacobianProfile, *, caption: str = "Rank of every layer") -> Table:

@@ -20,7 +20,7 @@ from rankscope.loading import (
     imagenet_classes,
     split_folder,
 )
-from rankscope.loading.class_places import places_by_name
+from rankscope.loading.class_places import misplaced, places_by_name
 from rankscope.loading.images import refuse_unreadable
 from rankscope.loading.picture_files import PictureFiles
 
@@ -67,7 +67,7 @@ class ClassFolders:
         if own is None or len(own) != len(self) or self.imagenet:
             return self
         places = places_by_name(self.classes, own)
-        moved = next((name for k, name in enumerate(self.classes) if places.get(name, k) != k), None)
+        moved = misplaced({name: k for k, name in enumerate(self.classes)}, places)
         unknown = next((name for name in self.classes if name not in places), None)
         if moved is not None and unknown is not None:
             raise DataError(

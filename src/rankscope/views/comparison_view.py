@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from rankscope._base.facts import Fact
-from rankscope._base.style import COLOURS, TEXT_WIDTH, figure_style, legend_above, new_axes, plain_text
+from rankscope._base.style import COLOURS, figure_style, legend_above, plain_text
 from rankscope._base.text import one_line
+from rankscope.views.layer_curves import APART, curve_look, layer_axes
 from rankscope.views.layer_labels import name_layers
 from rankscope.views.phrases import in_columns
 from rankscope.views.sentences import note
@@ -53,19 +54,15 @@ def plot_comparison(
     """
     with figure_style():
         if ax is None:
-            ax = new_axes(max(3.35, min(TEXT_WIDTH, 0.24 * len(rows) + 1.4)), 3.0)
+            ax = layer_axes(len(rows))
         lines = []
         for run, label in enumerate(labels):
             values, lower, upper = (
                 np.array([row[name][run] for row in rows], dtype=float) for name in ("values", "lower", "upper")
             )
             colour = COLOURS[run % len(COLOURS)]
-            x = np.arange(len(rows)) + 0.12 * min(run, 3)
-            lines += ax.plot(
-                x, values, marker="osD^v"[run % 5], color=colour, label=plain_text(label, _LABEL), zorder=3 + 0.1 * run,
-                linewidth=max(1.6 - 0.5 * run, 0.8), markersize=3.5 + 1.3 * min(run, 2),
-                markerfacecolor="none" if run else colour,
-            )  # fmt: skip
+            x = np.arange(len(rows)) + APART * min(run, 3)
+            lines += ax.plot(x, values, label=plain_text(label, _LABEL), **curve_look(run, colour))
             known = ~np.isnan(lower) & ~np.isnan(values)
             if known.any():
                 error = np.clip([values - lower, upper - values], 0, None)[:, known]

@@ -10,16 +10,15 @@ import numpy as np
 from rankscope._base.style import (
     COLOURS,
     RANDOM_GREY,
-    TEXT_WIDTH,
     TRAINED,
     UNTRAINED,
     figure_style,
     legend_above,
-    new_axes,
     plain_text,
     title_above,
 )
 from rankscope.views.compared import Compared
+from rankscope.views.layer_curves import APART, curve_look, layer_axes
 from rankscope.views.layer_labels import name_layers
 
 if TYPE_CHECKING:
@@ -52,18 +51,14 @@ def plot_profile(
     """
     with figure_style():
         if ax is None:
-            ax = _new_axes(len(rows))
+            ax = layer_axes(len(rows))
         number = sum(1 for line in ax.lines if line.get_gid() == "function rank")
         colour = _next_colour(ax, untrained=untrained) if colour is None else colour
-        x = np.arange(len(rows)) + 0.12 * number
+        x = np.arange(len(rows)) + APART * number
         top = np.array([r["function_rank"]["value"] for r in rows], dtype=float)
         low = np.array([r["rank"]["min"] for r in rows], dtype=float)
         text = plain_text(label, 60)
-        (line,) = ax.plot(
-            x, top, marker="osD^v"[number % 5], color=colour, label=text, zorder=3 + 0.1 * number, clip_on=False,
-            linewidth=max(1.6 - 0.5 * number, 0.8), markersize=3.5 + 1.3 * min(number, 2),
-            markerfacecolor="none" if number else colour,
-        )  # fmt: skip
+        (line,) = ax.plot(x, top, label=text, clip_on=False, **curve_look(number, colour))
         line.set_gid("function rank")
         if images > 1:
             middle = np.array([r["rank"]["median"] for r in rows], dtype=float)
@@ -98,7 +93,7 @@ def plot_against_random(layers: Sequence[Compared], *, model: str, title: str, a
     """Measured function rank and the random chain's, over the cut points."""
     with figure_style():
         if ax is None:
-            ax = _new_axes(len(layers))
+            ax = layer_axes(len(layers))
         x = np.arange(len(layers))
         top = [entry.measured for entry in layers]
         (line,) = ax.plot(x, top, marker="o", color=TRAINED, label=plain_text(model, 60), zorder=3, clip_on=False)
@@ -108,10 +103,6 @@ def plot_against_random(layers: Sequence[Compared], *, model: str, title: str, a
         _legend(ax, 1, rising=False, branches=False)
         title_above(ax, title)
     return ax
-
-
-def _new_axes(count: int) -> Axes:
-    return new_axes(max(3.35, min(TEXT_WIDTH, 0.24 * count + 1.4)), 3.0)
 
 
 def _next_colour(ax: Axes, *, untrained: bool) -> str:
