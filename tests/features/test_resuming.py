@@ -216,6 +216,56 @@ def test_r8_empty_files_are_measured_again(tmp_path):
     assert run(tmp_path) == whole
 
 
+@pytest.mark.parametrize(
+    "names",
+    [
+        ["shard-00000"],
+        ["shard-00001"],
+        ["shard-00002"],
+        ["shard-00000", "shard-00002"],
+        ["moments-00002"],
+        ["shard-00000", "shard-00001", "shard-00002"],
+    ],
+)
+def test_a_file_that_was_deleted_is_collected_again_and_named(finished, tmp_path, names):
+    folder, whole = finished
+    shutil.copytree(folder, tmp_path / "copy")
+    for name in names:
+        (tmp_path / "copy" / f"{name}.safetensors").unlink()
+    found = run(tmp_path / "copy")
+    assert found == whole
+    assert Collection.load(tmp_path / "copy") == whole
+    (fact,) = found.facts
+    assert fact.kind is FactKind.KEPT_MISSING
+    assert fact["names"] == tuple(f"{name}.safetensors" for name in names)
+    assert f"The folder no longer held {', '.join(fact['names'])}. Therefore all samples were measured again." in str(
+        found
+    )
+    assert not kinds(run(tmp_path / "copy")) - {FactKind.READ_BACK}
+
+
+def test_a_deleted_shard_whose_earlier_moments_are_there(finished, tmp_path):
+    """As after a run that was killed before it removed them: they serve in place of the last."""
+    whole = finished[1]
+    stopped(tmp_path / "copy", 20)
+    kept = (tmp_path / "copy" / "moments-00001.safetensors").read_bytes()
+    run(tmp_path / "copy")
+    (tmp_path / "copy" / "moments-00001.safetensors").write_bytes(kept)
+    (tmp_path / "copy" / "shard-00002.safetensors").unlink()
+    found = run(tmp_path / "copy")
+    assert found == whole
+    assert kinds(found) == {FactKind.KEPT_MISSING, FactKind.READ_BACK}
+    said = "The folder no longer held shard-00002.safetensors. Therefore all samples after the first 16 were measured"
+    assert said in str(found)
+
+
+def test_moments_without_a_manifest_are_no_empty_folder(finished, tmp_path):
+    folder, _ = finished
+    shutil.copy(folder / "moments-00002.safetensors", tmp_path)
+    with pytest.raises(OutputError, match="holds shards without a manifest"):
+        run(tmp_path)
+
+
 def test_shards_of_another_folder_do_not_mix_in(tmp_path):
     run(tmp_path / "a")
     model = network()

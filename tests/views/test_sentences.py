@@ -58,6 +58,7 @@ VALUES: dict[FactKind, dict[str, Any]] = {
     FactKind.READ_BACK: {"kept": 3, "total": 5, "unit": "image"},
     FactKind.CUTS_READ_BACK: {"kept": 3},
     FactKind.KEPT_DAMAGED: {"count": 1, "unit": "image"},
+    FactKind.KEPT_MISSING: {"names": ("shard-1",), "after": 0, "unit": "sample"},
     FactKind.KEPT_OTHER: {"count": 2, "unit": "image"},
     FactKind.KEPT_DIFFERS: {"where": "image 3", "unit": "image"},
     FactKind.KEPT_UNCHECKED: {"reason": "the data set gives other values each time it is read"},

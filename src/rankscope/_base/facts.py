@@ -50,6 +50,7 @@ class FactKind(StrEnum):
     READ_BACK = "read back from an earlier run"  # kept, total, unit
     CUTS_READ_BACK = "cut points read back from an earlier run"  # kept
     KEPT_DAMAGED = "kept results are damaged"  # count, unit
+    KEPT_MISSING = "kept results are missing"  # names (of files), after (how many units are kept), unit
     KEPT_OTHER = "kept results of another question"  # count, unit
     KEPT_DIFFERS = "kept results differ from a new measurement"  # where, unit
     KEPT_UNCHECKED = "kept results were not measured again"  # reason

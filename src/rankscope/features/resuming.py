@@ -93,11 +93,16 @@ def _first(model: nn.Module, dataset: Any, options: dict[str, Any], batch_size: 
 
 
 def begin(store: ShardStore, layers: ChosenLayers, total: int) -> Resumed:
-    """The run that goes on after the whole shards, or anew where one of them is damaged."""
+    """The run that goes on after the whole shards, or anew where one of them is damaged or missing."""
     whole = store.open()
+    facts = []
     try:
-        return Resumed(CollectionRun(store, whole, layers, total), layers, total)
+        run = CollectionRun(store, whole, layers, total)
     except (OutputError, KeyError, TypeError, ValueError):
         store.clear()
-        damaged = Fact(FactKind.KEPT_DAMAGED, {"count": whole, "unit": "shard"})
-        return Resumed(CollectionRun(store, 0, layers, total), layers, total, [damaged])
+        facts.append(Fact(FactKind.KEPT_DAMAGED, {"count": whole, "unit": "shard"}))
+        run = CollectionRun(store, 0, layers, total)
+    if store.missing:  # the moments are those of all samples before: a shard cannot be collected by itself
+        lost = {"names": store.missing, "after": run.after, "unit": "sample"}
+        facts.insert(0, Fact(FactKind.KEPT_MISSING, lost))
+    return Resumed(run, layers, total, facts)

@@ -6,7 +6,7 @@ import contextlib
 import errno
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -39,13 +39,15 @@ class ShardStore:
 
     folder: Path
     fingerprint: dict[str, str]
+    missing: tuple[str, ...] = field(default=(), init=False)
+    """Names of the files that were not there on opening, though later ones were."""
 
     def open(self) -> int:
         """Number of whole shards; 0 in a new folder. Checks the fingerprint."""
         manifest = self.folder / _MANIFEST
         make_folder(self.folder)
         if not manifest.exists():
-            if any(self.folder.glob("shard-*.safetensors")):
+            if any(path.name.startswith(("shard-", "moments-")) for path in self.folder.glob("*.safetensors")):
                 raise OutputError(f"{self.folder} holds shards without a {_MANIFEST}; give an empty folder")
             self._begin()
             return 0
@@ -62,6 +64,7 @@ class ShardStore:
                     f"{self.fingerprint.get(part)}); give another folder, or delete this one"
                 )
         whole = self.whole()
+        self.missing = tuple(path.name for path in self._lost())
         self._remove_all_but({*(self._shard(k) for k in range(whole)), self._moments(whole - 1)})
         return whole
 
@@ -130,19 +133,21 @@ class ShardStore:
 
     def check_none_missing(self) -> None:
         """Refuse a folder in which a file was lost between others: ``OutputError`` with its name."""
-        numbers = sorted(int(p.stem.partition("-")[2]) for p in self.folder.glob("shard-*[0-9].safetensors"))
-        lost = next((k for k in range(numbers[-1]) if k not in numbers), None) if numbers else None
-        last = max((int(p.stem.partition("-")[2]) for p in self.folder.glob("moments-*[0-9].safetensors")), default=-1)
-        if lost is None and last >= 0 and (not numbers or last > numbers[-1]):
-            lost = numbers[-1] + 1 if numbers else 0
-        absent = None if lost is None else self._shard(lost)
-        # a link that leads nowhere is listed too
-        there = [self._shard(k) for k in numbers] + ([self._moments(last)] if last >= 0 else [])
-        absent = absent or next((file for file in there if not file.exists()), None)
-        if absent is None and last < 0 and numbers:
-            absent = self._moments(numbers[-1])
-        if absent is not None:
-            raise OutputError(f"{absent} is missing; put it back, or collect again")
+        lost = self._lost()
+        if lost:
+            raise OutputError(f"{lost[0]} is missing; put it back, or collect again")
+
+    def _lost(self) -> list[Path]:
+        """The files without which others could not have been written: shards up to the last, moments after them."""
+        shards, moments = (self._numbers(kind) for kind in ("shard", "moments"))
+        last = max(moments, default=-1)
+        # a run may have been killed between a shard and the moments after it
+        needed = [self._shard(k) for k in range(max([last, *shards], default=-1) + 1)]
+        needed += [self._moments(last if moments else max(shards))] if needed else []
+        return [file for file in needed if not file.exists()]  # a link that leads nowhere is listed, and is not there
+
+    def _numbers(self, kind: str) -> list[int]:
+        return [int(path.stem.partition("-")[2]) for path in self.folder.glob(f"{kind}-*[0-9].safetensors")]
 
     def progress(self) -> tuple[int, int]:
         """Samples in whole shards (skipped ones counted), and samples in all; (0, 0) before the first shard."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from rankscope._base.facts import FactKind
-from rankscope.views.phrases import Sentences, Values, counted
+from rankscope.views.phrases import Sentences, Values, counted, first_few
 
 __all__ = ["KEPT_SENTENCES"]
 
@@ -18,6 +18,11 @@ def _cuts_read_back(v: Values) -> str:
 
 def _kept_damaged(v: Values) -> str:
     return f"The kept results of {counted(v['count'], v['unit'])} were damaged and were measured again."
+
+
+def _kept_missing(v: Values) -> str:
+    what = f"all {v['unit']}s after the first {v['after']:,}" if v["after"] else f"all {v['unit']}s"
+    return f"The folder no longer held {first_few(v['names'])}. Therefore {what} were measured again."
 
 
 def _kept_other(v: Values) -> str:
@@ -49,6 +54,7 @@ KEPT_SENTENCES: Sentences = {
     FactKind.READ_BACK: _read_back,
     FactKind.CUTS_READ_BACK: _cuts_read_back,
     FactKind.KEPT_DAMAGED: _kept_damaged,
+    FactKind.KEPT_MISSING: _kept_missing,
     FactKind.KEPT_OTHER: _kept_other,
     FactKind.KEPT_DIFFERS: _kept_differs,
     FactKind.KEPT_UNCHECKED: _kept_unchecked,
