@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from fractions import Fraction
 from typing import Any
 
 import pytest
@@ -11,6 +12,9 @@ from torch import Tensor, nn
 import rankscope as rs
 from rankscope._base.facts import FactKind
 from rankscope.jacobian.out_of_range import lost_below
+from rankscope.linear.linear_map import LinearMap
+from rankscope.linear.runner import Runner
+from rankscope.slicing import CallKey, Sample
 
 EPS32 = torch.finfo(torch.float32).eps
 
@@ -81,10 +85,101 @@ def test_what_is_zero_stays_certified(dtype: torch.dtype) -> None:
     assert not [f for f in profile.facts if f.kind is FactKind.UNDERFLOW]
 
 
-def test_what_overflows_at_the_usual_factor_is_asked_at_a_lesser() -> None:
-    """A factor of 2⁵¹² overflows at 1e200; at 2¹²⁸ the loss below 1e-300 shows."""
-    one = torch.tensor([[1.0]], dtype=torch.float64)
-    lost = lost_below(lambda g: [g * 1e200, g * 1e-200 * 1e-115 * 1e200], one / 3)
-    assert (lost > 0).tolist() == [[False], [True]]
-    exact = 1e-115 / 3
-    assert float(lost[1, 0]) == pytest.approx(abs(exact - float(one / 3 * 1e-200 * 1e-115 * 1e200)), rel=1e-3)
+class Tiny(nn.Module):
+    """Five factors of 1e-170 behind a layer, by each way of writing them."""
+
+    def __init__(self, way: str) -> None:
+        super().__init__()
+        self.layer = nn.Linear(4, 4, bias=False).double()
+        self.layer.weight.data = orthogonal(1, 1.0, torch.float64)[0]
+        self.way, self.gain = way, nn.Parameter(torch.full((4,), 1e-170, dtype=torch.float64))
+
+    def forward(self, x: Tensor) -> Tensor:
+        y: Tensor = self.layer(x)
+        if self.way == "power":
+            return (y * 1e-60) ** 8
+        if self.way == "folded":
+            return nn.functional.linear(y, torch.diag(self.gain) @ torch.diag(self.gain))
+        for _ in range(5):
+            y = y * self.gain if self.way == "product" else y / (1 / self.gain)
+        return y
+
+
+@pytest.mark.parametrize("method", ["auto", rs.Lanczos(probes=2, steps=2)])
+@pytest.mark.parametrize("way", ["product", "quotient", "power", "folded"])
+def test_a_product_that_is_zero_at_every_scale(way: str, method: Any) -> None:
+    """No cut point before it shows that anything was lost; rank 0 with bounds [0, 0] was certified."""
+    x = torch.ones(1, 4, dtype=torch.float64)
+    profile = rs.jacobian_rank(Tiny(way), x, cut_points=["output"], columns="all", method=method, progress=False)
+    (estimate,) = profile["output"].estimates(profile.tolerance)
+    assert (estimate.lower, estimate.upper) == (0, 4)
+    assert [f for f in profile.facts if f.kind is FactKind.UNDERFLOW]
+
+
+def test_lanczos_on_a_chain_whose_products_vanish() -> None:
+    factors = orthogonal(5, 1e-170, torch.float64)
+    profile = rs.jacobian_rank(
+        chain(factors),
+        torch.zeros(1, 4).double(),
+        cut_points=["4"],
+        columns="all",
+        method=rs.Lanczos(probes=2, steps=2),
+        progress=False,
+    )
+    assert [(e.lower, e.upper) for e in profile["4"].estimates(profile.tolerance)] == [(0, 4)]
+
+
+class TwoWays(nn.Module):
+    """The identity, of which all but the first entry goes through 1e-840 and back."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = x
+        for factor in (1e-30, 1e30):
+            for _ in range(28):
+                y = y * factor
+        return torch.cat([x[:, :1], y[:, 1:]], 1)
+
+
+def test_a_part_that_is_lost_and_made_great_again() -> None:
+    """Rank 1 was certified: the products are not zero, and no scale of them shows what is missing."""
+    profile = rs.jacobian_rank(TwoWays(), torch.ones(1, 4), cut_points=["output"], dtype="float64", progress=False)
+    (estimate,) = profile["output"].estimates(profile.tolerance)
+    assert not estimate.certified or estimate.upper == 4
+
+
+@pytest.mark.parametrize("scale", [1e-290, 1e-100, 1e100, 1e290])
+def test_numbers_near_the_end_of_the_range_that_lose_nothing(scale: float) -> None:
+    """The mask of attention and a softmax's tails are near it too."""
+    (weight,) = orthogonal(1, scale, torch.float64)
+
+    class Masked(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            y = (x @ weight.T) / scale
+            mask = torch.full((4, 4), torch.finfo(torch.float64).min, dtype=torch.float64).triu(1)
+            tails = torch.softmax(mask + torch.diag(torch.full((4,), 600.0, dtype=torch.float64)), -1)
+            return y @ tails.T * scale
+
+    x = torch.ones(1, 4).double()
+    profile = rs.jacobian_rank(Masked(), x, cut_points=["output"], dtype="float64", progress=False)
+    (estimate,) = profile["output"].estimates(profile.tolerance)
+    assert (estimate.certified, estimate.lower, estimate.upper) == (True, 4, 4)
+    assert not [f for f in profile.facts if f.kind is FactKind.UNDERFLOW]
+
+
+@pytest.mark.parametrize(("factors", "lost"), [([1e-200], False), ([1e200, 1e-200], False), ([1e-200, 1e-115], True)])
+def test_the_bound_holds_what_is_lost(factors: list[float], lost: bool) -> None:
+    """Oracle: the exact product of the factors in fractions."""
+    model = chain([f * torch.eye(1, dtype=torch.float64) for f in factors])
+    x = torch.zeros(1, 1, dtype=torch.float64)
+    runner = Runner(model, [CallKey(str(len(factors) - 1))], torch.device("cpu"), torch.float64)
+    own = LinearMap.of(runner, Sample(x, "image"))
+    g = torch.tensor([[1 / 3]], dtype=torch.float64)
+    bound = float(lost_below(own, g)[0, 0])
+    exact = Fraction(1 / 3)
+    for factor in factors:
+        exact *= Fraction(factor)
+    found = Fraction(float(own.push(g)[0]))
+    if lost:
+        assert abs(exact - found) <= Fraction(bound) <= Fraction(1e-310)
+    else:
+        assert Fraction(bound) <= abs(exact) * Fraction(2.0**-60)

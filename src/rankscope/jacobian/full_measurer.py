@@ -334,7 +334,9 @@ class FullMeasurer(BatchMeasurer):
 
     def _facts_of(self, pair: Pair, name: str) -> Iterator[Fact]:
         dtype = dtype_name(pair.work.dtype)
-        if not pair.certified:
+        if pair.vanishes:
+            yield Fact(FactKind.UNDERFLOW, {"where": name, "dtype": dtype})
+        elif not pair.certified:
             yield Fact(FactKind.PRODUCTS_UNCHECKED, {"dtype": dtype}, caution=True)
         work = pair.products[0]
         self.chunk = max(self.chunk, work.chunk or 0)

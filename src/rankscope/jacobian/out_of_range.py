@@ -1,54 +1,143 @@
-"""What the products of a derivative lose below the range of float64, which no wider precision can show.
+"""What the products of a derivative may lose below the range of float64, which no wider precision can show.
 
-A derivative is linear, and a power of two scales without rounding: J·(2ᵏ g) is 2ᵏ·J·g to the last bit unless a number
-on the way leaves the range. Their difference is what was lost, wherever on the way that was.
+Numbers that lie far enough from either end of the range lose nothing: three factors of one kernel, each above 2⁻³⁴⁰,
+have a normal product. So a product is pushed once more and every operator on the way is looked at. Where one takes or
+gives a number beyond that, each entry on the way may have lost half the smallest number there is, and what becomes of
+it until a cut point is what cotangents are multiplied by on their way back. A product that is zero there may have lost
+all of it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
+from rankscope._base.errors import MeasurementError, is_out_of_memory, raise_ours
+from rankscope.linear.linear_map import LinearMap
 from rankscope.spectra import scaled_norms
 
 __all__ = ["lost_below"]
 
-_USUAL, _GREATER, _LESSER = 2.0**512, 2.0**1000, 2.0**128  # for what is zero at the usual factor, and what overflows
-_ROUNDING = 2.0**-40  # of the product: kernels may sum in another order from call to call
-_LEAST = torch.finfo(torch.float64).tiny
+_FAR = 2.0**-340  # three factors of one kernel then have a normal product
+_MANY = {"pow", "prod", "cumprod", "_linalg_det"}  # more factors than that: zero from what is not zero
+_DIVIDING = ("div", "norm")  # a great number makes a small one there
+_LEAST = 2.0**-1074
+_CHANCE = 2.0**10  # two random cotangents are both shorter than this along an entry with probability 10⁻⁶
+_COTANGENTS = 2
+_NOTHING = 2.0**-60  # of a product: less than its own rounding
 
 
-def lost_below(push: Callable[[Tensor], Sequence[Tensor]], tangents: Tensor) -> Tensor:
-    """‖(J − J₆₄)·g‖ by cut point and tangent, as far as it comes from numbers below the range; ``push`` is J₆₄'s.
+def lost_below(own: LinearMap, tangents: Tensor) -> Tensor:
+    """A bound of ‖(J − J₆₄)·g‖ by cut point and tangent, as far as it comes from numbers below the range.
 
-    Where anything was lost it is at least the smallest normal number, which a length below that cannot be told from. A
-    product that is zero behind a cut point that lost something may have lost all: it counts as that much.
-
-    >>> factors = torch.tensor([[1e-200], [1e-300]], dtype=torch.float64)
-    >>> lost_below(lambda g: [g * factors[0], g * factors[0] * factors[1]], torch.ones(1, 1, dtype=torch.float64)) > 0
-    tensor([[False],
-            [ True]])
+    0 where no operator comes near the end of the range; NaN where what is lost cannot be bounded.
     """
-    plain = push(tangents)
-    zero = scaled_norms(list(plain)) == 0
-    lost, seen = _compared(push, tangents, plain, _USUAL)
-    if bool((zero & (lost == 0)).any()):
-        lost = torch.maximum(lost, _compared(push, tangents, plain, _GREATER)[0])
-    if not bool(seen.all()):
-        lost = torch.maximum(lost, _compared(push, tangents, plain, _LESSER)[0])
-    behind = (lost > 0).cumsum(0) > 0
-    return torch.where(behind & zero, lost.clamp(min=_LEAST), lost)
+    extent = _Extent(tangents)
+    try:
+        with extent:
+            products = own.push(tangents)
+    except Exception as error:  # some operators run in no such mode
+        if is_out_of_memory(error):
+            raise
+        raise_ours(error)
+        products, extent.entries = own.push(tangents), 0
+    lengths = scaled_norms(products)
+    if extent.entries and not bool(extent.near):
+        return torch.zeros_like(lengths)
+    places = list(range(len(products)))
+    least = _smallest(tangents.device) * _CHANCE * max(extent.entries, 1)
+    lost = (least * _gain(own, products, places)).expand(len(lengths), 1).clone()
+    doubtful = (~(lost <= _NOTHING * lengths) & (lengths > 0)).any(1)
+    if len(products) > 1:  # cut points before what enlarges do not suffer from it
+        for place in doubtful.nonzero()[:, 0].tolist():
+            lost[place] = least * _gain(own, products, [place])
+    return lost.expand_as(lengths)
 
 
-def _compared(
-    push: Callable[[Tensor], Sequence[Tensor]], tangents: Tensor, plain: Sequence[Tensor], factor: float
-) -> tuple[Tensor, Tensor]:
-    """The same at one factor, and where nothing overflows there; nothing is lost where something does."""
-    great = push(tangents * factor)
-    gaps = scaled_norms([a * factor - b for a, b in zip(plain, great, strict=True)])
-    tops = scaled_norms(list(great))
-    seen = torch.isfinite(gaps) & torch.isfinite(tops)
-    lost = seen & (gaps > _ROUNDING * tops)
-    return torch.where(lost, (gaps / factor).clamp(min=_LEAST), 0.0), seen
+def _gain(own: LinearMap, products: Sequence[Tensor], places: list[int]) -> Tensor:
+    """The largest entry of random cotangents of some cut points anywhere on their way back; NaN where none go back."""
+    generator = torch.Generator().manual_seed(0)
+    cotangents = []
+    for place, product in enumerate(products):
+        shape = _COTANGENTS, product.shape[1]
+        drawn = torch.randn(shape, generator=generator, dtype=torch.float64) if place in places else torch.zeros(shape)
+        cotangents.append(drawn.to(product.device, product.dtype))
+    seen = _Largest(products[0])
+    try:
+        own.pull(cotangents, watching=seen)
+    except MeasurementError:
+        return products[0].new_full((), torch.nan, dtype=torch.float64)
+    return torch.where(torch.isfinite(seen.top), seen.top.clamp(min=1.0), torch.nan)
+
+
+def _smallest(device: torch.device) -> float:
+    """The least number that arithmetic gives there."""
+    tiny = torch.finfo(torch.float64).tiny
+    return _LEAST if float(torch.full((), tiny, dtype=torch.float64, device=device) / 2) else tiny
+
+
+class _Extent(TorchDispatchMode):
+    """Whether an operator takes or gives a number near the end of the range, and how many entries they all give."""
+
+    def __init__(self, like: Tensor) -> None:
+        super().__init__()
+        self.entries = 0
+        self.near = torch.zeros((), dtype=torch.bool, device=like.device)
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        out = func(*args, **(kwargs or {}))
+        name = func.name().split("::")[-1].split(".")[0].rstrip("_")
+        taken, given = _numbers(_read(func, args, kwargs or {})), _numbers(out)
+        if "empty" in name:  # whatever lay in memory
+            return out
+        self.entries += sum(t.numel() for t in given)
+        for t in (*taken, *given):
+            size = t.abs()
+            self._see((size < _FAR) & (size > 0))
+        if any(part in name for part in _DIVIDING):
+            for t in taken:
+                self._see(t.abs() > 1 / _FAR)
+        if name in _MANY:
+            for t in given:
+                self._see(t == 0)
+        return out
+
+    def _see(self, where: Tensor) -> None:
+        self.near = self.near | where.any().to(self.near.device)
+
+
+class _Largest(TorchDispatchMode):
+    """The largest number that operators give; NaN counts as infinite."""
+
+    def __init__(self, like: Tensor) -> None:
+        super().__init__()
+        self.top = torch.zeros((), dtype=torch.float64, device=like.device)
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        out = func(*args, **(kwargs or {}))
+        for t in _numbers(out):
+            top = t.abs().amax().to(self.top.device, torch.float64)
+            self.top = torch.maximum(self.top, torch.where(top.isnan(), torch.inf, top))
+        return out
+
+
+def _read(func: Any, args: Any, kwargs: Any) -> list[Any]:
+    """The arguments that an operator does not write to: those may be memory that nothing has filled."""
+    schema = getattr(func, "_schema", None)
+    if schema is None:  # an operator that takes functions
+        return [*args, *kwargs.values()]
+    named = {argument.name: argument.alias_info for argument in schema.arguments}
+    given = [*zip(named, args, strict=False), *kwargs.items()]
+    return [value for name, value in given if not ((alias := named.get(name)) and alias.is_write)]
+
+
+def _numbers(found: Any) -> list[Tensor]:
+    """Tensors of numbers that lie in memory; the zero tensors of forward mode do not."""
+    tensors = [t for t in tree_leaves(found) if isinstance(t, Tensor) and t.layout is torch.strided and t.numel()]
+    kinds = [t for t in tensors if t.is_floating_point() or t.is_complex()]
+    return [t for t in kinds if not t.is_meta and not t._is_zerotensor()]

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from rankscope._base.errors import MeasurementError
 from rankscope._base.facts import FactKind
+from rankscope.jacobian.out_of_range import lost_below
 from rankscope.jacobian.shared_passes import SharedPasses
 from rankscope.linear.checks import ADJOINT_LIMIT
 from rankscope.linear.graphs import Replayed
@@ -113,7 +114,8 @@ class _Blend(SquaredMap):
 class Pair:
     """The map in the working precision, what its products are compared with, and what was seen.
 
-    ``flips`` counts units within rounding of a kink; ``gap`` is how far the two modes of differentiation disagree.
+    ``flips`` counts units within rounding of a kink; ``gap`` is how far the two modes of differentiation disagree;
+    ``vanishes`` says that products are too small for the range of the precision.
     """
 
     work: SquaredMap
@@ -124,6 +126,7 @@ class Pair:
     dense: tuple[SquaredMap, SquaredMap] | None = None
     """For all singular values of a float32 network: float64 products, and by how much those may err."""
     products: tuple[Products, ...] = ()
+    vanishes: bool = False
 
 
 def unchecked_products(passes: SharedPasses, place: int) -> Products:
@@ -149,8 +152,9 @@ def products_of(passes: SharedPasses, place: int) -> Pair:
     gap = _agreeing(double, ADJOINT_LIMIT)
     doubtful = derivative.in_doubt is not None and place >= derivative.in_doubt
     doubtful = doubtful or place in passes.misled
-    if gap > _AGREE or doubtful or _vanishes(work, exact):
-        return Pair(*_unknown(work.squared()), False, flips, gap, products=(work, exact))
+    vanishes = _vanishes(work, exact)
+    if gap > _AGREE or doubtful or vanishes:
+        return Pair(*_unknown(work.squared()), False, flips, gap, products=(work, exact), vanishes=vanishes)
     fast, slow, both = work.squared(), exact.squared(), (work, exact)
     if derivative.scale == 1:
         if derivative.certificate.kind is not FactKind.PROBES:  # the reference is of no more digits
@@ -181,7 +185,15 @@ def _agreeing(products: Products, limit: float) -> float:
 
 
 def _vanishes(work: Products, exact: Products) -> bool:
-    """Whether the working precision gives zero where the other does not, as below its smallest number."""
+    """Whether the working precision gives zero where the other does not, or float64 itself may have lost it."""
+    double = work if work.map.dtype == torch.float64 else exact
     v = torch.randn(work.shape[1], 1, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
     found, wanted = (p.push_once(v.to(p.map.device, p.map.dtype)) for p in (work, exact))
-    return not bool((found != 0).any()) and bool((wanted != 0).any())
+    zero = not bool((found != 0).any())
+    if zero and bool((wanted != 0).any()):
+        return True
+    if double is exact and not zero:
+        return False
+    own = double.map.in_dtype(double.map.dtype)  # weights that were folded into one another have lost it before
+    lost = lost_below(own, v.T.reshape(1, *own.sample.x.shape[1:]).to(own.device, own.dtype))
+    return not bool((lost <= torch.finfo(torch.float64).eps * scaled_norm(found, 0)).all())

@@ -157,7 +157,7 @@ class Reference:
             lost = self._lost(sample, part, tangents, zero)
             if lost is not None:
                 found = found + lost
-                small[-1] |= (lost > 0).amax((1, 2))
+                small[-1] |= (~(lost <= torch.finfo(torch.float64).eps * tops)).amax((1, 2))
             lengths.append(found)
             flips.append(part.flips.clone())
         return Certified(
@@ -242,7 +242,7 @@ class Reference:
                     own.outputs()
                 own = self.exact.at(replace(sample.to(self.exact.device, self.exact.dtype), x=x.to(self.exact.dtype)))
                 own = own.on_piece(piece)
-            found.append(lost_below(own.push, tangents.to(own.dtype)))
+            found.append(lost_below(own, tangents.to(own.dtype)))
         lost = torch.stack(found, 2)
         return lost if bool(lost.any()) else None
 

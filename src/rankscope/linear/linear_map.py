@@ -105,11 +105,17 @@ class LinearMap:
         with self._inside():
             return self.traced.reached(self.runner, self.sample, self.region)
 
-    def pull(self, cotangents: Sequence[Tensor], together: int = 1) -> Tensor:
+    def pull(
+        self,
+        cotangents: Sequence[Tensor],
+        together: int = 1,
+        watching: AbstractContextManager[Any] | None = None,
+    ) -> Tensor:
         """Jᵀ·u for one (count, rows) tensor a cut point: (count, *shape of the point), summed over the cut points.
 
         One forward pass, and one backward pass for each ``together`` of ``count``; more than one go back through
-        ``vmap``, which saves a GPU launches and needs a rule for every operator.
+        ``vmap``, which saves a GPU launches and needs a rule for every operator. The backward passes alone run inside
+        ``watching``.
 
         Raises
         ------
@@ -132,11 +138,12 @@ class LinearMap:
                 return torch.autograd.grad(outputs, x, cotangent, retain_graph=True, materialize_grads=True)[0]
 
             try:
-                for i in range(0, count, together):
-                    if together == 1:
-                        found.append(back(*(w[i] for w in weights))[None])
-                    else:  # not is_grads_batched: that goes one by one through convolutions and norms
-                        found.append(vmap(back, randomness="same")(*(w[i : i + together] for w in weights)))
+                with watching or nullcontext():
+                    for i in range(0, count, together):
+                        if together == 1:
+                            found.append(back(*(w[i] for w in weights))[None])
+                        else:  # not is_grads_batched: that goes one by one through convolutions and norms
+                            found.append(vmap(back, randomness="same")(*(w[i : i + together] for w in weights)))
             except RuntimeError as error:
                 if is_out_of_memory(error):
                     raise
