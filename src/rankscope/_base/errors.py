@@ -24,6 +24,7 @@ __all__ = [
     "closest",
     "first_line",
     "is_out_of_memory",
+    "lack_of_memory",
     "nearest",
     "parameter",
     "raise_ours",
@@ -206,12 +207,24 @@ def is_out_of_memory(error: BaseException | None) -> bool:
     >>> is_out_of_memory(MemoryError()), is_out_of_memory(ValueError("CUDA out of memory"))
     (True, False)
     """
+    return lack_of_memory(error) is not None
+
+
+def lack_of_memory(error: BaseException | None) -> BaseException | None:
+    """The error that says so itself: what it led to speaks of damaged files, say; ``None`` where there is none.
+
+    >>> try:
+    ...     raise ValueError("it cannot be read") from MemoryError("80 GB")
+    ... except ValueError as error:
+    ...     print(lack_of_memory(error))
+    80 GB
+    """
     torch = sys.modules.get("torch")  # where it was not imported it raised nothing
     while error is not None:
         if isinstance(error, MemoryError) or (torch is not None and _torch_lacks_memory(torch, error)):
-            return True
+            return error
         error = error.__cause__
-    return False
+    return None
 
 
 def raise_ours(error: Exception) -> None:

@@ -26,7 +26,7 @@ from rankscope._base.errors import (
     RankscopeError,
     UsageError,
     first_line,
-    is_out_of_memory,
+    lack_of_memory,
     parameter,
     type_and_line,
 )
@@ -260,11 +260,11 @@ class Several(Team):
     def fail(self, error: BaseException) -> None:
         """Tell the other processes why this one ends."""
         interrupted = isinstance(error, KeyboardInterrupt) or getattr(error, "exit_code", 1) == _INTERRUPTED
-        text = type_and_line(error)
+        text, lack = type_and_line(error), lack_of_memory(error)
         if isinstance(error, RankscopeError):
             text = error.marked
-        elif is_out_of_memory(error):
-            text = f"out of memory ({first_line(error)})"
+        elif lack is not None:
+            text = f"out of memory ({first_line(lack)})"
         if not isinstance(error, ProcessError):  # which names the process that it is about
             text = f"process {self.rank}: {text}"
         with contextlib.suppress(ProcessError):

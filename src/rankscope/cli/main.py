@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from rankscope._base.command import running
-from rankscope._base.errors import OutputError, RankscopeError, first_line, is_out_of_memory, type_and_line
+from rankscope._base.errors import OutputError, RankscopeError, first_line, lack_of_memory, type_and_line
 from rankscope.cli.interrupted import InterruptedRunError
 from rankscope.cli.launched import ToldElsewhereError, launched
 from rankscope.cli.stopping import Stopping
@@ -86,8 +86,8 @@ def _failed(error: BaseException, given: list[str], stopping: Stopping) -> int:
         shown = "lists its options" if words else "lists the commands"
         help_of = " ".join(["rankscope", *words, "--help", shown])
         text, code = f"{usage()} ({help_of})", int(getattr(error, "exit_code", 2))
-    elif is_out_of_memory(error):
-        text, code = f"out of memory ({first_line(error)})", 1
+    elif (lack := lack_of_memory(error)) is not None:
+        text, code = f"out of memory ({first_line(lack)})", 1
     else:
         text, code = (
             f"unexpected {type_and_line(error)}; run again with --debug for the traceback",

@@ -6,7 +6,7 @@ import functools
 from collections.abc import Callable
 from typing import ParamSpec, TypeVar
 
-from rankscope._base.errors import RankscopeError, first_line, is_out_of_memory
+from rankscope._base.errors import RankscopeError, first_line, lack_of_memory
 
 __all__ = ["OutOfMemoryError", "saves_memory"]
 
@@ -27,9 +27,10 @@ def saves_memory(*remedies: str) -> Callable[[Callable[P, R]], Callable[P, R]]:
             try:
                 return command(*args, **options)
             except BaseException as error:
-                if not is_out_of_memory(error):
+                lack = lack_of_memory(error)
+                if lack is None:
                     raise
-                text = f"out of memory ({first_line(error)}); give {' or '.join(remedies)}"
+                text = f"out of memory ({first_line(lack)}); give {' or '.join(remedies)}"
                 raise OutOfMemoryError(text) from error
 
         run.remedies = remedies  # type: ignore[attr-defined]
