@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import html
 import json
 import re
@@ -25,8 +26,18 @@ needs_chromium = pytest.mark.skipif(CHROMIUM is None, reason="Chromium is not in
 SCREENS = {"desk": (1280, 800), "phone": (390, 844)}
 TEMPLATE = Path(rs.__file__).parent / "report" / "page.html.j2"
 
-MEASURE = """
+MEASURE = r"""
 const seen = {};
+const parts = colour => colour.match(/[\d.]+/g).map(Number);
+const linear = v => v <= 0.04045 ? v / 12.92 : ((v + 0.055) / 1.055) ** 2.4;
+const light = colour => parts(colour).slice(0, 3).reduce((sum, v, k) =>
+  sum + linear(v / 255) * [0.2126, 0.7152, 0.0722][k], 0);
+const style = e => e.ownerDocument.defaultView.getComputedStyle(e);
+const ground = e => (parts(style(e).backgroundColor)[3] ?? 1) > 0 ? style(e).backgroundColor : ground(e.parentElement);
+const contrast = e => {
+  const [high, low] = [style(e)[e.closest("svg") ? "fill" : "color"], ground(e)].map(light).sort((a, b) => b - a);
+  return (high + 0.05) / (low + 0.05);
+};
 for (const frame of document.querySelectorAll("iframe")) {
   const page = frame.contentDocument, root = page.documentElement, wide = root.clientWidth;
   const shown = [...page.querySelectorAll("figure svg")].filter(svg => svg.getBoundingClientRect().width);
@@ -38,6 +49,8 @@ for (const frame of document.querySelectorAll("iframe")) {
   for (const w of frames) w.scrollLeft = 9999;
   const first = frames.map(w => w.querySelector("tbody th").getBoundingClientRect().left
     - w.getBoundingClientRect().left);
+  const written = [...page.querySelectorAll("body *:not(script, style)")].filter(e => e.getBoundingClientRect().width
+    && [...e.childNodes].some(n => n.nodeType == 3 && n.textContent.trim()));
   const folded = page.querySelector("section details[id]");
   const own = frame.contentWindow;
   if (folded) { own.location.hash = folded.id; own.dispatchEvent(new Event("hashchange")); }
@@ -46,6 +59,8 @@ for (const frame of document.querySelectorAll("iframe")) {
   seen[frame.id] = {
     figures: shown.length, bottom: shown[0].getBoundingClientRect().bottom, letters: Math.min(...letters),
     cut: cut.map(e => e.tagName + "." + e.className), scrolls: root.scrollWidth > wide,
+    dark: frame.contentWindow.matchMedia("(prefers-color-scheme: dark)").matches,
+    written: written.length, contrast: Math.min(...written.map(contrast)),
     first: Math.max(...first.map(Math.abs)),
     buttons: [...page.querySelectorAll("button")].filter(b => b.hidden).length, opened: !folded || folded.open,
     found: box ? [...page.querySelectorAll("p.search + .wide tbody tr")].filter(r => !r.hidden).length : null };
@@ -54,6 +69,7 @@ document.body.textContent = "<<" + JSON.stringify(seen) + ">>";
 """
 
 
+@functools.cache
 def deep() -> Page:
     """48 layers with long names, images with names in several scripts."""
     torch.manual_seed(0)
@@ -64,6 +80,7 @@ def deep() -> Page:
     return profile_page(rs.jacobian_rank(net.eval(), torch.randn(3, 6), progress=False, names=lambda i: names[i]))
 
 
+@functools.cache
 def dependent() -> Page:
     rng = np.random.default_rng(0)
     labels = np.arange(240) % 6
@@ -73,8 +90,9 @@ def dependent() -> Page:
 
 
 @needs_chromium
+@pytest.mark.parametrize("scheme", ["light", "dark"])
 @pytest.mark.parametrize("page", [deep, dependent])
-def test_a_page_on_a_desk_and_on_a_phone(page: Any, tmp_path: Path) -> None:
+def test_a_page_on_a_desk_and_on_a_phone(page: Any, scheme: str, tmp_path: Path) -> None:
     text = html.escape(page().html())
     frames = "".join(
         f'<iframe id="{name}" width="{wide}" height="{high}" style="border:0" srcdoc="{text}"></iframe>'
@@ -84,7 +102,8 @@ def test_a_page_on_a_desk_and_on_a_phone(page: Any, tmp_path: Path) -> None:
     file.write_text(f"<!doctype html><body>{frames}<script>onload = () => {{ {MEASURE} }};</script></body>")
     done = subprocess.run(
         [str(CHROMIUM), "--headless", "--no-sandbox", "--disable-gpu", f"--user-data-dir={tmp_path / 'user'}",
-         "--virtual-time-budget=5000", "--dump-dom", file.as_uri()],
+         f"--blink-settings=preferredColorScheme={['dark', 'light'].index(scheme)}", "--virtual-time-budget=5000",
+         "--dump-dom", file.as_uri()],
         capture_output=True, text=True, timeout=60, check=True,
     )  # fmt: skip
     found = re.search(r"&lt;&lt;(.*)&gt;&gt;", done.stdout)
@@ -93,6 +112,9 @@ def test_a_page_on_a_desk_and_on_a_phone(page: Any, tmp_path: Path) -> None:
     assert set(seen) == set(SCREENS)
     for name, (_, high) in SCREENS.items():
         here = seen[name]
+        assert here["dark"] == (scheme == "dark")
+        assert here["written"] > 50
+        assert here["contrast"] >= 4.5, name  # the least of the guidelines for what is read
         assert here["figures"] == 1  # the wide one or the narrow one
         assert here["bottom"] <= high, name
         assert here["letters"] >= 8, name
