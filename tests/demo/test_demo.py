@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 import re
 import sys
@@ -12,7 +13,8 @@ import pytest
 import rankscope as rs
 from rankscope._base.errors import UsageError
 from rankscope._base.facts import FactKind
-from rankscope.demo.run import run_demo
+from rankscope.cli import main
+from rankscope.demo.run import Demo, run_demo
 from rankscope.loading.packaged import has_weights
 
 needs_weights = pytest.mark.skipif(
@@ -109,6 +111,35 @@ def test_without_the_package_the_untrained_network_is_orange_and_a_line_says_wha
 def test_a_network_without_a_package_is_named(tmp_path: Path):
     with pytest.raises(UsageError, match=r"no package has weights of 'efficientnet-lite9'; did you mean"):
         run_demo(tmp_path, sections=["photographs"], photographs_model="efficientnet-lite9")
+
+
+def test_the_patch_is_the_papers_unless_another_is_given(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    """The command hands its patch on; 16×16 pixels, K = 768, is that of README and docs/imagenet.md."""
+    asked: list[object] = []
+    found = Demo(Path("report.html"), {}, 1.0, "cpu")
+    monkeypatch.setattr("rankscope.demo.run.run_demo", lambda out, *, patch, **_: asked.append(patch) or found)
+    for given in ([], ["--patch", "8"]):
+        assert main(["demo", "--quiet", *given]) == 0
+    assert asked == [16, 8]
+    assert inspect.signature(run_demo).parameters["patch"].default == 16
+    assert "report: report.html" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("patch", "said"),
+    [(0, r"patch is 0; it must be a whole number of at least 1"), (225, r"outside the 224×224 image")],
+)
+def test_a_patch_that_is_none_is_refused_before_anything_is_measured(tmp_path: Path, patch: int, said: str):
+    with pytest.raises(UsageError, match=said):
+        run_demo(tmp_path, patch=patch)
+    assert not list(tmp_path.iterdir())
+
+
+def test_another_patch_than_the_papers_is_said(demo: Path):
+    section = json.loads((demo / "demo.json").read_text())["sections"][0]
+    assert "The patch is 2×2 pixels; the paper's is 16×16." in [f["text"] for f in section["findings"]]
 
 
 def test_page_needs_nothing_from_outside(demo: Path):

@@ -16,6 +16,13 @@ __all__ = ["demo_command"]
 
 def demo_command(
     out: Annotated[Path, typer.Option(metavar="DIR", help="Folder for the report.")] = Path("rankscope-demo"),
+    patch: Annotated[
+        int,
+        typer.Option(
+            metavar="PIXELS",
+            help="Side of the central patch of the photographs. 16 is the paper's; 8 takes half as long.",
+        ),
+    ] = 16,
     quiet: Annotated[bool, typer.Option("--quiet", help="Print only the path of the report.")] = False,
     config: ConfigOption = None,
     debug: DebugOption = False,
@@ -27,7 +34,9 @@ def demo_command(
         from rankscope.demo.run import run_demo
 
         # each section is printed when it is measured: a reader of a log has something to read meanwhile
-        demo = run_demo(out, progress=report, measured=None if quiet else lambda text: print(text, flush=True))
+        demo = run_demo(
+            out, patch=patch, progress=report, measured=None if quiet else lambda text: print(text, flush=True)
+        )
     finally:
         report.close()
     if not quiet:
