@@ -3,23 +3,24 @@
 from __future__ import annotations
 
 import math
-import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
-import numpy as np
 import torch
 from torch import nn
 
 from rankscope._base.checks import choice_of
 from rankscope._base.dtypes import dtype_name
-from rankscope._base.errors import MeasurementError, RankscopeError, UsageError, is_out_of_memory, parameter
+from rankscope._base.errors import MeasurementError, UsageError, parameter
 from rankscope._base.facts import Fact, FactKind
 from rankscope._base.progress import Reporter
 from rankscope.jacobian.batch import BatchMeasurer
 from rankscope.jacobian.checkpoint import image_key
 from rankscope.jacobian.finish import Finished, Finisher
+from rankscope.jacobian.full_bytes import product_bytes
 from rankscope.jacobian.full_plan import Asked, Plan, plan_for
+from rankscope.jacobian.full_seconds import expected_seconds
+from rankscope.jacobian.full_work import compared_by, work_of
 from rankscope.jacobian.kept_cut_points import KeptCut, KeptCutPoints, call_key
 from rankscope.jacobian.products import Pair, products_of, unchecked_products
 from rankscope.jacobian.shared_passes import SharedPasses, pushed_by_trace
@@ -168,45 +169,15 @@ class FullMeasurer(BatchMeasurer):
             return super()._alone(sample)
         shared = self.full.shared
         if self._expected is None and (shared is None or shared.writes):
-            self._expected = self.plan.fact(self._seconds(sample) / (1 if shared is None else shared.company.size))
+            passes, compared = self._passes_of(sample), compared_by(self.derivative.certificate)
+            seconds = expected_seconds(self.plan, passes, compared) / (1 if shared is None else shared.company.size)
+            self._expected = self.plan.fact(seconds, product_bytes(self.plan, passes))
             self._say_once(self._expected)
             self.full.expect(self._expected)
         if shared is not None and shared.index is not None:
             return self._shared_out(sample, shared, shared.index)
         done = self._by_products(sample)
         return lambda: [done]
-
-    def _seconds(self, sample: Sample) -> float:
-        """What one sample is expected to take, from products with the Jacobians of three cut points.
-
-        Between them the seconds of a product are taken to grow evenly.
-        """
-        assert self.plan is not None
-        places = range(len(self.calls))
-        timed = {place: self._seconds_of_a_product(place, sample) for place in (0, places[-1] // 2, places[-1])}
-        known = sorted((place, seconds) for place, seconds in timed.items() if seconds is not None)
-        if not known:
-            return 0.0
-        each = np.interp(list(places), [place for place, _ in known], [seconds for _, seconds in known])
-        return float(sum(each[place] * self.plan.products(place) for place in places))
-
-    def _seconds_of_a_product(self, place: int, sample: Sample) -> float | None:
-        """Of one column, among as many as there are probes; ``None`` where the products fail, which is said later."""
-        assert self.plan is not None
-        probes = self.plan.settings.probes
-        operator = unchecked_products(self._passes_of(sample), place).squared()
-        ones = torch.ones(operator.size, probes, dtype=torch.float64, device=operator.device)
-        try:
-            if operator.record is not None:
-                operator.again(ones)
-                operator.again(ones)  # the second records
-            started = _now(self.settings.device)
-            operator.again(ones)
-        except (RuntimeError, RankscopeError) as error:
-            if is_out_of_memory(error):
-                raise
-            return None
-        return (_now(self.settings.device) - started) / probes / 2  # there and back
 
     def _by_products(self, sample: Sample) -> Finished:
         cuts: list[KeptCut] = []
@@ -256,8 +227,10 @@ class FullMeasurer(BatchMeasurer):
             return list(before) if self.full.kept is None or self.full.kept.store.trusted else []
 
         done = shared.done_before(image, read)
+        compared = compared_by(self.derivative.certificate)
+        cost = [work_of(plan, place, compared).cost for place in range(len(keys))]
         # deeper cut points take longer at as many products
-        for place in sorted(range(len(keys)), key=lambda place: (plan.products(place), place), reverse=True):
+        for place in sorted(range(len(keys)), key=lambda place: (cost[place], place), reverse=True):
             if keys[place] not in done and shared.claim(keys[place]):
                 self._say_place(place)
                 shared.give(image, keys[place], self._cut(place, sample))
@@ -353,9 +326,3 @@ def _mark(operator: SquaredMap) -> float | None:
     drawn = torch.randn(operator.size, 1, generator=generator, dtype=torch.float64).to(operator.device)
     value = float((drawn * operator.once(drawn)).sum())
     return math.log2(value) + 2 * (operator.exponent or 0) if value > 0 else None
-
-
-def _now(device: torch.device) -> float:
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-    return time.perf_counter()

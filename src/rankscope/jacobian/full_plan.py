@@ -1,7 +1,7 @@
 """How the full Jacobian of each cut point is to be measured, what that needs, and how long it will take.
 
-The choice follows from sizes and the memory budget alone, so that the same call chooses alike everywhere. The seconds
-come from one product with each cut point's Jacobian, and decide nothing.
+The choice follows from sizes and the memory budget alone, so that the same call chooses alike everywhere. What it takes
+is counted in ``full_work``, timed in ``full_seconds`` and decides nothing.
 """
 
 from __future__ import annotations
@@ -22,7 +22,6 @@ __all__ = ["Asked", "Plan", "plan_for"]
 
 _SWEPT = 1_024  # inputs up to which one sweep of all columns serves every cut point
 _GRAMS = 3  # N×N float64 matrices that one cut point's eigenvalues need beside those that wait
-_BOTH = 2  # products in one mode and back
 
 
 @dataclass(frozen=True)
@@ -79,19 +78,20 @@ class Plan:
         return max([each for each in held if each <= self.budget], default=exact_bytes(min(shape)))
 
     def _lanczos_bytes(self, size: int) -> int:
+        return LanczosProcess.bytes_needed(size, self.settings.probes, self.steps(size))
+
+    def steps(self, size: int) -> int:
+        """How many of each probe are expected: those that have room, and no more than N."""
         fits = LanczosProcess.steps_within(self.budget, size, self.settings.probes)
-        return LanczosProcess.bytes_needed(size, self.settings.probes, min(self.settings.expected_steps, fits))
+        return min(self.settings.expected_steps, fits, size)
 
-    def products(self, place: int) -> int:
-        """How many single products J·v or Jᵀ·u one cut point takes; one in float64 counts as two in float32."""
-        if self.ways[place] == "lanczos":
-            return _BOTH * self.settings.probes * self.settings.expected_steps
+    def doubled(self, place: int) -> bool:
+        """Whether singular values of a float32 network come of float64 products, without a look at others."""
         held = matrix_bytes(self.shapes[place], self.dtype) <= self.budget
-        double = self.dtype == torch.float32 and (self.asked.method == "exact" or not held)
-        return self.sizes[place] * (1 if held else _BOTH) * (2 if double else 1)
+        return self.dtype == torch.float32 and (self.asked.method == "exact" or not held)
 
-    def fact(self, seconds: float) -> Fact:
-        """The plan in values; ``seconds`` are those of one sample."""
+    def fact(self, seconds: float, beside: int = 0) -> Fact:
+        """The plan in values; ``seconds`` are those of one sample, ``beside`` the bytes of its products."""
         exact = [size for size, way in zip(self.sizes, self.ways, strict=True) if way == "exact"]
         probed = [size for size, way in zip(self.sizes, self.ways, strict=True) if way == "lanczos"]
         values = {
@@ -103,7 +103,7 @@ class Plan:
             "budget": self.budget,
             "probes": self.settings.probes,
             "steps": self.settings.steps,
-            "bytes": self.bytes,
+            "bytes": self.bytes + beside,
             "seconds": float(seconds),
         }
         return Fact(FactKind.FULL_PLAN, values)

@@ -25,9 +25,9 @@ from rankscope.linear.matrix import Matrix
 from rankscope.spectra import scaled_norm
 from rankscope.spectra.lanczos import SquaredMap
 
-__all__ = ["Pair", "Products", "products_of", "unchecked_products"]
+__all__ = ["PAIRS", "Pair", "Products", "products_of", "unchecked_products"]
 
-_PAIRS = 6
+PAIRS = 6
 _AGREE = 1e-9  # of ‖u‖‖Jv‖, in float64: rounding gives some 1e-14, a wrong unit among 10⁵ about 1e-5
 _DOUBLE = 2.0**-25  # float64 errs by 2^29 less than the two precisions differ; 16 for what need not scale exactly
 
@@ -70,8 +70,8 @@ class Products(Matrix):
         """The largest |⟨u, J·v⟩ − ⟨Jᵀu, v⟩| of a few pairs, relative to ‖u‖‖Jv‖; 0 where both are zero."""
         generator = torch.Generator().manual_seed(0xADD)
         rows, columns = self.shape
-        v = torch.randn(columns, _PAIRS, generator=generator, dtype=torch.float64).to(self.map.device)
-        u = torch.randn(rows, _PAIRS, generator=generator, dtype=torch.float64).to(self.map.device)
+        v = torch.randn(columns, PAIRS, generator=generator, dtype=torch.float64).to(self.map.device)
+        u = torch.randn(rows, PAIRS, generator=generator, dtype=torch.float64).to(self.map.device)
         u, v = u.to(self.map.dtype), v.to(self.map.dtype)
         pushed, pulled = (part.double() for part in (self.push_once(v), self.pull(u)))
         gap = ((u * pushed).sum(0) - (pulled * v).sum(0)).abs()

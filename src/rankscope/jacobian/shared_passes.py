@@ -104,6 +104,11 @@ class SharedPasses:
         self._alone: tuple[int, SamePiece] | None = None
         self._columns: dict[bool, PushedTogether] = {}
 
+    @property
+    def room(self) -> int:
+        """Bytes that columns pushed to all cut points may take until those are measured."""
+        return self.budget // _HELD
+
     def done(self, place: int) -> None:
         """The cut point is measured, here or elsewhere."""
         self.waiting.discard(place)
@@ -231,7 +236,7 @@ class SharedPasses:
                 whole = replace(self.derivative.plain(self.sample), traced=self._traced)
             sizes = tuple(self._sizes[k] for k in range(len(self._sizes)))
             matrix = Matrix(whole, sizes, self.budget)
-            self._columns[exact] = PushedTogether(matrix, self.budget // _HELD, self.waiting)
+            self._columns[exact] = PushedTogether(matrix, self.room, self.waiting)
         return self._columns[exact]
 
 

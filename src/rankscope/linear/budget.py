@@ -15,7 +15,7 @@ from rankscope.linear.at_point import AtPoint
 from rankscope.linear.runner import Runner
 from rankscope.slicing import Sample
 
-__all__ = ["MANY", "bytes_carried", "bytes_per_tangent", "chunk_for"]
+__all__ = ["MANY", "bytes_carried", "bytes_of_pass", "bytes_per_tangent", "chunk_for"]
 
 # The largest operator's inputs and outputs, times what a forward-mode formula keeps alive at once (measured)
 _SAFETY = 3.0
@@ -41,6 +41,7 @@ class _LargestOperator(TorchDispatchMode):
         self.convolution = convolution
         self.weights = {_memory(w) for w in weights} - {0}
         self.bytes = 0.0
+        self.made = 0
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         out = func(*args, **(kwargs or {}))
@@ -50,6 +51,7 @@ class _LargestOperator(TorchDispatchMode):
                 tensors = [t for t in tensors if _memory(t) not in self.weights]
             used = sum(t.numel() * t.element_size() for t in tensors)
             self.bytes = max(self.bytes, used * (self.convolution if func is _CONVOLVE else 1.0))
+            self.made += sum(t.nbytes for t in tree_flatten(out)[0] if isinstance(t, Tensor))
         return out
 
 
@@ -64,6 +66,13 @@ def bytes_per_tangent(runner: Runner, sample: Sample, *, linear: bool) -> int:
     with _LargestOperator(convolution, runner.weights.in_place) as seen:
         runner.outputs(sample, sample.x)
     return max(int((_SAFETY_LINEAR if linear else _SAFETY) * seen.bytes), 1)
+
+
+def bytes_of_pass(runner: Runner, sample: Sample) -> int:
+    """What all operators of one plain forward pass make, as a backward pass needs it."""
+    with _LargestOperator(1.0) as seen:
+        runner.outputs(sample, sample.x)
+    return seen.made
 
 
 def bytes_carried(point: AtPoint, device: torch.device) -> int:

@@ -19,21 +19,21 @@ from rankscope.spectra.lanczos import SquaredMap, product_error
 from rankscope.spectra.scale import exponent_near, times_two_to
 from rankscope.spectra.spectrum import Spectrum
 
-__all__ = ["exact_bytes", "exact_spectrum", "matrix_bytes"]
+__all__ = ["CHUNK", "exact_bytes", "exact_spectrum", "matrix_bytes"]
 
-_CHUNK = 256  # unit vectors at once
+CHUNK = 256  # unit vectors at once
 _BLOCK = 2**24  # entries that are converted to float64 at once
 
 
 def exact_bytes(size: int) -> int:
     """What the dense float64 Gram matrix, the copy that its eigenvalues need, and a chunk of columns take."""
-    return 8 * size * (2 * size + 3 * min(_CHUNK, size))
+    return 8 * size * (2 * size + 3 * min(CHUNK, size))
 
 
 def matrix_bytes(shape: tuple[int, int], dtype: torch.dtype) -> int:
     """What the whole matrix takes beside its Gram matrix and a chunk of its rows or columns."""
     size, other = min(shape), max(shape)
-    return exact_bytes(size) + dtype.itemsize * size * other + 16 * min(_CHUNK, size) * other + 8 * _BLOCK
+    return exact_bytes(size) + dtype.itemsize * size * other + 16 * min(CHUNK, size) * other + 8 * _BLOCK
 
 
 def exact_spectrum(
@@ -52,7 +52,7 @@ def _of_matrix(operator: SquaredMap, exact: SquaredMap | None, error_probes: int
     """A is the side with fewer products: J where it has fewer columns, Jᵀ otherwise. Its singular values are J's."""
     size, other = operator.size, max(operator.shape)
     matrix = torch.empty(other, size, dtype=operator.dtype, device=operator.device)
-    for start in range(0, size, _CHUNK):
+    for start in range(0, size, CHUNK):
         unit = _unit_vectors(operator, start)
         matrix[:, start : start + unit.shape[1]] = operator.one_way(unit)
     exponent = -int(exponent_near(matrix))
@@ -83,7 +83,7 @@ def _of_squares(operator: SquaredMap, exact: SquaredMap | None, error_probes: in
     generator = torch.Generator().manual_seed(0)
     operator.rescale(torch.randn(size, 1, generator=generator, dtype=torch.float64).to(operator.device))
     gram = torch.empty(size, size, dtype=torch.float64, device=operator.device)
-    for start in range(0, size, _CHUNK):
+    for start in range(0, size, CHUNK):
         unit = _unit_vectors(operator, start)
         gram[:, start : start + unit.shape[1]] = operator(unit)
     skew = float(torch.linalg.matrix_norm(gram - gram.T)) / 2 if size else 0.0
@@ -114,7 +114,7 @@ def _of_squares(operator: SquaredMap, exact: SquaredMap | None, error_probes: in
 
 
 def _unit_vectors(operator: SquaredMap, start: int) -> Tensor:
-    width = min(_CHUNK, operator.size - start)
+    width = min(CHUNK, operator.size - start)
     unit = torch.zeros(operator.size, width, dtype=torch.float64, device=operator.device)
     unit[range(start, start + width), range(width)] = 1.0
     return unit

@@ -29,18 +29,28 @@ from rankscope.spectra.lanczos import LanczosProcess, SquaredMap, product_error
 from rankscope.spectra.quadrature import gauss_rule
 from rankscope.spectra.tolerance import Tolerance, ToleranceLike, as_tolerance
 
-__all__ = ["WAYS", "Lanczos", "matrix_free", "spectrum_of_products", "way_for"]
+__all__ = [
+    "ERROR_PROBES",
+    "LOOK",
+    "WAYS",
+    "Lanczos",
+    "matrix_free",
+    "may_be_too_rough",
+    "spectrum_of_products",
+    "too_rough",
+    "way_for",
+]
 
 WAYS = ("auto", "exact", "lanczos")
 
 _ROUND = 25  # steps between two looks at the bracket
 _MOST = 2_000  # steps: the bracket falls like 1/steps, and the orthogonalisation grows with their square
 _ROUGH = 1e-2  # relative thresholds above it are far above the error of float32 products, 1e-6·σ₁² squared
-_LOOK = 8  # steps after which σ₁ is known well enough for that comparison
+LOOK = 8  # steps after which σ₁ is known well enough for that comparison
 _APART = 16  # times the error of the products: below it the bounds are wide however many steps are taken
 _COUNTED = 512  # singular values above the threshold, up to which they are computed one by one
 _OPEN = 100  # N may be that many times what float32 leaves open: float64 takes some ten times as long
-_ERROR_PROBES = 6  # products that are compared in both precisions
+ERROR_PROBES = 6  # products that are compared in both precisions
 _FAILURE = 1e-6  # of the bounds of a rank
 _EXPECTED = 200  # steps that a plan counts on where the bracket decides
 
@@ -125,7 +135,7 @@ def matrix_free(
     *,
     tolerance: ToleranceLike = "paper",
     exact: SquaredMap | None = None,
-    error_probes: int = _ERROR_PROBES,
+    error_probes: int = ERROR_PROBES,
     memory_budget: MemoryBudget = None,
     failure: float = _FAILURE,
 ) -> SpectralDensity:
@@ -261,8 +271,8 @@ def spectrum_of_products(
     if way_for(operator.shape, method, budget, operator.dtype) == "exact":
         return _exactly(operator, tolerance, exact, dense, budget, asked=method == "exact")
     settings, tol = method if isinstance(method, Lanczos) else Lanczos(), as_tolerance(tolerance)
-    if dense is not None and _may_be_too_rough(operator, tol):
-        begun = _Begun.of(operator, settings, exact, _ERROR_PROBES)
+    if dense is not None and may_be_too_rough(operator.shape, operator.dtype, tol):
+        begun = _Begun.of(operator, settings, exact, ERROR_PROBES)
         if _too_rough(operator, begun, tol):
             begun.process.forget()
             found = matrix_free(dense[0], settings, tolerance=tol, exact=dense[1], memory_budget=memory_budget)
@@ -296,21 +306,25 @@ def _exactly(
     return replace(exact_spectrum(dense[0], exact=dense[1], budget=budget), dtype=operator.precision)
 
 
-def _may_be_too_rough(operator: SquaredMap, tolerance: Tolerance) -> bool:
+def may_be_too_rough(shape: tuple[int, int], dtype: torch.dtype, tolerance: Tolerance) -> bool:
     """Whether the threshold alone leaves it open; a few steps then decide."""
-    rtol = tolerance.relative(operator.shape, operator.dtype)
-    return rtol <= _ROUGH and operator.dtype != torch.float64 and operator.size > 0
+    return tolerance.relative(shape, dtype) <= _ROUGH and dtype != torch.float64 and min(shape) > 0
+
+
+def too_rough(error: float, top: float, operator: SquaredMap, tol: Tolerance) -> bool:
+    """Whether the error of float32 products is of the size of the squared threshold; ``top`` is about ‖JᵀJ‖₂."""
+    rtol = tol.relative(operator.shape, operator.dtype)
+    absolute = float(np.ldexp(tol.atol or 0.0, -(operator.exponent or 0)))
+    return bool(error * _APART > max(rtol * math.sqrt(max(top, 0.0)), absolute) ** 2 > 0)
 
 
 def _too_rough(operator: SquaredMap, begun: _Begun, tol: Tolerance) -> bool:
-    """Whether the error of float32 products is of the size of the squared threshold, by a few steps with them."""
+    """By a few steps with them."""
     process = begun.process
-    rtol = tol.relative(operator.shape, operator.dtype)
-    process.extend(_LOOK)
+    process.extend(LOOK)
     alpha, beta = process.alpha.numpy(), process.beta.numpy()
     top = max(gauss_rule(alpha[p, :m], beta[p, : m - 1])[0][0] for p, m in enumerate(process.steps.tolist()))
-    absolute = float(np.ldexp(tol.atol or 0.0, -(operator.exponent or 0)))
-    return bool(begun.error * _APART > max(rtol * math.sqrt(max(top, 0.0)), absolute) ** 2 > 0)
+    return too_rough(begun.error, top, operator, tol)
 
 
 def way_for(
