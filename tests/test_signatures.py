@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import inspect
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -93,3 +94,44 @@ def test_an_option_means_the_same_everywhere(name: str) -> None:
 def test_the_options_are_there() -> None:
     used = {option for function in FUNCTIONS.values() for option in inspect.signature(function).parameters}
     assert ONE.keys() | DEFAULT.keys() <= used
+
+
+# functions that loop over nothing that a user may make long, or over what is handed to them piece by piece
+QUICK = {
+    "compare": "runs that are measured already",
+    "layers": "one forward pass",
+    "linear_map": "one trace and its checks: two seconds for a ViT-T on one core",
+    "standard_components": "makes modules",
+    "datasets.fractal_images": "one batch of images",
+    "loading.calibrate_batchnorm": "the caller's batches",
+    "loading.load_model": "a download, which shows its own",
+    "loading.load_tokenizer": "a few small files",
+    "loading.load_weights": "one file",
+    "loading.read_weights": "one file",
+    "loading.read_texts": "strings into token ids",
+    "loading.image_files": "names of files",
+    "loading.class_folders": "names of folders",
+}
+LAWS = "closed forms and single matrices"
+QUICK |= {
+    f"theory.{name}": LAWS
+    for name in (
+        "composition_bound", "critical_std", "depth_to_rank", "gaussian_exponents", "growth_rate",
+        "marchenko_pastur_rank", "predicted_rank", "rectangular_chain_rank", "relu_width", "residual_chain_rank",
+        "stability_radius",
+    )
+}  # fmt: skip
+CHECKS = ("check_", "class_order", "ensure_", "is_image", "plain_", "pretrained_", "resolve_", "split_", "unreachable")
+
+
+def test_every_long_function_takes_progress() -> None:
+    named = dict(inspect.getmembers(rs, inspect.isfunction))
+    for package in rs._PACKAGES:
+        room = importlib.import_module(f"rankscope.{package}")
+        named |= {
+            f"{package}.{name}": f for name, f in inspect.getmembers(room, inspect.isfunction) if name in room.__all__
+        }
+    named = {name: f for name, f in named.items() if "." in name or name in rs.__all__}
+    without = {name for name, f in named.items() if "progress" not in inspect.signature(f).parameters}
+    short = {name for name in without if name.rpartition(".")[2].startswith(CHECKS)}
+    assert without - short == set(QUICK)

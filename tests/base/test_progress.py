@@ -173,7 +173,13 @@ LONG: dict[str, Callable[[Any], Any]] = {
     "any head": lambda p: rs.classification_dimension(*_logits(), lambda z: z, progress=p),
     "deficit": lambda p: rs.independence_deficit(*_logits(), permutations=2, path_points=3, progress=p),
     "chain": lambda p: rs.theory.deep_chain(width=4, depth=3, samples=5, progress=p),
+    "residual": lambda p: rs.theory.residual_exponents(4, 1.0, samples=5, progress=p),
+    "exponents": lambda p: rs.theory.lyapunov_exponents([torch.eye(3)] * 5, progress=p),
+    "product": lambda p: rs.theory.chain_singular_values([torch.eye(3)] * 5, progress=p),
+    "component": lambda p: rs.probe("relu", input_shape=(4, 2, 2), samples=9, jacobian_points=2, progress=p),
+    "images": lambda p: rs.loading.load_images("photos", preprocessing=SMALL, progress=p),
 }
+SMALL = rs.loading.plain_preprocessing((3, 8, 8))
 
 
 @pytest.mark.parametrize("name", LONG)

@@ -62,13 +62,15 @@ class Network:
         if self.texts:
             return loaded, model_texts(loaded.model, self.model.name, self.texts, limit=self.limit), None, loaded.facts
         say(0, None, "reading images")
-        inputs, images, facts = self._inputs(loaded)
+        # a count here would be one of images that are measured
+        reading = Reporter(lambda done, total, text: say(0, None, f"{text}: {done:,} of {total or 0:,}"))
+        inputs, images, facts = self._inputs(loaded, reading)
         if loaded.random and images is not None:
             # on the CPU, where it repeats exactly: finished images are found again by the weights they belong to
             facts += _calibrate(loaded, images, self.model.seed)
         return loaded, inputs, images, (*loaded.facts, *facts)
 
-    def _inputs(self, loaded: LoadedModel) -> tuple[Any, Images | None, list[Fact]]:
+    def _inputs(self, loaded: LoadedModel, reading: Reporter) -> tuple[Any, Images | None, list[Fact]]:
         """What to measure on, the images it consists of (``None`` for other inputs), and facts."""
         if loaded.preprocessing is None and self.images in (None, "noise"):
             sample = example_sample(loaded.model)
@@ -79,7 +81,9 @@ class Network:
         if source is None:
             digits = loaded.input_size == (1, 8, 8)
             source = "digits" if digits else "photos"
-        images = load_images(source, preprocessing=loaded.preprocessing, limit=limit, seed=self.model.seed)
+        images = load_images(
+            source, preprocessing=loaded.preprocessing, limit=limit, seed=self.model.seed, progress=reading
+        )
         if self.images is None and source == "digits" and limit is None:
             images = images.first(_DIGITS)  # those of the guides: a draw would give other numbers
         about = Fact(FactKind.IMAGES, {"source": str(source), "preprocessing": str(images.preprocessing)})

@@ -109,11 +109,12 @@ def probe_command(
                 dtype=dtype,
                 seed=seed,
                 device=where,
+                progress=True,
             )
             write_result(out, "probe", results.to_dict(), {"probe": results.table()}, results.plot())
         if remedies:
             seeds = (seed, seed + 1, seed + 2)
-            found = probe_remedies(scale=size, seeds=seeds, tolerance=threshold)
+            found = probe_remedies(scale=size, seeds=seeds, tolerance=threshold, progress=True)
             write_result(out, "remedies", found.to_dict(), {"remedies": found.table()}, found.side_by_side())
     parts = {name: part for name, part in (("probe", results), ("remedies", found)) if part is not None}
     print_result("\n\n".join(map(str, parts.values())), _record(results, found), out, *parts, as_json=as_json)

@@ -69,7 +69,14 @@ def theory_exponents_command(
     with FolderLock(folder), contextlib.redirect_stdout(sys.stderr):
         loaded, inputs, measured, facts = network.load()
         found = chain_exponents(
-            loaded.model.to(where), inputs, cut_points=ends, top=top, dtype=dtype, seed=seed, name=loaded.name
+            loaded.model.to(where),
+            inputs,
+            cut_points=ends,
+            top=top,
+            dtype=dtype,
+            seed=seed,
+            name=loaded.name,
+            progress=True,
         )
         found = replace(
             found,

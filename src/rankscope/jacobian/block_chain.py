@@ -188,7 +188,7 @@ def chain_exponents(
                 sample = raw.to(where, work_dtype)
                 with _named_failure(path.model, work_dtype):
                     operators = _operators(model, chain, sample, where, work_dtype, chunk_size, way)
-                    found.append(lyapunov_exponents(operators, k=tracked, seed=seed))
+                    found.append(lyapunov_exponents(operators, k=tracked, seed=seed, progress=False))
                 report(index + 1, None, raw.name)
         finally:
             report.close()

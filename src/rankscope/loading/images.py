@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, NamedTuple, NoReturn
 import torch
 
 from rankscope._base.errors import DataError, UsageError, first_line, parameter
+from rankscope._base.progress import Progress, Reporter, reporting
 from rankscope.loading.class_order import class_order
 from rankscope.loading.digits import DIGITS, digits_of
 from rankscope.loading.preprocessing import Preprocessing, check_channels
@@ -111,7 +112,12 @@ class Images:
 
 
 def load_images(
-    source: str | Path, *, preprocessing: Preprocessing | None = None, limit: int | None = None, seed: int = 0
+    source: str | Path,
+    *,
+    preprocessing: Preprocessing | None = None,
+    limit: int | None = None,
+    seed: int = 0,
+    progress: bool | Progress | None = None,
 ) -> Images:
     """The images that ``source`` names, made ready by ``preprocessing`` (``LoadedModel.preprocessing``).
 
@@ -120,7 +126,7 @@ def load_images(
     (independent standard normal values of the model's input size, 16 images unless ``limit`` says otherwise), one
     image file, or a folder, searched with its subfolders in the order of the names. A folder whose images all lie in
     two or more subfolders is taken as one class per subfolder. ``limit`` draws that many at random from ``seed``, and
-    keeps their order.
+    keeps their order. ``progress`` as in ``jacobian_rank``.
 
     Pictures are read as torchvision and timm do: an animation's first frame, not turned as EXIF data say.
 
@@ -147,7 +153,8 @@ def load_images(
         )
     if preprocessing.input_size is not None:
         check_channels(preprocessing.input_size[0])
-    return _prepare(pictures, preprocessing, limit, seed)
+    with reporting(progress, "images") as report:
+        return _prepare(pictures, preprocessing, limit, seed, report)
 
 
 def check_images(source: str) -> None:
@@ -157,15 +164,16 @@ def check_images(source: str) -> None:
         raise DataError(f"images {source!r} do not exist; give a folder, a file, or 'photos', 'digits', 'noise'")
 
 
-def _prepare(found: _Pictures, preprocessing: Preprocessing, limit: int | None, seed: int) -> Images:
+def _prepare(found: _Pictures, preprocessing: Preprocessing, limit: int | None, seed: int, report: Reporter) -> Images:
     """Decode every image once, so that all that is bad shows before the long work starts."""
     source, names, opener, labels, class_names, unreadable = found
-    wanted = len(names) if limit is None else limit
+    wanted = len(names) if limit is None else min(limit, len(names))
     good: dict[int, torch.Tensor | None] = {}
     skipped: dict[int, str] = {}
     shape: tuple[int, ...] | None = preprocessing.input_size
     held = 0
     for index in _order(len(names), limit, seed):
+        report(len(good), wanted, "reading images")
         if len(good) >= wanted:
             break
         try:
@@ -178,6 +186,7 @@ def _prepare(found: _Pictures, preprocessing: Preprocessing, limit: int | None, 
             continue
         held += tensor.numel() * tensor.element_size()
         good[index] = tensor if held <= _KEEP_BYTES else None
+    report(len(good), len(good), "reading images")
     reasons = [*unreadable] + [(names[i], skipped[i]) for i in sorted(skipped)]
     if not good or shape is None:
         shown = "; ".join(f"{name}: {reason}" for name, reason in reasons[:_SHOWN])

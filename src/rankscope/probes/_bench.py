@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from rankscope._base.dtypes import dtype_name
 from rankscope._base.errors import DataError, DeviceError, MeasurementError, parameter
 from rankscope._base.facts import Fact
+from rankscope._base.progress import Reporter
 from rankscope.probes._component import Prepared, check_finite
 from rankscope.probes._derivative import ComponentDerivative, relative_error
 from rankscope.probes._settings import Settings
@@ -179,17 +180,27 @@ class Bench:
         return matrix_spectrum(self.weight.T)
 
     def after(
-        self, module: nn.Module, name: str, expectation: Expectation | None = None, *, training: bool | None = None
+        self,
+        module: nn.Module,
+        name: str,
+        expectation: Expectation | None = None,
+        *,
+        training: bool | None = None,
+        report: Reporter | None = None,
     ) -> Measured:
-        """Everything that is measured of one component, in the mode asked for or, with ``None``, in its own."""
+        """Everything that is measured of one component, in the mode asked for or, with ``None``, in its own.
+
+        ``report`` counts columns of Jacobians, and the features as one more.
+        """
         settings = self.settings
         given = settings.front == "none"
         part = Prepared(module, name, self.features, seed=settings.seed, training=training, given=given)
         with _without_cudnn() if part.coupled else nullcontext():
-            return self._measure(part, expectation)
+            return self._measure(part, expectation, report if report is not None else Reporter())
 
-    def _measure(self, part: Prepared, expectation: Expectation | None) -> Measured:
+    def _measure(self, part: Prepared, expectation: Expectation | None, report: Reporter) -> Measured:
         settings, name = self.settings, part.name
+        steps = settings.points * settings.size + 1
         m = math.prod(part.output_shape)
         self._require(self._bytes(m), f"of {name}")
         derivative = ComponentDerivative(part, settings.device, settings.dtype)
@@ -205,6 +216,7 @@ class Bench:
             for tangents in self._tangents(per_sample, together=jacobian.traced is None and jacobian.method.whole):
                 columns[row : row + len(tangents)] = jacobian.push(tangents)[0]
                 row += len(tangents)
+                report(point * settings.size + row, steps, "Jacobian")
             check_finite(columns, f"the Jacobian of {name}")
             moved = moved or bool(columns.any())
             spectra.append(matrix_spectrum(columns, error_bound=derivative.error_bound(jacobian, probes, given)))
@@ -223,6 +235,7 @@ class Bench:
         error = derivative.output_error(self.features[: settings.context], others, exact)
         error += self._front_error if exact is None else 0.0
         features = covariance_spectrum(part.all_outputs(self.features), relative_error=error, dtype=self._dtype)
+        report(steps, steps, "features")
         seen = derivative.way, derivative.facts, derivative.alone
         return Measured(features, tuple(spectra), tuple(expected), *seen, part.coupled, part.random, part.output_shape)
 

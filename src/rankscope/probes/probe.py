@@ -52,6 +52,7 @@ def probe(
     context: int = 32,
     dtype: DtypeLike = "float64",
     memory_budget: MemoryBudget = None,
+    progress: bool | Progress | None = None,
 ) -> ProbeResult:
     """Feature (PCA) dimension and full Jacobian rank before and after one component.
 
@@ -107,6 +108,8 @@ def probe(
         What is computed in. float64, because only there do zero and small singular values differ by sight.
     memory_budget : int or str, optional
         Bytes that the matrices may take, or a text such as ``"4GB"``; default: 80% of what is free.
+    progress : bool or callable, optional
+        As in ``jacobian_rank``.
 
     Raises
     ------
@@ -156,7 +159,7 @@ def probe(
     if own is not None and given is not None:
         own = _Unknown(own.name, with_shared(own.module, given, settings.dtype))
     chosen: Sequence[Component | _Unknown] = [own] if own is not None else _named([str(component)], settings)
-    return _run(chosen, settings, None, given).results[0]
+    return _run(chosen, settings, progress, given).results[0]
 
 
 def probe_all(
@@ -281,23 +284,27 @@ def _run(
     cuda = settings.device.type == "cuda"
     started = time.perf_counter()
     results = []
-    report = progress_for(progress if len(chosen) > 1 else progress or False, "Probing components")
+    several = len(chosen) > 1
+    report = progress_for(progress, "Probing components" if several else f"Probing {chosen[0].name}")
     try:
         with measuring(nn.Identity(), settings.device):  # the guards; each component keeps its own mode
             bench = Bench(settings, None if given is None else given.x)
             before = bench.features_before, bench.jacobian_before
             peaks = [_peak_memory(settings.device)]
             for i, part in enumerate(chosen):
-                report(i, len(chosen), part.name)
+                if several:
+                    report(i, len(chosen), part.name)
                 begun = time.perf_counter()
                 training = None if isinstance(part, Component) else settings.training
-                found = bench.after(part.module, part.name, part.expected, training=training)
+                told = None if several else report
+                found = bench.after(part.module, part.name, part.expected, training=training, report=told)
                 if cuda:
                     torch.cuda.synchronize(settings.device)
                 peaks.append(_peak_memory(settings.device))
                 facts = _facts(part, found, settings, () if given is None else given.facts)
                 results.append(_result(part, found, facts, before, settings, time.perf_counter() - begun, peaks[-1]))
-            report(len(chosen), len(chosen), "done")
+            if several:
+                report(len(chosen), len(chosen), "done")
     finally:
         report.close()
     peak = max((p for p in peaks if p is not None), default=None)

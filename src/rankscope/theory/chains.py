@@ -20,6 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rankscope._base.errors import DataError, MeasurementError, UsageError
+from rankscope._base.progress import Progress, Reporter, reporting
 from rankscope._base.records import Record
 from rankscope.spectra import ToleranceLike, as_tolerance
 from rankscope.theory._matrices import Matrix, as_matrix, qr_step
@@ -92,7 +93,7 @@ class ChainSpectrum(Record):
         )
 
 
-def chain_singular_values(matrices: Sequence[Any]) -> ChainSpectrum:
+def chain_singular_values(matrices: Sequence[Any], *, progress: bool | Progress | None = None) -> ChainSpectrum:
     """Singular values of J_L⋯J_1 from its factors, in the order in which they act; widths may change.
 
     The relative error of each σ is of order L·eps·κ with κ the condition of single factors, not of the product:
@@ -102,6 +103,8 @@ def chain_singular_values(matrices: Sequence[Any]) -> ChainSpectrum:
     ----------
     matrices : sequence
         Tensors, arrays or nested lists; the columns of each equal the rows of the one before.
+    progress : bool or callable, optional
+        As in ``jacobian_rank``.
 
     Raises
     ------
@@ -126,12 +129,19 @@ def chain_singular_values(matrices: Sequence[Any]) -> ChainSpectrum:
             raise DataError(
                 f"layer {i} (counted from 1) takes {after.shape[1]} values, but layer {i - 1} gives {before.shape[0]}"
             )
+    with reporting(progress, "chain") as report:
+        return _spectrum(factors, report)
+
+
+def _spectrum(factors: list[Matrix], report: Reporter) -> ChainSpectrum:
     shape = (factors[-1].shape[0], factors[0].shape[1])
     logs = np.full(min(shape), -np.inf)
+    passes = 2 * len(factors)
 
     start = np.eye(shape[0])
-    for factor in reversed(factors):
+    for done, factor in enumerate(reversed(factors), 1):
         start = _Graded(start, keep_right=False).times(factor.T).basis
+        report(done, passes, "layers from the last")
         if not start.shape[1]:
             break
     # the transposed pass only chooses the frame, and a product's drop in rank is reported by the layer that makes it,
@@ -141,6 +151,7 @@ def chain_singular_values(matrices: Sequence[Any]) -> ChainSpectrum:
     drops: list[tuple[int, int]] = []
     for index, factor in enumerate(factors, 1):
         chain.times(factor)
+        report(len(factors) + index, passes, "layers from the first")
         if chain.basis.shape[1] < width:
             width = chain.basis.shape[1]
             drops.append((index, width))

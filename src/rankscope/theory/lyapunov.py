@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from rankscope._base.checks import count_of, number_of
 from rankscope._base.errors import DataError, UsageError
+from rankscope._base.progress import Progress, reporting
 from rankscope.theory._batch_means import BATCHES, BatchMeans
 from rankscope.theory._matrices import (
     Matrix,
@@ -42,6 +43,7 @@ def lyapunov_exponents(
     burn_in: int = 0,
     target_error: float | None = None,
     seed: int = 0,
+    progress: bool | Progress | None = None,
 ) -> LyapunovExponents:
     """The leading exponents (1/L) log σ_k(J_L⋯J_1) of a chain of square layers of one width.
 
@@ -63,6 +65,8 @@ def lyapunov_exponents(
         Stop as soon as every finite exponent's standard error is at most this, after 64 layers at the earliest.
     seed : int
         Seeds the sampler's generator and the starting frame.
+    progress : bool or callable, optional
+        As in ``jacobian_rank``.
 
     Raises
     ------
@@ -100,28 +104,30 @@ def lyapunov_exponents(
     certain: list[int] = []
     batches = BatchMeans(k)
     converged: bool | None = None if target is None else False
-    for index in range(burn_in + depth):
-        layer = first if index == 0 else take(index)
-        columns = apply(layer, frame, index + 1)
-        frame, logs, kept = _advance(columns)
-        if len(kept) < len(live):
-            drops.append((index + 1, len(kept)))
-            limit = rank_limit(layer)
-            if limit is not None and limit <= len(kept):
-                certain.append(index + 1)
-            live = live[kept]
-        if index < burn_in and len(live):
-            continue
-        step = np.full(k, -np.inf)
-        step[live] = logs
-        batches.add(step)
-        if not len(live):
-            break
-        if target is not None and batches.layers >= 2 * BATCHES and batches.fresh:
-            errors = batches.errors()[live]
-            if np.all(errors <= target):
-                converged = True
+    with reporting(progress, "Lyapunov exponents") as report:
+        for index in range(burn_in + depth):
+            layer = first if index == 0 else take(index)
+            columns = apply(layer, frame, index + 1)
+            report(index + 1, burn_in + depth, "layers")
+            frame, logs, kept = _advance(columns)
+            if len(kept) < len(live):
+                drops.append((index + 1, len(kept)))
+                limit = rank_limit(layer)
+                if limit is not None and limit <= len(kept):
+                    certain.append(index + 1)
+                live = live[kept]
+            if index < burn_in and len(live):
+                continue
+            step = np.full(k, -np.inf)
+            step[live] = logs
+            batches.add(step)
+            if not len(live):
                 break
+            if target is not None and batches.layers >= 2 * BATCHES and batches.fresh:
+                errors = batches.errors()[live]
+                if np.all(errors <= target):
+                    converged = True
+                    break
     return _record(batches, live, n, tuple(drops), tuple(certain), converged)
 
 

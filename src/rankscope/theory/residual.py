@@ -25,6 +25,7 @@ from scipy.special import digamma, gammaln, xlogy
 
 from rankscope._base.checks import count_of, number_of
 from rankscope._base.errors import UsageError
+from rankscope._base.progress import Progress, reporting
 from rankscope._base.records import Record
 from rankscope.spectra import ToleranceLike
 from rankscope.theory._matrices import generator
@@ -106,7 +107,9 @@ class ResidualExponents(Record):
         )
 
 
-def residual_exponents(n: int, t: float, *, samples: int | None = None, seed: int = 0) -> ResidualExponents:
+def residual_exponents(
+    n: int, t: float, *, samples: int | None = None, seed: int = 0, progress: bool | Progress | None = None
+) -> ResidualExponents:
     """Exponents of a chain of layers J = I + t·G/√n, entries of G independent N(0, 1).
 
     Parameters
@@ -120,6 +123,8 @@ def residual_exponents(n: int, t: float, *, samples: int | None = None, seed: in
         a standard error.
     seed : int
         Seed of the sampling.
+    progress : bool or callable, optional
+        Of the sampling; as in ``jacobian_rank``.
 
     Raises
     ------
@@ -133,7 +138,7 @@ def residual_exponents(n: int, t: float, *, samples: int | None = None, seed: in
     """
     n, t = count_of(n, "n", most=10**7), number_of(t, "t", above=0)
     if samples is not None:
-        return _sampled(n, t, samples, seed)
+        return _sampled(n, t, samples, seed, progress)
     if n == 1:  # E log|1 + t·g| exactly: (1 + t·g)²/t² is a noncentral χ² variable
         exponents = np.array([math.log(t) + 0.5 * _log_noncentral_chi2(1, t**-2)])
     else:
@@ -163,15 +168,17 @@ def relu_width(n: int) -> int:
     return max(1, count_of(n, "n", most=10**7) // 2)
 
 
-def _sampled(n: int, t: float, samples: int, seed: int) -> ResidualExponents:
+def _sampled(n: int, t: float, samples: int, seed: int, progress: bool | Progress | None) -> ResidualExponents:
     samples = count_of(samples, "samples", most=10**7)
     if samples < 2:
         raise UsageError("samples is 1; a standard error needs at least 2")
     rng = generator(seed)
     logs = np.empty((samples, n))
-    for row in logs:
-        r = np.linalg.qr(np.eye(n) + t / math.sqrt(n) * rng.standard_normal((n, n)), mode="r")
-        row[:] = np.log(np.abs(np.diag(r)))
+    with reporting(progress, "residual exponents") as report:
+        for done, row in enumerate(logs, 1):
+            r = np.linalg.qr(np.eye(n) + t / math.sqrt(n) * rng.standard_normal((n, n)), mode="r")
+            row[:] = np.log(np.abs(np.diag(r)))
+            report(done, samples, "layers")
     errors = logs.std(axis=0, ddof=1) / math.sqrt(samples)
     return ResidualExponents(n, t, logs.mean(axis=0), errors, samples)
 
