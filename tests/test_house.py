@@ -172,6 +172,11 @@ def test_the_first_line_of_an_error_has_one_home() -> None:
     assert by_hand == {"_base/errors.py"}
 
 
+def test_what_is_close_to_a_misspelt_name_has_one_home() -> None:
+    by_hand = {str(f.relative_to(ROOT)) for f in ROOT.rglob("*.py") if "difflib" in f.read_text()}
+    assert by_hand == {"_base/errors.py"}
+
+
 def _checks(node: ast.AST, helpers: set[str]) -> bool:
     """Whether a function asserts something, raises, or calls what does."""
     for step in ast.walk(node):

@@ -84,6 +84,7 @@ def test_yaml_is_read_as_it_is_written(tmp_path: Path) -> None:
     ("name", "text", "said"),
     [
         ("r.toml", "tolerence = 1", r"r.toml: there is no option 'tolerence'; did you mean 'tolerance'\?"),
+        ("r.toml", "tol = 1", r"there is no option 'tol'; did you mean 'tolerance'\?"),
         ("r.toml", "zzz = 1", r"r.toml: there is no option 'zzz'$"),
         ("r.toml", "seed = '7'", "seed in r.toml is the text '7'; give a whole number, without quotes"),
         ("r.yaml", "seed: '7'", "seed in r.yaml is the text '7'; give a whole number, without quotes"),

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from rankscope._base.command import read_from
-from rankscope._base.errors import UsageError
+from rankscope._base.errors import UsageError, closest
 from rankscope.cli.config_file import Given, read_options
 from rankscope.cli.option_values import check_text, shown_name, texts
 
@@ -61,8 +60,8 @@ def _keys(param: Any) -> list[str]:
 def _unknown(key: str, known: list[str]) -> str:
     if key in _NOT_IN_A_FILE:
         return f"--{key} belongs on the command line"
-    near = difflib.get_close_matches(key.replace("_", "-"), known, 1)
-    return f"there is no option {key!r}" + (f"; did you mean {near[0]!r}?" if near else "")
+    near = closest(key.replace("_", "-"), known)
+    return f"there is no option {key!r}" + (f"; did you mean {near!r}?" if near else "")
 
 
 def _check(name: str, found: Given, param: Any, wanted: Any) -> None:
