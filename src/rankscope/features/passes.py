@@ -156,6 +156,9 @@ def _logits(made: Any) -> Tensor:
     made = getattr(made, "logits", made)
     if not isinstance(made, Tensor) or made.ndim != 2:
         what = f"a tensor of shape {tuple(made.shape)}" if isinstance(made, Tensor) else type(made).__name__
-        raise ModelError(f"the model returns {what}; a collection needs logits (samples × classes)")
+        raise ModelError(
+            f"the model returns {what}; a collection needs logits (samples × classes): give a classifier, or measure "
+            "its layers with feature_rank (rankscope features)"
+        )
     # one output is that of a binary classifier: class 0 has the logit 0, as in ``linear_parts``
     return torch.cat([torch.zeros_like(made), made], 1) if made.shape[1] == 1 else made

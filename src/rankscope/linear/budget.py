@@ -25,8 +25,8 @@ _CONVOLUTION = 3.75  # cuDNN's workspace comes on top of a convolution's inputs 
 _PLAIN = (Tensor, nn.Parameter)  # others may have no memory to ask for
 
 
-MANY = {True: 768, False: 32}
-"""Tangents a chunk past which more are no faster where each is carried on a part of a map; by whether it is a GPU."""
+MANY = {True: 256, False: 32}
+"""Tangents a chunk where each is carried on a part of a map, by whether it is a GPU: more hold more, hardly faster."""
 
 
 class _LargestOperator(TorchDispatchMode):
