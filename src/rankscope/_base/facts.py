@@ -103,9 +103,10 @@ class FactKind(StrEnum):
     # seconds (expected)
     FULL_PLAN = "plan of a full Jacobian"
     NOT_RECORDED = "products not recorded"  # where, reason
-    SMALLER_CHUNK = "smaller chunk after memory ran out"  # where, chunk
+    SMALLER_CHUNK = "smaller chunk after memory ran out"  # where, chunk (0: as before), alone
     PRODUCTS_IN_FLOAT64 = "products in float64 for a small threshold"  # tolerance
     LEADING_COUNTED = "leading singular values computed"  # count
+    LEADING_NO_ROOM = "memory ran out for the leading singular values"
     NOT_FROM_MOMENTS = "not bounded by moments"  # names
     # features: measure is overall or balanced, answer a class
     AT_CHANCE = "accuracy at chance"  # accuracy, share, answer, measure, of (head or logits)

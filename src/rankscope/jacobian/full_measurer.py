@@ -315,9 +315,11 @@ class FullMeasurer(BatchMeasurer):
         self.chunk = max(self.chunk, work.chunk or 0)
         if work.replayed is not None and work.replayed.refused:
             yield Fact(FactKind.NOT_RECORDED, {"where": name, "reason": work.replayed.refused})
-        less = [products.chunk or 1 for products in pair.products if products.relieved]
-        if less:
-            yield Fact(FactKind.SMALLER_CHUNK, {"where": name, "chunk": min(less)})
+        less = [products.chunk or 1 for products in pair.products if products.pushes_less]
+        less += [] if self._passes is None else self._passes.less_at_once()
+        alone = any(products.pulls_less for products in pair.products)
+        if less or alone:
+            yield Fact(FactKind.SMALLER_CHUNK, {"where": name, "chunk": min(less, default=0), "alone": alone})
 
 
 def _mark(operator: SquaredMap) -> float | None:

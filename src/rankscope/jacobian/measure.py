@@ -35,6 +35,7 @@ from rankscope.jacobian.directions import Directions, several_sizes
 from rankscope.jacobian.full_measurer import full_settings
 from rankscope.jacobian.given import Given
 from rankscope.jacobian.kept_cut_points import KeptCutPoints
+from rankscope.jacobian.lack_of_memory import naming_what_needs_less
 from rankscope.jacobian.later_calls import LaterCalls
 from rankscope.jacobian.measurers import Measurers
 from rankscope.jacobian.profile import JacobianProfile, Layer
@@ -239,7 +240,7 @@ def jacobian_rank(
     shapes: list[tuple[int, ...]] = []
     if where.type == "cuda":
         torch.cuda.reset_peak_memory_stats(where)
-    with store, measuring(model, where):
+    with naming_what_needs_less(where, full=full is not None), store, measuring(model, where):
         if full is not None:
             kept = KeptCutPoints(store)
             cuts = None if company is None else SharedCutPoints(company, kept)

@@ -38,8 +38,6 @@ class Products(Matrix):
 
     replayed: Replayed | None = None
     """The product of all probes at once, where a GPU replays it."""
-    relieved: bool = False
-    """Whether memory ran out, so that fewer tangents are pushed at once."""
     together: Callable[[Tensor], Tensor | None] | None = None
     """J times columns that every cut point is asked for alike, where one push serves all of them."""
 
@@ -50,7 +48,6 @@ class Products(Matrix):
 
     def relieve(self) -> None:
         """Memory ran out: a smaller chunk has other kernels than those recorded."""
-        self.relieved = True
         if self.replayed is not None and not self.replayed.refused:
             self.replayed.refused = "memory ran out"
         super().relieve()

@@ -63,7 +63,9 @@ class PushedTogether:
             pushed = self.matrix.push(columns, rows).split(sizes)
         except NotCalledError:
             raise
-        except (RuntimeError, RankscopeError):  # a push to each cut point alone says what is wrong there
+        except (RuntimeError, RankscopeError) as error:  # a push to each cut point alone says what is wrong there
+            if is_out_of_memory(error):
+                self.matrix.pushes_less = True
             self.room = 0
             return None
         parts = {k: pushed[k].contiguous() for k in self.waiting}
@@ -184,8 +186,7 @@ class SharedPasses:
             raise
         except Exception as error:  # a trace of this sample runs the model's own code, which may raise anything
             raise_ours(error)
-            if not is_out_of_memory(error):  # the coefficients of this network alone may be too much
-                derivative.give_up_linearised(reason_of(error))
+            derivative.give_up_linearised(reason_of(error))  # which a lack of memory is too: its coefficients are many
             return None
         return here if derivative.is_the_model(here.point.outputs, shared[0], found, expected) else None
 
@@ -209,6 +210,13 @@ class SharedPasses:
         return _on_piece(other, self._shared[1])
 
     # ---- columns that are pushed to all cut points -------------------------------------------------------------------
+
+    def less_at_once(self) -> list[int]:
+        """Chunks of the pushes to all cut points that ran out of memory since this was last asked."""
+        found = [c.matrix.chunk or 1 for c in self._columns.values() if c.matrix.pushes_less]
+        for columns in self._columns.values():
+            columns.matrix.pushes_less = False
+        return found
 
     def together(self, place: int, *, exact: bool) -> Callable[[Tensor], Tensor | None] | None:
         """J times columns that every cut point is asked for alike; ``None`` where each has to be pushed to alone."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
@@ -28,6 +28,10 @@ class Matrix:
     runs out."""
     batched: bool = True
     """Whether cotangents are pulled together on a GPU, where one backward pass alone leaves most of it idle."""
+    pushes_less: bool = field(default=False, init=False)
+    """Whether memory ran out, so that fewer tangents are pushed at once."""
+    pulls_less: bool = field(default=False, init=False)
+    """The same of cotangents, which are pulled one by one since then."""
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -46,7 +50,8 @@ class Matrix:
                 if not is_out_of_memory(error) or chunk == 1 or self.map.method.whole:
                     raise
                 self.relieve()
-                self.chunk = chunk = chunk // 2
+                self.chunk, self.pushes_less = chunk // 2, True
+                chunk = self.chunk
             else:
                 start += chunk
         return torch.cat(parts).T if parts else columns.new_zeros(self.shape[0], 0)
@@ -55,7 +60,7 @@ class Matrix:
         """Jᵀ times (rows, r), shape (columns, r): one forward pass, and one backward pass per column or per few."""
         parts = cotangents.T.contiguous().split(self.sizes, 1)
         count = cotangents.shape[1]
-        together = max(self._chunk(count), 1) if self.batched and self.map.device.type == "cuda" else 1
+        together = self._together(count)
         try:
             found = self.map.pull(parts, together)
         except (RuntimeError, MeasurementError) as error:  # an operator without a rule for vmap, or too little memory
@@ -63,9 +68,13 @@ class Matrix:
                 raise
             if is_out_of_memory(error):
                 self.relieve()
+                self.pulls_less = True
             self.batched = False
             found = self.map.pull(parts)
         return found.reshape(count, -1).T
+
+    def _together(self, count: int) -> int:
+        return max(self._chunk(count), 1) if self.batched and self.map.device.type == "cuda" else 1
 
     def relieve(self) -> None:
         """Memory ran out: what is cached goes back to the device."""

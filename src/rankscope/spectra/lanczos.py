@@ -246,7 +246,7 @@ class LanczosProcess:
     def _step(self) -> None:
         k = self.taken
         probes, size = self._next.shape
-        if k % _BLOCK == 0:
+        if len(self._basis) * _BLOCK <= k:
             self._basis.append(torch.zeros(probes, _BLOCK, size, dtype=torch.float64, device=self._next.device))
         self._basis[-1][:, k % _BLOCK] = self._next
         residual = self.operator.again(self._next.T).T.contiguous()
@@ -255,18 +255,19 @@ class LanczosProcess:
         alpha = found[:, k]
         if k:
             found[:, k - 1] -= self._beta[-1]  # by symmetry it is the length of the last residual
-        self._removed_squared += (found[:, :k] ** 2).sum(1)
-        self._scale = torch.maximum(self._scale, alpha.abs() + length)
-        self._alpha.append(alpha)
-        self.steps += (~self.finished).to(torch.int64)
-        ends = length <= _INVARIANT * self._scale
+        scale = torch.maximum(self._scale, alpha.abs() + length)
+        ends = length <= _INVARIANT * scale
         if k + 1 == size:
             ends = torch.ones_like(ends)
-        self._removed_squared += torch.where(ends, length**2, 0.0)
+        removed = self._removed_squared + (found[:, :k] ** 2).sum(1) + torch.where(ends, length**2, 0.0)
         length = torch.where(ends, 0.0, length)
+        following = residual * torch.where(ends, 0.0, 1 / torch.where(ends, 1.0, length))[:, None]
+        steps, finished = self.steps + (~self.finished).to(torch.int64), self.finished | ends.cpu()
+        # all at once, so that a step that runs out of memory leaves those before it as they are
+        self._alpha.append(alpha)
         self._beta.append(length)
-        self._next = residual * torch.where(ends, 0.0, 1 / torch.where(ends, 1.0, length))[:, None]
-        self.finished |= ends.cpu()
+        self._scale, self._removed_squared, self._next = scale, removed, following
+        self.steps, self.finished = steps, finished
 
     def _orthogonalise(self, residual: Tensor) -> Tensor:
         """Subtract the components along the basis; returns them, shape (r, steps)."""

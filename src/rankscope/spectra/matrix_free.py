@@ -20,7 +20,7 @@ import numpy as np
 import torch
 
 from rankscope._base.checks import MemoryBudget, budget_of, choice_of, count_of, number_of, seed_of
-from rankscope._base.errors import UsageError, parameter
+from rankscope._base.errors import UsageError, is_out_of_memory, parameter
 from rankscope._base.facts import Fact, FactKind
 from rankscope.spectra.deflation import leading_part
 from rankscope.spectra.density import AnySpectrum, SpectralDensity
@@ -199,17 +199,23 @@ def _density(
 
     auto = settings.steps == "auto"
     asked = _MOST if settings.steps == "auto" else settings.steps
-    limit = min(asked, fits)
+    limit, ran_out = min(asked, fits), False
     while True:
-        process.extend(min((process.taken // _ROUND + 1) * _ROUND, limit) if auto else limit)
+        try:
+            process.extend(min((process.taken // _ROUND + 1) * _ROUND, limit) if auto else limit)
+        except RuntimeError as raised:
+            if not is_out_of_memory(raised) or not process.taken:
+                raise
+            limit, ran_out = process.taken, True  # the coefficients of these are whole
         wide = read().rank(tol).bracket
         ended = bool(process.finished.all())
         if ended or process.taken >= limit or (auto and wide <= settings.bracket):
             break
     reason = "memory" if limit < asked else ("limit" if auto else "asked")
+    reason = "ran out" if ran_out else reason
     reason = "invariant" if ended else ("bracket" if auto and wide <= settings.bracket else reason)
     values = {"steps": process.taken, "reason": reason, "bracket": wide, "tolerance": tol.name}
-    cut = reason in ("memory", "limit")
+    cut = reason in ("memory", "ran out", "limit")
     stopped = Fact(FactKind.LANCZOS_STEPS, {**values, "asked": settings.bracket if auto or cut else None}, caution=cut)
     found = read(stopped, Fact(FactKind.NOT_FROM_MOMENTS, {"names": ("effective_rank",)}))
     return _with_leading(found, process, operator, tol, settings, generator, budget)
@@ -229,16 +235,21 @@ def _with_leading(
     if not rank.certified or rank.lower == rank.upper or rank.value > _COUNTED:
         return found
     threshold = float(np.ldexp(rank.threshold, -found.exponent)) ** 2
-    part = leading_part(
-        process,
-        operator,
-        threshold,
-        generator=generator,
-        product_error=found.product_error,
-        failure=found.failure / 4,
-        products=2 * settings.probes * settings.expected_steps + 4 * _COUNTED,
-        budget=budget,
-    )
+    try:
+        part = leading_part(
+            process,
+            operator,
+            threshold,
+            generator=generator,
+            product_error=found.product_error,
+            failure=found.failure / 4,
+            products=2 * settings.probes * settings.expected_steps + 4 * _COUNTED,
+            budget=budget,
+        )
+    except RuntimeError as error:
+        if not is_out_of_memory(error):
+            raise
+        return replace(found, facts=(*found.facts, Fact(FactKind.LEADING_NO_ROOM)))
     if part is None:
         return found
     counted = Fact(FactKind.LEADING_COUNTED, {"count": len(part.values)})

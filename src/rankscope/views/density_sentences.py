@@ -16,10 +16,8 @@ def _steps(v: Values) -> str:
         return f"Lanczos stopped after {counted(v['steps'], 'step')}: {wide}, below the {v['asked']:.2%} asked for."
     if v["reason"] == "asked":
         return f"Lanczos took the {counted(v['steps'], 'step')} asked for; {wide}."
-    why = "memory budget" if v["reason"] == "memory" else "limit on steps"
-    return (
-        f"Lanczos stopped after {counted(v['steps'], 'step')} at the {why}: {wide}, not the {v['asked']:.2%} asked for."
-    )
+    why = {"memory": "at the memory budget", "ran out": "when memory ran out"}.get(v["reason"], "at the limit on steps")
+    return f"Lanczos stopped after {counted(v['steps'], 'step')} {why}: {wide}, not the {v['asked']:.2%} asked for."
 
 
 def _products(v: Values) -> str:
@@ -68,8 +66,9 @@ def _not_recorded(v: Values) -> str:
 
 
 def _smaller_chunk(v: Values) -> str:
-    pushed = f"{counted(v['chunk'], 'tangent')} {was(v['chunk'])} pushed at once"
-    return f"Memory ran out at {v['where']!r}. From there on {pushed}."
+    less = [f"{counted(v['chunk'], 'tangent')} {was(v['chunk'])} pushed at once"] if v["chunk"] else []
+    less += ["cotangents were pulled one by one"] if v.get("alone") else []
+    return f"Memory ran out at {v['where']!r}. From there on {joined(less)}."
 
 
 def _in_float64(v: Values) -> str:
@@ -81,6 +80,12 @@ def _leading(v: Values) -> str:
     return (
         f"The rank is low: {leading} computed and all others bounded, so at thresholds above that bound the rank is "
         "counted."
+    )
+
+
+def _no_room(v: Values) -> str:
+    return (
+        "Memory ran out before the leading singular values were computed one by one. The bounds come from the probes."
     )
 
 
@@ -97,5 +102,6 @@ DENSITY_SENTENCES: Sentences = {
     FactKind.SMALLER_CHUNK: _smaller_chunk,
     FactKind.PRODUCTS_IN_FLOAT64: _in_float64,
     FactKind.LEADING_COUNTED: _leading,
+    FactKind.LEADING_NO_ROOM: _no_room,
     FactKind.NOT_FROM_MOMENTS: _absent,
 }
