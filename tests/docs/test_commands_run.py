@@ -48,7 +48,7 @@ SHORTER = {
 }
 # what is parsed, but not begun
 PARSED = {
-    r"^rankscope demo$": "a minute; tests/demo runs it on smaller patches",
+    r"^rankscope demo( |$)": "a minute; tests/demo runs it on smaller patches",
     r"--device cuda": "needs a GPU",
     r"^torchrun ": "several processes; tests/jacobian and tests/features run them",
     r"--install-completion": "changes the settings of the reader's shell",

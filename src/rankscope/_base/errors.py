@@ -12,6 +12,7 @@ __all__ = [
     "CutPointError",
     "DataError",
     "DeviceError",
+    "GlyphWarning",
     "MeasurementError",
     "ModelError",
     "NotFetchedError",
@@ -37,6 +38,10 @@ _LONG = 200
 _CPU_ALLOCATOR = "DefaultCPUAllocator"
 _CUDA_MEMORY_ALLOCATION = 2  # cudaErrorMemoryAllocation
 _PARAMETER = re.compile(f"{_OPEN}([^{_VALUE}{_CLOSE}]+)(?:{_VALUE}([^{_CLOSE}]*))?{_CLOSE}")
+
+
+class GlyphWarning(UserWarning):
+    """A figure shows boxes, since no installed font has some letters."""
 
 
 class RankscopeError(Exception):

@@ -73,9 +73,10 @@ def figure_style() -> Iterator[None]:
 def new_figure(width: float, height: float, *, layout: Literal["constrained"] | None = "constrained") -> Figure:
     """A figure that no window manager knows of, so that nothing has to be closed."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(width, height), layout=layout)
+    from rankscope._base.glyphs import LetteredFigure
+
+    figure = LetteredFigure(figsize=(width, height), layout=layout)
     FigureCanvasAgg(figure)
     return figure
 

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from rankscope._base.command import running
-from rankscope._base.errors import OutputError, RankscopeError, first_line, lack_of_memory, type_and_line
+from rankscope._base.errors import GlyphWarning, OutputError, RankscopeError, first_line, lack_of_memory, type_and_line
 from rankscope.cli.interrupted import InterruptedRunError
 from rankscope.cli.launched import ToldElsewhereError, launched
 from rankscope.cli.stopping import Stopping
@@ -44,6 +44,10 @@ def _run(given: list[str], stopping: Stopping) -> int:
             if "--debug" not in given:
                 # what other packages deprecate is nothing the user of a command can mend
                 warnings.simplefilter("ignore")
+                warnings.simplefilter("always", GlyphWarning)
+                warnings.showwarning = lambda message, *_, **__: print(
+                    f"warning: {_one_line(str(message))}", file=sys.stderr
+                )
             code = _application().main(given, prog_name="rankscope", standalone_mode=False)
             if code == 130:  # newer typer turns an interrupt into this code
                 raise KeyboardInterrupt

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import re
-import warnings
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -48,9 +47,7 @@ def figure_of(axes: Axes, caption: str, *, name: str, narrow: Axes | None = None
 def _svg(axes: Axes, name: str) -> str:
     buffer = io.StringIO()
     figure: Any = axes.figure
-    with figure_style(), warnings.catch_warnings():
-        # the browser has fonts of its own: what matplotlib's have no letter for is drawn all the same
-        warnings.filterwarnings("ignore", message="Glyph .* missing from", category=UserWarning)
+    with figure_style():
         figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None})
     text = buffer.getvalue()
     svg = text[text.index("<svg") :].strip()
