@@ -360,10 +360,10 @@ def test_nothing_is_copied_that_is_not_kept(tmp_path, monkeypatch):
     monkeypatch.setattr(dataset_type, "__getitem__", lambda self, i: pytest.fail("a sample was read alone"))
     collect(network(), dataset, cut_points=["0"], out=tmp_path, batch_size=25)
     # one sample shows what a call leaves, whether it is random, whether its values decide what is computed, and that it
-    # is a sample; one pass as they come and seven of changed ones show that no two of 25 change each other (seven is
-    # the least n with C(n, n // 2) of 25 or more), and one more, and seven of
-    # one sample, that their places change nothing
-    sizes = [1] * 4 + [25] * 8 + [1] * 7 + [25] + [25] * 2
+    # is a sample; one pass as they come, and two whose operators are followed, of all and of one; seven changed ones
+    # show that no two of 25 change each other (seven is the least n with C(n, n // 2) of 25 or more), and one more, and
+    # seven of one sample, that their places change nothing
+    sizes = [1] * 4 + [25] * 2 + [1] + [25] * 7 + [1] * 7 + [25] + [25] * 2
     assert seen == [((n, 4, 6, 6), (n, 4)) for n in sizes]
 
 

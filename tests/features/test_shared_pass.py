@@ -249,3 +249,54 @@ def test_of_any_two_samples_one_pass_changes_the_first_alone(count: int) -> None
     changed = torch.stack(_patterns(count)).double()
     assert bool(((changed.T @ (1 - changed)) > 0).logical_or(torch.eye(count, dtype=torch.bool)).all())
     assert len(changed) <= 2 * int(np.ceil(np.log2(count)))
+
+
+class Crossed(nn.Module):
+    """The sum of a batch, or another number of it, is compared with a threshold that few samples cross."""
+
+    def __init__(self, kind: str) -> None:
+        super().__init__()
+        self.kind = kind
+        self.stem, self.mixed, self.head = nn.Linear(6, 6), nn.Identity(), nn.Linear(6, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = self.stem(x)
+        match self.kind:
+            case "sum":
+                h = h + (h.sum() > 99)
+            case "any":
+                h = h * (1 + (h > 20).any())
+            case "sort":
+                h = h + (h.sort(0).values - 20).relu()
+            case "earlier":
+                h = h + (h - 20).relu().cumsum(0)
+            case "array":
+                h = h + torch.from_numpy((h.detach().numpy().max(0) > 20).astype("float32"))
+            case "read in a batch":
+                h = h if len(h) == 1 or h.max() < 20 else h.flip(1)
+            case "number of samples":
+                h = h * (h < 4 * len(h))
+            case "smaller batch":
+                h = h if len(h) in (1, 8) else h - h.mean(0)
+            case "own":
+                h = h + (h.sum(1, keepdim=True) > 99)
+        return self.head(torch.tanh(self.mixed(h)))
+
+
+CROSSED = ["sum", "any", "sort", "earlier", "array", "read in a batch", "number of samples", "smaller batch"]
+
+
+@pytest.mark.parametrize("kind", [*CROSSED, "own"])
+def test_a_threshold_that_only_later_samples_cross(kind: str, tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    net, x = Crossed(kind).eval(), torch.randn(30, 6)
+    x[20] *= 60
+    rows = rows_alone(net, x, "mixed")
+    profile = rs.feature_rank(net, x, cut_points=["mixed"], batch_size=8)
+    collected = rs.collect(net, (x, torch.arange(30) % 4), out=tmp_path, cut_points=["mixed"], batch_size=8)
+    for facts in (profile.facts, collected.facts):
+        assert len(of_kind(facts, FactKind.CALLED_ALONE)) == (kind != "own")
+    wanted = covariance(rows)
+    # float32 layers of width six, and one sample sixty times as large as the others
+    np.testing.assert_allclose(profile["mixed"].covariance.singular_values, wanted, rtol=1e-4)
+    np.testing.assert_allclose(collected.logits.numpy(), rows_alone(net, x, "head"), atol=1e-4)

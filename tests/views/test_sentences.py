@@ -221,6 +221,7 @@ OTHERS: list[tuple[FactKind, dict[str, Any], str]] = [
     (FactKind.AT_CHANCE, {**VALUES[FactKind.AT_CHANCE], "measure": "balanced"}, "use the same class order."),
     (FactKind.KEPT_BY_CHANCE, {**VALUES[FactKind.KEPT_BY_CHANCE], "measure": "balanced"}, "a weak requirement."),
     (FactKind.NOT_MONOTONE, {"count": 1}, "1 larger number of components falls below"),
+    (FactKind.CALLED_ALONE, {"coupled": False, "undecided": "aten::histc"}, "change each other in aten::histc. Each"),
     (FactKind.CALLED_ALONE, {"coupled": True, "place": True}, "depends on the sample's place in a pass"),
     (FactKind.NOT_CALLED, {"names": tuple("abcde"), "counts": (1,) * 5, "total": 9}, "'c' (1) and 2 more"),
     *(

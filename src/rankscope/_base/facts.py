@@ -85,7 +85,7 @@ class FactKind(StrEnum):
     SEVERAL_TENSORS = "several tensors together"  # names, tensors (paths)
     LEFT_OUT = "returned and not part of the cut point"  # names, what
     ROWS_NOT_SAMPLES = "rows are not samples"  # names, shape (of the first, for one sample or two)
-    CALLED_ALONE = "each sample called alone"  # coupled; place: where a sample's place in the pass decides
+    CALLED_ALONE = "each sample called alone"  # coupled; place: its place in the pass decides; undecided
     CHOSEN_LATE = "layers that are cut points of later samples alone"  # names
     NO_ROWS = "called with no row of any sample"  # names
     CALLED_ONCE = "layers that one sample alone calls"  # names

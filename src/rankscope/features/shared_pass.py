@@ -5,9 +5,11 @@ samples of a pass change each other: statistics of the batch, a sequence module 
 that takes them for channels. Or what a sample gives depends on its place in the pass, or on how many share it: a
 position encoding that takes samples for steps. Then each sample is called alone, which is what a sample is here.
 
-Two samples far apart may be the only ones that change each other. So a whole batch is looked at, in passes that change
-some of its samples and leave the others: for any two there is one that changes the one and leaves the other. In one
-more pass each sample takes the next one's place, and some samples are looked at alone.
+It is decided by rule first: a pass of each number of samples is followed through its operators to what is computed of
+several samples (``followed_pass``), whatever the values. What the rules allow is looked at all the same. Two samples
+far apart may be the only ones that change each other. So a whole batch is looked at, in passes that change some of its
+samples and leave the others: for any two there is one that changes the one and leaves the other. In one more pass each
+sample takes the next one's place, and some samples are looked at alone.
 """
 
 from __future__ import annotations
@@ -23,6 +25,7 @@ from torch import Tensor, nn
 
 from rankscope._base.errors import RankscopeError
 from rankscope._base.facts import Fact, FactKind
+from rankscope.features.followed_pass import followed_pass
 from rankscope.slicing.apart import APART, worst_gap
 from rankscope.slicing.batches import run_forward, turned
 from rankscope.slicing.calls import Call
@@ -50,6 +53,7 @@ class SharedPass:
         self.facts: list[Fact] = []
         self._alone: dict[Any, bool] = {}
         self._most: dict[Any, int] = {}  # samples that were looked at together
+        self._followed: set[Any] = set()  # shapes, with a number of samples whose pass was followed
         self._looked = False
 
     def alone(self, call: Call) -> bool:
@@ -62,33 +66,47 @@ class SharedPass:
         """
         first, count = call.rows(0, 1, "a sample"), len(call)
         key = _shapes(first)
-        open_ = not self._alone.get(key, False) and count > self._most.get(key, 0)
-        # a single sample shows nothing of its neighbours, and the next one of its shape may come with some
-        if open_ and (count > 1 or not self._looked):
+        if self._alone.get(key, False):
+            return True
+        if count > self._most.get(key, 0):
+            # a single sample shows nothing of its neighbours, and the next one of its shape may come with some
+            if count == 1 and self._looked:
+                return False
             self._looked = True
             values = reads_values(first.x, lambda x: run_forward(self.model, replace(first, x=x), self.device))
             about = {"coupled": False} if values else self._company(call) if count > 1 else {}
             if about is None:  # the next batch of this shape decides; alone is right for this one in any case
                 return True
             if values or count > 1:
-                self._alone[key], self._most[key] = bool(about), count
-            fact = Fact(FactKind.CALLED_ALONE, about)
-            if about and fact not in self.facts:
-                self.facts.append(fact)
-        return self._alone.get(key, False)
+                self._most[key] = count
+        elif count > 1 and (key, count) not in self._followed:  # branches on the number of samples
+            about = followed_pass(call, self.outputs)
+        else:
+            return False
+        if count > 1:
+            self._followed.add((key, count))
+        self._alone[key] = bool(about)
+        fact = Fact(FactKind.CALLED_ALONE, about)
+        if about and fact not in self.facts:
+            self.facts.append(fact)
+        return self._alone[key]
 
     def look_again(self) -> None:
         """Further layers are measured: decide anew."""
         self._alone = {key: alone for key, alone in self._alone.items() if alone}
         self._most.clear()
+        self._followed.clear()
 
-    def _company(self, call: Call) -> dict[str, bool] | None:
+    def _company(self, call: Call) -> dict[str, Any] | None:
         """What a fact says of samples that have to be called alone; nothing where they can share a pass, and ``None``
         where no other values could be put beside them.
         """
         count = len(call)
         first, several = self._by_itself(call, 0), call.rows(0, count, "a batch")  # the first: it has to be a sample
         found = self._kept(several)
+        by_rule = followed_pass(call, self.outputs)
+        if by_rule:
+            return by_rule
         coupled = self._coupled(several, found)
         if coupled or coupled is None:
             return None if coupled is None else {"coupled": True}

@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-__all__ = ["reads_values"]
+__all__ = ["decides", "reads_values"]
 
 _READ = torch.Tag.data_dependent_output  # ``item``, ``bool``, ``equal``
 _SIZED = torch.Tag.dynamic_output_shape  # ``nonzero``, ``masked_select``, ``unique``
@@ -34,18 +34,23 @@ class _Follows(TorchDispatchMode):
         given = [t for t in tree_leaves((args, kwargs or {})) if isinstance(t, Tensor) and t.layout == torch.strided]
         of_input = [t for t in given if t.untyped_storage()._cdata in self._marked]
         if of_input:
-            self.found = _READ in func.tags or (_SIZED in func.tags and self._chooses(func, of_input))
+            self.found = decides(func, of_input)
             written = given if func._schema.is_mutable else []
             for tensor in [*tree_leaves(made), *written]:
                 if isinstance(tensor, Tensor) and tensor.layout == torch.strided:
                     self._marked[tensor.untyped_storage()._cdata] = tensor.untyped_storage()
         return made
 
-    @staticmethod
-    def _chooses(func: Any, of_input: list[Tensor]) -> bool:
-        # the shape of what integers index is theirs; Booleans choose as many rows as are true
-        indexed = func is torch.ops.aten.index.Tensor
-        return not indexed or any(t.dtype in (torch.bool, torch.uint8) for t in of_input)
+
+def decides(func: Any, of_input: list[Tensor]) -> bool:
+    """Whether an operator of tensors that come of the input makes a number, or a size, of their values."""
+    if _READ in func.tags:
+        return True
+    if _SIZED not in func.tags:
+        return False
+    # the shape of what integers index is theirs; Booleans choose as many rows as are true
+    indexed = func is torch.ops.aten.index.Tensor
+    return not indexed or any(t.dtype in (torch.bool, torch.uint8) for t in of_input)
 
 
 def reads_values(x: Tensor, run: Callable[[Tensor], Any]) -> bool:

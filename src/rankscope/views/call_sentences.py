@@ -100,6 +100,11 @@ def _called_alone(v: Values) -> str:
             "This model's output for a sample depends on the sample's place in a pass, or on the number of samples in "
             "it, as with a position encoding that treats samples as steps. Each sample was therefore called alone."
         )
+    if v.get("undecided"):
+        return (
+            "It is not known whether samples that share a pass of this model change each other in "
+            f"{v['undecided']}. Each sample was therefore called alone."
+        )
     if v.get("coupled"):
         return "Samples that share a pass of this model change each other. Each sample was therefore called alone."
     return "The model's computation depends on the values of a sample. Each sample was therefore called alone."
