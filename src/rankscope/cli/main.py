@@ -10,6 +10,7 @@ from typing import Any
 
 from rankscope._base.command import running
 from rankscope._base.errors import GlyphWarning, OutputError, RankscopeError, first_line, lack_of_memory, type_and_line
+from rankscope.cli.allocator import keep_freed_memory
 from rankscope.cli.interrupted import InterruptedRunError
 from rankscope.cli.launched import ToldElsewhereError, launched
 from rankscope.cli.stopping import Stopping
@@ -24,6 +25,8 @@ _LONGEST = 300
 def main(args: Sequence[str] | None = None) -> int:
     """Run the command line; returns 0, 1 (failure), 2 (usage), or 130, 143 or 129 (Ctrl-C, SIGTERM, SIGHUP)."""
     given = list(sys.argv[1:] if args is None else args) or ["--help"]
+    if args is None:  # the process is the command's own
+        keep_freed_memory()
     with Stopping(last=args is None) as stopping, tolerant_streams() as (output, _), running(["rankscope", *given]):
         try:
             code = _run(given, stopping)
