@@ -173,6 +173,8 @@ def test_the_scipy_operator(dtype: str) -> None:
     np.testing.assert_allclose(A.matmat(v), dense @ v, atol=accuracy)
     np.testing.assert_allclose(A.rmatmat(u), dense.T @ u, atol=accuracy)
     np.testing.assert_allclose(A.matvec(v[:, :1]), dense @ v[:, :1], atol=accuracy)
+    assert (A @ v[:, :0]).shape == (17, 0)
+    assert A.rmatmat(u[:, :0]).shape == (32, 0)
     np.testing.assert_allclose(A @ (v[:, 0] + 2j * v[:, 1]), dense @ (v[:, 0] + 2j * v[:, 1]), atol=accuracy)
     top = svds(A, k=3, return_singular_vectors=False, random_state=0)
     np.testing.assert_allclose(np.sort(top), np.linalg.svd(dense)[1][2::-1], rtol=100 * accuracy)
@@ -363,6 +365,8 @@ def test_what_is_refused() -> None:
         rs.linear_map(model, torch.randn(2, 2, 4, 4))
     with pytest.raises(rs.UsageError, match=r"x holds 3 samples; give one, such as x\[:1\]"):
         J.at(torch.randn(3, 2, 4, 4))
+    with pytest.raises(rs.ModelError, match=r"does not take torch.float32 inputs of shape \(1, 3, 4, 4\)"):
+        J.at(torch.randn(1, 3, 4, 4))
     with pytest.raises(rs.UsageError, match="dtype 'bfloat16' cannot be used to measure; give 'float32' or 'float64'"):
         J.in_dtype("bfloat16")
     with pytest.raises(rs.CutPointError, match="nothing"):

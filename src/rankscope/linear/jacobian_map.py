@@ -25,7 +25,7 @@ from rankscope.linear.returned import returned_facts
 from rankscope.linear.rows import row_numbers, split_rows
 from rankscope.linear.same_weights import SameWeights
 from rankscope.linear.scipy_view import linear_operator
-from rankscope.linear.tracing import traced_calls
+from rankscope.linear.tracing import at_home, traced_calls
 from rankscope.linear.vectors import vectors
 from rankscope.slicing import (
     ColumnsByShape,
@@ -37,6 +37,8 @@ from rankscope.slicing import (
     mode_facts,
     read_samples,
 )
+from rankscope.slicing.batches import run_forward
+from rankscope.slicing.precision import NARROW
 from rankscope.slicing.values import is_array
 from rankscope.slicing.wrapped import unwrapped
 from rankscope.views.sentences import phrase, sentence
@@ -342,6 +344,11 @@ class JacobianMap:
         """
         self._kept.weights.check()
         sample, _ = _one_sample(self._kept.model, x, self._kept.options)
+        home = at_home(self._kept.model, sample)
+        if sample.x.shape != self._sample.x.shape and home.x.dtype not in NARROW:
+            # where the model does not take this shape it says so itself, in its own precision
+            with measuring(self._kept.model, home.x.device):
+                run_forward(self._kept.model, home, home.x.device)
         return self._of(sample, self._derivative.settings)
 
     def in_dtype(self, dtype: DtypeLike) -> JacobianMap:

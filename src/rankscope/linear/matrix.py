@@ -60,6 +60,8 @@ class Matrix:
         """Jᵀ times (rows, r), shape (columns, r): one forward pass, and one backward pass per column or per few."""
         parts = cotangents.T.contiguous().split(self.sizes, 1)
         count = cotangents.shape[1]
+        if not count:
+            return cotangents.new_zeros(self.shape[1], 0)
         together = self._together(count)
         try:
             found = self.map.pull(parts, together)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
@@ -31,9 +32,10 @@ def linear_operator(matrix: Matrix, push: Product, pull: Product) -> LinearOpera
         if np.iscomplexobj(array):  # J is real
             whole = product(multiply, array.real) + 1j * product(multiply, array.imag)
             return np.asarray(whole)
-        columns = array.reshape(len(array), -1).astype(dtype)  # a copy, so that no product reads what SciPy overwrites
+        width = math.prod(array.shape[1:])  # SciPy may ask for no columns
+        columns = array.reshape(len(array), width).astype(dtype)  # a copy, since SciPy may overwrite its own
         found = multiply(torch.from_numpy(columns).to(matrix.map.device)).cpu().numpy()
-        return np.asarray(found.reshape(-1, *array.shape[1:]))
+        return np.asarray(found.reshape(len(found), *array.shape[1:]))
 
     make: Any = LinearOperator  # the class returns one of several of its own
     found: LinearOperator = make(
