@@ -88,15 +88,19 @@ class _Extent(TorchDispatchMode):
         super().__init__()
         self.entries = 0
         self.near = torch.zeros((), dtype=torch.bool, device=like.device)
+        self._given: set[int] = set()  # the memory of what was looked at when it was made
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         out = func(*args, **(kwargs or {}))
+        if getattr(func, "is_view", False):
+            return out
         name = func.name().split("::")[-1].split(".")[0].rstrip("_")
         taken, given = _numbers(_read(func, args, kwargs or {})), _numbers(out)
         if "empty" in name:  # whatever lay in memory
             return out
         self.entries += sum(t.numel() for t in given)
-        for t in (*taken, *given):
+        new = [t for t in taken if t.untyped_storage().data_ptr() not in self._given]  # weights, and the point itself
+        for t in (*new, *given):
             size = t.abs()
             self._see((size < _FAR) & (size > 0))
         if any(part in name for part in _DIVIDING):
@@ -105,6 +109,7 @@ class _Extent(TorchDispatchMode):
         if name in _MANY:
             for t in given:
                 self._see(t == 0)
+        self._given.update(t.untyped_storage().data_ptr() for t in given)
         return out
 
     def _see(self, where: Tensor) -> None:
@@ -129,7 +134,7 @@ class _Largest(TorchDispatchMode):
 def _read(func: Any, args: Any, kwargs: Any) -> list[Any]:
     """The arguments that an operator does not write to: those may be memory that nothing has filled."""
     schema = getattr(func, "_schema", None)
-    if schema is None:  # an operator that takes functions
+    if schema is None or not schema.is_mutable:
         return [*args, *kwargs.values()]
     named = {argument.name: argument.alias_info for argument in schema.arguments}
     given = [*zip(named, args, strict=False), *kwargs.items()]
