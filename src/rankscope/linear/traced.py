@@ -6,19 +6,15 @@ size, it is refused.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor, fx
-from torch._guards import TracingContext, tracing
-from torch._subclasses.fake_tensor import FakeTensorMode
-from torch.func import functionalize
-from torch.fx.experimental.proxy_tensor import make_fx
 from torch.overrides import TorchFunctionMode
 
 from rankscope.linear.assignments import moves, sets_data
 from rankscope.linear.folding import fold_normalisation
+from rankscope.linear.recorder import dtype_of, recorded
 from rankscope.linear.runner import Runner
 from rankscope.slicing import Sample
 
@@ -60,13 +56,6 @@ _DETACHING = (
 )
 
 
-def _written_down(function: Callable[[Tensor], Any], x: Tensor) -> Any:
-    """Its operators, on the tensors themselves. One mode for all that is noted of them halves the time that takes."""
-    context = TracingContext(FakeTensorMode(allow_fallback_kernels=True))
-    with tracing(context):
-        return make_fx(functionalize(function, remove="mutations"), _error_on_data_dependent_ops=False)(x)
-
-
 class TracedNetwork:
     """The operators between the input and the cut points, for inputs of one shape."""
 
@@ -76,17 +65,17 @@ class TracedNetwork:
 
         # values of constants may be read (a mask that is all ones, say); values of the input are refused below
         with _Detached() as detached:
-            self.module = _written_down(run, sample.x)
+            self.recorded = recorded(run, sample.x)
         if detached.assigned:
             raise NotImplementedError(_ASSIGNED)
         self._refuse_read_values(detached=detached.found)
         if any(_writes(n.target) for n in self._nodes("call_function")):
             # written by an operator's own decomposition, which ran below the first pass
-            self.module = _written_down(self.module, sample.x)
+            self.recorded = recorded(self.recorded, sample.x)
         self._replace_in_place()
-        self.module.graph.eliminate_dead_code()
-        self.constants = {n.name: _attribute(self.module, str(n.target)) for n in self._nodes("get_attr")}
-        self.nodes = list(self.module.graph.nodes)
+        self.recorded.graph.eliminate_dead_code()
+        self.constants = {n.name: self.recorded.constants[n.name] for n in self._nodes("get_attr")}
+        self.nodes = list(self.recorded.graph.nodes)
         written = [n for n in self._nodes("call_function") if _writes(n.target)]
         if written:  # the rules never look at what an operator writes into its arguments
             raise NotImplementedError(f"{written[0].target} stays in place after functionalisation")
@@ -96,7 +85,7 @@ class TracedNetwork:
         self.last_use = self._last_use()
 
     def _nodes(self, op: str) -> list[fx.Node]:
-        return [n for n in self.module.graph.nodes if n.op == op]
+        return [n for n in self.recorded.graph.nodes if n.op == op]
 
     @property
     def input(self) -> fx.Node:
@@ -119,9 +108,7 @@ class TracedNetwork:
                 raise NotImplementedError(f"the model reads a value that depends on the input ({node.target})")
             # the tag stands at every indexing; only masks among the indices make a size
             index = node.target in _INDEXING
-            masks = [
-                n for n in read if n is not node.args[0] and _is_mask(n.meta.get("val", n.meta.get("tensor_meta")))
-            ]
+            masks = [n for n in read if n is not node.args[0] and dtype_of(n) in _MASKS]
             if masks if index else torch.Tag.dynamic_output_shape in tags:
                 raise NotImplementedError(f"the model makes a size that depends on the input ({node.target})")
 
@@ -130,7 +117,7 @@ class TracedNetwork:
 
         Only where nothing reads the overwritten value afterwards; what remains is seen when the paths are compared.
         """
-        position = {n: i for i, n in enumerate(self.module.graph.nodes)}
+        position = {n: i for i, n in enumerate(self.recorded.graph.nodes)}
         for node in self._nodes("call_function"):
             target = node.target
             if not isinstance(target, torch._ops.OpOverload) or not target._schema.is_mutable:
@@ -147,7 +134,7 @@ class TracedNetwork:
 
     def _depends(self) -> set[str]:
         found = {self.input.name}
-        for node in self.module.graph.nodes:
+        for node in self.recorded.graph.nodes:
             if any(n.name in found for n in node.all_input_nodes):
                 found.add(node.name)
         return found
@@ -169,17 +156,8 @@ _INDEXING = tuple(
     for name in ("index", "index_put", "index_put_", "_unsafe_index")
     if hasattr(torch.ops.aten, name) and (name == "index" or "default" in getattr(torch.ops.aten, name).overloads())
 )
-
-
-def _is_mask(value: Any) -> bool:
-    return getattr(value, "dtype", None) in (torch.bool, torch.uint8)
+_MASKS = (torch.bool, torch.uint8)
 
 
 def _writes(target: Any) -> bool:
     return isinstance(target, torch._ops.OpOverload) and target._schema.is_mutable
-
-
-def _attribute(module: Any, name: str) -> Any:
-    for part in name.split("."):
-        module = getattr(module, part)
-    return module
