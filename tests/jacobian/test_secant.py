@@ -187,6 +187,25 @@ def test_a_kink_closer_than_the_shortest_step_is_no_leak() -> None:
     assert (fact.kind, fact["where"], round(fact["gap"], 2)) == (FactKind.LEAVES_COMPUTATION, "1", 0.1)
 
 
+def test_kinks_within_the_first_step_take_a_shorter_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Those of a ResNet-50 bend the first step by 6%: a second point, and its derivative, took ten times as long."""
+    from rankscope.linear import secant
+
+    x = torch.ones(1, 32)
+    moved = secant_direction(x[0])
+    kink = x - 1e-6 * float(x.norm()) / float(moved.norm()) * moved  # behind the image within the first step alone
+
+    def bent(t: Tensor) -> Tensor:
+        along = ((t - kink.to(t)) * moved.to(t)).sum() / (moved.to(t) ** 2).sum()
+        return t + torch.relu(-along) * moved.to(t) / 2
+
+    (fact,) = facts(nn.Sequential(Fn(bent), Fn(leak)), x, dtype="float64")
+    assert (fact.kind, fact["where"], round(fact["gap"], 2)) == (FactKind.LEAVES_COMPUTATION, "1", 0.1)
+    for name in ("_nearby", "_draws"):
+        monkeypatch.setattr(secant, name, lambda *_: pytest.fail("a second point was asked for"))
+    assert facts(nn.Sequential(Fn(bent)), x, dtype="float64") == []
+
+
 def test_the_direction_is_half_the_input() -> None:
     x = torch.randn(3, 8, 8)
     v = secant_direction(x)
