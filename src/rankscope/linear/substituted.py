@@ -14,7 +14,15 @@ import torch
 from torch import Tensor, nn
 
 from rankscope.linear.on_demand import OnDemand
-from rankscope.slicing import ModelState, outside_transforms, same_memory, same_numbers, version_of
+from rankscope.slicing import (
+    ModelState,
+    on_a_gpu,
+    outside_transforms,
+    same_at_once,
+    same_memory,
+    same_numbers,
+    version_of,
+)
 
 __all__ = ["Converted"]
 
@@ -118,10 +126,17 @@ class Converted:
         """Make the tensors what they are to be before a call: one that a call wrote into is made again."""
         thorough = 0 < self._calls < _THOROUGH
         with outside_transforms():
-            changed = [each for each in self._tensors if self._has_changed(each, state, thorough=thorough)]
+            same = same_at_once(map(self._again, self._tensors)) if thorough else [False] * len(self._tensors)
+            pairs = zip(self._tensors, same, strict=True)
+            changed = [each for each, known in pairs if self._has_changed(each, state, thorough=thorough and not known)]
         late, held = ([e for e in changed if isinstance(e.made, OnDemand) == on_demand] for on_demand in (True, False))
         _replace(late, self._on_demand)
         _replace(held, self._copy)
+
+    def _again(self, each: _Tensor) -> tuple[Tensor, Tensor | None]:
+        """A copy and what it is to be; nothing of one that is made anew in any case, or that is not on a GPU."""
+        late = isinstance(each.made, OnDemand) or not same_memory(each.made, each.data) or not on_a_gpu(each.made)
+        return each.made, None if late else self._convert(each.source)
 
     def _has_changed(self, each: _Tensor, state: ModelState | None, *, thorough: bool) -> bool:
         if isinstance(each.made, OnDemand):

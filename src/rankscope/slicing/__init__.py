@@ -35,15 +35,9 @@ from rankscope.slicing.guard import (
 from rankscope.slicing.mixing import Stretch
 from rankscope.slicing.precision import LowerPrecision, without_casts
 from rankscope.slicing.reader import Samples, read_samples
+from rankscope.slicing.same import on_a_gpu, same_at_once, same_memory, same_numbers, version_of
 from rankscope.slicing.sample import Sample, call_model
-from rankscope.slicing.state import (
-    ModelState,
-    guarded,
-    outside_transforms,
-    same_memory,
-    same_numbers,
-    version_of,
-)
+from rankscope.slicing.state import ModelState, guarded, outside_transforms
 from rankscope.slicing.trace import ModuleCall, Trace, trace
 
 __all__ = [
@@ -82,9 +76,11 @@ __all__ = [
     "mode_facts",
     "no_script",
     "observing",
+    "on_a_gpu",
     "on_this_path",
     "outside_transforms",
     "read_samples",
+    "same_at_once",
     "same_memory",
     "same_numbers",
     "select",

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from rankscope.slicing.capture import OUTPUT, capture
 from rankscope.slicing.members import members
-from rankscope.slicing.state import version_of
+from rankscope.slicing.same import version_of
 from rankscope.slicing.trace import Trace
 
 __all__ = ["called"]

@@ -25,16 +25,14 @@ from torch.utils._python_dispatch import _disable_current_modes
 from rankscope._base.errors import ModelError
 from rankscope.slicing.fingerprints import fingerprint
 from rankscope.slicing.generators import GeneratorState, generator_of
+from rankscope.slicing.same import same_at_once, same_memory, same_numbers, version_of
 
 __all__ = [
     "ModelState",
     "guarded",
     "kept_state",
     "outside_transforms",
-    "same_memory",
-    "same_numbers",
     "set_aside",
-    "version_of",
 ]
 
 _LARGE = 2**30  # bytes of parameters; beyond this fingerprints are kept, and a model that changes them is refused
@@ -52,6 +50,21 @@ class _Kept:
     held: Any
     read: Callable[[], Any]
     write: Callable[[Any], object]
+    live: dict[Any, Any] | None = None
+    """The dictionary itself, where it is one, and what all of it held: a look at these alone mostly is enough."""
+    keys: tuple[Any, ...] = ()
+    values: tuple[Any, ...] = ()
+
+    @property
+    def untouched(self) -> bool:
+        """Without a loop in Python and without a copy: a network has a thousand of these, looked at every call."""
+        live = self.live
+        return (
+            live is not None
+            and len(live) == len(self.keys)
+            and all(map(is_, live.values(), self.values))
+            and all(map(is_, live, self.keys))
+        )
 
 
 class _KeptTensor:
@@ -69,8 +82,8 @@ class _KeptTensor:
         self.grad = tensor.grad if self.leaf else None
         self.grad_data = None if self.grad is None else self.grad.detach()
 
-    def restore(self, *, thorough: bool) -> bool:
-        """Put the values back; whether they had changed."""
+    def restore(self, *, thorough: bool, same: bool = False) -> bool:
+        """Put the values back; whether they had changed. ``same``: a comparison shows no change."""
         if self.leaf:
             self._restore_gradient()
         moved = not same_memory(self.tensor, self.data)
@@ -81,7 +94,7 @@ class _KeptTensor:
             return False
         if moved:
             self.tensor.data = self.data
-        changed = self._changed()
+        changed = not same and self._changed()
         if changed and self.values is None:
             raise ModelError(
                 f"the forward pass changes {self.name!r}, and of more than {_LARGE / 2**30:g} GiB of weights no copy "
@@ -159,7 +172,7 @@ class ModelState:
             self._keep(name, value.copy(), lambda: value, lambda held: value.__setitem__(..., held), [])
         elif isinstance(value, dict):
             members = [(f"{name}[{key!r}]", member) for key, member in value.items()]
-            self._keep(name, dict(value), lambda: value, lambda held: _refill(value, held), members)
+            self._keep(name, dict(value), lambda: value, lambda held: _refill(value, held), members, live=value)
         elif isinstance(value, list | deque | set):
             self._keep(name, value.copy(), lambda: value, lambda held: _refill(value, held), [(name, m) for m in value])
         elif isinstance(value, tuple | frozenset):
@@ -167,7 +180,7 @@ class ModelState:
         elif isinstance(getattr(value, "__dict__", None), dict) and not type(value).__module__.startswith("torch."):
             inner = vars(value)
             members = [(f"{name}.{key}", member) for key, member in inner.items()]
-            self._keep(name, dict(inner), lambda: inner, lambda held: _refill(inner, held), members)
+            self._keep(name, dict(inner), lambda: inner, lambda held: _refill(inner, held), members, live=inner)
 
     def _module(self, name: str, module: nn.Module) -> None:
         def own() -> dict[str, Any]:
@@ -182,12 +195,13 @@ class ModelState:
 
         held = own()
         start = name + "." if name else ""
-        self._keep(name, held, own, write, [(start + k, v) for k, v in held.items() if k not in _REGISTRIES])
+        members = [(start + k, v) for k, v in held.items() if k not in _REGISTRIES]
+        self._keep(name, held, own, write, members, live=vars(module))
         for registry in _REGISTRIES:
             inner = held.get(registry)
             if isinstance(inner, dict):
                 members = [(start + k, v) for k, v in inner.items()]
-                self._keep(name, dict(inner), partial(_itself, inner), partial(_refill, inner), members)
+                self._keep(name, dict(inner), partial(_itself, inner), partial(_refill, inner), members, live=inner)
 
     def _keep(
         self,
@@ -196,8 +210,10 @@ class ModelState:
         read: Callable[[], Any],
         write: Callable[[Any], object],
         members: list[tuple[str, Any]],
+        live: dict[Any, Any] | None = None,
     ) -> None:
-        self._kept.append(_Kept(name, held, read, write))
+        whole = {} if live is None else live
+        self._kept.append(_Kept(name, held, read, write, live, tuple(whole), tuple(whole.values())))
         self._later(members)
 
     def _later(self, members: list[tuple[str, Any]]) -> None:
@@ -217,6 +233,8 @@ class ModelState:
         self._compared |= once
         self._calls += call
         for kept in self._kept:
+            if kept.untouched:
+                continue
             now = kept.read()
             if not _same(now, kept.held):
                 self.changed.update(_differences(kept.name, now, kept.held))
@@ -225,9 +243,10 @@ class ModelState:
                 kept.write(kept.held)
         lost: ModelError | None = None
         with outside_transforms():
-            for t in self._tensors:
+            same = same_at_once((t.data, t.values) for t in self._tensors) if thorough else [False] * len(self._tensors)
+            for t, unchanged in zip(self._tensors, same, strict=True):
                 try:
-                    if t.restore(thorough=once if t.mark is not None else thorough):
+                    if t.restore(thorough=once if t.mark is not None else thorough, same=unchanged):
                         self.changed.add(t.name)
                 except ModelError as error:  # the others can be put back
                     lost = lost or error
@@ -306,29 +325,6 @@ def outside_transforms() -> Iterator[None]:
     """
     with _disable_current_modes(), torch._C._DisableFuncTorch(), torch._C.DisableTorchFunction(), torch.no_grad():
         yield
-
-
-def version_of(tensor: Tensor) -> int:
-    """How often a tensor was written to, as torch counts; tensors of inference mode are not counted."""
-    return 0 if tensor.is_inference() else tensor._version
-
-
-def same_memory(tensor: Tensor, data: Tensor) -> bool:
-    """Whether two tensors of one form hold their numbers in one place."""
-    if tensor is data:
-        return True
-    if tensor.shape != data.shape or tensor.dtype != data.dtype or tensor.layout != data.layout:
-        return False
-    return tensor.layout != torch.strided or tensor.data_ptr() == data.data_ptr()
-
-
-def same_numbers(a: Tensor, b: Tensor) -> bool:
-    """The same bits as far as a comparison sees them; NaN equals NaN."""
-    if a.layout != torch.strided or a.is_quantized:
-        return a.is_quantized or same_numbers(*(t.to_dense() for t in (a, b)))
-    if a.is_meta:  # the form of a network whose weights are given to every call: it holds no numbers
-        return a.shape == b.shape
-    return torch.equal(a, b) or bool(((a == b) | ((a != a) & (b != b))).all())
 
 
 def _itself(container: Any) -> Any:

@@ -22,8 +22,8 @@ from rankscope.slicing.members import Path, every_member, members, objects, real
 from rankscope.slicing.mixing import MixingGraph, Stretch, mixing_before
 from rankscope.slicing.one_sample import call_failed
 from rankscope.slicing.paths import Paths, Place
+from rankscope.slicing.same import version_of
 from rankscope.slicing.sample import Sample, call_model
-from rankscope.slicing.state import version_of
 
 __all__ = ["ModuleCall", "Trace", "trace"]
 
