@@ -66,7 +66,7 @@ def draw(profiles: dict[str, rs.JacobianProfile], path: Path) -> None:
         left, right = figure.subplots(1, 2)
         for name, profile in profiles.items():
             profile.plot(ax=left, label=name, colour=KINDS[name])
-        left.set_title("rank over depth, tolerance paper", loc="left")
+        left.set_title("rank over depth, tolerance: paper", loc="left")
         draw_spectra(profiles["trained"], right)
         figure.savefig(path, dpi=180)
 

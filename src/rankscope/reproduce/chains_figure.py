@@ -45,6 +45,6 @@ def draw_chain(values: pd.DataFrame, letter: str, title: str, tolerance: str, wi
     ax.set_xlabel("number of FC layers")
     ax.set_ylabel("rank or dimension")
     ax.set_title(f"({letter}) {title}", loc="left")
-    ax.legend(title=f"tolerance {tolerance}", title_fontsize=7)
+    ax.legend(title=f"tolerance: {tolerance}", title_fontsize=7)
     figure: Any = ax.figure
     return figure

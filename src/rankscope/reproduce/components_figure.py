@@ -35,7 +35,7 @@ def draw_components(values: pd.DataFrame, tolerance: str, limit: int) -> Figure:
     ax.tick_params(axis="x", length=0)
     ax.set_xlim(-0.6, len(values) - 0.4)
     ax.set_ylabel("dimensions")
-    ax.set_title(f"tolerance {tolerance}", loc="left")
+    ax.set_title(f"tolerance: {tolerance}", loc="left")
     ax.legend(ncols=5, loc="lower right", bbox_to_anchor=(1.0, 1.0), columnspacing=0.9, handlelength=1.2)
     figure: Any = ax.figure
     return figure

@@ -51,7 +51,7 @@ def draw_ranks(
             spread_drawn = True
     ax.set_xlabel(f"the i-th layer of {words}")
     ax.set_ylabel("partial rank")
-    ax.set_title(f"({letter}) {words}, tolerance {as_printed}, background {background}", loc="left")
+    ax.set_title(f"({letter}) {words}, tolerance: {as_printed}, background: {background}", loc="left")
     ax.set_xlim(0.4, shown["index"].max() + 0.6)
     whole_ticks(ax)
     ax.set_ylim(0, shown["max" if bar == "mean" else "rank"].max() * 1.22 + 1)
