@@ -71,7 +71,7 @@ def test_clsdim(collected: Path, tmp_path: Path, capsys: pytest.CaptureFixture[s
     assert f"classification dimension    {record['dimension']} of 64" in text
     assert str(tmp_path / "new") in text
     assert {p.name for p in (tmp_path / "new").iterdir()} == {
-        "clsdim.json", "clsdim.csv", "clsdim-curve.csv", "clsdim.png", "clsdim.svg",
+        "clsdim.json", "clsdim.csv", "clsdim-curve.csv", "clsdim.png", "clsdim.svg", "clsdim.html",
     }  # fmt: skip
     curve = list(csv.DictReader((tmp_path / "new" / "clsdim-curve.csv").open()))
     assert len(curve) == 64

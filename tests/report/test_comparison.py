@@ -230,7 +230,8 @@ def test_the_command(tmp_path, profiles):
     done = CliRunner().invoke(app, ["compare", *paths, "--same-images", "--out", str(tmp_path / "out")])
     assert done.exit_code == 0, done.output
     assert "jacobian_rank" in done.output
-    assert {p.name for p in (tmp_path / "out").iterdir()} == {f"comparison.{k}" for k in ("json", "csv", "png", "svg")}
+    kinds = ("json", "csv", "png", "svg", "html")
+    assert {p.name for p in (tmp_path / "out").iterdir()} == {f"comparison.{kind}" for kind in kinds}
     table = pd.read_csv(tmp_path / "out" / "comparison.csv")
     assert table["value"].tolist() == [v for layer in rs.compare(profiles).layers for v in layer.values]
 

@@ -18,6 +18,7 @@ from torch import nn
 
 import rankscope as rs
 from rankscope.report import profile_page
+from rankscope.report.comparison_page import comparison_page
 from rankscope.report.deficit_page import deficit_page
 from rankscope.report.page import Page
 
@@ -89,9 +90,17 @@ def dependent() -> Page:
     return deficit_page(rs.independence_deficit(logits, labels, class_names=names, permutations=3))
 
 
+@functools.cache
+def compared() -> Page:
+    torch.manual_seed(0)
+    layers = [f"encoder_layer_with_a_long_name_{k:02d}" for k in range(30)]
+    runs = {name: rs.feature_rank({n: torch.randn(30, 5) for n in layers}, progress=False) for name in ("a", "日本語")}
+    return comparison_page(rs.compare(runs))
+
+
 @needs_chromium
 @pytest.mark.parametrize("scheme", ["light", "dark"])
-@pytest.mark.parametrize("page", [deep, dependent])
+@pytest.mark.parametrize("page", [deep, dependent, compared])
 def test_a_page_on_a_desk_and_on_a_phone(page: Any, scheme: str, tmp_path: Path) -> None:
     text = html.escape(page().html())
     frames = "".join(

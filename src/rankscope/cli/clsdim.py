@@ -58,6 +58,7 @@ def clsdim_command(
     from rankscope.cli.results import print_result, write_result
     from rankscope.cli.run_data import check_labelled, read_run
     from rankscope.features import classification_dimension
+    from rankscope.report.feature_section import classification_page
 
     where = device_of(device)
     found = read_run(run, array="features", labels=labels, head=head_file)
@@ -82,5 +83,7 @@ def clsdim_command(
         )
         record = {**result.to_dict(), **found.about}
         tables = {"clsdim": result.table(), "clsdim-curve": result.curve_table()}
-        write_result(folder, "clsdim", record, tables, result.plot())
-    print_result(result, record, folder, "clsdim", "clsdim-curve.csv", as_json=as_json)
+        data = found.about.get("data")
+        page = classification_page(result, model=found.about.get("model"), data=None if data is None else str(data))
+        write_result(folder, "clsdim", record, tables, result.plot(), page=page)
+    print_result(result, record, folder, "clsdim", "clsdim-curve.csv", "clsdim.html", as_json=as_json)

@@ -90,6 +90,7 @@ def collect_command(
     from rankscope.cli.source import Source, progress
     from rankscope.features import collect, feature_rank
     from rankscope.features.shards import ShardStore
+    from rankscope.report.feature_section import feature_page
     from rankscope.views.sentences import note, sentence
 
     count_of(num_workers, "num_workers", least=0, most=_MOST_WORKERS)
@@ -133,7 +134,8 @@ def collect_command(
         write_result(out, "collection", about, {"samples": _samples(found)}, None)
         profile = feature_rank(found, reduce="pool") if found.moments and len(found) > 1 else None
         if profile is not None:
-            write_result(out, "features", profile.to_dict(), {"features": profile.table()}, profile.plot())
+            page = feature_page(profile, model=loaded.name, data=about["data"], facts=facts)
+            write_result(out, "features", profile.to_dict(), {"features": profile.table()}, profile.plot(), page=page)
     if as_json:
         print(as_json_text(about))
         return
@@ -145,7 +147,9 @@ def collect_command(
     print_facts((*cautions, *facts))
     if profile is not None:
         print(profile)
-    print_written(out, "collection.json", "samples.csv", *(["features"] if profile is not None else []))
+    print_written(
+        out, "collection.json", "samples.csv", *(["features", "features.html"] if profile is not None else [])
+    )
 
 
 def _shard_size(samples: int) -> int:

@@ -38,7 +38,7 @@ def compare_command(
         ),
     ] = None,
     out: Annotated[
-        Path | None, typer.Option(help="Folder for comparison.json, .csv, .png and .svg.", show_default=False)
+        Path | None, typer.Option(help="Folder for comparison.json, .csv, .png, .svg and .html.", show_default=False)
     ] = None,
     seed: Annotated[int, typer.Option(help="Seed of the bootstrap.")] = 0,
     as_json: JsonOption = False,
@@ -49,6 +49,7 @@ def compare_command(
     from rankscope.cli.results import print_result, write_result
     from rankscope.cli.saved_runs import saved_run
     from rankscope.report import compare
+    from rankscope.report.comparison_page import comparison_page
 
     found = compare(
         {str(path): saved_run(path) for path in runs} if len(set(runs)) == len(runs) else [*map(saved_run, runs)],
@@ -59,5 +60,7 @@ def compare_command(
     record = found.to_dict()
     if out is not None:
         with FolderLock(out):
-            write_result(out, "comparison", record, {"comparison": found.table()}, found.plot())
-    print_result(found, record, out, "comparison", as_json=as_json)
+            write_result(
+                out, "comparison", record, {"comparison": found.table()}, found.plot(), page=comparison_page(found)
+            )
+    print_result(found, record, out, "comparison", "comparison.html", as_json=as_json)

@@ -60,7 +60,6 @@ def deficit_command(
 ) -> None:
     """Find the classes of a collected run whose logits other classes determine, and write a page to search them."""
     from rankscope._base.checks import device_of
-    from rankscope._base.files import write_whole
     from rankscope.cli.results import print_result, write_result
     from rankscope.cli.run_data import check_labelled, read_run
     from rankscope.deficit import independence_deficit
@@ -96,9 +95,9 @@ def deficit_command(
         )
         record = {**table.to_dict(), **about}
         shown = most_dependent(table)
-        write_result(folder, "deficit", record, {"deficit": table.table()}, table.plot(shown.index), index=True)
         page = deficit_page(table, model=about["model"], source=str(about["data"]))
-        write_whole(folder / "deficit.html", page.html())
+        axes = table.plot(shown.index)
+        write_result(folder, "deficit", record, {"deficit": table.table()}, axes, index=True, page=page)
     if print_result(table, record, folder, "deficit", "deficit.html", as_json=as_json):
         print(f"figure: class {shown.name}; search all classes in {folder / 'deficit.html'}")
 

@@ -130,6 +130,7 @@ def features_command(
     from rankscope.features.feature_rank import measured_features
     from rankscope.features.reduction import check_reduce
     from rankscope.features.sources import Skipped, as_dataset, skipped_lines
+    from rankscope.report.feature_section import feature_page
     from rankscope.views.sentences import sentence
 
     chosen: Any = reduce or "flatten"
@@ -162,7 +163,10 @@ def features_command(
             "skipped": [vars(one) for one in skipped],
             "notes": [*profile.notes, *map(sentence, facts)],
         }
-        write_result(folder, "features", record, {"features": profile.table()}, profile.plot())
+        page = feature_page(profile, model=loaded.name, data=record["data"], facts=facts)
+        write_result(folder, "features", record, {"features": profile.table()}, profile.plot(), page=page)
     heading = f"{loaded.name}, {loaded.weights}; features: {chosen}"
     lines = skipped_lines(skipped)
-    print_result(f"{heading}\n{profile}", record, folder, "features", as_json=as_json, said=facts, lines=lines)
+    print_result(
+        f"{heading}\n{profile}", record, folder, "features", "features.html", as_json=as_json, said=facts, lines=lines
+    )

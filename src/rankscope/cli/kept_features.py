@@ -15,6 +15,7 @@ from rankscope.cli.array_files import ARRAY_FILES, read_arrays
 from rankscope.cli.results import print_result, write_result
 from rankscope.cli.run_data import check_labelled, read_run
 from rankscope.features import feature_rank
+from rankscope.report.feature_section import feature_page
 
 __all__ = ["measure_kept"]
 
@@ -83,9 +84,10 @@ def measure_kept(
     folder = out if out is not None else folder
     record = {**profile.to_dict(), **about, "notes": [*profile.notes, *notes]}
     with FolderLock(folder):
-        write_result(folder, "features", record, {"features": profile.table()}, profile.plot())
+        page = feature_page(profile, model=about["model"], data=about["data"], facts=as_facts(notes))
+        write_result(folder, "features", record, {"features": profile.table()}, profile.plot(), page=page)
     said = f"{about['model'] or run}; features: {profile[0].reduce}\n{profile}"
-    print_result(said, record, folder, "features", as_json=as_json, said=as_facts(notes))
+    print_result(said, record, folder, "features", "features.html", as_json=as_json, said=as_facts(notes))
 
 
 def _array(path: Path) -> torch.Tensor:

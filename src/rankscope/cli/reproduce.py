@@ -91,7 +91,9 @@ def reproduce_command(
     debug: DebugOption = False,
 ) -> None:
     """Measure a figure or table of the paper again and compare it with the printed values."""
+    from rankscope._base.files import write_whole
     from rankscope.reproduce import reproduce, reproduce_all
+    from rankscope.reproduce.page import reproduction_page
 
     folder = out if out is not None else Path("runs/reproduce") / name
     asked: dict[str, Any] = {
@@ -127,6 +129,9 @@ def reproduce_command(
         ) from None
     finally:
         report.close()
+    for one in found.values():
+        where = folder / one.name if name == "all" else folder
+        write_whole(where / "report.html", reproduction_page(one).html())
     _show(found, folder, name == "all", as_json)
     if failure is not None:
         raise failure
@@ -140,4 +145,4 @@ def _show(found: dict[str, Any], folder: Path, several: bool, as_json: bool) -> 
     for one in found.values():
         print(one)
         where = folder / one.name if several else folder
-        print(f"written: {one.name}.pdf, .png, .csv, .json, comparison.csv, comparison.md in {where}")
+        print(f"written: {one.name}.pdf, .png, .csv, .json, comparison.csv, comparison.md, report.html in {where}")

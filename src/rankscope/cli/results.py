@@ -19,6 +19,8 @@ from rankscope.views.sentences import note
 if TYPE_CHECKING:
     import pandas as pd
 
+    from rankscope.report import Page
+
 __all__ = ["as_json_text", "print_facts", "print_result", "print_written", "write_figure", "write_result"]
 
 _KINDS = ("json", "csv", "png", "svg")
@@ -40,14 +42,20 @@ def write_result(
     axes: Any,
     *,
     index: bool = False,
+    page: Page | None = None,
 ) -> None:
-    """``name.json`` with a checksum, one CSV for each of ``tables`` (by file name), ``name.png`` and ``name.svg``."""
+    """``name.json`` with a checksum, one CSV for each of ``tables`` (by file name), ``name.png`` and ``name.svg``.
+
+    A ``page`` is ``name.html``.
+    """
     make_folder(folder)
     write_json(folder / f"{name}.json", {**record, **said()})
     for stem, table in tables.items():
         write_whole(folder / f"{stem}.csv", csv_text(table, index=index))
     if axes is not None:
         write_figure(folder, name, lambda: axes)
+    if page is not None:
+        write_whole(folder / f"{name}.html", page.html())
 
 
 def write_figure(folder: Path, name: str, plot: Callable[[], Any]) -> None:

@@ -6,7 +6,6 @@ from rankscope._base.style import narrow_axes
 from rankscope.monitor.watched import WatchedRun
 from rankscope.report import Figure, Finding, Page, Section, Table, figure_of
 from rankscope.views.phrases import capital
-from rankscope.views.sentences import sentence
 from rankscope.views.watch_figure import heat_map_height
 from rankscope.views.watch_text import metric_name, watched_findings
 
@@ -18,7 +17,7 @@ def watched_page(run: WatchedRun, *, title: str, weights_of: str = "") -> Page:
     steps = [step.step for step in run.steps]
     found = watched_findings({m: run.values(m) for m in run.metrics}, run.layers, steps, run.unit)
     said = [Finding(text) for text in found]
-    said += [Finding(sentence(fact), "caution" if fact.caution else "meaning") for fact in run.facts]
+    said += [Finding.of(fact) for fact in run.facts]
     section = Section(
         title=title,
         lead=f"Model: {weights_of}. Checkpoints: {run.folder}." if weights_of else f"Checkpoints: {run.folder}.",
@@ -27,7 +26,7 @@ def watched_page(run: WatchedRun, *, title: str, weights_of: str = "") -> Page:
         tables=(*(_table(run, metric) for metric in run.metrics), _checkpoints(run)),
         provenance={name: str(value) for name, value in run.provenance.get("versions", {}).items()},
     )
-    return Page(title, (section,), footer=f"rankscope {run.provenance.get('versions', {}).get('rankscope', '')}.")
+    return Page.of(section, run.provenance.get("versions", {}))
 
 
 def _figures(run: WatchedRun, metric: str) -> tuple[Figure, Figure]:

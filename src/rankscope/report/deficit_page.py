@@ -14,7 +14,6 @@ from rankscope.report.sentences import Finding
 from rankscope.report.table import Share
 from rankscope.views.deficit_text import exact_reasons
 from rankscope.views.phrases import counted, own_verb
-from rankscope.views.sentences import sentence
 
 if TYPE_CHECKING:
     from rankscope.deficit import ClassDependency, DependencyTable
@@ -37,7 +36,7 @@ def deficit_page(table: DependencyTable, *, model: str | None = None, source: st
     """One table, one page."""
     of = f" of {model}" if model else ""
     section = deficit_section(table, title=f"Independence deficit{of}", source=source)
-    return Page(section.title, (section,), footer=f"rankscope {table.versions.get('rankscope', '')}.")
+    return Page.of(section, table.versions)
 
 
 def deficit_section(
@@ -92,7 +91,7 @@ def deficit_findings(table: DependencyTable) -> Iterator[Finding]:
     trivial = Counter(r.trivial for r in table if r.trivial)
     why = exact_reasons(table.n_classes, table.logit_rank, table.feature_dimension)
     for fact in table.facts:
-        yield Finding(sentence(fact), "caution" if fact.caution else "meaning")
+        yield Finding.of(fact)
     for reason in sorted(trivial):
         yield Finding(
             f"{trivial[reason]:,} of {total} are exact combinations of the others: {why[reason]}.",

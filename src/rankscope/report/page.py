@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import datetime
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
@@ -28,6 +28,11 @@ class Page:
     sections: Sequence[Section]
     lead: str = ""
     footer: str = ""
+
+    @classmethod
+    def of(cls, section: Section, versions: Mapping[str, str]) -> Page:
+        """One measurement, one page; ``versions`` are those that it was made with."""
+        return cls(section.title, (section,), footer=f"rankscope {versions.get('rankscope', '')}.")
 
     @property
     def _script(self) -> bool:

@@ -33,7 +33,7 @@ _CONVENTIONS = ("paper", "reference", "torch")
 def profile_page(profile: JacobianProfile) -> Page:
     """One profile, one page."""
     section = profile_section(profile)
-    return Page(section.title, (section,), footer=f"rankscope {profile.versions.get('rankscope', '')}.")
+    return Page.of(section, profile.versions)
 
 
 def profile_section(profile: JacobianProfile, *, title: str | None = None, name: str = "profile") -> Section:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from rankscope._base.facts import FactKind, of_kind
+from rankscope._base.facts import Fact, FactKind, of_kind
 from rankscope.views.against_random import MEANING
 from rankscope.views.phrases import counted, first_few, joined, number, own_verb, span
 from rankscope.views.sentences import phrase, sentence
@@ -31,6 +31,11 @@ class Finding:
 
     text: str
     kind: Literal["finding", "caution", "meaning"] = "finding"
+
+    @classmethod
+    def of(cls, fact: Fact) -> Finding:
+        """A fact as its sentence."""
+        return cls(sentence(fact), "caution" if fact.caution else "meaning")
 
 
 def findings(profile: JacobianProfile) -> list[Finding]:

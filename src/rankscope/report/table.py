@@ -7,10 +7,13 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from decimal import Decimal
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rankscope._base.csv_text import csv_text
 from rankscope._base.text import one_line
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 __all__ = ["Share", "Table"]
 
@@ -46,6 +49,12 @@ class Table:
     meaning: str = ""
     search: bool = False
 
+    @classmethod
+    def of(cls, frame: pd.DataFrame, caption: str, *, folded: bool = False) -> Table:
+        """A table of pandas: its columns by their names in words, what is missing as a dash."""
+        rows = [[_plain(value) for value in row] for row in frame.itertuples(index=False, name=None)]
+        return cls(caption, [str(name).replace("_", " ") for name in frame.columns], rows, folded=folded)
+
     def cells(self) -> list[list[tuple[str, bool]]]:
         """Text of every cell, and whether it is flush right. The numbers of a column have equally many decimals."""
         columns = list(zip(*self.rows, strict=True))
@@ -63,6 +72,13 @@ class Table:
 
         rows = [[one_line(v) if isinstance(v, str) else v for v in row] for row in self.rows]
         return csv_text(pd.DataFrame(rows, columns=[one_line(name) for name in self.head], dtype=object))
+
+
+def _plain(value: Any) -> Any:
+    value = value.item() if hasattr(value, "item") else value
+    if value is None or (isinstance(value, float) and math.isnan(value)):
+        return None
+    return value if isinstance(value, bool | int | float | str) else str(value)
 
 
 def _numeric(texts: Sequence[str]) -> bool:

@@ -1,0 +1,144 @@
+"""Feature dimensions, and what a classifier uses of them, as sections of a page and as pages of their own."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from rankscope._base.facts import Fact
+from rankscope._base.style import narrow_axes
+from rankscope.report.figures import figure_of
+from rankscope.report.page import Page
+from rankscope.report.section import Section
+from rankscope.report.sentences import Finding
+from rankscope.report.table import Table
+from rankscope.views.phrases import counted
+
+if TYPE_CHECKING:
+    from rankscope.features import ClassificationDimension, FeatureProfile
+
+__all__ = ["classification_page", "classification_section", "feature_page", "feature_section"]
+
+_HEAD = ("layer", "width", "PCA dimension", "effective rank", "participation ratio", "stable rank", "limited by")
+
+
+def feature_page(profile: FeatureProfile, *, model: str | None, data: str | None, facts: Iterable[Fact] = ()) -> Page:
+    """One profile, one page; ``facts`` are those of the data."""
+    title = f"Feature dimension{_of(model)}"
+    lead = f"Feature maps become rows by {profile[0].reduce}." + _data(data)
+    return Page.of(
+        feature_section(profile, title=title, lead=lead, facts=facts), profile.provenance.get("versions", {})
+    )
+
+
+def classification_page(found: ClassificationDimension, *, model: str | None, data: str | None) -> Page:
+    """One result, one page."""
+    section = classification_section(found, title=f"Classification dimension{_of(model)}", lead=_data(data).strip())
+    return Page.of(section, found.provenance.get("versions", {}))
+
+
+def _of(model: str | None) -> str:
+    return f" of {model}" if model else ""
+
+
+def _data(data: str | None) -> str:
+    return f" Data: {data}." if data else ""
+
+
+def feature_section(
+    profile: FeatureProfile,
+    *,
+    title: str = "Feature dimension of every layer",
+    lead: str = "",
+    samples: str = "sample",
+    facts: Iterable[Fact] = (),
+    name: str = "features",
+) -> Section:
+    """How many dimensions the features span. ``samples`` is the word for one, ``facts`` are those of the data."""
+    layers = list(profile)
+    first, last = layers[0], layers[-1]
+    widest = max(layers, key=lambda layer: layer.participation_ratio)
+    limited = [layer.name for layer in layers if layer.limited_by == "samples"]
+    among = [first] if len(layers) == 1 else [first, last]
+    spans = " and ".join(f"{layer.pca_dimension:,} of {layer.width:,} at {layer.name}" for layer in among)
+    found = [
+        Finding(
+            f"Features span {spans.replace(' at ', ' dimensions at ', 1)} (PCA dimension over "
+            f"{counted(first.samples, samples)})."
+        ),
+        Finding(
+            f"The participation ratio, which counts the directions with most of the variance, is "
+            f"{widest.participation_ratio:.1f} at {widest.name}"
+            + (f", its largest value, and {last.participation_ratio:.1f} at {last.name}." if widest != last else ".")
+        ),
+    ]
+    if limited:
+        found.append(
+            Finding(
+                f"At {', '.join(limited)} the number of {samples}s, not the network, limits the PCA dimension. More "
+                f"{samples}s would raise it.",
+                "caution",
+            )
+        )
+    rows = [
+        (x.name, x.width, x.pca_dimension, x.effective_rank, x.participation_ratio, x.stable_rank, x.limited_by)
+        for x in layers
+    ]
+    return Section(
+        title=title,
+        lead=lead,
+        findings=[*found, *map(Finding.of, (*profile.facts, *facts))],
+        figures=(
+            figure_of(
+                profile.plot(),
+                "Dimensions of the features of every layer, over depth.",
+                name=name,
+                narrow=profile.plot(ax=narrow_axes()),
+            ),
+        ),
+        tables=(
+            Table("Feature dimension of every layer", _HEAD, rows),
+            Table.of(profile.table(), "Every number", folded=True),
+        ),
+        provenance={
+            "PCA dimension": "eigenvalues of the covariance of at least eps32·width·largest",
+            **_versions(profile.provenance),
+        },
+    )
+
+
+def classification_section(
+    found: ClassificationDimension,
+    *,
+    title: str = "Classification dimension",
+    lead: str = "",
+    more: Sequence[Finding] = (),
+    name: str = "components",
+) -> Section:
+    """How many components of the final features the classifier needs; ``more`` follows the first sentence."""
+    score, form = ("score", ".4g") if found.classes is None else ("accuracy", ".1%")
+    interval = "." if found.interval is None else "; the 95% bootstrap interval is {} to {}.".format(*found.interval)
+    caption = f"{score.capitalize()} over the number of components; the dot is the first crossing."
+    curve = found.curve_table().rename(columns={"k": "components", "top1": score, "kept": "share kept"})
+    return Section(
+        title=title,
+        lead=lead,
+        findings=[
+            Finding(
+                f"{found.dimension} of {found.ambient} components keep {found.keep:.0%} of the {score} "
+                f"({found.accuracy:{form}} of {found.full_accuracy:{form}}){interval}"
+            ),
+            *more,
+            *map(Finding.of, found.facts),
+        ],
+        figures=(figure_of(found.plot(), caption, name=name, narrow=found.plot(ax=narrow_axes())),),
+        tables=(
+            Table.of(found.table(), "Classification dimension"),
+            Table.of(curve, f"{score.capitalize()} at every number of components", folded=True),
+        ),
+        provenance={k: str(v) for k, v in found.provenance.items() if k != "versions"} | _versions(found.provenance),
+    )
+
+
+def _versions(provenance: Mapping[str, Any]) -> dict[str, str]:
+    return {"versions": ", ".join(f"{name} {version}" for name, version in provenance.get("versions", {}).items())}
