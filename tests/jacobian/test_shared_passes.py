@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import weakref
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -16,6 +17,7 @@ import rankscope as rs
 from rankscope._base.facts import FactKind
 from rankscope.jacobian.products import products_of
 from rankscope.jacobian.shared_passes import PushedTogether, SharedPasses
+from rankscope.linear.at_point import AtPoint
 from rankscope.linear.derivative import Derivative, Settings
 from rankscope.linear.kinks import SamePiece
 from rankscope.linear.linear_map import LinearMap
@@ -201,6 +203,30 @@ def test_a_trace_that_is_not_the_model_at_a_sample_is_given_up(monkeypatch: pyte
     # the error of float32 products would be a thousandth of σ₁, were they the bent ones
     assert np.abs(found["3"].spectra[0].singular_values - sigma).max() <= 1e-5 * sigma[0]
     assert swept["3"].spectra[0].rank().value == found["3"].spectra[0].rank().value
+
+
+def test_coefficients_are_held_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Those that the checks of the first sample took serve its products; a further sample takes its own."""
+    made: list[weakref.ref[AtPoint]] = []
+    plain = AtPoint.__init__
+
+    def counted(self: AtPoint, *args: Any, **options: Any) -> None:
+        made.append(weakref.ref(self))
+        plain(self, *args, **options)
+
+    monkeypatch.setattr(AtPoint, "__init__", counted)
+    model = _net()
+    with _prepared(model, _x()) as passes:
+        map = passes.work(2)
+        assert isinstance(map.traced, TracedHere)
+        assert [ref() for ref in made] == [map.traced.point]
+        column = torch.eye(20)[:1]
+        expected = passes.derivative.plain(passes.sample).of_place(2).push(column)
+        torch.testing.assert_close(map.push(column), expected)
+        other = SharedPasses(passes.derivative, Sample(_x() + 1, "input 1"), 2**24, range(2))
+        assert other._traced is not None
+        assert [ref() is not None for ref in made] == [True, True]
+        torch.testing.assert_close(map.push(column), expected)
 
 
 def test_the_given_up_trace_is_named(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -85,7 +85,13 @@ class Linearised:
 
     def here(self, runner: Runner, sample: Sample) -> TracedHere:
         """The same at this sample alone, for a caller who records whole products."""
-        return TracedHere(AtPoint(self._network(runner, sample), sample.x, replay=False))
+        network = self._network(runner, sample)
+        point = self._points.pop((tuple(sample.x.shape), None), None)
+        self._point = None  # coefficients are held once: those of the checks serve where they are of this sample
+        if point is None or point.moved or point.at is not sample.x:
+            del point
+            point = AtPoint(network, sample.x, replay=False)
+        return TracedHere(point)
 
     def _push(
         self, runner: Runner, sample: Sample, tangents: Tensor, rows: Rows, region: Region | None
