@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.func import jvp, vmap
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
+from rankscope.linear import traced
 from rankscope.linear.layer_rules import _by_rows
 from rankscope.linear.matrix_rules import _both, _both_by_rows, _rows_first
 from rankscope.linear.rule import Call
@@ -175,3 +176,18 @@ def test_which_layouts_join() -> None:
     assert not _rows_first(plain, torch.zeros(5, 3, 6, 7))
     assert _rows_first(heads, torch.zeros(5, 3, 6, 7))
     assert _rows_first(plain, keys)
+
+
+def test_a_write_of_no_number_needs_no_second_trace(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The mean of a map of channels that lie last, as Swin's is, ends with ``as_strided_``."""
+    traces = []
+    plain = traced.recorded
+
+    def counted(*args: Any) -> Any:
+        traces.append(plain(*args))
+        return traces[-1]
+
+    monkeypatch.setattr(traced, "recorded", counted)
+    x = torch.randn(1, 4, 5, 3, generator=G, dtype=torch.float64)
+    check(lambda t: nn.functional.adaptive_avg_pool2d(t.tanh().permute(0, 3, 1, 2), 1).flatten(1), x)
+    assert len(traces) == 1

@@ -6,6 +6,7 @@ size, it is refused.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -69,10 +70,11 @@ class TracedNetwork:
         if detached.assigned:
             raise NotImplementedError(_ASSIGNED)
         self._refuse_read_values(detached=detached.found)
+        self._replace_in_place(lambda target: target is torch.ops.aten.as_strided_.default)
         if any(_writes(n.target) for n in self._nodes("call_function")):
             # written by an operator's own decomposition, which ran below the first pass
             self.recorded = recorded(self.recorded, sample.x)
-        self._replace_in_place()
+        self._replace_in_place(_writes)
         self.recorded.graph.eliminate_dead_code()
         self.constants = {n.name: self.recorded.constants[n.name] for n in self._nodes("get_attr")}
         self.nodes = list(self.recorded.graph.nodes)
@@ -112,15 +114,16 @@ class TracedNetwork:
             if masks if index else torch.Tag.dynamic_output_shape in tags:
                 raise NotImplementedError(f"the model makes a size that depends on the input ({node.target})")
 
-    def _replace_in_place(self) -> None:
+    def _replace_in_place(self, kind: Callable[[Any], bool]) -> None:
         """Composite operators (recurrent cells) write in place below functionalisation: take the functional twin.
 
         Only where nothing reads the overwritten value afterwards; what remains is seen when the paths are compared.
+        ``kind`` chooses: ``as_strided_`` writes no number, only where a tensor's own are, and needs no second trace.
         """
         position = {n: i for i, n in enumerate(self.recorded.graph.nodes)}
         for node in self._nodes("call_function"):
             target = node.target
-            if not isinstance(target, torch._ops.OpOverload) or not target._schema.is_mutable:
+            if not isinstance(target, torch._ops.OpOverload) or not _writes(target) or not kind(target):
                 continue
             written = node.args[0] if node.args else None
             twin = getattr(torch.ops.aten, target._opname.removesuffix("_"), None)
