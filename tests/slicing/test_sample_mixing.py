@@ -27,6 +27,19 @@ def _in_a_thread(x: Tensor) -> Tensor:
         return pool.submit(lambda: x + (x.sum(0) > WIDE)).result()
 
 
+@torch.library.custom_op("rankscope_sample_mixing::neighbour", mutates_args={"seen"})
+def _neighbour(x: Tensor, seen: Tensor) -> Tensor:
+    """Returns a new tensor and writes into another beside it."""
+    seen.fill_(1)
+    return (x.roll(1, 0) - WIDE).relu()
+
+
+def _written_in_a_list(x: Tensor) -> Tensor:
+    into = torch.zeros(x.shape)
+    torch._foreach_add_([into], [(x.roll(1, 0) - WIDE).relu()])
+    return x + into
+
+
 MIXED: dict[str, Callable[[Tensor], Tensor]] = {
     "sum": lambda x: x + (x.sum() > WIDE),
     "any": lambda x: x + (x > WIDE).any(),
@@ -67,6 +80,14 @@ MIXED: dict[str, Callable[[Tensor], Tensor]] = {
     "singular vectors": lambda x: x + (torch.linalg.svd(x)[1] > WIDE).sum(),
     "distances": lambda x: x + (torch.cdist(x, x) > WIDE).any(1, keepdim=True),
     "reshaped": lambda x: (x.reshape(6, 5) - WIDE).relu().T + x[:, :6],
+    "custom operator that writes": lambda x: x + _neighbour(x, torch.zeros(1)),
+    "list that is written": _written_in_a_list,
+    "statistics that are written": lambda x: (
+        x
+        + torch.ops.aten._native_batch_norm_legit(x, None, None, torch.zeros(6), torch.ones(6), True, 0.1, 1e-5)[0].gt(
+            WIDE
+        )
+    ),
     "other function": lambda x: x + torch.vmap(lambda r: r.sum(), in_dims=1)(x).gt(WIDE),
 }
 LEFT: dict[str, Callable[[Tensor], Tensor]] = {

@@ -131,12 +131,14 @@ class _Origins(TorchDispatchMode):
         held = {t.untyped_storage()._cdata for t in given if t.layout == torch.strided}
         results = [t for t in tree_leaves(made) if isinstance(t, Tensor)]
         written = [
-            bound[a.name]
+            tensor
             for a in func._schema.arguments
-            if a.alias_info is not None and a.alias_info.is_write and isinstance(bound.get(a.name), Tensor)
+            if a.alias_info is not None and a.alias_info.is_write
+            for tensor in tree_leaves(bound.get(a.name))
+            if isinstance(tensor, Tensor)
         ]
         fresh = [t for t in results if t.layout != torch.strided or t.untyped_storage()._cdata not in held]
-        targets = written or fresh
+        targets = [*fresh, *written]
         if not targets or torch.Tag.inplace_view in func.tags:  # views, and those that become one
             return
         unknown = rule is None or any(t.layout != torch.strided or t.is_nested for t in [*given, *targets])
