@@ -10,6 +10,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
 from rankscope.slicing.sample_mixing import Mixing, mixing_of
 
@@ -88,13 +89,16 @@ MIXED: dict[str, Callable[[Tensor], Tensor]] = {
             WIDE
         )
     ),
+    "histogram": lambda x: x + (torch.histc(x, 3, -WIDE, WIDE)[2] > 29),
+    "bilinear": lambda x: x + (nn.Bilinear(6, 6, 6)(x, x.flip(0)) > WIDE),
+    "packed steps": lambda x: x + (nn.GRU(6, 6)(pack_padded_sequence(x[:, None], torch.tensor([5])))[0].data > WIDE),
     "other function": lambda x: x + torch.vmap(lambda r: r.sum(), in_dims=1)(x).gt(WIDE),
 }
 LEFT: dict[str, Callable[[Tensor], Tensor]] = {
     "NumPy": lambda x: x + torch.from_numpy(x.numpy().sum(0)).gt(WIDE),
     "list": lambda x: x + (torch.tensor(x.tolist()).sum() > WIDE),
     "thread": _in_a_thread,
-    "histogram": lambda x: x + (torch.histc(x, 3, -WIDE, WIDE)[0] > 0),
+    "eigenvalues": lambda x: x + torch.linalg.eigvals(x[:, :5]).real.sum().gt(WIDE),
 }
 APART: dict[str, Callable[[Tensor], Tensor]] = {
     "linear": lambda x: nn.Linear(6, 3)(x),
@@ -114,6 +118,14 @@ APART: dict[str, Callable[[Tensor], Tensor]] = {
     ),
     "LSTM": lambda x: nn.LSTM(2, 4, batch_first=True)(x.reshape(5, 3, 2))[0],
     "GRU": lambda x: nn.GRU(2, 4, 2, batch_first=True, bidirectional=True)(x.reshape(5, 3, 2))[0],
+    "packed": lambda x: pad_packed_sequence(
+        nn.LSTM(2, 4, batch_first=True)(
+            pack_padded_sequence(x.reshape(5, 3, 2), torch.tensor([1, 3, 2, 3, 1]), True, enforce_sorted=False)
+        )[0],
+        batch_first=True,
+    )[0],
+    "bilinear": lambda x: nn.Bilinear(3, 3, 4)(x[:, :3], x[:, 3:]),
+    "histogram of each": lambda x: torch.stack([row.histc(3, -2, 2) for row in x]),
     "pool": lambda x: F.max_pool2d(x.reshape(5, 1, 2, 3), 2),
     "mean of a map": lambda x: F.adaptive_avg_pool2d(x.reshape(5, 1, 2, 3), 1),
     "token of each": lambda x: x.reshape(5, 3, 2)[torch.arange(5), x.reshape(5, 3, 2)[..., 0].argmax(-1)],

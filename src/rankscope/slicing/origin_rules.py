@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from rankscope.slicing import origin_places as places
+from rankscope.slicing import origin_steps as steps
 from rankscope.slicing import origin_sums as sums
 from rankscope.slicing.origin_call import Called, Rule
 from rankscope.slicing.origins import merged
@@ -55,12 +56,19 @@ def _rules() -> dict[str, Rule]:
     add("baddbmm", sums.product("batch1", "batch2", "self"))
     add("addmv", sums.product("mat", "vec", "self"))
     add("_cdist_forward", sums.distances)
-    add("convolution cudnn_convolution mkldnn_convolution _convolution convolution_overrideable", sums.convolution)
+    add("_trilinear", sums.trilinear)
+    add("histc", sums.counted)
+    add("convolution _convolution convolution_overrideable mkldnn_convolution", sums.convolution)
+    add("cudnn_convolution cudnn_convolution_relu cudnn_convolution_transpose", sums.convolution)
+    add("miopen_convolution miopen_convolution_relu miopen_convolution_transpose", sums.convolution)
     add("_scaled_dot_product_flash_attention_for_cpu _scaled_dot_product_flash_attention", sums.attention)
     add("_scaled_dot_product_efficient_attention _scaled_dot_product_cudnn_attention", sums.attention)
-    add("_scaled_dot_product_attention_math", sums.attention)
-    add("mkldnn_rnn_layer", sums.recurrent)
-    add("_thnn_fused_lstm_cell _thnn_fused_gru_cell", sums.fused_cell)
+    add("_scaled_dot_product_attention_math _scaled_dot_product_fused_attention_overrideable", sums.attention)
+    add("mkldnn_rnn_layer", steps.recurrent)
+    add("_cudnn_rnn miopen_rnn", steps.cudnn_recurrent)
+    add("_thnn_fused_lstm_cell _thnn_fused_gru_cell", steps.fused_cell)
+    add("_pack_padded_sequence", steps.packed)
+    add("_pad_packed_sequence", steps.unpacked)
     add("embedding", places.embedding)
     add("gather index_select", places.gather)
     add("scatter scatter_add scatter_reduce index_add index_copy index_fill", places.scattered)

@@ -1,4 +1,4 @@
-"""Codes (``origins``) where an operator computes a number from many: sums, norms, products, recurrent layers."""
+"""Codes (``origins``) where an operator computes a number from many: sums, norms, products, convolutions, attention."""
 
 from __future__ import annotations
 
@@ -12,17 +12,17 @@ __all__ = [
     "attention",
     "batch_norm",
     "convolution",
+    "counted",
     "distances",
-    "fused_cell",
     "grid_sampled",
     "group_norm",
     "last",
     "layer_norm",
     "matrices",
     "product",
-    "recurrent",
     "reduced",
     "rest_unknown",
+    "trilinear",
     "unfolded",
 ]
 
@@ -94,12 +94,29 @@ def distances(call: Called) -> Tensor:
     return merged(over(a, [-1]), over(b, [-1]).transpose(-1, -2))
 
 
+def trilinear(call: Called) -> Tensor:
+    """Three tensors, each with new dimensions, multiplied by broadcasting and summed over some dimensions."""
+    found = []
+    for k in ("1", "2", "3"):
+        codes, new = call.of("i" + k), call.given["expand" + k]
+        for dim in sorted(d % (codes.ndim + len(new)) for d in new):
+            codes = codes.unsqueeze(dim)
+        found.append(over(codes, call.given["sumdim"]))
+    return merged(*found).squeeze([d % found[0].ndim for d in call.given["sumdim"]])
+
+
+def counted(call: Called) -> Tensor:
+    """How many numbers there are of each kind: each count may come of any of them."""
+    codes = call.of("self")
+    return over(codes, range(codes.ndim)).reshape(-1)[:1]
+
+
 def convolution(call: Called) -> Tensor:
-    x, weight, made = call.of("input"), call.of("weight"), call.made[0]
+    x, weight, made = call.of("input", "self"), call.of("weight"), call.made[0]
     groups = int(call.given.get("groups") or 1)
     x = over(x, range(2, x.ndim)).reshape(len(x), groups, -1)
     own = over(x, [2]).squeeze(2).repeat_interleave(made.shape[1] // groups, 1)
-    if call.given.get("transposed"):
+    if call.given.get("transposed", call.func._schema.name.endswith("_transpose")):
         weight = over(weight, range(2, weight.ndim)).reshape(groups, -1, weight.shape[1])
         by = over(weight, [1]).reshape(1, -1)
     else:
@@ -122,21 +139,6 @@ def attention(call: Called) -> list[Tensor]:
     first = merged(*parts)
     rest = [first.new_full((), MIXED) for _ in call.made[1:]]  # logarithms of sums, for a backward pass
     return [first, *rest]
-
-
-def recurrent(call: Called) -> list[Tensor]:
-    """One direction of a kernel's recurrent layer: (steps, samples, width), and states (samples, width)."""
-    samples = over(call.of("input"), [0, 2]).squeeze(0)
-    states = [call.codes(call.given[k]) for k in ("hx_", "cx_", "hx", "cx") if call.given.get(k) is not None]
-    weights = [call.codes(call.given[k]) for k in ("weight0", "weight1", "weight2", "weight3")]
-    own = merged(samples, *(over(one.reshape(-1, one.shape[-1]), [1]) for one in states))
-    own = merged(own, *(over(one, range(one.ndim)).reshape(1, 1) for one in weights))
-    fits = [made.shape[-2:-1] == own.shape[:1] for made in call.made]
-    return [own if fit else own.new_full((), MIXED) for fit in fits]
-
-
-def fused_cell(call: Called) -> Tensor:
-    return merged(*(over(code, [-1]) if code.ndim == 2 else over(code, [0])[None] for code in call.every()))
 
 
 def matrices(call: Called) -> list[Tensor]:
