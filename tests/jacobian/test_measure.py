@@ -553,6 +553,27 @@ def test_tangents_of_zero_are_held_against_reverse_mode(wrong: str | None, zero:
         assert (error == 1) == (wrong == "zero")
 
 
+def test_what_one_pass_shows_takes_no_second(monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a GPU a pass of a deep network takes some 40 ms of the host, whatever its arithmetic takes."""
+    from rankscope.linear.runner import Runner
+
+    passes = 0
+    plain = Runner.returned
+
+    def counted(self: Runner, *args: Any, **options: Any) -> Any:
+        nonlocal passes
+        passes += 1
+        return plain(self, *args, **options)
+
+    monkeypatch.setattr(Runner, "returned", counted)
+    net = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.GELU(), nn.Flatten(), nn.Linear(144, 5)).eval()
+    profile = rs.jacobian_rank(net, torch.randn(1, 3, 8, 8), columns=rs.Patch(4), progress=False)
+    assert profile.method.kind is FactKind.LINEARISED
+    # one for what the sample calls; the method, the trace, casts, reverse mode; float64: casts, the method, two of the
+    # function check; what a call leaves; the certificate: the piece, in float64 too, and its tangents
+    assert passes == 13
+
+
 def test_a_zero_jacobian_has_rank_zero() -> None:
     net = nn.Sequential(nn.Linear(4, 3), nn.ReLU(), nn.Linear(3, 2)).eval()
     with torch.no_grad():

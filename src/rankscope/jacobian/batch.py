@@ -120,11 +120,10 @@ class BatchMeasurer:
         reference = self._compared(sample)
         if reference is None or takes_tensors(sample):
             return 1
-        single = self.runner.outputs(sample, sample.x)
         row = self.settings.columns.count(tuple(sample.x.shape[1:])) * sample.x.element_size()
-        stored = sum(o.numel() for o in single) * row
+        stored = self.derivative.rows * row
         half = self.settings.budget // 2
-        each = bytes_per_tangent(self.runner, sample, linear=False)
+        each = self.derivative.workspace or bytes_per_tangent(self.runner, sample, linear=False)
         fits = min(self.settings.budget // _SHARE // max(stored, 1), half // each)  # one tangent of every image
         # in float64, all probes and the image itself
         reference.abreast = max(min(half // (2 * (PROBES + 1) * each), _ABREAST), 1)

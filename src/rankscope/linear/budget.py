@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
@@ -60,11 +60,17 @@ def _memory(tensor: Tensor) -> int:
     return tensor.untyped_storage().data_ptr() if tensor.layout == torch.strided and type(tensor) in _PLAIN else 0
 
 
-def bytes_per_tangent(runner: Runner, sample: Sample, *, linear: bool) -> int:
-    """Estimated workspace of one tangent, from the largest operator of one plain forward pass."""
+def bytes_per_tangent(runner: Runner, sample: Sample, *, linear: bool, run: Callable[[], object] | None = None) -> int:
+    """Estimated workspace of one tangent, from the largest operator of one plain forward pass.
+
+    ``run`` makes the pass, where one is made for another reason.
+    """
     convolution = _CONVOLUTION if runner.device.type == "cuda" else 1.0
     with _LargestOperator(convolution, runner.weights.in_place) as seen:
-        runner.outputs(sample, sample.x)
+        if run is None:
+            runner.outputs(sample, sample.x)
+        else:
+            run()
     return max(int((_SAFETY_LINEAR if linear else _SAFETY) * seen.bytes), 1)
 
 

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import math
+from contextlib import nullcontext
 
 import torch
 from torch import Tensor
 
 from rankscope._base.dtypes import dtype_name
 from rankscope._base.errors import first_line, raise_ours
+from rankscope.linear.by_torch import ByTorch
 from rankscope.linear.reverse import reverse_mode
 from rankscope.linear.runner import Runner
 from rankscope.slicing import LowerPrecision, Sample
-from rankscope.spectra import scaled_norm
+from rankscope.spectra import scaled_norms
 
 __all__ = ["ADJOINT_LIMIT", "FAINT", "adjoint_error", "lower_precision_inside"]
 
@@ -34,32 +36,45 @@ def lower_precision_inside(runner: Runner, sample: Sample) -> str:
 
 
 def adjoint_error(
-    runner: Runner, sample: Sample, direction: Tensor, forward: tuple[Tensor, ...]
+    runner: Runner,
+    sample: Sample,
+    direction: Tensor,
+    forward: tuple[Tensor, ...],
+    watch: ByTorch | None = None,
 ) -> tuple[float | None, str]:
     """|⟨w, J·v⟩ − ⟨Jᵀw, v⟩| relative to its parts, and the first layer over the limit; ``None``: no reverse mode.
 
     ``forward`` holds J·v of every cut point for the one v = ``direction``. One reverse pass for all cut points; where
-    they disagree, one for each, to name the layer.
+    they disagree, one for each, to name the layer. ``watch`` sees the pass.
     """
-    generator = torch.Generator().manual_seed(0xAD)
     products = [t.reshape(-1).double() for t in forward]
-    live = [k for k, t in enumerate(products) if t.numel() and bool(torch.isfinite(t).all())]
+    known = torch.stack(
+        [torch.isfinite(t).all() for t in products]
+    ).tolist()  # a GPU is waited for once, here and below
+    live = [k for k, t in enumerate(products) if t.numel() and known[k]]
     limit = 120 if runner.dtype == torch.float32 else 900
     if not live:
         return 0.0, ""
+    device = products[0].device
+    # drawn where they are needed: a processor takes as long for millions of them as a GPU for all the rest
+    generator = torch.Generator(device).manual_seed(0xAD)
     weights, reach, lengths = {}, {}, {}
-    for k in live:
-        noise = torch.randn(products[k].shape, generator=generator, dtype=torch.float64).to(products[k].device)
-        length = float(scaled_norm(products[k], 0)) or 1.0
+    for k, found in zip(live, scaled_norms([products[k] for k in live]).tolist(), strict=True):
+        noise = torch.randn(products[k].shape, generator=generator, dtype=torch.float64, device=device)
+        length = found or 1.0
         # near 1/length, so that all cut points count alike, but within what the working precision can carry
         unit = 2.0 ** -max(min(math.frexp(length)[1] - 1, limit), -limit)
         reach[k], lengths[k] = length * unit, length
         weights[k] = (products[k] / length + noise / noise.norm()) * unit
-    expected = {k: float((weights[k] * products[k]).sum()) for k in live}
+    sums = torch.stack([(weights[k] * products[k]).sum() for k in live]).tolist()
+    expected = dict(zip(live, sums, strict=True))
     try:
         with reverse_mode(sample.x.device):
             x = sample.x.detach().clone().requires_grad_()
-            outputs = runner.outputs(sample, x * 1)
+            with nullcontext() if watch is None else watch:
+                outputs = runner.outputs(sample, x * 1)
+            if watch is not None:
+                watch.see(outputs)
 
             def gap(chosen: list[int]) -> float:
                 total = sum((weights[k].to(outputs[k].dtype) * outputs[k]).sum() for k in chosen)

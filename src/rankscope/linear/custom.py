@@ -21,7 +21,7 @@ from rankscope.linear.runner import Runner
 from rankscope.slicing import Sample
 from rankscope.spectra import scaled_norm
 
-__all__ = ["custom_operators", "wrongly_derived"]
+__all__ = ["any_operators", "custom_operators", "wrongly_derived"]
 
 _STEP = 1e-8  # of the input's size: rounding then leaves some 2e-8 of the slope
 _LIMIT = 1e-6  # a wrong unit among 10⁵ makes some 3e-3
@@ -64,11 +64,12 @@ def custom_operators(outputs: Sequence[Tensor]) -> list[frozenset[type]]:
     >>> custom_operators([torch.ones(2, requires_grad=True) * 2])
     [frozenset()]
     """
-    return [frozenset(_operators(out)) for out in outputs]
+    return [frozenset(any_operators([out])) for out in outputs]
 
 
-def _operators(out: Tensor) -> set[type]:
-    waiting, seen, found = [out.grad_fn], set(), set()
+def any_operators(outputs: Sequence[Tensor]) -> set[type]:
+    """The same of all of them together, in one walk."""
+    waiting, seen, found = [out.grad_fn for out in outputs], set(), set()
     while waiting:
         node: Any = waiting.pop()
         if node is None or node in seen:

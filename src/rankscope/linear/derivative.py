@@ -13,6 +13,8 @@ from torch.utils._pytree import tree_leaves
 
 from rankscope._base.errors import MeasurementError, ModelError, first_line, is_out_of_memory, parameter, raise_ours
 from rankscope._base.facts import Fact, FactKind
+from rankscope.linear.budget import bytes_per_tangent
+from rankscope.linear.by_torch import ByTorch
 from rankscope.linear.checks import ADJOINT_LIMIT, adjoint_error, lower_precision_inside
 from rankscope.linear.custom import wrongly_derived
 from rankscope.linear.graphs import nothing_is_collected
@@ -21,11 +23,12 @@ from rankscope.linear.linearise import Linearised
 from rankscope.linear.methods import Method, choose_method, failed
 from rankscope.linear.other_precision import OtherPrecision, in_other_precision
 from rankscope.linear.runner import NotCalledError, Runner
-from rankscope.linear.secant import FunctionCheck, against_the_function, length_of, secant_direction
-from rankscope.slicing import Columns, ModuleCall, Sample, guarded
+from rankscope.linear.secant import FunctionCheck, against_the_function, secant_direction
+from rankscope.slicing import Columns, ModelState, ModuleCall, Sample, guarded
 from rankscope.slicing.apart import APART, worst_gaps
 from rankscope.slicing.global_generators import GlobalGenerators
 from rankscope.slicing.memory import draw_facts, state_facts, values_of
+from rankscope.spectra import scaled_norms
 
 __all__ = ["Derivative", "Runners", "Settings", "in_both_precisions", "takes_tensors"]
 
@@ -83,6 +86,10 @@ class Derivative:
         self.difference = 0.0
         self.lengths: list[float] = []
         """About how long J·v is at each cut point."""
+        self.rows = 0
+        """Of all cut points together, at the first sample."""
+        self.workspace: int | None = None
+        """Estimated bytes of one tangent there (``bytes_per_tangent``); ``None`` where no pass has shown it."""
         self.failed_methods: list[Fact] = []
         self.facts: list[Fact] = []
         self.adjoint: float | None = None
@@ -163,13 +170,17 @@ class Derivative:
         except MeasurementError as error:
             self._runs(sample, error)
             raise
-        self.lengths = [length_of(o) for o in out]
+        self.lengths = scaled_norms([o.reshape(-1) for o in out]).tolist()
+        self.rows = sum(o.shape[-1] for o in out)
         self._replay = self.settings.device.type == "cuda" and not takes_tensors(sample)
         if not self._traced_before(sample, earlier):
             self._linearise(sample, direction, out, self._replay)
         self.casts = self._casts_inside(sample)
+        watch = ByTorch()
         with self.method.kernels():
-            self.adjoint, where = adjoint_error(self.runner, sample, direction, out)
+            self.adjoint, where = adjoint_error(self.runner, sample, direction, out, watch)
+        if self.linearised is not None and watch.alone is not None:
+            self.linearised.derived(sample, by_torch=watch.alone)
         if self.adjoint is None:
             self.facts.append(Fact(FactKind.REVERSE_UNCHECKED, {"reason": where}))
         elif not self.adjoint <= ADJOINT_LIMIT:
@@ -181,8 +192,7 @@ class Derivative:
         if self.exact is not None:
             self._check_exact(sample, direction, out)
         self._check_secant(sample, direction, out)
-        self._check_draws(sample)
-        self._check_state(sample)
+        self._check_repeated(sample)
 
     def _runs(self, sample: Sample, error: MeasurementError) -> None:
         """Refuse the dtype where no derivative was found because the model itself does not run in it."""
@@ -197,15 +207,21 @@ class Derivative:
                 f"{parameter('dtype', other)}, or keep conversions to {other} and constants of it out of its forward"
             ) from error
 
-    def _check_state(self, sample: Sample) -> None:
-        """Whether what a call leaves in the model changes the next one, at a cut point or anywhere in its output."""
+    def _check_repeated(self, sample: Sample) -> None:
+        """Whether a call changes the next one: by random numbers, or by what it leaves in the model."""
         state = guarded(self.runner.model)
-        if state is None:
-            return
+        generators = GlobalGenerators(self.runner.model, self.settings.device)
+        left = [] if state is None else self._left_behind(state, sample)
+        if state is None or generators.moved:  # calls that draw nothing need no second look
+            self._check_draws(sample)
+        self.facts += left
+
+    def _left_behind(self, state: ModelState, sample: Sample) -> list[Fact]:
+        """Whether what a call leaves in the model changes the next one, at a cut point or anywhere in its output."""
         try:
-            self.facts += state_facts(state, lambda fresh: self.runner.everything(sample, fresh=fresh))
+            return state_facts(state, lambda fresh: self.runner.everything(sample, fresh=fresh))
         except Exception:  # what follows the last cut point need not run in this dtype, nor at all
-            self.facts += state_facts(state, lambda fresh: self.runner.outputs(sample, sample.x, fresh=fresh))
+            return state_facts(state, lambda fresh: self.runner.outputs(sample, sample.x, fresh=fresh))
 
     def _linearise(self, sample: Sample, direction: Tensor, expected: tuple[Tensor, ...], replay: bool) -> None:
         """Take the faster path where it gives what the plain one gave; say why where it does not."""
@@ -282,10 +298,22 @@ class Derivative:
         return self.traced
 
     def _casts_inside(self, sample: Sample) -> str:
+        """What the model casts down to; the same pass shows what one tangent takes."""
+        found = ""
+
+        def run() -> None:
+            nonlocal found
+            found = lower_precision_inside(self.runner, sample)
+
         try:
-            return lower_precision_inside(self.runner, sample)
-        except (RuntimeError, TypeError, ValueError):  # what cannot run under a dispatch mode
-            return ""
+            self.workspace = bytes_per_tangent(self.runner, sample, linear=False, run=run)
+        except Exception:  # what cannot run under both looks may run under the one
+            self.workspace = None
+            try:
+                run()
+            except (RuntimeError, TypeError, ValueError):  # what cannot run under a dispatch mode
+                return ""
+        return found
 
     def _check_exact(self, sample: Sample, direction: Tensor, out: tuple[Tensor, ...]) -> None:
         assert self.exact is not None

@@ -147,6 +147,10 @@ class Linearised:
             self._plain[shape] = derived_by_torch(runner, self.method, sample)
         return self._plain[shape]
 
+    def derived(self, sample: Sample, *, by_torch: bool) -> None:
+        """What a pass in reverse mode at a sample of this shape has shown: ``modes_agree`` needs none of its own."""
+        self._plain[tuple(sample.x.shape)] = by_torch
+
     def _drop_unused(self, shape: tuple[int, ...], kept: AtPoint) -> None:
         """What the first image's checks alone needed holds its coefficients no longer than that image."""
         for key, point in list(self._points.items()):

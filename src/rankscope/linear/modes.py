@@ -9,13 +9,9 @@ concluded of it.
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
-from torch import Tensor
-from torch.overrides import TorchFunctionMode
 
-from rankscope.linear.custom import custom_operators
+from rankscope.linear.by_torch import ByTorch
 from rankscope.linear.methods import Method
 from rankscope.linear.reverse import reverse_mode
 from rankscope.linear.rules import RULES
@@ -33,25 +29,16 @@ def unknown_operators(network: TracedNetwork) -> tuple[str, ...]:
     return tuple(dict.fromkeys(str(n.target) for n in calls if n.target not in known))
 
 
-class _Hooks(TorchFunctionMode):
-    """Whether the code that runs inside hooks a gradient."""
-
-    found = False
-
-    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        self.found |= func in (Tensor.register_hook, Tensor.register_post_accumulate_grad_hook)
-        return func(*args, **(kwargs or {}))
-
-
 def derived_by_torch(runner: Runner, method: Method, sample: Sample) -> bool:
     """Whether torch alone derives what leads to the cut points: no custom operator, no hook. Hooks of a runner on."""
-    hooks = _Hooks()
+    watch = ByTorch()
     try:
-        with method.kernels(), reverse_mode(sample.x.device), hooks:
+        with method.kernels(), reverse_mode(sample.x.device), watch:
             x = sample.x.detach().clone().requires_grad_()
             outputs = runner.outputs(sample, x * 1)
     except torch.OutOfMemoryError:
         raise
     except Exception:  # the model's own code may raise anything here; the reverse pass of each image says what it is
         return False
-    return not hooks.found and not any(custom_operators(outputs))
+    watch.see(outputs)
+    return bool(watch.alone)
