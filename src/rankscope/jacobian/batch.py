@@ -257,6 +257,8 @@ class BatchMeasurer:
             self._reference.start(sample, self._plan.combinations(sample).probes)
         with self.runner.hooked():
             result = self._swept(sample)
+        if len(sample.x) == 1:  # several together may yet be swept alone
+            self.finisher.begin(result)
         return result, self._certify(sample, result)
 
     def _confirmed(

@@ -9,9 +9,10 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass, field
+from typing import TypeVar
 
 import torch
 from torch import Tensor
@@ -24,6 +25,8 @@ from rankscope.spectra import Spectrum, norm_bound_of_lengths, spectrum_of_gram
 from rankscope.spectra.density import AnySpectrum
 
 __all__ = ["Finished", "Finisher"]
+
+_Made = TypeVar("_Made")
 
 _CORES = 8  # from this many the host's cores together outrun the GPU's eigensolver
 _ABREAST = 2  # batches decomposed at once: with one, cores idle while its last matrices are solved
@@ -68,8 +71,12 @@ class Finisher:
     def __init__(self, device: torch.device, dtype: torch.dtype) -> None:
         self.device = device
         self.dtype = dtype_name(dtype)
-        self._pool = ThreadPoolExecutor(_ABREAST) if device.type == "cuda" else None
-        self._stream = stream_beside(device) if device.type == "cuda" else None
+        cuda = device.type == "cuda"
+        self._pool = ThreadPoolExecutor(_ABREAST) if cuda else None
+        self._stream = stream_beside(device) if cuda else None
+        # with threads of its own: what finishes a batch waits for what was begun of it
+        self._early = ThreadPoolExecutor(_ABREAST) if cuda else None
+        self._early_stream = stream_beside(device) if cuda else None
         cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
         self._leave = ExitStack()
         self._solvers = None
@@ -79,10 +86,17 @@ class Finisher:
     def close(self) -> None:
         """Wait for what is under way."""
         try:
-            if self._pool is not None:
-                self._pool.shutdown(wait=True)
+            for pool in (self._early, self._pool):
+                if pool is not None:
+                    pool.shutdown(wait=True)
         finally:
             self._leave.close()
+
+    def begin(self, result: SweepResult) -> None:
+        """Start on the eigenvalues, which need no certificate: its passes leave the host's other cores idle."""
+        if self._early is not None:
+            grams = [gram for images in result.grams for gram in images]
+            result.eigenvalues = _behind(self._early, self._early_stream, lambda: self._eigenvalues(grams))
 
     def submit(
         self, result: SweepResult, lengths: Tensor | None, flips: Tensor | None, images: int, columns: int
@@ -92,16 +106,7 @@ class Finisher:
         if self._pool is None:
             done = self._finish(result, lengths, flips, images, columns)
             return lambda: done
-        ready = torch.cuda.Event()
-        ready.record()
-
-        def work() -> list[Finished]:
-            assert self._stream is not None
-            with torch.cuda.stream(self._stream):
-                self._stream.wait_event(ready)
-                return self._finish(result, lengths, flips, images, columns)
-
-        future: Future[list[Finished]] = self._pool.submit(work)
+        future = _behind(self._pool, self._stream, lambda: self._finish(result, lengths, flips, images, columns))
         return future.result
 
     def _eigenvalues(self, grams: list[Tensor]) -> list[Tensor | None]:
@@ -127,7 +132,9 @@ class Finisher:
         places = [(k, i) for k in range(len(result.grams)) for i in range(images)]
         table: dict[tuple[int, int], Spectrum] = {}
         grams = [result.grams[k][i] for k, i in places]
-        for (k, i), gram, values in zip(places, grams, self._eigenvalues(grams), strict=True):
+        begun = result.eigenvalues
+        found = self._eigenvalues(grams) if begun is None else begun.result()
+        for (k, i), gram, values in zip(places, grams, found, strict=True):
             if values is None:
                 continue
             bound = math.nan if measured is None else norm_bound_of_lengths(measured[k, :, i])
@@ -141,6 +148,21 @@ class Finisher:
                 exponent=result.exponents[k][i],
             )
         return [Finished([table.get((k, i)) for k in range(len(result.grams))], kinks[i]) for i in range(images)]
+
+
+def _behind(pool: Executor, stream: torch.cuda.Stream | None, work: Callable[[], _Made]) -> Future[_Made]:
+    """``work`` in the background, on a stream of its own behind what the device has been given so far."""
+    if stream is None:
+        return pool.submit(work)
+    ready = torch.cuda.Event()
+    ready.record()
+
+    def run() -> _Made:
+        with torch.cuda.stream(stream):
+            stream.wait_event(ready)
+            return work()
+
+    return pool.submit(run)
 
 
 def _eigenvalues(grams: list[Tensor]) -> list[Tensor | None]:

@@ -8,6 +8,7 @@ are zero on a zero row and almost surely nowhere else.
 from __future__ import annotations
 
 import math
+from concurrent.futures import Future
 from dataclasses import dataclass
 from itertools import accumulate, pairwise
 
@@ -40,6 +41,8 @@ class SweepResult:
     products: list[Tensor]
     """J·g on the kept rows for the certificate's probes g, float64, (probes, rows); and where those rows are."""
     support: list[Tensor]
+    eigenvalues: Future[list[Tensor | None]] | None = None
+    """Those of all Gram matrices, image by image within each cut point, where somebody has begun on them."""
 
 
 class Sweep:
