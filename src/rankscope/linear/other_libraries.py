@@ -17,6 +17,7 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_leaves
 
 from rankscope.linear.assignments import assign, is_assignment, is_request, request
+from rankscope.linear.normed import NORMALISATIONS
 
 __all__ = ["Differentiated"]
 
@@ -44,6 +45,10 @@ class Differentiated(TorchFunctionMode):
             return assign(*args)
         if is_request(func, args):
             return request(*args, **kwargs)
+        if func in NORMALISATIONS:
+            normed = NORMALISATIONS[func](*args, **kwargs)
+            if normed is not None:
+                return normed
         out = func(*args, **kwargs)
         name = _foreign(func)
         if name and any(_is_constant(o) for o in tree_leaves(out)):
