@@ -17,7 +17,7 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_leaves
 
 from rankscope.linear.assignments import assign, is_assignment, is_request, request
-from rankscope.linear.normed import NORMALISATIONS
+from rankscope.linear.constant_weights import CONSTANT_WEIGHTS
 
 __all__ = ["Differentiated"]
 
@@ -45,18 +45,18 @@ class Differentiated(TorchFunctionMode):
             return assign(*args)
         if is_request(func, args):
             return request(*args, **kwargs)
-        if func in NORMALISATIONS:
-            normed = NORMALISATIONS[func](*args, **kwargs)
-            if normed is not None:
-                return normed
+        if func in CONSTANT_WEIGHTS:
+            made = CONSTANT_WEIGHTS[func](*args, **kwargs)
+            if made is not None:
+                return made
         out = func(*args, **kwargs)
         name = _foreign(func)
         if name and any(_is_constant(o) for o in tree_leaves(out)):
             raise NotImplementedError(f"{name} has no derivative")
         if not name or not any(_tangent(a) is not None for a in tree_leaves((args, kwargs))):
             return out
-        made = [o for o in tree_leaves(out) if isinstance(o, Tensor) and o.is_floating_point()]
-        if not made or any(_tangent(o) is not None for o in made):  # places and counts have no derivative
+        numbers = [o for o in tree_leaves(out) if isinstance(o, Tensor) and o.is_floating_point()]
+        if not numbers or any(_tangent(o) is not None for o in numbers):  # places and counts have no derivative
             return out
         if name not in _LINEAR or not args:
             raise NotImplementedError(f"{name} has no forward-mode formula")

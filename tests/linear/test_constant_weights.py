@@ -1,4 +1,4 @@
-"""Tangents of normalisations beside those of torch's own formula: the same bits."""
+"""Tangents of layers with constant weights beside those of torch's own formulas: the same bits."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from torch.autograd import forward_ad
 from torch.func import jvp, vmap
 from torch.nn import functional as F
 
-from rankscope.linear.normed import NORMALISATIONS
+from rankscope.linear.constant_weights import CONSTANT_WEIGHTS
 from rankscope.linear.other_libraries import Differentiated
 
 
@@ -24,6 +24,10 @@ def norm(kind: str) -> tuple[Callable[[Tensor], Tensor], tuple[int, ...], bool]:
         "volumes": (nn.BatchNorm3d(6), (1, 6, 3, 2, 2), True),
         "tokens": (nn.LayerNorm(6), (1, 7, 6), True),
         "two dimensions": (nn.LayerNorm((3, 6)), (2, 3, 6), True),
+        "linear": (nn.Linear(6, 5), (1, 7, 6), True),
+        "linear, of one vector": (nn.Linear(6, 5), (6,), True),
+        "linear, of many": (nn.Linear(6, 500, bias=False), (2, 3, 70, 6), True),
+        "linear, weights of the input": (lambda x: F.linear(x, x * 2), (4, 6), False),
         "no shift": (nn.LayerNorm(6, bias=False), (4, 6), True),
         "no weights": (nn.LayerNorm(6, elementwise_affine=False), (4, 6), False),
         "no weights of maps": (nn.BatchNorm2d(6, affine=False), (1, 6, 5, 4), False),
@@ -43,7 +47,8 @@ def norm(kind: str) -> tuple[Callable[[Tensor], Tensor], tuple[int, ...], bool]:
 
 
 KINDS = [
-    "maps", "features", "sequences", "volumes", "tokens", "two dimensions", "no shift", "no weights",
+    "maps", "features", "sequences", "volumes", "tokens", "two dimensions", "linear",
+    "linear, of one vector", "linear, of many", "linear, weights of the input", "no shift", "no weights",
     "no weights of maps", "of the batch", "by keyword", "weights of the input", "a shift of the input",
     "a constant",
 ]  # fmt: skip
@@ -59,14 +64,14 @@ def test_they_are_those_of_torch(kind: str, dtype: torch.dtype, monkeypatch: pyt
     x = torch.randn(shape, generator=generator, dtype=dtype)
     tangents = torch.randn(3, *shape, generator=generator, dtype=dtype)
     made: list[bool] = []
-    for function, own in list(NORMALISATIONS.items()):
+    for function, own in list(CONSTANT_WEIGHTS.items()):
 
         def watched(*args: object, own: Callable[..., Tensor | None] = own, **kwargs: object) -> Tensor | None:
             out = own(*args, **kwargs)
             made.append(out is not None)
             return out
 
-        monkeypatch.setitem(NORMALISATIONS, function, watched)
+        monkeypatch.setitem(CONSTANT_WEIGHTS, function, watched)
 
     def ours(y: Tensor) -> Tensor:
         with Differentiated():
@@ -82,8 +87,8 @@ def test_they_are_those_of_torch(kind: str, dtype: torch.dtype, monkeypatch: pyt
 
 def test_without_a_tangent_torch_has_its_way() -> None:
     layer = nn.LayerNorm(6)
-    assert NORMALISATIONS[F.layer_norm](torch.ones(2, 6), [6], layer.weight, layer.bias) is None
+    assert CONSTANT_WEIGHTS[F.layer_norm](torch.ones(2, 6), [6], layer.weight, layer.bias) is None
     with forward_ad.dual_level():
         x = forward_ad.make_dual(torch.ones(2, 6), torch.ones(2, 6))
-        assert NORMALISATIONS[F.layer_norm](x, [6], layer.weight.double(), layer.bias) is None
-        assert NORMALISATIONS[F.layer_norm](x, [6], layer.weight, layer.bias) is not None
+        assert CONSTANT_WEIGHTS[F.layer_norm](x, [6], layer.weight.double(), layer.bias) is None
+        assert CONSTANT_WEIGHTS[F.layer_norm](x, [6], layer.weight, layer.bias) is not None

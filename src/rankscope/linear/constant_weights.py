@@ -1,7 +1,7 @@
-"""The tangent of a normalisation with constant weights: that of the normalisation alone, times the weights.
+"""The tangents of layers with constant weights: of a linear layer and of a normalisation.
 
-Torch's own formula has a tangent of the weights in it. Where they have none it makes a symbolic zero, and finds the
-shape of each sum and product with that by code in Python: half of what such a layer takes. What is left out adds zero,
+Torch's own formulas have tangents of the weights in them. Where there are none it makes symbolic zeros, and finds the
+shape of each sum and product with those by code in Python: half of what such a layer takes. What is left out adds zero,
 so the numbers are the same to the last bit.
 """
 
@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.autograd import forward_ad
 from torch.nn import functional
 
-__all__ = ["NORMALISATIONS"]
+__all__ = ["CONSTANT_WEIGHTS"]
 
 
 def _batch_norm(
@@ -51,7 +51,14 @@ def _layer_norm(
     return forward_ad.make_dual(value, _tangent(alone) * weight)
 
 
-NORMALISATIONS: dict[Any, Callable[..., Tensor | None]] = {
+def _linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor | None:
+    if not _only_first(x, weight, bias):
+        return None
+    return forward_ad.make_dual(functional.linear(_value(x), weight, bias), functional.linear(_tangent(x), weight))
+
+
+CONSTANT_WEIGHTS: dict[Any, Callable[..., Tensor | None]] = {
+    functional.linear: _linear,
     functional.batch_norm: _batch_norm,
     functional.layer_norm: _layer_norm,
 }
