@@ -147,6 +147,29 @@ def test_a_part_that_is_lost_and_made_great_again() -> None:
     assert not estimate.certified or estimate.upper == 4
 
 
+class Normed(nn.Module):
+    """Root mean square one: the derivative has rank 3 of 4, as the length of what comes in counts for nothing."""
+
+    def __init__(self, scale: float) -> None:
+        super().__init__()
+        self.layer = nn.Linear(4, 4, bias=False).double()
+        self.layer.weight.data = orthogonal(1, scale, torch.float64)[0]
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.layer(x)
+        return y * torch.rsqrt((y * y).mean(-1, keepdim=True) + 1e-5)
+
+
+@pytest.mark.parametrize(("scale", "sure"), [(1e30, True), (1e90, True), (1e130, False)])
+def test_a_factor_below_the_range_beside_a_great_tangent(scale: float, sure: bool) -> None:
+    """The cube of 1e-130 is zero and its tangent 1e260: rank 4 with bounds [4, 4] was certified."""
+    x = torch.tensor([[1.0, 2.0, 3.0, -1.0]], dtype=torch.float64)
+    profile = rs.jacobian_rank(Normed(scale), x, cut_points=["output"], progress=False)
+    (estimate,) = profile["output"].estimates(profile.tolerance)
+    assert estimate.lower <= 3 <= estimate.upper
+    assert (estimate.certified and estimate.lower == estimate.upper) is sure
+
+
 @pytest.mark.parametrize("scale", [1e-290, 1e-100, 1e100, 1e290])
 def test_numbers_near_the_end_of_the_range_that_lose_nothing(scale: float) -> None:
     """The mask of attention and a softmax's tails are near it too."""

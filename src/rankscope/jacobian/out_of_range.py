@@ -3,8 +3,9 @@
 Numbers that lie far enough from either end of the range lose nothing: three factors of one kernel, each above 2⁻³⁴⁰,
 have a normal product. So a product is pushed once more and every operator on the way is looked at. Where one takes or
 gives a number beyond that, each entry on the way may have lost half the smallest number there is, and what becomes of
-it until a cut point is what cotangents are multiplied by on their way back. A product that is zero there may have lost
-all of it.
+it until a cut point is what cotangents are multiplied by on their way back. What was lost of a factor (the cube of a
+small number, in the derivative of ``rsqrt``) is multiplied by a tangent before that, which may be great. A product that
+is zero there may have lost all of it.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ __all__ = ["lost_below"]
 
 _FAR = 2.0**-340  # three factors of one kernel then have a normal product
 _MANY = {"pow", "prod", "cumprod", "_linalg_det"}  # more factors than that: zero from what is not zero
+_MASK = torch.finfo(torch.float64).max  # or infinity: what hides something, and nothing is multiplied by
 _DIVIDING = ("div", "norm")  # a great number makes a small one there
 _LEAST = 2.0**-1074
 _CHANCE = 2.0**10  # two random cotangents are both shorter than this along an entry with probability 10⁻⁶
@@ -50,7 +52,7 @@ def lost_below(own: LinearMap, tangents: Tensor) -> Tensor:
     if extent.entries and not bool(extent.near):
         return torch.zeros_like(lengths)
     places = list(range(len(products)))
-    least = _smallest(tangents.device) * _CHANCE * max(extent.entries, 1)
+    least = _smallest(tangents.device) * _CHANCE * max(extent.entries, 1) * extent.beside
     lost = (least * _gain(own, products, places)).expand(len(lengths), 1).clone()
     doubtful = (~(lost <= _NOTHING * lengths) & (lengths > 0)).any(1)
     if len(products) > 1:  # cut points before what enlarges do not suffer from it
@@ -82,13 +84,17 @@ def _smallest(device: torch.device) -> float:
 
 
 class _Extent(TorchDispatchMode):
-    """Whether an operator takes or gives a number near the end of the range, and how many entries they all give."""
+    """Whether an operator takes or gives a number near the end of the range, and how many entries they all give.
+
+    ``beside`` is the largest number that an operator takes together with one that is, or with what it became.
+    """
 
     def __init__(self, like: Tensor) -> None:
         super().__init__()
         self.entries = 0
         self.near = torch.zeros((), dtype=torch.bool, device=like.device)
-        self._given: set[int] = set()  # the memory of what was looked at when it was made
+        self.beside = torch.ones((), dtype=torch.float64, device=like.device)
+        self._seen: dict[int, tuple[Tensor, Tensor]] = {}  # by memory: whether it is near the end, its largest number
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         out = func(*args, **(kwargs or {}))
@@ -99,21 +105,34 @@ class _Extent(TorchDispatchMode):
         if "empty" in name:  # whatever lay in memory
             return out
         self.entries += sum(t.numel() for t in given)
-        new = [t for t in taken if t.untyped_storage().data_ptr() not in self._given]  # weights, and the point itself
-        for t in (*new, *given):
-            size = t.abs()
-            self._see((size < _FAR) & (size > 0))
+        near, top = torch.zeros_like(self.near), torch.ones_like(self.beside)
+        for t in taken:
+            place = t.untyped_storage().data_ptr()
+            if place not in self._seen:  # weights, and the point itself
+                self._seen[place] = self._look(t)
+            near, top = near | self._seen[place][0], torch.maximum(top, self._seen[place][1])
+        self.beside = torch.where(near, torch.maximum(self.beside, top), self.beside)
         if any(part in name for part in _DIVIDING):
             for t in taken:
-                self._see(t.abs() > 1 / _FAR)
+                near = near | self._here((t.abs() > 1 / _FAR).any())
         if name in _MANY:
             for t in given:
-                self._see(t == 0)
-        self._given.update(t.untyped_storage().data_ptr() for t in given)
+                near = near | self._here((t == 0).any())
+        found = [self._look(t) for t in given]
+        for t, (small, largest) in zip(given, found, strict=True):
+            # its zeros may be what became of a number
+            self._seen[t.untyped_storage().data_ptr()] = small | near & self._here((t == 0).any()), largest
+            self.near = self.near | small
+        self.near = self.near | near
         return out
 
-    def _see(self, where: Tensor) -> None:
-        self.near = self.near | where.any().to(self.near.device)
+    def _look(self, t: Tensor) -> tuple[Tensor, Tensor]:
+        size = t.abs()
+        hidden = torch.where(size < _MASK, size, 0.0)
+        return self._here(((size < _FAR) & (size > 0)).any()), self._here(hidden.amax()).double()
+
+    def _here(self, found: Tensor) -> Tensor:
+        return found.to(self.near.device)
 
 
 class _Largest(TorchDispatchMode):
