@@ -223,6 +223,27 @@ def test_f15_generic_heads_against_the_rank_of_the_weights(classes, width):
         assert [r.trivial is not None for r in table] == truth
 
 
+@pytest.mark.parametrize("used", ["all", "reference"])
+@pytest.mark.parametrize(("classes", "width"), [(4, 3), (6, 4), (8, 7)])
+def test_f15_a_bias_of_each_class_counts_where_no_intercept_absorbs_it(classes, width, used):
+    """NumPy: with the bias as one more column of the weights there, and without it where an intercept is fitted."""
+    kinds = set()
+    for seed in range(8):
+        g = np.random.default_rng(seed)
+        weight = g.integers(-2, 3, (classes, width)).astype(float)
+        weight[~weight.any(1), 0] = 1  # a constant logit is refused
+        bias = g.normal(size=classes) * (seed % 2)
+        z = g.normal(size=(800, width)) @ weight.T + bias
+        rows = np.column_stack([weight, bias]) if used == "reference" else weight
+        rank = np.linalg.matrix_rank(rows, tol=1e-9)
+        truth = [bool(np.linalg.matrix_rank(np.delete(rows, i, 0), tol=1e-9) == rank) for i in range(classes)]
+        options = {"samples_used": used, "feature_dimension": width, "permutations": 0, "held_out": 0.0, "eta": 0.1}
+        table = independence_deficit(z, np.arange(800) % classes, **options)
+        assert [r.trivial is not None for r in table] == truth
+        kinds |= set(truth)
+    assert True in kinds
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 @pytest.mark.parametrize("seed", [0, pytest.param(1, marks=pytest.mark.slow), pytest.param(2, marks=pytest.mark.slow)])
 def test_f7_one_sample_a_class_has_no_null(dtype, seed):
