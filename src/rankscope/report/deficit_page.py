@@ -13,7 +13,7 @@ from rankscope.report.page import Page, Section, Table
 from rankscope.report.sentences import Finding
 from rankscope.report.table import Share
 from rankscope.views.deficit_text import exact_reasons
-from rankscope.views.phrases import counted, own_verb
+from rankscope.views.phrases import counted, own_verb, signed
 
 if TYPE_CHECKING:
     from rankscope.deficit import ClassDependency, DependencyTable
@@ -22,8 +22,8 @@ __all__ = ["deficit_findings", "deficit_page", "deficit_section", "most_dependen
 
 _WEIGHTS = 12  # dependent classes in one cell; deficit.json has them all
 _HEAD = (
-    "class", "status", "others", "depends on (signed weights)", "R² fitted", "held out", "null",
-    "accuracy on the class", "replaced", "accuracy on all", "replaced", "η/η_max", "number",
+    "class", "status", "others", "R² fitted", "R² held out", "R² null", "accuracy on the class",
+    "on the class, replaced", "accuracy on all", "on all, replaced", "η/η_max", "number", "depends on (weight)",
 )  # fmt: skip
 
 
@@ -45,16 +45,17 @@ def deficit_section(
     """Sentences, the most dependent class with its neighbours, every class in a searchable table."""
     shown = most_dependent(table)
     caption = (
-        f"{shown.name} and the classes that its logit is made of: solid green raises it, dashed pink lowers it, line "
-        "width is |λ|."
+        f"Class {shown.name} and the classes that explain its logit. Solid green raises it, dashed pink lowers it; the "
+        "number and the line width are the weight."
     )
-    eta = f"η = {table.eta:g}" if table.eta is not None else f"largest η that keeps {table.keep:g} of the accuracy"
+    eta = (
+        f"η = {table.eta:g}"
+        if table.eta is not None
+        else f"the largest penalty η that keeps {table.keep:.0%} of the accuracy"
+    )
     return Section(
         title=title,
-        lead=(
-            f"Each class's logit as a sparse combination of the others' (Lasso, exact), {eta}; samples used: "
-            f"{table.samples_used}."
-        ),
+        lead=f"A Lasso explains each class's logit by the others, at {eta}. Samples used: {table.samples_used}.",
         findings=list(deficit_findings(table)),
         figures=(figure_of(table.plot(shown.index), caption, name=name),),
         tables=(_table(table),),
@@ -67,23 +68,26 @@ def deficit_findings(table: DependencyTable) -> Iterator[Finding]:
     counts, total = Counter(r.status for r in table), counted(len(table), "class", "classes")
     found = [r for r in table if r.status is Status.DEPENDENT]
     keep = table.keep if table.keep is not None else 0.9
+    beyond = " beyond the permutation null" if table.permutations else ""
     if found:
         best = most_dependent(table)
-        top = ", ".join(f"{n} ({w:+.2f})" for n, w in zip(best.names[:3], best.weights[:3], strict=True))
+        top = ", ".join(f"{n} ({signed(w)})" for n, w in zip(best.names[:3], best.weights[:3], strict=True))
+        null = f", null {best.r2_null:z.2f}" if table.permutations else ""
         yield Finding(
-            f"{len(found):,} of {total} {own_verb(len(found), 'depend')} on others more than the permutation null "
-            f"does. {best.name} is explained best: R² {best.r2:z.2f}, null {best.r2_null:z.2f}, mostly by {top}."
+            f"{len(found):,} of {total} {own_verb(len(found), 'depend')} on the others{beyond}. Class {best.name} is "
+            f"explained best: R² {best.r2:z.2f}{null}, mostly by {top}."
         )
+        yield Finding(_replaceable(table.deficit(5, keep, beyond_null=bool(table.permutations)), keep))
     else:
-        yield Finding(f"None of {total} depends on others more than the permutation null does.")
-    yield Finding(_replaceable(table.deficit(5, keep), keep))
+        yield Finding(f"None of {total} depends on the others{beyond}.")
     rest = {k: v for k, v in counts.items() if k is not Status.DEPENDENT}
     if rest:
-        yield Finding("Status of the others: " + ", ".join(f"{k} ({v:,})" for k, v in sorted(rest.items())) + ".")
-    if found and most_dependent(table).r2 < 0.5:
+        which = "other classes" if found else "classes"
+        yield Finding(f"Status of the {which}: " + ", ".join(f"{k} ({v:,})" for k, v in sorted(rest.items())) + ".")
+    if found and all(r.r2 < 0.5 for r in table):
         yield Finding(
-            "The other classes explain less than half of any class's variance. Accuracy is kept because classes "
-            "exclude each other, not because a logit copies others.",
+            "The other classes explain less than half of the variance of any class's logit. Keeping the accuracy is a "
+            "weak requirement: a replaced logit need only be the largest where its class is present.",
             "meaning",
         )
     if not table.permutations:
@@ -100,26 +104,28 @@ def deficit_findings(table: DependencyTable) -> Iterator[Finding]:
 
 
 def _replaceable(share: float, keep: float) -> str:
-    lost = f"losing more than {1 - keep:.0%} of its accuracy"
+    """Classes that depend on others alone: others may be replaced by noise as well."""
+    lost = f"by five or fewer others without losing more than {1 - keep:.0%} of the accuracy"
     if not share:
-        return f"No class can be replaced by five or fewer others without {lost}."
-    return f"{share:.0%} of the classes can each be replaced by five or fewer others without {lost}."
+        return f"None of the classes that depend on others can be replaced {lost}."
+    return f"{share:.0%} of the classes depend on others and can each be replaced {lost}."
 
 
 def _table(table: DependencyTable) -> Table:
     rows = []
     for r in table:
-        pairs = [f"{w:+.2f} {n}" for n, w in zip(r.names[:_WEIGHTS], r.weights[:_WEIGHTS], strict=True)]
+        pairs = [f"{n} ({signed(w)})" for n, w in zip(r.names[:_WEIGHTS], r.weights[:_WEIGHTS], strict=True)]
         more = r.n_dependencies - len(pairs)
         depends = ", ".join(pairs) + (f" and {more:,} more" if more > 0 else "") or "no other class"
         rows.append(
-            (r.name, r.status, r.n_dependencies, depends, _number(r.r2), _number(r.r2_held_out), _number(r.r2_null),
+            (r.name, r.status, r.n_dependencies, _number(r.r2), _number(r.r2_held_out), _number(r.r2_null),
              _share(r.positive_accuracy), _share(r.positive_accuracy_replaced), _share(r.accuracy),
-             _share(r.accuracy_replaced), _number(r.eta_over_eta_max), r.index)
+             _share(r.accuracy_replaced), _number(r.eta_over_eta_max), r.index, depends)
         )  # fmt: skip
     meaning = (
-        "R² is centred; null is its mean over permutations at the same η. Replaced: the class's logit is predicted "
-        "from the others. Accuracies are top-1."
+        "R² is centred; the null is its mean over permutations at the same η. A class is dependent if its R² exceeds "
+        "that mean by more than four standard deviations. Replaced: the class's logit is predicted from the others. "
+        "Accuracies are top-1."
     )
     return Table("Every class", _HEAD, rows, meaning=meaning, search=True)
 

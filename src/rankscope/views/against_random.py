@@ -16,7 +16,7 @@ MEANING = (
     "as a matrix product or a convolution. It starts from the same input columns, has the same numbers of outputs, and "
     "is measured with the same tolerance. A plain chain of n such operations counts as n layers; a block with branches "
     "(residual, attention) counts as one. Random layers have no nonlinearity, no skip connection and no shared "
-    "weights, so the comparison shows where rank falls beside chance, not why."
+    "weights. The comparison therefore shows where a network differs from random layers, but not why."
 )
 
 

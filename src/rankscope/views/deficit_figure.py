@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from rankscope._base.errors import UsageError
 from rankscope._base.style import COLOURS, figure_style, new_axes, new_figure, plain_text
 from rankscope._base.text import counted
+from rankscope.views.phrases import signed
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -65,8 +66,8 @@ def draw_dependence(row: Dependence, *, most: int = 8) -> Axes:
     figure.text(
         0.5,
         0.075,
-        f"accuracy on the class {row.positive_accuracy:.0%}, replaced "
-        f"{row.positive_accuracy_replaced:.0%}; on all {row.accuracy:.1%}, {row.accuracy_replaced:.1%}",
+        f"accuracy on the class {row.positive_accuracy:.1%}, replaced "
+        f"{row.positive_accuracy_replaced:.1%}; on all {row.accuracy:.1%}, {row.accuracy_replaced:.1%}",
         fontsize=6,
         ha="center",
     )
@@ -95,12 +96,11 @@ def draw_star(row: Dependence, axes: Any, *, most: int = 8) -> int:
         colour = _POSITIVE if weight > 0 else _NEGATIVE
         width = 0.8 + 3.2 * abs(weight) / largest
         axes.plot([0, x], [0, y], color=colour, linewidth=width, linestyle="-" if weight > 0 else (0, (2, 1)), zorder=1)
-        sign = "+" if weight > 0 else "−"
         white = {"boxstyle": "round,pad=0.12", "facecolor": "white", "edgecolor": "none"}
         axes.text(
             0.6 * x,
             0.6 * y,
-            f"{sign}{abs(weight):.2f}",
+            signed(weight),
             fontsize=6.5,
             color="black",
             ha="center",

@@ -30,6 +30,7 @@ __all__ = [
     "probability",
     "shape_of",
     "shapes_of",
+    "signed",
     "span",
     "was",
 ]
@@ -49,6 +50,15 @@ def number(value: float) -> str:
     if not math.isfinite(value):
         return "-"
     return f"{value:,.0f}" if value == int(value) else f"{value:,.1f}"
+
+
+def signed(value: float) -> str:
+    """A weight with its sign, in two decimals.
+
+    >>> signed(-0.576), signed(0.5)
+    ('−0.58', '+0.50')
+    """
+    return f"{value:+.2f}".replace("-", "−")
 
 
 def bounds(lower: int, upper: int) -> str:
