@@ -275,5 +275,5 @@ def test_weights_of_samples_reach_every_result() -> None:
 def test_lengths_that_samples_decide_are_not_followed() -> None:
     kernel = KERNELS["packing"]()
     owned = {"lengths": torch.arange(3, dtype=torch.int8)}
-    with pytest.raises(NotImplementedError):
+    with pytest.raises(NotImplementedError, match="lengths"):
         _by_rule(kernel, owned, kernel.stand_in(*_numbers(kernel)))

@@ -33,12 +33,13 @@ from rankscope.slicing.guard import (
     weights_with_numbers,
 )
 from rankscope.slicing.mixing import Stretch
+from rankscope.slicing.module_calls import ModuleCall, Trace
 from rankscope.slicing.precision import LowerPrecision, without_casts
 from rankscope.slicing.reader import Samples, read_samples
 from rankscope.slicing.same import on_a_gpu, same_at_once, same_memory, same_numbers, version_of
 from rankscope.slicing.sample import Sample, call_model
 from rankscope.slicing.state import ModelState, guarded, outside_transforms
-from rankscope.slicing.trace import ModuleCall, Trace, trace
+from rankscope.slicing.trace import trace
 
 __all__ = [
     "CUT_POINT_WORDS",

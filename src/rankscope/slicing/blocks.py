@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from torch import nn
 
-from rankscope.slicing.trace import ModuleCall, Trace
+from rankscope.slicing.module_calls import ModuleCall, Trace
 
 __all__ = ["default_blocks"]
 

@@ -9,8 +9,8 @@ from torch import Tensor, nn
 
 from rankscope.slicing.capture import OUTPUT, capture
 from rankscope.slicing.members import members
+from rankscope.slicing.module_calls import Trace
 from rankscope.slicing.same import version_of
-from rankscope.slicing.trace import Trace
 
 __all__ = ["called"]
 

@@ -19,10 +19,11 @@ from rankscope._base.text import counted, one_line
 from rankscope.slicing.blocks import default_blocks
 from rankscope.slicing.example import example_sample
 from rankscope.slicing.guard import mode_facts
+from rankscope.slicing.module_calls import ModuleCall, Trace
 from rankscope.slicing.one_sample import naming_the_batch
 from rankscope.slicing.paper_networks import paper_cut_points
 from rankscope.slicing.reader import read_samples
-from rankscope.slicing.trace import ModuleCall, Trace, trace
+from rankscope.slicing.trace import trace
 from rankscope.slicing.values import is_array
 from rankscope.slicing.wrapped import unwrapped
 from rankscope.views.bars_figure import plot_bars

@@ -59,7 +59,7 @@ def packed(call: Called) -> list[Tensor]:
     """Rows by steps; how many a step has comes of the lengths alone, which no sample may decide here."""
     lengths = call.given["lengths"]
     if bool((call.codes(lengths) != NONE).any()):
-        raise NotImplementedError
+        raise NotImplementedError("lengths of samples")
     rows, _ = torch._pack_padded_sequence(call.of("input") - NONE, lengths, call.given["batch_first"])
     return [rows + NONE, rows.new_full((), NONE)]
 
@@ -68,7 +68,7 @@ def unpacked(call: Called) -> list[Tensor]:
     given = call.given
     sizes = given["batch_sizes"]
     if bool((call.codes(sizes) != NONE).any()):
-        raise NotImplementedError
+        raise NotImplementedError("steps of samples")
     codes = call.of("data") - NONE
     found, _ = torch._pad_packed_sequence(codes, sizes, given["batch_first"], 0, given["total_length"])
     return [found + NONE, found.new_full((), NONE)]

@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 
 from rankscope._base.errors import CutPointError, parameter
-from rankscope.slicing.trace import ModuleCall, Trace
+from rankscope.slicing.module_calls import ModuleCall, Trace
 
 __all__ = ["paper_cut_points"]
 

@@ -6,218 +6,21 @@ tangent to zero makes every output's tangent zero. Autograd's graph tells (``pat
 
 from __future__ import annotations
 
-import weakref
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
-from typing import Any
-
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from rankscope._base.errors import ModelError
-from rankscope.slicing.capture import OUTPUT, CallKey, capture
-from rankscope.slicing.grad_mode import StaysOn, recording_through
+from rankscope.slicing.capture import OUTPUT, CallKey
+from rankscope.slicing.grad_mode import StaysOn
 from rankscope.slicing.guard import measuring
-from rankscope.slicing.members import Path, every_member, members, objects, real
-from rankscope.slicing.mixing import MixingGraph, Stretch, mixing_before
-from rankscope.slicing.one_sample import call_failed
-from rankscope.slicing.paths import Paths, Place
-from rankscope.slicing.same import version_of
-from rankscope.slicing.sample import Sample, call_model
+from rankscope.slicing.members import Path
+from rankscope.slicing.mixing import MixingGraph, mixing_before
+from rankscope.slicing.module_calls import ModuleCall, Trace
+from rankscope.slicing.paths import Place
+from rankscope.slicing.returned import CallResult, Returned, Run
+from rankscope.slicing.sample import Sample
 
-__all__ = ["ModuleCall", "Trace", "trace"]
-
-
-@dataclass(frozen=True)
-class ModuleCall:
-    """One call of one module, or one of the tensors that it returned, or the network's own output.
-
-    ``name`` is the dotted module name, with ``#k`` (k from 1) where the module is called several times, and with the
-    tensor's path (``lstm.0``) where one of several tensors is meant.
-    ``node`` identifies what it returned: two calls with one ``node`` returned the very same tensors.
-    ``mixing`` has one bit for every operation before its output that mixes features (matrix product, convolution, …);
-    ``always`` those of them that all ways from the input to this output pass through.
-    ``tensors`` are the paths of what it returned, where that was more than one tensor; ``left_out`` what else it
-    returned that is not measured. ``part`` is the path of the one tensor that is meant, where there are several.
-    ``complex``: its rows are real and imaginary parts.
-    """
-
-    name: str
-    key: CallKey
-    kind: str
-    shape: tuple[int, ...]
-    true_cut: bool
-    depends: bool
-    leaf: bool
-    node: int
-    mixing: int = 0
-    always: int = 0
-    tensors: tuple[Path, ...] = ()
-    left_out: tuple[str, ...] = ()
-    part: Path = ""
-    complex: bool = False
-
-    @property
-    def of_network(self) -> bool:
-        """Whether it is the network's own output, or one of several outputs."""
-        return self.key.of_network
-
-    @property
-    def bare(self) -> str:
-        """Its name without the number of the call: that of the module, or of a tensor that the module returns."""
-        return self._module + self._rest
-
-    @property
-    def numbered(self) -> str:
-        """Its name with the number of the call, also where the module is called once."""
-        return self.name if self.of_network else f"{self._module}#{self.key.call + 1}{self._rest}"
-
-    @property
-    def _module(self) -> str:
-        return self.name if self.of_network else self.key.module
-
-    @property
-    def _rest(self) -> str:
-        return self.name.removeprefix(self._module).removeprefix(f"#{self.key.call + 1}")
-
-
-@dataclass(frozen=True)
-class Trace:
-    """All module calls of one forward pass, in the order in which the modules returned, and the network's output."""
-
-    calls: tuple[ModuleCall, ...]
-    """What ``"all"`` stands for. A module of whose several tensors only one is used further stands here as that tensor.
-    The network's output stands here where no module returned the very same tensor."""
-
-    model: str
-    input_shape: tuple[int, ...]
-    structured: bool
-    """Whether autograd's graph was there to tell true cuts; without it ``true_cut`` is False everywhere."""
-
-    sizes: tuple[tuple[int, int], ...] = ()
-    """By bit of ``ModuleCall.mixing``: how many values enter and leave the operation."""
-
-    nameable: tuple[ModuleCall, ...] = ()
-    """Everything that can be asked for by name, in depth order: ``calls``, each tensor of several, and the output."""
-
-    output: ModuleCall | None = None
-    """All outputs of the network together."""
-
-    through: bool = False
-    """Whether the model turns gradients off inside, so that reverse mode has to leave them on to be right."""
-
-    called: frozenset[tuple[str, int]] = frozenset()
-    """Every call that was made, as (module, number of the call), also of what returned nothing that can be measured."""
-
-    def mixes(self, calls: Sequence[ModuleCall]) -> list[Stretch]:
-        """For each of some calls in depth order: what mixes features between the last true cut of them and it.
-
-        Where no true cut is known the last call counts instead.
-        """
-        found, before = [], 0
-        for call in calls:
-            found.append(self._stretch(call.mixing & ~before, call.always))
-            if call.true_cut or not self.structured:
-                before = call.mixing
-        return found
-
-    def _stretch(self, between: int, always: int) -> Stretch:
-        chain = self.structured and between & ~always == 0
-        sizes = tuple(size for k, size in enumerate(self.sizes) if chain and between >> k & 1)
-        return Stretch(between.bit_count(), sizes)
-
-    def by_name(self, name: str) -> list[ModuleCall]:
-        """Every call of one module, or the one call, tensor or output of that name.
-
-        ``layer#1`` is the first call also where it is the only one: another sample may make more.
-        """
-        everything = self.nameable or self.calls
-        one = [c for c in everything if c.name == name]
-        return one or [c for c in everything if name in (c.numbered, c.bare)]
-
-    def stands_for_output(self, calls: Iterable[ModuleCall]) -> ModuleCall | None:
-        """Of some calls the last that returned the very tensors that the network returns."""
-        if self.output is None:
-            return None
-        same = [c for c in calls if c.name == self.output.name or c.node == self.output.node]
-        return same[-1] if same else None
-
-
-@dataclass
-class _Returned:
-    """One tensor that a module returned, without holding it."""
-
-    shape: tuple[int, ...]
-    place: Place | None
-    version: int
-    complex: bool
-    tensor: weakref.ref[Tensor]
-
-    @classmethod
-    def of(cls, tensor: Tensor) -> _Returned:
-        place = None if tensor.grad_fn is None else (tensor.grad_fn, tensor.output_nr)
-        return cls(tuple(real(tensor).shape), place, version_of(tensor), tensor.is_complex(), weakref.ref(tensor))
-
-    def same(self, other: _Returned) -> bool:
-        if self.place is not None or other.place is not None:
-            return self.place == other.place
-        mine = self.tensor()
-        return mine is not None and mine is other.tensor() and self.version == other.version
-
-
-@dataclass
-class _Call:
-    """What one call returned: tensors by path (each tensor once), and what cannot be looked into."""
-
-    module: nn.Module
-    returned: dict[Path, _Returned]
-    records: dict[Path, _Returned]
-    objects: dict[Path, str]
-
-    @classmethod
-    def of(cls, module: nn.Module, output: Any) -> _Call:
-        results = members(output)
-        made: dict[Path, _Returned] = {}
-        records: dict[Path, _Returned] = {}
-        outside = objects(output)
-        for path, tensor in every_member(output).items():
-            if tensor.is_meta or tensor.is_nested:  # a nested one has no shape
-                outside[path] = "tensor on the meta device" if tensor.is_meta else "nested tensor"
-                continue
-            one = _Returned.of(tensor)
-            into = made if path in results else records
-            if not any(one.same(other) for other in made.values()):
-                into[path] = one
-        return cls(module, made, records, outside)
-
-
-class _Run:
-    """One forward pass and what its calls returned."""
-
-    def __init__(self, model: nn.Module, sample: Sample, *, mode: StaysOn | None = None) -> None:
-        self.calls: dict[tuple[str, int], _Call] = {}
-
-        def take(key: tuple[str, int], module: nn.Module, output: Any) -> bool:
-            self.calls[key] = _Call.of(module, output)
-            return True
-
-        leaf = sample.x.detach().clone()
-        with torch.inference_mode(False), torch.enable_grad(), recording_through(model, mode):
-            self.leaf = leaf.clone().requires_grad_()
-            with capture(model, None, take):
-                try:
-                    # × 1: an in-place operation on a leaf would be refused
-                    self.made = call_model(model, sample, self.leaf * 1)
-                except Exception as error:
-                    what = f"{type(model).__name__} failed on an input of shape {tuple(leaf.shape)}"
-                    raise call_failed(model, what, sample, error) from error
-            self.output = _Call.of(model, self.made)
-        self.through = mode is not None and mode.needed
-        self.complete = mode is not None
-        """Whether what the graph does not hold has no derivative."""
-        if not self.output.returned:
-            raise ModelError(_nothing(model, self.output))
-        self.paths = Paths([r.place for r in self.output.returned.values() if r.place is not None], self.leaf)
+__all__ = ["trace"]
 
 
 def trace(model: nn.Module, sample: Sample) -> Trace:
@@ -233,20 +36,20 @@ def trace(model: nn.Module, sample: Sample) -> Trace:
     """
     with measuring(model, sample.x.device):
         try:
-            run = _Run(model, sample, mode=StaysOn())
+            run = Run(model, sample, mode=StaysOn())
         except ModelError:
             run = None
         if run is not None:
             return _Described(model, sample, run).trace()
     # it fails of itself, or it writes into weights, which gradients would not let it
     with measuring(model, sample.x.device):
-        return _Described(model, sample, _Run(model, sample)).trace()
+        return _Described(model, sample, Run(model, sample)).trace()
 
 
 class _Described:
     """From what one pass returned to ``ModuleCall``s."""
 
-    def __init__(self, model: nn.Module, sample: Sample, run: _Run) -> None:
+    def __init__(self, model: nn.Module, sample: Sample, run: Run) -> None:
         self.model, self.sample, self.run, self.paths = model, sample, run, run.paths
         self.structured = bool(run.paths)
         self.known = run.complete or self.structured
@@ -254,7 +57,7 @@ class _Described:
         places = [r.place for c in everything for r in (*c.returned.values(), *c.records.values())]
         self.graph = mixing_before([p[0] for p in places if p], run.leaf) if self.known else MixingGraph()
         self.modules = {name for name, _ in model.named_modules(remove_duplicate=False)}
-        self.groups: list[list[_Returned]] = []
+        self.groups: list[list[Returned]] = []
         self.numbers: dict[tuple[Place | None, ...], int] = {}
         self.calls: list[ModuleCall] = []
         self.nameable: list[ModuleCall] = []
@@ -280,7 +83,7 @@ class _Described:
             called=frozenset(self.run.calls),
         )
 
-    def _add(self, name: str, key: CallKey, call: _Call) -> None:
+    def _add(self, name: str, key: CallKey, call: CallResult) -> None:
         parts = self._parts(name, key, call)
         whole = self._whole(name, key, call)
         self.nameable += [*parts, whole]
@@ -305,7 +108,7 @@ class _Described:
             self.calls.append(whole)
         return whole
 
-    def _whole(self, name: str, key: CallKey, call: _Call) -> ModuleCall:
+    def _whole(self, name: str, key: CallKey, call: CallResult) -> ModuleCall:
         several = tuple(call.returned) if len(call.returned) > 1 else ()
         left = tuple(f"{path} ({kind})" if path else kind for path, kind in call.objects.items())
         left += tuple(call.records)
@@ -313,7 +116,7 @@ class _Described:
             key = key._replace(parts=tuple(call.returned))
         return self._call(name, key, call.module, list(call.returned.values()), several, left)
 
-    def _parts(self, name: str, key: CallKey, call: _Call) -> list[ModuleCall]:
+    def _parts(self, name: str, key: CallKey, call: CallResult) -> list[ModuleCall]:
         """Each of several tensors; a module's name comes before a tensor's."""
         every = call.returned | call.records
         if len(every) < 2:
@@ -334,7 +137,7 @@ class _Described:
         name: str,
         key: CallKey,
         module: nn.Module,
-        returned: list[_Returned],
+        returned: list[Returned],
         tensors: tuple[Path, ...] = (),
         left_out: tuple[str, ...] = (),
         part: Path = "",
@@ -362,13 +165,13 @@ class _Described:
             complex=any(r.complex for r in returned),
         )
 
-    def _depends(self, made: _Returned) -> bool:
+    def _depends(self, made: Returned) -> bool:
         return not self.known or (made.place is not None and made.place[0] in self.graph.some)
 
-    def _passes_on(self, made: _Returned) -> bool:
+    def _passes_on(self, made: Returned) -> bool:
         return made.place is not None and self.paths.passes_on(made.place)
 
-    def _number(self, returned: list[_Returned]) -> int:
+    def _number(self, returned: list[Returned]) -> int:
         places = tuple(r.place for r in returned)
         if None not in places:
             return self.numbers.setdefault(places, len(self.numbers))
@@ -385,18 +188,6 @@ def _shape(shapes: list[tuple[int, ...]]) -> tuple[int, ...]:
         return shapes[0]
     total = sum(torch.Size(s).numel() for s in shapes)
     return (1, total) if all(s[:1] == (1,) for s in shapes) else (total,)
-
-
-def _nothing(model: nn.Module, output: _Call) -> str:
-    name = type(model).__name__
-    if output.objects:
-        path, kind = next(iter(output.objects.items()))
-        where = f" at {path!r}" if path else ""
-        return (
-            f"return tensors with values from {name}, alone or in a tuple, list, dict, named tuple or dataclass; it "
-            f"returned a {kind}{where}"
-        )
-    return f"{name} returned no floating-point tensor; there is nothing to measure"
 
 
 def _weights_up_to(before: list[ModuleCall], module: nn.Module) -> int:
