@@ -240,7 +240,7 @@ def test_text(profile: JacobianProfile) -> None:
         (line,) = [x for x in text.splitlines() if x.startswith(f"{layer.name} ")]
         assert ("in a branch" in line) == (not layer.true_cut)
     assert "Jacobian rank of ResidualCNN on 3 images, 4×4 patch at the centre (K = 32)" in text
-    assert "tolerance paper, background image, float32 on cpu" in text
+    assert "tolerance: paper, background: image, float32 on cpu" in text
     assert repr(profile).startswith("JacobianProfile(ResidualCNN, 3 images, paper: ")
 
 

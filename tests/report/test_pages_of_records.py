@@ -80,8 +80,13 @@ def test_classification() -> None:
     found = rs.classification_dimension(features, labels, nn.Linear(5, 3), progress=False)
     page = Read(classification_page(found, model=None, data=None))
     assert any(
-        text.startswith(f"{found.dimension} of 5 components keep 95% of the accuracy (") for _, text in page.said
+        text.startswith(f"{found.dimension} of 5 principal components keep at least 95% of the accuracy: ")
+        for _, text in page.said
     )
+    assert found.interval is not None
+    low, high = found.interval
+    row = next(row for row in page.rows if len(row) == 8 and row[0].isdigit())
+    assert row[:4] == [str(found.dimension), "5", f"[{low}, {high}]", f"{found.accuracy:.1%}"]
     curve = [row for row in page.rows if len(row) == 3 and row[0].isdigit()]
     assert [float(row[1]) for row in curve] == pytest.approx(found.curve.tolist(), abs=1e-3)
 

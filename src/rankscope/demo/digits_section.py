@@ -63,12 +63,12 @@ def digits_section(context: Context) -> Measured:
                 f"{accuracy['untrained']:.1%}."
             ),
             *_comparison(trained, untrained),
-            *findings(trained),
+            *findings(trained, "the trained network"),
         ],
         figures=[_figure(profiles)],
         tables=[
-            rank_table(trained, caption="Trained: rank of every sub-network"),
-            rank_table(untrained, caption="Untrained: rank of every sub-network"),
+            rank_table(trained, caption="Trained: rank of every layer"),
+            rank_table(untrained, caption="Untrained: rank of every layer"),
             conventions_table(trained, caption="Trained: the same spectra under each tolerance"),
             conventions_table(untrained, caption="Untrained: the same spectra under each tolerance"),
             image_table(trained, caption="Trained: rank on every image"),
@@ -90,7 +90,7 @@ def _comparison(trained: JacobianProfile, untrained: JacobianProfile) -> list[Fi
     a, b = (row["rank"]["median"] for row in moved)
     name = moved[0]["name"]
     if a == b:
-        return [Finding("Training did not change the median rank of any sub-network.")]
+        return [Finding("Training did not change the median rank of any layer.")]
     word = "less" if a < b else "more"
     return [
         Finding(
@@ -103,9 +103,9 @@ def _comparison(trained: JacobianProfile, untrained: JacobianProfile) -> list[Fi
 
 def _figure(profiles: dict[str, JacobianProfile]) -> Figure:
     caption = (
-        "Rank of the full Jacobian (64 columns) of every sub-network. Solid: function rank, the largest over the "
-        "images; dashed: median image; band: from the smallest to the largest. Dotted: expected rank of "
-        "random layers of the same widths."
+        "Rank of the full Jacobian (64 columns) of every layer. Solid: function rank, the largest over the images; "
+        "dashed: median; band: from the smallest to the largest. Dotted: expected rank of random layers of the same "
+        "widths."
     )
     return profiles_figure(profiles.items(), caption, name="digits")
 

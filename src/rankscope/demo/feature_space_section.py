@@ -30,7 +30,7 @@ def feature_section(context: Context) -> Measured:
     section = features_on_page(
         profile,
         title="Feature dimension of every layer on digits",
-        lead=f"Whole feature maps of the trained network over {layers[0].samples} held-out digits, centred.",
+        lead=f"Whole feature maps of the trained network, over {layers[0].samples} held-out digits.",
         samples="digit",
     )
     return Measured(section, values={"pca_dimension": {x.name: x.pca_dimension for x in layers}})
@@ -56,8 +56,8 @@ def classification_section(context: Context) -> Measured:
         found,
         title="Classification dimension on digits",
         lead=(
-            f"Final features projected on their top principal components, then classified: axes from the training set, "
-            f"accuracy on {found.samples} held-out digits."
+            "The final features are projected on their top principal components and then classified. The axes come "
+            f"from the training set; the accuracy is that on {found.samples} held-out digits."
         ),
         more=[
             Finding(

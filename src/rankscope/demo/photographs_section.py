@@ -136,7 +136,7 @@ def _findings(
             f"{', '.join(parts)}."
         )
     if "trained" in profiles:
-        yield Finding(profiles["trained"].against_random().sentence)
+        yield Finding(profiles["trained"].against_random().sentence_about("the trained network"))
     else:
         yield Finding(
             f"The ImageNet weights of {name} are not installed, so this page has the untrained network alone. "

@@ -66,7 +66,12 @@ class AgainstRandom(Record):
     @property
     def sentence(self) -> str:
         """The comparison in a sentence or two, with the cut points where both differ most, and how sure it is."""
-        return comparison_sentence(self.chain, self.judged, self.verdict, double=self.dtype == "float64")
+        return self.sentence_about("the network")
+
+    def sentence_about(self, network: str) -> str:
+        """The same where several networks are compared and each has a name, such as "the trained network"."""
+        double = self.dtype == "float64"
+        return comparison_sentence(self.chain, self.judged, self.verdict, network, double=double)
 
     @property
     def chain(self) -> tuple[Compared, ...]:

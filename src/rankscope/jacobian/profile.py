@@ -275,8 +275,8 @@ class JacobianProfile(Noted, Record):
             self.reading.rows,
             head=(
                 f"Jacobian rank of {self.model} on {counted(len(self.images), kind)}, {self.columns}",
-                f"tolerance {self.tolerance.name}, background {self.background}, {self.dtype} on {self.device}, "
-                f"weights {self.weights}",
+                f"tolerance: {self.tolerance.name}, background: {self.background}, {self.dtype} on {self.device}, "
+                f"weights: {self.weights}",
             ),
             certificate=self.certificate,
             method=self.method,

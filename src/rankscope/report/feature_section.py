@@ -11,21 +11,32 @@ from rankscope.report.figures import figure_of
 from rankscope.report.page import Page
 from rankscope.report.section import Section
 from rankscope.report.sentences import Finding
-from rankscope.report.table import Table
-from rankscope.views.phrases import counted
+from rankscope.report.table import Share, Table
+from rankscope.views.phrases import bounds, counted
 
 if TYPE_CHECKING:
     from rankscope.features import ClassificationDimension, FeatureProfile
 
 __all__ = ["classification_page", "classification_section", "feature_page", "feature_section"]
 
+_REDUCED = {
+    "flatten": "Feature maps are taken whole (flatten).",
+    "pool": "Feature maps are averaged over their positions (pool).",
+    "positions": "Each position of a feature map counts as a sample (positions).",
+}
 _HEAD = ("layer", "width", "PCA dimension", "effective rank", "participation ratio", "stable rank", "limited by")
+
+_MEANING = (
+    "λ are the eigenvalues of the features' covariance and σ their square roots. PCA dimension: number of λ that reach "
+    "the threshold. Effective rank: exp(−Σ p log p) with p = σ/Σσ. Participation ratio: (Σλ)²/Σλ². Stable rank: Σλ/λ₁. "
+    "Limited by: what sets the PCA dimension (the network, the number of samples, or the precision)."
+)
 
 
 def feature_page(profile: FeatureProfile, *, model: str | None, data: str | None, facts: Iterable[Fact] = ()) -> Page:
     """One profile, one page; ``facts`` are those of the data."""
     title = f"Feature dimension{_of(model)}"
-    lead = f"Feature maps become rows by {profile[0].reduce}." + _data(data)
+    lead = _REDUCED[profile[0].reduce] + _data(data)
     return Page.of(
         feature_section(profile, title=title, lead=lead, facts=facts), profile.provenance.get("versions", {})
     )
@@ -91,13 +102,13 @@ def feature_section(
         figures=(
             figure_of(
                 profile.plot(),
-                "Dimensions of the features of every layer, over depth.",
+                "Dimensions of the features of every layer.",
                 name=name,
                 narrow=profile.plot(ax=narrow_axes()),
             ),
         ),
         tables=(
-            Table("Feature dimension of every layer", _HEAD, rows),
+            Table("Feature dimension of every layer", _HEAD, rows, meaning=_MEANING),
             Table.of(profile.table(), "Every number", folded=True),
         ),
         provenance={
@@ -117,27 +128,39 @@ def classification_section(
 ) -> Section:
     """How many components of the final features the classifier needs; ``more`` follows the first sentence."""
     score, form = ("score", ".4g") if found.classes is None else ("accuracy", ".1%")
-    interval = "." if found.interval is None else "; the 95% bootstrap interval is {} to {}.".format(*found.interval)
-    caption = f"{score.capitalize()} over the number of components; the dot is the first crossing."
+    interval = "" if found.interval is None else f" The 95% bootstrap interval is {bounds(*found.interval)}."
+    caption = f"{score.capitalize()} by number of principal components. The dot marks the classification dimension."
     curve = found.curve_table().rename(columns={"k": "components", "top1": score, "kept": "share kept"})
     return Section(
         title=title,
         lead=lead,
         findings=[
             Finding(
-                f"{found.dimension} of {found.ambient} components keep {found.keep:.0%} of the {score} "
-                f"({found.accuracy:{form}} of {found.full_accuracy:{form}}){interval}"
+                f"{found.dimension:,} of {found.ambient:,} principal components keep at least {found.keep:.0%} of the "
+                f"{score}: {found.accuracy:{form}}, where all components give {found.full_accuracy:{form}}.{interval}"
             ),
             *more,
             *map(Finding.of, found.facts),
         ],
         figures=(figure_of(found.plot(), caption, name=name, narrow=found.plot(ax=narrow_axes())),),
         tables=(
-            Table.of(found.table(), "Classification dimension"),
+            _dimension_table(found, score),
             Table.of(curve, f"{score.capitalize()} at every number of components", folded=True),
         ),
         provenance={k: str(v) for k, v in found.provenance.items() if k != "versions"} | _versions(found.provenance),
     )
+
+
+def _dimension_table(found: ClassificationDimension, score: str) -> Table:
+    """One row: the dimension, how certain it is, and what it keeps."""
+    interval = "none" if found.interval is None else bounds(*found.interval)
+    scores: list[Any] = [found.accuracy, found.full_accuracy]
+    kind = score
+    if found.classes is not None:
+        scores, kind = [Share(value) for value in scores], f"{found.accuracy_kind} {score}"
+    head = ("dimension", "of", "95% interval", kind, "with all", "to keep", "projection", "samples")
+    row = (found.dimension, found.ambient, interval, *scores, Share(found.keep), found.projection, found.samples)
+    return Table("Classification dimension", head, [row])
 
 
 def _versions(provenance: Mapping[str, Any]) -> dict[str, str]:

@@ -73,8 +73,9 @@ def rank_table(profile: JacobianProfile, *, caption: str = "Rank of every layer"
         )  # fmt: skip
     head = ("layer", "outputs", "possible", "min", "median", "max", "bounds", "effective", "stable", "flags")
     meaning = (
-        "min, median and max are over the images. max is the function rank; bounds are its certified bounds. Effective "
-        "and stable rank are medians and need no threshold."
+        "min, median and max are over the images. max is the function rank; bounds are its certified bounds. Two "
+        "measures need no threshold and are medians over the images: the effective rank, exp(−Σ p log p) with "
+        "p = σ/Σσ, and the stable rank, Σσ²/σ₁². A value near τ is within its error bound of the threshold τ."
     )
     return Table(caption, head, rows, meaning=meaning)
 

@@ -38,28 +38,29 @@ class Finding:
         return cls(sentence(fact), "caution" if fact.caution else "meaning")
 
 
-def findings(profile: JacobianProfile) -> list[Finding]:
-    """Results, then cautions, then how to read them."""
+def findings(profile: JacobianProfile, network: str | None = None) -> list[Finding]:
+    """Results, then cautions, then how to read them; ``network`` says which one it is where a page has several."""
     rows = list(profile.reading.rows)
-    made = [Finding(t) for t in _results(profile, rows)]
+    made = [Finding(t) for t in _results(profile, rows, network)]
     made += [Finding(t, "caution") for t in _cautions(profile, rows)]
     made += [Finding(t, "meaning") for t in _meanings(profile)]
     return made
 
 
-def _results(profile: JacobianProfile, rows: list[dict[str, Any]]) -> Iterator[str]:
+def _results(profile: JacobianProfile, rows: list[dict[str, Any]], network: str | None) -> Iterator[str]:
     first, last = rows[0], rows[-1]
     count = _images(profile)
     ends = [first, last] if len(rows) > 1 else [first]
+    of = f" of {network}" if network else ""
     yield (
-        f"Function rank (largest over {count}, tolerance: {profile.tolerance.name}) is "
+        f"Function rank{of} (largest over {count}, tolerance: {profile.tolerance.name}) is "
         f"{' and '.join(_at(row) for row in ends)}."
     )
     if profile.reading.one_size:  # what is lost between two layers is that of one and the same sample
         yield from _loss(rows)
     yield from _spread(profile, rows)
     if profile.comparable:
-        yield profile.against_random().sentence
+        yield profile.against_random().sentence_about(network or "the network")
     yield from _conventions(profile)
 
 
@@ -125,8 +126,8 @@ def _cautions(profile: JacobianProfile, rows: list[dict[str, Any]]) -> Iterator[
     if near:
         text = _list([f"{r['name']} ({r['near_threshold']:,})" for r in near])
         yield (
-            f"At {text} some singular values are so near the threshold that {profile.dtype} rounding decides whether "
-            "they count (number in the worst image). There the rank is known only within its bounds."
+            f"At {text}, some singular values are so near the threshold that {profile.dtype} rounding decides whether "
+            "they count (in brackets: how many, in the worst image). The rank there is known only within its bounds."
         )
     bare = [r["name"] for r in rows if not r["certified"]]
     if bare:
@@ -154,9 +155,9 @@ def _cautions(profile: JacobianProfile, rows: list[dict[str, Any]]) -> Iterator[
     most = max(profile.kinks, default=0)
     if most:
         yield (
-            f"{counted(most, 'unit')} {own_verb(most, 'be')} within rounding error of a kink, such as ReLU at "
-            "0 or two equal entries of a max pool (the most in one image). Another precision would take the derivative "
-            "on the other side; the bounds hold for this side."
+            f"In the worst image {counted(most, 'unit')} {own_verb(most, 'be')} within rounding error of a kink, such "
+            "as ReLU at 0 or two equal entries of a max pool. Another precision may take the derivative on the other "
+            "side; the bounds hold for this side."
         )
 
 

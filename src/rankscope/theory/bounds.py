@@ -69,7 +69,7 @@ class CompositionBound(Record):
 
     def plot(self, *, ax: Axes | None = None) -> Axes:
         """The three ranks as bars."""
-        title = f"tolerance {self.tolerance}, κ = {self.kappa:.4g}"
+        title = f"tolerance: {self.tolerance}, κ = {self.kappa:.4g}"
         names = ("A", "BA", "BA at κ·rtol")
         return plot_bars(names, (self.before, self.after, self.bounded), quantity="rank", title=title, ax=ax)
 

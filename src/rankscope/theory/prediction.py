@@ -129,7 +129,7 @@ class RankPrediction(Record):
         """What every law predicts up to four times the depth, and this prediction as a point."""
         depths = np.unique(np.geomspace(1, 4 * self.depth, 40).round().astype(np.int64))
         laws = {name: np.array([_count(self.n, int(k), self.rtol, name) for k in depths]) for name in _LAWS[1:]}
-        title = f"Gaussian layers of width {self.n:,}, tolerance {self.tolerance}"
+        title = f"Gaussian layers of width {self.n:,}, tolerance: {self.tolerance}"
         return plot_depths(depths, laws, (self.depth, self.value), title=title, ax=ax)
 
     def __str__(self) -> str:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from rankscope._base.text import one_line
 from rankscope.views.compared import Compared
-from rankscope.views.phrases import bounds, counted
+from rankscope.views.phrases import bounds, capital, counted
 
 __all__ = ["MEANING", "comparison_sentence", "comparison_text"]
 
@@ -20,12 +20,15 @@ MEANING = (
 )
 
 
-def comparison_sentence(chain: Sequence[Compared], judged: Sequence[Compared], verdict: str, *, double: bool) -> str:
+def comparison_sentence(
+    chain: Sequence[Compared], judged: Sequence[Compared], verdict: str, network: str = "the network", *, double: bool
+) -> str:
     """How rank falls beside a random chain, where both differ most, and how sure that is.
 
     ``judged`` are those of the chain with a random layer to be compared with; ``double`` says that float64 was used.
     """
-    said = _said(chain[-1].name, judged, verdict, "use a larger tolerance" if double else "measure in float64")
+    remedy = "use a larger tolerance" if double else "measure in float64"
+    said = capital(_said(chain[-1].name, judged, verdict, network, remedy))
     joined = max((x.joined for x in judged), default=0)
     if joined > 1:
         said += f" Each block counts as one layer; the largest has {joined:,} mixing operations."
@@ -49,7 +52,7 @@ def comparison_text(layers: Sequence[Compared], *, head: str, sentence: str) -> 
     return "\n".join([*lines, sentence])
 
 
-def _said(last: str, chain: Sequence[Compared], verdict: str, remedy: str) -> str:
+def _said(last: str, chain: Sequence[Compared], verdict: str, network: str, remedy: str) -> str:
     if verdict == "none":
         return f"No operation that mixes features was recognised up to {last}, so there is no random chain to compare."
     total = counted(len(chain), "cut point")
@@ -59,7 +62,7 @@ def _said(last: str, chain: Sequence[Compared], verdict: str, remedy: str) -> st
     if verdict == "undecided":
         widest = max(open_, key=lambda x: x.upper - x.lower)
         return (
-            f"At {len(open_):,} of {total} the certified bounds are too wide to compare the network with {_CHAIN} "
+            f"At {len(open_):,} of {total} the certified bounds are too wide to compare {network} with {_CHAIN} "
             f"({_most(open_)}{widest.name}: {bounds(widest.lower, widest.upper)} against {widest.predicted:,.0f}); "
             f"{remedy}." + (" The other ranks agree." if len(chain) > len(open_) else "")
         )
@@ -67,16 +70,16 @@ def _said(last: str, chain: Sequence[Compared], verdict: str, remedy: str) -> st
         full = all(x.predicted > x.possible - 0.5 for x in chain)
         where = {1: "the only cut point", 2: "both cut points"}.get(len(chain), f"all {total}")
         if full:
-            return f"The network keeps all the rank that its widths allow at {where}, as {_CHAIN} does."
-        return f"The network's rank agrees with that of {_CHAIN} at {where}."
+            return f"{network} keeps all the rank that its widths allow at {where}, as {_CHAIN} does."
+        return f"{network}'s rank agrees with that of {_CHAIN} at {where}."
     if verdict == "mixed":
         said = (
-            f"The network loses more rank than {_CHAIN} at {len(below):,} of {total} ({_at(below)}) and less at "
+            f"{network} loses more rank than {_CHAIN} at {len(below):,} of {total} ({_at(below)}) and less at "
             f"{len(above):,} ({_at(above)})."
         )
     else:
         word, found = ("more", below) if below else ("less", above)
-        said = f"The network loses {word} rank than {_CHAIN} at {len(found):,} of {total} ({_at(found)})."
+        said = f"{network} loses {word} rank than {_CHAIN} at {len(found):,} of {total} ({_at(found)})."
     if open_:
         said += f" At {len(open_):,} more the certified bounds are too wide to compare; {remedy}."
     return said

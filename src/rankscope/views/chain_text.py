@@ -16,7 +16,7 @@ def chain_text(chains: ChainView) -> str:
     """Header, ranks and predictions at a dozen depths, and what has to be known to read them."""
     lines = [
         f"{one_line(chains.title)}, {counted(len(chains.seeds), 'seed')}, {chains.dtype}, "
-        f"tolerance {chains.tolerance}, {counted(chains.samples, 'sample')}, {chains.seconds:.1f} s",
+        f"tolerance: {chains.tolerance}, {counted(chains.samples, 'sample')}, {chains.seconds:.1f} s",
         f"{'depth':>6} {'Jacobian rank':>22} {'predicted':>10} {'features (PCA)':>22} {'predicted':>10}",
     ]
     shown = sorted({1, chains.depth, *np.linspace(1, chains.depth, 11).round().astype(int).tolist()})

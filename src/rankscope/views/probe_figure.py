@@ -69,7 +69,7 @@ def plot_probes(found: ProbesView, *, ax: Axes | None = None) -> Axes:
         ax.tick_params(axis="y", length=0)
         ax.set_ylim(len(results) - 0.4, -0.6)
         ax.set_xlim(left=0)
-        ax.set_xlabel(f"dimensions (tolerance {found.tolerance})")
+        ax.set_xlabel(f"dimensions (tolerance: {found.tolerance})")
         handles, labels = ax.get_legend_handles_labels()
         order = [labels.index(bar[0]) for bar in _BARS]
         order[2:2] = [i for i in range(len(labels)) if i not in order]  # the limit below the dimensions it limits
@@ -131,7 +131,7 @@ def _draw_remedies(result: RemediesView, ax: Axes, quantity: str) -> None:
             low, high = values.min(axis=0), values.max(axis=0)
             ax.fill_between(result.depths, low, high, color=colour, alpha=0.2, linewidth=0)
     ax.set_xlabel("layers")
-    ax.set_ylabel(f"Jacobian rank (tolerance {result.tolerance})" if quantity == "rank" else "PCA dimension")
+    ax.set_ylabel(f"Jacobian rank (tolerance: {result.tolerance})" if quantity == "rank" else "PCA dimension")
     ax.set_xlim(1, max(depth, 2))
     whole_ticks(ax)
     ax.set_ylim(0, ax.get_ylim()[1])

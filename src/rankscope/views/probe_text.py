@@ -37,7 +37,7 @@ def probes_text(found: ProbesView) -> str:
         source = f"{counted(found.samples, 'sample')} of {each} as given"
     lines = [
         source,
-        f"tolerance {found.tolerance}, {found.dtype} on {found.device}",
+        f"tolerance: {found.tolerance}, {found.dtype} on {found.device}",
         f"before every component: PCA dimension {_shown(first.dimension_before)}, "
         f"Jacobian rank {_shown(first.rank_before)}",
         f"{'component':<{width}}  {'outputs':>7}  {'PCA dim':>22}  {'rank':>22}  {'exact ≥':>7}  {'expected':>13}",
@@ -70,8 +70,8 @@ def remedies_text(result: RemediesView) -> str:
         f"{counted(result.seeds, 'seed')} (medians), float64, {result.seconds:.1f} s"
     ]
     for title, name in (
-        (f"Jacobian rank (tolerance {result.tolerance})", "ranks"),
-        (f"PCA dimension of the features (tolerance paper, {counted(result.samples, 'sample')})", "dimensions"),
+        (f"Jacobian rank (tolerance: {result.tolerance})", "ranks"),
+        (f"PCA dimension of the features (tolerance: paper, {counted(result.samples, 'sample')})", "dimensions"),
     ):
         lines += [title, f"{'layers':<{wide}}" + "".join(f"{k:>8}" for k in shown)]
         for curve in result.curves:
