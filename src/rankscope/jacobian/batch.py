@@ -6,14 +6,14 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
-from rankscope._base.dtypes import dtype_name
 from rankscope._base.errors import raise_ours
 from rankscope._base.facts import Fact, FactKind, unsaid
-from rankscope.jacobian.both_modes import doubts
+from rankscope.jacobian.cast_doubt import say_range, without_doubt
 from rankscope.jacobian.column_plan import ColumnPlan
 from rankscope.jacobian.finish import Finished, Finisher
+from rankscope.jacobian.other_paths import Measurer, OtherPaths, absent_from
 from rankscope.jacobian.reference import Certified, Reference
 from rankscope.jacobian.sweep import Sweep, SweepResult
 from rankscope.jacobian.unsettled import Unsettled
@@ -25,11 +25,10 @@ from rankscope.linear.other_precision import PROBES
 from rankscope.linear.runner import NotCalledError
 from rankscope.linear.sharing import Pulled, pull_apart
 from rankscope.slicing import ModuleCall, Sample
-from rankscope.slicing.apart import APART, worst_known
+from rankscope.slicing.apart import APART
 
 __all__ = ["BatchMeasurer", "join"]
 
-_SAID = {FactKind.REVERSE_DISAGREES, FactKind.SOME_DISAGREE, FactKind.RANDOM_MODEL}
 _MOST_IMAGES = 64
 _ABREAST = 16  # images whose float64 passes run together; more gain nothing
 _TRIES = 2  # batches that could not be swept together before none is tried any more
@@ -63,8 +62,7 @@ class BatchMeasurer:
         self._batch: int | None = None
         self._coupled = 0
         self._plan = ColumnPlan(self.derivative)
-        self._elsewhere: tuple[frozenset[int], BatchMeasurer] | None = None
-        self._uncompared: BatchMeasurer | None = None
+        self._paths = OtherPaths()
         self._open: Unsettled | None = None
 
     @property
@@ -90,9 +88,10 @@ class BatchMeasurer:
         return self.derivative.certificate
 
     @property
-    def _shown(self) -> BatchMeasurer:
+    def _shown(self) -> Measurer:
         """The one that has measured, where no sample could be compared with the other precision."""
-        return self if self.derivative.method is not None or self._uncompared is None else self._uncompared
+        uncompared = self._paths.uncompared
+        return self if self.derivative.method is not None or uncompared is None else uncompared
 
     def confirms(self, sample: Sample, marks: Mapping[int, float], kinks: int) -> bool:
         """Whether single products agree with those of an earlier run; there are none of a sweep."""
@@ -174,8 +173,11 @@ class BatchMeasurer:
         return self._submit(sample, result, found, self._pulled_alone(sample, found))
 
     def _on_another_path(self, sample: Sample) -> Callable[[], list[Finished]]:
-        absent = self._absent(sample)
-        return self._on_its_own_path(sample, absent) if absent else self._uncertified(sample)
+        absent = absent_from(self.runner, sample)
+        return self._paths.without(self, sample, absent) if absent else self._paths.uncertified(self, sample)
+
+    def _say_once(self, *found: Fact) -> None:
+        self.derivative.facts += unsaid(found, self.derivative.facts)
 
     def _pulled(self, sample: Sample) -> Pulled | None:
         """Outputs pulled back to the inputs; ``None`` where images reach each other."""
@@ -194,62 +196,6 @@ class BatchMeasurer:
             if isinstance(error, torch.OutOfMemoryError):
                 raise
             return None
-
-    def _absent(self, sample: Sample) -> frozenset[int]:
-        """The cut points that one plain call with this sample does not reach."""
-        try:
-            with self.runner.hooked():
-                self.runner.outputs(sample, sample.x)
-        except NotCalledError as error:
-            return error.absent
-        return frozenset()
-
-    def _on_its_own_path(self, sample: Sample, absent: frozenset[int]) -> Callable[[], list[Finished]]:
-        """A sample that does not call some cut points: the others are measured, with every check made on this path.
-
-        One such measurer is kept, as each holds the weights in the certificate's precision.
-        """
-        count = len(self.calls)
-        places = [k for k in range(count) if k not in absent]
-        if not places:
-            return lambda: [Finished([None] * count, 0, tuple(range(count)))]
-        if self._elsewhere is None or self._elsewhere[0] != absent:
-            self._elsewhere = None  # before the next one takes its room
-            chosen = [self.calls[k] for k in places]
-            self._elsewhere = (absent, self.another(chosen))
-        done = self._by(self._elsewhere[1], sample)
-        return lambda: [image.among(places, count) for image in done()]
-
-    def _uncertified(self, sample: Sample) -> Callable[[], list[Finished]]:
-        """A sample that calls every cut point, but not so in the other precision, which may tell nothing of it."""
-        if not self.settings.certify:  # what one precision calls changes from one call to the next
-            why = "the model calls other modules from one call to the next"
-            images = [Finished([None] * len(self.calls), 0, reasons=dict.fromkeys(range(len(self.calls)), why))]
-            return lambda: images
-        if self._uncompared is None:
-            alone = replace(self.settings, certify=False)
-            self._uncompared = self.another(self.calls, alone, (self.runner, None))
-        dtype = dtype_name(self.settings.dtype)
-        self._say_once(Fact(FactKind.OTHER_PATH, {"dtype": dtype}, caution=True))
-        # that one precision alone cannot check the function belongs to what is said of these samples
-        return self._by(self._uncompared, sample, without=FactKind.FUNCTION_UNCHECKED)
-
-    def _say_once(self, *found: Fact) -> None:
-        self.derivative.facts += unsaid(found, self.derivative.facts)
-
-    def _by(
-        self, other: BatchMeasurer, sample: Sample, *, without: FactKind | None = None
-    ) -> Callable[[], list[Finished]]:
-        """One sample by another measurer, whose findings belong to the result but for those of one kind."""
-        other.batch_size(sample, 1)
-        done = other.measure([sample])
-        other.settle()
-        self._say_once(*(fact for fact in other.derivative.facts if fact.kind is not without))
-        self.derivative.failed_methods += [
-            fact for fact in other.derivative.failed_methods if fact not in self.derivative.failed_methods
-        ]
-        self.derivative.adjoint = worst_known([self.derivative.adjoint, other.derivative.adjoint])
-        return done
 
     def _launched(self, sample: Sample) -> tuple[SweepResult, Certified | None]:
         """One sweep and what the probes find of it."""
@@ -338,47 +284,9 @@ class BatchMeasurer:
         columns = self.settings.columns.count(tuple(sample.x.shape[1:]))
         lengths, flips = (None, None) if found is None else (found.lengths, found.flips)
         if found is not None:
-            lengths = self._without_doubt(sample, result, found, pulled, alike=alike)
-            self._say_range(found)
+            lengths = without_doubt(self.derivative, sample, result, found, pulled, alike=alike)
+            say_range(self.derivative, found)
         return self.finisher.submit(result, lengths, flips, len(sample.x), columns)
-
-    def _say_range(self, found: Certified) -> None:
-        """Where the model's own products leave the range of the precision: said once for either end."""
-        # behind random numbers two products differ for another reason
-        dtype = dtype_name(self.settings.dtype)
-        both = torch.stack([found.small, found.large]).cpu()[:, : self.derivative.in_doubt]
-        for kind, places in zip((FactKind.UNDERFLOW, FactKind.OVERFLOW), both, strict=True):
-            if bool(places.any()) and kind not in {fact.kind for fact in self.derivative.facts}:
-                where = self.calls[int(places.nonzero()[0])].name
-                self.derivative.facts.append(Fact(kind, {"where": where, "dtype": dtype}))
-
-    def _without_doubt(
-        self, sample: Sample, result: SweepResult, found: Certified, pulled: Pulled | None, *, alike: bool
-    ) -> Tensor:
-        """The lengths of the probes' errors, NaN from where forward and reverse mode disagree on an image.
-
-        ``alike`` says that they agree by rule, so that nothing was pulled.
-        """
-        assert self.derivative.method is not None
-        lengths = found.lengths.clone()
-        if self.derivative.in_doubt is not None:
-            lengths[self.derivative.in_doubt :] = torch.nan
-        if alike:
-            return lengths
-        if pulled is None or pulled.custom:
-            for image in range(len(sample.x)):
-                for place in self.derivative.misled(replace(sample, x=sample.x[image : image + 1])):
-                    lengths[place, :, image] = torch.nan
-        if pulled is None or self.derivative.adjoint is None:
-            return lengths
-        with self.runner.hooked():
-            wrong = doubts(self.runner, self.derivative.method, sample, pulled, result, found)
-        for doubt in wrong:
-            lengths[doubt.place :, :, doubt.image] = torch.nan
-            if {f.kind for f in self.derivative.facts}.isdisjoint(_SAID):
-                where = {"error": doubt.error, "where": self.calls[doubt.place].name, "casts": self.derivative.casts}
-                self.derivative.facts.append(Fact(FactKind.SOME_DISAGREE, where, caution=True))
-        return lengths
 
     def _run(self, sample: Sample, *, certified: bool) -> SweepResult:
         sweep = Sweep(

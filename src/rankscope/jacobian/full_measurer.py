@@ -22,6 +22,7 @@ from rankscope.jacobian.full_plan import Asked, Plan, plan_for
 from rankscope.jacobian.full_seconds import expected_seconds
 from rankscope.jacobian.full_work import compared_by, work_of
 from rankscope.jacobian.kept_cut_points import KeptCut, KeptCutPoints, call_key
+from rankscope.jacobian.other_paths import absent_from
 from rankscope.jacobian.products import Pair, products_of, unchecked_products
 from rankscope.jacobian.shared_passes import SharedPasses, pushed_by_trace
 from rankscope.jacobian.sharing_cut_points import SharedCutPoints
@@ -151,13 +152,13 @@ class FullMeasurer(BatchMeasurer):
     def _alone(self, sample: Sample) -> Callable[[], list[Finished]]:
         if self.plan is not None and self.plan.swept:
             return super()._alone(sample)
-        absent = self._absent(sample)
+        absent = absent_from(self.runner, sample)
         if absent:
-            return self._on_its_own_path(sample, absent)
+            return self._paths.without(self, sample, absent)
         try:
             return self._measured(sample)
         except NotCalledError:
-            return self._uncertified(sample)
+            return self._paths.uncertified(self, sample)
 
     def _measured(self, sample: Sample) -> Callable[[], list[Finished]]:
         if self.derivative.method is None:
@@ -263,7 +264,7 @@ class FullMeasurer(BatchMeasurer):
 
     def confirms(self, sample: Sample, marks: Mapping[int, float], kinks: int) -> bool:
         self.batch_size(sample, 1)
-        if self._absent(sample) or self.plan is None or self.plan.swept or self.derivative.method is None:
+        if absent_from(self.runner, sample) or self.plan is None or self.plan.swept or self.derivative.method is None:
             return False  # no method: in the other precision it takes another path
         return all(self._agrees(place, sample, mark, kinks) for place, mark in marks.items())
 
