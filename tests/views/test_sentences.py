@@ -87,6 +87,7 @@ VALUES: dict[FactKind, dict[str, Any]] = {
     FactKind.NOT_CALLED: {"names": ("experts.0", "experts.3"), "counts": (2, 1), "total": 4},
     FactKind.UNDERFLOW: {"where": "layer1.0", "dtype": "float32"},
     FactKind.OVERFLOW: {"where": "layer1.0", "dtype": "float32"},
+    FactKind.NO_ESTIMATE: {"where": "layer1.0"},
     FactKind.SOME_DISAGREE: {"error": 0.25, "where": "layer1.0"},
     FactKind.OTHER_PATH: {"dtype": "float32"},
     FactKind.RANDOM_WEIGHTS: {"seed": 0},

@@ -60,6 +60,7 @@ class FactKind(StrEnum):
     REVERSE_DISAGREES = "reverse mode disagrees"  # error, where
     UNDERFLOW = "products underflow"  # where, dtype
     OVERFLOW = "products overflow"  # where, dtype
+    NO_ESTIMATE = "error of float64 not estimated"  # where
     SOME_DISAGREE = "reverse mode disagrees on some"  # error, where
     NO_FLOAT64 = "no float64 reference"  # reason
     OTHER_PATH = "another path in the other precision"  # dtype (the working one)

@@ -18,18 +18,20 @@ from rankscope.slicing import Sample
 
 __all__ = ["say_range", "without_doubt"]
 
+_LEAVING = (FactKind.UNDERFLOW, FactKind.OVERFLOW, FactKind.NO_ESTIMATE)
 _SAID = {FactKind.REVERSE_DISAGREES, FactKind.SOME_DISAGREE, FactKind.RANDOM_MODEL}
 
 
 def say_range(derivative: Derivative, found: Certified) -> None:
-    """Where the model's own products leave the range of the precision: said once for either end."""
+    """Where the model's own products leave the range of the precision, or its digits: said once for each."""
     # behind random numbers two products differ for another reason
     dtype = dtype_name(derivative.settings.dtype)
-    both = torch.stack([found.small, found.large]).cpu()[:, : derivative.in_doubt]
-    for kind, places in zip((FactKind.UNDERFLOW, FactKind.OVERFLOW), both, strict=True):
+    places_by_kind = torch.stack([found.small, found.large, found.blurred]).cpu()[:, : derivative.in_doubt]
+    for kind, places in zip(_LEAVING, places_by_kind, strict=True):
         if bool(places.any()) and kind not in {fact.kind for fact in derivative.facts}:
             where = derivative.calls[int(places.nonzero()[0])].name
-            derivative.facts.append(Fact(kind, {"where": where, "dtype": dtype}))
+            about = {"where": where} if kind is FactKind.NO_ESTIMATE else {"where": where, "dtype": dtype}
+            derivative.facts.append(Fact(kind, about))
 
 
 def without_doubt(

@@ -15,6 +15,7 @@ __all__ = ["Findings", "Shown", "deduplicated", "merged"]
 _ONCE = {
     FactKind.UNDERFLOW,
     FactKind.OVERFLOW,
+    FactKind.NO_ESTIMATE,
     FactKind.SOME_DISAGREE,
     FactKind.CUSTOM_BACKWARD,
     FactKind.WAY_GIVEN_UP,

@@ -310,6 +310,8 @@ class FullMeasurer(BatchMeasurer):
         dtype = dtype_name(pair.work.dtype)
         if pair.vanishes:
             yield Fact(FactKind.UNDERFLOW, {"where": name, "dtype": dtype})
+        elif pair.blurred:
+            yield Fact(FactKind.NO_ESTIMATE, {"where": name})
         elif not pair.certified:
             yield Fact(FactKind.PRODUCTS_UNCHECKED, {"dtype": dtype}, caution=True)
         work = pair.products[0]

@@ -18,6 +18,7 @@ from torch import Tensor
 from rankscope._base.errors import MeasurementError
 from rankscope._base.facts import FactKind
 from rankscope.jacobian.out_of_range import lost_below
+from rankscope.jacobian.reference import BLURRED
 from rankscope.jacobian.shared_passes import SharedPasses
 from rankscope.linear.checks import ADJOINT_LIMIT
 from rankscope.linear.graphs import Replayed
@@ -112,7 +113,8 @@ class Pair:
     """The map in the working precision, what its products are compared with, and what was seen.
 
     ``flips`` counts units within rounding of a kink; ``gap`` is how far the two modes of differentiation disagree;
-    ``vanishes`` says that products are too small for the range of the precision.
+    ``vanishes`` says that products are too small for the range of the precision, ``blurred`` that a shorter precision
+    has hardly a digit of them.
     """
 
     work: SquaredMap
@@ -124,6 +126,7 @@ class Pair:
     """For all singular values of a float32 network: float64 products, and by how much those may err."""
     products: tuple[Products, ...] = ()
     vanishes: bool = False
+    blurred: bool = False
 
 
 def unchecked_products(passes: SharedPasses, place: int) -> Products:
@@ -149,9 +152,11 @@ def products_of(passes: SharedPasses, place: int) -> Pair:
     gap = _agreeing(double, ADJOINT_LIMIT)
     doubtful = derivative.in_doubt is not None and place >= derivative.in_doubt
     doubtful = doubtful or place in passes.misled
-    vanishes = _vanishes(work, exact)
-    if gap > _AGREE or doubtful or vanishes:
-        return Pair(*_unknown(work.squared()), False, flips, gap, products=(work, exact), vanishes=vanishes)
+    vanishes, apart = _vanishes(work, exact)
+    blurred = derivative.scale != 1 and not apart <= BLURRED
+    if gap > _AGREE or doubtful or vanishes or blurred:
+        both = (work, exact)
+        return Pair(*_unknown(work.squared()), False, flips, gap, products=both, vanishes=vanishes, blurred=blurred)
     fast, slow, both = work.squared(), exact.squared(), (work, exact)
     if derivative.scale == 1:
         if derivative.certificate.kind is not FactKind.PROBES:  # the reference is of no more digits
@@ -181,16 +186,21 @@ def _agreeing(products: Products, limit: float) -> float:
     return gap
 
 
-def _vanishes(work: Products, exact: Products) -> bool:
-    """Whether the working precision gives zero where the other does not, or float64 itself may have lost it."""
+def _vanishes(work: Products, exact: Products) -> tuple[bool, float]:
+    """Whether the working precision gives zero where the other does not, or float64 itself may have lost it.
+
+    And how far apart the two are, relative to the first.
+    """
     double = work if work.map.dtype == torch.float64 else exact
     v = torch.randn(work.shape[1], 1, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
     found, wanted = (p.push_once(v.to(p.map.device, p.map.dtype)) for p in (work, exact))
     zero = not bool((found != 0).any())
+    gap, length = (float(scaled_norm(p.double(), 0)) for p in (found.double() - wanted.double(), found))
+    apart = 0.0 if gap == 0 else gap / length if length else math.inf
     if zero and bool((wanted != 0).any()):
-        return True
+        return True, apart
     if double is exact and not zero:
-        return False
+        return False, apart
     own = double.map.in_dtype(double.map.dtype)  # weights that were folded into one another have lost it before
     lost = lost_below(own, v.T.reshape(1, *own.sample.x.shape[1:]).to(own.device, own.dtype))
-    return not bool((lost <= torch.finfo(torch.float64).eps * scaled_norm(found, 0)).all())
+    return not bool((lost <= torch.finfo(torch.float64).eps * scaled_norm(found, 0)).all()), apart

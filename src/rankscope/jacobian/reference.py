@@ -21,7 +21,10 @@ from rankscope.slicing import Sample
 from rankscope.slicing.apart import worst_gaps
 from rankscope.spectra import scaled_norms
 
-__all__ = ["Certified", "Reference"]
+__all__ = ["BLURRED", "Certified", "Reference"]
+
+# of J·g: a shorter precision that differs by more has lost its digits, and its error shows no more how fast they go
+BLURRED = 2.0**-3
 
 
 @dataclass
@@ -34,7 +37,7 @@ class Certified:
     difference between what was swept and the model's own pass of the image: of the probes' tangents, and of the outputs
     of a traced network; it stays on the device, which is not waited for here. ``tangent`` is the first probe as a
     direction of the input. ``small`` and ``large`` say by cut point whether the working precision's range is too small
-    for J·g on some image.
+    for J·g on some image, ``blurred`` that a shorter precision has hardly a digit of it there.
     """
 
     lengths: Tensor
@@ -42,6 +45,7 @@ class Certified:
     tangent: Tensor
     small: Tensor
     large: Tensor
+    blurred: Tensor
     strayed: Tensor
     apart: float = 0.0
 
@@ -134,7 +138,7 @@ class Reference:
             recorded = pieces
         lengths, flips = [], []
         apart, strayed = [], []
-        small, large = [], []
+        small, large, blurred = [], [], []
         for part in self._each(sample, tangents.to(self.exact.dtype), recorded):
             here = slice(part.start, part.start + len(part.flips))
             found, tops = self._errors(part, result)
@@ -150,10 +154,15 @@ class Reference:
                 strayed.append(_gap(traced, part.outputs, images, here))
             if images > 1:
                 apart += [share, part.off.max().double(), _gap(batch, part.outputs, images, here)]
+            own = found
             if images > 1 and scale != 1:  # the working precision alone, and then what sharing changes
-                found = scale * self._own_errors(sample, part, tangents) + found
+                own = self._own_errors(sample, part, tangents)
+                found = scale * own + found
             else:
                 found = scale * found
+            faded = own.amax(1) > BLURRED * top if scale != 1 else torch.zeros_like(zero)
+            found = torch.where(faded.unsqueeze(1), torch.nan, found)
+            blurred.append(faded.any(1))
             lost = self._lost(sample, part, tangents, zero)
             if lost is not None:
                 found = found + lost
@@ -166,6 +175,7 @@ class Reference:
             tangents[0],
             torch.stack(small).any(0),
             torch.stack(large).any(0),
+            torch.stack(blurred).any(0),
             _largest(strayed),
             float(_largest(apart)) if apart else 0.0,
         )

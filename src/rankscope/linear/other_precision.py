@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from contextlib import nullcontext
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -25,13 +27,14 @@ __all__ = ["PROBES", "OtherPrecision", "in_other_precision"]
 
 PROBES = 6  # the certificate's bound fails with probability 10^-6
 _CARRIED = 1e-2  # of the largest entry: rounding to float32 gives 1e-6, a range that is too small gives 1
+_SINGLE, _LONG = 24, 43  # bits: where chaos leaves no digit of the first, the second has some
 _MOST = 0.9  # of the free memory: what copies of all weights may take where there is no other way
 
 
 @dataclass(frozen=True)
 class OtherPrecision:
     """Float64 beside a working precision of float32. A float64 sweep is compared with float32, or with float64 whose
-    every result is ``rounded`` to float32.
+    every result is ``rounded`` to so many bits.
 
     ``widened`` says that the model casts down inside and is compared with itself without the casts, in float64.
     """
@@ -41,11 +44,11 @@ class OtherPrecision:
     down: bool
     """Whether the working precision is float64."""
     widened: bool = False
-    rounded: bool = False
+    rounded: int | None = None
 
     def at(self, sample: Sample) -> LinearMap:
         """The Jacobian at a sample."""
-        arithmetic = Rounded if self.rounded else nullcontext
+        arithmetic = nullcontext if self.rounded is None else partial(Rounded, self.rounded)
         there = sample.to(self.runner.device, self.runner.dtype)
         return LinearMap(self.runner, self.method, there, arithmetic=arithmetic)
 
@@ -58,7 +61,7 @@ class OtherPrecision:
         if not self.down or self.widened:
             return 1.0
         # rounding each result leaves out what sums within an operator lose: 2^9 for √(2^18) terms
-        return 2.0**-20 if self.rounded else 2.0**-25
+        return 2.0**-25 if self.rounded is None else 2.0 ** (self.rounded - 44)
 
     @property
     def certificate(self) -> Fact:
@@ -90,9 +93,11 @@ def in_other_precision(
         What the model's own code raises where it does not run there.
     """
     down = working.dtype == torch.float64
-    rounded = down and not casts and not _single_carries(given, method, sample, *tangents)
-    if rounded:
+    rounded = None
+    if down and not casts and not _carries(given, method, sample, *tangents):
         given = given.in_dtype(torch.float64)
+        short = partial(Rounded, _SINGLE)
+        rounded = _SINGLE if _carries(given, method, sample, *tangents, arithmetic=short) else _LONG
     weights = given.weights
     about = {"dtype": dtype_name(given.dtype), "bytes": weights.bytes, "budget": given.room}
     facts: list[Fact] = []
@@ -125,11 +130,18 @@ def in_other_precision(
     return other, facts
 
 
-def _single_carries(given: Runner, method: Method, sample: Sample, direction: Tensor, out: Sequence[Tensor]) -> bool:
-    """Whether float32 gives about what float64 gave: its range may be too small, or a constant be of float64."""
+def _carries(
+    given: Runner,
+    method: Method,
+    sample: Sample,
+    direction: Tensor,
+    out: Sequence[Tensor],
+    arithmetic: Callable[[], AbstractContextManager[Any]] = nullcontext,
+) -> bool:
+    """Whether it gives about what float64 gave: its range may be too small, its digits, or a constant be of float64."""
     try:
-        with given.hooked():
-            one = sample.to(given.device, torch.float32)
+        with given.hooked(), arithmetic():
+            one = sample.to(given.device, given.dtype)
             found = method(given, one, direction[None].to(one.x))
     except Exception as error:  # the model's own code
         raise_ours(error)

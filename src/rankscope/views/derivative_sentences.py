@@ -46,6 +46,13 @@ def _overflow(v: Values) -> str:
     return f"The derivative at {v['where']!r} is too large for {v['dtype']}.{_wider(v)}"
 
 
+def _no_estimate(v: Values) -> str:
+    return (
+        f"From {v['where']!r} on, a shorter precision than float64 has hardly a correct digit of the derivative. "
+        "How many float64 has cannot be estimated from that, so no rank is certified where this holds."
+    )
+
+
 def _no_float64(v: Values) -> str:
     return f"No rank is certified, because the model does not run in float64: {v['reason']}."
 
@@ -178,6 +185,7 @@ DERIVATIVE_SENTENCES: Sentences = {
     FactKind.SOME_DISAGREE: _some_disagree,
     FactKind.UNDERFLOW: _underflow,
     FactKind.OVERFLOW: _overflow,
+    FactKind.NO_ESTIMATE: _no_estimate,
     FactKind.NO_FLOAT64: _no_float64,
     FactKind.OTHER_PATH: _other_path,
     FactKind.CASTS_DOWN: _casts_down,
