@@ -105,13 +105,13 @@ class Reading:
         for k, (layer, rank) in enumerate(zip(self.layers, self.function_rank, strict=True)):
             if not layer.true_cut or layer.uncalled:  # the images that go another way do not pass through it
                 continue
-            doubt = self._doubt(k)
+            doubt = self.doubt(k)
             if least is not None and rank - least[0] > np.hypot(doubt, least[1]):
                 found[layer.name] = rank - least[0]
             least = (rank, doubt) if least is None else min(least, (rank, doubt))
         return found
 
-    def _doubt(self, k: int) -> float:
+    def doubt(self, k: int) -> float:
         """How far an estimated function rank may be off by chance and by its quadrature; 0 of exact ones."""
         if not self.probed[k].any():
             return 0.0

@@ -9,8 +9,9 @@ from rankscope._base.style import narrow_axes
 from rankscope.report.figures import Figure, figure_of
 from rankscope.report.page import Page, Section, Table
 from rankscope.report.sentences import findings
+from rankscope.report.table import Share
 from rankscope.views.phrases import bounds, counted, gibibytes, shapes_of, span
-from rankscope.views.profile_text import flags
+from rankscope.views.profile_text import PROBED, flags
 from rankscope.views.sentences import phrase, sentence
 
 if TYPE_CHECKING:
@@ -62,22 +63,30 @@ def profiles_figure(profiles: Iterable[tuple[str | None, JacobianProfile]], capt
 
 
 def rank_table(profile: JacobianProfile, *, caption: str = "Rank of every layer") -> Table:
-    """Rank over the images, the function rank's bounds, soft ranks, flags."""
+    """Rank over the images, the function rank's bounds, what is known of estimates, soft ranks, flags."""
+    found = profile.reading.rows
+    probed = any(row.get("bracket") is not None for row in found)
     rows = []
-    for row in profile.reading.rows:
+    for row in found:
         rank, function = row["rank"], row["function_rank"]
         certain = bounds(function["lower"], function["upper"]) if row["certified"] else "none"
+        estimate = (row["standard_error"], _share(row["bracket"])) if probed else ()
         rows.append(
             (row["name"], *_sizes(row), rank["min"], rank["median"], rank["max"],
-             certain, row["effective_rank"], row["stable_rank"], flags(row))
+             certain, *estimate, row["effective_rank"], row["stable_rank"], flags(row))
         )  # fmt: skip
-    head = ("layer", "outputs", "possible", "min", "median", "max", "bounds", "effective", "stable", "flags")
+    more = ("std. error", "bracket") if probed else ()
+    head = ("layer", "outputs", "possible", "min", "median", "max", "bounds", *more, "effective", "stable", "flags")
     meaning = (
         "min, median and max are over the images. max is the function rank; bounds are its certified bounds. Two "
         "measures need no threshold and are medians over the images: the effective rank, exp(−Σ p log p) with "
         "p = σ/Σσ, and the stable rank, Σσ²/σ₁². A value near τ is within its error bound of the threshold τ."
     )
-    return Table(caption, head, rows, meaning=meaning)
+    return Table(caption, head, rows, meaning=f"{meaning} {PROBED}" if probed else meaning)
+
+
+def _share(value: float | None) -> Share | None:
+    return None if value is None else Share(value)
 
 
 def _sizes(row: dict[str, Any]) -> tuple[Any, Any]:
@@ -141,7 +150,7 @@ def provenance(profile: JacobianProfile) -> dict[str, str]:
         "forward against reverse mode": (
             "not checked" if profile.adjoint_error is None else f"agree to {profile.adjoint_error:.1e}"
         ),
-        "computed in": f"{profile.dtype}, singular values from float64 Gram matrices",
+        "computed in": f"{profile.dtype}, {_ways(profile)}",
         "device": profile.device,
         "time": f"{profile.seconds:.1f} s, {counted(profile.chunk_size, 'tangent')} at once",
         "versions": ", ".join(f"{k} {v}" for k, v in profile.versions.items()),
@@ -154,6 +163,13 @@ def provenance(profile: JacobianProfile) -> dict[str, str]:
         made[f"note {number}"] = text
     made |= {name: str(value) for name, value in profile.provenance.items() if name not in made}
     return made
+
+
+def _ways(profile: JacobianProfile) -> str:
+    """What the spectra are made with."""
+    probed = profile.reading.probed
+    ways = ["singular values from float64 Gram matrices"] if not probed.all() else []
+    return " and ".join([*ways, *(["ranks estimated with Lanczos probes"] if probed.any() else [])])
 
 
 def _torch_dtype(name: str) -> Any:

@@ -56,42 +56,71 @@ def _results(profile: JacobianProfile, rows: list[dict[str, Any]], network: str 
         f"Function rank{of} (largest over {count}, tolerance: {profile.tolerance.name}) is "
         f"{' and '.join(_at(row) for row in ends)}."
     )
+    yield from _estimated(rows)
     if profile.reading.one_size:  # what is lost between two layers is that of one and the same sample
-        yield from _loss(rows)
+        yield from _loss(profile, rows)
     yield from _spread(profile, rows)
     if profile.comparable:
         yield profile.against_random().sentence_about(network or "the network")
     yield from _conventions(profile)
 
 
-def _loss(rows: list[dict[str, Any]]) -> Iterator[str]:
-    cuts = [r for r in rows if r["true_cut"]] or rows
-    drops = [(a["rank"]["max"] - b["rank"]["max"], a, b) for a, b in pairwise(cuts)]
+def _estimated(rows: list[dict[str, Any]]) -> Iterator[str]:
+    probed = [row for row in rows if row.get("bracket") is not None]
+    if probed:
+        where = f"{len(probed):,} of {counted(len(rows), 'cut point')}"
+        trust = "bounds" if all(row["certified"] for row in probed) else "standard errors"
+        yield f"At {where} the rank is an estimate from Lanczos probes; the table of layers has its {trust}."
+
+
+def _loss(profile: JacobianProfile, rows: list[dict[str, Any]]) -> Iterator[str]:
+    """The largest falls; between estimated ranks, those beyond the errors of both."""
+    reading = profile.reading
+    doubts = [reading.doubt(k) for k in range(len(rows))]
+    seen = [k for k, row in enumerate(rows) if row["true_cut"]] or list(range(len(rows)))
+    drops = []
+    for i, k in pairwise(seen):
+        a, b = rows[i], rows[k]
+        lost = a["rank"]["max"] - b["rank"]["max"]
+        if lost > math.hypot(doubts[i], doubts[k]):
+            drops.append((lost, a, b))
     chosen = max((d for d in drops if d[2]["rank"]["max"] < _room(d[2])), key=lambda d: d[0], default=None)
-    if chosen is not None and chosen[0] > 0:
+    if chosen is not None:
         lost, a, b = chosen
         yield (
             f"Most rank is lost between {a['name']} and {b['name']}: it falls from {a['rank']['max']:,} to "
             f"{b['rank']['max']:,}, where {_room(b):,} is possible."
         )
-    forced = max((d for d in drops if d[2]["rank"]["max"] == _room(d[2])), key=lambda d: d[0], default=None)
-    if forced is not None and forced[0] > 0:
+    forced = max((d for d in drops if _keeps_all(d[2])), key=lambda d: d[0], default=None)
+    if forced is not None:
         lost, a, b = forced
         yield (
             f"Rank falls by {lost:,} from {a['name']} to {b['name']} because {b['name']} has only "
             f"{counted(b['rows'], 'output')}, and it uses all of them."
         )
-    if all(r["rank"]["max"] == _room(r) for r in rows):
+    if all(map(_keeps_all, rows)):
         yield "On the best image every layer keeps all the rank that its width and the chosen columns allow."
+
+
+def _keeps_all(row: dict[str, Any]) -> bool:
+    """Whether the function rank is all that there can be; an estimate that says so has to have it as lower bound."""
+    value = row["rank"]["max"] if row.get("bracket") is None else row["function_rank"]["lower"]
+    return bool(value == _room(row))
 
 
 def _spread(profile: JacobianProfile, rows: list[dict[str, Any]]) -> Iterator[str]:
     if len(profile.images) < 2:
         return
-    widest = max(rows, key=lambda r: r["rank"]["max"] - r["rank"]["min"])
-    low, middle, high = (widest["rank"][k] for k in ("min", "median", "max"))
-    if high > low:
+    apart = [r["rank"]["max"] - r["rank"]["min"] for r in rows]
+    # of two estimates, both of which may be off
+    most = [math.sqrt(2) * profile.reading.doubt(k) for k in range(len(rows))]
+    varied = [k for k in range(len(rows)) if apart[k] > most[k]]
+    if varied:
+        widest = rows[max(varied, key=lambda k: apart[k])]
+        low, middle, high = (widest["rank"][k] for k in ("min", "median", "max"))
         yield (f"Rank varies most between images at {widest['name']}: {low:,} to {high:,}, median {number(middle)}.")
+    elif any(most):
+        yield "At no layer do the images' ranks differ by more than the errors of the estimates."
     else:
         every = "Both" if len(profile.images) == 2 else f"All {len(profile.images):,}"
         yield f"{every} images have the same rank at every layer."

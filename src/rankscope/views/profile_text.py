@@ -10,7 +10,12 @@ from rankscope._base.text import one_line
 from rankscope.views.phrases import bounds, counted, number, span
 from rankscope.views.sentences import note, phrase
 
-__all__ = ["flags", "profile_text"]
+__all__ = ["PROBED", "flags", "profile_text"]
+
+PROBED = (
+    "A rank with a bracket is estimated with Lanczos probes; its bounds fail with probability 1e-6. The bracket is the "
+    "width of the quadrature's bounds as a share of all singular values."
+)
 
 _UNCERTIFIED = {
     FactKind.NOT_CERTIFIED,
@@ -89,10 +94,7 @@ def profile_text(
     )  # fmt: skip
     lines.append(f"max = function rank, {bounded} ({phrase(certificate)}). Method: {phrase(method)}.")
     if probed:
-        lines.append(
-            "A rank with a bracket is estimated with Lanczos probes; its bounds fail with probability 1e-6. The "
-            "bracket is the width of the quadrature's bounds as a share of all singular values."
-        )
+        lines.append(PROBED)
     if adjoint_error is not None:
         lines.append(f"forward and reverse mode agree to {adjoint_error:.1e}")
     if any(kinks):
