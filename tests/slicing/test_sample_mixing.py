@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
 from rankscope.slicing.sample_mixing import Mixing, mixing_of
+from rankscope.slicing.value_reads import reads_values
 
 WIDE = 1e6  # a threshold that no sample here comes near: nothing shows in the values
 
@@ -182,3 +183,16 @@ def test_a_number_of_samples_and_values_that_are_read_show() -> None:
     assert followed(scaled).numbers - followed(scaled, 1).numbers
     assert followed(lambda x: x if len(x) == 1 or x.sum() < WIDE else -x).reads
     assert not followed(lambda x: x * float(torch.ones(3).sum())).reads
+
+
+def test_steps_of_a_packed_sequence_are_read_of_its_lengths() -> None:
+    net = nn.LSTM(2, 4, batch_first=True)
+
+    def run(x: Tensor, lengths: Tensor) -> Tensor:
+        packed = pack_padded_sequence(x.reshape(-1, 3, 2), lengths, batch_first=True, enforce_sorted=False)
+        return pad_packed_sequence(net(packed)[0], batch_first=True)[0]
+
+    x = torch.ones(2, 6)
+    assert not reads_values(x, lambda x: run(x, torch.tensor([1, 3])))
+    assert reads_values(x, lambda x: run(x, x.sum(1).long().clamp(max=3)))
+    assert followed(lambda x: run(x, (x.sum(1) > 0).long() + 1)).mixes

@@ -16,6 +16,7 @@ from torch.utils._pytree import tree_leaves
 __all__ = ["decides", "reads_values"]
 
 _READ = torch.Tag.data_dependent_output  # ``item``, ``bool``, ``equal``
+_PACKED = (torch.ops.aten._pack_padded_sequence.default, torch.ops.aten._pad_packed_sequence.default)
 _SIZED = torch.Tag.dynamic_output_shape  # ``nonzero``, ``masked_select``, ``unique``
 
 
@@ -36,7 +37,10 @@ class _Follows(TorchDispatchMode):
         if of_input:
             self.found = decides(func, of_input)
             written = given if func._schema.is_mutable else []
-            for tensor in [*tree_leaves(made), *written]:
+            # how many rows a step has comes of the lengths alone, and these of that
+            by_lengths = func in _PACKED and len(args) > 1 and args[1].untyped_storage()._cdata not in self._marked
+            of_values = made[:1] if by_lengths else made
+            for tensor in [*tree_leaves(of_values), *written]:
                 if isinstance(tensor, Tensor) and tensor.layout == torch.strided:
                     self._marked[tensor.untyped_storage()._cdata] = tensor.untyped_storage()
         return made
