@@ -58,6 +58,15 @@ def test_a_log_gets_a_line_now_and_then(capsys: pytest.CaptureFixture[str]) -> N
     assert capsys.readouterr().err == "written\n"
 
 
+def test_a_log_does_not_repeat_what_was_said(capsys: pytest.CaptureFixture[str]) -> None:
+    clock = Clock()
+    lines = Lines("demo", clock)
+    lines.say("Expected: 28 min.")
+    clock.now = 20.0
+    lines(0, 1, "Expected: 28 min.")
+    assert capsys.readouterr().err.splitlines() == ["Expected: 28 min.", "demo: 0 of 1 (20 s)"]
+
+
 def test_work_of_seconds_leaves_no_line(capsys: pytest.CaptureFixture[str]) -> None:
     clock = Clock()
     lines = Lines("features", clock)

@@ -56,13 +56,16 @@ class _Bar(Reporter):
             redirect_stdout=sys.stdout is not None and sys.stdout.isatty(),
         )
         self._task = self._bar.add_task(title, total=None, text="")
+        self._said = ""
         self._bar.start()
         _shown.add(self)
 
     def __call__(self, done: int, total: int | None, text: str) -> None:
-        self._bar.update(self._task, completed=done, total=total, text=text)
+        news = "" if text == self._said else text  # it stands above the bar
+        self._bar.update(self._task, completed=done, total=total, text=news)
 
     def say(self, text: str) -> None:
+        self._said = text
         self._bar.console.print(text, markup=False, highlight=False)
 
     def close(self) -> None:
@@ -83,15 +86,21 @@ class Lines(Reporter):
         super().__init__()
         self._title, self._clock = title, clock
         self._started = self._last = clock()
+        self._said = ""
 
     def __call__(self, done: int, total: int | None, text: str) -> None:
         now = self._clock()
         passed = now - self._started
         if now - self._last >= max(self.PAUSE, self.SHARE * passed):
             self._last = now
-            self.say(f"{_words(self._title, done, total, text)} ({passed:,.0f} s)")
+            news = "" if text == self._said else text  # a log has what was said already
+            self._line(f"{_words(self._title, done, total, news)} ({passed:,.0f} s)")
 
     def say(self, text: str) -> None:
+        self._said = text
+        self._line(text)
+
+    def _line(self, text: str) -> None:
         print(text, file=sys.stderr, flush=True)
 
 
