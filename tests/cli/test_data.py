@@ -233,7 +233,7 @@ def test_an_interruption_says_what_is_kept(
 ):
     out = tmp_path / "run"
     stop = Path(net.removesuffix(":build")).with_name("stop")
-    stop.write_text("31")  # ten passes look for samples of a batch that change each other
+    stop.write_text("33")  # twelve passes look for samples of a batch that change each other
     np.save(tmp_path / "x.npy", np.random.default_rng(0).random((2000, 1, 8, 8), dtype=np.float32))
     np.save(tmp_path / "y.npy", np.arange(2000) % 2)
     given = ("--data", tmp_path / "x.npy", "--labels", tmp_path / "y.npy", "--weights", "random", "--out", out)

@@ -60,6 +60,7 @@ class BatchMeasurer:
         self.chunk = 0
         self._reference: Reference | None = None
         self._batch: int | None = None
+        self._swept_before = False
         self._coupled = 0
         self._plan = ColumnPlan(self.derivative)
         self._paths = OtherPaths()
@@ -203,8 +204,9 @@ class BatchMeasurer:
             self._reference.start(sample, self._plan.combinations(sample).probes)
         with self.runner.hooked():
             result = self._swept(sample)
-        if len(sample.x) == 1:  # several together may yet be swept alone
-            self.finisher.begin(result)
+        if len(sample.x) == 1 and not self._swept_before:  # several together may yet be swept alone
+            self.finisher.begin(result)  # later the device has a next sweep to go on with, which this would hold up
+        self._swept_before = True
         return result, self._certify(sample, result)
 
     def _confirmed(
