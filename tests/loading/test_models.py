@@ -187,7 +187,7 @@ WRONG: list[tuple[str, str]] = [
     ("timm:resnet18.a1_in2k", "timm has no weights 'a1_in2k' for 'resnet18'; did you mean 'a1_in1k'"),
     ("torchvision:resnt18", "torchvision has no classification model 'resnt18'; did you mean 'resnet18'"),
     ("torchvision:resnet50.IMAGENET1K_V3", "no weights 'IMAGENET1K_V3' for 'resnet50'; did you mean 'IMAGENET1K_V"),
-    ("hf:mobilvit", "Hugging Face has no architecture 'mobilvit'; did you mean 'mobilevit'"),
+    ("hf:mobilvit", "Hugging Face has no architecture 'mobilvit' (did you mean 'mobilevit'"),
     ("resnet19", "model 'resnet19' is unknown; did you mean 'resnet18'"),
     ("digit", "model 'digit' is unknown; did you mean 'digits'"),
     (

@@ -82,7 +82,7 @@ WRONG = [
     (lambda: rs.Patch(coordinates=[]), (3, 8, 8), "0 coordinates"),
     (lambda: rs.Sketch(0), (3, 8, 8), "a sketch of 0 directions is empty"),
     (lambda: rs.Sketch(193), (3, 8, 8), "a sketch of 193 directions exceeds the input's 192 dimensions"),
-    (lambda: "al", (3, 8, 8), "unknown columns 'al'; did you mean 'all'"),
+    (lambda: "al", (3, 8, 8), r"unknown columns 'al' \(did you mean 'all'"),
     (lambda: 16, (3, 8, 8), r"columns is 16; give Patch\(16\), Positions, a Sketch"),
     (lambda: None, (3, 8, 8), "columns is None"),
 ]

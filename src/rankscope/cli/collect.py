@@ -42,7 +42,7 @@ _MOST_WORKERS = 1024
 @saves_memory("a smaller --batch-size", "fewer --cut-points")
 def collect_command(
     model: ModelArgument,
-    out: Annotated[Path, typer.Option(metavar="RUN", help="Folder for the shards.", show_default=False)],
+    out: Annotated[Path, typer.Option(metavar="RUN", help="Folder for the collected run.", show_default=False)],
     data: DataOption = None,
     text: TextOption = None,
     labels: DataLabelsOption = None,

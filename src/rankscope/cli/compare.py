@@ -33,7 +33,7 @@ def compare_command(
         bool | None,
         typer.Option(
             "--same-images/--other-images",
-            help="Whether Jacobian profiles saw the same images. Default: whether the images have the same names.",
+            help="Whether Jacobian profiles saw the same images. Default: yes if the images have the same names.",
             show_default=False,
         ),
     ] = None,

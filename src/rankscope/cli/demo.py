@@ -27,7 +27,7 @@ def demo_command(
     config: ConfigOption = None,
     debug: DebugOption = False,
 ) -> None:
-    """Measure the networks and data that rankscope contains, offline on the CPU, and write one HTML report."""
+    """Run every analysis on networks and data that come with rankscope, offline on the CPU, and write one page."""
     report = progress_for(not quiet, "demo")
     report(0, None, "starting")
     try:

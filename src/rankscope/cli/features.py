@@ -78,7 +78,7 @@ def features_command(
         str | None,
         typer.Option(
             metavar="SIZE",
-            help="Memory for the covariances, such as 2GB. Wider layers are sketched. Default: 4e9 bytes.",
+            help="Memory for the covariances, such as 2GB. Wider layers are sketched. Default: 4GB.",
         ),
     ] = None,
     limit: DataLimitOption = None,

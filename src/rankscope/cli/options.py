@@ -50,7 +50,7 @@ ConfigOption = Annotated[
     typer.Option(
         "--config",
         metavar="FILE",
-        help="TOML or YAML file of options by their names (seed = 1). What the command line gives replaces them.",
+        help="TOML or YAML file of options by their names (seed = 1). Options of the command line take precedence.",
         show_default=False,
     ),
 ]

@@ -56,7 +56,9 @@ def probe_command(
         str | None,
         typer.Option(metavar="CxHxW", help="Shape of one sample, such as 128x8x8. Default: that of --scale."),
     ] = None,
-    samples: Annotated[int | None, typer.Option(help="Number of samples for the feature dimension.")] = None,
+    samples: Annotated[
+        int | None, typer.Option(help="Number of samples for the feature dimension. Default: that of --scale.")
+    ] = None,
     points: Annotated[int, typer.Option(help="Number of samples at which the Jacobian is measured.")] = 1,
     tolerance: ToleranceOption = "paper",
     front: Annotated[str, typer.Option(help="Random layer before the component: gaussian or orthogonal.")] = "gaussian",
@@ -72,7 +74,7 @@ def probe_command(
     config: ConfigOption = None,
     debug: DebugOption = False,
 ) -> None:
-    """Measure how single components change feature dimension and Jacobian rank (Fig. 3)."""
+    """Measure how single components change feature dimension and Jacobian rank (the paper's Fig. 3)."""
     shape = None if input_shape is None else _shape(input_shape)
     given = [n for n in _OPTIONS if getattr(context.get_parameter_source(n), "name", "") == "COMMANDLINE"]
     _check_used(given, alone=remedies and component is None, remedies=remedies, data=data)

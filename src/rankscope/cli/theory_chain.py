@@ -44,7 +44,7 @@ def theory_chain_command(
     config: ConfigOption = None,
     debug: DebugOption = False,
 ) -> None:
-    """Measure the Jacobian rank and feature dimension of random deep chains and compare with theory (Fig. 1 d-f)."""
+    """Measure Jacobian rank and feature dimension of random deep chains beside theory (the paper's Fig. 1 d-f)."""
     each, scale = _seeds(seeds), _residual(residual)
 
     from rankscope.cli.results import print_result, write_result

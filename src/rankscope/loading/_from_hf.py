@@ -47,7 +47,7 @@ def from_hf(
     if bare and weights == "pretrained":
         raise UsageError(f"hf:{name} is an architecture without weights; use {RANDOM}, or a full hub name")
     if not local and not bare and "/" not in name:
-        raise UsageError(f"Hugging Face has no architecture {name!r}; {nearest(name, known)}; a hub name has a '/'")
+        raise UsageError(f"Hugging Face has no architecture {name!r} ({nearest(name, known)}); a hub name has a '/'")
     if local and not (folder / "config.json").is_file():
         raise ModelError(f"folder {str(folder)!r} holds no config.json; save_pretrained() writes one")
     if local:

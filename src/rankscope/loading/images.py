@@ -365,7 +365,7 @@ def _files(folder: Path) -> tuple[list[Path], tuple[tuple[str, str], ...]]:
                 "(rankscope.jacobian_rank(model, tensors)), or save its pictures as files and give their folder"
             )
         kinds = ", ".join(sorted(IMAGE_SUFFIXES))
-        raise DataError(f"folder {str(folder)!r} holds no images ({kinds}); give another, or 'photos', 'noise'")
+        raise DataError(f"folder {str(folder)!r} holds no images ({kinds}); give another folder, 'photos' or 'noise'")
     unreadable = tuple(
         (f"{os.path.relpath(e.filename, folder)}/", f"folder cannot be read: {e.strerror}") for e in errors
     )

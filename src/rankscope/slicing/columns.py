@@ -341,7 +341,7 @@ def check_columns(value: Any) -> None:
     if isinstance(value, str):
         if value not in ("all", "auto"):
             raise UsageError(
-                f"unknown columns {value!r}; {nearest(value, ['all', 'auto'])}, or give a Patch, Positions or a Sketch"
+                f"unknown columns {value!r} ({nearest(value, ['all', 'auto'])}); or give a Patch, Positions or a Sketch"
             )
     elif not hasattr(value, "tangents"):
         remedy = f"Patch({value})" if type(value) is int else "a Patch"

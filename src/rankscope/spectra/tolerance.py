@@ -150,8 +150,7 @@ def as_tolerance(value: ToleranceLike) -> Tolerance:
             if isinstance(error, UsageError):
                 raise
             raise UsageError(
-                f"unknown {parameter('tolerance')} {value!r}; {nearest(value, _NAMES)}, or give a number for a "
-                "constant rtol"
+                f"unknown {parameter('tolerance')} {value!r} ({nearest(value, _NAMES)}); a number is a constant rtol"
             ) from None
     if value is None or isinstance(value, bool):
         names = ", ".join(map(repr, _NAMES))
