@@ -82,7 +82,7 @@ def test_at_the_threshold(tolerance: rs.Tolerance, at: float, kept: bool) -> Non
 @pytest.mark.parametrize("value", ["papr", "Paper", "refrence"])
 def test_unknown_name_with_the_nearest(value: str) -> None:
     near = "reference" if value == "refrence" else "paper"
-    with pytest.raises(rs.UsageError, match=f"unknown tolerance '{value}'; did you mean '{near}'"):
+    with pytest.raises(rs.UsageError, match=rf"unknown tolerance '{value}' \(did you mean '{near}'"):
         as_tolerance(value)
 
 
