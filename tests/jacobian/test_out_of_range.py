@@ -147,6 +147,23 @@ def test_a_part_that_is_lost_and_made_great_again() -> None:
     assert not estimate.certified or estimate.upper == 4
 
 
+@pytest.mark.parametrize("call", [rs.jacobian_rank, rs.linear_map])
+def test_a_sample_below_the_range_of_the_dtype(call: Any) -> None:
+    """A network without weights is measured in float32, where 1e-200 is zero: rank 0 with bounds [0, 0] for x²."""
+
+    class Square(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return x * x
+
+    x = torch.tensor([[2e-200, 1e-200]], dtype=torch.float64)
+    with pytest.raises(rs.DataError, match=r"sample 0 is 2.0e-200, which float32 cannot hold; give dtype=.float64"):
+        call(Square().eval(), x, cut_points=["output"])
+    found = rs.jacobian_rank(Square().eval(), x, cut_points=["output"], dtype="float64", progress=False)
+    assert found.function_rank == (2,)
+    beside = torch.tensor([[1.0, 1e-200]], dtype=torch.float64)
+    rs.jacobian_rank(Square().eval(), beside, cut_points=["output"], progress=False)
+
+
 class Normed(nn.Module):
     """Root mean square one: the derivative has rank 3 of 4, as the length of what comes in counts for nothing."""
 

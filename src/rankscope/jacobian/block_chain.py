@@ -26,7 +26,7 @@ from rankscope.linear.block_runner import BlockRunner
 from rankscope.linear.linear_map import LinearMap
 from rankscope.linear.matrix import Matrix
 from rankscope.linear.methods import Method, choose_method
-from rankscope.linear.prepared import finite_weights, working_dtype
+from rankscope.linear.prepared import finite_weights, in_range, working_dtype
 from rankscope.linear.runner import Runner
 from rankscope.linear.tracing import traced
 from rankscope.slicing import (
@@ -180,6 +180,7 @@ def chain_exponents(
         facts += forward_facts(model, first, device_of(None, model), {})
         try:
             for index, raw in enumerate([first, *samples]):
+                in_range(raw, work_dtype)
                 if raw.x.shape != first.x.shape:
                     raise DataError(
                         f"{raw.name} has shape {tuple(raw.x.shape[1:])} where the first has "

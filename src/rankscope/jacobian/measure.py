@@ -43,7 +43,7 @@ from rankscope.jacobian.reading import Reading
 from rankscope.jacobian.sharing_cut_points import SharedCutPoints
 from rankscope.jacobian.sharing_out import collected_by
 from rankscope.linear.derivative import Settings
-from rankscope.linear.prepared import finite_weights, prepared, working_dtype
+from rankscope.linear.prepared import finite_weights, in_range, prepared, working_dtype
 from rankscope.linear.returned import returned_facts
 from rankscope.linear.runner import NotCalledError
 from rankscope.linear.tracing import at_home, traced_calls
@@ -165,7 +165,7 @@ def jacobian_rank(
     UsageError, CutPointError
         For options that cannot be used, unknown layers, a patch outside the image.
     DataError
-        For empty, non-numeric, NaN or infinite inputs.
+        For empty, non-numeric, NaN or infinite inputs, and those below the range of ``dtype``.
     ModelError
         For a model with NaN weights, or whose forward pass fails.
     DeviceError
@@ -251,7 +251,7 @@ def jacobian_rank(
         try:
             for index, raw in enumerate(chain([first, *chosen.passed], samples)):
                 shapes.append(_fits(choice, raw, labels(index), background))
-                own = prepared(raw, choice, background)
+                own = in_range(prepared(raw, choice, background), work_dtype)
                 collected.arrives(index, own)
                 sample = own.to(where, work_dtype)
                 image_names.append(labels(index))

@@ -20,7 +20,7 @@ from rankscope._base.text import counted
 from rankscope.linear.derivative import Derivative, Settings
 from rankscope.linear.linear_map import LinearMap
 from rankscope.linear.matrix import Matrix
-from rankscope.linear.prepared import finite_weights, prepared, working_dtype
+from rankscope.linear.prepared import finite_weights, in_range, prepared, working_dtype
 from rankscope.linear.returned import returned_facts
 from rankscope.linear.rows import row_numbers, split_rows
 from rankscope.linear.same_weights import SameWeights
@@ -124,6 +124,7 @@ def linear_map(
     finite_weights(model)
     options = {"differentiate": differentiate, "shared": shared, "per_sample": per_sample}
     sample, read = _one_sample(model, x, options)
+    in_range(sample, work_dtype)
     chosen = traced_calls(model, read, sample, cut_points, work_dtype)
     facts = [*facts, *wrapping, *mode_facts(model), *read.facts(), *returned_facts(chosen.calls)]
     settings = Settings("auto", budget, False, where, work_dtype, ColumnsByShape("all"), chosen.trace.through)
@@ -357,6 +358,7 @@ class JacobianMap:
         return self._of(self._sample, replace(self._derivative.settings, dtype=dtype_of(dtype)))
 
     def _of(self, sample: Sample, settings: Settings) -> JacobianMap:
+        in_range(sample, settings.dtype)
         whole = _made(self._kept, self._derivative.calls, sample, settings, self._derivative)
         return whole if len(self) == len(self._kept.names) else whole[self._kept.names[self._places[0]]]
 

@@ -11,11 +11,11 @@ from torch.nn.parameter import is_lazy
 
 from rankscope._base.checks import DtypeLike, dtype_of
 from rankscope._base.dtypes import dtype_name
-from rankscope._base.errors import ModelError
+from rankscope._base.errors import DataError, ModelError, parameter
 from rankscope._base.facts import Fact, FactKind
 from rankscope.slicing import ColumnsByShape, Sample, weights_with_numbers
 
-__all__ = ["finite_weights", "prepared", "working_dtype"]
+__all__ = ["finite_weights", "in_range", "prepared", "working_dtype"]
 
 _SUMMED = (torch.float16, torch.bfloat16, torch.float32, torch.float64, torch.complex64, torch.complex128)
 
@@ -79,6 +79,21 @@ def _stored(tensor: Tensor) -> Tensor:
 def _constants(model: nn.Module) -> set[str]:
     """Buffers in which infinity may be meant, such as attention masks and the bounds of a clamp."""
     return {name for name, _ in model.named_buffers() if not name.endswith(("running_mean", "running_var"))}
+
+
+def in_range(sample: Sample, dtype: torch.dtype) -> Sample:
+    """The same sample; one whose every number is below the range of the dtype would be measured at zero.
+
+    What is above the range is infinite there, and so are its outputs, which nothing is certified of.
+    """
+    if sample.x.dtype == torch.float64 and dtype != torch.float64 and sample.x.numel():
+        top = float(sample.x.abs().max())
+        if 0 < top < torch.finfo(dtype).tiny:
+            raise DataError(
+                f"the largest number of {sample.name} is {top:.1e}, which {dtype_name(dtype)} cannot hold; give "
+                f"{parameter('dtype', 'float64')}, or scale the inputs"
+            )
+    return sample
 
 
 def prepared(sample: Sample, columns: ColumnsByShape, background: str) -> Sample:
