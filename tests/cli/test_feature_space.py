@@ -94,7 +94,8 @@ def test_deficit_writes_a_page_to_search(collected: Path, tmp_path: Path, capsys
     assert 'type="search"' in page
     assert "<script>" in page
     assert not re.search(r'(?:src|href)\s*=\s*["\'](?!#|data:)', page)
-    assert f"{record['rows'][3]['weights'][0]:+.2f} {record['rows'][3]['names'][0]}" in page
+    weight = f"{record['rows'][3]['weights'][0]:+.2f}".replace("-", "−")
+    assert f"{record['rows'][3]['names'][0]} ({weight})" in page
     for kind in ("png", "svg"):
         assert (tmp_path / f"deficit.{kind}").stat().st_size > 1000
 
