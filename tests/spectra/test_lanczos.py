@@ -423,3 +423,12 @@ def test_the_steps_that_decide_the_precision_are_not_taken_twice(monkeypatch: py
         other = matrix_free(counted(), fewer, tolerance=tolerance, exact=exact)
         assert isinstance(one, SpectralDensity)
         assert np.array_equal(one.alpha, other.alpha), steps
+
+
+def test_full_rank_is_within_the_bounds_whatever_the_probes_weigh() -> None:
+    """Shares of one, weighted, summed to 1 − 2⁻⁵³, so that N − 1 was the upper bound where N is right."""
+    alpha, beta = np.tile([1.0, 1.1, 0.9], (16, 1)), np.full((16, 3), 0.3)  # all above 0.4
+    for seed in range(40):
+        norms = np.random.default_rng(seed).chisquare(120, 16)
+        density = SpectralDensity((120, 120), alpha, beta, np.full(16, 3), norms, np.zeros(16))
+        assert density.rank(0.01).upper == 120

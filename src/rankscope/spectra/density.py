@@ -298,7 +298,8 @@ class SpectralDensity(Record):
         return min(lower, upper), max(lower, upper)
 
     def _pooled(self, shares: list[float]) -> float:
-        return float(self.squared_norms @ np.array(shares) / self.squared_norms.sum())
+        pooled = float(self.squared_norms @ np.array(shares) / self.squared_norms.sum())
+        return min(max(pooled, min(shares)), max(shares))  # rounding made 1 − 2⁻⁵³ of ones, which full rank cannot be
 
     @cached_property
     def _moments(self) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
