@@ -20,6 +20,7 @@ from torch.utils._pytree import tree_leaves
 
 from rankscope._base.errors import MeasurementError, is_out_of_memory, raise_ours
 from rankscope.linear.linear_map import LinearMap
+from rankscope.slicing.operands import read_from
 from rankscope.spectra import scaled_norms
 
 __all__ = ["lost_below"]
@@ -101,7 +102,8 @@ class _Extent(TorchDispatchMode):
         if getattr(func, "is_view", False):
             return out
         name = func.name().split("::")[-1].split(".")[0].rstrip("_")
-        taken, given = _numbers(_read(func, args, kwargs or {})), _numbers(out)
+        # what it writes to may be memory that nothing has filled
+        taken, given = _numbers(read_from(func, args, kwargs or {})), _numbers(out)
         if "empty" in name:  # whatever lay in memory
             return out
         self.entries += sum(t.numel() for t in given)
@@ -148,16 +150,6 @@ class _Largest(TorchDispatchMode):
             top = t.abs().amax().to(self.top.device, torch.float64)
             self.top = torch.maximum(self.top, torch.where(top.isnan(), torch.inf, top))
         return out
-
-
-def _read(func: Any, args: Any, kwargs: Any) -> list[Any]:
-    """The arguments that an operator does not write to: those may be memory that nothing has filled."""
-    schema = getattr(func, "_schema", None)
-    if schema is None or not schema.is_mutable:
-        return [*args, *kwargs.values()]
-    named = {argument.name: argument.alias_info for argument in schema.arguments}
-    given = [*zip(named, args, strict=False), *kwargs.items()]
-    return [value for name, value in given if not ((alias := named.get(name)) and alias.is_write)]
 
 
 def _numbers(found: Any) -> list[Tensor]:

@@ -12,10 +12,11 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils._pytree import tree_leaves, tree_map_only
+from torch.utils._pytree import tree_map_only
 
 from rankscope.linear.assignments import sets_data
 from rankscope.slicing import outside_transforms
+from rankscope.slicing.operands import written_into
 
 __all__ = ["OnDemand"]
 
@@ -137,7 +138,7 @@ class OnDemand(Tensor):
         kwargs = kwargs or {}
         if func in _PLACES and isinstance(args[0], OnDemand):
             return args[0]._viewed(func, args[1:], kwargs)
-        written = _written(func, args, kwargs)
+        written = written_into(func, args, kwargs)
         for each in written:
             if isinstance(each, OnDemand):
                 each._kept()
@@ -158,13 +159,3 @@ def _dense(tensor: Tensor) -> bool:
                 return False
             expected *= size
     return True
-
-
-def _written(func: Any, args: Any, kwargs: Any) -> list[Tensor]:
-    """The tensors that an operator writes into."""
-    schema = getattr(func, "_schema", None)
-    if schema is None or not schema.is_mutable:
-        return []
-    given = dict(zip((a.name for a in schema.arguments), args, strict=False)) | kwargs
-    marked = [a.name for a in schema.arguments if a.alias_info is not None and a.alias_info.is_write]
-    return [t for t in tree_leaves([given.get(name) for name in marked]) if isinstance(t, Tensor)]

@@ -20,6 +20,7 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
+from rankscope.slicing.operands import written_into
 from rankscope.slicing.origin_call import Called
 from rankscope.slicing.origin_rules import rule_of
 from rankscope.slicing.origins import MIXED, NONE, codes_of_rows
@@ -130,13 +131,7 @@ class _Origins(TorchDispatchMode):
     def _follow(self, func: Any, rule: Any, bound: dict[str, Any], made: Any, given: list[Tensor]) -> None:
         held = {t.untyped_storage()._cdata for t in given if t.layout == torch.strided}
         results = [t for t in tree_leaves(made) if isinstance(t, Tensor)]
-        written = [
-            tensor
-            for a in func._schema.arguments
-            if a.alias_info is not None and a.alias_info.is_write
-            for tensor in tree_leaves(bound.get(a.name))
-            if isinstance(tensor, Tensor)
-        ]
+        written = written_into(func, (), bound)
         fresh = [t for t in results if t.layout != torch.strided or t.untyped_storage()._cdata not in held]
         targets = [*fresh, *written]
         if not targets or torch.Tag.inplace_view in func.tags:  # views, and those that become one
