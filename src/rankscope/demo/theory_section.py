@@ -7,6 +7,7 @@ import math
 from rankscope.demo.context import Context, Measured
 from rankscope.report import Finding, Section, Table, figure_of
 from rankscope.theory import ChainProfile, deep_chain, depth_to_rank
+from rankscope.views.phrases import with_values
 
 __all__ = ["theory_section"]
 
@@ -72,7 +73,7 @@ def theory_section(context: Context) -> Measured:
             "samples behind the features": f"{plain.samples:,}",
             "computed in": plain.dtype,
             "prediction": plain.prediction,
-            "versions": ", ".join(f"{k} {v}" for k, v in plain.provenance.items() if k != "device"),
+            "versions": with_values({k: v for k, v in plain.provenance.items() if k != "device"}),
         },
     )  # fmt: skip
     return Measured(

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from rankscope._base.provenance import versions
-from rankscope._base.style import narrow_axes
 from rankscope.report.comparison import Comparison
-from rankscope.report.figures import figure_of
+from rankscope.report.figures import drawn
 from rankscope.report.page import Page, Section, Table
 from rankscope.report.sentences import Finding
 from rankscope.views.phrases import capital
@@ -26,14 +25,7 @@ def comparison_page(found: Comparison) -> Page:
         title=f"{metric} of {len(found.names)} runs",
         lead=f"Runs: {', '.join(found.names)}.",
         findings=[Finding.of(fact) for fact in found.facts],
-        figures=(
-            figure_of(
-                found.plot(),
-                f"{metric} of every layer, one line for each run.",
-                name="comparison",
-                narrow=found.plot(ax=narrow_axes()),
-            ),
-        ),
+        figures=(drawn(found.plot, f"{metric} of every layer, one line for each run.", name="comparison"),),
         tables=(Table(metric, head, rows), Table.of(found.table(), "Every number", folded=True)),
         provenance={"bootstrap": f"{found.resamples:,} draws, seed {found.seed}"} if found.resamples else {},
     )

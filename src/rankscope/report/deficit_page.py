@@ -13,7 +13,7 @@ from rankscope.report.page import Page, Section, Table
 from rankscope.report.sentences import Finding
 from rankscope.report.table import Share
 from rankscope.views.deficit_text import exact_reasons
-from rankscope.views.phrases import counted, own_verb, signed
+from rankscope.views.phrases import counted, own_verb, signed, with_values
 
 if TYPE_CHECKING:
     from rankscope.deficit import ClassDependency, DependencyTable
@@ -146,6 +146,6 @@ def _provenance(table: DependencyTable, source: str | None) -> dict[str, str]:
         "duality gap": f"at most {max(r.duality_gap for r in table):.1e} (tolerance {table.tol:g})",
         "computed in": "float64",
         "device": table.device,
-        "versions": ", ".join(f"{k} {v}" for k, v in table.versions.items()),
+        "versions": with_values(table.versions),
     }
     return {"data": source} | made if source else made

@@ -6,13 +6,12 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from rankscope._base.facts import Fact
-from rankscope._base.style import narrow_axes
-from rankscope.report.figures import figure_of
+from rankscope.report.figures import drawn
 from rankscope.report.page import Page
 from rankscope.report.section import Section
 from rankscope.report.sentences import Finding
 from rankscope.report.table import Share, Table
-from rankscope.views.phrases import bounds, counted
+from rankscope.views.phrases import bounds, counted, with_values
 
 if TYPE_CHECKING:
     from rankscope.features import ClassificationDimension, FeatureProfile
@@ -99,14 +98,7 @@ def feature_section(
         title=title,
         lead=lead,
         findings=[*found, *map(Finding.of, (*profile.facts, *facts))],
-        figures=(
-            figure_of(
-                profile.plot(),
-                "Dimensions of the features of every layer.",
-                name=name,
-                narrow=profile.plot(ax=narrow_axes()),
-            ),
-        ),
+        figures=(drawn(profile.plot, "Dimensions of the features of every layer.", name=name),),
         tables=(
             Table("Feature dimension of every layer", _HEAD, rows, meaning=_MEANING),
             Table.of(profile.table(), "Every number", folded=True),
@@ -142,7 +134,7 @@ def classification_section(
             *more,
             *map(Finding.of, found.facts),
         ],
-        figures=(figure_of(found.plot(), caption, name=name, narrow=found.plot(ax=narrow_axes())),),
+        figures=(drawn(found.plot, caption, name=name),),
         tables=(
             _dimension_table(found, score),
             Table.of(curve, f"{score.capitalize()} at every number of components", folded=True),
@@ -164,4 +156,4 @@ def _dimension_table(found: ClassificationDimension, score: str) -> Table:
 
 
 def _versions(provenance: Mapping[str, Any]) -> dict[str, str]:
-    return {"versions": ", ".join(f"{name} {version}" for name, version in provenance.get("versions", {}).items())}
+    return {"versions": with_values(provenance.get("versions", {}))}

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import io
 import re
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from rankscope._base.style import COLOURS, RANDOM_GREY, figure_style
+from rankscope._base.style import COLOURS, RANDOM_GREY, figure_style, narrow_axes
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-__all__ = ["Figure", "figure_of"]
+__all__ = ["Figure", "drawn", "figure_of"]
 
 
 # matplotlib's colours by what the page calls them: it has another tone of each for a dark ground
@@ -42,6 +43,11 @@ def figure_of(axes: Axes, caption: str, *, name: str, narrow: Axes | None = None
     """
     small = "" if narrow is None else _svg(narrow, f"{name}-narrow")
     return Figure(_svg(axes, name), caption, small)
+
+
+def drawn(plot: Callable[..., Axes], caption: str, *, name: str) -> Figure:
+    """What ``plot`` draws, once as wide as it is and once as wide as a phone."""
+    return figure_of(plot(), caption, name=name, narrow=plot(ax=narrow_axes()))
 
 
 def _svg(axes: Axes, name: str) -> str:

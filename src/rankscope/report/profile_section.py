@@ -10,7 +10,7 @@ from rankscope.report.figures import Figure, figure_of
 from rankscope.report.page import Page, Section, Table
 from rankscope.report.sentences import findings
 from rankscope.report.table import Share
-from rankscope.views.phrases import bounds, counted, gibibytes, shapes_of, span
+from rankscope.views.phrases import bounds, counted, gibibytes, shapes_of, span, with_values
 from rankscope.views.profile_text import PROBED, flags
 from rankscope.views.sentences import phrase, sentence
 
@@ -153,7 +153,7 @@ def provenance(profile: JacobianProfile) -> dict[str, str]:
         "computed in": f"{profile.dtype}, {_ways(profile)}",
         "device": profile.device,
         "time": f"{profile.seconds:.1f} s, {counted(profile.chunk_size, 'tangent')} at once",
-        "versions": ", ".join(f"{k} {v}" for k, v in profile.versions.items()),
+        "versions": with_values(profile.versions),
     }
     if profile.peak_memory is not None:
         made["peak memory"] = gibibytes(profile.peak_memory)

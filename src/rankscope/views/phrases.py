@@ -80,6 +80,15 @@ def joined(names: Iterable[str]) -> str:
     return " and ".join([", ".join(each[:-1]), each[-1]]) if len(each) > 1 else "".join(each)
 
 
+def with_values(found: Mapping[str, object]) -> str:
+    """Names and their values, such as packages and their versions.
+
+    >>> with_values({"python": "3.12", "torch": "2.11"})
+    'python 3.12, torch 2.11'
+    """
+    return ", ".join(f"{name} {value}" for name, value in found.items())
+
+
 def first_few(names: Sequence[str], most: int = _NAMED) -> str:
     """The first names, and how many more there are.
 
