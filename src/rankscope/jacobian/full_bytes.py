@@ -6,7 +6,7 @@ from rankscope._base.errors import RankscopeError
 from rankscope.jacobian.full_plan import Plan
 from rankscope.jacobian.products import PAIRS
 from rankscope.jacobian.shared_passes import SharedPasses
-from rankscope.linear.budget import bytes_of_pass, bytes_per_tangent
+from rankscope.linear.budget import bytes_of_pass
 from rankscope.linear.runner import Runner
 from rankscope.spectra.exact import CHUNK
 from rankscope.spectra.matrix_free import ERROR_PROBES
@@ -41,4 +41,4 @@ def _of_one(runner: Runner, passes: SharedPasses) -> tuple[int, int]:
     """Bytes of one tangent on the way, and of one pass, whose coefficients or activations are held."""
     sample = passes.sample.to(runner.device, runner.dtype)
     with runner.hooked():
-        return bytes_per_tangent(runner, sample, linear=passes.derivative.traced), bytes_of_pass(runner, sample)
+        return bytes_of_pass(runner, sample, linear=passes.derivative.traced)

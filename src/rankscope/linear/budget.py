@@ -65,20 +65,20 @@ def bytes_per_tangent(runner: Runner, sample: Sample, *, linear: bool, run: Call
 
     ``run`` makes the pass, where one is made for another reason.
     """
+    return bytes_of_pass(runner, sample, linear=linear, run=run)[0]
+
+
+def bytes_of_pass(
+    runner: Runner, sample: Sample, *, linear: bool, run: Callable[[], object] | None = None
+) -> tuple[int, int]:
+    """The same, and what all operators of that pass make, as a backward pass needs it."""
     convolution = _CONVOLUTION if runner.device.type == "cuda" else 1.0
     with _LargestOperator(convolution, runner.weights.in_place) as seen:
         if run is None:
             runner.outputs(sample, sample.x)
         else:
             run()
-    return max(int((_SAFETY_LINEAR if linear else _SAFETY) * seen.bytes), 1)
-
-
-def bytes_of_pass(runner: Runner, sample: Sample) -> int:
-    """What all operators of one plain forward pass make, as a backward pass needs it."""
-    with _LargestOperator(1.0) as seen:
-        runner.outputs(sample, sample.x)
-    return seen.made
+    return max(int((_SAFETY_LINEAR if linear else _SAFETY) * seen.bytes), 1), seen.made
 
 
 def bytes_carried(point: AtPoint, device: torch.device) -> int:
