@@ -194,16 +194,25 @@ def test_a_dynamically_quantised_layer_scales_by_its_batch(batch_size: int) -> N
     np.testing.assert_allclose(found / found.sum(), wanted / wanted.sum(), atol=1e-5)
 
 
-class FarApart(nn.Module):
-    """Samples that change each other where few look: two of a hundred, those of a group, or those beyond a capacity."""
+class OneOf(nn.Module):
+    """A stem, what one kind of mixing leaves of it, and a head."""
 
     def __init__(self, kind: str) -> None:
         super().__init__()
         self.kind = kind
         self.stem, self.mixed, self.head = nn.Linear(6, 6), nn.Identity(), nn.Linear(6, 4)
 
+    def mixing(self, h: Tensor) -> Tensor:
+        raise NotImplementedError
+
     def forward(self, x: Tensor) -> Tensor:
-        h = self.stem(x)
+        return self.head(torch.tanh(self.mixed(self.mixing(self.stem(x)))))
+
+
+class FarApart(OneOf):
+    """Samples that change each other where few look: two of a hundred, those of a group, or those beyond a capacity."""
+
+    def mixing(self, h: Tensor) -> Tensor:
         if self.kind == "two samples" and len(h) > 90:
             h = h.index_add(0, torch.tensor([1]), h[90:91])
         elif self.kind == "the other two" and len(h) > 90:
@@ -213,7 +222,7 @@ class FarApart(nn.Module):
         elif self.kind == "capacity":  # the first forty of those that one expert wants
             wants = h[:, 0] > 0
             h = torch.where((wants & (wants.cumsum(0) > 40))[:, None], h, 2 * h)
-        return self.head(torch.tanh(self.mixed(h)))
+        return h
 
 
 @pytest.mark.parametrize("kind", ["two samples", "the other two", "large batches", "capacity", "none"])
@@ -251,16 +260,10 @@ def test_of_any_two_samples_one_pass_changes_the_first_alone(count: int) -> None
     assert len(changed) <= 2 * int(np.ceil(np.log2(count)))
 
 
-class Crossed(nn.Module):
+class Crossed(OneOf):
     """The sum of a batch, or another number of it, is compared with a threshold that few samples cross."""
 
-    def __init__(self, kind: str) -> None:
-        super().__init__()
-        self.kind = kind
-        self.stem, self.mixed, self.head = nn.Linear(6, 6), nn.Identity(), nn.Linear(6, 4)
-
-    def forward(self, x: Tensor) -> Tensor:
-        h = self.stem(x)
+    def mixing(self, h: Tensor) -> Tensor:
         match self.kind:
             case "sum":
                 h = h + (h.sum() > 99)
@@ -280,7 +283,7 @@ class Crossed(nn.Module):
                 h = h if len(h) in (1, 8) else h - h.mean(0)
             case "own":
                 h = h + (h.sum(1, keepdim=True) > 99)
-        return self.head(torch.tanh(self.mixed(h)))
+        return h
 
 
 CROSSED = ["sum", "any", "sort", "earlier", "array", "read in a batch", "number of samples", "smaller batch"]

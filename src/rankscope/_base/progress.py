@@ -25,6 +25,7 @@ class Reporter:
 
     def __init__(self, callback: Progress | None = None) -> None:
         self._callback = callback
+        self._said = ""
 
     def __call__(self, done: int, total: int | None, text: str) -> None:
         if self._callback is not None:
@@ -32,6 +33,10 @@ class Reporter:
 
     def say(self, text: str) -> None:
         """Show a line that stays; a callback does not get it."""
+
+    def _news(self, text: str) -> str:
+        """Nothing of a text that stands there as the last line that was said."""
+        return "" if text == self._said else text
 
     def close(self) -> None:
         """End the display."""
@@ -56,13 +61,11 @@ class _Bar(Reporter):
             redirect_stdout=sys.stdout is not None and sys.stdout.isatty(),
         )
         self._task = self._bar.add_task(title, total=None, text="")
-        self._said = ""
         self._bar.start()
         _shown.add(self)
 
     def __call__(self, done: int, total: int | None, text: str) -> None:
-        news = "" if text == self._said else text  # it stands above the bar
-        self._bar.update(self._task, completed=done, total=total, text=news)
+        self._bar.update(self._task, completed=done, total=total, text=self._news(text))
 
     def say(self, text: str) -> None:
         self._said = text
@@ -86,15 +89,13 @@ class Lines(Reporter):
         super().__init__()
         self._title, self._clock = title, clock
         self._started = self._last = clock()
-        self._said = ""
 
     def __call__(self, done: int, total: int | None, text: str) -> None:
         now = self._clock()
         passed = now - self._started
         if now - self._last >= max(self.PAUSE, self.SHARE * passed):
             self._last = now
-            news = "" if text == self._said else text  # a log has what was said already
-            self._line(f"{_words(self._title, done, total, news)} ({passed:,.0f} s)")
+            self._line(f"{_words(self._title, done, total, self._news(text))} ({passed:,.0f} s)")
 
     def say(self, text: str) -> None:
         self._said = text

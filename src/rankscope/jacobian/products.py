@@ -152,8 +152,9 @@ def products_of(passes: SharedPasses, place: int) -> Pair:
     gap = _agreeing(double, ADJOINT_LIMIT)
     doubtful = derivative.in_doubt is not None and place >= derivative.in_doubt
     doubtful = doubtful or place in passes.misled
-    vanishes, apart = _vanishes(work, exact)
-    blurred = derivative.scale != 1 and not apart <= BLURRED
+    v, found, wanted = _drawn(work, exact)
+    vanishes = _vanishes(work, exact, v, found, wanted)
+    blurred = derivative.scale != 1 and not _apart(found, wanted) <= BLURRED
     if gap > _AGREE or doubtful or vanishes or blurred:
         both = (work, exact)
         return Pair(*_unknown(work.squared()), False, flips, gap, products=both, vanishes=vanishes, blurred=blurred)
@@ -186,21 +187,27 @@ def _agreeing(products: Products, limit: float) -> float:
     return gap
 
 
-def _vanishes(work: Products, exact: Products) -> tuple[bool, float]:
-    """Whether the working precision gives zero where the other does not, or float64 itself may have lost it.
-
-    And how far apart the two are, relative to the first.
-    """
-    double = work if work.map.dtype == torch.float64 else exact
+def _drawn(work: Products, exact: Products) -> tuple[Tensor, Tensor, Tensor]:
+    """A random v, and J·v in both precisions."""
     v = torch.randn(work.shape[1], 1, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
     found, wanted = (p.push_once(v.to(p.map.device, p.map.dtype)) for p in (work, exact))
-    zero = not bool((found != 0).any())
+    return v, found, wanted
+
+
+def _apart(found: Tensor, wanted: Tensor) -> float:
+    """How far two products are apart, relative to the first."""
     gap, length = (float(scaled_norm(p.double(), 0)) for p in (found.double() - wanted.double(), found))
-    apart = 0.0 if gap == 0 else gap / length if length else math.inf
+    return 0.0 if gap == 0 else gap / length if length else math.inf
+
+
+def _vanishes(work: Products, exact: Products, v: Tensor, found: Tensor, wanted: Tensor) -> bool:
+    """Whether the working precision gives zero where the other does not, or float64 itself may have lost it."""
+    double = work if work.map.dtype == torch.float64 else exact
+    zero = not bool((found != 0).any())
     if zero and bool((wanted != 0).any()):
-        return True, apart
+        return True
     if double is exact and not zero:
-        return False, apart
+        return False
     own = double.map.in_dtype(double.map.dtype)  # weights that were folded into one another have lost it before
     lost = lost_below(own, v.T.reshape(1, *own.sample.x.shape[1:]).to(own.device, own.dtype))
-    return not bool((lost <= torch.finfo(torch.float64).eps * scaled_norm(found, 0)).all()), apart
+    return not bool((lost <= torch.finfo(torch.float64).eps * scaled_norm(found, 0)).all())
