@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import ctypes
 import os
-import signal
 import subprocess
 import sys
-from collections.abc import Iterator
 from types import SimpleNamespace
 
 import pytest
@@ -22,15 +20,6 @@ MAIN = sys.modules["rankscope.cli.main"]
 def _unset(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in [n for n in os.environ if n.startswith("MALLOC_") or n == "GLIBC_TUNABLES"]:
         monkeypatch.delenv(name)
-
-
-@pytest.fixture
-def signals() -> Iterator[None]:
-    """The process of a command ends with it, and leaves signals as the system handles them: a test's goes on."""
-    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
-    yield
-    for number, handler in before.items():
-        signal.signal(number, handler)
 
 
 def with_library(monkeypatch: pytest.MonkeyPatch, **functions: object) -> None:
@@ -65,7 +54,6 @@ def test_another_library_is_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     assert not keep_freed_memory()
 
 
-@pytest.mark.usefixtures("signals")
 def test_only_the_process_of_a_command_is_changed(monkeypatch: pytest.MonkeyPatch) -> None:
     """``main(["--version"])`` inside of another program leaves its memory alone."""
     called: list[bool] = []
